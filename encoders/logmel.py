@@ -1,0 +1,175 @@
+"""Log-mel features in the layout that ParallelWaveGAN's HiFi-GAN vocoder (libritts voc1 hifigan.v1) turns into sound.
+
+Written with numpy and scipy alone; agrees with librosa and torchaudio (see the tests).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import scipy.signal
+
+from encoders.base import Encoder
+
+# Frames worked on at once: a block stays in the cache. A multiple of 16, the rows of the widest product kernel.
+BLOCK_FRAMES = 64
+# Filters in one matrix product. A filter touches few bins, so a product over neighbours is a short one.
+GROUP_MELS = 16
+# Multiplications in one product, at most. OpenBLAS gives larger products (from 4 * 65536) to several threads and to
+# other kernels, and the last bit would then depend on the number of threads and on a frame's place in its block.
+GROUP_WORK = 3 * 65536
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """Settings of `LogMel`. The defaults are those of arXiv 2604.24416: 80 bins, 80 frames a second."""
+
+    sample_rate: int = 24_000
+    """Sampling rate, Hz."""
+    n_fft: int = 2048
+    """Length of the Fourier transform, samples; even."""
+    window_samples: int = 1200
+    """Length of the (periodic) Hann window, centred in `n_fft`; 50 ms."""
+    hop_samples: int = 300
+    """Samples from frame to frame; 12.5 ms."""
+    num_mels: int = 80
+    """Mel bins."""
+    fmin_hz: float = 80.0
+    """Lower edge of the first filter, Hz."""
+    fmax_hz: float = 7600.0
+    """Upper edge of the last filter, Hz."""
+    floor: float = 1e-10
+    """Least mel magnitude: the feature is ln(max(floor, magnitude))."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"logmel: {field.name} must be a number, not {value!r}")
+            # 80 and 80.0 are one setting and must have one fingerprint.
+            number = int(value) if field.type == "int" else float(value)
+            if number != value:
+                raise ValueError(f"logmel: {field.name} must be a whole number, not {value!r}")
+            object.__setattr__(self, field.name, number)
+        if min(self.sample_rate, self.n_fft, self.window_samples, self.hop_samples, self.num_mels) < 1:
+            raise ValueError("logmel: sample_rate, n_fft, window_samples, hop_samples and num_mels must be at least 1")
+        if self.n_fft % 2 or self.window_samples > self.n_fft:
+            raise ValueError(f"logmel: n_fft ({self.n_fft}) must be even and not below window_samples")
+        if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"logmel: needs 0 <= fmin_hz < fmax_hz <= sample_rate / 2, got {self.fmin_hz}, {self.fmax_hz} and "
+                f"{self.sample_rate / 2}"
+            )
+        if not np.finfo(np.float32).tiny <= self.floor < np.inf:
+            raise ValueError(f"logmel: floor must be positive and a normal float32, not {self.floor}")
+
+
+def hz_to_mel(hz: np.ndarray) -> np.ndarray:
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz (200/3 Hz a mel), logarithmic above."""
+    hz = np.asarray(hz, dtype=np.float64)
+    return np.where(hz < 1000.0, hz * 3.0 / 200.0, 15.0 + 27.0 * np.log(np.maximum(hz, 1000.0) / 1000.0) / np.log(6.4))
+
+
+def mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    """Inverse of `hz_to_mel`."""
+    mel = np.asarray(mel, dtype=np.float64)
+    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27.0))
+
+
+def mel_filters(config: LogMelConfig) -> np.ndarray:
+    """Triangular filters of unit area ("slaney" norm), float64 (num_mels, n_fft / 2 + 1), as `librosa.filters.mel`.
+
+    ValueError where a filter falls between two bins of the transform: its feature would be the floor for ever.
+    """
+    bins_hz = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
+    low, high = hz_to_mel(np.array([config.fmin_hz, config.fmax_hz]))
+    edges_hz = mel_to_hz(np.linspace(low, high, config.num_mels + 2))
+    widths = np.diff(edges_hz)[:, None]
+    rising = (bins_hz - edges_hz[:-2, None]) / widths[:-1]
+    falling = (edges_hz[2:, None] - bins_hz) / widths[1:]
+    filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]
+    empty = np.flatnonzero(~filters.any(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"logmel: {empty.size} of {config.num_mels} mel filters contain no bin of an n_fft of {config.n_fft}; "
+            "raise n_fft or lower num_mels"
+        )
+    return filters
+
+
+class LogMel(Encoder):
+    """Natural logarithm of mel magnitudes (not powers), un-normalised.
+
+    Frame t is centred on sample t * hop of the recording, as with `center=True` in librosa and torch. ParallelWaveGAN
+    takes log10: divide by ln 10 (2.302585) before its vocoder, and normalise with the statistics of its checkpoint.
+    Where the recording ends, what is missing counts as zero (ParallelWaveGAN mirrors the sound there).
+    """
+
+    name: ClassVar[str] = "logmel"
+    version: ClassVar[int] = 1
+    config_class: ClassVar[type] = LogMelConfig
+
+    def __init__(self, config: LogMelConfig | None = None) -> None:
+        config = config or LogMelConfig()
+        super().__init__(config)
+        self.sample_rate = config.sample_rate
+        self.hop_samples = config.hop_samples
+        self.dim = config.num_mels
+        self.context_samples = config.n_fft // 2
+        self._window = scipy.signal.get_window("hann", config.window_samples)
+        filters = mel_filters(config).astype(np.float32)
+        used = np.flatnonzero(filters.any(axis=0))
+        # The bins between fmin and fmax; the others are never looked at.
+        self._bins = slice(int(used[0]), int(used[-1]) + 1)
+        self._groups = _groups(filters[:, self._bins])
+
+    def _encode_one(self, window: np.ndarray, num_frames: int) -> np.ndarray:
+        config: LogMelConfig = self.config
+        features = np.empty((window.shape[0], num_frames, self.dim), np.float32)
+        # Beyond `window_samples` a row of `block` stays zero. Where the sound lies in the transform is free: it turns
+        # the phase alone.
+        block = np.zeros((BLOCK_FRAMES, config.n_fft), np.float64)
+        spectra = np.empty((BLOCK_FRAMES, config.n_fft // 2 + 1), np.complex128)
+        used = np.empty((BLOCK_FRAMES, self._bins.stop - self._bins.start), np.complex64)
+        magnitudes = np.empty(used.shape, np.float32)
+        mels = np.empty((BLOCK_FRAMES, self.dim), np.float32)
+        skip = (config.n_fft - config.window_samples) // 2
+        for sound, out in zip(window, features, strict=True):
+            for first in range(0, num_frames, BLOCK_FRAMES):
+                count = min(BLOCK_FRAMES, num_frames - first)
+                start = first * config.hop_samples + skip
+                stop = start + (count - 1) * config.hop_samples + config.window_samples
+                piece = sound[start:stop].astype(np.float64)
+                frames = np.lib.stride_tricks.sliding_window_view(piece, config.window_samples)[:: config.hop_samples]
+                np.multiply(frames, self._window, out=block[:count, : config.window_samples])
+                # A block is always full, whatever is left of the window: a product of another shape may round
+                # otherwise, and a frame would then depend on where its window ends.
+                block[count:] = 0.0
+                # float64, because in float32 the rounding of a loud bin drowns the quiet ones of its frame: above the
+                # band of a telephone recording the feature was off by up to 0.8.
+                np.fft.rfft(block, axis=1, out=spectra)
+                used[:] = spectra[:, self._bins]
+                np.abs(used, out=magnitudes)
+                for bins, group, filters in self._groups:
+                    np.matmul(magnitudes[:, bins], filters, out=mels[:, group])
+                np.maximum(mels, np.float32(config.floor), out=mels)
+                np.log(mels[:count], out=out[first : first + count])
+        return features
+
+
+def _groups(filters: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
+    """Runs of neighbouring filters: the bins they touch, their numbers, their weights float32 (bins, filters)."""
+    groups: list[tuple[slice, slice, np.ndarray]] = []
+    start = 0
+    while start < len(filters):
+        for stop in range(min(start + GROUP_MELS, len(filters)), start, -1):
+            touched = np.flatnonzero(filters[start:stop].any(axis=0))
+            bins = slice(int(touched[0]), int(touched[-1]) + 1)
+            if BLOCK_FRAMES * (stop - start) * (bins.stop - bins.start) <= GROUP_WORK:
+                break
+        groups.append((bins, slice(start, stop), np.ascontiguousarray(filters[start:stop, bins].T)))
+        start = stop
+    return groups

@@ -1,0 +1,17 @@
+"""Fingerprints: a short hash of everything that can change a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """First 12 hex digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]

@@ -1,0 +1,60 @@
+"""The lake: which key holds what (ARCHITECTURE.md draws the tree), and readers that stream it batch by batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.storage import LocalStorage, Storage, open_storage
+from manifests.tables import write_parquet_bytes
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake in some storage. Cheap to make and to send to a worker."""
+
+    storage: Storage
+
+    @classmethod
+    def at(cls, root: str) -> Lake:
+        return cls(open_storage(root))
+
+    def batches(self) -> Iterator[str]:
+        """Names of the batches, in order: 'batch-000000', ..."""
+        for key in self.storage.list("recordings"):
+            if key.endswith(".parquet"):
+                yield key.removeprefix("recordings/").removesuffix(".parquet")
+
+    def recordings_key(self, batch: str) -> str:
+        return f"recordings/{batch}.parquet"
+
+    def annotation_key(self, stage: str, fingerprint: str, batch: str) -> str:
+        return f"annotations/{stage}-{fingerprint}/{batch}.parquet"
+
+    def windows_key(self, selection: str, batch: str) -> str:
+        return f"selections/{selection}/{batch.replace('batch', 'windows')}.parquet"
+
+    def verdicts_key(self, selection: str, batch: str) -> str:
+        return f"selections/{selection}/{batch.replace('batch', 'verdicts')}.parquet"
+
+    def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        """One Parquet file as a table: a batch is small by construction."""
+        return pq.read_table(io.BytesIO(self.storage.read(key)), columns=columns)
+
+    def write(self, key: str, table: pa.Table) -> None:
+        """Commit one Parquet file; equal tables give equal bytes."""
+        self.storage.put(key, write_parquet_bytes(table))
+
+    def recordings(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Batches of recordings with their names."""
+        for batch in self.batches():
+            yield batch, self.read(self.recordings_key(batch), columns)
+
+    def sweep(self) -> None:
+        """Remove temporary files of writers that died."""
+        if isinstance(self.storage, LocalStorage):
+            self.storage.sweep()

@@ -1,0 +1,263 @@
+"""What a row means: the typed schemas of every Parquet file in a lake.
+
+Each field carries its unit and a description in its metadata. Stages write one row a recording, in the order of the
+batch, failures included; `BASE` is common to all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+
+def field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = True) -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+FAILURE = [
+    field("status", pa.string(), "'ok' or 'failed'", nullable=False),
+    field("error_type", pa.string(), "exception class of the failure"),
+    field("error", pa.string(), "what is wrong"),
+    field("remedy", pa.string(), "what to do about it"),
+]
+
+RECORDINGS = pa.schema(
+    [
+        field("recording_id", pa.string(), "first 20 hex digits of the sha256 of the bytes", nullable=False),
+        field("uris", pa.list_(pa.string()), "every name under which these bytes were met, sorted", nullable=False),
+        field("sha256", pa.string(), "sha256 of the bytes"),
+        field("size_bytes", pa.int64(), "size of the file", "byte"),
+        field("container", pa.string(), "container format as FFmpeg names it, or 'sphere'"),
+        field("codec", pa.string(), "audio codec as FFmpeg names it"),
+        field("sample_rate", pa.int32(), "claimed sampling rate", "Hz"),
+        field("channels", pa.int32(), "claimed number of channels"),
+        field("channel_layout", pa.string(), "claimed channel layout (mono, stereo, 5.1, ...)"),
+        field("bit_depth", pa.int32(), "bits per sample where the codec has such", "bit"),
+        field("claimed_duration_s", pa.float64(), "duration that the header claims", "s"),
+        field("source", pa.string(), "collection the recording came from"),
+        field("licence", pa.string(), "licence of the recording"),
+        field("language_hint", pa.string(), "language that source metadata claims: recorded, not trusted"),
+        field("hints", pa.string(), "JSON list of the manifest entries that named this recording"),
+        *FAILURE,
+    ]
+)
+
+BASE = [field("recording_id", pa.string(), "id of the recording", nullable=False), *FAILURE]
+
+SEGMENT = pa.struct(
+    [
+        field("track", pa.int32(), "analysis track (0 unless each channel is a speaker)"),
+        field("start_s", pa.float64(), "start", "s"),
+        field("end_s", pa.float64(), "end", "s"),
+    ]
+)
+TURN = pa.struct(
+    [
+        field("speaker", pa.string(), "speaker label, unique inside the recording"),
+        field("track", pa.int32(), "analysis track on which the turn was heard"),
+        field("start_s", pa.float64(), "start", "s"),
+        field("end_s", pa.float64(), "end", "s"),
+    ]
+)
+VOTE = pa.struct(
+    [
+        field("track", pa.int32(), "analysis track"),
+        field("start_s", pa.float64(), "start of the window", "s"),
+        field("end_s", pa.float64(), "end of the window", "s"),
+        field("speech_s", pa.float64(), "speech that this vote stands for", "s"),
+        field("language", pa.string(), "most probable language, ISO 639-1"),
+        field("probability", pa.float64(), "its probability"),
+    ]
+)
+
+SIGNAL = pa.schema(
+    [
+        *BASE,
+        field("sample_rate", pa.int32(), "decoded sampling rate", "Hz"),
+        field("num_samples", pa.int64(), "decoded samples per channel, counted", "sample"),
+        field("duration_s", pa.float64(), "num_samples / sample_rate", "s"),
+        field("channels", pa.int32(), "decoded channels"),
+        field("pcm_sha256", pa.string(), "sha256 of rate, channels and interleaved little-endian float32 samples"),
+        field("decode_errors", pa.int32(), "packets that did not decode"),
+        field("decode_error", pa.string(), "message of the first of them"),
+        field(
+            "loudness_lufs", pa.float64(), "integrated loudness, EBU R128 / ITU-R BS.1770-4; null if gated away", "LUFS"
+        ),
+        field("peak_dbfs", pa.float64(), "highest absolute sample of any channel", "dBFS"),
+        field("rms_dbfs", pa.float64(), "level over all channels", "dBFS"),
+        field("dc_offset", pa.float64(), "largest absolute mean of any channel, full scale = 1"),
+        field("clipped_share", pa.float64(), "share of samples in runs of 3 or more at full scale, worst channel"),
+        field(
+            "digital_silence_share",
+            pa.float64(),
+            "share of samples in runs of 10 ms or more of exact zeros, all channels",
+        ),
+        field(
+            "bandwidth_hz",
+            pa.float64(),
+            "effective bandwidth: highest frequency within 50 dB of the long-term spectrum's peak",
+            "Hz",
+        ),
+        field("channel_relation", pa.string(), "mono | dual_mono | room | speakers | surround | one_sided"),
+        field(
+            "channel_correlation",
+            pa.float64(),
+            "largest normalised cross-correlation over +-20 ms, median of channel pairs",
+        ),
+        field("envelope_correlation", pa.float64(), "correlation of 20 ms log energies, median of channel pairs"),
+        field(
+            "leakage_db",
+            pa.float64(),
+            "level of a speaker in the other channel relative to their own; null for one track",
+            "dB",
+        ),
+        field("tracks", pa.int32(), "analysis tracks: channels if each is a speaker, else 1"),
+    ]
+)
+
+VAD = pa.schema(
+    [
+        *BASE,
+        field("segments", pa.list_(SEGMENT), "stretches of speech per track, in order of track then time"),
+        field("speech_s", pa.float64(), "time with speech on any track", "s"),
+        field("speech_share", pa.float64(), "speech_s over the duration"),
+        field("speech_per_track_s", pa.list_(pa.float64()), "speech on each track", "s"),
+    ]
+)
+
+DIARIZE = pa.schema(
+    [
+        *BASE,
+        field("turns", pa.list_(TURN), "turns of speakers in order of start, overlaps kept"),
+        field("method", pa.string(), "'channels' (a speaker a track) or 'pipeline'"),
+        field("num_speakers", pa.int32(), "speakers heard"),
+        field("speaker_s", pa.map_(pa.string(), pa.float64()), "speech of each speaker", "s"),
+        field("overlap_s", pa.float64(), "time with two or more speakers at once", "s"),
+        field("overlap_share", pa.float64(), "overlap_s over the time with any speaker"),
+        field(
+            "turn_count", pa.int32(), "turns after joining pauses of a speaker under 0.5 s that no other speaker fills"
+        ),
+        field("turns_per_min", pa.float64(), "turn_count per minute of recording", "1/min"),
+        field("longest_monologue_s", pa.float64(), "longest stretch in which a single speaker holds the floor", "s"),
+    ]
+)
+
+LANGUAGE = pa.schema(
+    [
+        *BASE,
+        field("language", pa.string(), "language with the largest share, ISO 639-1; null without speech"),
+        field(
+            "language_confidence", pa.float64(), "speech-weighted mean probability of that language over the windows"
+        ),
+        field("language_shares", pa.map_(pa.string(), pa.float64()), "share of speech seconds by language, sums to 1"),
+        field("votes", pa.list_(VOTE), "the windows that voted"),
+    ]
+)
+
+QUALITY = pa.schema(
+    [
+        *BASE,
+        field("dnsmos_sig", pa.float64(), "DNSMOS P.835 speech signal, mean over windows of speech", "MOS"),
+        field("dnsmos_bak", pa.float64(), "DNSMOS P.835 background", "MOS"),
+        field("dnsmos_ovrl", pa.float64(), "DNSMOS P.835 overall", "MOS"),
+        field("dnsmos_p808", pa.float64(), "DNSMOS P.808", "MOS"),
+        field("dnsmos_windows", pa.int32(), "windows scored"),
+        field("snr_db", pa.float64(), "speech level over the level of what is not speech, by the vad segments", "dB"),
+        field("music_likelihood", pa.float64(), "share of the recording with continuous spectral peaks (0 to 1)"),
+    ]
+)
+
+WINDOWS = pa.schema(
+    [
+        field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
+        field("recording_id", pa.string(), "id of the recording", nullable=False),
+        field("split", pa.string(), "split drawn by duplicate group", nullable=False),
+        field("start_s", pa.float64(), "start in the recording", "s", nullable=False),
+        field("duration_s", pa.float64(), "context and continuation", "s", nullable=False),
+        field("context_s", pa.float64(), "context at the start of the window", "s", nullable=False),
+        field("tracks", pa.int32(), "channels encoded apart"),
+        field("speech_s", pa.float64(), "time with speech on any track", "s"),
+        field("speech_share", pa.float64(), "speech_s over the window"),
+        field("num_speakers", pa.int32(), "speakers heard in the window"),
+        field("overlap_share", pa.float64(), "time with two or more speakers over time with any"),
+        field("turn_count", pa.int32(), "turns that touch the window"),
+        field("language", pa.string(), "language of the recording"),
+        field("source", pa.string(), "source of the recording"),
+        field("licence", pa.string(), "licence of the recording"),
+        field("turns", pa.list_(TURN), "turns inside the window, seconds from its start"),
+        field("kept", pa.bool_(), "whether every rule holds", nullable=False),
+        field("reasons", pa.list_(pa.string()), "every rule that does not", nullable=False),
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        field("recording_id", pa.string(), "id of the recording", nullable=False),
+        field("verdict", pa.string(), "kept | rejected | failed", nullable=False),
+        field(
+            "reasons", pa.list_(pa.string()), "every rule that fails, or stage and type of the failure", nullable=False
+        ),
+        field("duration_s", pa.float64(), "decoded duration; claimed, else 0, where nothing was decoded", "s"),
+        field("windows", pa.int64(), "windows cut"),
+        field("windowed_s", pa.float64(), "sound inside windows", "s"),
+        field("remainder_s", pa.float64(), "sound of a kept recording outside any window", "s"),
+        field("duplicate_of", pa.string(), "recording with the same samples that is kept instead"),
+        field("split", pa.string(), "split drawn by duplicate group"),
+    ]
+)
+
+SHARD_WINDOWS = pa.schema(
+    [
+        field("window_id", pa.string(), "id of the window", nullable=False),
+        field("recording_id", pa.string(), "id of the recording", nullable=False),
+        field("split", pa.string(), "split", nullable=False),
+        field("shard", pa.int64(), "shard of the split", nullable=False),
+        field("status", pa.string(), "'ok' or 'failed'", nullable=False),
+        field("error", pa.string(), "why it failed"),
+        field("start_s", pa.float64(), "start in the recording", "s"),
+        field("duration_s", pa.float64(), "length", "s"),
+        field("tracks", pa.int32(), "channels encoded apart"),
+        field("context_frames", pa.int64(), "frames of context, per track", "frame"),
+        field("continuation_frames", pa.int64(), "frames of continuation, per track", "frame"),
+        field("language", pa.string(), "language of the recording"),
+        field("num_speakers", pa.int32(), "speakers heard in the window"),
+        field("source", pa.string(), "source of the recording"),
+        field("licence", pa.string(), "licence of the recording"),
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        field("split", pa.string(), "split", nullable=False),
+        field("language", pa.string(), "language of the recording"),
+        field("num_speakers", pa.int32(), "speakers heard in the window"),
+        field("source", pa.string(), "source of the recording"),
+        field("encoder", pa.string(), "name and fingerprint of the encoder", nullable=False),
+        field("patch", pa.int32(), "frames stacked into one token (k)", "frame", nullable=False),
+        field("windows", pa.int64(), "windows", nullable=False),
+        field("hours", pa.float64(), "sound, each window once whatever its tracks", "h", nullable=False),
+        field("frames", pa.int64(), "frames over all tracks", "frame", nullable=False),
+        field("context_tokens", pa.int64(), "floor(context frames / k) over all tracks", "token", nullable=False),
+        field(
+            "continuation_tokens", pa.int64(), "floor(continuation frames / k) over all tracks", "token", nullable=False
+        ),
+    ]
+)
+
+STAGES: dict[str, pa.Schema] = {
+    "signal": SIGNAL,
+    "vad": VAD,
+    "diarize": DIARIZE,
+    "language": LANGUAGE,
+    "quality": QUALITY,
+}
+
+
+def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of `schema`; a key that the schema lacks is a programmer's error."""
+    names = set(schema.names)
+    for row in rows:
+        assert names >= row.keys(), f"columns not in the schema: {sorted(row.keys() - names)}"
+    return pa.Table.from_pylist(rows, schema=schema)

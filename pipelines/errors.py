@@ -1,0 +1,27 @@
+"""Errors that a person can act on: what is wrong, with which file, and what to do."""
+
+from __future__ import annotations
+
+
+class SpeechmillError(Exception):
+    """Something a user did or has; `remedy` says what to do. Shown without a traceback."""
+
+    remedy = ""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy or type(self).remedy
+
+
+class UnreadableAudioError(SpeechmillError):
+    """A file that cannot be opened or decoded as sound."""
+
+    remedy = "check that the file is complete and plays; convert it with ffmpeg if its codec is unusual"
+
+
+class MissingExtraError(SpeechmillError):
+    """An optional package is not installed; the remedy is the pip command that brings it."""
+
+
+class RecipeError(SpeechmillError):
+    """A recipe or an override that does not make sense."""

@@ -1,0 +1,78 @@
+"""The contract of a stage: it measures one recording and returns one row.
+
+A stage never catches what it cannot name: the runner turns an exception into a `failed` row and goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.fingerprint import fingerprint
+
+Row = dict[str, Any]
+
+
+class Sound(Protocol):
+    """A decoded recording, at 16 kHz, read by range so that its length does not matter to memory.
+
+    `tracks` is 1, or the number of channels where each channel is a speaker.
+    """
+
+    recording_id: str
+    sample_rate: int
+    num_samples: int
+    tracks: int
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples [start, stop) as float32 (tracks, samples), full scale 1; clipped to what exists."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a stage occupies."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class Stage:
+    """Base of all stages. Subclasses set the class variables and implement `annotate`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    needs: ClassVar[tuple[str, ...]] = ()
+    schema: ClassVar[pa.Schema]
+    resources: Resources = Resources()
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def model_hashes(self) -> dict[str, str]:
+        """sha256 of every weight file by model name."""
+        return {}
+
+    def fingerprint(self, needed: Mapping[str, str]) -> str:
+        """Hash of configuration, weights, version and the fingerprints of the stages this one reads."""
+        return fingerprint(
+            {
+                "stage": self.name,
+                "version": self.version,
+                "config": dataclasses.asdict(self.config),
+                "models": self.model_hashes(),
+                "needs": {name: needed[name] for name in self.needs},
+            }
+        )
+
+    def setup(self) -> None:
+        """Load models. Called once a process, before the first `annotate`."""
+
+    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+        """Measure `sound`; `known` holds the rows of the stages named in `needs`. Returns this schema's own columns."""
+        raise NotImplementedError

@@ -1,0 +1,149 @@
+"""How fast the log-mel encoder is on one core, beside librosa and torchaudio in the same run.
+
+Run from the repository root: `OMP_NUM_THREADS=1 python tests/bench/bench_logmel.py [--seconds 60] [--repeats 5]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from encoders.logmel import LogMel, LogMelConfig
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[str]:
+    """Limit every thread pool to one thread, where threadpoolctl is installed; says which means was used."""
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ModuleNotFoundError:
+        yield f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset, set it to 1')}"
+        return
+    with threadpoolctl.threadpool_limits(1):
+        yield "threadpoolctl"
+
+
+def ours(config: LogMelConfig) -> Transform:
+    encoder = LogMel(config)
+    return lambda padded: encoder.encode([padded[None]])[0][0]
+
+
+def librosa_logmel(config: LogMelConfig) -> Transform:
+    import librosa
+
+    def transform(padded: np.ndarray) -> np.ndarray:
+        mel = librosa.feature.melspectrogram(
+            y=padded,
+            sr=config.sample_rate,
+            n_fft=config.n_fft,
+            hop_length=config.hop_samples,
+            win_length=config.window_samples,
+            n_mels=config.num_mels,
+            fmin=config.fmin_hz,
+            fmax=config.fmax_hz,
+            power=1.0,
+            center=False,
+        )
+        return np.log(np.maximum(mel, config.floor)).T
+
+    return transform
+
+
+def torchaudio_logmel(config: LogMelConfig) -> Transform:
+    import torch
+    import torchaudio
+
+    torch.set_num_threads(1)
+    melspectrogram = torchaudio.transforms.MelSpectrogram(
+        sample_rate=config.sample_rate,
+        n_fft=config.n_fft,
+        win_length=config.window_samples,
+        hop_length=config.hop_samples,
+        f_min=config.fmin_hz,
+        f_max=config.fmax_hz,
+        n_mels=config.num_mels,
+        power=1.0,
+        norm="slaney",
+        mel_scale="slaney",
+        center=False,
+    )
+
+    def transform(padded: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return melspectrogram(torch.from_numpy(padded)).clamp_min(config.floor).log().T.numpy()
+
+    return transform
+
+
+def best_time_s(transform: Transform, sound: np.ndarray, repeats: int) -> float:
+    transform(sound)  # compiles, caches, warms up
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        transform(sound)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the sound, s")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
+    arguments = parser.parse_args()
+    config = LogMelConfig()
+    num_frames = int(arguments.seconds * config.sample_rate) // config.hop_samples
+    padded_samples = num_frames * config.hop_samples + config.n_fft
+    sound = (0.1 * np.random.default_rng(0).standard_normal(padded_samples)).astype(np.float32)
+    seconds = num_frames * config.hop_samples / config.sample_rate
+
+    versions = [f"python {platform.python_version()}"]
+    for package in ("numpy", "scipy", "librosa", "torch", "torchaudio"):
+        with contextlib.suppress(ModuleNotFoundError):
+            versions.append(f"{package} {importlib.import_module(package).__version__}")
+    candidates = {"encoders.logmel": ours, "librosa": librosa_logmel, "torchaudio": torchaudio_logmel}
+    with one_thread() as means:
+        print(f"hardware  {cpu_name()}, {os.cpu_count()} cores, one thread ({means}); {platform.platform()}")
+        print(f"versions  {', '.join(versions)}")
+        print(f"input     {seconds:.1f} s of white noise at {config.sample_rate} Hz, best of {arguments.repeats}")
+        print(f"{'':18}{'s':>9}{'x real time':>13}{'frames/s':>11}{'us/frame':>10}{'ours is':>10}{'max |diff|':>12}")
+        base_s, reference = 0.0, np.empty(0)
+        for name, make in candidates.items():
+            try:
+                transform = make(config)
+                features = transform(sound)[:num_frames]
+            except ModuleNotFoundError as error:
+                print(f"{name:18}not installed ({error.name})")
+                continue
+            taken_s = best_time_s(transform, sound, arguments.repeats)
+            if name == "encoders.logmel":
+                base_s, reference = taken_s, features
+            print(
+                f"{name:18}{taken_s:9.4f}{seconds / taken_s:13.0f}{num_frames / taken_s:11.0f}"
+                f"{taken_s / num_frames * 1e6:10.2f}{taken_s / base_s:9.2f}x{np.abs(features - reference).max():12.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()
