@@ -45,6 +45,7 @@ RECORDINGS = pa.schema(
 )
 
 BASE = [field("recording_id", pa.string(), "id of the recording", nullable=False), *FAILURE]
+BASE_NAMES = [column.name for column in BASE]
 
 SEGMENT = pa.struct(
     [

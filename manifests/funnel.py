@@ -1,0 +1,105 @@
+"""The funnel: counts and hours in, out and by reason, and the proof that they close."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+
+class Funnel:
+    """Running counts over verdicts and windows; memory grows with the combinations of reasons, not with rows."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count: dict[str, Counter[tuple[str, ...]]] = {"recordings": Counter(), "windows": Counter()}
+        self.seconds: dict[str, Counter[tuple[str, ...]]] = {"recordings": Counter(), "windows": Counter()}
+        self.total = {"recordings": 0, "windows": 0}
+        self.total_s = {"recordings": 0.0, "windows": 0.0}
+        self.remainder_s = 0.0
+        self.windowed_s = 0.0
+
+    def add(self, verdicts: pa.Table, windows: pa.Table) -> None:
+        """Count one batch (VERDICTS and WINDOWS schemas)."""
+        for row in verdicts.to_pylist():
+            self._count("recordings", row["verdict"], row["reasons"], row["duration_s"])
+            self.remainder_s += row["remainder_s"]
+            self.windowed_s += row["windowed_s"]
+        for row in windows.select(["kept", "reasons", "duration_s"]).to_pylist():
+            self._count("windows", "kept" if row["kept"] else "rejected", row["reasons"], row["duration_s"])
+
+    def _count(self, what: str, verdict: str, reasons: list[str], seconds: float) -> None:
+        self.total[what] += 1
+        self.total_s[what] += seconds
+        self.count[what][(verdict, *reasons)] += 1
+        self.seconds[what][(verdict, *reasons)] += seconds  # type: ignore[assignment]
+
+    def part(self, what: str, verdict: str) -> tuple[int, float]:
+        """Count and seconds of a verdict among 'recordings' or 'windows'."""
+        keys = [key for key in self.count[what] if key[0] == verdict]
+        return sum(self.count[what][key] for key in keys), sum(self.seconds[what][key] for key in keys)
+
+    def reasons(self, what: str) -> dict[str, dict[str, float]]:
+        """Of each reason: how many it touches at all, and how many it alone keeps out."""
+        rows: dict[str, dict[str, float]] = {}
+        for key, count in self.count[what].items():
+            for reason in key[1:]:
+                row = rows.setdefault(reason, {"count": 0, "hours": 0.0, "alone_count": 0, "alone_hours": 0.0})
+                hours = self.seconds[what][key] / 3600
+                row["count"] += count
+                row["hours"] += hours
+                if len(key) == 2:
+                    row["alone_count"] += count
+                    row["alone_hours"] += hours
+        return dict(sorted(rows.items(), key=lambda item: (-item[1]["count"], item[0])))
+
+    def check(self) -> None:
+        """in = kept + rejected + failed, in counts and in hours; anything else is a bug here."""
+        for what in ("recordings", "windows"):
+            parts = [self.part(what, verdict) for verdict in ("kept", "rejected", "failed")]
+            assert sum(count for count, _ in parts) == self.total[what]
+            assert abs(sum(seconds for _, seconds in parts) - self.total_s[what]) <= 1e-6 * max(1, self.total_s[what])
+        kept_s = self.part("recordings", "kept")[1]
+        assert abs(self.windowed_s + self.remainder_s - kept_s) <= 1e-6 * max(1.0, kept_s)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON has it; `jointly` lists each combination of reasons with its count and hours."""
+        result: dict[str, Any] = {"selection": self.name, "remainder_hours": self.remainder_s / 3600}
+        for what in ("recordings", "windows"):
+            verdicts = {}
+            for verdict in ("kept", "rejected", "failed"):
+                count, seconds = self.part(what, verdict)
+                verdicts[verdict] = {"count": count, "hours": seconds / 3600}
+            jointly = [
+                {"verdict": key[0], "reasons": list(key[1:]), "count": count, "hours": self.seconds[what][key] / 3600}
+                for key, count in sorted(self.count[what].items(), key=lambda item: (-item[1], item[0]))
+            ]
+            result[what] = {
+                "in": {"count": self.total[what], "hours": self.total_s[what] / 3600},
+                **verdicts,
+                "reasons": self.reasons(what),
+                "jointly": jointly,
+            }
+        return result
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    def render(self) -> str:
+        """The funnel for a terminal, within 80 columns."""
+        lines = []
+        for what in ("recordings", "windows"):
+            lines.append(f"{what:<32}{'count':>12}{'hours':>12}{'alone':>12}{'hours':>12}")
+            rows: list[tuple[str, int, float]] = [("in", self.total[what], self.total_s[what])]
+            rows += [(verdict, *self.part(what, verdict)) for verdict in ("kept", "rejected", "failed")]
+            lines += [f"  {name:<30}{count:>12,}{seconds / 3600:>12,.3f}" for name, count, seconds in rows]
+            for reason, row in self.reasons(what).items():
+                name = reason if len(reason) <= 26 else reason[:25] + "~"
+                lines.append(
+                    f"    {name:<28}{row['count']:>12,}{row['hours']:>12,.3f}"
+                    f"{row['alone_count']:>12,}{row['alone_hours']:>12,.3f}"
+                )
+        lines.append(f"  outside any window{'':<24}{self.remainder_s / 3600:>12,.3f}")
+        return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""A recipe: one TOML file that says everything about a run, each value overridable as `key=value`."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import tomllib
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import RecipeError
+from pipelines.stages.base import Stage
+
+STAGES = {
+    "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
+    "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
+    "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
+    "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
+}
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    batch_hours: float = 20.0
+    """Claimed audio hours in a batch, the unit of annotation."""
+    source: str | None = None
+    """Collection the recordings come from."""
+    licence: str | None = None
+    """Licence of the recordings."""
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    context_s: float = 10.0
+    """Context at the start of a window."""
+    continuation_s: float = 30.0
+    """Continuation after it, contiguous."""
+    stride_s: float | None = None
+    """From one window's start to the next; a whole window if not given."""
+    grid_s: float = 0.1
+    """Windows start at multiples of this (8 frames of 12.5 ms)."""
+    align: str = "none"
+    """'turns' starts each window at the next turn of a speaker; 'none' tiles from the start."""
+    seed: int = 0
+    """Seed of the hash that draws splits."""
+    splits: dict[str, float] = field(default_factory=lambda: {"train": 1.0})
+    """Share of recordings by split; must sum to 1."""
+    recordings: dict[str, str] = field(default_factory=dict)
+    """Rules over annotation columns by name: an SQL condition that a recording must meet."""
+    windows: dict[str, str] = field(default_factory=dict)
+    """Rules that a window must meet."""
+
+    def __post_init__(self) -> None:
+        if self.context_s < 0 or self.continuation_s <= 0:
+            raise ValueError("select.context_s must be at least 0 and select.continuation_s above 0")
+        if self.grid_s <= 0 or (self.stride_s is not None and self.stride_s <= 0):
+            raise ValueError("select.grid_s and select.stride_s must be above 0")
+        if self.align not in ("none", "turns"):
+            raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
+        if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
+            raise ValueError(f"select.splits must be shares that sum to 1, not {self.splits}")
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    encoder: str = "logmel"
+    """Name of the encoder."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the encoder that differ from its defaults."""
+    shard_mb: float = 1000.0
+    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards."""
+    seed: int = 0
+    """Seed of the hash that orders recordings, so that any prefix of the shards is a fair sample."""
+    patch: int = 1
+    """Frames stacked into one token, for the printed counts; the ledger has 1 to 6."""
+
+    def __post_init__(self) -> None:
+        if self.shard_mb <= 0 or not 1 <= self.patch <= 6:
+            raise ValueError("encode.shard_mb must be above 0 and encode.patch from 1 to 6")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does. `stages` holds the settings of each stage that runs, in order."""
+
+    name: str
+    ingest: IngestConfig
+    stages: dict[str, Any]
+    select: SelectConfig
+    encode: EncodeConfig
+    max_failed_share: float
+    """The run stops when more than this share of at least 100 recordings fails."""
+    resolved: dict[str, Any]
+    """The recipe as TOML tables, overrides applied."""
+
+    def make_stages(self) -> list[Stage]:
+        made = []
+        for name, config in self.stages.items():
+            module, stage, _ = STAGES[name]
+            made.append(getattr(importlib.import_module(module), stage)(config))
+        return made
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with speechmill."""
+    names = (entry.name for entry in resources.files("pipelines").joinpath("recipes").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A shipped recipe by name or a TOML file, with `table.key=value` overrides. Raises RecipeError."""
+    path = Path(recipe)
+    if recipe in shipped():
+        text = resources.files("pipelines").joinpath("recipes", f"{recipe}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+    for override in overrides:
+        _override(raw, override)
+    return parse(raw)
+
+
+def parse(raw: dict[str, Any]) -> Recipe:
+    """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
+    known = {"name", "ingest", "annotate", "select", "encode", "max_failed_share"}
+    _check_keys(raw, known, "recipe")
+    name = raw.get("name")
+    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
+        raise RecipeError(f"name = {name!r}", "give the recipe a name of letters, digits, '-' and '_'")
+    annotate = raw.get("annotate", {})
+    _check_keys(annotate, set(STAGES), "annotate")
+    stages: dict[str, Any] = {}
+    for stage, (module, _, config) in STAGES.items():
+        settings = annotate.get(stage)
+        if settings is not None and settings.pop("enabled", True):
+            stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
+    if stages and "vad" not in stages:
+        raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
+    return Recipe(
+        name,
+        _build(IngestConfig, raw.get("ingest", {}), "ingest"),
+        stages,
+        _build(SelectConfig, raw.get("select", {}), "select"),
+        _build(EncodeConfig, raw.get("encode", {}), "encode"),
+        float(raw.get("max_failed_share", 0.5)),
+        copy.deepcopy(raw),
+    )
+
+
+def _build(kind: Any, settings: dict[str, Any], where: str) -> Any:
+    _check_keys(settings, {f.name for f in fields(kind)}, where)
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"[{where}] {error}", "correct the recipe or the --set that changed it") from error
+
+
+def _check_keys(table: Any, known: set[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise RecipeError(f"{where} = {table!r} is not a table", f"write [{where}] and its keys below it")
+    for key in table.keys() - known:
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(f"unknown key {key!r} in {where}", f"{hint}known: {', '.join(sorted(known))}")
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override!r}", "write --set table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, so that --set encode.encoder=logmel needs no quotes
+    *tables, last = key.strip().split(".")
+    table = raw
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override!r}: {name} is not a table", "write --set table.key=value")
+    table[last] = value
