@@ -1,0 +1,71 @@
+"""Probing: what a file claims to be, read from its header without decoding it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import av
+
+from pipelines.errors import UnreadableAudioError
+
+MAX_RATE_HZ = 768_000
+MAX_CHANNELS = 64
+
+
+def open_container(path: str) -> av.container.InputContainer:
+    """Open any container FFmpeg reads. Raises UnreadableAudioError naming the file, what is wrong and a remedy."""
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except PermissionError as error:
+        raise UnreadableAudioError(f"{path!r}: no permission to read it", "grant read permission") from error
+    except FileNotFoundError as error:
+        raise UnreadableAudioError(f"{path!r}: there is no such file", "check the name or ingest again") from error
+    except OSError as error:
+        raise UnreadableAudioError(f"{path!r}: {error.strerror}", "check the name and the disk") from error
+    if size == 0:
+        raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
+    try:
+        # The prefix keeps FFmpeg from reading names such as 'concat:a' or '-' as protocols or options.
+        return av.open("file:" + path, mode="r", metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as error:
+        what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
+        raise UnreadableAudioError(f"{path!r}: {what}") from error
+
+
+def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioStream:
+    """The first audio stream, checked for claims that cannot be true."""
+    if not container.streams.audio:
+        raise UnreadableAudioError(f"{path!r}: it has no audio stream", "leave it out")
+    stream = container.streams.audio[0]
+    rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
+    if not 0 < rate <= MAX_RATE_HZ or not 0 < channels <= MAX_CHANNELS:
+        what = f"its header claims {rate} Hz and {channels} channels"
+        limit = f"at most {MAX_RATE_HZ} Hz and {MAX_CHANNELS} channels are read"
+        raise UnreadableAudioError(f"{path!r}: {what}; {limit}")
+    return stream
+
+
+def probe(path: str) -> dict[str, Any]:
+    """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError."""
+    with open_container(path) as container:
+        stream = audio_stream(container, path)
+        context = stream.codec_context
+        if stream.duration is not None and stream.time_base is not None:
+            duration_s = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration_s = container.duration / av.time_base
+        else:
+            duration_s = None
+        bits = stream.codec_context.format.bits if context.name.startswith(("pcm", "flac", "alac")) else None
+        return {
+            "container": container.format.name,
+            "codec": context.name,
+            "sample_rate": context.sample_rate,
+            "channels": context.channels,
+            "channel_layout": context.layout.name,
+            "bit_depth": bits,
+            "claimed_duration_s": duration_s,
+        }

@@ -1,0 +1,33 @@
+"""Shared fixtures: real sound is found where it lies and never copied into the project."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# One thread a model and no network, before any library reads these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Folder of the real test recordings."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "audio"
+    folder = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", default))
+    if not (folder / "index.tsv").is_file():
+        pytest.skip(f"no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conversation() -> Path:
+    """30 s of two speakers that ship inside pyannote.audio; found by path, since importing it decodes it."""
+    spec = importlib.util.find_spec("pyannote.audio")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
