@@ -1,0 +1,145 @@
+"""Ingest: every name is met, known, renamed or failed; nothing is hashed or written twice."""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from manifests.lake import Lake
+from pipelines import ingest as module
+from pipelines.ingest import Ingested, ingest
+from pipelines.recipe import IngestConfig
+from pipelines.sources import InputError
+
+
+def sound(path: Path, seconds: float = 1.0, level: float = 0.1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(int(8000 * seconds), level), 8000)
+    return path
+
+
+def rows(lake: Lake) -> list[dict]:
+    return [row for _, table in lake.recordings() for row in table.to_pylist()]
+
+
+def digests(lake: Lake) -> dict[str, str]:
+    return {k: hashlib.sha256(lake.storage.read(k)).hexdigest() for k in lake.storage.list("recordings")}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.at(str(tmp_path / "lake"))
+
+
+def test_the_id_is_the_hash_of_the_bytes_and_remembers_every_name(tmp_path: Path, lake: Lake) -> None:
+    first = sound(tmp_path / "in/a.wav")
+    shutil.copy(first, tmp_path / "in/b.wav")
+    sound(tmp_path / "in/c/d.flac", level=0.2)
+    (tmp_path / "in/notes.md").write_text("no sound")
+    result = ingest(lake, [str(tmp_path / "in")], IngestConfig(source="here", licence="CC0"))
+    assert result == Ingested(met=3, new=3, batches=1)
+    one, two = rows(lake)
+    assert one["uris"] == [str(first), str(tmp_path / "in/b.wav")]
+    assert one["recording_id"] == hashlib.sha256(first.read_bytes()).hexdigest()[:20]
+    assert (two["codec"], two["sample_rate"], two["claimed_duration_s"]) == ("flac", 8000, 1.0)
+    assert (two["source"], two["licence"]) == ("here", "CC0")
+
+
+def test_ingesting_again_adds_only_what_is_new_and_hashes_nothing_twice(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(tmp_path / "in/a.wav")
+    ingest(lake, [str(tmp_path / "in")], IngestConfig())
+    before = digests(lake)
+    looked = []
+    look = module.look
+    monkeypatch.setattr(module, "look", lambda entry: looked.append(entry.uri) or look(entry))
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, known=1)
+    assert (looked, digests(lake)) == ([], before)
+    sound(tmp_path / "in/b.wav", level=0.3)
+    shutil.copy(tmp_path / "in/a.wav", tmp_path / "in/z.wav")
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=3, new=1, known=1, renamed=1, batches=1)
+    assert len(looked) == 2
+    assert [len(row["uris"]) for row in rows(lake)] == [2, 1]
+
+
+def test_what_cannot_be_read_is_a_failed_row_with_a_remedy(tmp_path: Path, lake: Lake) -> None:
+    folder = tmp_path / "in"
+    sound(folder / "good.wav")
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.mp3").write_text("not music\n" * 9)
+    (folder / "dangling.wav").symlink_to("nowhere")
+    (folder / os.fsdecode(b"latin-\xe9.wav")).write_bytes(b"x")
+    result = ingest(lake, [str(folder)], IngestConfig())
+    assert (result.met, result.new, result.failed) == (5, 5, 4)
+    failed = {Path(row["uris"][0]).name: row for row in rows(lake) if row["status"] == "failed"}
+    assert set(failed) == {"empty.wav", "text.mp3", "dangling.wav", "latin-\\xe9.wav"}
+    assert all(
+        row["error"] and row["remedy"] and row["error_type"] == "UnreadableAudioError" for row in failed.values()
+    )
+    (folder / "dangling.wav").unlink()
+    sound(folder / "dangling.wav", level=0.7)
+    ingest(lake, [str(folder)], IngestConfig())
+    assert sum(row["status"] == "failed" for row in rows(lake)) == 3
+    assert sum(str(folder / "dangling.wav") in row["uris"] for row in rows(lake)) == 1
+
+
+def test_batches_hold_a_bounded_number_of_hours_in_order_of_names(tmp_path: Path, lake: Lake) -> None:
+    for n in range(5):
+        sound(tmp_path / f"in/{n}.wav", seconds=3, level=n / 10 + 0.05)
+    ingest(lake, [str(tmp_path / "in")], IngestConfig(batch_hours=6.5 / 3600))
+    assert [[Path(u).stem for u in t["uris"].combine_chunks().flatten().to_pylist()] for _, t in lake.recordings()] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4"],
+    ]
+
+
+def test_an_ingest_that_was_cut_short_is_finished_to_the_same_bytes(tmp_path: Path) -> None:
+    for n in range(5):
+        sound(tmp_path / f"in/{n}.wav", seconds=3, level=n / 10 + 0.05)
+    config = IngestConfig(batch_hours=6.5 / 3600)
+    whole = Lake.at(str(tmp_path / "whole"))
+    ingest(whole, [str(tmp_path / "in")], config)
+    for done in (1, 2):
+        lake = Lake.at(str(tmp_path / f"cut{done}"))
+        for key in list(whole.storage.list("recordings"))[:done]:
+            lake.storage.put(key, whole.storage.read(key))
+        ingest(lake, [str(tmp_path / "in")], config)
+        assert digests(lake) == digests(whole)
+
+
+def test_lists_patterns_and_manifests_name_recordings(tmp_path: Path, lake: Lake) -> None:
+    names = [sound(tmp_path / f"in/{n}.wav", level=n / 10 + 0.05) for n in range(5)]
+    (tmp_path / "list.txt").write_text(f"in/0.wav\n\n{names[1]}\n")
+    (tmp_path / "nemo.jsonl").write_text(json.dumps({"audio_filepath": "in/2.wav", "duration": 9, "lang": "de"}) + "\n")
+    recording = {"id": "x", "sources": [{"type": "file", "channels": [0], "source": str(names[3])}]}
+    cut = {"id": "c", "recording": recording, "supervisions": [{"language": "fr", "text": "oui"}], "type": "MonoCut"}
+    with gzip.open(tmp_path / "cuts.jsonl.gz", "wt") as file:
+        file.write(json.dumps(cut) + "\n")
+    inputs = ["list.txt", "nemo.jsonl", "cuts.jsonl.gz", "in/[4-9].wav"]
+    result = ingest(lake, [str(tmp_path / name) for name in inputs], IngestConfig())
+    assert (result.met, result.failed) == (5, 0)
+    assert [row["uris"] for row in rows(lake)] == [[str(name)] for name in names]
+    assert [row["language_hint"] for row in rows(lake)] == [None, None, "de", "fr", None]
+    assert json.loads(rows(lake)[3]["hints"])[0]["supervisions"][0]["text"] == "oui"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("none", None), ("x*.wav", None), ("bad.jsonl", '{"a": 1}'), ("b.jsonl", "{")]
+)
+def test_inputs_that_name_nothing_are_told_with_a_remedy(
+    tmp_path: Path, lake: Lake, name: str, text: str | None
+) -> None:
+    if text:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        ingest(lake, [str(tmp_path / name)], IngestConfig())
+    assert name in str(caught.value)
+    assert caught.value.remedy
