@@ -1,0 +1,130 @@
+"""Voice activity: Silero's sequence graph over each track, in bounded memory, segments as upstream makes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.schemas import VAD
+from manifests.windows import covered_s
+from pipelines import models
+from pipelines.errors import MissingExtraError
+from pipelines.stages.base import Row, Sound, Stage
+
+FRAME_SAMPLES = 512
+CONTEXT_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class VadConfig:
+    """Names and defaults are those of upstream's `get_speech_timestamps`."""
+
+    model: str = "silero-vad-16k-sequence"
+    """Weights in the registry of models."""
+    threshold: float = 0.5
+    """Probability from which a frame is speech."""
+    neg_threshold: float | None = None
+    """Probability below which speech ends; threshold - 0.15 if not given."""
+    min_speech_duration_ms: int = 250
+    """Shorter stretches of speech are dropped."""
+    min_silence_duration_ms: int = 100
+    """Shorter pauses do not end a stretch."""
+    speech_pad_ms: int = 30
+    """Added to both sides of a stretch."""
+    max_speech_duration_s: float | None = None
+    """Longer stretches are split at a pause; no limit if not given."""
+    block_frames: int = 512
+    """Frames of 32 ms in one call of the model."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must lie between 0 and 1, not {self.threshold}")
+        if self.block_frames < 1:
+            raise ValueError("block_frames must be at least 1")
+
+
+class Vad(Stage):
+    """Rows of `manifests.schemas.VAD`. Each track is heard on its own; the model's state runs through the recording."""
+
+    name = "vad"
+    version = 1
+    schema = VAD
+    config: VadConfig
+
+    def model_hashes(self) -> dict[str, str]:
+        return {self.config.model: models.get(self.config.model).sha256}
+
+    def setup(self) -> None:
+        import onnxruntime
+
+        path = models.verified(self.config.model)
+        try:
+            from silero_vad import get_speech_timestamps_from_probs
+        except ImportError as error:
+            raise MissingExtraError(f"vad needs silero-vad: {error}", "pip install 'speechmill[vad]'") from error
+        self.to_segments = get_speech_timestamps_from_probs
+        options = onnxruntime.SessionOptions()
+        # One thread whatever the machine has: results must not depend on where a unit ran.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+        duration_s = sound.num_samples / sound.sample_rate
+        segments: list[dict[str, Any]] = []
+        per_track_s = []
+        for track, probabilities in enumerate(self.probabilities(sound)):
+            mine = [
+                {"track": track, "start_s": span["start"] / 16000, "end_s": span["end"] / 16000}
+                for span in self._segments(probabilities, sound.num_samples)
+            ]
+            segments += mine
+            per_track_s.append(sum(segment["end_s"] - segment["start_s"] for segment in mine))
+        speech_s = covered_s([(segment["start_s"], segment["end_s"]) for segment in segments])
+        return {
+            "segments": segments,
+            "speech_s": speech_s,
+            "speech_share": speech_s / duration_s if duration_s else 0.0,
+            "speech_per_track_s": per_track_s,
+        }
+
+    def probabilities(self, sound: Sound) -> list[np.ndarray]:
+        """Speech probability of each 32 ms frame, float32 (frames,), by track; the last frame is padded with zeros."""
+        assert sound.sample_rate == 16000
+        state = [(np.zeros((1, 1, 128), np.float32),) * 2 for _ in range(sound.tracks)]
+        context = np.zeros((sound.tracks, CONTEXT_SAMPLES), np.float32)
+        found: list[list[np.ndarray]] = [[np.zeros(0, np.float32)] for _ in range(sound.tracks)]
+        step = self.config.block_frames * FRAME_SAMPLES
+        for start in range(0, sound.num_samples, step):
+            block = sound.read(start, min(start + step, sound.num_samples))
+            count = math.ceil(block.shape[1] / FRAME_SAMPLES)
+            padded = np.zeros((sound.tracks, CONTEXT_SAMPLES + count * FRAME_SAMPLES), np.float32)
+            padded[:, :CONTEXT_SAMPLES] = context
+            padded[:, CONTEXT_SAMPLES : CONTEXT_SAMPLES + block.shape[1]] = block
+            context = padded[:, -CONTEXT_SAMPLES:]
+            for track in range(sound.tracks):
+                frames = np.lib.stride_tricks.sliding_window_view(padded[track], CONTEXT_SAMPLES + FRAME_SAMPLES)
+                given = {"input": np.ascontiguousarray(frames[::FRAME_SAMPLES])}
+                given |= {"h": state[track][0], "c": state[track][1]}
+                probabilities, hidden, cell = self.session.run(["speech_probs", "hn", "cn"], given)
+                state[track] = (hidden, cell)
+                found[track].append(probabilities.reshape(-1))
+        return [np.concatenate(parts) for parts in found]
+
+    def _segments(self, probabilities: np.ndarray, num_samples: int) -> list[dict[str, int]]:
+        config = self.config
+        limit = config.max_speech_duration_s
+        spans: list[dict[str, int]] = self.to_segments(
+            probabilities.tolist(),  # upstream compares each in Python, where numpy scalars are slow
+            threshold=config.threshold,
+            neg_threshold=config.neg_threshold,
+            min_speech_duration_ms=config.min_speech_duration_ms,
+            min_silence_duration_ms=config.min_silence_duration_ms,
+            speech_pad_ms=config.speech_pad_ms,
+            max_speech_duration_s=math.inf if limit is None else limit,
+            audio_length_samples=num_samples,
+        )
+        return spans

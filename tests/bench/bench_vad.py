@@ -1,0 +1,50 @@
+"""Voice activity: our path over Silero's sequence graph against upstream's JIT path, one thread, in one run."""
+
+import importlib.util
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import silero_vad
+import torch
+from sounds import ArraySound
+
+from pipelines.stages.vad import Vad, VadConfig
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    spec = importlib.util.find_spec("pyannote.audio")
+    sample = Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
+    sound = ArraySound(np.tile(ArraySound.from_file(sample).samples, 10))
+    seconds = sound.num_samples / 16000
+    stage = Vad(VadConfig())
+    stage.setup()
+    jit = silero_vad.load_silero_vad()
+    waveform = torch.from_numpy(sound.samples[0])
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+    rates: dict[str, list[float]] = {"speechmill": [], "upstream JIT": []}
+    for _ in range(3):
+        for name, run in (
+            ("speechmill", lambda: stage.annotate(sound, {})),
+            ("upstream JIT", lambda: silero_vad.get_speech_timestamps(waveform, jit)),
+        ):
+            begun = time.process_time()
+            run()
+            rates[name].append(seconds / (time.process_time() - begun))
+    for name, found in rates.items():
+        print(f"{name:<14}{np.median(found):>8.0f} audio s per CPU s (from {min(found):.0f} to {max(found):.0f})")
+    ratios = [a / b for a, b in zip(rates["speechmill"], rates["upstream JIT"], strict=True)]
+    print(f"ratio         {np.median(ratios):>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Voice activity is upstream's, segment for segment, whatever the blocks and tracks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import silero_vad
+import torch
+from sounds import ArraySound
+
+from pipelines.stages.vad import Vad, VadConfig
+
+FILES = [
+    "pyannote_ami/trn00.flac",
+    "watson/de-DE_NarrowbandModel_sample1.wav",
+    "librosa/198-209-0000.ogg",
+    "speechbrain/noise1.flac",
+    "whisperkit/jfk_441khz.m4a",
+    "ina/silence2sec.wav",
+]
+
+
+@pytest.fixture(scope="module")
+def jit() -> torch.nn.Module:
+    torch.set_num_threads(1)
+    return silero_vad.load_silero_vad()
+
+
+def vad(**settings: object) -> Vad:
+    stage = Vad(VadConfig(**settings))
+    stage.setup()
+    return stage
+
+
+def spans(stage: Vad, sound: ArraySound, track: int = 0) -> list[dict[str, int]]:
+    segments = stage.annotate(sound, {})["segments"]
+    return [
+        {"start": round(s["start_s"] * 16000), "end": round(s["end_s"] * 16000)}
+        for s in segments
+        if s["track"] == track
+    ]
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "settings", [{}, {"threshold": 0.3, "min_silence_duration_ms": 400, "max_speech_duration_s": 5.0}]
+)
+def test_segments_equal_upstreams_jit_model(
+    recordings: Path, jit: torch.nn.Module, name: str, settings: dict[str, float]
+) -> None:
+    sound = ArraySound.from_file(recordings / name)
+    upstream = silero_vad.get_speech_timestamps(torch.from_numpy(sound.samples[0]), jit, **settings)
+    assert spans(vad(**settings), sound) == upstream
+
+
+def test_the_blocks_change_nothing(conversation: Path) -> None:
+    sound = ArraySound.from_file(conversation)
+    expected = vad().probabilities(sound)[0]
+    assert expected.max() > 0.9
+    for block_frames in (1, 100, 4096):
+        np.testing.assert_array_equal(vad(block_frames=block_frames).probabilities(sound)[0], expected)
+
+
+def test_tracks_are_heard_apart(conversation: Path) -> None:
+    mono = ArraySound.from_file(conversation)
+    silence = np.zeros_like(mono.samples[0])
+    both = ArraySound(np.stack([silence, mono.samples[0]]))
+    stage = vad()
+    row = stage.annotate(both, {})
+    assert spans(stage, both, 0) == []
+    assert spans(stage, both, 1) == spans(stage, mono)
+    assert row["speech_per_track_s"] == pytest.approx([0, row["speech_s"]])
+    assert 0 < row["speech_share"] < 1
+
+
+@pytest.mark.parametrize("samples", [0, 1, 511, 513])
+def test_very_short_sounds_have_no_speech(samples: int) -> None:
+    row = vad().annotate(ArraySound(np.zeros((1, samples))), {})
+    assert (row["segments"], row["speech_s"], row["speech_share"]) == ([], 0, 0)
+
+
+def test_the_fingerprint_moves_with_configuration_and_not_otherwise() -> None:
+    assert Vad(VadConfig()).fingerprint({}) == Vad(VadConfig()).fingerprint({})
+    assert Vad(VadConfig()).fingerprint({}) != Vad(VadConfig(threshold=0.4)).fingerprint({})
+
+
+@pytest.mark.parametrize("settings", [{"threshold": 0}, {"threshold": 1.5}, {"block_frames": 0}])
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        VadConfig(**settings)
