@@ -107,13 +107,14 @@ SIGNAL = pa.schema(
             pa.float64(),
             "largest normalised cross-correlation over +-20 ms, median of channel pairs",
         ),
-        field("envelope_correlation", pa.float64(), "correlation of 20 ms log energies, median of channel pairs"),
+        field("envelope_correlation", pa.float64(), "correlation of 20 ms rms levels, median of channel pairs"),
         field(
             "leakage_db",
             pa.float64(),
             "level of a speaker in the other channel relative to their own; null for one track",
             "dB",
         ),
+        field("live_channel", pa.int32(), "the loudest channel"),
         field("tracks", pa.int32(), "analysis tracks: channels if each is a speaker, else 1"),
     ]
 )

@@ -1,0 +1,130 @@
+"""One decode of a recording: measured at its own rate, kept at 16 kHz for the stages, in memory or spooled to disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.signal import ChannelMeter, SignalMeter
+from pipelines.errors import UnreadableAudioError
+
+RATE = 16000
+MEMORY_BYTES = 128 << 20
+
+
+class DecodedSound:
+    """The `Sound` of the stages. Ranges are read back, not mapped, so that resident memory stays flat."""
+
+    sample_rate = RATE
+
+    def __init__(self, recording_id: str, spool: Any, channels: int, num_samples: int, signal: dict[str, Any]) -> None:
+        self.recording_id = recording_id
+        self.num_samples = num_samples
+        self.tracks: int = signal["tracks"]
+        self.signal = signal
+        self._spool = spool
+        self._channels = channels
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples [start, stop) at 16 kHz, float32 (tracks, samples), clipped to what exists."""
+        stop = self.num_samples if stop is None else min(stop, self.num_samples)
+        width = 4 * self._channels
+        self._spool.seek(start * width)
+        data = self._spool.read(max(0, stop - start) * width)
+        samples = np.frombuffer(data, np.float32).reshape(-1, self._channels).T
+        return tracks_of(samples, self.signal)
+
+    def __enter__(self) -> DecodedSound:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spool.close()
+
+
+def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
+    """Channels as analysed and encoded, (channels, n) to (tracks, n), by the relation that the signal row records.
+
+    Speakers stay apart; of equal channels one is taken, of one-sided ones the live one; a room, a stereo mix and
+    surround are averaged.
+    """
+    relation = signal["channel_relation"]
+    if relation in ("mono", "speakers"):
+        return block
+    if relation in ("dual_mono", "one_sided"):
+        live = signal["live_channel"] if relation == "one_sided" else 0
+        return block[live : live + 1]
+    mean: np.ndarray = block.mean(axis=0, keepdims=True, dtype=np.float32)
+    return mean
+
+
+def decode_sound(path: str, recording_id: str, size_bytes: int | None = None) -> DecodedSound:
+    """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
+
+    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested.
+    """
+    check_size(path, size_bytes)
+    decoder = Decoder(path)
+    meter: SignalMeter | None = None
+
+    def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        nonlocal meter
+        for block in blocks:
+            meter = meter or SignalMeter(decoder.sample_rate, decoder.channels)
+            meter.push(block)
+            yield block
+
+    spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
+    relations: ChannelMeter | None = None
+    num_samples = 0
+    try:
+        blocks = measured(decoder)
+        first = next(blocks)  # the decoder knows its rate only then
+        for block in resampled(_chain(first, blocks), decoder.sample_rate, RATE):
+            relations = relations or ChannelMeter(decoder.channels)
+            relations.push(block)
+            spool.write(np.ascontiguousarray(block.T, dtype=np.float32).data)
+            num_samples += block.shape[1]
+        assert meter is not None
+        assert relations is not None
+        errors = {"decode_errors": decoder.decode_errors, "decode_error": decoder.decode_error}
+        signal = meter.finish() | relations.finish(decoder.channel_layout) | errors
+    except BaseException:  # a spool of a long recording must not outlive a failure; raised on
+        spool.close()
+        raise
+    return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
+
+
+def stream_tracks(path: str, sample_rate: int, signal: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
+    decoder = Decoder(path)
+    blocks = iter(decoder)
+    first = next(blocks)
+    if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
+        raise UnreadableAudioError(f"{path!r}: changed since it was annotated", "ingest and annotate it again")
+    yield from resampled(
+        (tracks_of(block, signal) for block in _chain(first, blocks)), decoder.sample_rate, sample_rate
+    )
+
+
+def check_size(path: str, size_bytes: int | None) -> None:
+    """Refuse a file that is not as long as it was."""
+    try:
+        found = os.path.getsize(path)
+    except OSError as error:
+        raise UnreadableAudioError(f"{path!r}: {error.strerror}", "bring the file back or ingest again") from error
+    if size_bytes is not None and found != size_bytes:
+        what = f"{path!r}: {found} bytes, {size_bytes} when it was ingested"
+        raise UnreadableAudioError(what, "it changed since: ingest again")
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest

@@ -1,0 +1,102 @@
+"""Annotation of a batch: one row a recording and stage, failures included, committed once, never run twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.select import Selection, select
+from pipelines import annotate as module
+from pipelines.annotate import Annotator, fingerprints, pending
+from pipelines.ingest import ingest
+from pipelines.recipe import IngestConfig
+from pipelines.stages.vad import Vad, VadConfig
+
+
+class FailingVad(Vad):
+    """The real stage, on a recording of which it cannot say anything."""
+
+    def annotate(self, sound, known):
+        if sound.num_samples < 16000:
+            raise FloatingPointError("too short for me")
+        return super().annotate(sound, known)
+
+
+@pytest.fixture
+def lake(tmp_path: Path, conversation: Path) -> Lake:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    speech, rate = soundfile.read(conversation, dtype="int16")
+    soundfile.write(folder / "a.wav", speech, rate)
+    soundfile.write(folder / "b.flac", speech, rate)
+    soundfile.write(folder / "c.wav", np.zeros(8000), 16000)
+    bad = np.zeros(30000)
+    bad[20000] = np.nan
+    soundfile.write(folder / "d.wav", bad, 16000, subtype="FLOAT")
+    (folder / "e.wav").write_bytes(b"")
+    lake = Lake.at(str(tmp_path / "lake"))
+    ingest(lake, [str(folder)], IngestConfig())
+    return lake
+
+
+def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(lake: Lake) -> None:
+    annotator = Annotator(lake, [FailingVad(VadConfig())])
+    told = []
+    result = annotator.annotate("batch-000000", lambda *args: told.append(args))
+    assert (result.recordings, result.failed, result.stages) == (4, 2, ["signal", "vad"])
+    assert result.seconds == pytest.approx(60.5)
+    assert len(told) == 4
+    names = {r["recording_id"]: Path(r["uris"][0]).stem for _, t in lake.recordings() for r in t.to_pylist()}
+    tables = {
+        stage: {
+            names[row["recording_id"]]: row
+            for row in lake.read(lake.annotation_key(stage, mark, "batch-000000")).to_pylist()
+        }
+        for stage, mark in annotator.marks.items()
+    }
+    assert {stage: {n: row["status"] for n, row in rows.items()} for stage, rows in tables.items()} == {
+        "signal": {"a": "ok", "b": "ok", "c": "ok", "d": "failed"},
+        "vad": {"a": "ok", "b": "ok", "c": "failed", "d": "failed"},
+    }
+    assert "sample 20000" in tables["signal"]["d"]["error"]
+    assert tables["vad"]["c"]["error"] == "too short for me"
+    assert tables["vad"]["a"]["segments"] == tables["vad"]["b"]["segments"] != []
+    funnel = select(lake, Selection("s", annotator.marks, 2, 6, recordings={"speech": "speech_share > 0.2"}))
+    verdicts = lake.read(lake.verdicts_key("s", "batch-000000")).to_pylist()
+    assert {names[row["recording_id"]]: (row["verdict"], *row["reasons"]) for row in verdicts} == {
+        "a": ("kept",),
+        "b": ("rejected", "duplicate"),
+        "c": ("failed", "vad: FloatingPointError"),
+        "d": ("failed", "signal: UnreadableAudioError", "vad: UnreadableAudioError"),
+        "e": ("failed", "ingest: UnreadableAudioError"),
+    }
+    assert funnel.part("windows", "kept")[0] == 3
+
+
+def test_done_stages_are_read_back_and_a_changed_setting_adds_its_own_folder(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Annotator(lake, [Vad(VadConfig())])
+    first.annotate("batch-000000")
+    before = {key: lake.storage.read(key) for key in lake.storage.list("annotations")}
+    assert list(pending(lake, first.marks)) == []
+    other = Annotator(lake, [Vad(VadConfig(threshold=0.8))])
+    assert list(pending(lake, other.marks)) == ["batch-000000"]
+    assert other.annotate("batch-000000").stages == ["vad"]
+    after = {key: lake.storage.read(key) for key in lake.storage.list("annotations")}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    monkeypatch.setattr(module, "decode_sound", None)  # a batch that is done is not decoded
+    assert first.annotate("batch-000000").recordings == 0
+
+
+def test_tables_hold_their_schemas(lake: Lake) -> None:
+    annotator = Annotator(lake, [Vad(VadConfig())])
+    annotator.annotate("batch-000000")
+    for stage, mark in fingerprints([Vad(VadConfig())]).items():
+        table = lake.read(lake.annotation_key(stage, mark, "batch-000000"))
+        assert table.schema.equals(schemas.STAGES[stage])
+        assert [field.metadata for field in table.schema] == [field.metadata for field in schemas.STAGES[stage]]

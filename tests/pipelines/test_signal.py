@@ -1,0 +1,149 @@
+"""Signal measures against libraries and constructed sounds, and the relation of channels on real recordings."""
+
+from pathlib import Path
+
+import numpy as np
+import pyloudnorm
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.audio.decode import Decoder
+from pipelines.audio.signal import RunCounter, SignalMeter
+from pipelines.audio.sound import DecodedSound, decode_sound, stream_tracks
+from pipelines.errors import UnreadableAudioError
+
+RNG = np.random.default_rng(1)
+
+
+def measured(sound: np.ndarray, rate: int = 16000) -> dict:
+    meter = SignalMeter(rate, sound.shape[0])
+    for block in np.array_split(sound.astype(np.float32), 7, axis=1):
+        meter.push(block)
+    return meter.finish()
+
+
+def sound_of(tmp_path: Path, channels: np.ndarray, rate: int = 16000) -> DecodedSound:
+    soundfile.write(tmp_path / "x.wav", channels.T, rate, subtype="FLOAT")
+    return decode_sound(str(tmp_path / "x.wav"), "x")
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(
+    "name",
+    ["pyannote_ami/trn03.flac", "google/multi.flac", "librosa/198-209-0000.ogg", "lca_calls/lca_40_stereo8k.flac"],
+)
+def test_loudness_is_pyloudnorms(recordings: Path, name: str) -> None:
+    decoder = Decoder(str(recordings / name))
+    sound = np.concatenate(list(decoder), axis=1)
+    # BS.1770 leaves out an incomplete last block; pyloudnorm counts it as if it were whole.
+    sound = sound[:, : sound.shape[1] // (decoder.sample_rate // 10) * (decoder.sample_rate // 10)]
+    expected = pyloudnorm.Meter(decoder.sample_rate).integrated_loudness(sound.T.astype(np.float64))
+    assert measured(sound, decoder.sample_rate)["loudness_lufs"] == pytest.approx(expected, abs=0.05)
+
+
+def test_levels_of_a_known_tone() -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000) + 0.01
+    row = measured(tone[None])
+    assert row["peak_dbfs"] == pytest.approx(20 * np.log10(0.51), abs=0.01)
+    assert row["rms_dbfs"] == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.02)
+    assert row["dc_offset"] == pytest.approx(0.01, abs=1e-4)
+    assert row["bandwidth_hz"] == pytest.approx(1000, abs=50)
+    assert (row["clipped_share"], row["digital_silence_share"]) == (0, 0)
+
+
+def test_clipping_and_digital_silence_are_shares_of_samples() -> None:
+    sound = RNG.uniform(-0.5, 0.5, 10000)
+    sound[1000:1100] = 1.0
+    sound[3000] = -1.0
+    sound[5000:6000] = 0.0
+    row = measured(sound[None])
+    assert row["clipped_share"] == pytest.approx(0.01)
+    assert row["digital_silence_share"] == pytest.approx(0.1)
+
+
+def test_silence_has_no_level() -> None:
+    row = measured(np.zeros((1, 16000)))
+    assert (row["loudness_lufs"], row["peak_dbfs"], row["rms_dbfs"], row["bandwidth_hz"]) == (None,) * 4
+    assert row["digital_silence_share"] == 1
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 5), st.lists(st.integers(0, 60), max_size=5))
+def test_runs_are_counted_over_block_edges(values: list[bool], shortest: int, cuts: list[int]) -> None:
+    counter = RunCounter(shortest)
+    for block in np.split(np.array(values, bool), sorted(min(cut, len(values)) for cut in cuts)):
+        counter.push(block)
+    runs = "".join("x" if value else " " for value in values).split()
+    assert counter.total() == sum(len(run) for run in runs if len(run) >= shortest)
+
+
+def test_the_same_samples_in_another_container_have_the_same_hash(tmp_path: Path) -> None:
+    sound = RNG.integers(-(2**15), 2**15, (20000, 2), dtype=np.int16)
+    hashes = set()
+    for kind in ("wav", "flac", "aiff"):
+        soundfile.write(tmp_path / f"x.{kind}", sound, 44100, subtype="PCM_16")
+        with decode_sound(str(tmp_path / f"x.{kind}"), "x") as decoded:
+            hashes.add(decoded.signal["pcm_sha256"])
+    assert len(hashes) == 1
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(
+    ("name", "relation", "tracks"),
+    [
+        ("lca_calls/lca_40_stereo8k.flac", "speakers", 2),
+        ("fw/stereo_diarization.wav", "speakers", 2),
+        ("google/multi.flac", "room", 1),
+        ("fw/jfk.flac", "dual_mono", 1),
+        ("uberi/audio-stereo-32-bit-44100Hz.wav", "dual_mono", 1),
+        ("whisperkit/8_Channel_ID.m4a", "surround", 1),
+        ("lhotse/big_buck_bunny_small.mp4", "surround", 1),
+        ("vosk/test.wav", "mono", 1),
+    ],
+)
+def test_how_the_channels_of_real_recordings_relate(recordings: Path, name: str, relation: str, tracks: int) -> None:
+    with decode_sound(str(recordings / name), "x") as sound:
+        assert (sound.signal["channel_relation"], sound.tracks) == (relation, tracks)
+        assert sound.read(0, 1000).shape == (tracks, 1000)
+
+
+@pytest.mark.recordings
+def test_delay_and_leakage_tell_a_room_from_speakers(recordings: Path, tmp_path: Path) -> None:
+    call = np.concatenate(list(Decoder(str(recordings / "lca_calls/lca_40_stereo8k.flac"))), axis=1)[:, : 8000 * 60]
+    leaking = call + 0.1 * call[::-1]
+    with sound_of(tmp_path, leaking, 8000) as sound:
+        assert sound.signal["channel_relation"] == "speakers"
+        assert -24 < sound.signal["leakage_db"] < -14
+    mixed = call.sum(axis=0)
+    with sound_of(tmp_path, np.stack([mixed, 0.6 * np.roll(mixed, 40)]), 8000) as sound:
+        assert sound.signal["channel_relation"] == "room"
+    with sound_of(tmp_path, np.stack([call[0], np.zeros_like(call[0])]), 8000) as sound:
+        assert (sound.signal["channel_relation"], sound.signal["live_channel"]) == ("one_sided", 0)
+
+
+def test_ranges_read_back_are_the_whole_and_spooling_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = RNG.uniform(-0.5, 0.5, (1, 50000)).astype(np.float32)
+    with sound_of(tmp_path, samples) as sound:
+        np.testing.assert_array_equal(sound.read(), samples)
+        np.testing.assert_array_equal(sound.read(100, 300), samples[:, 100:300])
+        assert sound.read(49990, 60000).shape == (1, 10)
+    monkeypatch.setattr("pipelines.audio.sound.MEMORY_BYTES", 1000)
+    with sound_of(tmp_path, samples) as sound:
+        np.testing.assert_array_equal(sound.read(100, 300), samples[:, 100:300])
+
+
+def test_the_encoder_hears_the_same_tracks(tmp_path: Path) -> None:
+    samples = RNG.uniform(-0.5, 0.5, (2, 50000)).astype(np.float32)
+    with sound_of(tmp_path, samples) as sound:
+        again = np.concatenate(list(stream_tracks(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
+        np.testing.assert_array_equal(again, sound.read())
+
+
+def test_a_file_that_changed_since_ingest_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 16000)
+    with pytest.raises(UnreadableAudioError, match="when it was ingested") as caught:
+        decode_sound(str(tmp_path / "x.wav"), "x", 7)
+    assert "ingest again" in caught.value.remedy
