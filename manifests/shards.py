@@ -1,0 +1,196 @@
+"""Shards: one set of bytes that Lhotse Shar, WebDataset, Hugging Face datasets and wids all open.
+
+`cuts.NNNNNN.jsonl.gz` holds a Lhotse cut a line; `latents.NNNNNN.tar` holds for each, in the same order, `<id>.npy`
+(float16) and then `<id>.json`, exactly Lhotse's TemporalArray manifest. Nothing else may lie in their folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Statistics:
+    """Exact per-bin sums of float16 features, so that merging in any order gives the same numbers.
+
+    A float16 is a whole multiple of 2^-24 and a square of 2^-48: sums are kept as Python integers of those units.
+    """
+
+    count: int = 0
+    total: list[int] = field(default_factory=list)
+    square: list[int] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+    def add(self, features: np.ndarray) -> None:
+        """float16 (..., dim), finite."""
+        rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        if not len(rows):
+            return
+        # Below 2^16 in value and 2^24 in fraction, a value needs 40 bits: int64 holds the sum of 2^23 frames.
+        assert len(rows) < 1 << 23
+        units = np.rint(rows * 2.0**24).astype(np.int64)
+        # A square needs 80 bits, so it is summed by halves of 20 bits.
+        high, low = units >> 20, units & ((1 << 20) - 1)
+        square = [
+            (int(a) << 40) + (int(b) << 21) + int(c)
+            for a, b, c in zip((high * high).sum(0), (high * low).sum(0), (low * low).sum(0), strict=True)
+        ]
+        total = [int(value) for value in units.sum(0)]
+        self.merge(Statistics(len(rows), total, square, rows.min(0).tolist(), rows.max(0).tolist()))
+
+    def merge(self, other: Statistics) -> None:
+        if not other.count:
+            return
+        if not self.count:
+            self.total, self.square = list(other.total), list(other.square)
+            self.low, self.high = list(other.low), list(other.high)
+        else:
+            self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
+            self.square = [a + b for a, b in zip(self.square, other.square, strict=True)]
+            self.low = list(map(min, self.low, other.low))
+            self.high = list(map(max, self.high, other.high))
+        self.count += other.count
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """mean, variance (population), min and max, float64 (dim,), and count, int64 (1,)."""
+        count = max(1, self.count)
+        mean = [value / (count << 24) for value in self.total]
+        variance = [(s * count - t * t) / (count * count << 48) for s, t in zip(self.square, self.total, strict=True)]
+        named = {"mean": mean, "variance": variance, "min": self.low, "max": self.high}
+        arrays = {name: np.array(values, np.float64) for name, values in named.items()}
+        return arrays | {"count": np.array([self.count], np.int64)}
+
+
+@dataclass
+class ShardCommit:
+    """The record of a finished shard, written after its files: hashes, sizes, counts, statistics, fingerprints."""
+
+    split: str
+    shard: int
+    files: dict[str, dict[str, Any]]
+    windows: int
+    failed: int
+    frames: int
+    fingerprints: dict[str, str]
+    statistics: Statistics
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ShardCommit:
+        raw = json.loads(text)
+        return cls(**raw | {"statistics": Statistics(**raw["statistics"])})
+
+
+class ShardWriter:
+    """Writes one shard into a local folder; equal windows give equal bytes (times, owners and names are fixed)."""
+
+    def __init__(self, folder: Path, split: str, shard: int, fingerprints: Mapping[str, str]) -> None:
+        self.split, self.shard, self.fingerprints = split, shard, dict(fingerprints)
+        self.cuts_path = folder / f"cuts.{shard:06d}.jsonl.gz"
+        self.tar_path = folder / f"latents.{shard:06d}.tar"
+        self._cuts_file = self.cuts_path.open("wb")
+        self._cuts = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._cuts_file, mtime=0)
+        self._tar = tarfile.open(self.tar_path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (finish closes it)
+        self.windows = self.failed = self.frames = 0
+        self.statistics = Statistics()
+
+    def add(
+        self, window: Mapping[str, Any], recording: Mapping[str, Any], features: np.ndarray, frame_shift_s: float
+    ) -> None:
+        """Add a window (a row of WINDOWS) of a recording (its RECORDINGS and SIGNAL columns).
+
+        `features` is float32 (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values
+        that float16 cannot hold.
+        """
+        tracks, frames, _ = features.shape
+        with np.errstate(over="ignore"):
+            stored = features.astype(np.float16)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"window {window['window_id']}: features that float16 cannot hold")
+        temporal_dim = 1
+        if tracks == 1:
+            stored, temporal_dim = stored[0], 0
+        array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(stored.shape)}
+        manifest = {"array": array, "temporal_dim": temporal_dim, "frame_shift": frame_shift_s}
+        manifest["start"] = window["start_s"]
+        data = io.BytesIO()
+        np.save(data, stored, allow_pickle=False)
+        key = window["window_id"]
+        self._member(f"{key}.npy", data.getvalue())
+        self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
+        cut = cut_of(window, recording, tracks)
+        self._cuts.write(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        self.statistics.add(stored)
+        self.windows += 1
+        self.frames += tracks * frames
+
+    def _member(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        self._tar.addfile(info, io.BytesIO(data))
+
+    def finish(self) -> ShardCommit:
+        """Close both files and describe them."""
+        self._tar.close()
+        self._cuts.close()
+        self._cuts_file.close()
+        files = {path.name: _describe(path) for path in (self.cuts_path, self.tar_path)}
+        return ShardCommit(
+            self.split, self.shard, files, self.windows, self.failed, self.frames, self.fingerprints, self.statistics
+        )
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size_bytes": path.stat().st_size}
+
+
+def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int) -> dict[str, Any]:
+    """The Lhotse cut of a window: its turns as supervisions, what is known of it as `custom`."""
+    channels = list(range(recording["channels"]))
+    channel: int | list[int] = 0 if tracks == 1 else channels
+    supervisions = [
+        {
+            "id": f"{window['window_id']}-{number}",
+            "recording_id": window["recording_id"],
+            "start": turn["start_s"],
+            "duration": round(turn["end_s"] - turn["start_s"], 6),
+            "channel": turn["track"],
+            "speaker": turn["speaker"],
+            **({"language": window["language"]} if window["language"] else {}),
+        }
+        for number, turn in enumerate(window["turns"] or [])
+        if turn["end_s"] > turn["start_s"]
+    ]
+    custom = {name: window[name] for name in ("context_s", "split", "source", "licence", "language", "num_speakers")}
+    custom |= {name: window[name] for name in ("speech_share", "overlap_share")}
+    return {
+        "id": window["window_id"],
+        "start": window["start_s"],
+        "duration": window["duration_s"],
+        "channel": channel,
+        "supervisions": supervisions,
+        "recording": {
+            "id": window["recording_id"],
+            "sources": [{"type": "file", "channels": channels, "source": recording["uris"][0]}],
+            "sampling_rate": recording["sample_rate"],
+            "num_samples": recording["num_samples"],
+            "duration": recording["num_samples"] / recording["sample_rate"],
+            "channel_ids": channels,
+        },
+        "custom": {name: value for name, value in custom.items() if value is not None},
+        "type": "MonoCut" if tracks == 1 else "MultiCut",
+    }

@@ -1,0 +1,178 @@
+"""Encode: kept windows to features in shards. The plan is a pure function of the selection; a shard is the commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import encoders
+from manifests import schemas
+from manifests.fingerprint import fingerprint
+from manifests.lake import Lake
+from manifests.shards import ShardCommit, ShardWriter
+from pipelines.audio.sound import check_size, stream_tracks
+from pipelines.errors import RecipeError, SpeechmillError
+from pipelines.recipe import EncodeConfig
+
+Progress = Callable[[str, float, bool], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of encoding: which recordings, in order, and the batch that holds each."""
+
+    split: str
+    number: int
+    recordings: tuple[tuple[str, str], ...]
+
+    @property
+    def commit_key(self) -> str:
+        return f"commits/{self.split}/{self.number:06d}.json"
+
+
+def plan(lake: Lake, selection: str, config: EncodeConfig) -> Iterator[Shard]:
+    """Shards of whole recordings in the order of their seeded hash, so that any prefix is a fair sample.
+
+    A recording is never cut between shards; one larger than `shard_mb` has a shard to itself.
+    """
+    encoder = encoders.load(config.encoder, config.settings)
+    sizes: dict[str, list[tuple[str, str, str, float]]] = {}
+    for batch in lake.batches():
+        table = lake.read(lake.windows_key(selection, batch), ["recording_id", "split", "kept", "duration_s", "tracks"])
+        bytes_of: dict[tuple[str, str], float] = {}
+        for row in table.to_pylist():
+            if row["kept"]:
+                key = (row["recording_id"], row["split"])
+                size = row["duration_s"] * encoder.frame_rate * encoder.dim * 2 * row["tracks"]
+                bytes_of[key] = bytes_of.get(key, 0.0) + size
+        for (recording_id, split), size in bytes_of.items():
+            order = hashlib.sha256(f"{config.seed}:{recording_id}".encode()).hexdigest()
+            sizes.setdefault(split, []).append((order, recording_id, batch, size))
+    for split, rows in sorted(sizes.items()):
+        held: list[tuple[str, str]] = []
+        held_bytes = 0.0
+        number = 0
+        for _, recording_id, batch, size in sorted(rows):
+            if held and held_bytes + size > config.shard_mb * 1e6:
+                yield Shard(split, number, tuple(held))
+                number, held, held_bytes = number + 1, [], 0.0
+            held.append((recording_id, batch))
+            held_bytes += size
+        if held:
+            yield Shard(split, number, tuple(held))
+
+
+class ShardEncoder:
+    """A worker that makes shards of one dataset."""
+
+    def __init__(self, lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> None:
+        self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
+        self.prefix = f"datasets/{dataset}"
+        self.encoder = encoders.load(config.encoder, config.settings)
+        self.fingerprints = {"encoder": f"{self.encoder.name}-{self.encoder.fingerprint}", "selection": selection}
+        self.fingerprints["plan"] = fingerprint({"shard_mb": config.shard_mb, "seed": config.seed})
+
+    def check_dataset(self, shards: list[Shard]) -> None:
+        """Refuse a dataset of this name that other settings or other recordings made. Raises RecipeError."""
+        planned = fingerprint([[shard.split, shard.number, shard.recordings] for shard in shards])
+        text = json.dumps(self.fingerprints | {"shards": planned}, sort_keys=True, indent=1) + "\n"
+        key = f"{self.prefix}/plan.json"
+        if not self.lake.storage.put_if_absent(key, text.encode()) and self.lake.storage.read(key) != text.encode():
+            raise RecipeError(
+                f"{self.prefix} was made from other recordings or by another selection or encoder",
+                "give the recipe another name, or delete that folder to make it again",
+            )
+
+    def encode(
+        self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None
+    ) -> ShardCommit | None:
+        """Make and commit one shard, or return None where its commit record is already there."""
+        storage = self.lake.storage
+        commit_key = f"{self.prefix}/{shard.commit_key}"
+        if storage.exists(commit_key):
+            return None
+        folder = storage.scratch()
+        try:
+            writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
+            rows: list[dict[str, Any]] = []
+            for recording_id, batch in shard.recordings:
+                windows, recording = self._look_up(recording_id, batch)
+                made, error = self._encode_recording(windows, recording, writer)
+                rows += [
+                    self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)
+                ]
+                writer.failed += len(windows) - made
+                progress(recording_id, sum(window["duration_s"] for window in windows), error is not None)
+            commit = writer.finish()
+            for path in (writer.tar_path, writer.cuts_path):
+                storage.put_file(f"{self.prefix}/{shard.split}/{path.name}", path)
+            windows_key = f"{self.prefix}/windows/{shard.split}-{shard.number:06d}.parquet"
+            self.lake.write(windows_key, schemas.table(rows, schemas.SHARD_WINDOWS))
+            storage.put_if_absent(commit_key, commit.to_json().encode())
+            return commit
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _look_up(self, recording_id: str, batch: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        def rows(key: str) -> list[dict[str, Any]]:
+            return [row for row in self.lake.read(key).to_pylist() if row["recording_id"] == recording_id]
+
+        windows = [row for row in rows(self.lake.windows_key(self.selection, batch)) if row["kept"]]
+        (recording,) = rows(self.lake.recordings_key(batch))
+        (signal,) = rows(self.lake.annotation_key("signal", self.signal_mark, batch))
+        return windows, recording | signal
+
+    def _encode_recording(
+        self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter
+    ) -> tuple[int, str | None]:
+        """Encode the windows in order of time; returns how many were made, and why it went no further."""
+        made = 0
+        try:
+            check_size(recording["uris"][0], recording["size_bytes"])
+            blocks = stream_tracks(recording["uris"][0], self.encoder.sample_rate, dict(recording))
+            for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
+                (features,) = self.encoder.encode([sound])
+                writer.add(window, recording, features, 1 / self.encoder.frame_rate)
+                made += 1
+        except (SpeechmillError, ValueError) as error:  # told in the row of every window that was not made
+            return made, f"{type(error).__name__}: {error}"
+        return made, None
+
+    def _windows_of(self, blocks: Iterator[np.ndarray], windows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+        """float32 (tracks, context + N + context) of each window, with real sound around it, zeros past the ends."""
+        encoder = self.encoder
+        held = next(blocks)
+        offset = 0  # of held's first sample in the recording
+        for window in windows:
+            start = round(window["start_s"] * encoder.sample_rate)
+            count = round(window["duration_s"] * encoder.frame_rate) * encoder.hop_samples
+            if start % encoder.hop_samples:
+                what = f"window {window['window_id']} starts between two frames of {encoder.name}"
+                raise RecipeError(what, f"make select.grid_s a multiple of {1 / encoder.frame_rate} s")
+            first, last = start - encoder.context_samples, start + count + encoder.context_samples
+            while offset + held.shape[1] < last and (block := next(blocks, None)) is not None:
+                passed = min(max(0, first - offset), held.shape[1])
+                held = np.concatenate([held[:, passed:], block], axis=1)
+                offset += passed
+            piece = held[:, max(0, first - offset) : last - offset]
+            before = max(0, -first)
+            yield np.pad(piece, ((0, 0), (before, last - first - before - piece.shape[1])))
+
+    def _row(self, window: Mapping[str, Any], shard: Shard, error: str | None) -> dict[str, Any]:
+        rate = self.encoder.frame_rate
+        context = round(window["context_s"] * rate)
+        same = ("window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language")
+        row = {name: window[name] for name in (*same, "num_speakers", "source", "licence")}
+        return row | {
+            "shard": shard.number,
+            "status": "failed" if error else "ok",
+            "error": error,
+            "context_frames": 0 if error else context,
+            "continuation_frames": 0 if error else round(window["duration_s"] * rate) - context,
+        }

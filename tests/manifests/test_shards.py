@@ -1,0 +1,117 @@
+"""Shards are the same bytes each time, and the same arrays in every reader."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from manifests.shards import ShardCommit, ShardWriter, Statistics
+
+RECORDING = {"channels": 1, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60}
+
+
+def window(number: int) -> dict:
+    return {
+        "window_id": f"abc-{number * 8000:09d}", "recording_id": "abc", "split": "train", "start_s": number * 8.0,
+        "duration_s": 8.0, "context_s": 2.0, "source": "here", "licence": None, "language": "en", "num_speakers": 2,
+        "speech_share": 0.9, "overlap_share": 0.1,
+        "turns": [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}],
+    }  # fmt: skip
+
+
+def write(folder: Path, tracks: int = 1, shards: int = 2, each: int = 3) -> dict[str, np.ndarray]:
+    folder.mkdir()
+    arrays = {}
+    for shard in range(shards):
+        writer = ShardWriter(folder, "train", shard, {"encoder": "logmel-x"})
+        for number in range(shard * each, (shard + 1) * each):
+            features = np.random.default_rng(number).normal(size=(tracks, 640, 80)).astype(np.float32)
+            writer.add(window(number), RECORDING | {"channels": tracks}, features, 0.0125)
+            stored = features.astype(np.float16)
+            arrays[window(number)["window_id"]] = stored[0] if tracks == 1 else stored
+        commit = writer.finish()
+        assert ShardCommit.from_json(commit.to_json()) == commit
+        assert (commit.windows, commit.frames) == (each, each * tracks * 640)
+    return arrays
+
+
+@pytest.mark.parametrize("tracks", [1, 2])
+def test_lhotse_webdataset_and_datasets_read_equal_arrays(
+    tmp_path: Path, tracks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    import datasets
+    import lhotse
+    import webdataset
+
+    expected = write(tmp_path / "train", tracks)
+    cuts = list(lhotse.CutSet.from_shar(in_dir=str(tmp_path / "train")))
+    for cut in cuts:
+        lhotse.validate(cut)
+        assert type(cut).__name__ == ("MonoCut" if tracks == 1 else "MultiCut")
+        assert (cut.supervisions[0].speaker, cut.context_s) == ("A", 2.0)
+    tars = sorted(str(path) for path in (tmp_path / "train").glob("*.tar"))
+    readers = {
+        "lhotse": {cut.id: cut.load_latents() for cut in cuts},
+        "webdataset": {s["__key__"]: s["npy"] for s in webdataset.WebDataset(tars, shardshuffle=False).decode()},
+    }
+    for streaming in (True, False):
+        loaded = datasets.load_dataset(
+            "webdataset", data_files=tars, split="train", streaming=streaming, cache_dir=str(tmp_path / "cache")
+        )
+        readers[f"datasets, streaming={streaming}"] = {
+            sample["__key__"]: np.asarray(sample["npy"], np.float16) for sample in loaded
+        }
+    for name, found in readers.items():
+        assert list(found) == list(expected), name
+        for key, array in expected.items():
+            np.testing.assert_array_equal(found[key], array, err_msg=name)
+
+
+def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["cuts.000000.jsonl.gz", "cuts.000001.jsonl.gz", "latents.000000.tar", "latents.000001.tar"]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    first = json.loads(gzip.decompress((tmp_path / "a" / files[0]).read_bytes()).splitlines()[0])
+    assert first["recording"]["sources"][0]["source"] == "/sound/a.wav"
+
+
+def test_what_float16_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "train", 0, {})
+    with pytest.raises(ValueError, match="abc-000000000"):
+        writer.add(window(0), RECORDING, np.full((1, 4, 2), 1e6, np.float32), 0.0125)
+
+
+FEATURES = hnp.arrays(
+    np.float16,
+    st.tuples(st.integers(0, 20), st.just(3)),
+    elements=st.floats(width=16, allow_nan=False, allow_infinity=False),
+)
+
+
+@given(st.lists(FEATURES, min_size=1, max_size=5))
+def test_statistics_are_exact_and_merge_in_any_order(parts: list[np.ndarray]) -> None:
+    def merged(order: list[np.ndarray]) -> Statistics:
+        whole = Statistics()
+        for part in order:
+            one = Statistics()
+            one.add(part)
+            whole.merge(one)
+        return whole
+
+    at_once = Statistics()
+    at_once.add(np.concatenate(parts))
+    assert merged(parts) == merged(parts[::-1]) == at_once
+    rows = np.concatenate(parts).astype(np.float64)
+    if len(rows):
+        arrays = at_once.arrays()
+        np.testing.assert_allclose(arrays["mean"], rows.mean(0), rtol=1e-12, atol=1e-10)
+        np.testing.assert_allclose(arrays["variance"], rows.var(0), rtol=1e-9, atol=1e-9)
+        np.testing.assert_array_equal(arrays["max"], rows.max(0))
