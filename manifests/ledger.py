@@ -1,0 +1,72 @@
+"""The ledger: hours, frames and tokens of a dataset, by split, language, speakers and source, at every patch size."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+import safetensors.numpy
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.shards import ShardCommit, Statistics
+
+PATCHES = range(1, 7)
+GROUP = ["split", "language", "num_speakers", "source"]
+
+
+def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
+    """Count the windows of every shard (SHARD_WINDOWS) into the LEDGER schema, shard by shard.
+
+    Tokens at patch k are floor(frames / k) of each window and track, context and continuation apart.
+    """
+    connection = duckdb.connect()
+    connection.execute("SET threads = 1")
+    connection.register("shard_windows", schemas.SHARD_WINDOWS.empty_table())
+    group = ", ".join(GROUP)
+    sums = ", ".join(
+        f"sum(tracks * (context_frames // {k})) AS context_{k}, "
+        f"sum(tracks * (continuation_frames // {k})) AS continuation_{k}"
+        for k in PATCHES
+    )
+    query = (
+        f"SELECT {group}, count(*) AS windows, sum(duration_s) / 3600 AS hours, "
+        f"sum(tracks * (context_frames + continuation_frames)) AS frames, {sums} "
+        f"FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
+    )
+    connection.execute(f"CREATE TABLE counts AS {query}")
+    for key in lake.storage.list(f"datasets/{dataset}/windows"):
+        connection.register("shard_windows", lake.read(key))
+        connection.execute(f"INSERT INTO counts {query}")
+    per_patch = " UNION ALL ".join(
+        f"SELECT {group}, '{encoder}' AS encoder, {k} AS patch, sum(windows) AS windows, sum(hours) AS hours, "
+        f"sum(frames) AS frames, sum(context_{k}) AS context_tokens, sum(continuation_{k}) AS continuation_tokens "
+        f"FROM counts GROUP BY ALL"
+        for k in PATCHES
+    )
+    table = connection.sql(f"{per_patch} ORDER BY split, language, num_speakers, source, patch").to_arrow_table()
+    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER)
+
+
+def write(lake: Lake, dataset: str, encoder: str) -> pa.Table:
+    """Write `ledger.parquet` and `stats.safetensors` of a dataset and return the ledger."""
+    table = build(lake, dataset, encoder)
+    whole = Statistics()
+    for key in lake.storage.list(f"datasets/{dataset}/commits"):
+        whole.merge(ShardCommit.from_json(lake.storage.read(key)).statistics)
+    lake.storage.put(f"datasets/{dataset}/stats.safetensors", safetensors.numpy.save(whole.arrays()))
+    lake.write(f"datasets/{dataset}/ledger.parquet", table)
+    return table
+
+
+def render(table: pa.Table, patch: int) -> str:
+    """The ledger at one patch size for a terminal, within 80 columns."""
+    lines = [f"{'split':<12}{'windows':>10}{'hours':>12}{'frames':>14}{'context':>15}{'continuation':>15}"]
+    rows: dict[str, list[float]] = {}
+    for row in table.to_pylist():
+        if row["patch"] == patch:
+            values = [row[name] for name in ("windows", "hours", "frames", "context_tokens", "continuation_tokens")]
+            rows[row["split"]] = [a + b for a, b in zip(rows.get(row["split"], [0] * 5), values, strict=True)]
+    for split, (windows, hours, frames, context, continuation) in sorted(rows.items()):
+        lines.append(f"{split:<12}{windows:>10,}{hours:>12,.4f}{frames:>14,}{context:>15,}{continuation:>15,}")
+    lines.append(f"context and continuation are tokens of {patch} frame{'s' * (patch > 1)}")
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""The command line from end to end: a real conversation to counted shards, the same from any number of workers."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import recipe
+from pipelines.errors import RecipeError
+
+
+def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+
+
+def digests(lake: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(lake)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(lake.rglob("*"))
+        if path.is_file() and path.relative_to(lake).parts[0] != "runs"
+    }
+
+
+def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Path, conversation: Path) -> None:
+    done = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "one"))
+    assert done.returncode == 0, done.stderr
+    assert "1 new" in done.stdout
+    ledger = pq.read_table(tmp_path / "one/datasets/demo/ledger.parquet").to_pylist()
+    assert sorted(row["patch"] for row in ledger) == [1, 2, 3, 4, 5, 6]
+    first = next(row for row in ledger if row["patch"] == 1)
+    assert (first["windows"], first["frames"]) == (2, 2 * 640)  # of 3: nobody speaks in the first
+    assert (first["context_tokens"], first["continuation_tokens"]) == (2 * 160, 2 * 480)
+    patch3 = next(row for row in ledger if row["patch"] == 3)
+    assert (patch3["context_tokens"], patch3["continuation_tokens"]) == (2 * 53, 2 * 160)
+    before = digests(tmp_path / "one")
+    again = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "one"))
+    assert "1 known" in again.stdout
+    assert digests(tmp_path / "one") == before
+    two = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "two"), "--workers", "2")
+    assert two.returncode == 0, two.stderr
+    assert digests(tmp_path / "two") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["run", "nope", "--in", ".", "--lake", "LAKE"], 1, "no recipe 'nope'"),
+        (["run", "demo", "--in", "nowhere", "--lake", "LAKE"], 1, "there is no 'nowhere'"),
+        (["run", "demo", "--lake", "LAKE"], 2, "--in"),
+        (["select", "demo", "--lake", "LAKE", "--set", "select.grid=1"], 1, "did you mean 'grid_s'"),
+        (["select", "demo", "--lake", "LAKE", "--set", "select.recordings.x='nix > 1'"], 1, "rule x"),
+    ],
+)
+def test_mistakes_are_told_with_an_exit_code(tmp_path: Path, words: list[str], code: int, message: str) -> None:
+    done = speechmill(*[str(tmp_path / "lake") if word == "LAKE" else word for word in words])
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_shipped_recipes_load(name: str) -> None:
+    assert recipe.load(name).name == name
+
+
+@pytest.mark.parametrize("override", ["annotate.vad.threshold=2", "select.splits={a=0.5}", "name=a.b", "nonsense"])
+def test_overrides_are_checked(override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("demo", (override,))
+    assert caught.value.remedy
