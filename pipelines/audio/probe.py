@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import stat
+from typing import Any, BinaryIO
 
 import av
 
@@ -16,23 +17,37 @@ MAX_CHANNELS = 64
 def open_container(path: str) -> av.container.InputContainer:
     """Open any container FFmpeg reads. Raises UnreadableAudioError naming the file, what is wrong and a remedy."""
     try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            head = file.read(8)
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableAudioError(f"{path!r}: not a regular file", "give a file, not a pipe or a device")
+        file = open(path, "rb")  # noqa: SIM115 (lives as long as the container)
     except PermissionError as error:
         raise UnreadableAudioError(f"{path!r}: no permission to read it", "grant read permission") from error
     except FileNotFoundError as error:
         raise UnreadableAudioError(f"{path!r}: there is no such file", "check the name or ingest again") from error
     except OSError as error:
         raise UnreadableAudioError(f"{path!r}: {error.strerror}", "check the name and the disk") from error
-    if size == 0:
+    if status.st_size == 0:
+        file.close()
         raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
+    head = file.read(8)
+    file.seek(0)
     try:
-        # The prefix keeps FFmpeg from reading names such as 'concat:a' or '-' as protocols or options.
-        return av.open("file:" + path, mode="r", metadata_errors="replace")
+        # By bytes alone: FFmpeg takes some names for protocols and guesses raw formats from others. No protocol, so
+        # that a playlist cannot open other files.
+        options = {"protocol_whitelist": "none"}
+        return av.open(_Nameless(file), mode="r", metadata_errors="replace", options=options)
     except (av.error.FFmpegError, ValueError) as error:
+        file.close()
         what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
         raise UnreadableAudioError(f"{path!r}: {what}") from error
+
+
+class _Nameless:
+    """A file without its name, which PyAV would pass on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioStream:

@@ -145,10 +145,13 @@ class ChannelMeter:
         row["envelope_correlation"] = float(
             np.median([_correlation(*pair) for pair in _pairs(10 ** (levels.astype(np.float64) / 20))])
         )
+        if not self.energy.any():  # silence tells nothing of its channels, and one of them is enough
+            row["channel_relation"] = "dual_mono"
+            return row
         live = 10 * np.log10((self.energy + 1e-20) / (self.energy.max() + 1e-20)) > -LIVE_DB
         if live.sum() == 1:
             row["channel_relation"] = "one_sided"
-        elif normalised[:, self.lag].min() > 0.99:
+        elif np.abs(normalised[:, self.lag]).min() > 0.99:
             row["channel_relation"] = "dual_mono"
         elif self.channels >= 5 and "." in layout:  # 5.1, 7.1, ...: FFmpeg guesses such names for 3 and 4 channels too
             row["channel_relation"] = "surround"
@@ -173,14 +176,16 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _leakage(levels: np.ndarray) -> float:
+def _leakage(levels: np.ndarray) -> float | None:
     """Of the worst pair: median level in one channel relative to the other's while the other alone is active, dB."""
     worst = -np.inf
+    if not levels.size:
+        return None
     for here, there in (pair for a, b in _pairs(levels) for pair in ((a, b), (b, a))):
         active = (here > np.percentile(here, 95) - 20) & (here > there)
         if active.any():
             worst = max(worst, float(np.median(there[active] - here[active])))
-    return worst
+    return worst if np.isfinite(worst) else None
 
 
 class SignalMeter:

@@ -191,3 +191,14 @@ def test_a_tone_keeps_its_frequency_level_and_phase(rate_in: int) -> None:
     out = np.concatenate(list(resampled([tone], rate_in, 16000)), axis=1)[0]
     expected = np.sin(2 * np.pi * 1000 * np.arange(len(out)) / 16000)
     assert np.abs(out - expected)[1000:-1000].max() < 1e-3
+
+
+def test_a_playlist_opens_no_other_file_and_a_name_is_no_format(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "secret.wav", np.zeros(1000), 16000)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"
+    (tmp_path / "x.m3u8").write_text(playlist)
+    (tmp_path / "x.ul").write_bytes(RNG.bytes(5000))
+    os.mkfifo(tmp_path / "pipe.wav")
+    for name in ("x.m3u8", "x.ul", "pipe.wav"):
+        with pytest.raises(UnreadableAudioError, match=name):
+            decode(tmp_path / name)

@@ -147,3 +147,14 @@ def test_a_file_that_changed_since_ingest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableAudioError, match="when it was ingested") as caught:
         decode_sound(str(tmp_path / "x.wav"), "x", 7)
     assert "ingest again" in caught.value.remedy
+
+
+def test_silent_inverted_and_very_short_channels_are_one_track(tmp_path: Path) -> None:
+    noise = RNG.uniform(-0.5, 0.5, 16000)
+    for channels in (np.zeros((2, 16000)), np.stack([noise, -noise]), np.zeros((2, 1))):
+        with sound_of(tmp_path, channels) as sound:
+            assert (sound.signal["channel_relation"], sound.tracks) == ("dual_mono", 1)
+    with sound_of(tmp_path, np.stack([noise, -noise])) as sound:
+        assert np.abs(sound.read()).max() > 0.4
+    with sound_of(tmp_path, RNG.uniform(-0.5, 0.5, (2, 100))) as sound:
+        assert sound.signal["leakage_db"] is None
