@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 stopped with a reason, 2 wrong options, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 stopped, 2 wrong options, 3 verify found a difference, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -84,6 +84,37 @@ def select(**settings: Any) -> None:
 def encode(**settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
     click.echo(start(**settings).encode())
+
+
+@cli.group()
+def tokens() -> None:
+    """The ledger of a dataset: print it, or recount it from the shards."""
+
+
+@tokens.command("show")
+@options
+def tokens_show(**settings: Any) -> None:
+    """Print the ledger of RECIPE's dataset."""
+    from manifests import ledger
+
+    work = start(**settings)
+    key = f"datasets/{work.recipe.name}/ledger.parquet"
+    click.echo(ledger.render(work.lake.read(key), work.recipe.encode.patch))
+
+
+@tokens.command("verify")
+@options
+def tokens_verify(**settings: Any) -> None:
+    """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
+    from manifests.verify import verify
+
+    work = start(**settings)
+    problems = verify(work.lake, work.recipe.name)
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    if problems:
+        sys.exit(3)
+    click.echo(f"datasets/{work.recipe.name}: every shard, count and token is as recorded")
 
 
 @cli.command()

@@ -45,6 +45,18 @@ def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Pa
     assert digests(tmp_path / "two") == before
 
 
+def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conversation: Path) -> None:
+    lake = tmp_path / "lake"
+    assert speechmill("run", "demo", "--in", str(conversation), "--lake", str(lake)).returncode == 0
+    assert speechmill("tokens", "verify", "demo", "--lake", str(lake)).returncode == 0
+    assert "1,280" in speechmill("tokens", "show", "demo", "--lake", str(lake)).stdout
+    shard = lake / "datasets/demo/train/latents.000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    done = speechmill("tokens", "verify", "demo", "--lake", str(lake))
+    assert done.returncode == 3
+    assert "latents.000000.tar" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -1,0 +1,390 @@
+"""Verify a dataset: recount it from the bytes of its shards and hold every record of it against that count.
+
+Nothing is trusted but the shards: commits, tables of windows, ledger and statistics must all say what they hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import safetensors
+import safetensors.numpy
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.ledger import GROUP, PATCHES
+from manifests.shards import ShardCommit, Statistics
+
+KEY = re.compile(r"[A-Za-z0-9_-]+")  # a dot merges samples in WebDataset, a slash breaks Lhotse
+ARRAY = {"storage_type": "shar", "storage_path": "", "storage_key": ""}
+# tarfile on a damaged stream, gzip on one, numpy and json on damaged contents
+DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
+
+Progress = Callable[[str, int], None]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with which key of the lake."""
+
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}"
+
+
+class _DamagedError(Exception):
+    """A file that could not be read to its end; it ends the count of its shard."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class _Hashing:
+    """A stream that takes the sha256 and the size of what passes through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256, self.size_bytes = stream, hashlib.sha256(), 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.sha256.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(1 << 20):
+            pass
+
+
+@dataclass
+class _Count:
+    """Whole numbers of one ledger group, and its seconds."""
+
+    windows: int = 0
+    frames: int = 0
+    duration_s: float = 0.0
+    context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+
+    def add(self, row: Row, tracks: int) -> None:
+        context, continuation = row["context_frames"], row["continuation_frames"]
+        self.windows += 1
+        self.frames += tracks * (context + continuation)
+        self.duration_s += row["duration_s"]
+        for index, k in enumerate(PATCHES):
+            self.context[index] += tracks * (context // k)
+            self.continuation[index] += tracks * (continuation // k)
+
+
+def verify(lake: Lake, dataset: str, progress: Progress | None = None) -> list[Problem]:
+    """Every problem of `datasets/<dataset>`, shard by shard, then ledger and statistics; none: an empty list.
+
+    Each shard is read once, as a stream: memory holds one window and one shard's table of windows. `progress` is
+    told each shard's name and how many bytes it had.
+    """
+    return _Verifier(lake, f"datasets/{dataset}", progress or (lambda shard, size_bytes: None)).run()
+
+
+class _Verifier:
+    def __init__(self, lake: Lake, prefix: str, progress: Progress) -> None:
+        self.lake, self.prefix, self.progress = lake, prefix, progress
+        self.problems: list[Problem] = []
+        self.counts: dict[tuple[Any, ...], _Count] = {}
+        self.statistics = Statistics()
+        self.fingerprints: dict[str, str] = {}
+        self.uncounted = 0
+
+    def problem(self, key: str, what: str) -> None:
+        self.problems.append(Problem(f"{self.prefix}/{key}", what))
+
+    def run(self) -> list[Problem]:
+        self.keys = {key.removeprefix(f"{self.prefix}/") for key in self.lake.storage.list(self.prefix)}
+        shards = self._shards()
+        if not shards:
+            self.problem("commits", "no shard here; check the dataset's name and the lake")
+            return self.problems
+        for split, number in shards:
+            before = len(self.problems)
+            try:
+                self._shard(split, number)
+            except _DamagedError as error:
+                self.problems.insert(before, error.problem)
+                self.uncounted += 1
+        if self.uncounted:
+            self.problem("ledger.parquet", f"not compared: {self.uncounted} shards could not be counted")
+        else:
+            self._ledger()
+            self._statistics()
+        return self.problems
+
+    def _shards(self) -> list[tuple[str, int]]:
+        """Shards that any record or file names, gaps in the numbering included; names what should not be there."""
+        last: dict[str, int] = {}
+        patterns = (
+            r"commits/(.+)/(\d{6,})\.json",
+            r"windows/(.+)-(\d{6,})\.parquet",
+            r"([^/]+)/cuts\.(\d{6,})\.jsonl\.gz",
+            r"([^/]+)/latents\.(\d{6,})\.tar",
+        )
+        for key in sorted(self.keys):
+            match = next((found for pattern in patterns if (found := re.fullmatch(pattern, key))), None)
+            if match:
+                last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+            elif "/" in key:
+                self.problem(key, "does not belong here: readers would take it for a part of the dataset; move it")
+        return [(split, number) for split in sorted(last) for number in range(last[split] + 1)]
+
+    def _shard(self, split: str, number: int) -> None:
+        names = {
+            "commit": f"commits/{split}/{number:06d}.json",
+            "windows": f"windows/{split}-{number:06d}.parquet",
+            "cuts": f"{split}/cuts.{number:06d}.jsonl.gz",
+            "tar": f"{split}/latents.{number:06d}.tar",
+        }
+        missing = [name for name in names.values() if name not in self.keys]
+        for name in missing:
+            self.problem(name, "missing")
+        if missing:
+            self.uncounted += 1
+            return
+        commit = self._commit(names["commit"], split, number)
+        rows = self._rows(names["windows"], commit)
+        storage = self.lake.storage
+        with (
+            storage.open(f"{self.prefix}/{names['cuts']}") as cuts,
+            storage.open(f"{self.prefix}/{names['tar']}") as tar,
+        ):
+            streams = {"cuts": _Hashing(cuts), "tar": _Hashing(tar)}
+            try:
+                self._windows(names, streams, rows, commit)
+            finally:
+                for which, stream in streams.items():
+                    stream.drain()
+                    self._compare_file(names[which], stream, commit)
+        self.progress(f"{split}/{number:06d}", sum(stream.size_bytes for stream in streams.values()))
+
+    def _commit(self, name: str, split: str, number: int) -> ShardCommit:
+        try:
+            commit = ShardCommit.from_json(self.lake.storage.read(f"{self.prefix}/{name}"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(name, error) from error
+        if (commit.split, commit.shard) != (split, number):
+            self.problem(name, f"is the record of {commit.split}/{commit.shard:06d}")
+        if not self.fingerprints:
+            self.fingerprints = commit.fingerprints
+        elif self.fingerprints != commit.fingerprints:
+            self.problem(name, f"was made by {commit.fingerprints}, the first shard by {self.fingerprints}")
+        return commit
+
+    def _rows(self, name: str, commit: ShardCommit) -> list[dict[str, Any]]:
+        """The windows that were made, in their order."""
+        try:
+            table = self.lake.read(f"{self.prefix}/{name}")
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(name, error) from error
+        if not table.schema.equals(schemas.SHARD_WINDOWS):
+            raise self._damaged(name, ValueError("columns are not those of SHARD_WINDOWS"))
+        rows = table.to_pylist()
+        for row in rows:
+            if (row["split"], row["shard"]) != (commit.split, commit.shard):
+                self.problem(name, f"window {row['window_id']} is of {row['split']}/{row['shard']:06d}")
+        made = [row for row in rows if row["status"] == "ok"]
+        self._compare(name, "windows that failed", len(rows) - len(made), commit.failed, "the commit")
+        return made
+
+    def _windows(
+        self, names: dict[str, str], streams: dict[str, _Hashing], rows: list[dict[str, Any]], commit: ShardCommit
+    ) -> None:
+        statistics, windows, frames = Statistics(), 0, 0
+        cuts = self._cuts(names["cuts"], streams["cuts"])
+        arrays = self._arrays(names["tar"], streams["tar"])
+        for cut, found, row in zip_longest(cuts, arrays, rows):
+            ids = {
+                names["cuts"]: cut and cut.get("id"),
+                names["tar"]: found and found[0],
+                names["windows"]: row and row["window_id"],
+            }
+            if len(set(ids.values())) > 1:
+                told = ", ".join(f"{name.rsplit('/', 1)[1]} has {key or 'no more'}" for name, key in ids.items())
+                what = ValueError(f"window {windows} is not the same one everywhere: {told}")
+                raise self._damaged(names["tar"], what)
+            _, array, manifest = found
+            self._one(names, cut, array, manifest, row)
+            tracks = 1 if array.ndim == 2 else array.shape[0]
+            windows, frames = windows + 1, frames + tracks * array.shape[-2]
+            statistics.add(array)
+            self.counts.setdefault(_group(row["split"], cut.get("custom") or {}), _Count()).add(row, tracks)
+        self._compare(names["commit"], "windows", commit.windows, windows, "its shard")
+        self._compare(names["commit"], "frames", commit.frames, frames, "its shard")
+        if commit.statistics != statistics:
+            self.problem(names["commit"], "its statistics are not those of its shard")
+        self.statistics.merge(statistics)
+
+    def _one(
+        self,
+        names: dict[str, str],
+        cut: dict[str, Any],
+        array: np.ndarray,
+        manifest: dict[str, Any],
+        row: dict[str, Any],
+    ) -> None:
+        """One window: tar manifest against array, array against the table of windows, cut against both."""
+        key = row["window_id"]
+        expected = {"array": ARRAY | {"shape": list(array.shape)}, "temporal_dim": array.ndim - 2}
+        expected |= {"frame_shift": manifest.get("frame_shift"), "start": cut.get("start")}
+        if manifest != expected:
+            self.problem(names["tar"], f"{key}.json is {manifest}, its array and cut say {expected}")
+        tracks = 1 if array.ndim == 2 else array.shape[0]
+        table = f"{names['windows']} for {key}"
+        self._compare(names["tar"], f"{key}: tracks", tracks, row["tracks"], table)
+        counted = row["context_frames"] + row["continuation_frames"]
+        self._compare(names["tar"], f"{key}: frames per track", array.shape[-2], counted, table)
+        kind = ("MonoCut", 0) if tracks == 1 else ("MultiCut", list(range(tracks)))
+        if (cut.get("type"), cut.get("channel")) != kind:
+            self.problem(names["cuts"], f"{key}: a {cut.get('type')} of channel {cut.get('channel')}, not {kind}")
+        custom = cut.get("custom") or {}
+        said = {name: cut.get(name.removesuffix("_s")) for name in ("start_s", "duration_s")}
+        said |= {name: custom.get(name) for name in ("split", "language", "num_speakers", "source", "licence")}
+        said["recording_id"] = (cut.get("recording") or {}).get("id")
+        for name, value in said.items():
+            self._compare(names["cuts"], f"{key}: {name}", value, row[name], table)
+        frame_shift_s, context_s = manifest.get("frame_shift") or math.nan, custom.get("context_s", math.nan)
+        if not abs(context_s / frame_shift_s - row["context_frames"]) < 0.501:  # a nan must not pass
+            what = f"{key}: {row['context_frames']} context frames, {names['cuts']} says {context_s} s"
+            self.problem(names["windows"], what)
+
+    def _cuts(self, name: str, stream: _Hashing) -> Iterator[dict[str, Any]]:
+        try:
+            with gzip.GzipFile(fileobj=cast(BinaryIO, stream), mode="rb") as lines:
+                for line in lines:
+                    cut = json.loads(line)
+                    if not isinstance(cut, dict):
+                        raise ValueError("a line that is not a cut")
+                    yield cut
+        except DAMAGE as error:
+            raise self._damaged(name, error) from error
+
+    def _arrays(self, name: str, stream: _Hashing) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """Window id, float16 (frames, dim) or (tracks, frames, dim), manifest; pairs of members in order."""
+        try:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
+                members = iter(tar)
+                for member in members:
+                    key, dot, kind = member.name.partition(".")
+                    if not KEY.fullmatch(key) or dot + kind != ".npy":
+                        raise ValueError(f"member {member.name} where <window id>.npy belongs")
+                    array = np.load(io.BytesIO(_contents(tar, member)), allow_pickle=False)
+                    if array.dtype != np.float16 or array.ndim not in (2, 3) or not np.isfinite(array).all():
+                        raise ValueError(
+                            f"{member.name}: {array.dtype} {array.shape}, not finite float16 of 2 or 3 axes"
+                        )
+                    second = next(members, None)
+                    if second is None or second.name != f"{key}.json":
+                        raise ValueError(f"{member.name} is followed by {second and second.name}, not by {key}.json")
+                    yield key, array, json.loads(_contents(tar, second))
+        except DAMAGE as error:
+            raise self._damaged(name, error) from error
+
+    def _compare_file(self, name: str, stream: _Hashing, commit: ShardCommit) -> None:
+        known = commit.files.get(name.rsplit("/", 1)[1])
+        if known is None:
+            self.problem(name, "is not in its commit")
+            return
+        self._compare(name, "bytes", stream.size_bytes, known["size_bytes"], "its commit")
+        if stream.sha256.hexdigest() != known["sha256"]:
+            self.problem(name, f"sha256 {stream.sha256.hexdigest()[:12]}..., its commit says {known['sha256'][:12]}...")
+
+    def _compare(self, name: str, what: str, found: Any, said: Any, who: str) -> None:
+        if found != said:
+            self.problem(name, f"{what} {found}, {who} says {said}")
+
+    def _damaged(self, name: str, error: Exception) -> _DamagedError:
+        what = str(error) or type(error).__name__
+        return _DamagedError(Problem(f"{self.prefix}/{name}", f"cannot be read to its end: {what}"))
+
+    def _ledger(self) -> None:
+        name = "ledger.parquet"
+        if name not in self.keys:
+            self.problem(name, "missing")
+            return
+        try:
+            table = self.lake.read(f"{self.prefix}/{name}")
+        except (pa.ArrowInvalid, OSError) as error:
+            self.problems.append(self._damaged(name, error).problem)
+            return
+        if not table.schema.equals(schemas.LEDGER):
+            self.problem(name, "columns are not those of LEDGER")
+            return
+        expected = self._expected()
+        for row in table.to_pylist():
+            key = (*(row[column] for column in GROUP), row["encoder"], row["patch"])
+            counted = expected.pop(key, None)
+            where = f"row {' / '.join(map(str, key))}"
+            if counted is None:
+                self.problem(name, f"{where}: no window of the shards is of it, or it is there twice")
+                continue
+            hours = counted.pop("hours")
+            for column, value in counted.items():
+                self._compare(name, f"{where}: {column}", row[column], value, "the recount")
+            # The sum of seconds depends on the order of summing, in its last bits.
+            if not math.isclose(row["hours"], hours, rel_tol=1e-9):
+                self.problem(name, f"{where}: hours {row['hours']}, the recount says {hours}")
+        for key in expected:
+            self.problem(name, f"row {' / '.join(map(str, key))}: missing")
+
+    def _expected(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+        encoder = self.fingerprints.get("encoder")
+        return {
+            (*group, encoder, k): {
+                "windows": count.windows,
+                "hours": count.duration_s / 3600,
+                "frames": count.frames,
+                "context_tokens": count.context[index],
+                "continuation_tokens": count.continuation[index],
+            }
+            for group, count in self.counts.items()
+            for index, k in enumerate(PATCHES)
+        }
+
+    def _statistics(self) -> None:
+        name = "stats.safetensors"
+        if name not in self.keys:
+            self.problem(name, "missing")
+            return
+        try:
+            stored = safetensors.numpy.load(self.lake.storage.read(f"{self.prefix}/{name}"))
+        except safetensors.SafetensorError as error:
+            self.problems.append(self._damaged(name, error).problem)
+            return
+        counted = self.statistics.arrays()
+        for which in sorted(stored.keys() | counted.keys()):
+            if which not in stored or which not in counted or not np.array_equal(stored[which], counted[which]):
+                self.problem(name, f"{which} is not that of the shards")
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"member {member.name} is not a file")
+    return file.read()
+
+
+def _group(split: str, custom: dict[str, Any]) -> tuple[Any, ...]:
+    return (split, *(custom.get(column) for column in GROUP[1:]))

@@ -1,0 +1,193 @@
+"""Verify finds and names whatever is wrong with a dataset, and nothing in a sound one."""
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from manifests import ledger, schemas
+from manifests.lake import Lake
+from manifests.shards import ShardWriter
+from manifests.verify import verify
+
+ENCODER = "logmel-x"
+D = "datasets/d"
+
+
+def write_shard(lake: Lake, split: str, shard: int) -> None:
+    """Three mono and one two-channel window, and one that failed."""
+    folder = lake.storage.scratch()
+    writer = ShardWriter(folder, split, shard, {"encoder": ENCODER})
+    rows = []
+    for number in range(5):
+        tracks = 2 if number == 3 else 1
+        window = {
+            "window_id": f"{split}{shard}-{number * 8000:09d}", "recording_id": f"{split}{shard}", "split": split,
+            "start_s": number * 8.0, "duration_s": 8.0, "context_s": 2.0, "tracks": tracks, "source": "here",
+            "licence": None, "language": ["en", None][number % 2], "num_speakers": tracks,
+        }  # fmt: skip
+        row = window | {"shard": shard, "status": "ok", "error": None, "context_frames": 160}
+        row = row | {"continuation_frames": 480}
+        del row["context_s"]
+        if number == 4:
+            writer.failed += 1
+            rows.append(row | {"status": "failed", "error": "gone", "context_frames": 0, "continuation_frames": 0})
+            continue
+        known = {"channels": tracks, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60}
+        features = np.random.default_rng(number).normal(size=(tracks, 640, 4)).astype(np.float32)
+        turns = [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}]
+        details = {"speech_share": 0.9, "overlap_share": 0.1, "turns": turns}
+        writer.add(window | details, known, features, 0.0125)
+        rows.append(row)
+    commit = writer.finish()
+    for path in (writer.tar_path, writer.cuts_path):
+        lake.storage.put_file(f"{D}/{split}/{path.name}", path)
+    lake.write(f"{D}/windows/{split}-{shard:06d}.parquet", schemas.table(rows, schemas.SHARD_WINDOWS))
+    lake.storage.put(f"{D}/commits/{split}/{shard:06d}.json", commit.to_json().encode())
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake.at(str(tmp_path / "lake"))
+    for split, shards in (("train", 2), ("test", 1)):
+        for shard in range(shards):
+            write_shard(lake, split, shard)
+    ledger.write(lake, "d", ENCODER)
+    return lake
+
+
+def change(lake: Lake, key: str, how: Callable[[bytes], bytes]) -> None:
+    lake.storage.put(f"{D}/{key}", how(lake.storage.read(f"{D}/{key}")))
+
+
+def named(lake: Lake) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for problem in verify(lake, "d"):
+        found[problem.key.removeprefix(f"{D}/")] = (
+            found.get(problem.key.removeprefix(f"{D}/"), "") + problem.what + "; "
+        )
+    return found
+
+
+def test_a_sound_dataset_has_no_problem_and_every_byte_of_it_is_read(lake: Lake) -> None:
+    told: dict[str, int] = {}
+    assert verify(lake, "d", told.__setitem__) == []
+    assert list(told) == ["test/000000", "train/000000", "train/000001"]
+    sizes = [lake.storage.size(k) for s in ("test", "train") for k in lake.storage.list(f"{D}/{s}")]
+    assert sum(told.values()) == sum(sizes)
+
+
+@pytest.mark.parametrize("name", ["train/cuts.000001.jsonl.gz", "train/latents.000001.tar"])
+def test_a_file_cut_short_by_one_byte_is_named(lake: Lake, name: str) -> None:
+    change(lake, name, lambda data: data[:-1])
+    found = named(lake)
+    assert "bytes" in found.pop(name)
+    assert set(found) <= {"ledger.parquet"}
+
+
+@pytest.mark.parametrize("name", ["train/cuts.000001.jsonl.gz", "train/latents.000001.tar"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_a_flipped_bit_anywhere_is_named(lake: Lake, name: str, share: float) -> None:
+    def flip(data: bytes) -> bytes:
+        at = int(share * len(data))
+        return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+    change(lake, name, flip)
+    assert "sha256" in named(lake)[name]
+
+
+def test_what_is_missing_and_what_is_too_much_is_named(lake: Lake) -> None:
+    for name in ("train/latents.000000.tar", "commits/test/000000.json"):
+        lake.storage.delete(f"{D}/{name}")
+    for name in ("train/README.md", "test/cuts.000001.jsonl.gz"):
+        lake.storage.put(f"{D}/{name}", b"x")
+    found = named(lake)
+    assert found["train/latents.000000.tar"] == found["commits/test/000000.json"] == "missing; "
+    assert "does not belong" in found["train/README.md"]
+    assert found["commits/test/000001.json"] == found["test/latents.000001.tar"] == "missing; "
+    assert found["ledger.parquet"] == "not compared: 3 shards could not be counted; "
+
+
+def test_a_shard_removed_with_all_its_records_is_named(lake: Lake) -> None:
+    for name in ("latents.000000.tar", "cuts.000000.jsonl.gz"):
+        lake.storage.delete(f"{D}/train/{name}")
+    lake.storage.delete(f"{D}/commits/train/000000.json")
+    lake.storage.delete(f"{D}/windows/train-000000.parquet")
+    assert "train/latents.000000.tar" in named(lake)  # a gap in the numbers
+    lake.storage.delete(f"{D}/train/latents.000001.tar")
+    lake.storage.delete(f"{D}/train/cuts.000001.jsonl.gz")
+    lake.storage.delete(f"{D}/commits/train/000001.json")
+    lake.storage.delete(f"{D}/windows/train-000001.parquet")
+    found = named(lake)  # no gap any more: the ledger still counts them
+    assert set(found) == {"ledger.parquet", "stats.safetensors"}
+    assert "train / en" in found["ledger.parquet"]
+
+
+@pytest.mark.parametrize("column", ["windows", "hours", "frames", "context_tokens", "continuation_tokens"])
+def test_an_edited_number_of_the_ledger_is_named(lake: Lake, column: str) -> None:
+    rows = lake.read(f"{D}/ledger.parquet").to_pylist()
+    rows[3][column] += 1
+    lake.write(f"{D}/ledger.parquet", schemas.table(rows, schemas.LEDGER))
+    assert set(found := named(lake)) == {"ledger.parquet"}
+    assert f"{column} {rows[3][column]}, the recount says " in found["ledger.parquet"]
+    lake.write(f"{D}/ledger.parquet", schemas.table(rows[:3] + rows[4:] + rows[:1], schemas.LEDGER))
+    assert "missing" in (told := named(lake)["ledger.parquet"])
+    assert "twice" in told
+
+
+def test_an_edited_table_of_windows_is_named(lake: Lake) -> None:
+    name = "windows/train-000001.parquet"
+    table = lake.read(f"{D}/{name}")
+    for column, value in (("context_frames", 161), ("tracks", 2), ("language", "de"), ("status", "failed")):
+        rows = table.to_pylist()
+        rows[0][column] = value
+        lake.write(f"{D}/{name}", pa.Table.from_pylist(rows, schema=table.schema))
+        assert "train1-000000000" in str(named(lake)), column
+
+
+def test_statistics_that_are_not_the_shards_are_named(lake: Lake) -> None:
+    change(lake, "stats.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    assert set(named(lake)) == {"stats.safetensors"}
+    change(lake, "stats.safetensors", lambda data: data[:-1])
+    assert "cannot be read" in named(lake)["stats.safetensors"]
+
+
+def test_records_that_cannot_be_read_are_named(lake: Lake) -> None:
+    change(lake, "windows/train-000000.parquet", lambda data: data[:-1])
+    change(lake, "commits/train/000001.json", lambda data: data[:-3])
+    found = named(lake)
+    for name in ("windows/train-000000.parquet", "commits/train/000001.json"):
+        assert "cannot be read" in found.pop(name)
+    assert set(found) == {"ledger.parquet"}
+
+
+def test_a_shard_with_another_layout_and_an_honest_hash_is_named(lake: Lake) -> None:
+    """Both hashes are right, the members are not: a pair the wrong way round, as sorting by name gives."""
+    import tarfile
+
+    from manifests.shards import ShardCommit, _describe
+
+    name = "train/latents.000000.tar"
+    path = Path(lake.storage.root) / D / name
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member)) for member in tar]
+        contents = sorted((member.name, file.read()) for member, file in members if file)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member_name, data in contents:
+            info = tarfile.TarInfo(member_name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    commit = ShardCommit.from_json(lake.storage.read(f"{D}/commits/train/000000.json"))
+    commit.files[path.name] = _describe(path)
+    lake.storage.put(f"{D}/commits/train/000000.json", commit.to_json().encode())
+    assert ".json where <window id>.npy belongs" in named(lake)[name]
+
+
+def test_a_dataset_that_is_not_there_is_a_problem(lake: Lake) -> None:
+    (problem,) = verify(lake, "other")
+    assert "no shard here" in problem.what
