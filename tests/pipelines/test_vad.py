@@ -54,6 +54,14 @@ def test_segments_equal_upstreams_jit_model(
     assert spans(vad(**settings), sound) == upstream
 
 
+@pytest.mark.recordings
+@pytest.mark.parametrize("name", FILES)
+def test_segments_equal_upstreams_streaming_onnx(recordings: Path, name: str) -> None:
+    sound = ArraySound.from_file(recordings / name)
+    streaming = silero_vad.load_silero_vad(onnx=True)
+    assert spans(vad(), sound) == silero_vad.get_speech_timestamps(torch.from_numpy(sound.samples[0]), streaming)
+
+
 def test_the_blocks_change_nothing(conversation: Path) -> None:
     sound = ArraySound.from_file(conversation)
     expected = vad().probabilities(sound)[0]

@@ -1,0 +1,210 @@
+"""Spoken language: Whisper's language detection on windows spread evenly over the speech, each voting for its share."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.schemas import LANGUAGE
+from pipelines import models
+from pipelines.errors import MissingExtraError, SpeechmillError
+from pipelines.stages.base import Resources, Row, Sound, Stage
+
+Span = tuple[float, float]
+
+# Whisper's one code that is not the language's own: ISO 639-1 has jv for Javanese.
+ISO_CODES = {"jw": "jv"}
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    model: str = "whisper-base"
+    """Name in the registry of models, local folder, or hub id of a Whisper model that CTranslate2 reads."""
+    max_windows: int = 8
+    """Windows heard in a recording; more only where more tracks than this have speech, which get one each."""
+    window_s: float = 30.0
+    """Speech in a window, pauses left out; Whisper hears 30 s at most."""
+    min_speech_s: float = 1.0
+    """A recording with less speech than this, over all tracks, has no language."""
+    languages: Sequence[str] | None = None
+    """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    compute_type: str = "int8"
+    """Arithmetic of CTranslate2: int8, float32, float16 (cuda), ..."""
+    cpu_threads: int = 1
+    """Threads of the model on a CPU."""
+
+    def __post_init__(self) -> None:
+        if self.max_windows < 1 or self.cpu_threads < 1:
+            raise ValueError("max_windows and cpu_threads must be at least 1")
+        if not 0 < self.window_s <= 30:
+            raise ValueError(f"window_s must be above 0 and at most 30, not {self.window_s}")
+        if self.min_speech_s < 0:
+            raise ValueError(f"min_speech_s must be at least 0, not {self.min_speech_s}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda', not {self.device!r}")
+        if self.languages is not None and (isinstance(self.languages, str) or not self.languages):
+            raise ValueError(f"languages must be a list of codes, not {self.languages!r}")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of one track's speech: `spans` are heard, and the vote stands for `speech_s` seconds around them."""
+
+    track: int
+    spans: tuple[Span, ...]
+    speech_s: float
+
+
+class Language(Stage):
+    """Rows of `manifests.schemas.LANGUAGE`.
+
+    Each track's speech, pauses taken out, is cut into equal parts. The middle of each part is heard, up to `window_s`,
+    and its most probable language gets all the part's seconds: votes sum to the speech of all tracks.
+    """
+
+    name = "language"
+    version = 1
+    needs = ("vad",)
+    schema = LANGUAGE
+    config: LanguageConfig
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__(config)
+        self.resources = Resources(cpus=float(config.cpu_threads), gpus=1.0 if config.device == "cuda" else 0.0)
+
+    def model_hashes(self) -> dict[str, str]:
+        return {self.config.model: models.identity(self.config.model)}
+
+    def setup(self) -> None:
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise MissingExtraError(
+                f"language needs faster-whisper: {error}", "pip install 'speechmill[language]'"
+            ) from error
+        config = self.config
+        path, _ = models.resolve(config.model)
+        if not path.is_dir() or not (path / "model.bin").is_file():
+            raise SpeechmillError(
+                f"model {config.model!r}: {path} has no model.bin",
+                "name a folder that holds a Whisper model converted for CTranslate2",
+            )
+        self.model = WhisperModel(
+            str(path), device=config.device, compute_type=config.compute_type, cpu_threads=config.cpu_threads
+        )
+        known = {ISO_CODES.get(code, code) for code in self.model.supported_languages}
+        unknown = sorted(set(config.languages or ()) - known)
+        if unknown:
+            raise SpeechmillError(
+                f"model {config.model!r} does not tell {', '.join(unknown)}", f"choose from: {' '.join(sorted(known))}"
+            )
+
+    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+        config = self.config
+        windows = place_windows(known["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
+        if not windows:
+            return {"language": None, "language_confidence": None, "language_shares": {}, "votes": []}
+        heard = [self.probabilities(_samples(sound, window)) for window in windows]
+        votes = [_vote(window, probabilities) for window, probabilities in zip(windows, heard, strict=True)]
+        total_s = math.fsum(window.speech_s for window in windows)
+        seconds: dict[str, float] = defaultdict(float)
+        for vote in votes:
+            seconds[vote["language"]] += vote["speech_s"]
+        # Largest first, ties by code, so that equal input gives equal rows.
+        ranked = sorted(seconds, key=lambda code: (-seconds[code], code))
+        weighted = [w.speech_s * p.get(ranked[0], 0.0) for w, p in zip(windows, heard, strict=True)]
+        return {
+            "language": ranked[0],
+            "language_confidence": math.fsum(weighted) / total_s,
+            "language_shares": {code: seconds[code] / total_s for code in ranked},
+            "votes": votes,
+        }
+
+    def probabilities(self, samples: np.ndarray) -> dict[str, float]:
+        """Probability by ISO 639-1 code of the language of `samples`, float32 (samples,) at 16 kHz, at most 30 s."""
+        _, _, found = self.model.detect_language(samples)
+        by_code = {ISO_CODES.get(code, code): float(probability) for code, probability in found}
+        allowed = self.config.languages
+        if allowed is None:
+            return by_code
+        kept = {code: by_code[code] for code in allowed}
+        total = math.fsum(kept.values())
+        return {code: probability / total if total else 1 / len(kept) for code, probability in kept.items()}
+
+
+def place_windows(
+    segments: Sequence[Mapping[str, Any]], max_windows: int, window_s: float, min_speech_s: float = 0.0
+) -> list[Window]:
+    """Windows over the `segments` of speech (track, start_s, end_s), in order of track then time.
+
+    Tracks share `max_windows` in proportion to their speech; every second of speech belongs to exactly one window.
+
+    >>> segments = [{"track": 0, "start_s": 0.0, "end_s": 4.0}, {"track": 0, "start_s": 10.0, "end_s": 14.0}]
+    >>> for window in place_windows(segments, max_windows=2, window_s=2.0):
+    ...     print(window.spans, window.speech_s)
+    ((1.0, 3.0),) 4.0
+    ((11.0, 13.0),) 4.0
+    """
+    speech: dict[int, list[Span]] = defaultdict(list)
+    for segment in segments:
+        if segment["end_s"] > segment["start_s"]:
+            speech[segment["track"]].append((segment["start_s"], segment["end_s"]))
+    totals = {track: math.fsum(end - start for start, end in spans) for track, spans in speech.items()}
+    if not totals or math.fsum(totals.values()) < min_speech_s:
+        return []
+    windows = []
+    for track, count in sorted(_share_out(totals, max_windows, window_s).items()):
+        part_s = totals[track] / count
+        heard_s = min(window_s, part_s)
+        for index in range(count):
+            begin_s = index * part_s + (part_s - heard_s) / 2
+            windows.append(Window(track, _cut(sorted(speech[track]), begin_s, begin_s + heard_s), part_s))
+    return windows
+
+
+def _share_out(totals: Mapping[int, float], max_windows: int, window_s: float) -> dict[int, int]:
+    """Windows by track: one each, then one at a time to the track whose windows stand for most speech."""
+    counts = dict.fromkeys(totals, 1)
+    while sum(counts.values()) < max_windows:
+        track = max(counts, key=lambda track: (totals[track] / counts[track], -track))
+        if totals[track] / counts[track] <= window_s:
+            break  # every second of speech is heard already
+        counts[track] += 1
+    return counts
+
+
+def _cut(spans: Sequence[Span], begin_s: float, end_s: float) -> tuple[Span, ...]:
+    """From `begin_s` to `end_s` on the clock of speech, which stands still in pauses, as spans of the recording."""
+    found, passed_s = [], 0.0
+    for start, end in spans:
+        first, last = max(begin_s - passed_s, 0.0), min(end_s - passed_s, end - start)
+        if last - first > 1e-6:  # rounding leaves slivers where a window ends with a stretch of speech
+            found.append((start + first, start + last))
+        passed_s += end - start
+    return tuple(found)
+
+
+def _samples(sound: Sound, window: Window) -> np.ndarray:
+    rate = sound.sample_rate
+    return np.concatenate(
+        [sound.read(round(start * rate), round(end * rate))[window.track] for start, end in window.spans]
+    )
+
+
+def _vote(window: Window, probabilities: Mapping[str, float]) -> Row:
+    language, probability = min(probabilities.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "track": window.track,
+        "start_s": window.spans[0][0],
+        "end_s": window.spans[-1][1],
+        "speech_s": window.speech_s,
+        "language": language,
+        "probability": probability,
+    }

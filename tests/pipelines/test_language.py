@@ -1,0 +1,194 @@
+"""Languages of real recordings, windows that stand for all the speech, and what little or no speech gives."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sounds import ArraySound
+
+from manifests import schemas
+from pipelines.errors import SpeechmillError
+from pipelines.stages.language import Language, LanguageConfig, place_windows
+from pipelines.stages.vad import Vad, VadConfig
+
+FILES = {
+    "watson/de-DE_NarrowbandModel_sample1.wav": "de",
+    "watson/fr-FR_Narrowband_sample1.wav": "fr",
+    "watson/ja-JP_Broadband_sample1.wav": "ja",
+    "watson/ar-AR_Broadband_sample1.wav": "ar",
+    "whisperkit/jfk_441khz.m4a": "en",
+}
+
+
+@pytest.fixture(scope="module")
+def vad() -> Vad:
+    stage = Vad(VadConfig())
+    stage.setup()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def stage() -> Language:
+    made = Language(LanguageConfig())
+    made.setup()
+    return made
+
+
+def annotated(stage: Language, vad: Vad, sound: ArraySound) -> dict:
+    return stage.annotate(sound, {"vad": vad.annotate(sound, {})})
+
+
+def speech(*spans: tuple[int, float, float]) -> dict[str, dict]:
+    return {"vad": {"segments": [{"track": t, "start_s": start, "end_s": end} for t, start, end in spans]}}
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(("name", "language"), FILES.items())
+def test_real_recordings_have_their_language(
+    recordings: Path, stage: Language, vad: Vad, name: str, language: str
+) -> None:
+    row = annotated(stage, vad, ArraySound.from_file(recordings / name))
+    assert row["language"] == language
+    assert row["language_shares"] == {language: 1.0}
+    assert row["language_confidence"] == pytest.approx(row["votes"][0]["probability"])
+    assert row["language_confidence"] > 0.5
+
+
+@pytest.mark.recordings
+def test_two_languages_share_a_recording_by_their_speech(recordings: Path, vad: Vad) -> None:
+    parts = [ArraySound.from_file(recordings / name) for name in list(FILES)[:2]]
+    sound = ArraySound(np.stack([np.pad(p.samples[0], (0, 16000 * 30 - p.num_samples)) for p in parts]))
+    stage = Language(LanguageConfig(max_windows=2))
+    stage.setup()
+    heard = vad.annotate(sound, {})
+    row = stage.annotate(sound, {"vad": heard})
+    german_s, french_s = heard["speech_per_track_s"]
+    assert german_s > french_s > 0
+    assert row["language"] == "de"
+    assert row["language_shares"] == pytest.approx(
+        {"de": german_s / (german_s + french_s), "fr": french_s / (german_s + french_s)}
+    )
+    assert [(vote["track"], vote["language"]) for vote in row["votes"]] == [(0, "de"), (1, "fr")]
+    # Of the windows that voted for another language, too, the winner's probability counts.
+    assert row["language_confidence"] < row["votes"][0]["probability"]
+    table = schemas.table([{"recording_id": "r", "status": "ok", **row}], schemas.LANGUAGE)
+    assert dict(table.to_pylist()[0]["language_shares"]) == pytest.approx(row["language_shares"])
+
+
+def test_the_same_sound_gives_the_same_row(stage: Language, vad: Vad, conversation: Path) -> None:
+    sound = ArraySound.from_file(conversation)
+    row = annotated(stage, vad, sound)
+    assert row["language"] == "en"
+    assert annotated(stage, vad, sound) == row
+
+
+def test_the_choice_can_be_restricted(vad: Vad, conversation: Path) -> None:
+    stage = Language(LanguageConfig(languages=["fr", "de"]))
+    stage.setup()
+    sound = ArraySound.from_file(conversation)
+    assert annotated(stage, vad, sound)["language"] in ("fr", "de")
+    assert sum(stage.probabilities(sound.samples[0]).values()) == pytest.approx(1)
+
+
+def test_codes_are_iso_639_1(stage: Language, conversation: Path) -> None:
+    found = stage.probabilities(ArraySound.from_file(conversation).samples[0])
+    assert "jv" in found
+    assert "jw" not in found
+    assert sum(found.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_no_speech_has_no_language(stage: Language) -> None:
+    nothing = {"language": None, "language_confidence": None, "language_shares": {}, "votes": []}
+    silence = ArraySound(np.zeros((2, 32000)))
+    assert stage.annotate(silence, speech()) == nothing
+    assert stage.annotate(silence, speech((0, 0.0, 0.4), (1, 1.0, 1.4))) == nothing
+
+
+def test_a_quarter_second_of_speech_on_a_track_votes(stage: Language, conversation: Path) -> None:
+    mono = ArraySound.from_file(conversation).samples[0]
+    row = stage.annotate(ArraySound(np.stack([mono, mono])), speech((0, 7.0, 20.0), (1, 8.0, 8.25)))
+    assert [vote["speech_s"] for vote in row["votes"]] == [13.0, 0.25]
+    assert row["language_shares"]["en"] >= 13 / 13.25
+
+
+SEGMENTS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 600_000), st.integers(0, 200_000)), min_size=1, max_size=30
+)
+
+
+@given(SEGMENTS, st.integers(1, 12), st.sampled_from([1.0, 7.5, 30.0]))
+def test_windows_stand_for_every_second_of_speech_once(
+    drawn: list[tuple[int, int, int]], max_windows: int, window_s: float
+) -> None:
+    clock = dict.fromkeys(range(4), 0)
+    segments = []
+    for track, length, pause in drawn:
+        start = clock[track] + pause
+        clock[track] = start + length
+        segments.append({"track": track, "start_s": start / 16000, "end_s": clock[track] / 16000})
+    windows = place_windows(segments, max_windows, window_s)
+    for track in {segment["track"] for segment in segments}:
+        mine = [window for window in windows if window.track == track]
+        total_s = sum(s["end_s"] - s["start_s"] for s in segments if s["track"] == track)
+        assert math.fsum(window.speech_s for window in mine) == pytest.approx(total_s)
+        spans = [span for window in mine for span in window.spans]
+        assert spans == sorted(spans)
+        assert all(before[1] <= after[0] + 1e-9 for before, after in itertools.pairwise(spans))
+        for window in mine:
+            heard_s = math.fsum(end - start for start, end in window.spans)
+            assert heard_s == pytest.approx(min(window_s, window.speech_s))
+            for start, end in window.spans:
+                assert any(
+                    s["track"] == track and s["start_s"] - 1e-9 <= start < end <= s["end_s"] + 1e-9 for s in segments
+                )
+    assert len(windows) <= max(max_windows, len({segment["track"] for segment in segments}))
+
+
+def test_windows_are_spread_over_the_speech_and_not_the_clock() -> None:
+    """A minute of speech, an hour of silence, a minute of speech: two windows in each."""
+    segments = [{"track": 0, "start_s": start, "end_s": start + 60.0} for start in (0.0, 3660.0)]
+    windows = place_windows(segments, max_windows=4, window_s=20.0)
+    assert [window.spans[0][0] for window in windows] == [5.0, 35.0, 3665.0, 3695.0]
+    assert [window.speech_s for window in windows] == [30.0] * 4
+
+
+def test_tracks_share_the_windows_by_their_speech() -> None:
+    segments = [{"track": 0, "start_s": 0.0, "end_s": 300.0}, {"track": 1, "start_s": 0.0, "end_s": 100.0}]
+    windows = place_windows(segments, max_windows=8, window_s=30.0)
+    assert [window.track for window in windows] == [0] * 6 + [1] * 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_windows": 0}, {"window_s": 31}, {"min_speech_s": -1}, {"cpu_threads": 0}, {"languages": "en"},
+     {"languages": []}, {"device": "tpu"}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        LanguageConfig(**settings)
+
+
+def test_a_language_that_the_model_does_not_tell_is_refused() -> None:
+    with pytest.raises(SpeechmillError, match="xx"):
+        Language(LanguageConfig(languages=["en", "xx"])).setup()
+
+
+def test_a_folder_without_whisper_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SpeechmillError, match=r"no model\.bin"):
+        Language(LanguageConfig(model=str(tmp_path))).setup()
+
+
+def test_the_fingerprint_moves_with_settings_weights_and_voice_activity(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"w")
+    prints = {
+        Language(LanguageConfig()).fingerprint({"vad": "v"}),
+        Language(LanguageConfig()).fingerprint({"vad": "w"}),
+        Language(LanguageConfig(max_windows=4)).fingerprint({"vad": "v"}),
+        Language(LanguageConfig(model=str(tmp_path))).fingerprint({"vad": "v"}),
+    }
+    assert len(prints) == 4
