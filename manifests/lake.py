@@ -43,7 +43,8 @@ class Lake:
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """One Parquet file as a table: a batch is small by construction."""
-        return pq.read_table(io.BytesIO(self.storage.read(key)), columns=columns)
+        # One thread: pyarrow 26 aborts a process that ends soon after a threaded read.
+        return pq.read_table(io.BytesIO(self.storage.read(key)), columns=columns, use_threads=False)
 
     def write(self, key: str, table: pa.Table) -> None:
         """Commit one Parquet file; equal tables give equal bytes."""

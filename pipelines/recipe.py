@@ -16,6 +16,7 @@ from pipelines.stages.base import Stage
 
 STAGES = {
     "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
+    "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
     "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
 }

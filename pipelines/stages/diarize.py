@@ -1,0 +1,235 @@
+"""Diarization: who speaks when, from the channels where each is a speaker, else by pyannote's pipeline in chunks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.schemas import DIARIZE
+from pipelines import models
+from pipelines.errors import MissingExtraError, SpeechmillError
+from pipelines.stages.base import Row, Sound, Stage
+from pipelines.stages.linking import chunk_edges, link
+from pipelines.stages.turns import summary
+
+OFFLINE = ("pyannote-segmentation-3.0", "ge2e")
+
+
+@dataclass(frozen=True)
+class DiarizeConfig:
+    """Defaults: segmentation-3.0 and GE2E embeddings, both from installed packages."""
+
+    pipeline: str | None = None
+    """A whole pyannote pipeline instead: hub id, folder or config.yaml. Its files may hold pickled code: trust it."""
+    revision: str | None = None
+    """Commit of a hub id. Without it the fingerprint cannot tell when the hub's files change."""
+    threshold: float = 0.45
+    """Centroid linkage stops at this Euclidean distance of unit vectors. Built-in pipeline only."""
+    min_cluster_size: int = 12
+    """Smaller clusters of 10 s windows join the nearest large one. Built-in pipeline only."""
+    segmentation_step: float = 0.2
+    """Step of the 10 s windows, as a share of their length. Built-in pipeline only."""
+    max_speakers: int | None = None
+    """Most speakers a recording may have; open if not given."""
+    chunk_s: float = 600.0
+    """Longer recordings are cut into chunks of about this length, whose speakers are linked afterwards."""
+    link_threshold: float = 0.15
+    """Cosine distance up to which speakers of different chunks are one. It belongs to the embedding: set it anew for
+    another pipeline."""
+    min_person_s: float = 12.0
+    """Linking gives those who speak less in the whole recording, or less than a tenth of its speech, to the nearest
+    other: what `min_cluster_size` is in one chunk."""
+    batch_size: int = 32
+    """Windows in one call of either model."""
+    threads: int = 1
+    """CPU threads of the models. More may move results in the last digits."""
+    device: str = "cpu"
+    """'cpu' or 'cuda'."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.segmentation_step <= 1:
+            raise ValueError(f"segmentation_step must lie in (0, 1], not {self.segmentation_step}")
+        if not 0 <= self.threshold <= 2:
+            raise ValueError(f"threshold must lie in [0, 2], not {self.threshold}")
+        if not 0 <= self.link_threshold <= 2:
+            raise ValueError(f"link_threshold must lie in [0, 2], not {self.link_threshold}")
+        if not 1 <= self.min_cluster_size <= 20:
+            raise ValueError(f"min_cluster_size must lie between 1 and 20, not {self.min_cluster_size}")
+        if self.chunk_s < 10:
+            raise ValueError(f"chunk_s must be at least the 10 s that the models read at once, not {self.chunk_s}")
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_speakers is not None and self.max_speakers < 1:
+            raise ValueError("max_speakers must be at least 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda', not {self.device!r}")
+
+
+class Diarize(Stage):
+    """Rows of `manifests.schemas.DIARIZE`; speakers are named SPEAKER_00, SPEAKER_01, ... by order of first speaking.
+
+    Where each channel is a speaker, turns are the stretches that voice activity found there. Otherwise pyannote's
+    pipeline hears each chunk on its own (time linear in the duration, memory bounded by a chunk) and
+    `pipelines.stages.linking` joins the speakers of the chunks. Chunks without speech are not heard at all.
+    """
+
+    name = "diarize"
+    version = 1
+    needs = ("vad",)
+    schema = DIARIZE
+    config: DiarizeConfig
+
+    def model_hashes(self) -> dict[str, str]:
+        named = self.config.pipeline
+        if named is None:
+            return {name: models.get(name).sha256 for name in OFFLINE}
+        path = Path(named)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        return {str(file.relative_to(path)): _sha256(file) for file in files if file.is_file()}
+
+    def setup(self) -> None:
+        # pyannote sends usage metrics unless told not to, and reads this when imported.
+        os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+        # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        try:
+            import torch
+            from pyannote.audio import Pipeline
+
+            from pipelines.stages.speakers import OfflineDiarization
+        except ImportError as error:
+            raise MissingExtraError(
+                f"diarize needs pyannote.audio: {error}", "pip install 'speechmill[diarize]'"
+            ) from error
+        config = self.config
+        pipeline: Any
+        if config.pipeline is None:
+            pipeline = OfflineDiarization(segmentation_step=config.segmentation_step)
+            clustering = {
+                "method": "centroid",
+                "threshold": config.threshold,
+                "min_cluster_size": config.min_cluster_size,
+            }
+            pipeline.instantiate({"clustering": clustering, "segmentation": {"min_duration_off": 0.0}})
+        else:
+            remedy = "name a folder that holds it, or a hub id whose terms you accepted, with the hub in reach"
+            try:
+                pipeline = Pipeline.from_pretrained(config.pipeline, revision=config.revision)
+            except (OSError, ValueError) as error:
+                raise SpeechmillError(f"pipeline {config.pipeline!r}: {error}", remedy) from error
+            if pipeline is None:  # what pyannote answers where access is denied
+                raise SpeechmillError(f"pipeline {config.pipeline!r} was not given out", remedy)
+        pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size
+        self.pipeline = pipeline.to(torch.device(config.device))
+
+    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+        segments = known["vad"]["segments"]
+        if sound.tracks > 1:
+            method = "channels"
+            heard = [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"]) for row in segments]
+        else:
+            method = "pipeline"
+            speech = [(row["start_s"], row["end_s"]) for row in segments]
+            heard = [(speaker, 0, start, end) for speaker, start, end in self._heard(sound, speech)]
+        turns = _turns(heard)
+        return {"turns": turns, "method": method, **summary(turns, sound.num_samples / sound.sample_rate)}
+
+    def _heard(self, sound: Sound, speech: list[tuple[float, float]]) -> list[tuple[str, float, float]]:
+        """(speaker, start, end) of one track; speakers are linked across chunks."""
+        edges = chunk_edges(sound.num_samples / sound.sample_rate, self.config.chunk_s, speech)
+        chunks = [
+            (start, end)
+            for start, end in itertools.pairwise(edges)
+            if any(first < end and last > start for first, last in speech)
+        ]
+        heard: list[tuple[int, float, float]] = []
+        vectors: list[np.ndarray] = []
+        where: list[int] = []
+        speech_s: list[float] = []
+        for chunk, (start_s, end_s) in enumerate(chunks):
+            first, last = round(start_s * sound.sample_rate), round(end_s * sound.sample_rate)
+            turns, embeddings = self._diarize(sound.read(first, last)[:1], f"{sound.recording_id}-{chunk}")
+            labels = list(dict.fromkeys(speaker for speaker, _, _ in turns))
+            if len(chunks) > 1 and embeddings is None and labels:
+                raise SpeechmillError(
+                    f"pipeline {self.config.pipeline!r} gives no speaker embeddings to link chunks by",
+                    "name another pipeline, or raise chunk_s above the longest recording",
+                )
+            for label in labels:
+                mine = [(start, end) for speaker, start, end in turns if speaker == label]
+                heard += [(len(where), start_s + start, start_s + end) for start, end in mine]
+                where.append(chunk)
+                speech_s.append(sum(end - start for start, end in mine))
+                vectors.append(np.full(1, np.nan) if embeddings is None else embeddings[label])
+        persons = list(range(len(where)))
+        if len(chunks) > 1 and vectors:
+            config = self.config
+            persons = link(
+                np.stack(vectors), where, speech_s, config.link_threshold, config.min_person_s, config.max_speakers
+            )
+        return [(f"person {persons[speaker]}", start, end) for speaker, start, end in heard]
+
+    def _diarize(
+        self, samples: np.ndarray, uri: str
+    ) -> tuple[list[tuple[str, float, float]], dict[str, np.ndarray] | None]:
+        """Turns (label, start, end) of float32 (1, samples) at 16 kHz and an embedding of each label, if there are."""
+        import torch
+
+        duration_s = samples.shape[1] / 16000
+        file = {"waveform": torch.from_numpy(np.array(samples)), "sample_rate": 16000, "uri": uri}
+        with _reproducible(self.config.threads):
+            output: Any = self.pipeline(file, max_speakers=self.config.max_speakers)
+        annotation = getattr(output, "speaker_diarization", output)
+        vectors = getattr(output, "speaker_embeddings", None)
+        embeddings = None if vectors is None else dict(zip(annotation.labels(), vectors, strict=True))
+        turns = [
+            (speaker, max(0.0, span.start), min(duration_s, span.end))
+            for span, _, speaker in annotation.itertracks(yield_label=True)
+        ]
+        return [turn for turn in turns if turn[2] > turn[1]], embeddings
+
+
+def _turns(heard: list[tuple[str, int, float, float]]) -> list[dict[str, Any]]:
+    """Rows of turns in order of start, of (speaker, track, start, end); a speaker's turns that touch become one."""
+    names: dict[str, str] = {}
+    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    turns: list[dict[str, Any]] = []
+    for speaker, track, start, end in sorted(heard, key=lambda turn: (turn[2], turn[1], turn[3], turn[0])):
+        name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
+        before = latest.get((speaker, track))
+        if before is not None and start <= before["end_s"] + 1e-6:
+            before["end_s"] = max(before["end_s"], round(end, 6))
+            continue
+        turn = {"speaker": name, "track": track, "start_s": round(start, 6), "end_s": round(end, 6)}
+        latest[speaker, track] = turn
+        turns.append(turn)
+    return turns
+
+
+@contextlib.contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Fixed threads and deterministic kernels while a model runs; the process gets its own settings back."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

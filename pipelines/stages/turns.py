@@ -1,0 +1,120 @@
+"""What turns of speakers add up to: pure functions of one recording's turns, times in seconds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manifests.windows import covered_s
+
+Span = tuple[float, float]
+Turn = Mapping[str, Any]
+
+PAUSE_S = 0.5
+
+
+def summary(turns: Sequence[Turn], duration_s: float) -> dict[str, Any]:
+    """The derived columns of `manifests.schemas.DIARIZE`, for turns that hold `speaker`, `start_s` and `end_s`.
+
+    >>> turns = [
+    ...     {"speaker": "SPEAKER_00", "start_s": 0.0, "end_s": 4.0},
+    ...     {"speaker": "SPEAKER_01", "start_s": 3.0, "end_s": 6.0},
+    ...     {"speaker": "SPEAKER_01", "start_s": 6.25, "end_s": 8.0},
+    ... ]
+    >>> row = summary(turns, 60.0)
+    >>> row["num_speakers"], row["speaker_s"]
+    (2, {'SPEAKER_00': 4.0, 'SPEAKER_01': 4.75})
+    >>> row["overlap_s"], row["overlap_share"]
+    (1.0, 0.129032)
+    >>> row["turn_count"], row["turns_per_min"], row["longest_monologue_s"]
+    (2, 2.0, 4.0)
+    """
+    spoken = by_speaker(turns)
+    together_s = overlap_s(spoken)
+    any_s = covered_s([span for spans in spoken.values() for span in spans])
+    count = sum(len(spans) for spans in joined(spoken).values())
+    return {
+        "num_speakers": len(spoken),
+        "speaker_s": {speaker: round(sum(end - start for start, end in spoken[speaker]), 6) for speaker in spoken},
+        "overlap_s": round(together_s, 6),
+        "overlap_share": round(min(1.0, together_s / any_s), 6) if any_s else 0.0,
+        "turn_count": count,
+        "turns_per_min": round(60 * count / duration_s, 6) if duration_s else 0.0,
+        "longest_monologue_s": round(longest_monologue_s(spoken), 6),
+    }
+
+
+def by_speaker(turns: Sequence[Turn]) -> dict[str, list[Span]]:
+    """Stretches of each speaker, in order of label then time; those of one speaker that touch become one.
+
+    >>> by_speaker([{"speaker": "B", "start_s": 1, "end_s": 3}, {"speaker": "B", "start_s": 3, "end_s": 4}])
+    {'B': [(1, 4)]}
+    """
+    spoken: dict[str, list[Span]] = {speaker: [] for speaker in sorted({turn["speaker"] for turn in turns})}
+    for turn in turns:
+        spoken[turn["speaker"]].append((turn["start_s"], turn["end_s"]))
+    return {speaker: _union(spans) for speaker, spans in spoken.items()}
+
+
+def overlap_s(spoken: Mapping[str, Sequence[Span]]) -> float:
+    """Time with two or more speakers at once.
+
+    >>> overlap_s({"A": [(0.0, 4.0)], "B": [(3.0, 6.0)], "C": [(3.5, 3.75)]})
+    1.0
+    """
+    return covered_s([span for spans in spoken.values() for span in spans], depth=2)
+
+
+def joined(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> dict[str, list[Span]]:
+    """Turns: the stretches of a speaker joined over pauses under `pause_s` in which nobody else is heard.
+
+    >>> joined({"A": [(0.0, 1.0), (1.25, 2.0), (2.25, 3.0)], "B": [(2.0, 2.125)]})
+    {'A': [(0.0, 2.0), (2.25, 3.0)], 'B': [(2.0, 2.125)]}
+    """
+    turns: dict[str, list[Span]] = {}
+    for speaker, spans in spoken.items():
+        others = _union([span for other, theirs in spoken.items() if other != speaker for span in theirs])
+        turns[speaker] = list(spans[:1])
+        for before, after in itertools.pairwise(spans):
+            pause = (before[1], after[0])
+            if pause[1] - pause[0] < pause_s and not any(_meet(pause, other) for other in others):
+                turns[speaker][-1] = (turns[speaker][-1][0], after[1])
+            else:
+                turns[speaker].append(after)
+    return turns
+
+
+def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> float:
+    """The longest time in which one speaker alone is heard, pauses under `pause_s` included.
+
+    Anything that another speaker says ends it, a "yeah" too: a stretch with two voices is no training monologue.
+
+    >>> longest_monologue_s({"A": [(0.0, 5.0), (5.25, 9.0)], "B": [(8.0, 10.0)]})
+    8.0
+    """
+    turns = joined(spoken, pause_s)
+    longest = 0.0
+    for speaker, mine in turns.items():
+        others = _union([span for other, theirs in turns.items() if other != speaker for span in theirs])
+        for start, end in mine:
+            for other_start, other_end in others:
+                if _meet((start, end), (other_start, other_end)):
+                    longest = max(longest, other_start - start)
+                    start = min(end, other_end)
+            longest = max(longest, end - start)
+    return longest
+
+
+def _meet(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _union(spans: Sequence[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

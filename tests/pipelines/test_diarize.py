@@ -1,0 +1,248 @@
+"""Diarization on real conversations: error against references, channels, chunks, and pipelines by path."""
+
+import itertools
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pyannote.core import Annotation, Segment, Timeline
+from pyannote.database.util import load_rttm
+from pyannote.metrics.diarization import DiarizationErrorRate
+from sounds import ArraySound
+
+from manifests import schemas
+from pipelines.errors import SpeechmillError
+from pipelines.stages.base import Row
+from pipelines.stages.diarize import Diarize, DiarizeConfig
+from pipelines.stages.linking import chunk_edges, link
+from pipelines.stages.speakers import GE2E, load_embedding
+from pipelines.stages.vad import Vad, VadConfig
+
+
+def diarize(**settings: object) -> Diarize:
+    stage = Diarize(DiarizeConfig(**settings))
+    stage.setup()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def stage() -> Diarize:
+    return diarize()
+
+
+@pytest.fixture(scope="module")
+def vad() -> Vad:
+    stage = Vad(VadConfig())
+    stage.setup()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def embedding() -> GE2E:
+    return load_embedding()
+
+
+def known(*segments: tuple[int, float, float]) -> dict[str, Row]:
+    return {"vad": {"segments": [{"track": track, "start_s": start, "end_s": end} for track, start, end in segments]}}
+
+
+def error_rate(row: Row, rttm: Path, duration_s: float) -> float:
+    """Diarization error rate without a collar, overlap scored."""
+    (reference,) = load_rttm(rttm).values()
+    found = Annotation()
+    for number, turn in enumerate(row["turns"]):
+        found[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
+    return float(DiarizationErrorRate()(reference, found, uem=Timeline([Segment(0, duration_s)])))
+
+
+def check(row: Row, duration_s: float) -> None:
+    """What holds of every row."""
+    schemas.table([{"recording_id": "r", "status": "ok", **row}], schemas.DIARIZE)
+    turns = row["turns"]
+    assert [turn["start_s"] for turn in turns] == sorted(turn["start_s"] for turn in turns)
+    assert all(0 <= turn["start_s"] < turn["end_s"] <= duration_s + 1e-6 for turn in turns)
+    names = list(dict.fromkeys(turn["speaker"] for turn in turns))
+    assert names == [f"SPEAKER_{number:02d}" for number in range(row["num_speakers"])]
+
+
+def test_the_packaged_conversation(stage: Diarize, vad: Vad, conversation: Path) -> None:
+    sound = ArraySound.from_file(conversation)
+    heard = {"vad": vad.annotate(sound, {})}
+    row = stage.annotate(sound, heard)
+    check(row, 30)
+    assert row["method"] == "pipeline"
+    assert row["num_speakers"] == 2
+    assert row["overlap_s"] > 0
+    assert error_rate(row, conversation.with_suffix(".rttm"), 30) < 0.1
+    assert stage.annotate(sound, heard) == row
+    assert torch.are_deterministic_algorithms_enabled() is False
+
+
+@pytest.mark.recordings
+def test_chunks_find_the_same_two_speakers(stage: Diarize, vad: Vad, recordings: Path) -> None:
+    sound = ArraySound.from_file(recordings / "lca_calls" / "lca_40_mix16k.flac")
+    heard, duration_s = {"vad": vad.annotate(sound, {})}, sound.num_samples / 16000
+    reference = recordings / "lca_calls" / "lca_40.rttm"
+    lengths = []
+
+    class Watched(ArraySound):
+        def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+            block = super().read(start, stop)
+            lengths.append(block.shape[1] / 16000)
+            return block
+
+    whole, chunked = stage.annotate(sound, heard), diarize(chunk_s=60).annotate(Watched(sound.samples), heard)
+    for row in (whole, chunked):
+        check(row, duration_s)
+        assert row["num_speakers"] == 2
+    assert len(lengths) == 5
+    assert max(lengths) <= 1.2 * 60
+    assert error_rate(whole, reference, duration_s) < 0.09
+    assert error_rate(chunked, reference, duration_s) < error_rate(whole, reference, duration_s) + 0.03
+
+
+def test_channels_are_speakers_and_need_no_pipeline() -> None:
+    sound = ArraySound(np.zeros((2, 16000 * 10)))
+    never_set_up = Diarize(DiarizeConfig())
+    row = never_set_up.annotate(sound, known((0, 3.0, 5.0), (0, 6.0, 7.0), (1, 1.0, 4.0)))
+    check(row, 10)
+    assert row["method"] == "channels"
+    assert [(turn["speaker"], turn["track"], turn["start_s"]) for turn in row["turns"]] == [
+        ("SPEAKER_00", 1, 1.0),
+        ("SPEAKER_01", 0, 3.0),
+        ("SPEAKER_01", 0, 6.0),
+    ]
+    assert (row["overlap_s"], row["turn_count"], row["speaker_s"]) == (1.0, 3, {"SPEAKER_00": 3.0, "SPEAKER_01": 3.0})
+
+
+@pytest.mark.parametrize("samples", [0, 16000 * 5])
+def test_without_speech_no_model_is_run(samples: int) -> None:
+    row = Diarize(DiarizeConfig()).annotate(ArraySound(np.zeros((1, samples))), known())
+    assert (row["turns"], row["num_speakers"], row["overlap_share"]) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("samples", [1, 400, 4800])
+def test_sounds_far_shorter_than_a_window(stage: Diarize, conversation: Path, samples: int) -> None:
+    sound = ArraySound(ArraySound.from_file(conversation).samples[:, 160000 : 160000 + samples])
+    check(stage.annotate(sound, known((0, 0.0, samples / 16000))), samples / 16000)
+
+
+def test_noise_that_voice_activity_took_for_speech(stage: Diarize) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (1, 16000 * 12))
+    check(stage.annotate(ArraySound(noise), known((0, 1.0, 2.0))), 12)
+
+
+def test_a_whole_pipeline_by_path(stage: Diarize, vad: Vad, conversation: Path, tmp_path: Path) -> None:
+    clustering = {"method": "centroid", "threshold": 0.45, "min_cluster_size": 12}
+    pipeline = {"name": "pipelines.stages.speakers.OfflineDiarization", "params": {"segmentation_step": 0.2}}
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(
+            {"pipeline": pipeline, "params": {"clustering": clustering, "segmentation": {"min_duration_off": 0.0}}}
+        )
+    )
+    sound = ArraySound.from_file(conversation)
+    heard = {"vad": vad.annotate(sound, {})}
+    named = diarize(pipeline=str(tmp_path))
+    assert named.annotate(sound, heard) == stage.annotate(sound, heard)
+    before = named.fingerprint({"vad": "v"})
+    (tmp_path / "config.yaml").open("a").write("# changed\n")
+    assert named.fingerprint({"vad": "v"}) != before
+
+
+def test_a_pipeline_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match="nowhere") as caught:
+        diarize(pipeline=str(tmp_path / "nowhere"))
+    assert "folder" in caught.value.remedy
+
+
+def test_mel_powers_are_librosas(embedding: GE2E, conversation: Path) -> None:
+    samples = ArraySound.from_file(conversation).samples[:, :32000]
+    expected = librosa.feature.melspectrogram(y=samples[0], sr=16000, n_fft=400, hop_length=160, n_mels=40).T
+    found = embedding.mel_power(torch.from_numpy(samples))[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_embeddings_know_the_speaker_and_hear_the_mask_alone(embedding: GE2E, conversation: Path) -> None:
+    sound = ArraySound.from_file(conversation).samples[0]
+    # One speaker in the first and third, the other in the second and fourth, as the packaged reference has it.
+    starts = [12, 15, 19, 24]
+    parts = [torch.from_numpy(sound[start * 16000 : (start + 2) * 16000]) for start in starts]
+    waveform = torch.cat(parts[:2])[None, None]
+    mask = torch.zeros(1, 400)
+    mask[:, :199] = 1
+    with torch.inference_mode():
+        vectors = embedding(torch.stack(parts)[:, None])
+        masked = embedding(waveform, mask)
+        nothing = embedding(waveform, torch.zeros(1, 400))
+    alike = vectors @ vectors.T
+    assert alike.diagonal().tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+    assert min(alike[0, 2], alike[1, 3]) > max(alike[0, 1], alike[0, 3], alike[2, 1], alike[2, 3])
+    assert float((vectors[:1] * masked).sum()) > 0.98
+    assert nothing.isnan().all()
+
+
+@given(
+    st.floats(1, 5000),
+    st.floats(10, 700),
+    st.lists(st.tuples(st.floats(0, 5000), st.floats(0, 60)).map(lambda span: (span[0], sum(span))), max_size=20),
+)
+def test_edges_cover_the_recording_in_bounded_chunks(
+    duration_s: float, chunk_s: float, speech: list[tuple[float, float]]
+) -> None:
+    edges = chunk_edges(duration_s, chunk_s, speech)
+    assert edges[0] == 0
+    assert edges[-1] == duration_s
+    assert all(0 < after - before <= 1.2 * chunk_s + 1e-6 for before, after in itertools.pairwise(edges))
+
+
+def test_linking_finds_the_people_behind_noisy_chunks() -> None:
+    rng = np.random.default_rng(0)
+    people = np.eye(16)[:3]
+    order = [int(person) for chunk in range(40) for person in rng.permutation(3)]
+    chunks = [index // 3 for index in range(120)]
+    vectors = people[order] + rng.normal(0, 0.05, (120, 16))
+    expected = [list(dict.fromkeys(order)).index(person) for person in order]
+    assert link(vectors, chunks, [10.0] * 120, 0.5) == expected
+    # With two people at most, the third is given to another; who spoke most stays.
+    assert max(link(vectors, chunks, [10.0] * 120, 0.5, max_speakers=2)) == 1
+
+
+def test_linking_keeps_two_speakers_of_a_chunk_apart_and_gives_fragments_away() -> None:
+    vectors = np.array([[1.0, 0.0], [0.99, 0.1], [1.0, 0.0], [0.0, 1.0], [np.nan, 0.0], [0.2, 0.9]])
+    chunks, speech_s = [0, 0, 1, 1, 2, 2], [20.0, 20.0, 30.0, 20.0, 1.0, 2.0]
+    assert link(vectors, chunks, speech_s, 0.01) == [0, 1, 0, 2, 0, 3]
+    assert link(vectors, chunks, speech_s, 0.01, min_speech_s=5.0) == [0, 1, 0, 2, 0, 2]
+    assert link(np.full((2, 2), np.nan), [0, 1], [1.0, 1.0], 0.5) == [0, 0]
+    assert link(np.zeros((0, 2)), [], [], 0.5) == []
+
+
+def test_the_fingerprint_moves_with_configuration_and_with_what_is_read() -> None:
+    one = Diarize(DiarizeConfig()).fingerprint({"vad": "a"})
+    assert one == Diarize(DiarizeConfig()).fingerprint({"vad": "a"})
+    assert one != Diarize(DiarizeConfig()).fingerprint({"vad": "b"})
+    assert one != Diarize(DiarizeConfig(threshold=0.5)).fingerprint({"vad": "a"})
+    assert set(Diarize(DiarizeConfig()).model_hashes()) == {"pyannote-segmentation-3.0", "ge2e"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"segmentation_step": 0},
+        {"threshold": 3},
+        {"min_cluster_size": 0},
+        {"chunk_s": 1},
+        {"link_threshold": -1},
+        {"max_speakers": 0},
+        {"batch_size": 0},
+        {"threads": 0},
+        {"device": "tpu"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        DiarizeConfig(**settings)
