@@ -38,12 +38,13 @@ def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
         connection.register("shard_windows", lake.read(key))
         connection.execute(f"INSERT INTO counts {query}")
     per_patch = " UNION ALL ".join(
-        f"SELECT {group}, '{encoder}' AS encoder, {k} AS patch, sum(windows) AS windows, sum(hours) AS hours, "
+        f"SELECT {group}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, sum(hours) AS hours, "
         f"sum(frames) AS frames, sum(context_{k}) AS context_tokens, sum(continuation_{k}) AS continuation_tokens "
         f"FROM counts GROUP BY ALL"
         for k in PATCHES
     )
-    table = connection.sql(f"{per_patch} ORDER BY split, language, num_speakers, source, patch").to_arrow_table()
+    order = "split, language, num_speakers, source, patch"
+    table = connection.sql(f"{per_patch} ORDER BY {order}", params={"encoder": encoder}).to_arrow_table()
     return table.select(schemas.LEDGER.names).cast(schemas.LEDGER)
 
 

@@ -78,7 +78,7 @@ def measure(start_s: float, window_s: float, segments: Sequence[Row], turns: Seq
     for turn in inside:
         spoken.setdefault(turn["speaker"], []).append(_clip(turn, start_s, end_s))
     # A speaker's own turns may touch or overlap: only different speakers make overlap.
-    merged = [span for spans in spoken.values() for span in _union(spans)]
+    merged = [span for spans in spoken.values() for span in union(spans)]
     any_s = covered_s(merged)
     return row | {
         "num_speakers": len(spoken),
@@ -106,7 +106,12 @@ def _relative(turn: Row, start_s: float, end_s: float) -> dict[str, Any]:
     }
 
 
-def _union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans in order, those that touch or overlap joined.
+
+    >>> union([(2.0, 3.0), (0.0, 1.0), (0.5, 2.0)])
+    [(0.0, 3.0)]
+    """
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipelines.errors import SpeechmillError
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="speechmill")
@@ -40,7 +42,10 @@ def start(recipe: str, lake: str, workers: int, overrides: tuple[str, ...]) -> A
     from pipelines.run import Run
 
     loaded = recipes.load(recipe, overrides)
-    opened = Lake.at(lake)
+    try:
+        opened = Lake.at(lake)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--lake") from error
     opened.sweep()
     return Run(loaded, opened, workers)
 
@@ -121,7 +126,6 @@ def tokens_verify(**settings: Any) -> None:
 def models() -> None:
     """List the registry of models and whether each is installed and is the pinned one."""
     from pipelines import models as registry
-    from pipelines.errors import SpeechmillError
 
     for model in registry.MODELS.values():
         try:
@@ -153,10 +157,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: the same command goes on from here", err=True)
         sys.exit(130)
-    except Exception as error:
-        from pipelines.errors import SpeechmillError
-
-        if not isinstance(error, SpeechmillError | OSError):
-            raise  # a bug shows its traceback
+    except (SpeechmillError, OSError) as error:  # anything else is a bug and shows its traceback
         click.echo(f"error: {error}\nremedy: {getattr(error, 'remedy', 'check the disk and the path')}", err=True)
         sys.exit(1)

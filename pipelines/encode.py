@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 import encoders
 from manifests import schemas
@@ -121,7 +122,8 @@ class ShardEncoder:
 
     def _look_up(self, recording_id: str, batch: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         def rows(key: str) -> list[dict[str, Any]]:
-            return [row for row in self.lake.read(key).to_pylist() if row["recording_id"] == recording_id]
+            table = self.lake.read(key)
+            return table.filter(pc.equal(table["recording_id"], recording_id)).to_pylist()
 
         windows = [row for row in rows(self.lake.windows_key(self.selection, batch)) if row["kept"]]
         (recording,) = rows(self.lake.recordings_key(batch))

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import encoders
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
@@ -144,12 +145,17 @@ def parse(raw: dict[str, Any]) -> Recipe:
             stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
+    encode = _build(EncodeConfig, raw.get("encode", {}), "encode")
+    try:
+        encoders.load(encode.encoder, encode.settings)
+    except ValueError as error:
+        raise RecipeError(f"[encode] {error}", "correct encode.encoder or encode.settings") from error
     return Recipe(
         name,
         _build(IngestConfig, raw.get("ingest", {}), "ingest"),
         stages,
         _build(SelectConfig, raw.get("select", {}), "select"),
-        _build(EncodeConfig, raw.get("encode", {}), "encode"),
+        encode,
         float(raw.get("max_failed_share", 0.5)),
         copy.deepcopy(raw),
     )

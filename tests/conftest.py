@@ -25,6 +25,16 @@ def recordings() -> Path:
 
 
 @pytest.fixture(scope="session")
+def vad():
+    """The stage of voice activity, loaded once."""
+    from pipelines.stages.vad import Vad, VadConfig
+
+    stage = Vad(VadConfig())
+    stage.setup()
+    return stage
+
+
+@pytest.fixture(scope="session")
 def conversation() -> Path:
     """30 s of two speakers that ship inside pyannote.audio; found by path, since importing it decodes it."""
     spec = importlib.util.find_spec("pyannote.audio")

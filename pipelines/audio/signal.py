@@ -13,6 +13,8 @@ import scipy.signal
 CLIP_LEVEL = 32767 / 32768 * 0.9999
 SPECTRUM_SAMPLES = 2048
 BANDWIDTH_DB = 50.0
+LOWEST_HZ = 50.0
+"""Below, an offset or hum would pass for the peak of the spectrum."""
 FRAME_S = 0.02
 ENERGY_FLOOR_DB = -80.0
 LAG_S = 0.02
@@ -117,6 +119,8 @@ class ChannelMeter:
 
     def push(self, block: np.ndarray) -> None:
         """float32 (channels, samples)."""
+        if self.channels == 1:
+            return
         held = np.concatenate([self.rest, block], axis=1)
         used = held.shape[1] // self.frame * self.frame
         self.rest = held[:, used:]
@@ -241,8 +245,9 @@ class SignalMeter:
 
     def _bandwidth(self) -> float | None:
         """Highest frequency within 50 dB of the long-term spectrum's peak; null for silence or under 2,048 samples."""
-        if not self.spectrum[1:].any():
+        first = int(np.ceil(LOWEST_HZ * SPECTRUM_SAMPLES / self.sample_rate)) + 1
+        if not self.spectrum[first:].any():
             return None
-        levels = 10 * np.log10(self.spectrum[1:] + 1e-20)
-        highest = int(np.flatnonzero(levels >= levels.max() - BANDWIDTH_DB)[-1]) + 1
+        levels = 10 * np.log10(self.spectrum[first:] + 1e-20)
+        highest = int(np.flatnonzero(levels >= levels.max() - BANDWIDTH_DB)[-1]) + first
         return highest * self.sample_rate / SPECTRUM_SAMPLES

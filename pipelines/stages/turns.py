@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manifests.windows import covered_s
+from manifests.windows import covered_s, union
 
 Span = tuple[float, float]
 Turn = Mapping[str, Any]
@@ -54,7 +54,7 @@ def by_speaker(turns: Sequence[Turn]) -> dict[str, list[Span]]:
     spoken: dict[str, list[Span]] = {speaker: [] for speaker in sorted({turn["speaker"] for turn in turns})}
     for turn in turns:
         spoken[turn["speaker"]].append((turn["start_s"], turn["end_s"]))
-    return {speaker: _union(spans) for speaker, spans in spoken.items()}
+    return {speaker: union(spans) for speaker, spans in spoken.items()}
 
 
 def overlap_s(spoken: Mapping[str, Sequence[Span]]) -> float:
@@ -74,7 +74,7 @@ def joined(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> di
     """
     turns: dict[str, list[Span]] = {}
     for speaker, spans in spoken.items():
-        others = _union([span for other, theirs in spoken.items() if other != speaker for span in theirs])
+        others = union([span for other, theirs in spoken.items() if other != speaker for span in theirs])
         turns[speaker] = list(spans[:1])
         for before, after in itertools.pairwise(spans):
             pause = (before[1], after[0])
@@ -96,7 +96,7 @@ def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = P
     turns = joined(spoken, pause_s)
     longest = 0.0
     for speaker, mine in turns.items():
-        others = _union([span for other, theirs in turns.items() if other != speaker for span in theirs])
+        others = union([span for other, theirs in turns.items() if other != speaker for span in theirs])
         for start, end in mine:
             for other_start, other_end in others:
                 if _meet((start, end), (other_start, other_end)):
@@ -108,13 +108,3 @@ def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = P
 
 def _meet(one: Span, other: Span) -> bool:
     return one[0] < other[1] and other[0] < one[1]
-
-
-def _union(spans: Sequence[Span]) -> list[Span]:
-    merged: list[Span] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged

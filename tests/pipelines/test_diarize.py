@@ -21,7 +21,7 @@ from pipelines.stages.base import Row
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.linking import chunk_edges, link
 from pipelines.stages.speakers import GE2E, load_embedding
-from pipelines.stages.vad import Vad, VadConfig
+from pipelines.stages.vad import Vad
 
 
 def diarize(**settings: object) -> Diarize:
@@ -33,13 +33,6 @@ def diarize(**settings: object) -> Diarize:
 @pytest.fixture(scope="module")
 def stage() -> Diarize:
     return diarize()
-
-
-@pytest.fixture(scope="module")
-def vad() -> Vad:
-    stage = Vad(VadConfig())
-    stage.setup()
-    return stage
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sounds import ArraySound
 from manifests import schemas
 from pipelines.errors import SpeechmillError
 from pipelines.stages.language import Language, LanguageConfig, place_windows
-from pipelines.stages.vad import Vad, VadConfig
+from pipelines.stages.vad import Vad
 
 FILES = {
     "watson/de-DE_NarrowbandModel_sample1.wav": "de",
@@ -22,13 +22,6 @@ FILES = {
     "watson/ar-AR_Broadband_sample1.wav": "ar",
     "whisperkit/jfk_441khz.m4a": "en",
 }
-
-
-@pytest.fixture(scope="module")
-def vad() -> Vad:
-    stage = Vad(VadConfig())
-    stage.setup()
-    return stage
 
 
 @pytest.fixture(scope="module")

@@ -18,19 +18,12 @@ from pipelines.stages.quality import (
     spans,
     window_starts,
 )
-from pipelines.stages.vad import Vad, VadConfig
+from pipelines.stages.vad import Vad
 
 
 @pytest.fixture(scope="module")
 def dnsmos() -> Dnsmos:
     return Dnsmos("dnsmos-p835", "dnsmos-p808")
-
-
-@pytest.fixture(scope="module")
-def vad() -> Vad:
-    stage = Vad(VadConfig())
-    stage.setup()
-    return stage
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,12 @@ def test_levels_of_a_known_tone() -> None:
     assert (row["clipped_share"], row["digital_silence_share"]) == (0, 0)
 
 
+def test_an_offset_does_not_narrow_the_bandwidth() -> None:
+    noise = RNG.normal(0, 0.01, 32000)
+    assert measured((noise + 0.3)[None])["bandwidth_hz"] == pytest.approx(8000, abs=20)
+    assert measured(noise[None])["bandwidth_hz"] == pytest.approx(8000, abs=20)
+
+
 def test_clipping_and_digital_silence_are_shares_of_samples() -> None:
     sound = RNG.uniform(-0.5, 0.5, 10000)
     sound[1000:1100] = 1.0
