@@ -15,3 +15,8 @@ def canonical(value: Any) -> str:
 def fingerprint(value: Any) -> str:
     """First 12 hex digits of the sha256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def pretty(value: Any) -> str:
+    """JSON for people and for comparison: sorted keys, a line each."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"

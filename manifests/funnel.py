@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -83,9 +82,6 @@ class Funnel:
                 "jointly": jointly,
             }
         return result
-
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
 
     def render(self) -> str:
         """The funnel for a terminal, within 80 columns."""

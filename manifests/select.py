@@ -5,14 +5,16 @@ Every recording becomes kept, rejected with every rule it breaks, or failed with
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.windows import cut_starts, draw_split, measure
@@ -41,6 +43,11 @@ class Selection:
     def window_s(self) -> float:
         return self.context_s + self.continuation_s
 
+    @classmethod
+    def stored(cls, lake: Lake, name: str) -> Selection:
+        """The selection that was written under `name`; FileNotFoundError where there is none."""
+        return cls(**json.loads(lake.storage.read(f"selections/{name}/selection.json")))
+
 
 class RuleError(ValueError):
     """A rule that DuckDB does not understand."""
@@ -56,6 +63,7 @@ def select(lake: Lake, selection: Selection) -> Funnel:
     connection.execute("SET threads = 1; SET enable_external_access = false; SET lock_configuration = true")
     check_rules(connection, selection)
     _find_duplicates(connection, lake, selection)
+    lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
     funnel = Funnel(selection.name)
     for batch in lake.batches():
         verdicts, windows = _select_batch(connection, lake, selection, batch)
@@ -63,7 +71,7 @@ def select(lake: Lake, selection: Selection) -> Funnel:
         lake.write(lake.windows_key(selection.name, batch), windows)
         lake.write(lake.verdicts_key(selection.name, batch), verdicts)
     funnel.check()
-    lake.storage.put(f"selections/{selection.name}/funnel.json", funnel.to_json().encode())
+    lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
     return funnel
 
 

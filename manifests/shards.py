@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from manifests.fingerprint import pretty
+from manifests.storage import Storage
+
 
 @dataclass
 class Statistics:
@@ -86,12 +89,27 @@ class ShardCommit:
     statistics: Statistics
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+        return pretty(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ShardCommit:
         raw = json.loads(text)
         return cls(**raw | {"statistics": Statistics(**raw["statistics"])})
+
+
+def fields(storage: Storage, dataset: str) -> dict[str, dict[str, list[str]]]:
+    """Of each split the files of its committed shards, relative to the dataset's folder, as `CutSet.from_shar` takes.
+
+    An object store cannot be globbed by readers: `fields.json` lists what they would look for.
+    """
+    listed: dict[str, dict[str, list[str]]] = {}
+    prefix = f"datasets/{dataset}/commits/"
+    for key in storage.list(prefix.rstrip("/")):
+        split, number = key.removeprefix(prefix).removesuffix(".json").split("/")
+        of_split = listed.setdefault(split, {"cuts": [], "latents": []})
+        of_split["cuts"].append(f"{split}/cuts.{number}.jsonl.gz")
+        of_split["latents"].append(f"{split}/latents.{number}.tar")
+    return listed
 
 
 class ShardWriter:
@@ -161,14 +179,16 @@ def _describe(path: Path) -> dict[str, Any]:
 def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int) -> dict[str, Any]:
     """The Lhotse cut of a window: its turns as supervisions, what is known of it as `custom`."""
     channels = list(range(recording["channels"]))
-    channel: int | list[int] = 0 if tracks == 1 else channels
+    # Lhotse has no word for a mix of channels: a MonoCut names one, and `channel_relation` tells what was done.
+    live = recording["live_channel"] if recording["channel_relation"] == "one_sided" else 0
+    channel: int | list[int] = live if tracks == 1 else channels
     supervisions = [
         {
             "id": f"{window['window_id']}-{number}",
             "recording_id": window["recording_id"],
             "start": turn["start_s"],
             "duration": round(turn["end_s"] - turn["start_s"], 6),
-            "channel": turn["track"],
+            "channel": live if tracks == 1 else turn["track"],
             "speaker": turn["speaker"],
             **({"language": window["language"]} if window["language"] else {}),
         }
@@ -177,6 +197,7 @@ def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int)
     ]
     custom = {name: window[name] for name in ("context_s", "split", "source", "licence", "language", "num_speakers")}
     custom |= {name: window[name] for name in ("speech_share", "overlap_share")}
+    custom["channel_relation"] = recording["channel_relation"]
     return {
         "id": window["window_id"],
         "start": window["start_s"],

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import IO, Any, BinaryIO, cast
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import safetensors
@@ -127,6 +128,7 @@ class _Verifier:
             except _DamagedError as error:
                 self.problems.insert(before, error.problem)
                 self.uncounted += 1
+        self._repeated()
         if self.uncounted:
             self.problem("ledger.parquet", f"not compared: {self.uncounted} shards could not be counted")
         else:
@@ -256,9 +258,12 @@ class _Verifier:
         self._compare(names["tar"], f"{key}: tracks", tracks, row["tracks"], table)
         counted = row["context_frames"] + row["continuation_frames"]
         self._compare(names["tar"], f"{key}: frames per track", array.shape[-2], counted, table)
-        kind = ("MonoCut", 0) if tracks == 1 else ("MultiCut", list(range(tracks)))
-        if (cut.get("type"), cut.get("channel")) != kind:
-            self.problem(names["cuts"], f"{key}: a {cut.get('type')} of channel {cut.get('channel')}, not {kind}")
+        channels = (cut.get("recording") or {}).get("channel_ids") or []
+        kind, of = cut.get("type"), cut.get("channel")
+        if (kind, of) != ("MultiCut", list(range(tracks))) and not (
+            kind == "MonoCut" and tracks == 1 and of in channels
+        ):
+            self.problem(names["cuts"], f"{key}: a {kind} of channel {of}, with {tracks} tracks of channels {channels}")
         custom = cut.get("custom") or {}
         said = {name: cut.get(name.removesuffix("_s")) for name in ("start_s", "duration_s")}
         said |= {name: custom.get(name) for name in ("split", "language", "num_speakers", "source", "licence")}
@@ -318,6 +323,20 @@ class _Verifier:
     def _damaged(self, name: str, error: Exception) -> _DamagedError:
         what = str(error) or type(error).__name__
         return _DamagedError(Problem(f"{self.prefix}/{name}", f"cannot be read to its end: {what}"))
+
+    def _repeated(self) -> None:
+        """Windows that stand in two shards: each shard alone is sound, their sum is not."""
+        with duckdb.connect() as connection:
+            connection.execute("SET threads = 1; CREATE TABLE met (window_id VARCHAR, shard VARCHAR)")
+            for key in sorted(key for key in self.keys if key.startswith("windows/")):
+                try:
+                    connection.register("shard_windows", self.lake.read(f"{self.prefix}/{key}", ["window_id"]))
+                except (pa.ArrowInvalid, OSError):
+                    continue  # told with its shard
+                connection.execute("INSERT INTO met SELECT window_id, ? FROM shard_windows", [key])
+            repeated = "SELECT window_id, list(shard ORDER BY shard) FROM met GROUP BY 1 HAVING count(*) > 1 ORDER BY 1"
+            for window_id, shards in connection.execute(repeated).fetchall():
+                self.problem(shards[-1], f"{window_id} stands in {' and '.join(shards)}")
 
     def _ledger(self) -> None:
         name = "ledger.parquet"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 import encoders
 from manifests import schemas
-from manifests.fingerprint import fingerprint
+from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
 from manifests.shards import ShardCommit, ShardWriter
 from pipelines.audio.sound import check_size, stream_tracks
@@ -37,35 +41,51 @@ class Shard:
         return f"commits/{self.split}/{self.number:06d}.json"
 
 
-def plan(lake: Lake, selection: str, config: EncodeConfig) -> Iterator[Shard]:
+class Plan:
     """Shards of whole recordings in the order of their seeded hash, so that any prefix is a fair sample.
 
-    A recording is never cut between shards; one larger than `shard_mb` has a shard to itself.
+    A recording is never cut between shards; one larger than `shard_mb` has a shard to itself. Iterate it as often as
+    needed: the order lies in a temporary file, so memory stays flat whatever the number of recordings.
     """
-    encoder = encoders.load(config.encoder, config.settings)
-    sizes: dict[str, list[tuple[str, str, str, float]]] = {}
-    for batch in lake.batches():
-        table = lake.read(lake.windows_key(selection, batch), ["recording_id", "split", "kept", "duration_s", "tracks"])
-        bytes_of: dict[tuple[str, str], float] = {}
-        for row in table.to_pylist():
-            if row["kept"]:
-                key = (row["recording_id"], row["split"])
-                size = row["duration_s"] * encoder.frame_rate * encoder.dim * 2 * row["tracks"]
-                bytes_of[key] = bytes_of.get(key, 0.0) + size
-        for (recording_id, split), size in bytes_of.items():
-            order = hashlib.sha256(f"{config.seed}:{recording_id}".encode()).hexdigest()
-            sizes.setdefault(split, []).append((order, recording_id, batch, size))
-    for split, rows in sorted(sizes.items()):
-        held: list[tuple[str, str]] = []
-        held_bytes = 0.0
-        number = 0
-        for _, recording_id, batch, size in sorted(rows):
-            if held and held_bytes + size > config.shard_mb * 1e6:
-                yield Shard(split, number, tuple(held))
-                number, held, held_bytes = number + 1, [], 0.0
-            held.append((recording_id, batch))
-            held_bytes += size
-        if held:
+
+    def __init__(self, lake: Lake, selection: str, config: EncodeConfig) -> None:
+        encoder = encoders.load(config.encoder, config.settings)
+        self._shard_seconds = config.shard_mb * 1e6 / (encoder.frame_rate * encoder.dim * 2)
+        self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
+        self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
+        self._connection.execute("SET threads = 1; SET memory_limit = '1GB'")
+        kept = (
+            "SELECT split, recording_id, $batch AS batch, sum(duration_s) AS seconds, "
+            "sum(duration_s * tracks) AS size_s FROM kept_windows WHERE kept GROUP BY split, recording_id"
+        )
+        self._connection.register("kept_windows", schemas.WINDOWS.empty_table())
+        self._connection.execute(f"CREATE TABLE kept AS {kept}", {"batch": ""})
+        for batch in lake.batches():
+            columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
+            self._connection.register("kept_windows", lake.read(lake.windows_key(selection, batch), columns))
+            self._connection.execute(f"INSERT INTO kept {kept}", {"batch": batch})
+        self._connection.execute(
+            "CREATE TABLE planned AS SELECT split, recording_id, batch, size_s FROM kept "
+            "ORDER BY split, sha256(concat($seed, ':', recording_id)), recording_id",
+            {"seed": str(config.seed)},
+        )
+        ((self.seconds, self.recordings),) = self._connection.execute(
+            "SELECT coalesce(sum(seconds), 0), count(*) FROM kept"
+        ).fetchall()
+        self._connection.execute("DROP TABLE kept")
+
+    def __iter__(self) -> Iterator[Shard]:
+        rows = self._connection.cursor().execute("FROM planned")
+        streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
+        for split, of_split in itertools.groupby(streamed, key=lambda row: row[0]):
+            held: list[tuple[str, str]] = []
+            held_s, number = 0.0, 0
+            for _, recording_id, batch, size_s in of_split:
+                if held and held_s + size_s > self._shard_seconds:
+                    yield Shard(split, number, tuple(held))
+                    number, held, held_s = number + 1, [], 0.0
+                held.append((recording_id, batch))
+                held_s += size_s
             yield Shard(split, number, tuple(held))
 
 
@@ -79,10 +99,12 @@ class ShardEncoder:
         self.fingerprints = {"encoder": f"{self.encoder.name}-{self.encoder.fingerprint}", "selection": selection}
         self.fingerprints["plan"] = fingerprint({"shard_mb": config.shard_mb, "seed": config.seed})
 
-    def check_dataset(self, shards: list[Shard]) -> None:
+    def check_dataset(self, shards: Iterable[Shard]) -> None:
         """Refuse a dataset of this name that other settings or other recordings made. Raises RecipeError."""
-        planned = fingerprint([[shard.split, shard.number, shard.recordings] for shard in shards])
-        text = json.dumps(self.fingerprints | {"shards": planned}, sort_keys=True, indent=1) + "\n"
+        planned = hashlib.sha256()
+        for shard in shards:
+            planned.update(canonical([shard.split, shard.number, shard.recordings]).encode())
+        text = pretty(self.fingerprints | {"shards": planned.hexdigest()[:12]})
         key = f"{self.prefix}/plan.json"
         if not self.lake.storage.put_if_absent(key, text.encode()) and self.lake.storage.read(key) != text.encode():
             raise RecipeError(
@@ -102,8 +124,9 @@ class ShardEncoder:
         try:
             writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
             rows: list[dict[str, Any]] = []
-            for recording_id, batch in shard.recordings:
-                windows, recording = self._look_up(recording_id, batch)
+            known = self._look_up(shard)
+            for recording_id, _ in shard.recordings:
+                windows, recording = known[recording_id]
                 made, error = self._encode_recording(windows, recording, writer)
                 rows += [
                     self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)
@@ -120,15 +143,29 @@ class ShardEncoder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _look_up(self, recording_id: str, batch: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        def rows(key: str) -> list[dict[str, Any]]:
-            table = self.lake.read(key)
-            return table.filter(pc.equal(table["recording_id"], recording_id)).to_pylist()
+    def _look_up(self, shard: Shard) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
+        """Kept windows, and RECORDINGS and SIGNAL columns, of each recording; the tables of a batch are read once."""
+        by_batch: dict[str, list[str]] = defaultdict(list)
+        for recording_id, batch in shard.recordings:
+            by_batch[batch].append(recording_id)
+        known: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+        for batch, ids in by_batch.items():
+            wanted = pa.array(ids)
 
-        windows = [row for row in rows(self.lake.windows_key(self.selection, batch)) if row["kept"]]
-        (recording,) = rows(self.lake.recordings_key(batch))
-        (signal,) = rows(self.lake.annotation_key("signal", self.signal_mark, batch))
-        return windows, recording | signal
+            def rows(key: str, wanted: pa.Array = wanted) -> list[dict[str, Any]]:
+                table = self.lake.read(key)
+                found: list[dict[str, Any]] = table.filter(pc.is_in(table["recording_id"], wanted)).to_pylist()
+                return found
+
+            signal = {
+                row["recording_id"]: row for row in rows(self.lake.annotation_key("signal", self.signal_mark, batch))
+            }
+            for row in rows(self.lake.recordings_key(batch)):
+                known[row["recording_id"]] = ([], row | signal[row["recording_id"]])
+            for row in rows(self.lake.windows_key(self.selection, batch)):
+                if row["kept"]:
+                    known[row["recording_id"]][0].append(row)
+        return known
 
     def _encode_recording(
         self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter

@@ -9,12 +9,13 @@ from typing import Any
 
 import encoders
 from manifests import ledger
-from manifests.fingerprint import fingerprint
+from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import RuleError, Selection, select
+from manifests.shards import fields
 from pipelines.annotate import Annotated, Annotator, fingerprints, pending
-from pipelines.encode import Shard, ShardEncoder, plan
+from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import local
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.ingest import Ingested, ingest
@@ -74,7 +75,7 @@ class Run:
         """Encode what the selection keeps and write the ledger; returns the ledger as text."""
         selection, config = self.selection(), self.recipe.encode
         make = partial(_encoder, self.lake, self.recipe, selection)
-        shards = list(plan(self.lake, selection.name, config))
+        shards = Plan(self.lake, selection.name, config)
         ShardEncoder(self.lake, self.recipe.name, selection.name, selection.stages["signal"], config).check_dataset(
             shards
         )
@@ -82,6 +83,9 @@ class Run:
             self.tell("encode", 0.0, bool(commit and commit.failed))
         encoder = encoders.load(config.encoder, config.settings)
         table = ledger.write(self.lake, self.recipe.name, f"{encoder.name}-{encoder.fingerprint}")
+        described = {"fields": fields(self.lake.storage, self.recipe.name), "recipe": self.recipe.resolved}
+        for name, value in described.items():
+            self.lake.storage.put(f"datasets/{self.recipe.name}/{name}.json", pretty(value).encode())
         return ledger.render(table, config.patch)
 
 

@@ -111,7 +111,8 @@ def test_selecting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     first = {key: lake.storage.read(key) for key in lake.storage.list("selections")}
     select(lake, rules())
     assert first == {key: lake.storage.read(key) for key in lake.storage.list("selections")}
-    assert len(first) == 3
+    assert len(first) == 4
+    assert Selection.stored(lake, "sel") == rules()
 
 
 def test_a_misspelt_column_is_told_with_the_columns_before_anything_is_written(tmp_path: Path) -> None:

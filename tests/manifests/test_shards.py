@@ -12,7 +12,10 @@ from hypothesis.extra import numpy as hnp
 
 from manifests.shards import ShardCommit, ShardWriter, Statistics
 
-RECORDING = {"channels": 1, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60}
+RECORDING = {
+    "channels": 1, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60,
+    "channel_relation": "mono", "live_channel": 0,
+}  # fmt: skip
 
 
 def window(number: int) -> dict:
@@ -48,6 +51,7 @@ def test_lhotse_webdataset_and_datasets_read_equal_arrays(
     import datasets
     import lhotse
     import webdataset
+    import wids
 
     expected = write(tmp_path / "train", tracks)
     cuts = list(lhotse.CutSet.from_shar(in_dir=str(tmp_path / "train")))
@@ -67,10 +71,26 @@ def test_lhotse_webdataset_and_datasets_read_equal_arrays(
         readers[f"datasets, streaming={streaming}"] = {
             sample["__key__"]: np.asarray(sample["npy"], np.float16) for sample in loaded
         }
+    shards = [{"url": tar, "nsamples": len(expected) // len(tars)} for tar in tars]
+    indexed = wids.ShardListDataset(shards, cache_dir=str(tmp_path / "wids"))
+    samples = [indexed[number] for number in range(len(indexed))]
+    readers["wids"] = {sample["__key__"]: np.asarray(sample[".npy"]) for sample in samples}
     for name, found in readers.items():
         assert list(found) == list(expected), name
         for key, array in expected.items():
             np.testing.assert_array_equal(found[key], array, err_msg=name)
+
+
+def test_a_recording_with_one_live_channel_makes_cuts_of_that_channel(tmp_path: Path) -> None:
+    import lhotse
+
+    writer = ShardWriter(tmp_path, "train", 0, {})
+    known = RECORDING | {"channels": 2, "channel_relation": "one_sided", "live_channel": 1}
+    writer.add(window(0), known, np.zeros((1, 640, 80), np.float32), 0.0125)
+    writer.finish()
+    (cut,) = lhotse.CutSet.from_shar(in_dir=str(tmp_path))
+    lhotse.validate(cut)
+    assert (cut.channel, cut.supervisions[0].channel, cut.channel_relation) == (1, 1, "one_sided")
 
 
 def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:

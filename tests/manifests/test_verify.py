@@ -18,15 +18,16 @@ ENCODER = "logmel-x"
 D = "datasets/d"
 
 
-def write_shard(lake: Lake, split: str, shard: int) -> None:
+def write_shard(lake: Lake, split: str, shard: int, recording: str | None = None) -> None:
     """Three mono and one two-channel window, and one that failed."""
     folder = lake.storage.scratch()
     writer = ShardWriter(folder, split, shard, {"encoder": ENCODER})
+    recording = recording or f"{split}{shard}"
     rows = []
     for number in range(5):
         tracks = 2 if number == 3 else 1
         window = {
-            "window_id": f"{split}{shard}-{number * 8000:09d}", "recording_id": f"{split}{shard}", "split": split,
+            "window_id": f"{recording}-{number * 8000:09d}", "recording_id": recording, "split": split,
             "start_s": number * 8.0, "duration_s": 8.0, "context_s": 2.0, "tracks": tracks, "source": "here",
             "licence": None, "language": ["en", None][number % 2], "num_speakers": tracks,
         }  # fmt: skip
@@ -38,6 +39,7 @@ def write_shard(lake: Lake, split: str, shard: int) -> None:
             rows.append(row | {"status": "failed", "error": "gone", "context_frames": 0, "continuation_frames": 0})
             continue
         known = {"channels": tracks, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60}
+        known |= {"channel_relation": "speakers" if tracks == 2 else "mono", "live_channel": 0}
         features = np.random.default_rng(number).normal(size=(tracks, 640, 4)).astype(np.float32)
         turns = [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}]
         details = {"speech_share": 0.9, "overlap_share": 0.1, "turns": turns}
@@ -148,6 +150,14 @@ def test_an_edited_table_of_windows_is_named(lake: Lake) -> None:
         rows[0][column] = value
         lake.write(f"{D}/{name}", pa.Table.from_pylist(rows, schema=table.schema))
         assert "train1-000000000" in str(named(lake)), column
+
+
+def test_a_window_that_stands_in_two_shards_is_named(lake: Lake) -> None:
+    write_shard(lake, "train", 2, recording="train1")
+    ledger.write(lake, "d", ENCODER)
+    found = named(lake)
+    assert set(found) == {"windows/train-000002.parquet"}
+    assert "train1-000008000 stands in windows/train-000001.parquet and" in found["windows/train-000002.parquet"]
 
 
 def test_statistics_that_are_not_the_shards_are_named(lake: Lake) -> None:

@@ -1,11 +1,13 @@
 """The command line from end to end: a real conversation to counted shards, the same from any number of workers."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import duckdb
+import lhotse
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,6 +40,11 @@ def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Pa
     assert (first["context_tokens"], first["continuation_tokens"]) == (2 * 160, 2 * 480)
     patch3 = next(row for row in ledger if row["patch"] == 3)
     assert (patch3["context_tokens"], patch3["continuation_tokens"]) == (2 * 53, 2 * 160)
+    dataset = tmp_path / "one/datasets/demo"
+    listed = json.loads((dataset / "fields.json").read_text())["train"]
+    cuts = lhotse.CutSet.from_shar({kind: [str(dataset / name) for name in names] for kind, names in listed.items()})
+    assert [cut.load_latents().shape for cut in cuts] == [(640, 80)] * 2
+    assert json.loads((dataset / "recipe.json").read_text())["select"]["continuation_s"] == 6.0
     before = digests(tmp_path / "one")
     again = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "one"))
     assert "1 known" in again.stdout

@@ -12,7 +12,7 @@ from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
 from pipelines.audio.decode import Decoder, resampled
-from pipelines.encode import ShardEncoder, plan
+from pipelines.encode import Plan, ShardEncoder
 from pipelines.errors import RecipeError
 from pipelines.ingest import ingest
 from pipelines.recipe import EncodeConfig, IngestConfig
@@ -45,7 +45,7 @@ def files(lake: Lake, dataset: str) -> dict[str, bytes]:
 def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[Lake, dict[str, str]]) -> None:
     lake, marks = made
     worker = ShardEncoder(lake, "whole", "s", marks["signal"], CONFIG)
-    shards = list(plan(lake, "s", CONFIG))
+    shards = list(Plan(lake, "s", CONFIG))
     assert len(shards) > 1
     worker.check_dataset(shards)
     commits = [worker.encode(shard) for shard in shards]
@@ -70,7 +70,7 @@ def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[L
 
 def test_an_interrupted_dataset_is_finished_to_the_same_bytes(made: tuple[Lake, dict[str, str]]) -> None:
     lake, marks = made
-    shards = list(plan(lake, "s", CONFIG))
+    shards = list(Plan(lake, "s", CONFIG))
     for name in ("one", "other"):
         worker = ShardEncoder(lake, name, "s", marks["signal"], CONFIG)
         worker.check_dataset(shards)
@@ -86,7 +86,7 @@ def test_an_interrupted_dataset_is_finished_to_the_same_bytes(made: tuple[Lake, 
 
 def test_other_settings_never_mix_with_a_finished_dataset(made: tuple[Lake, dict[str, str]]) -> None:
     lake, marks = made
-    shards = list(plan(lake, "s", CONFIG))
+    shards = list(Plan(lake, "s", CONFIG))
     ShardEncoder(lake, "mine", "s", marks["signal"], CONFIG).check_dataset(shards)
     other = EncodeConfig(shard_mb=0.5, settings={"num_mels": 40})
     with pytest.raises(RecipeError, match="another selection or encoder"):
@@ -99,7 +99,7 @@ def test_a_recording_that_went_away_costs_its_windows_and_says_so(made: tuple[La
     Path(name).rename(name + ".away")
     try:
         worker = ShardEncoder(lake, "gone", "s", marks["signal"], CONFIG)
-        commits = [commit for shard in plan(lake, "s", CONFIG) if (commit := worker.encode(shard))]
+        commits = [commit for shard in Plan(lake, "s", CONFIG) if (commit := worker.encode(shard))]
     finally:
         Path(name + ".away").rename(name)
     assert (sum(c.windows for c in commits), sum(c.failed for c in commits)) == (9, 3)
