@@ -35,6 +35,12 @@ class Lake:
     def annotation_key(self, stage: str, fingerprint: str, batch: str) -> str:
         return f"annotations/{stage}-{fingerprint}/{batch}.parquet"
 
+    def annotated(self, stage: str, fingerprint: str) -> Iterator[str]:
+        """Names of the batches that this stage has annotated, in order."""
+        prefix = f"annotations/{stage}-{fingerprint}"
+        for key in self.storage.list(prefix):
+            yield key.removeprefix(f"{prefix}/").removesuffix(".parquet")
+
     def windows_key(self, selection: str, batch: str) -> str:
         return f"selections/{selection}/{batch.replace('batch', 'windows')}.parquet"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 import pyarrow as pa
 import safetensors.numpy
@@ -59,15 +61,23 @@ def write(lake: Lake, dataset: str, encoder: str) -> pa.Table:
     return table
 
 
-def render(table: pa.Table, patch: int) -> str:
-    """The ledger at one patch size for a terminal, within 80 columns."""
-    lines = [f"{'split':<12}{'windows':>10}{'hours':>12}{'frames':>14}{'context':>15}{'continuation':>15}"]
-    rows: dict[str, list[float]] = {}
-    for row in table.to_pylist():
-        if row["patch"] == patch:
-            values = [row[name] for name in ("windows", "hours", "frames", "context_tokens", "continuation_tokens")]
-            rows[row["split"]] = [a + b for a, b in zip(rows.get(row["split"], [0] * 5), values, strict=True)]
-    for split, (windows, hours, frames, context, continuation) in sorted(rows.items()):
-        lines.append(f"{split:<12}{windows:>10,}{hours:>12,.4f}{frames:>14,}{context:>15,}{continuation:>15,}")
+def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:
+    """The ledger at one patch size for a terminal, a table for each column of GROUP in `by`, within 80 columns."""
+    connection = duckdb.connect()
+    connection.execute("SET threads = 1")
+    connection.register("ledger", table)
+    lines = []
+    for column in by:
+        assert column in GROUP
+        lines.append(f"{column:<14}{'windows':>10}{'hours':>12}{'frames':>14}{'context':>15}{'continuation':>15}")
+        rows = connection.execute(
+            f"SELECT coalesce({column}::VARCHAR, 'unknown'), sum(windows), sum(hours), sum(frames), "
+            f"sum(context_tokens), sum(continuation_tokens) FROM ledger WHERE patch = ? GROUP BY {column} "
+            f"ORDER BY sum(frames) DESC, {column}",
+            [patch],
+        ).fetchall()
+        for name, windows, hours, frames, context, continuation in rows:
+            shown = name if len(name) <= 14 else name[:13] + "~"
+            lines.append(f"{shown:<14}{windows:>10,}{hours:>12,.4f}{frames:>14,}{context:>15,}{continuation:>15,}")
     lines.append(f"context and continuation are tokens of {patch} frame{'s' * (patch > 1)}")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TextIO
 
 TEMPORARY = "runs/tmp"
 
@@ -44,6 +44,10 @@ class Storage(Protocol):
 
     def scratch(self) -> Path:
         """A fresh local folder for files on their way into the storage."""
+        ...
+
+    def log(self, key: str) -> TextIO:
+        """A text file to write to as things happen, to be closed at the end; it is never read back by a run."""
         ...
 
 
@@ -122,6 +126,11 @@ class LocalStorage:
         folder = self._tmp() / f"{os.getpid()}-{uuid.uuid4().hex}"
         folder.mkdir()
         return folder
+
+    def log(self, key: str) -> TextIO:
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def sweep(self, older_than_s: float = 0.0) -> None:
         """Remove what killed writers left under `runs/tmp`."""

@@ -5,10 +5,11 @@ Runs in a worker: only batch names come in and only counts leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.fingerprint import fingerprint
@@ -16,20 +17,10 @@ from manifests.lake import Lake
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.stages.base import Row, Stage
+from pipelines.watch import Done, Failure
 
 SIGNAL_VERSION = 1
 Progress = Callable[[str, float, bool], None]
-
-
-@dataclass
-class Annotated:
-    """What annotating one batch did."""
-
-    batch: str
-    recordings: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    stages: list[str] = field(default_factory=list)
 
 
 def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
@@ -41,10 +32,27 @@ def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def pending(lake: Lake, marks: Mapping[str, str]) -> Iterator[str]:
-    """Batches that lack the annotations of some stage, in order, streamed."""
+    """Batches that lack the annotations of some stage, in order: sorted listings walked side by side, none held."""
+    listings = [lake.annotated(stage, mark) for stage, mark in marks.items()]
+    heads = [next(listing, "") for listing in listings]
     for batch in lake.batches():
-        if not all(lake.storage.exists(lake.annotation_key(stage, mark, batch)) for stage, mark in marks.items()):
+        for index, listing in enumerate(listings):
+            while heads[index] and heads[index] < batch:
+                heads[index] = next(listing, "")
+        if any(head != batch for head in heads):
             yield batch
+
+
+def expected_s(lake: Lake, batches: Iterable[str]) -> float:
+    """Seconds of sound that the headers in `batches` claim; beyond a hundred batches by their mean."""
+    read_s, read, count = 0.0, 0, 0
+    for batch in batches:
+        count += 1
+        if read < 100:
+            claimed = lake.read(lake.recordings_key(batch), ["claimed_duration_s"])["claimed_duration_s"]
+            read_s += pc.sum(claimed).as_py() or 0.0
+            read += 1
+    return read_s * count / max(1, read)
 
 
 class Annotator:
@@ -57,9 +65,9 @@ class Annotator:
         for stage in stages:
             stage.setup()
 
-    def annotate(self, batch: str, progress: Progress = lambda recording_id, seconds, failed: None) -> Annotated:
+    def annotate(self, batch: str, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
         """Commit what `batch` lacks, one file a stage. Done stages are read back, not run again."""
-        lake, result = self.lake, Annotated(batch)
+        lake, result = self.lake, Done(batch)
         keys = {name: lake.annotation_key(name, mark, batch) for name, mark in self.marks.items()}
         done = {
             name: {row["recording_id"]: row for row in lake.read(key).to_pylist()}
@@ -67,33 +75,32 @@ class Annotator:
             if lake.storage.exists(key)
         }
         rows: dict[str, list[Row]] = {name: [] for name in keys if name not in done}
-        result.stages = list(rows)
         if not rows:
             return result
         recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
         for recording, decoded in _decoded(recordings):
             known = {name: table[recording["recording_id"]] for name, table in done.items()}
-            seconds, failed = self._annotate_one(recording["recording_id"], decoded, known, rows)
+            seconds, failures = self._annotate_one(recording["recording_id"], decoded, known, rows)
             result.recordings += 1
             result.seconds += seconds
-            result.failed += failed
-            progress(recording["recording_id"], seconds, failed)
+            result.failures += failures
+            progress(recording["recording_id"], seconds, bool(failures))
         for name, made in rows.items():
             lake.write(keys[name], schemas.table(made, schemas.STAGES[name]))
         return result
 
     def _annotate_one(
         self, recording_id: str, decoded: Future[DecodedSound], known: dict[str, Row], rows: dict[str, list[Row]]
-    ) -> tuple[float, bool]:
-        """Add a row to every table of `rows`; returns the seconds of sound and whether anything failed."""
+    ) -> tuple[float, list[Failure]]:
+        """Add a row to every table of `rows`; returns the seconds of sound and what failed."""
         error = decoded.exception()
         if error is not None:
             if not isinstance(error, Exception):
                 raise error
             for name in rows:
-                rows[name].append(failure(recording_id, error))
-            return 0.0, True
-        failed = False
+                rows[name].append(failed_row(recording_id, error))
+            return 0.0, [told(failed_row(recording_id, error), "signal")]
+        failures: list[Failure] = []
         with decoded.result() as sound:
             signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
             known["signal"] = signal
@@ -105,8 +112,9 @@ class Annotator:
                 row = self._run(stage, sound, known)
                 known[stage.name] = row
                 rows[stage.name].append(row)
-                failed |= row["status"] != "ok"
-        return float(signal["duration_s"]), failed
+                if row["status"] != "ok":
+                    failures.append(told(row, stage.name))
+        return float(signal["duration_s"]), failures
 
     def _run(self, stage: Stage, sound: DecodedSound, known: Mapping[str, Row]) -> Row:
         broken = [name for name in stage.needs if known[name]["status"] != "ok"]
@@ -114,15 +122,15 @@ class Annotator:
             what = SpeechmillError(
                 f"{stage.name} reads {', '.join(broken)}, which failed", "see the reason given there"
             )
-            return failure(sound.recording_id, what)
+            return failed_row(sound.recording_id, what)
         try:
             row = stage.annotate(sound, known)
         except Exception as error:  # whatever a model throws costs one recording, is counted there, and the run goes on
-            return failure(sound.recording_id, error)
+            return failed_row(sound.recording_id, error)
         return {"recording_id": sound.recording_id, "status": "ok", **row}
 
 
-def failure(recording_id: str, error: Exception) -> Row:
+def failed_row(recording_id: str, error: Exception) -> Row:
     """The failed row of a recording: type, message and remedy."""
     remedy = error.remedy if isinstance(error, SpeechmillError) else "report it with this message and the recording"
     return {
@@ -132,6 +140,11 @@ def failure(recording_id: str, error: Exception) -> Row:
         "error": str(error),
         "remedy": remedy,
     }
+
+
+def told(row: Mapping[str, Any], stage: str) -> Failure:
+    """A failed row as a worker tells it."""
+    return Failure(row["recording_id"], stage, row["error_type"], row["error"], row["remedy"] or "")
 
 
 def _decoded(recordings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.errors import SpeechmillError
+
+if TYPE_CHECKING:
+    from manifests.lake import Lake
+    from pipelines.recipe import Recipe
+    from pipelines.run import Run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,6 +29,8 @@ def cli() -> None:
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """What every step takes."""
     for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."),
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."),
         click.option("--lake", required=True, metavar="FOLDER", help="Where everything is kept."),
@@ -35,19 +46,55 @@ INPUTS = click.option(
 )  # fmt: skip
 
 
-def start(recipe: str, lake: str, workers: int, overrides: tuple[str, ...]) -> Any:
-    """A Run; imports happen here, so that --help answers at once."""
-    from manifests.lake import Lake
-    from pipelines import recipe as recipes
-    from pipelines.run import Run
+class Output:
+    """What a command found: shown as text as it comes, or gathered into one JSON document."""
 
-    loaded = recipes.load(recipe, overrides)
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self.results: dict[str, Any] = {}
+
+    def show(self, name: str, value: Any, text: str) -> None:
+        self.results[name] = value
+        if not (self.quiet or self.as_json):
+            click.echo(text)
+
+    def close(self) -> None:
+        if self.as_json:
+            click.echo(json.dumps(self.results, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def begun(
+    recipe: str, lake: str, workers: int, overrides: tuple[str, ...], quiet: bool, as_json: bool
+) -> Iterator[tuple[Any, Output]]:
+    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once."""
+    from pipelines.run import Run
+    from pipelines.watch import Watch
+
+    loaded, opened = _recipe(recipe, overrides), _lake(lake)
+    opened.sweep()
+    output = Output(quiet, as_json)
+    watch = Watch(opened.storage, shlex.join(["speechmill", *sys.argv[1:]]), loaded.resolved, quiet)
+    watch.results = output.results
+    with watch:
+        yield Run(loaded, opened, watch, workers), output
+    output.results["run"] = watch.prefix
+    output.close()
+
+
+def _recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
+    from pipelines import recipe as recipes
+
+    return recipes.load(recipe, overrides)
+
+
+def _lake(lake: str) -> Lake:
+    from manifests.lake import Lake
+
     try:
-        opened = Lake.at(lake)
+        return Lake.at(lake)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lake") from error
-    opened.sweep()
-    return Run(loaded, opened, workers)
 
 
 @cli.command()
@@ -55,11 +102,11 @@ def start(recipe: str, lake: str, workers: int, overrides: tuple[str, ...]) -> A
 @INPUTS
 def run(inputs: tuple[str, ...], **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
-    work = start(**settings)
-    report_ingest(work.ingest(inputs))
-    report_annotate(work.annotate())
-    click.echo(work.select().render())
-    click.echo(work.encode())
+    with begun(**settings) as (work, output):
+        do_ingest(work, output, inputs)
+        do_annotate(work, output)
+        do_select(work, output)
+        do_encode(work, output)
 
 
 @cli.command()
@@ -67,28 +114,60 @@ def run(inputs: tuple[str, ...], **settings: Any) -> None:
 @INPUTS
 def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
     """Add recordings to the lake: probe headers, hash bytes, decode nothing."""
-    report_ingest(start(**settings).ingest(inputs))
+    with begun(**settings) as (work, output):
+        do_ingest(work, output, inputs)
 
 
 @cli.command()
 @options
 def annotate(**settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
-    report_annotate(start(**settings).annotate())
+    with begun(**settings) as (work, output):
+        do_annotate(work, output)
 
 
 @cli.command()
 @options
 def select(**settings: Any) -> None:
     """Apply the recipe's rules to what was measured and print the funnel; decodes nothing."""
-    click.echo(start(**settings).select().render())
+    with begun(**settings) as (work, output):
+        do_select(work, output)
 
 
 @cli.command()
 @options
 def encode(**settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
-    click.echo(start(**settings).encode())
+    with begun(**settings) as (work, output):
+        do_encode(work, output)
+
+
+def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
+    found = work.ingest(inputs)
+    text = (
+        f"ingest: {found.met} names: {found.new} new, {found.renamed} new names of known bytes, "
+        f"{found.known} known; {found.failed} unreadable"
+    )
+    output.show("ingest", dataclasses.asdict(found), text)
+
+
+def do_annotate(work: Run, output: Output) -> None:
+    step = work.annotate()
+    text = f"annotate: {step.recordings} recordings, {step.done_s / 3600:.3f} h, {step.failed} failed"
+    reasons = [f"  {count:,} {reason}" for reason, count in step.reasons.most_common(5)]
+    output.show("annotate", step.summary(), "\n".join([text, *reasons]))
+
+
+def do_select(work: Run, output: Output) -> None:
+    funnel = work.select()
+    output.show("select", funnel.as_dict(), funnel.render())
+
+
+def do_encode(work: Run, output: Output) -> None:
+    from manifests import ledger
+
+    table = work.encode()
+    output.show("encode", table.to_pylist(), ledger.render(table, work.recipe.encode.patch))
 
 
 @cli.group()
@@ -98,53 +177,91 @@ def tokens() -> None:
 
 @tokens.command("show")
 @options
-def tokens_show(**settings: Any) -> None:
+@click.option("--by", default="split,language,num_speakers,source", show_default=True, help="Columns to count by.")
+def tokens_show(
+    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, by: str, **settings: Any
+) -> None:
     """Print the ledger of RECIPE's dataset."""
     from manifests import ledger
 
-    work = start(**settings)
-    key = f"datasets/{work.recipe.name}/ledger.parquet"
-    click.echo(ledger.render(work.lake.read(key), work.recipe.encode.patch))
+    loaded, output = _recipe(recipe, overrides), Output(quiet, as_json)
+    columns = by.split(",")
+    if not set(columns) <= set(ledger.GROUP):
+        raise click.BadParameter(f"{by!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
+    try:
+        table = _lake(lake).read(f"datasets/{loaded.name}/ledger.parquet")
+    except FileNotFoundError as error:
+        remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
+        raise SpeechmillError(f"no dataset {loaded.name} in {lake}", remedy) from error
+    output.show("ledger", table.to_pylist(), ledger.render(table, loaded.encode.patch, columns))
+    output.close()
 
 
 @tokens.command("verify")
 @options
-def tokens_verify(**settings: Any) -> None:
+def tokens_verify(
+    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, **settings: Any
+) -> None:
     """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
 
-    work = start(**settings)
-    problems = verify(work.lake, work.recipe.name)
+    name, output = _recipe(recipe, overrides).name, Output(quiet, as_json)
+    problems = verify(_lake(lake), name)
     for problem in problems:
         click.echo(str(problem), err=True)
+    output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")
+    if not problems:
+        output.show("verified", name, f"datasets/{name}: every shard, count and token is as recorded")
+    output.close()
     if problems:
         sys.exit(3)
-    click.echo(f"datasets/{work.recipe.name}: every shard, count and token is as recorded")
 
 
-@cli.command()
+@cli.group()
 def models() -> None:
-    """List the registry of models and whether each is installed and is the pinned one."""
+    """The registry of models: weights that ship inside packages, pinned by sha256."""
+
+
+@models.command("list")
+def models_list() -> None:
+    """List every model, whether its package is installed, and what it does."""
     from pipelines import models as registry
 
     for model in registry.MODELS.values():
         try:
-            registry.verified(model.name)
-            state = "ok"
+            registry.find(model.name)
+            state = "installed"
         except SpeechmillError as error:
             state = error.remedy
-        click.echo(f"{model.name:<28}{model.licence:<12}{model.sha256[:12]}  {state}")
+        click.echo(f"{model.name:<26}{model.licence:<12}{state}\n    {model.what}")
 
 
-def report_ingest(result: Any) -> None:
-    click.echo(
-        f"ingest: {result.met} names: {result.new} new, {result.renamed} new names of known bytes, "
-        f"{result.known} known; {result.failed} unreadable"
-    )
+@models.command("verify")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def models_verify(names: tuple[str, ...]) -> None:
+    """Hash the weights of all models, or of those named, against their pins; exit code 3 where one differs."""
+    from pipelines import models as registry
+
+    wrong = 0
+    for name in names or registry.MODELS:
+        model = registry.get(name)
+        try:
+            registry.verified(name)
+            state = "ok"
+        except SpeechmillError as error:
+            state, wrong = f"{error}; remedy: {error.remedy}", wrong + 1
+        click.echo(f"{name:<26}{model.sha256[:12]}  {state}")
+    if wrong:
+        sys.exit(3)
 
 
-def report_annotate(result: Any) -> None:
-    click.echo(f"annotate: {result.recordings} recordings, {result.seconds / 3600:.3f} h, {result.failed} failed")
+@models.command("where")
+@click.argument("model")
+def models_where(model: str) -> None:
+    """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
+    from pipelines import models as registry
+
+    click.echo(registry.resolve(model)[0])
 
 
 def main() -> None:

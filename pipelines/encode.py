@@ -20,10 +20,12 @@ import encoders
 from manifests import schemas
 from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
-from manifests.shards import ShardCommit, ShardWriter
+from manifests.shards import ShardWriter
+from pipelines.annotate import failed_row, told
 from pipelines.audio.sound import check_size, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.recipe import EncodeConfig
+from pipelines.watch import Done
 
 Progress = Callable[[str, float, bool], None]
 
@@ -35,6 +37,12 @@ class Shard:
     split: str
     number: int
     recordings: tuple[tuple[str, str], ...]
+    seconds: float
+    """Of sound in its windows."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}"
 
     @property
     def commit_key(self) -> str:
@@ -65,13 +73,10 @@ class Plan:
             self._connection.register("kept_windows", lake.read(lake.windows_key(selection, batch), columns))
             self._connection.execute(f"INSERT INTO kept {kept}", {"batch": batch})
         self._connection.execute(
-            "CREATE TABLE planned AS SELECT split, recording_id, batch, size_s FROM kept "
+            "CREATE TABLE planned AS SELECT split, recording_id, batch, seconds, size_s FROM kept "
             "ORDER BY split, sha256(concat($seed, ':', recording_id)), recording_id",
             {"seed": str(config.seed)},
         )
-        ((self.seconds, self.recordings),) = self._connection.execute(
-            "SELECT coalesce(sum(seconds), 0), count(*) FROM kept"
-        ).fetchall()
         self._connection.execute("DROP TABLE kept")
 
     def __iter__(self) -> Iterator[Shard]:
@@ -79,14 +84,15 @@ class Plan:
         streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
         for split, of_split in itertools.groupby(streamed, key=lambda row: row[0]):
             held: list[tuple[str, str]] = []
-            held_s, number = 0.0, 0
-            for _, recording_id, batch, size_s in of_split:
+            held_s, seconds_held, number = 0.0, 0.0, 0
+            for _, recording_id, batch, seconds, size_s in of_split:
                 if held and held_s + size_s > self._shard_seconds:
-                    yield Shard(split, number, tuple(held))
-                    number, held, held_s = number + 1, [], 0.0
+                    yield Shard(split, number, tuple(held), seconds_held)
+                    number, held, held_s, seconds_held = number + 1, [], 0.0, 0.0
                 held.append((recording_id, batch))
                 held_s += size_s
-            yield Shard(split, number, tuple(held))
+                seconds_held += seconds
+            yield Shard(split, number, tuple(held), seconds_held)
 
 
 class ShardEncoder:
@@ -112,14 +118,13 @@ class ShardEncoder:
                 "give the recipe another name, or delete that folder to make it again",
             )
 
-    def encode(
-        self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None
-    ) -> ShardCommit | None:
-        """Make and commit one shard, or return None where its commit record is already there."""
+    def encode(self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
+        """Make and commit one shard; nothing is done where its commit record is already there."""
         storage = self.lake.storage
         commit_key = f"{self.prefix}/{shard.commit_key}"
+        done = Done(shard.name)
         if storage.exists(commit_key):
-            return None
+            return done
         folder = storage.scratch()
         try:
             writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
@@ -132,14 +137,18 @@ class ShardEncoder:
                     self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)
                 ]
                 writer.failed += len(windows) - made
-                progress(recording_id, sum(window["duration_s"] for window in windows), error is not None)
+                if error:
+                    done.failures.append(told(failed_row(recording_id, error), "encode"))
+                seconds = sum(window["duration_s"] for window in windows[:made])
+                done.recordings, done.seconds = done.recordings + 1, done.seconds + seconds
+                progress(recording_id, seconds, error is not None)
             commit = writer.finish()
             for path in (writer.tar_path, writer.cuts_path):
                 storage.put_file(f"{self.prefix}/{shard.split}/{path.name}", path)
-            windows_key = f"{self.prefix}/windows/{shard.split}-{shard.number:06d}.parquet"
+            windows_key = f"{self.prefix}/windows/{shard.name}.parquet"
             self.lake.write(windows_key, schemas.table(rows, schemas.SHARD_WINDOWS))
             storage.put_if_absent(commit_key, commit.to_json().encode())
-            return commit
+            return done
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -169,7 +178,7 @@ class ShardEncoder:
 
     def _encode_recording(
         self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter
-    ) -> tuple[int, str | None]:
+    ) -> tuple[int, Exception | None]:
         """Encode the windows in order of time; returns how many were made, and why it went no further."""
         made = 0
         try:
@@ -180,7 +189,7 @@ class ShardEncoder:
                 writer.add(window, recording, features, 1 / self.encoder.frame_rate)
                 made += 1
         except (SpeechmillError, ValueError) as error:  # told in the row of every window that was not made
-            return made, f"{type(error).__name__}: {error}"
+            return made, error
         return made, None
 
     def _windows_of(self, blocks: Iterator[np.ndarray], windows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
@@ -203,7 +212,7 @@ class ShardEncoder:
             before = max(0, -first)
             yield np.pad(piece, ((0, 0), (before, last - first - before - piece.shape[1])))
 
-    def _row(self, window: Mapping[str, Any], shard: Shard, error: str | None) -> dict[str, Any]:
+    def _row(self, window: Mapping[str, Any], shard: Shard, error: Exception | None) -> dict[str, Any]:
         rate = self.encoder.frame_rate
         context = round(window["context_s"] * rate)
         same = ("window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language")
@@ -211,7 +220,7 @@ class ShardEncoder:
         return row | {
             "shard": shard.number,
             "status": "failed" if error else "ok",
-            "error": error,
+            "error": f"{type(error).__name__}: {error}" if error else None,
             "context_frames": 0 if error else context,
             "continuation_frames": 0 if error else round(window["duration_s"] * rate) - context,
         }

@@ -52,11 +52,11 @@ def ingest(
     lake: Lake,
     inputs: Iterable[str],
     config: IngestConfig,
-    progress: Callable[[str, bool], None] = lambda uri, failed: None,
+    progress: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Ingested:
     """Add what `inputs` name to the lake. Again, it adds only what is new; a killed ingest is finished by the next.
 
-    `progress` is told each name and whether it failed. Raises InputError for inputs that name nothing.
+    `progress` is told each name as a row of MET. Raises InputError for inputs that name nothing.
     """
     result = Ingested()
     with duckdb.connect() as connection:
@@ -116,7 +116,7 @@ def _meet(
     lake: Lake,
     found: Iterator[Entry],
     result: Ingested,
-    progress: Callable[[str, bool], None],
+    progress: Callable[[dict[str, Any]], None],
 ) -> None:
     """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
     connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
@@ -142,7 +142,7 @@ def _meet(
             fresh.append(row)
         part.append(row)
         result.met += 1
-        progress(entry.uri, row["status"] != "ok")
+        progress(row)
         if len(part) >= PART_ROWS:
             flush()
     flush()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import pyarrow as pa
 
 import encoders
 from manifests import ledger
@@ -14,43 +16,48 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
-from pipelines.annotate import Annotated, Annotator, fingerprints, pending
+from pipelines.annotate import Annotator, expected_s, fingerprints, pending, told
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import local
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.ingest import Ingested, ingest
 from pipelines.recipe import Recipe
+from pipelines.watch import Done, Heartbeat, Step, Watch
 
 MIN_TRIED = 100
 
 
 @dataclass
 class Run:
-    """A recipe at work on a lake."""
+    """A recipe at work on a lake, under a watch."""
 
     recipe: Recipe
     lake: Lake
+    watch: Watch
     workers: int = 1
-    tell: Callable[[str, float, bool], None] = lambda step, seconds, failed: None
-    """Told after each unit: the step, the seconds of sound in it and whether anything failed."""
 
     def ingest(self, inputs: Iterable[str]) -> Ingested:
-        return ingest(self.lake, inputs, self.recipe.ingest, lambda uri, failed: self.tell("ingest", 0.0, failed))
+        with self.watch.step("ingest") as step:
 
-    def annotate(self) -> Annotated:
+            def met(row: dict[str, Any]) -> None:
+                step.recordings += 1
+                if row["status"] != "ok":
+                    step.failed += 1
+                    step.fail(told(row, "ingest"))
+
+            return ingest(self.lake, inputs, self.recipe.ingest, met)
+
+    def annotate(self) -> Step:
         """Annotate every pending batch; SpeechmillError once more than `max_failed_share` of the recordings failed."""
         marks = fingerprints(self.recipe.make_stages())
-        total = Annotated("all")
-        make = partial(_annotator, self.lake, self.recipe)
-        for result in local.run(pending(self.lake, marks), make, self.workers):
-            total.recordings += result.recordings
-            total.failed += result.failed
-            total.seconds += result.seconds
-            self.tell("annotate", result.seconds, result.failed > 0)
-            if total.recordings >= MIN_TRIED and total.failed > self.recipe.max_failed_share * total.recordings:
-                what = f"{total.failed} of {total.recordings} recordings failed"
-                raise SpeechmillError(what, "look at the errors under annotations/, or raise max_failed_share")
-        return total
+        with self.watch.step("annotate", expected_s(self.lake, pending(self.lake, marks))) as step:
+            make = partial(_annotator, self.lake, self.recipe, step.beat_prefix)
+            for done in local.run(pending(self.lake, marks), make, self.workers):
+                step.done(done)
+                if step.recordings >= MIN_TRIED and step.failed > self.recipe.max_failed_share * step.recordings:
+                    what = f"{step.failed} of {step.recordings} recordings failed"
+                    raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
+        return step
 
     def selection(self) -> Selection:
         config = self.recipe.select
@@ -71,27 +78,38 @@ class Run:
         except FileNotFoundError as error:
             raise SpeechmillError(f"not annotated yet: {error.filename}", "run `speechmill annotate` first") from error
 
-    def encode(self) -> str:
-        """Encode what the selection keeps and write the ledger; returns the ledger as text."""
-        selection, config = self.selection(), self.recipe.encode
-        make = partial(_encoder, self.lake, self.recipe, selection)
-        shards = Plan(self.lake, selection.name, config)
-        ShardEncoder(self.lake, self.recipe.name, selection.name, selection.stages["signal"], config).check_dataset(
-            shards
-        )
-        for commit in local.run(shards, make, self.workers):
-            self.tell("encode", 0.0, bool(commit and commit.failed))
+    def encode(self) -> pa.Table:
+        """Encode what the selection keeps, describe the dataset and return its ledger."""
+        selection, config, name = self.selection(), self.recipe.encode, self.recipe.name
+        with self.watch.step("encode", 0.0) as step:
+            try:
+                plan = Plan(self.lake, selection.name, config)
+            except FileNotFoundError as error:
+                what = f"not selected yet: {error.filename}"
+                raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
+            committed = set(self.lake.storage.list(f"datasets/{name}/commits"))
+
+            def todo() -> Iterator[Shard]:
+                return (shard for shard in plan if f"datasets/{name}/{shard.commit_key}" not in committed)
+
+            ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
+            step.total_s = sum(shard.seconds for shard in todo())
+            make = partial(_encoder, self.lake, self.recipe, selection, step.beat_prefix)
+            for done in local.run(todo(), make, self.workers):
+                step.done(done)
         encoder = encoders.load(config.encoder, config.settings)
-        table = ledger.write(self.lake, self.recipe.name, f"{encoder.name}-{encoder.fingerprint}")
-        described = {"fields": fields(self.lake.storage, self.recipe.name), "recipe": self.recipe.resolved}
-        for name, value in described.items():
-            self.lake.storage.put(f"datasets/{self.recipe.name}/{name}.json", pretty(value).encode())
-        return ledger.render(table, config.patch)
+        table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
+        described = {"fields": fields(self.lake.storage, name), "recipe": self.recipe.resolved}
+        for what, value in described.items():
+            self.lake.storage.put(f"datasets/{name}/{what}.json", pretty(value).encode())
+        return table
 
 
-def _annotator(lake: Lake, recipe: Recipe) -> Callable[[str], Annotated]:
-    return Annotator(lake, recipe.make_stages()).annotate
+def _annotator(lake: Lake, recipe: Recipe, beats: str) -> Callable[[str], Done]:
+    annotator = Annotator(lake, recipe.make_stages())
+    return lambda batch: annotator.annotate(batch, Heartbeat(lake.storage, f"{beats}/{batch}.json"))
 
 
-def _encoder(lake: Lake, recipe: Recipe, selection: Selection) -> Callable[[Shard], Any]:
-    return ShardEncoder(lake, recipe.name, selection.name, selection.stages["signal"], recipe.encode).encode
+def _encoder(lake: Lake, recipe: Recipe, selection: Selection, beats: str) -> Callable[[Shard], Done]:
+    encoder = ShardEncoder(lake, recipe.name, selection.name, selection.stages["signal"], recipe.encode)
+    return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

@@ -15,10 +15,12 @@ from manifests.select import Selection, check_rules
 from pipelines import recipe
 from pipelines.errors import RecipeError
 
+ROOT = Path(__file__).parents[2]
+
 
 def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
 def digests(lake: Path) -> dict[str, str]:
@@ -54,6 +56,13 @@ def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Pa
     assert digests(tmp_path / "two") == before
 
 
+def test_models_are_listed_verified_and_found() -> None:
+    assert "campplus" in speechmill("models", "list").stdout
+    verified = speechmill("models", "verify", "silero-vad-16k-sequence", "ge2e")
+    assert (verified.returncode, verified.stdout.count(" ok\n")) == (0, 2)
+    assert speechmill("models", "where", "ge2e").stdout.endswith("resemblyzer/pretrained.pt\n")
+
+
 def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conversation: Path) -> None:
     lake = tmp_path / "lake"
     assert speechmill("run", "demo", "--in", str(conversation), "--lake", str(lake)).returncode == 0
@@ -77,6 +86,9 @@ def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conver
         (["select", "demo", "--lake", "LAKE", "--set", "encode.encoder=mel"], 1, "logmel"),
         (["select", "demo", "--lake", "LAKE", "--set", "encode.settings.bins=8"], 1, "num_mels"),
         (["select", "demo", "--lake", "s3://bucket/x"], 2, "only local folders"),
+        (["tokens", "show", "demo", "--lake", "LAKE"], 1, "run `speechmill encode` first"),
+        (["tokens", "show", "demo", "--lake", "LAKE", "--by", "colour"], 2, "num_speakers"),
+        (["models", "where", "nope"], 1, "silero-vad-16k-sequence"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.grid=1"], 1, "did you mean 'grid_s'"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.recordings.x='nix > 1'"], 1, "rule x"),
     ],

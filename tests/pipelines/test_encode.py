@@ -48,9 +48,10 @@ def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[L
     shards = list(Plan(lake, "s", CONFIG))
     assert len(shards) > 1
     worker.check_dataset(shards)
-    commits = [worker.encode(shard) for shard in shards]
+    dones = [worker.encode(shard) for shard in shards]
+    assert [done.seconds for done in dones] == [shard.seconds for shard in shards]
     cuts = list(CutSet.from_shar(in_dir=str(Path(lake.storage.root) / "datasets/whole/train")))
-    assert len(cuts) == 12 == sum(commit.windows for commit in commits if commit)
+    assert len(cuts) == 12 == sum(done.seconds for done in dones) / 8
     logmel = encoders.load("logmel", {})
     seen_tracks = set()
     for cut in cuts:
@@ -75,12 +76,12 @@ def test_an_interrupted_dataset_is_finished_to_the_same_bytes(made: tuple[Lake, 
         worker = ShardEncoder(lake, name, "s", marks["signal"], CONFIG)
         worker.check_dataset(shards)
         for shard in shards[:1] if name == "other" else shards:
-            assert worker.encode(shard)
+            assert worker.encode(shard).recordings
     lake.storage.delete("datasets/other/commits/train/000000.json")  # killed after its files, before its commit
     again = ShardEncoder(lake, "other", "s", marks["signal"], CONFIG)
     again.check_dataset(shards)
-    assert all(again.encode(shard) for shard in reversed(shards))
-    assert again.encode(shards[0]) is None
+    assert all(again.encode(shard).recordings for shard in reversed(shards))
+    assert again.encode(shards[0]).recordings == 0
     assert files(lake, "one") == files(lake, "other")
 
 
@@ -99,10 +100,12 @@ def test_a_recording_that_went_away_costs_its_windows_and_says_so(made: tuple[La
     Path(name).rename(name + ".away")
     try:
         worker = ShardEncoder(lake, "gone", "s", marks["signal"], CONFIG)
-        commits = [commit for shard in Plan(lake, "s", CONFIG) if (commit := worker.encode(shard))]
+        dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
     finally:
         Path(name + ".away").rename(name)
-    assert (sum(c.windows for c in commits), sum(c.failed for c in commits)) == (9, 3)
+    (failure,) = [failure for done in dones for failure in done.failures]
+    assert (failure.reason, name in failure.error) == ("encode: UnreadableAudioError", True)
+    assert sum(done.seconds for done in dones) == 9 * 8
     rows = [row for key in lake.storage.list("datasets/gone/windows") for row in lake.read(key).to_pylist()]
     failed = [row for row in rows if row["status"] == "failed"]
     assert len(rows) == 12

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_cli import digests, speechmill
+from test_cli import ROOT, digests, speechmill
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """
 name = "restart"
 [ingest]

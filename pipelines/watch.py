@@ -1,0 +1,294 @@
+"""What a person sees of a run while it works, and what stays of it under `runs/<time>/`: log, recipe, summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from types import TracebackType
+from typing import Any
+
+from manifests.fingerprint import pretty
+from manifests.storage import Storage
+from pipelines.errors import SpeechmillError
+
+LOG = logging.getLogger("speechmill")
+BEAT_S = 5.0
+PLAIN_S = 30.0
+SHOWN_FAILURES = 5
+"""Failures shown as they happen; all are in the log."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recording that a step could not finish, as told by a worker."""
+
+    recording_id: str
+    stage: str
+    error_type: str
+    error: str
+    remedy: str = ""
+
+    @property
+    def reason(self) -> str:
+        return f"{self.stage}: {self.error_type}"
+
+
+@dataclass
+class Done:
+    """What one unit of work came to: all that crosses from a worker to the run."""
+
+    unit: str
+    recordings: int = 0
+    seconds: float = 0.0
+    """Of sound."""
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Recordings of which anything failed."""
+        return len({failure.recording_id for failure in self.failures})
+
+
+class Heartbeat:
+    """A worker's sign of life inside a long unit: a small file under `runs/`, the same way on any engine."""
+
+    def __init__(self, storage: Storage, key: str) -> None:
+        self.storage, self.key = storage, key
+        self.seconds = 0.0
+        self.last = time.monotonic()
+
+    def __call__(self, recording_id: str, seconds: float, failed: bool) -> None:
+        """Count a recording that is done; at most one write in `BEAT_S`."""
+        self.seconds += seconds
+        if time.monotonic() - self.last >= BEAT_S:
+            self.storage.put(self.key, json.dumps({"seconds": self.seconds}).encode())
+            self.last = time.monotonic()
+
+
+class Step:
+    """Counts of one step of a run. `units` of work are done one by one; heartbeats tell what is in flight."""
+
+    def __init__(self, watch: Watch, name: str, total_s: float | None) -> None:
+        self.watch, self.name, self.total_s = watch, name, total_s
+        self.recordings = self.failed = 0
+        self.done_s = self.flying_s = 0.0
+        self.reasons: Counter[str] = Counter()
+        self.begun = time.monotonic()
+
+    @property
+    def beat_prefix(self) -> str:
+        """Folder of the heartbeats, one `<unit>.json` a unit in flight."""
+        return f"{self.watch.prefix}/working"
+
+    def done(self, done: Done) -> None:
+        """Count a finished unit, log it, and show its first failures."""
+        LOG.info(
+            "%s %s: %d recordings, %.3f h, %d failed",
+            self.name, done.unit, done.recordings, done.seconds / 3600, done.failed,
+        )  # fmt: skip
+        self.recordings += done.recordings
+        self.done_s += done.seconds
+        self.failed += done.failed
+        for failure in done.failures:
+            self.fail(failure)
+        self.watch.storage.delete(f"{self.beat_prefix}/{done.unit}.json")
+
+    def fail(self, failure: Failure) -> None:
+        """Log a failure; the first few of a step are shown too."""
+        self.reasons[failure.reason] += 1
+        what = f"{failure.recording_id}: {failure.reason}: {failure.error}; remedy: {failure.remedy}"
+        LOG.warning("%s", what)
+        shown = self.reasons.total()
+        if shown <= SHOWN_FAILURES:
+            self.watch.print(f"failed: {what}")
+        elif shown == SHOWN_FAILURES + 1:
+            self.watch.print(f"failed: more, see {self.watch.prefix}/log.txt")
+
+    @property
+    def wall_s(self) -> float:
+        return max(1e-3, time.monotonic() - self.begun)
+
+    def position_s(self) -> float:
+        """Seconds of sound behind us, those of units in flight included."""
+        return self.done_s + self.flying_s
+
+    def text(self) -> str:
+        """Position, rate, time left, failures and memory, in 60 columns."""
+        here_s, rate = self.position_s(), self.position_s() / self.wall_s
+        parts = []
+        if self.total_s is None:
+            parts.append(f"{self.recordings:,} recordings")
+        else:
+            parts.append(f"{here_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
+            parts.append(f"{rate:.0f} h/h")
+            if rate and self.total_s > here_s:
+                parts.append(f"{_clock((self.total_s - here_s) / rate)} left")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        parts.append(f"{_memory_bytes() / 2**30:.1f} GiB")
+        return ", ".join(parts)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "wall_s": round(self.wall_s, 3),
+            "recordings": self.recordings,
+            "hours": self.done_s / 3600,
+            "hours_per_hour": self.done_s / self.wall_s,
+            "failed": self.failed,
+            "reasons": dict(self.reasons.most_common()),
+        }
+
+    def _poll(self) -> None:
+        flying_s = 0.0
+        for key in self.watch.storage.list(self.beat_prefix):
+            try:
+                flying_s += json.loads(self.watch.storage.read(key))["seconds"]
+            except FileNotFoundError:
+                continue  # its unit was done meanwhile
+        self.flying_s = flying_s
+
+
+class Watch:
+    """One command at work on a lake: use as a context manager around everything it does.
+
+    On a terminal a bar shows each step; elsewhere a plain line every 30 s; with `quiet` nothing. All goes to stderr.
+    """
+
+    def __init__(self, storage: Storage, command: str, recipe: dict[str, Any], quiet: bool = False) -> None:
+        self.storage, self.quiet = storage, quiet
+        begun = datetime.now(UTC)
+        self.prefix = f"runs/{begun:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+        self.steps: list[Step] = []
+        self.results: dict[str, Any] = {}
+        self.begun = time.monotonic()
+        self.about = {"command": command, "begun": begun.isoformat(timespec="seconds"), "machine": _machine()}
+        self.recipe = recipe
+        self._progress: Any = None
+
+    def __enter__(self) -> Watch:
+        self.storage.put(f"{self.prefix}/recipe.json", pretty(self.recipe).encode())
+        self._log = self.storage.log(f"{self.prefix}/log.txt")
+        self._handler = logging.StreamHandler(self._log)
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter.converter = time.gmtime
+        self._handler.setFormatter(formatter)
+        LOG.addHandler(self._handler)
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        LOG.info("%s", self.about["command"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome: dict[str, Any] = {"outcome": "done"}
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            outcome = {"outcome": "interrupted" if interrupted else "stopped", "error": f"{kind.__name__}: {error}"}  # type: ignore[union-attr]
+            LOG.error("%s", "interrupted" if interrupted else outcome["error"], exc_info=not _expected(error))
+        LOG.removeHandler(self._handler)
+        self._log.close()
+        steps = {step.name: step.summary() for step in self.steps}
+        about = self.about | outcome | {"wall_s": round(time.monotonic() - self.begun, 3)}
+        text = pretty(about | {"steps": steps, "results": self.results})
+        try:
+            self.storage.put(f"{self.prefix}/summary.json", text.encode())
+        except OSError:  # a full disk, say: what stopped the run is told, not this
+            if error is None:
+                raise
+
+    @contextmanager
+    def step(self, name: str, total_s: float | None = None) -> Iterator[Step]:
+        """A step of `total_s` seconds of sound, shown while it lasts."""
+        step = Step(self, name, total_s)
+        self.steps.append(step)
+        stop = threading.Event()
+        shown = threading.Thread(target=self._show, args=(step, stop), daemon=True)
+        shown.start()
+        try:
+            yield step
+        finally:
+            stop.set()
+            shown.join()
+            LOG.info("%s ended: %s", name, step.text())
+
+    def print(self, text: str) -> None:
+        """A line for the person at the terminal, above the bar if there is one."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def _show(self, step: Step, stop: threading.Event) -> None:
+        if self.quiet:
+            stop.wait()
+        elif sys.stderr.isatty():
+            self._show_bar(step, stop)
+        else:
+            told = time.monotonic()
+            while not stop.wait(1.0):
+                if time.monotonic() - told >= PLAIN_S:
+                    step._poll()
+                    self.print(f"{step.name}: {step.text()}")
+                    told = time.monotonic()
+
+    def _show_bar(self, step: Step, stop: threading.Event) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(14), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as self._progress:
+            task = self._progress.add_task(step.name, total=step.total_s, text="")
+            while not stop.wait(0.5):
+                step._poll()
+                self._progress.update(task, completed=step.position_s(), text=step.text())
+        self._progress = None
+
+
+def _expected(error: BaseException) -> bool:
+    return isinstance(error, (SpeechmillError, KeyboardInterrupt, OSError))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _memory_bytes() -> int:
+    """Resident memory of this process and its children."""
+    import psutil
+
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _machine() -> dict[str, Any]:
+    names = ("speechmill", "numpy", "av", "soxr", "onnxruntime", "torch", "pyannote-audio", "faster-whisper", "duckdb")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "host": platform.node(), "platform": platform.platform(), "python": platform.python_version(),
+        "cpus": os.cpu_count(), "versions": versions,
+    }  # fmt: skip
