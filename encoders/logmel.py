@@ -11,16 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.signal
+import scipy.sparse
 
 from encoders.base import Encoder
 
-# Frames worked on at once: a block stays in the cache. A multiple of 16, the rows of the widest product kernel.
-BLOCK_FRAMES = 64
-# Filters in one matrix product. A filter touches few bins, so a product over neighbours is a short one.
-GROUP_MELS = 16
-# Multiplications in one product, at most. OpenBLAS gives larger products (from 4 * 65536) to several threads and to
-# other kernels, and the last bit would then depend on the number of threads and on a frame's place in its block.
-GROUP_WORK = 3 * 65536
+# Frames worked on at once: a block stays in the cache.
+BLOCK_FRAMES = 48
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,9 @@ class LogMel(Encoder):
         used = np.flatnonzero(filters.any(axis=0))
         # The bins between fmin and fmax; the others are never looked at.
         self._bins = slice(int(used[0]), int(used[-1]) + 1)
-        self._groups = _groups(filters[:, self._bins])
+        # Sparse: a bin lies in two filters at most. And not a product of BLAS, whose last bits depend on where in its
+        # block a frame stands: here every frame sees the same additions in the same order.
+        self._filters = scipy.sparse.csr_array(filters[:, self._bins])
 
     def _encode_one(self, window: np.ndarray, num_frames: int) -> np.ndarray:
         config: LogMelConfig = self.config
@@ -135,41 +133,27 @@ class LogMel(Encoder):
         spectra = np.empty((BLOCK_FRAMES, config.n_fft // 2 + 1), np.complex128)
         used = np.empty((BLOCK_FRAMES, self._bins.stop - self._bins.start), np.complex64)
         magnitudes = np.empty(used.shape, np.float32)
-        mels = np.empty((BLOCK_FRAMES, self.dim), np.float32)
+        by_bin = np.empty(used.shape[::-1], np.float32)
         skip = (config.n_fft - config.window_samples) // 2
         for sound, out in zip(window, features, strict=True):
+            # float64, because in float32 the rounding of a loud bin drowns the quiet ones of its frame: above the band
+            # of a telephone recording the feature was off by up to 0.8.
+            samples = sound[skip:].astype(np.float64)
+            frames = np.lib.stride_tricks.as_strided(
+                samples,
+                (num_frames, config.window_samples),
+                (config.hop_samples * samples.itemsize, samples.itemsize),
+                writeable=False,
+            )
             for first in range(0, num_frames, BLOCK_FRAMES):
                 count = min(BLOCK_FRAMES, num_frames - first)
-                start = first * config.hop_samples + skip
-                stop = start + (count - 1) * config.hop_samples + config.window_samples
-                piece = sound[start:stop].astype(np.float64)
-                frames = np.lib.stride_tricks.sliding_window_view(piece, config.window_samples)[:: config.hop_samples]
-                np.multiply(frames, self._window, out=block[:count, : config.window_samples])
-                # A block is always full, whatever is left of the window: a product of another shape may round
-                # otherwise, and a frame would then depend on where its window ends.
-                block[count:] = 0.0
-                # float64, because in float32 the rounding of a loud bin drowns the quiet ones of its frame: above the
-                # band of a telephone recording the feature was off by up to 0.8.
+                windowed = block[:count, : config.window_samples]
+                np.multiply(frames[first : first + count], self._window, out=windowed)
                 np.fft.rfft(block, axis=1, out=spectra)
                 used[:] = spectra[:, self._bins]
                 np.abs(used, out=magnitudes)
-                for bins, group, filters in self._groups:
-                    np.matmul(magnitudes[:, bins], filters, out=mels[:, group])
+                by_bin[:] = magnitudes.T
+                mels = self._filters @ by_bin
                 np.maximum(mels, np.float32(config.floor), out=mels)
-                np.log(mels[:count], out=out[first : first + count])
+                np.log(mels.T[:count], out=out[first : first + count])
         return features
-
-
-def _groups(filters: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
-    """Runs of neighbouring filters: the bins they touch, their numbers, their weights float32 (bins, filters)."""
-    groups: list[tuple[slice, slice, np.ndarray]] = []
-    start = 0
-    while start < len(filters):
-        for stop in range(min(start + GROUP_MELS, len(filters)), start, -1):
-            touched = np.flatnonzero(filters[start:stop].any(axis=0))
-            bins = slice(int(touched[0]), int(touched[-1]) + 1)
-            if BLOCK_FRAMES * (stop - start) * (bins.stop - bins.start) <= GROUP_WORK:
-                break
-        groups.append((bins, slice(start, stop), np.ascontiguousarray(filters[start:stop, bins].T)))
-        start = stop
-    return groups
