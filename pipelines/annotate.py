@@ -43,8 +43,8 @@ def pending(lake: Lake, marks: Mapping[str, str]) -> Iterator[str]:
             yield batch
 
 
-def expected_s(lake: Lake, batches: Iterable[str]) -> float:
-    """Seconds of sound that the headers in `batches` claim; beyond a hundred batches by their mean."""
+def expected(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
+    """How many batches, and the seconds of sound that their headers claim; beyond a hundred batches by their mean."""
     read_s, read, count = 0.0, 0, 0
     for batch in batches:
         count += 1
@@ -52,7 +52,7 @@ def expected_s(lake: Lake, batches: Iterable[str]) -> float:
             claimed = lake.read(lake.recordings_key(batch), ["claimed_duration_s"])["claimed_duration_s"]
             read_s += pc.sum(claimed).as_py() or 0.0
             read += 1
-    return read_s * count / max(1, read)
+    return count, read_s * count / max(1, read)
 
 
 class Annotator:

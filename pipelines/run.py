@@ -16,7 +16,7 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
-from pipelines.annotate import Annotator, expected_s, fingerprints, pending, told
+from pipelines.annotate import Annotator, expected, fingerprints, pending, told
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import local
 from pipelines.errors import RecipeError, SpeechmillError
@@ -50,7 +50,10 @@ class Run:
     def annotate(self) -> Step:
         """Annotate every pending batch; SpeechmillError once more than `max_failed_share` of the recordings failed."""
         marks = fingerprints(self.recipe.make_stages())
-        with self.watch.step("annotate", expected_s(self.lake, pending(self.lake, marks))) as step:
+        with self.watch.step("annotate") as step:
+            batches, step.total_s = expected(self.lake, pending(self.lake, marks))
+            if not batches:  # no models are loaded for nothing
+                return step
             make = partial(_annotator, self.lake, self.recipe, step.beat_prefix)
             for done in local.run(pending(self.lake, marks), make, self.workers):
                 step.done(done)

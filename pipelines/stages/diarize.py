@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class DiarizeConfig:
     pipeline: str | None = None
     """A whole pyannote pipeline instead: hub id, folder or config.yaml. Its files may hold pickled code: trust it."""
     revision: str | None = None
-    """Commit of a hub id. Without it the fingerprint cannot tell when the hub's files change."""
+    """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it stood for."""
     threshold: float = 0.45
     """Centroid linkage stops at this Euclidean distance of unit vectors. Built-in pipeline only."""
     min_cluster_size: int = 12
@@ -88,16 +88,22 @@ class Diarize(Stage):
     config: DiarizeConfig
 
     def model_hashes(self) -> dict[str, str]:
-        named = self.config.pipeline
-        if named is None:
+        if self._named is None:
             return {name: models.get(name).sha256 for name in OFFLINE}
-        path = Path(named)
-        # Of a hub id, name and revision stand in the configuration.
-        return {named: models.sha256_of(path)} if path.exists() else {}
+        return {self._named: models.identity(self._named)}
+
+    @property
+    def _named(self) -> str | None:
+        """The pipeline as `pipelines.models` resolves it, with its revision; None for the built-in one."""
+        named, revision = self.config.pipeline, self.config.revision
+        return f"{named}@{revision}" if named and revision else named
 
     def setup(self) -> None:
         # pyannote sends usage metrics unless told not to, and reads this when imported.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+        # It averages over nothing where a speaker is silent, and wants the NaN that this gives.
+        for message in ("Mean of empty slice", "invalid value encountered in divide"):
+            warnings.filterwarnings("ignore", message, RuntimeWarning)
         # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
@@ -121,12 +127,11 @@ class Diarize(Stage):
             pipeline.instantiate({"clustering": clustering, "segmentation": {"min_duration_off": 0.0}})
         else:
             remedy = "name a folder that holds it, or a hub id whose terms you accepted, with the hub in reach"
+            assert self._named is not None
             try:
-                pipeline = Pipeline.from_pretrained(config.pipeline, revision=config.revision)
-            except (OSError, ValueError) as error:
-                raise SpeechmillError(f"pipeline {config.pipeline!r}: {error}", remedy) from error
-            if pipeline is None:  # what pyannote answers where access is denied
-                raise SpeechmillError(f"pipeline {config.pipeline!r} was not given out", remedy)
+                pipeline = Pipeline.from_pretrained(models.resolve(self._named)[0])
+            except (OSError, ValueError, SpeechmillError) as error:
+                raise SpeechmillError(f"pipeline {self._named!r}: {error}", remedy) from error
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size
         self.pipeline = pipeline.to(torch.device(config.device))
 

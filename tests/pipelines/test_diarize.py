@@ -153,6 +153,22 @@ def test_a_pipeline_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     assert "folder" in caught.value.remedy
 
 
+def test_a_hub_id_is_fingerprinted_by_the_commit_it_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache as a download leaves it, read offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--lab--pipeline"
+    marks = {}
+    for commit in ("a" * 40, "b" * 40):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.yaml").write_text("pipeline: {}")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        marks[commit] = Diarize(DiarizeConfig(pipeline="lab/pipeline")).fingerprint({"vad": "v"})
+    assert marks["a" * 40] != marks["b" * 40]
+    pinned = Diarize(DiarizeConfig(pipeline="lab/pipeline", revision="a" * 40))
+    assert pinned.model_hashes() == {f"lab/pipeline@{'a' * 40}": "a" * 40}
+
+
 def test_mel_powers_are_librosas(embedding: GE2E, conversation: Path) -> None:
     samples = ArraySound.from_file(conversation).samples[:, :32000]
     expected = librosa.feature.melspectrogram(y=samples[0], sr=16000, n_fft=400, hop_length=160, n_mels=40).T
