@@ -1,0 +1,127 @@
+"""The whole path against the sum of its parts: audio seconds per CPU second, on one worker."""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
+
+import click
+import numpy as np
+import soundfile
+from sounds import ArraySound
+
+import encoders
+from manifests.lake import Lake
+from pipelines import recipe
+from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.sound import decode_sound
+from pipelines.run import Run
+from pipelines.watch import Watch
+
+FAST = ("annotate={vad={}}", "select.recordings={}", "select.windows={}")
+
+
+def cpu_s(work: Callable[[], Any]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def conversation(folder: Path, minutes: float) -> tuple[list[Path], float]:
+    """Flac files of ten minutes each of real conversation, and their seconds."""
+    sample = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
+    speech, rate = soundfile.read(sample / "lca_calls" / "lca_40_mix16k.flac", dtype="int16")
+    paths = []
+    for number in range(max(1, round(minutes / 10))):
+        paths.append(folder / f"{number}.flac")
+        soundfile.write(paths[-1], np.resize(np.roll(speech, number * rate), 600 * rate), rate)
+    return paths, 600.0 * len(paths)
+
+
+def decode_to(path: Path, rate: int) -> None:
+    decoder = Decoder(str(path))
+    for _ in resampled(decoder, decoder.sample_rate, rate):
+        pass
+
+
+def parts_of(paths: list[Path], stages: list[str]) -> dict[str, float]:
+    """CPU seconds of each part alone, models loaded before."""
+    loaded = recipe.load("demo")
+    found = {
+        "decode": sum(cpu_s(lambda path=path: decode_to(path, 16000)) for path in paths),
+        "decode + signal": sum(
+            cpu_s(lambda path=path: decode_sound(str(path), "x").__exit__(None, None, None)) for path in paths
+        ),
+        "decode for the encoder": sum(cpu_s(lambda path=path: decode_to(path, 24000)) for path in paths),
+    }
+    sounds = [ArraySound.from_file(path) for path in paths]
+    known: list[dict[str, Any]] = [{} for _ in sounds]
+    for stage in loaded.make_stages():
+        if stage.name not in stages:
+            continue
+        stage.setup()
+        spent = 0.0
+        for sound, rows in zip(sounds, known, strict=True):
+            begun = time.process_time()
+            rows[stage.name] = stage.annotate(sound, rows)
+            spent += time.process_time() - begun
+        found[stage.name] = spent
+    encoder = encoders.load("logmel", {})
+    seconds = 40 * encoder.sample_rate
+    window = np.random.default_rng(0).normal(0, 0.1, (1, seconds + 2 * encoder.context_samples)).astype(np.float32)
+    windows = sum(sound.num_samples for sound in sounds) / 16000 / 40
+    found["log-mel"] = cpu_s(lambda: [encoder.encode([window]) for _ in range(5)]) / 5 * windows
+    return found
+
+
+def steps_of(lake: Lake, paths: list[Path], overrides: tuple[str, ...]) -> dict[str, float]:
+    """CPU seconds of each step of a run."""
+    with Watch(lake.storage, "bench", {}, quiet=True) as watch:
+        work = Run(recipe.load("demo", overrides), lake, watch)
+        return {
+            "ingest": cpu_s(lambda: work.ingest(map(str, paths))),
+            "annotate": cpu_s(work.annotate),
+            "select": cpu_s(work.select),
+            "encode": cpu_s(work.encode),
+        }
+
+
+@click.command()
+@click.option("--minutes", default=60.0, show_default=True, help="Of conversation.")
+@click.option("--every-stage", is_flag=True, help="Diarization, language and quality too; about 20 times as slow.")
+def main(minutes: float, every_stage: bool) -> None:
+    stages = ["vad", "diarize", "language", "quality"] if every_stage else ["vad"]
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy {np.__version__}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths, seconds = conversation(folder, minutes)
+        parts = parts_of(paths, stages)
+        overrides = () if every_stage else FAST
+        steps_of(
+            Lake.at(str(folder / "warm-up")), paths[:1], overrides
+        )  # libraries are loaded, as they were for the parts
+        steps = steps_of(Lake.at(str(folder / "lake")), paths, overrides)
+    print(f"{seconds / 60:.0f} minutes of telephone conversation, 16 kHz flac; audio seconds per CPU second")
+    for part, spent in parts.items():
+        print(f"  {part:<26}{seconds / spent:>10,.0f}")
+    floor = parts["decode + signal"] + parts["decode for the encoder"] + parts["log-mel"]
+    floor += sum(parts[stage] for stage in stages)
+    print(f"  {'sum of the parts':<26}{seconds / floor:>10,.0f}")
+    for step, spent in steps.items():
+        print(f"  run: {step:<21}{seconds / spent:>10,.0f}")
+    total = sum(steps.values())
+    print(f"  {'run: all':<26}{seconds / total:>10,.0f}   {100 * floor / total:.0f} % of the sum of the parts")
+    bare = parts["decode"] + parts["log-mel"] + sum(parts[stage] for stage in stages)
+    print(f"  {'one decode, stages, log-mel':<27}{seconds / bare:>9,.0f}   {100 * bare / total:.0f} % of it")
+
+
+if __name__ == "__main__":
+    main()
