@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shlex
 import sys
@@ -275,5 +276,13 @@ def main() -> None:
         click.echo("interrupted: the same command goes on from here", err=True)
         sys.exit(130)
     except (SpeechmillError, OSError) as error:  # anything else is a bug and shows its traceback
-        click.echo(f"error: {error}\nremedy: {getattr(error, 'remedy', 'check the disk and the path')}", err=True)
+        click.echo(f"error: {error}\nremedy: {_remedy(error)}", err=True)
         sys.exit(1)
+
+
+def _remedy(error: SpeechmillError | OSError) -> str:
+    if isinstance(error, SpeechmillError):
+        return error.remedy
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space and run the same command again: what is committed stays"
+    return "check the disk and the path"

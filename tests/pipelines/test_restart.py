@@ -1,5 +1,7 @@
-"""kill -9 at twenty random moments, each time the same command again: the lake is the uninterrupted one."""
+"""kill -9 at twenty random moments, Ctrl-C, a full disk: the same command again makes the uninterrupted lake."""
 
+import json
+import os
 import random
 import shutil
 import signal
@@ -26,17 +28,30 @@ shard_mb = 0.3
 """
 
 
-@pytest.mark.slow
-def test_twenty_kills_leave_the_lake_of_an_uninterrupted_run(tmp_path: Path, conversation: Path) -> None:
+@pytest.fixture
+def words(tmp_path: Path, conversation: Path) -> list[str]:
+    """A run over eight recordings in many small batches and shards; the lake's folder comes next."""
     speech, rate = soundfile.read(conversation, dtype="int16")
     (tmp_path / "in").mkdir()
     for n in range(8):
         soundfile.write(tmp_path / f"in/{n}.wav", np.roll(speech, n * rate), rate)
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    words = ["run", str(tmp_path / "recipe.toml"), "--in", str(tmp_path / "in"), "--lake"]
+    return ["run", str(tmp_path / "recipe.toml"), "--in", str(tmp_path / "in"), "--lake"]
+
+
+@pytest.fixture
+def expected(tmp_path: Path, words: list[str]) -> dict[str, str]:
+    """The lake of an uninterrupted run."""
     assert speechmill(*words, str(tmp_path / "whole")).returncode == 0
-    expected = digests(tmp_path / "whole")
-    assert len(expected) > 20
+    found = digests(tmp_path / "whole")
+    assert len(found) > 20
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_lake_of_an_uninterrupted_run(
+    tmp_path: Path, words: list[str], expected: dict[str, str]
+) -> None:
     lake = tmp_path / "killed"
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words, str(lake)]
     chance = random.Random(7)
@@ -61,3 +76,48 @@ def test_twenty_kills_leave_the_lake_of_an_uninterrupted_run(tmp_path: Path, con
     assert speechmill(*words, str(lake)).returncode == 0
     assert digests(lake) == expected
     assert list((lake / "runs/tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_is_told_without_a_traceback_and_the_same_command_goes_on(
+    tmp_path: Path, words: list[str], expected: dict[str, str], workers: int
+) -> None:
+    lake = tmp_path / "lake"
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words, str(lake)]
+    command += ["--workers", str(workers)]
+    # Its own group, as a terminal gives it: Ctrl-C reaches the workers too.
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(lake.glob("annotations/vad-*/*.parquet")):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert "Traceback" not in told
+    (summary,) = lake.glob("runs/*/summary.json")
+    assert json.loads(summary.read_text())["outcome"] == "interrupted"
+    assert digests(lake) != expected
+    assert speechmill(*words, str(lake)).returncode == 0
+    assert digests(lake) == expected
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    tmp_path: Path, words: list[str], expected: dict[str, str]
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        full = speechmill(*words, str(small / "lake"))
+        assert (full.returncode, "Traceback" in full.stderr) == (1, False), full.stderr
+        assert "No space left on device" in full.stderr
+        assert "free some space" in full.stderr
+        left = digests(small / "lake")
+        assert left.items() <= expected.items()
+        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
+        assert speechmill(*words, str(small / "lake")).returncode == 0
+        assert digests(small / "lake") == expected
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
