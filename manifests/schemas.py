@@ -81,8 +81,8 @@ SIGNAL = pa.schema(
         field("duration_s", pa.float64(), "num_samples / sample_rate", "s"),
         field("channels", pa.int32(), "decoded channels"),
         field("pcm_sha256", pa.string(), "sha256 of rate, channels and interleaved little-endian float32 samples"),
-        field("decode_errors", pa.int32(), "packets that did not decode"),
-        field("decode_error", pa.string(), "message of the first of them"),
+        field("decode_errors", pa.int32(), "packets that did not decode, and gaps in the times of those that did"),
+        field("decode_error", pa.string(), "the first of them with its place, and the sound known to be missing in all"),
         field(
             "loudness_lufs", pa.float64(), "integrated loudness, EBU R128 / ITU-R BS.1770-4; null if gated away", "LUFS"
         ),

@@ -6,12 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # One thread a model and no network, before any library reads these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "pipelines")]
+
+# The same examples every time, however slow the machine: a run tells of the change that it tests, not of luck.
+settings.register_profile("speechmill", derandomize=True, deadline=None)
+settings.load_profile("speechmill")
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,21 @@ from pipelines.errors import UnreadableAudioError
 # Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
 FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
+CHECKED = {"ape", "flac", "tak", "tta", "wavpack"}
+"""Codecs whose frames carry a checksum that FFmpeg compares only when asked: a damaged frame would pass as noise."""
+GAP_S = 0.01
+"""Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
+
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 
 
 class Decoder:
-    """One pass over a recording. Iterate it once; `decode_errors` counts the packets that did not decode.
+    """One pass over a recording. Iterate it once.
 
-    Yields float32 (channels, samples), full scale 1, of `block_samples` each but for the last. Raises
-    UnreadableAudioError where nothing decodes, a sample is not finite, or rate or channels change on the way.
+    Yields float32 (channels, samples), full scale 1, of `block_samples` each but for the last. `decode_errors` counts
+    the packets that did not decode and the gaps that damage left in the container's times. Nothing is put in their
+    place. Raises UnreadableAudioError where nothing decodes, samples are not finite, or rate or channels change on the
+    way.
     """
 
     def __init__(self, path: str, block_samples: int = 1 << 18) -> None:
@@ -30,19 +37,35 @@ class Decoder:
         self.block_samples = block_samples
         self.container = open_container(path)
         self.stream = audio_stream(self.container, path)
+        codec = self.stream.codec_context.name
+        if codec in CHECKED:
+            self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.sample_rate = self.stream.codec_context.sample_rate
         self.channels = self.stream.codec_context.channels
         self.channel_layout = self.stream.codec_context.layout.name
+        # FLAC's first frames lose their times where they are damaged, and FFmpeg then takes a later one for the start.
+        self._begins_s = 0.0 if codec == "flac" else self._seconds(self.stream.start_time)
+        self._ends_s = self._seconds(self.stream.duration) if codec == "flac" else None  # exact in its header
         self.num_samples = 0
         self.decode_errors = 0
-        self.decode_error: str | None = None
+        self.missing_s = 0.0
+        self._first_error: str | None = None
+        self._broken = False  # since the last frame: its gap is no second error
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with self.container:
-            yield from rechunk(map(self._checked, self._frames()), self.block_samples)
+            yield from self._finite(rechunk(map(self._samples, self._frames()), self.block_samples))
+        self._follow(self._ends_s)
         if not self.num_samples:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
+
+    @property
+    def decode_error(self) -> str | None:
+        """The first error with its place in what was decoded, and how much the container's times show to be missing."""
+        if self._first_error and self.missing_s > GAP_S:
+            return f"{self._first_error}; {self.missing_s:.3f} s missing in all"
+        return self._first_error
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         packets = self.container.demux(self.stream)
@@ -52,18 +75,19 @@ class Decoder:
             except StopIteration:
                 return
             except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
-                self._note(error)
+                self._note(f"{type(error).__name__}: {error.strerror}")
                 return
             try:
                 yield from packet.decode()
             except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
-                self._note(error)
+                self._note(f"{type(error).__name__}: {error.strerror}")
 
-    def _note(self, error: av.error.FFmpegError) -> None:
+    def _note(self, what: str) -> None:
         self.decode_errors += 1
-        self.decode_error = self.decode_error or f"{type(error).__name__}: {error.strerror}"
+        self._first_error = self._first_error or f"{what} at {self.num_samples / self.sample_rate:.2f} s"
+        self._broken = True
 
-    def _checked(self, frame: av.AudioFrame) -> np.ndarray:
+    def _samples(self, frame: av.AudioFrame) -> np.ndarray:
         channels = frame.layout.nb_channels
         if (frame.sample_rate, channels) != (self.sample_rate, self.channels):
             if not self.num_samples:  # the first frame knows better than the header
@@ -75,15 +99,38 @@ class Decoder:
                 raise UnreadableAudioError(
                     f"{self.path!r}: rate or channels change from {change} at {at_s:.2f} s", "split it there"
                 )
-        samples = to_float(frame)
-        if not np.isfinite(samples).all():
-            first = self.num_samples + int(np.argmin(np.isfinite(samples).all(axis=0)))
-            raise UnreadableAudioError(
-                f"{self.path!r}: samples that are not finite, the first at sample {first}",
-                "export it again from its source",
-            )
-        self.num_samples += samples.shape[1]
-        return samples
+        self._follow(frame.time)
+        self.num_samples += frame.samples
+        return to_float(frame)
+
+    def _follow(self, time_s: float | None) -> None:
+        """Count what is missing before `time_s` by the container's times: Ogg and PyAV drop damage without an error."""
+        if time_s is None:
+            return
+        self._begins_s = time_s if self._begins_s is None else self._begins_s
+        missing_s = time_s - self._begins_s - self.num_samples / self.sample_rate
+        if missing_s > self.missing_s + GAP_S and not self._broken:
+            self._note("sound is missing")
+        self.missing_s = missing_s
+        self._broken = False
+
+    def _seconds(self, time: int | None) -> float | None:
+        return None if time is None or self.stream.time_base is None else float(time * self.stream.time_base)
+
+    def _finite(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The blocks, or UnreadableAudioError that counts all samples which are not finite and places the first."""
+        seen = 0
+        for block in blocks:
+            finite = np.isfinite(block).all(axis=0)
+            if not finite.all():
+                first, bad = seen + int(np.argmin(finite)), int(np.sum(~finite))
+                bad += sum(int(np.sum(~np.isfinite(later).all(axis=0))) for later in blocks)
+                raise UnreadableAudioError(
+                    f"{self.path!r}: {bad} of {self.num_samples} samples are not finite, the first is sample {first}",
+                    "export it again from its source",
+                )
+            seen += block.shape[1]
+            yield block
 
 
 def to_float(frame: av.AudioFrame) -> np.ndarray:

@@ -82,7 +82,7 @@ class Diarize(Stage):
     """
 
     name = "diarize"
-    version = 1
+    version = 2
     needs = ("vad",)
     schema = DIARIZE
     config: DiarizeConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,39 +73,58 @@ def joined(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> di
     >>> joined({"A": [(0.0, 1.0), (1.25, 2.0), (2.25, 3.0)], "B": [(2.0, 2.125)]})
     {'A': [(0.0, 2.0), (2.25, 3.0)], 'B': [(2.0, 2.125)]}
     """
-    turns: dict[str, list[Span]] = {}
-    for speaker, spans in spoken.items():
-        others = union([span for other, theirs in spoken.items() if other != speaker for span in theirs])
-        turns[speaker] = list(spans[:1])
-        for before, after in itertools.pairwise(spans):
-            pause = (before[1], after[0])
-            if pause[1] - pause[0] < pause_s and not any(_meet(pause, other) for other in others):
-                turns[speaker][-1] = (turns[speaker][-1][0], after[1])
-            else:
-                turns[speaker].append(after)
-    return turns
+    return {speaker: _join(spans, others, pause_s) for speaker, (spans, others) in _with_others(spoken).items()}
 
 
 def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> float:
     """The longest time in which one speaker alone is heard, pauses under `pause_s` included.
 
-    Anything that another speaker says ends it, a "yeah" too: a stretch with two voices is no training monologue.
+    Anything that another speaker says ends it, a "yeah" too: a stretch with two voices is no training monologue. It
+    neither begins nor ends with a pause.
 
     >>> longest_monologue_s({"A": [(0.0, 5.0), (5.25, 9.0)], "B": [(8.0, 10.0)]})
     8.0
+    >>> longest_monologue_s({"A": [(0.0, 1.0), (1.25, 3.0)], "B": [(0.0, 1.0)]})
+    1.75
     """
-    turns = joined(spoken, pause_s)
-    longest = 0.0
-    for speaker, mine in turns.items():
-        others = union([span for other, theirs in turns.items() if other != speaker for span in theirs])
-        for start, end in mine:
-            for other_start, other_end in others:
-                if _meet((start, end), (other_start, other_end)):
-                    longest = max(longest, other_start - start)
-                    start = min(end, other_end)
-            longest = max(longest, end - start)
-    return longest
+    alone = (_join(_without(spans, others), others, pause_s) for spans, others in _with_others(spoken).values())
+    return max((end - start for spans in alone for start, end in spans), default=0.0)
 
 
-def _meet(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+def _with_others(spoken: Mapping[str, Sequence[Span]]) -> dict[str, tuple[Sequence[Span], list[Span]]]:
+    """Of each speaker their stretches, and those in which anybody else is heard."""
+    return {
+        speaker: (spans, union([span for other, theirs in spoken.items() if other != speaker for span in theirs]))
+        for speaker, spans in spoken.items()
+    }
+
+
+def _join(spans: Sequence[Span], others: Sequence[Span], pause_s: float) -> list[Span]:
+    """The spans joined over pauses under `pause_s` in which nothing of `others` lies."""
+    joined = list(spans[:1])
+    for before, after in itertools.pairwise(spans):
+        pause = (before[1], after[0])
+        if pause[1] - pause[0] < pause_s and not _inside(pause, others):
+            joined[-1] = (joined[-1][0], after[1])
+        else:
+            joined.append(after)
+    return joined
+
+
+def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """What is left of the spans outside `others`, both in order and each without overlaps."""
+    left = []
+    for start, end in spans:
+        for other_start, other_end in _inside((start, end), others):
+            if start < other_start:
+                left.append((start, other_start))
+            start = other_end
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def _inside(span: Span, others: Sequence[Span]) -> Sequence[Span]:
+    """Those of `others`, in order and without overlaps, that share time with the span."""
+    first = bisect.bisect_right(others, span[0], key=lambda other: other[1])
+    return others[first : bisect.bisect_left(others, span[1], key=lambda other: other[0])]

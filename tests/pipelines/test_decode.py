@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import av
@@ -102,8 +103,12 @@ def test_samples_that_are_not_finite_are_refused_where_they_stand(tmp_path: Path
     sound = np.zeros(9000)
     sound[7000] = bad
     soundfile.write(tmp_path / "x.wav", sound, 16000, subtype="DOUBLE")
-    with pytest.raises(UnreadableAudioError, match="sample 7000"):
+    sound[8000:] = bad
+    soundfile.write(tmp_path / "y.wav", sound, 16000, subtype="DOUBLE")
+    with pytest.raises(UnreadableAudioError, match="1 of 9000 samples are not finite, the first is sample 7000"):
         decode(tmp_path / "x.wav")
+    with pytest.raises(UnreadableAudioError, match="1001 of 9000 samples are not finite, the first is sample 7000"):
+        list(Decoder(str(tmp_path / "y.wav"), block_samples=100))
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(0, 1), (4_000_000_000, 1), (16000, 0), (16000, 65535)])
@@ -143,17 +148,77 @@ def test_a_file_cut_anywhere_gives_its_beginning_or_a_named_error(tmp_path: Path
     assert lengths == sorted(lengths)
 
 
-def test_a_corrupt_middle_is_counted_and_the_rest_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "x.mp3"
-    soundfile.write(path, RNG.uniform(-0.5, 0.5, 160000), 16000)
+def encoded(path: Path, seconds: int = 4) -> list[tuple[int, int]]:
+    """Write a noisy tone; returns position and size of every packet."""
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(seconds * 16000) / 16000)
+    sound = tone + RNG.uniform(-0.1, 0.1, seconds * 16000)
+    if path.suffix in (".flac", ".mp3", ".ogg"):
+        soundfile.write(path, sound, 16000)
+    else:
+        codec = {".wv": "wavpack", ".tta": "tta"}[path.suffix]
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(
+                codec, rate=16000, layout="mono", format="s16p" if codec == "wavpack" else "s16"
+            )
+            fifo = av.AudioFifo()
+            frame = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], stream.format.name, "mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            fifo.write(frame)
+            while frame := fifo.read(stream.codec_context.frame_size or 4096, partial=True):
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        return [(packet.pos, packet.size) for packet in container.demux() if packet.size]
+
+
+def damaged(path: Path, start: int, length: int) -> tuple[Decoder, np.ndarray]:
+    """Decode a copy in which bytes from `start` on are drawn anew."""
     data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 2000] = RNG.bytes(2000)
-    path.write_bytes(data)
-    decoder, samples = decode(path)
+    data[start : start + length] = RNG.bytes(len(data[start : start + length]))
+    copy = path.with_name(f"damaged{path.suffix}")
+    copy.write_bytes(data)
+    return decode(copy)
+
+
+@pytest.mark.parametrize("kind", ["flac", "wv", "tta"])
+def test_each_damaged_frame_of_a_lossless_file_is_counted_and_never_heard(tmp_path: Path, kind: str) -> None:
+    packets = encoded(tmp_path / f"x.{kind}", seconds=4 if kind == "flac" else 12)
+    decoder, whole = decode(tmp_path / f"x.{kind}")
+    assert (decoder.decode_errors, decoder.decode_error) == (0, None)
+    for start, size in packets:
+        decoder, samples = damaged(tmp_path / f"x.{kind}", start + size // 2, 8)
+        lost = whole.shape[1] - samples.shape[1]
+        assert lost > 0
+        assert decoder.decode_errors >= 1
+        kept = int(np.argmin(np.append(samples[0] == whole[0, : -lost or None], False)))
+        np.testing.assert_array_equal(samples[0, kept:], whole[0, kept + lost :])
+        place = re.search(r" at (\d+\.\d\d) s", decoder.decode_error or "")
+        assert place
+        assert float(place[1]) == pytest.approx(kept / 16000, abs=0.8)  # FFmpeg may join 3 frames of FLAC to a bad one
+        if kind == "flac" or kept < samples.shape[1]:  # of the last frame only FLAC's header tells how long it was
+            assert f"; {lost / 16000:.3f} s missing in all" in decoder.decode_error
+
+
+def test_a_dropped_page_of_ogg_is_counted_by_the_gap_it_leaves(tmp_path: Path) -> None:
+    packets = encoded(tmp_path / "x.ogg", seconds=10)
+    whole = decode(tmp_path / "x.ogg")[1]
+    decoder, samples = damaged(tmp_path / "x.ogg", packets[len(packets) // 2][0] + 100, 1)
+    lost_s = (whole.shape[1] - samples.shape[1]) / 16000
+    assert lost_s > 0.1
+    assert decoder.decode_errors == 1
+    assert decoder.decode_error
+    assert decoder.decode_error.startswith("sound is missing at ")
+    assert f"; {lost_s:.3f} s missing in all" in decoder.decode_error
+
+
+def test_a_corrupt_middle_of_an_mp3_is_counted_and_the_rest_is_kept(tmp_path: Path) -> None:
+    packets = encoded(tmp_path / "x.mp3", seconds=10)
+    start, size = packets[len(packets) // 2]
+    decoder, samples = damaged(tmp_path / "x.mp3", start, 3 * size)
     assert decoder.decode_errors > 0
     assert decoder.decode_error
-    assert samples.shape[1] > 100000
+    assert " s missing in all" in decoder.decode_error
+    assert 9 * 16000 < samples.shape[1] < 10 * 16000
 
 
 def test_a_video_without_sound_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import doctest
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.stages import linking, turns
@@ -49,6 +49,7 @@ def test_seconds_are_those_counted(drawn: Drawn) -> None:
 
 
 @given(drawn)
+@example([("A", (0, 1)), ("A", (2, 3)), ("B", (0, 1))])  # what is left of A after B begins with a pause
 def test_the_longest_monologue_is_that_counted(drawn: Drawn) -> None:
     ticks = heard(drawn)
     longest = 0
