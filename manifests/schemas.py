@@ -82,14 +82,20 @@ SIGNAL = pa.schema(
         field("channels", pa.int32(), "decoded channels"),
         field("pcm_sha256", pa.string(), "sha256 of rate, channels and interleaved little-endian float32 samples"),
         field("decode_errors", pa.int32(), "packets that did not decode, and gaps in the times of those that did"),
-        field("decode_error", pa.string(), "the first of them with its place, and the sound known to be missing in all"),
+        field(
+            "decode_error", pa.string(), "the first of them with its place, and the sound known to be missing in all"
+        ),
         field(
             "loudness_lufs", pa.float64(), "integrated loudness, EBU R128 / ITU-R BS.1770-4; null if gated away", "LUFS"
         ),
         field("peak_dbfs", pa.float64(), "highest absolute sample of any channel", "dBFS"),
         field("rms_dbfs", pa.float64(), "level over all channels", "dBFS"),
         field("dc_offset", pa.float64(), "largest absolute mean of any channel, full scale = 1"),
-        field("clipped_share", pa.float64(), "share of samples in runs of 3 or more at full scale, worst channel"),
+        field(
+            "clipped_share",
+            pa.float64(),
+            "share of samples in runs of 3 or more at the channel's own extreme, if near full scale; worst channel",
+        ),
         field(
             "digital_silence_share",
             pa.float64(),
@@ -111,7 +117,7 @@ SIGNAL = pa.schema(
         field(
             "leakage_db",
             pa.float64(),
-            "level of a speaker in the other channel relative to their own; null for one track",
+            "level of a speaker in the other channel relative to their own, while they speak alone; null for one track",
             "dB",
         ),
         field("live_channel", pa.int32(), "the loudest channel"),

@@ -19,7 +19,7 @@ from pipelines.errors import SpeechmillError
 from pipelines.stages.base import Row, Stage
 from pipelines.watch import Done, Failure
 
-SIGNAL_VERSION = 1
+SIGNAL_VERSION = 2
 Progress = Callable[[str, float, bool], None]
 
 

@@ -37,15 +37,16 @@ class Decoder:
         self.block_samples = block_samples
         self.container = open_container(path)
         self.stream = audio_stream(self.container, path)
-        codec = self.stream.codec_context.name
-        if codec in CHECKED:
+        if self.stream.codec_context.name in CHECKED:
             self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.sample_rate = self.stream.codec_context.sample_rate
         self.channels = self.stream.codec_context.channels
         self.channel_layout = self.stream.codec_context.layout.name
-        # FLAC's first frames lose their times where they are damaged, and FFmpeg then takes a later one for the start.
-        self._begins_s = 0.0 if codec == "flac" else self._seconds(self.stream.start_time)
-        self._ends_s = self._seconds(self.stream.duration) if codec == "flac" else None  # exact in its header
+        # A FLAC file begins at 0 and its header holds its exact length. Of a damaged one FFmpeg would take a later time
+        # for the start, and the last frame may go without an error.
+        flac = self.container.format.name == "flac"
+        self._begins_s = 0.0 if flac else self._seconds(self.stream.start_time)
+        self._ends_s = self._seconds(self.stream.duration) if flac else None
         self.num_samples = 0
         self.decode_errors = 0
         self.missing_s = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any, BinaryIO
 
@@ -74,13 +75,30 @@ def probe(path: str) -> dict[str, Any]:
             duration_s = container.duration / av.time_base
         else:
             duration_s = None
-        bits = stream.codec_context.format.bits if context.name.startswith(("pcm", "flac", "alac")) else None
         return {
             "container": container.format.name,
             "codec": context.name,
             "sample_rate": context.sample_rate,
             "channels": context.channels,
             "channel_layout": context.layout.name,
-            "bit_depth": bits,
+            "bit_depth": bit_depth(context),
             "claimed_duration_s": duration_s,
         }
+
+
+def bit_depth(context: av.AudioCodecContext) -> int | None:
+    """Bits of a sample as coded: those of PCM (8 for mu-law and A-law), FLAC and ALAC; None where a codec has no such.
+
+    Read from names and headers, since the sample format that FFmpeg decodes to is wider: 32 bits for 24, 16 for mu-law.
+    """
+    header = context.extradata or b""
+    if context.name in ("pcm_mulaw", "pcm_alaw"):
+        return 8
+    if context.name.startswith("pcm_"):
+        digits = re.match(r"pcm_[suf](\d+)", context.name)
+        return int(digits[1]) if digits else None
+    if context.name == "flac" and len(header) == 34:  # STREAMINFO: 5 bits from the last one of byte 12 on
+        return ((header[12] & 1) << 4 | header[13] >> 4) + 1
+    if context.name == "alac" and len(header) == 36:  # the magic cookie, after its size, name and version
+        return header[17]
+    return None

@@ -6,18 +6,26 @@ import hashlib
 import itertools
 from typing import Any
 
+import av
 import numpy as np
 import pyloudnorm
 import scipy.signal
 
-CLIP_LEVEL = 32767 / 32768 * 0.9999
+CLIP_RUN = 3
+CLIP_LEVEL = 0.97
+"""An extreme above this may be a ceiling: that of 16 bits is 0.99997, of 8 bits 0.992, A-law 0.984, mu-law 0.980."""
 SPECTRUM_SAMPLES = 2048
 BANDWIDTH_DB = 50.0
 LOWEST_HZ = 50.0
 """Below, an offset or hum would pass for the peak of the spectrum."""
+NAMED_CHANNELS = 5
+"""From so many channels on FFmpeg's names for them are believed; it guesses "2.1" and "4.0" where a file names none."""
 FRAME_S = 0.02
 ENERGY_FLOOR_DB = -80.0
 LAG_S = 0.02
+ACTIVE_DB = 20.0
+"""A channel is active where its level is within this of its 95th percentile."""
+OWN_VOICE_DB = 6.0
 LIVE_DB = 40.0
 """A channel this far below the loudest is dead: no microphone was on it."""
 MAX_CORRELATION = 0.3
@@ -38,47 +46,80 @@ class RunCounter:
 
     def push(self, mask: np.ndarray) -> None:
         """Booleans (samples,)."""
-        if not mask.size:
+        edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+        if not edges.size:  # most blocks by far
+            if mask.size and mask[0]:
+                self.open += mask.size
+            elif mask.size:
+                self.close()
             return
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-        lengths = edges[1::2] - edges[::2]
-        if self.open and mask[0]:
-            lengths[0] += self.open
-        elif self.open >= self.shortest:
-            self.counted += self.open
-        self.open = 0
+        if mask[0]:
+            self.open += int(edges[0])
+        self.close()
+        first = 1 if mask[0] else 0
+        starts, ends = edges[first::2], edges[first + 1 :: 2]
         if mask[-1]:
-            self.open = int(lengths[-1])
-            lengths = lengths[:-1]
+            self.open = mask.size - int(starts[-1])
+        lengths = ends - starts[: ends.size]
         self.counted += int(lengths[lengths >= self.shortest].sum())
+
+    def close(self) -> None:
+        """One false value."""
+        self.counted, self.open = self.total(), 0
 
     def total(self) -> int:
         """The count, with a run that is still open."""
         return self.counted + (self.open if self.open >= self.shortest else 0)
 
 
+class ClipCounter:
+    """Samples of one channel in runs of 3 or more at its own extreme on either side, if that is near full scale.
+
+    The flat factor of SoX and FFmpeg's astats, as a count; it needs no bit depth, which a lossless copy or a conversion
+    to float hides. What lies beyond full scale is taken to lie at it: it clips as soon as it is played or stored as
+    integers.
+    """
+
+    def __init__(self) -> None:
+        self.sides = [(1.0, CLIP_LEVEL, RunCounter(CLIP_RUN)), (-1.0, CLIP_LEVEL, RunCounter(CLIP_RUN))]
+
+    def push(self, samples: np.ndarray) -> None:
+        """float32 (samples,)."""
+        if not samples.size:
+            return
+        for index, (sign, extreme, runs) in enumerate(self.sides):
+            highest = min(1.0, float(samples.max() if sign > 0 else -samples.min()))
+            if highest > extreme:  # what was counted so far lay below
+                extreme, runs = highest, RunCounter(CLIP_RUN)
+                self.sides[index] = (sign, extreme, runs)
+            if highest == extreme:
+                runs.push(samples * np.float32(sign) >= extreme)
+            else:
+                runs.close()
+
+    def total(self) -> int:
+        return sum(runs.total() for _, _, runs in self.sides)
+
+
 class Loudness:
     """Integrated loudness, ITU-R BS.1770-4 / EBU R128, streamed: pyloudnorm's filters, 400 ms blocks, two gates.
 
-    Channels weigh as in pyloudnorm (1, 1, 1, 1.41, 1.41); those beyond the fifth weigh 1.41 too.
+    A block that the end cuts short is left out, as BS.1770-4 asks: its power is not that of 400 ms. pyloudnorm counts
+    it, divided by 400 ms, where more than half of its last 100 ms is there; both agree on whole multiples of 100 ms.
     """
 
-    def __init__(self, sample_rate: int, channels: int) -> None:
+    def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
         self.hop = round(0.1 * sample_rate)
         filters = pyloudnorm.Meter(sample_rate)._filters.values()
-        self.filters = [
-            (f.b * f.passband_gain, f.a, np.zeros((channels, max(len(f.a), len(f.b)) - 1))) for f in filters
-        ]
-        self.weights = np.array([1.0] * min(3, channels) + [1.41] * max(0, channels - 3))
+        self.sections = np.array([[*(f.b * f.passband_gain), *f.a] for f in filters])
+        self.state = np.zeros((len(self.sections), channels, 2))
+        self.weights = channel_weights(channels, layout)
         self.rest = np.zeros((channels, 0))
         self.powers: list[np.ndarray] = []
 
     def push(self, block: np.ndarray) -> None:
         """float32 (channels, samples)."""
-        weighted: np.ndarray = block.astype(np.float64)
-        for index, (b, a, state) in enumerate(self.filters):
-            weighted, state = scipy.signal.lfilter(b, a, weighted, axis=1, zi=state)
-            self.filters[index] = (b, a, state)
+        weighted, self.state = scipy.signal.sosfilt(self.sections, block.astype(np.float64), axis=1, zi=self.state)
         held = np.concatenate([self.rest, weighted], axis=1)
         hops = held.shape[1] // self.hop
         used = held[:, : hops * self.hop].reshape(held.shape[0], hops, self.hop)
@@ -96,6 +137,23 @@ class Loudness:
             return None
         blocks = blocks[_loudness(blocks) > _loudness(blocks.mean()) - 10.0]
         return float(_loudness(blocks.mean())) if blocks.size else None
+
+
+def channel_weights(channels: int, layout: str) -> np.ndarray:
+    """Weights of BS.1770-4 by FFmpeg's names of the channels: low-frequency effects 0, surrounds 1.41, others 1.
+
+    Surrounds stand 60 to 120 degrees to the side: the side channels, or the back ones of a layout without sides (5.1).
+    Up to four channels weigh 1 each, since FFmpeg makes up names for those that have none: a third microphone would
+    be the effects of 2.1.
+
+    >>> channel_weights(6, "5.1").tolist(), channel_weights(8, "7.1").tolist()
+    ([1.0, 1.0, 1.0, 0.0, 1.41, 1.41], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.41, 1.41])
+    """
+    if channels < NAMED_CHANNELS or not layout:
+        return np.ones(channels)
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    surrounds = {"SL", "SR"} if "SL" in names else {"BL", "BR"}
+    return np.array([0.0 if name.startswith("LFE") else 1.41 if name in surrounds else 1.0 for name in names])
 
 
 def _loudness(power: Any) -> Any:
@@ -157,7 +215,7 @@ class ChannelMeter:
             row["channel_relation"] = "one_sided"
         elif np.abs(normalised[:, self.lag]).min() > 0.99:
             row["channel_relation"] = "dual_mono"
-        elif self.channels >= 5 and "." in layout:  # 5.1, 7.1, ...: FFmpeg guesses such names for 3 and 4 channels too
+        elif self.channels >= NAMED_CHANNELS and "." in layout:  # 5.1, 7.1, ...
             row["channel_relation"] = "surround"
         elif (
             live.all()
@@ -181,44 +239,51 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _leakage(levels: np.ndarray) -> float | None:
-    """Of the worst pair: median level in one channel relative to the other's while the other alone is active, dB."""
+    """Of the worst pair: median level in one channel relative to the other's while the other alone is active, dB.
+
+    Alone means that the level does not rise `OWN_VOICE_DB` above what leaks in, for a voice of the channel's own only
+    adds to it. The first guess of the leakage is a low quantile, which holds while overlap is the smaller part.
+    """
     worst = -np.inf
     if not levels.size:
         return None
     for here, there in (pair for a, b in _pairs(levels) for pair in ((a, b), (b, a))):
-        active = (here > np.percentile(here, 95) - 20) & (here > there)
-        if active.any():
-            worst = max(worst, float(np.median(there[active] - here[active])))
+        relative = (there - here)[here > np.percentile(here, 95) - ACTIVE_DB]
+        if relative.size:
+            leakage = np.percentile(relative, 25)
+            for _ in range(10):  # settles in a few
+                leakage = np.median(relative[relative < leakage + OWN_VOICE_DB])
+            worst = max(worst, float(leakage))
     return worst if np.isfinite(worst) else None
 
 
 class SignalMeter:
     """Everything of `manifests.schemas.SIGNAL` that does not need models; memory does not grow but for 50 levels/s."""
 
-    def __init__(self, sample_rate: int, channels: int) -> None:
+    def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
         self.sample_rate, self.channels = sample_rate, channels
         self.digest = hashlib.sha256(f"{sample_rate}:{channels}:".encode())
         self.num_samples = 0
         self.sum = np.zeros(channels)
         self.square = np.zeros(channels)
         self.peak = 0.0
-        self.clipped = [RunCounter(3) for _ in range(channels)]
+        self.clipped = [ClipCounter() for _ in range(channels)]
         self.zeros = RunCounter(max(1, round(0.01 * sample_rate)))
-        self.loudness = Loudness(sample_rate, channels)
+        self.loudness = Loudness(sample_rate, channels, layout)
         self.spectrum = np.zeros(SPECTRUM_SAMPLES // 2 + 1)
         self.window = np.hanning(SPECTRUM_SAMPLES).astype(np.float32)
 
     def push(self, block: np.ndarray) -> None:
         """float32 (channels, samples) at the recording's own rate."""
         self.digest.update(np.ascontiguousarray(block.T, dtype="<f4").data)
+        block = np.ascontiguousarray(block)  # interleaved, all below would stride over the other channels
         self.num_samples += block.shape[1]
         self.sum += block.sum(axis=1, dtype=np.float64)
         self.square += np.square(block, dtype=np.float64).sum(axis=1)
-        level = np.abs(block)
-        self.peak = max(self.peak, float(level.max(initial=0.0)))
-        for counter, channel in zip(self.clipped, level >= CLIP_LEVEL, strict=True):
+        self.peak = max(self.peak, float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
+        for counter, channel in zip(self.clipped, block, strict=True):
             counter.push(channel)
-        self.zeros.push(~level.any(axis=0))
+        self.zeros.push(np.logical_not(block.any(axis=0)))
         self.loudness.push(block)
         whole = block.shape[1] // SPECTRUM_SAMPLES * SPECTRUM_SAMPLES
         frames = block[:, :whole].reshape(-1, SPECTRUM_SAMPLES) * self.window

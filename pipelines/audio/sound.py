@@ -77,7 +77,7 @@ def decode_sound(path: str, recording_id: str, size_bytes: int | None = None) ->
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal meter
         for block in blocks:
-            meter = meter or SignalMeter(decoder.sample_rate, decoder.channels)
+            meter = meter or SignalMeter(decoder.sample_rate, decoder.channels, decoder.channel_layout)
             meter.push(block)
             yield block
 

@@ -55,6 +55,30 @@ def test_samples_are_those_of_libsndfile(tmp_path: Path, subtype: str, channels:
     np.testing.assert_array_equal(samples, expected.T)
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype", "bits"),
+    [
+        ("wav", "PCM_U8", 8),
+        ("wav", "PCM_16", 16),
+        ("wav", "PCM_24", 24),
+        ("wav", "ULAW", 8),
+        ("au", "ALAW", 8),
+        ("wav", "DOUBLE", 64),
+        ("wav", "IMA_ADPCM", None),
+        ("flac", "PCM_S8", 8),
+        ("flac", "PCM_16", 16),
+        ("flac", "PCM_24", 24),
+        ("caf", "ALAC_20", 20),
+        ("mp3", "MPEG_LAYER_III", None),
+    ],
+)
+def test_the_bit_depth_is_that_of_the_file_and_not_of_the_decoder(
+    tmp_path: Path, kind: str, subtype: str, bits: int | None
+) -> None:
+    soundfile.write(tmp_path / f"x.{kind}", np.zeros(1000), 16000, subtype=subtype)
+    assert probe(str(tmp_path / f"x.{kind}"))["bit_depth"] == bits
+
+
 @pytest.mark.parametrize("rate", [8000, 44100, 384000])
 def test_wav_and_flac_of_the_same_sound_decode_alike(tmp_path: Path, rate: int) -> None:
     sound = RNG.integers(-(2**15), 2**15, (3000, 2), dtype=np.int16)  # libsndfile rounds floats unlike in each

@@ -1,5 +1,6 @@
 """Signal measures against libraries and constructed sounds, and the relation of channels on real recordings."""
 
+import doctest
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,17 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.audio import signal
 from pipelines.audio.decode import Decoder
-from pipelines.audio.signal import RunCounter, SignalMeter
+from pipelines.audio.signal import ChannelMeter, ClipCounter, RunCounter, SignalMeter
 from pipelines.audio.sound import DecodedSound, decode_sound, stream_tracks
 from pipelines.errors import UnreadableAudioError
 
 RNG = np.random.default_rng(1)
 
 
-def measured(sound: np.ndarray, rate: int = 16000) -> dict:
-    meter = SignalMeter(rate, sound.shape[0])
+def measured(sound: np.ndarray, rate: int = 16000, layout: str = "") -> dict:
+    meter = SignalMeter(rate, sound.shape[0], layout)
     for block in np.array_split(sound.astype(np.float32), 7, axis=1):
         meter.push(block)
     return meter.finish()
@@ -41,6 +43,47 @@ def test_loudness_is_pyloudnorms(recordings: Path, name: str) -> None:
     sound = sound[:, : sound.shape[1] // (decoder.sample_rate // 10) * (decoder.sample_rate // 10)]
     expected = pyloudnorm.Meter(decoder.sample_rate).integrated_loudness(sound.T.astype(np.float64))
     assert measured(sound, decoder.sample_rate)["loudness_lufs"] == pytest.approx(expected, abs=0.05)
+
+
+def test_examples() -> None:
+    outcome = doctest.testmod(signal)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "weights"),
+    [
+        ("5.1", [1, 1, 1, 0, 1.41, 1.41]),
+        ("5.1(side)", [1, 1, 1, 0, 1.41, 1.41]),
+        ("5.0", [1, 1, 1, 1.41, 1.41]),
+        ("7.1", [1, 1, 1, 0, 1, 1, 1.41, 1.41]),
+        ("6 channels", [1] * 6),
+        ("quad", [1] * 4),
+        ("stereo", [1, 1]),
+    ],
+)
+def test_loudness_weighs_channels_by_what_they_are(layout: str, weights: list[float]) -> None:
+    noise = RNG.normal(0, 0.05, 32000)
+    alone = measured(noise[None])["loudness_lufs"]
+    for place, weight in enumerate(weights):
+        sound = np.zeros((len(weights), 32000))
+        sound[place] = noise
+        found = measured(sound, layout=layout)["loudness_lufs"]
+        if weight == 0:
+            assert found is None
+        else:
+            assert found == pytest.approx(alone + 10 * np.log10(weight), abs=1e-6)
+
+
+def test_the_effects_channel_of_a_file_is_not_loud(tmp_path: Path) -> None:
+    sound = RNG.normal(0, 0.01, (32000, 6))
+    sound[:, 3] = 0.5 * np.sin(2 * np.pi * 60 * np.arange(32000) / 16000)
+    for name, kind in (("x.wav", "WAVEX"), ("x.flac", "FLAC")):
+        soundfile.write(tmp_path / name, sound, 16000, format=kind, subtype="PCM_16")
+        with decode_sound(str(tmp_path / name), "x") as decoded:
+            expected = measured(np.delete(sound, 3, axis=1).T, layout="5.0")["loudness_lufs"]
+            assert decoded.signal["loudness_lufs"] == pytest.approx(expected, abs=0.01)
 
 
 def test_levels_of_a_known_tone() -> None:
@@ -67,6 +110,48 @@ def test_clipping_and_digital_silence_are_shares_of_samples() -> None:
     row = measured(sound[None])
     assert row["clipped_share"] == pytest.approx(0.01)
     assert row["digital_silence_share"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("wav", s) for s in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "ULAW", "ALAW")] + [("flac", "PCM_24")],
+)
+def test_every_format_clips_at_its_own_ceiling(tmp_path: Path, kind: str, subtype: str) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    shares = []
+    for gain in (0.5, 1.0, 1.5):
+        clipped = np.clip(gain * tone, -1, 1)
+        soundfile.write(tmp_path / f"x.{kind}", clipped, 16000, subtype=subtype)
+        with decode_sound(str(tmp_path / f"x.{kind}"), "x") as decoded:
+            shares.append(decoded.signal["clipped_share"])
+    assert shares[0] == 0
+    if subtype in ("PCM_16", "PCM_24", "PCM_32", "FLOAT"):
+        assert shares[1] == 0  # a tone that just fits; in 8 bits its tops are flat
+    assert shares[2] == pytest.approx(1 - 2 / np.pi * np.arcsin(1 / 1.5), abs=0.06)
+
+
+def test_float_beyond_full_scale_is_clipped_and_a_low_ceiling_is_not() -> None:
+    tone = np.sin(2 * np.pi * 110 * np.arange(16000) / 16000)[None]
+    assert measured(1.5 * tone)["clipped_share"] == pytest.approx(1 - 2 / np.pi * np.arcsin(1 / 1.5), abs=0.02)
+    assert measured(np.clip(tone, -0.6, 0.6))["clipped_share"] == 0
+    assert measured(np.clip(tone, -0.98, 1))["clipped_share"] == pytest.approx(np.arccos(0.98) / np.pi, abs=0.02)
+
+
+levels = st.sampled_from([-1.5, -1.0, -0.98, 0.0, 0.5, 0.97, 0.98, 0.99, 1.0, 1.25])
+
+
+@given(st.lists(levels, max_size=60), st.lists(st.integers(0, 60), max_size=5))
+def test_clipping_does_not_depend_on_the_blocks(values: list[float], cuts: list[int]) -> None:
+    samples = np.array(values, np.float32)
+    counter = ClipCounter()
+    for block in np.split(samples, sorted(min(cut, len(values)) for cut in cuts)):
+        counter.push(block)
+    expected = 0
+    for side in (samples.clip(max=1), (-samples).clip(max=1)):
+        if side.max(initial=0) > 0.97:
+            runs = "".join("x" if value == side.max() else " " for value in side).split()
+            expected += sum(len(run) for run in runs if len(run) >= 3)
+    assert counter.total() == expected
 
 
 def test_silence_has_no_level() -> None:
@@ -164,3 +249,49 @@ def test_silent_inverted_and_very_short_channels_are_one_track(tmp_path: Path) -
         assert np.abs(sound.read()).max() > 0.4
     with sound_of(tmp_path, RNG.uniform(-0.5, 0.5, (2, 100))) as sound:
         assert sound.signal["leakage_db"] is None
+
+
+def turns_of_two(first: np.ndarray, second: np.ndarray, overlap: float, seconds: int = 60) -> np.ndarray:
+    """Speakers of equal level who take turns of 2 s, silent otherwise, both heard in `overlap` of the time."""
+    turn = 2 * 16000
+    voices = np.zeros((2, seconds * 16000))
+    for index, start in enumerate(range(0, voices.shape[1] - turn, round(turn / (1 + overlap)))):
+        speech = (first, second)[index % 2]
+        voices[index % 2, start : start + turn] = np.take(
+            speech / speech.std(), np.arange(start, start + turn), mode="wrap"
+        )
+    return 0.05 * voices
+
+
+def leakage(voices: np.ndarray, leak_db: float) -> float:
+    """Measured where each channel also hears the other's voice, 2 ms later, over noise 60 dB below the speech."""
+    leaking = voices + 10 ** (leak_db / 20) * np.roll(voices[::-1], 32, axis=1) + RNG.normal(0, 5e-5, voices.shape)
+    meter = ChannelMeter(2)
+    meter.push(leaking.astype(np.float32))
+    found = signal._leakage(np.concatenate(meter.levels, axis=1))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("leak_db", [-10, -20, -40])
+@pytest.mark.parametrize("overlap", [0.0, 0.2, 0.4])
+def test_overlapping_speech_is_no_leakage(conversation: Path, leak_db: float, overlap: float) -> None:
+    speech, _ = soundfile.read(conversation)
+    turns = [line.split() for line in conversation.with_suffix(".rttm").read_text().splitlines()]
+    spoken = np.zeros((2, len(speech)), bool)
+    for turn in turns:
+        start, end = (round(16000 * float(s)) for s in (turn[3], float(turn[3]) + float(turn[4])))
+        spoken[int(turn[7] == turns[0][7]), start:end] = True
+    voices = turns_of_two(speech[spoken[0] & ~spoken[1]], speech[spoken[1] & ~spoken[0]], overlap)
+    assert ((voices != 0).all(axis=0)).mean() == pytest.approx(overlap, abs=0.03)
+    assert leakage(voices, leak_db) == pytest.approx(leak_db, abs=1)
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize("leak_db", [-10, -20, -40])
+def test_overlap_of_other_speakers_is_no_leakage_either(recordings: Path, leak_db: float) -> None:
+    speech = [
+        np.concatenate(list(Decoder(str(recordings / name))), axis=1)[0]
+        for name in ("watson/en-GB_Broadband_sample1.wav", "watson/fr-FR_Broadband_sample1.wav")
+    ]
+    assert leakage(turns_of_two(*speech, 0.2), leak_db) == pytest.approx(leak_db, abs=1)
