@@ -1,0 +1,85 @@
+"""Peak resident memory of milling one long recording: ingest, annotate, select and encode, after each step.
+
+Run from the repository root: `python tests/bench/memory_long.py [--hours 10] [--stages vad,quality] [--speech FILE]`.
+The recording is made on the fly, an mp3 whose frames are those of a real conversation again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import soundfile
+from bench_decode import packaged_conversation
+
+from manifests.lake import Lake
+from pipelines.audio.decode import Decoder
+from pipelines.recipe import parse
+from pipelines.run import Run
+
+STAGES = ("vad", "diarize", "language", "quality")
+
+
+def make_long(path: Path, speech: Path, hours: float) -> None:
+    """Write `speech`, mono or stereo, over and over as one mp3 of about `hours`; nothing of it is held but one copy."""
+    decoder = Decoder(str(speech))
+    once = path.with_name("once.mp3")
+    with soundfile.SoundFile(once, "w", decoder.sample_rate, decoder.channels) as file:
+        for block in decoder:
+            file.write(block.T)
+    duration_s = decoder.num_samples / decoder.sample_rate
+    with path.open("wb") as file:
+        for _ in range(max(1, round(3600 * hours / duration_s))):
+            with once.open("rb") as copied:
+                shutil.copyfileobj(copied, file)
+    once.unlink()
+
+
+def peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hours", type=float, default=10.0, help="length of the recording")
+    parser.add_argument("--stages", default="vad", help=f"stages to run, vad among them, of {','.join(STAGES)}")
+    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="what to repeat to that length")
+    arguments = parser.parse_args()
+    stages = arguments.stages.split(",")
+    raw = {"name": "long", "annotate": {name: {} for name in STAGES if name in stages}}
+    recipe = parse(raw | {"encode": {"encoder": "logmel", "shard_mb": 1000.0}})
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, stages {', '.join(stages)}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "long.mp3"
+        make_long(path, arguments.speech, arguments.hours)
+        run = Run(recipe, Lake.at(str(Path(folder) / "lake")))
+        print(f"{'step':<10}{'peak MiB':>10}{'CPU s':>10}{'s':>10}")
+        print(f"{'start':<10}{peak_mib():>10,.0f}")
+        steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": run.annotate}
+        steps |= {"select": run.select, "encode": run.encode}
+        for name, step in steps.items():
+            cpu, begun = time.process_time(), time.perf_counter()
+            made = step()
+            spent = (time.process_time() - cpu, time.perf_counter() - begun)
+            print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
+            if name == "annotate":
+                print(f"{'':<10}{made.seconds / 3600:.2f} h, {made.failed} failed")
+        print(made)
+
+
+if __name__ == "__main__":
+    main()
