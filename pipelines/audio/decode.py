@@ -122,8 +122,8 @@ class Decoder:
         """The blocks, or UnreadableAudioError that counts all samples which are not finite and places the first."""
         seen = 0
         for block in blocks:
-            finite = np.isfinite(block).all(axis=0)
-            if not finite.all():
+            if not np.isfinite(block).all():
+                finite = np.isfinite(block).all(axis=0)
                 first, bad = seen + int(np.argmin(finite)), int(np.sum(~finite))
                 bad += sum(int(np.sum(~np.isfinite(later).all(axis=0))) for later in blocks)
                 raise UnreadableAudioError(
@@ -143,11 +143,15 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
         array = np.stack([np.frombuffer(memoryview(frame.planes[c]), dtype, frame.samples) for c in range(channels)])
     else:
         array = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels).reshape(-1, channels).T
+    if kind == "dbl":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # beyond float32 they become inf and are then refused
+            return array.astype(np.float32)
+    samples = array.astype(np.float32)
     if kind == "u8":
-        return (array.astype(np.float32) - np.float32(128)) / np.float32(scale)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # doubles beyond float32 become inf and are then refused
-        return array.astype(np.float32) if scale == 1 else array.astype(np.float32) / np.float32(scale)
+        samples -= np.float32(128)
+    samples /= np.float32(scale)
+    return samples
 
 
 def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
