@@ -123,7 +123,7 @@ class Loudness:
         held = np.concatenate([self.rest, weighted], axis=1)
         hops = held.shape[1] // self.hop
         used = held[:, : hops * self.hop].reshape(held.shape[0], hops, self.hop)
-        self.powers.append(self.weights @ np.square(used).mean(axis=2))
+        self.powers.append((self.weights[:, None] * np.square(used).mean(axis=2)).sum(axis=0))
         self.rest = held[:, hops * self.hop :]
 
     def lufs(self) -> float | None:
