@@ -26,6 +26,7 @@ LAG_S = 0.02
 ACTIVE_DB = 20.0
 """A channel is active where its level is within this of its 95th percentile."""
 OWN_VOICE_DB = 6.0
+MIN_ALONE_S = 0.5
 LIVE_DB = 40.0
 """A channel this far below the loudest is dead: no microphone was on it."""
 MAX_CORRELATION = 0.3
@@ -205,7 +206,7 @@ class ChannelMeter:
         levels = np.concatenate([np.zeros((self.channels, 0), np.float32), *self.levels], axis=1)
         row["channel_correlation"] = float(np.median(np.abs(normalised).max(axis=1)))
         row["envelope_correlation"] = float(
-            np.median([_correlation(*pair) for pair in _pairs(10 ** (levels.astype(np.float64) / 20))])
+            np.median([_correlation(*pair) for pair in itertools.pairwise(10 ** (levels.astype(np.float64) / 20))])
         )
         if not self.energy.any():  # silence tells nothing of its channels, and one of them is enough
             row["channel_relation"] = "dual_mono"
@@ -228,10 +229,6 @@ class ChannelMeter:
         return row
 
 
-def _pairs(levels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return list(itertools.pairwise(levels))
-
-
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     if first.size < 2 or min(first.std(), second.std()) < 1e-9:
         return 0.0
@@ -241,15 +238,16 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def _leakage(levels: np.ndarray) -> float | None:
     """Of the worst pair: median level in one channel relative to the other's while the other alone is active, dB.
 
-    Alone means that the level does not rise `OWN_VOICE_DB` above what leaks in, for a voice of the channel's own only
-    adds to it. The first guess of the leakage is a low quantile, which holds while overlap is the smaller part.
+    What remains of a channel's own voice, its onsets and decays, only adds to what leaks in: from a low quantile on,
+    frames more than `OWN_VOICE_DB` above the leakage are left out. None where nobody is alone for `MIN_ALONE_S`.
     """
     worst = -np.inf
-    if not levels.size:
-        return None
-    for here, there in (pair for a, b in _pairs(levels) for pair in ((a, b), (b, a))):
-        relative = (there - here)[here > np.percentile(here, 95) - ACTIVE_DB]
-        if relative.size:
+    active = [level > np.percentile(level, 95) - ACTIVE_DB for level in levels if level.size]
+    for a, b in itertools.pairwise(range(len(active))):
+        for here, there in ((a, b), (b, a)):
+            relative = (levels[there] - levels[here])[active[here] & ~active[there]]
+            if relative.size * FRAME_S < MIN_ALONE_S:
+                continue
             leakage = np.percentile(relative, 25)
             for _ in range(10):  # settles in a few
                 leakage = np.median(relative[relative < leakage + OWN_VOICE_DB])

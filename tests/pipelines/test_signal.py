@@ -266,11 +266,15 @@ def turns_of_two(first: np.ndarray, second: np.ndarray, overlap: float, seconds:
 def leakage(voices: np.ndarray, leak_db: float) -> float:
     """Measured where each channel also hears the other's voice, 2 ms later, over noise 60 dB below the speech."""
     leaking = voices + 10 ** (leak_db / 20) * np.roll(voices[::-1], 32, axis=1) + RNG.normal(0, 5e-5, voices.shape)
-    meter = ChannelMeter(2)
-    meter.push(leaking.astype(np.float32))
-    found = signal._leakage(np.concatenate(meter.levels, axis=1))
+    found = leakage_of(leaking)
     assert found is not None
     return found
+
+
+def leakage_of(channels: np.ndarray) -> float | None:
+    meter = ChannelMeter(2)
+    meter.push(channels.astype(np.float32))
+    return signal._leakage(np.concatenate(meter.levels, axis=1))
 
 
 @pytest.mark.parametrize("leak_db", [-10, -20, -40])
@@ -295,3 +299,11 @@ def test_overlap_of_other_speakers_is_no_leakage_either(recordings: Path, leak_d
         for name in ("watson/en-GB_Broadband_sample1.wav", "watson/fr-FR_Broadband_sample1.wav")
     ]
     assert leakage(turns_of_two(*speech, 0.2), leak_db) == pytest.approx(leak_db, abs=1)
+
+
+def test_a_speaker_who_is_never_alone_says_nothing_of_leakage(conversation: Path) -> None:
+    speech = soundfile.read(conversation)[0][7 * 16000 : 27 * 16000]
+    voices = turns_of_two(speech, speech[::-1], 0.0)
+    voices[0, voices[1] != 0] = RNG.normal(0, 0.05, int((voices[1] != 0).sum()))
+    assert leakage(voices, -30) == pytest.approx(-30, abs=1)  # the other is alone, at times
+    assert leakage_of(RNG.normal(0, 0.05, (2, 160000))) is None
