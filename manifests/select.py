@@ -17,6 +17,7 @@ from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.views import measured
 from manifests.windows import cut_starts, draw_split, measure
 
 
@@ -191,14 +192,12 @@ def _measured(
     connection: duckdb.DuckDBPyConnection, recordings: pa.Table, annotations: Mapping[str, pa.Table]
 ) -> pa.Table:
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
-    common = set(schemas.BASE_NAMES)
-    columns = {name: f'r."{name}"' for name in recordings.schema.names if name not in common - {"recording_id"}}
     joins = []
     connection.register("recordings_batch", recordings)
     for stage, table in annotations.items():
         connection.register(f"{stage}_batch", table)
         joins.append(f"LEFT JOIN {stage}_batch AS {stage} USING (recording_id)")
-        columns |= {name: f'{stage}."{name}"' for name in table.schema.names if name not in common}
+    columns = measured(annotations)
     fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
     query = f"SELECT {fields} FROM (SELECT *, row_number() OVER () AS n FROM recordings_batch) AS r {' '.join(joins)}"
     return connection.sql(f"{query} ORDER BY r.n").to_arrow_table()

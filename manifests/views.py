@@ -1,0 +1,254 @@
+"""The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
+
+`recordings`, one view a stage, `annotations` (recordings with all stages), `verdicts`, `windows`, `shard_windows` and
+`ledger` are always there, with the columns of manifests/schemas.py; what a lake does not hold is empty.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.storage import LocalStorage
+
+MEMORY_LIMIT = "700MB"
+"""Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
+
+REMOTE = "lake://"
+
+
+class ChoiceError(ValueError):
+    """What was asked for is not in the lake, or there are several; `remedy` lists what there is."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which fingerprint of each stage, which selection and which dataset of a lake are looked at."""
+
+    stages: Mapping[str, str] = field(default_factory=dict)
+    selection: str | None = None
+    dataset: str | None = None
+
+
+def choose(
+    lake: Lake, selection: str | None = None, dataset: str | None = None, stages: Mapping[str, str] | None = None
+) -> Choice:
+    """What is named, and for the rest the newest selection, the dataset made of it and the stages it read.
+
+    Without any selection a stage is looked at if it has one fingerprint. Raises ChoiceError, with what there is, for a
+    name that the lake lacks and for a stage with several fingerprints.
+    """
+    selections, datasets = folders(lake, "selections"), folders(lake, "datasets")
+    _check("selection", selection, selections)
+    _check("dataset", dataset, datasets)
+    made_of = {name: _made_of(lake, name) for name in datasets}
+    if selection is None:
+        selection = (dataset and made_of[dataset]) or _newest(lake, "selections", selections)
+    if dataset is None:
+        dataset = _newest(lake, "datasets", [name for name in datasets if made_of[name] == selection])
+    for stage, mark in (stages or {}).items():
+        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", folders(lake, "annotations"))
+    chosen = _stages(lake, selection, stages or {})
+    return Choice({stage: chosen[stage] for stage in schemas.STAGES if stage in chosen}, selection, dataset)
+
+
+def folders(lake: Lake, prefix: str) -> list[str]:
+    """Names of the folders right under `prefix`, in order."""
+    selector = pafs.FileSelector(prefix, allow_not_found=True)
+    infos = lake.storage.filesystem().get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+
+def _check(what: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise ChoiceError(f"no {what} {name!r}", f"there is: {', '.join(known) or 'none'}")
+
+
+def _made_of(lake: Lake, dataset: str) -> str | None:
+    """The selection of a dataset, as its plan says."""
+    try:
+        plan = json.loads(lake.storage.read(f"datasets/{dataset}/plan.json"))
+    except FileNotFoundError:
+        return None
+    return str(plan["selection"])
+
+
+def _newest(lake: Lake, prefix: str, names: list[str]) -> str | None:
+    """The folder whose first-written file is the youngest."""
+    file = {"selections": "selection.json", "datasets": "plan.json"}[prefix]
+    infos = lake.storage.filesystem().get_file_info([f"{prefix}/{name}/{file}" for name in names])
+    dated = zip((info.mtime_ns or 0 for info in infos), names, strict=True)
+    return max(dated, default=(0, None))[1]
+
+
+def _stages(lake: Lake, selection: str | None, named: Mapping[str, str]) -> dict[str, str]:
+    if selection is not None:
+        stored = json.loads(lake.storage.read(f"selections/{selection}/selection.json"))
+        return {**stored["stages"], **named}
+    marks: dict[str, list[str]] = {}
+    for name in folders(lake, "annotations"):
+        stage, _, mark = name.rpartition("-")
+        marks.setdefault(stage, []).append(mark)
+    for stage, found in marks.items():
+        if len(found) > 1 and stage not in named:
+            raise ChoiceError(
+                f"stage {stage} was measured with several settings: {', '.join(found)}",
+                f"name one: --stage {stage}={found[0]}",
+            )
+    return {stage: named.get(stage, found[0]) for stage, found in marks.items()}
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection with bounded memory and all threads that spills into the system's temporary folder."""
+    spill = os.path.join(tempfile.gettempdir(), f"speechmill-{os.getpid()}")
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {quoted(spill)}")
+    connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+    return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
+    """From here on SQL of this connection reads nothing outside `folders` and changes no setting."""
+    listed = ", ".join(quoted(folder) for folder in folders)
+    connection.execute(f"SET allowed_directories = [{listed}]; SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def open_views(
+    lake: Lake, choice: Choice | None = None, stages: Iterable[str] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection that sees the lake and nothing else. `stages` bounds what `annotations` joins: all if not given.
+
+    A local lake is read by DuckDB itself, any other through its storage's filesystem.
+    """
+    choice = choice or choose(lake)
+    connection = connect()
+    folder = root_of(connection, lake)
+    base = glob.escape(folder)
+    patterns = {"recordings": "recordings/*.parquet"}
+    patterns |= {stage: f"annotations/{stage}-{mark}/*.parquet" for stage, mark in choice.stages.items()}
+    if choice.selection:
+        patterns |= {name: f"selections/{choice.selection}/{name}-*.parquet" for name in ("verdicts", "windows")}
+    if choice.dataset:
+        patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
+        patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
+    for name, schema in VIEWS.items():
+        add_view(connection, name, schema, base + patterns[name] if name in patterns else None)
+    joined = [stage for stage in choice.stages if stages is None or stage in set(stages)]
+    connection.execute(f"CREATE VIEW annotations AS {_annotations(connection, base, patterns, joined)}")
+    lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
+    return connection
+
+
+VIEWS = {
+    "recordings": schemas.RECORDINGS,
+    **schemas.STAGES,
+    "verdicts": schemas.VERDICTS,
+    "windows": schemas.WINDOWS,
+    "shard_windows": schemas.SHARD_WINDOWS,
+    "ledger": schemas.LEDGER,
+}
+
+
+def add_view(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, pattern: str | None) -> None:
+    """View `name` over the Parquet files that match; an empty table where none does."""
+    if pattern and connection.execute("SELECT count(*) FROM glob($1)", [pattern]).fetchall() != [(0,)]:
+        connection.execute(f"CREATE VIEW {name} AS FROM {parquet(pattern)}")
+    else:
+        connection.from_arrow(schema.empty_table()).create(name)
+
+
+def parquet(pattern: str) -> str:
+    """The table function that reads the files of a pattern, in order of their names."""
+    return f"read_parquet({quoted(pattern)}, hive_partitioning = false)"
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def measured(stages: Iterable[str]) -> dict[str, str]:
+    """Columns of a recording with its stages, by name, as SQL over `r` (recordings) and the stages' own names.
+
+    What signal counted wins over what a header claimed. `select` judges recordings by these.
+    """
+    common = set(schemas.BASE_NAMES)
+    columns = {name: f'r."{name}"' for name in schemas.RECORDINGS.names if name not in common - {"recording_id"}}
+    for stage in stages:
+        columns |= {name: f'{stage}."{name}"' for name in schemas.STAGES[stage].names if name not in common}
+    return columns
+
+
+def _annotations(
+    connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping[str, str], stages: list[str]
+) -> str:
+    """One row a recording. Where a stage has a row for each recording that was read, in order, rows are put side by
+    side, which takes no memory; otherwise (annotating is not finished) they are joined by id.
+    """
+    columns = measured(stages)
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
+    if not _aligned(connection, base, patterns, stages):
+        joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in stages)
+        return f"SELECT {fields} FROM recordings AS r {joins}"
+    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in stages)
+    # A recording that ingest could not read never reached a stage.
+    lacking = " ".join(f"LEFT JOIN (FROM {stage} WHERE false) AS {stage} USING (recording_id)" for stage in stages)
+    return (
+        f"SELECT {fields} FROM (FROM recordings WHERE status = 'ok') AS r {beside} "
+        f"UNION ALL SELECT {fields} FROM (FROM recordings WHERE status <> 'ok') AS r {lacking}"
+    )
+
+
+def _aligned(connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping[str, str], stages: list[str]) -> bool:
+    """Whether each batch has in every stage as many rows as recordings were read, with equal lowest and highest ids.
+
+    Footers say so, but for the status of recordings; `speechmill manifest validate` compares every id.
+    """
+    marks = set()
+    for stage in stages:
+        rows = connection.execute(
+            "SELECT parse_filename(file_name::VARCHAR), sum(row_group_num_rows), min(stats_min_value), "
+            "max(stats_max_value) FROM parquet_metadata($1) WHERE path_in_schema = 'recording_id' GROUP BY ALL "
+            "ORDER BY ALL",
+            [base + patterns[stage]],
+        ).fetchall()
+        marks.add(tuple(rows))
+    if len(marks) != 1:
+        return not stages
+    read = connection.execute(
+        "SELECT parse_filename(filename), count(*) FILTER (status = 'ok') FROM "
+        "read_parquet($1, hive_partitioning = false, filename = true) GROUP BY ALL ORDER BY ALL",
+        [base + patterns["recordings"]],
+    ).fetchall()
+    return [(name, count) for name, count, _, _ in marks.pop()] == [row for row in read if row[1]]
+
+
+def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
+    """What to put before a key so that DuckDB finds it; the connection learns to read other storage than local."""
+    if isinstance(lake.storage, LocalStorage):
+        return lake.storage.root + "/"
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    class LakeFileSystem(ArrowFSWrapper):
+        protocol = "lake"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix(REMOTE)
+
+    connection.register_filesystem(LakeFileSystem(lake.storage.filesystem()))
+    return REMOTE
