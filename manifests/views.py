@@ -222,8 +222,8 @@ def _aligned(connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping
     for stage in stages:
         rows = connection.execute(
             "SELECT parse_filename(file_name::VARCHAR), sum(row_group_num_rows), min(stats_min_value), "
-            "max(stats_max_value) FROM parquet_metadata($1) WHERE path_in_schema = 'recording_id' GROUP BY ALL "
-            "ORDER BY ALL",
+            "max(stats_max_value) FROM parquet_metadata($1) "
+            "WHERE path_in_schema = 'recording_id' AND row_group_num_rows > 0 GROUP BY ALL ORDER BY ALL",
             [base + patterns[stage]],
         ).fetchall()
         marks.add(tuple(rows))
