@@ -148,7 +148,7 @@ def open_views(
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     for name, schema in VIEWS.items():
         add_view(connection, name, schema, base + patterns[name] if name in patterns else None)
-    joined = [stage for stage in choice.stages if stages is None or stage in set(stages)]
+    joined = [stage for stage in schemas.STAGES if stages is None or stage in set(stages) or stage not in choice.stages]
     connection.execute(f"CREATE VIEW annotations AS {_annotations(connection, base, patterns, joined)}")
     lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
     return connection
@@ -196,20 +196,24 @@ def measured(stages: Iterable[str]) -> dict[str, str]:
 def _annotations(
     connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping[str, str], stages: list[str]
 ) -> str:
-    """One row a recording. Where a stage has a row for each recording that was read, in order, rows are put side by
-    side, which takes no memory; otherwise (annotating is not finished) they are joined by id.
+    """One row a recording. Where each stage has a row for every recording that was read, in order, rows are put side
+    by side, which takes no memory; otherwise (annotating is not finished) they are joined by id.
     """
-    columns = measured(stages)
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
-    if not _aligned(connection, base, patterns, stages):
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in measured(stages).items())
+    made = [stage for stage in stages if stage in patterns]
+    if not _aligned(connection, base, patterns, made):
         joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in stages)
         return f"SELECT {fields} FROM recordings AS r {joins}"
-    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in stages)
+    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in made)
+    lacking = {
+        stage: f" LEFT JOIN (FROM {stage} WHERE false) AS {stage} ON r.recording_id = {stage}.recording_id"
+        for stage in stages
+    }
+    unmade = "".join(lacking[stage] for stage in stages if stage not in made)
     # A recording that ingest could not read never reached a stage.
-    lacking = " ".join(f"LEFT JOIN (FROM {stage} WHERE false) AS {stage} USING (recording_id)" for stage in stages)
     return (
-        f"SELECT {fields} FROM (FROM recordings WHERE status = 'ok') AS r {beside} "
-        f"UNION ALL SELECT {fields} FROM (FROM recordings WHERE status <> 'ok') AS r {lacking}"
+        f"SELECT {fields} FROM (FROM recordings WHERE status = 'ok') AS r {beside}{unmade} "
+        f"UNION ALL SELECT {fields} FROM (FROM recordings WHERE status <> 'ok') AS r{''.join(lacking.values())}"
     )
 
 
