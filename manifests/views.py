@@ -1,7 +1,7 @@
 """The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
 
-`recordings`, one view a stage, `annotations` (recordings with all stages), `verdicts`, `windows`, `shard_windows` and
-`ledger` are always there, with the columns of manifests/schemas.py; what a lake does not hold is empty.
+`recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
+`verdicts`, `windows`, `shard_windows` and `ledger` are always there; what a lake does not hold is empty or null.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -148,11 +150,20 @@ def open_views(
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     for name, schema in VIEWS.items():
         add_view(connection, name, schema, base + patterns[name] if name in patterns else None)
-    joined = [stage for stage in schemas.STAGES if stages is None or stage in set(stages) or stage not in choice.stages]
-    connection.execute(f"CREATE VIEW annotations AS {_annotations(connection, base, patterns, joined)}")
+    wanted = set(schemas.STAGES if stages is None else stages)
+    joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
+    found = {name: base + pattern for name, pattern in patterns.items()}
+    connection.execute(f"CREATE VIEW annotations AS {_annotations(connection, found, joined)}")
+    connection.execute(f"CREATE VIEW judged AS {_annotations(connection, found, joined, VERDICT)}")
     lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
     return connection
 
+
+VERDICT_COLUMNS = (
+    "verdict", "reasons", "duplicate_of", "verdicts.duration_s AS verdict_duration_s", "windows", "windowed_s",
+    "remainder_s",
+)  # fmt: skip
+VERDICT = {name.rpartition(" ")[2]: f"r.{name.rpartition(' ')[2]}" for name in VERDICT_COLUMNS}
 
 VIEWS = {
     "recordings": schemas.RECORDINGS,
@@ -194,16 +205,24 @@ def measured(stages: Iterable[str]) -> dict[str, str]:
 
 
 def _annotations(
-    connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping[str, str], stages: list[str]
+    connection: duckdb.DuckDBPyConnection,
+    found: Mapping[str, str],
+    stages: list[str],
+    verdict: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """One row a recording. Where each stage has a row for every recording that was read, in order, rows are put side
     by side, which takes no memory; otherwise (annotating is not finished) they are joined by id.
     """
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in measured(stages).items())
-    made = [stage for stage in stages if stage in patterns]
-    if not _aligned(connection, base, patterns, made):
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in {**measured(stages), **verdict}.items())
+    recordings = "recordings"
+    if verdict:
+        marks = [footprint(connection, found[name]) for name in ("recordings", "verdicts") if name in found]
+        join = "POSITIONAL JOIN verdicts" if marks == 2 * marks[:1] else "LEFT JOIN verdicts USING (recording_id)"
+        recordings = f"(SELECT recordings.*, {', '.join(VERDICT_COLUMNS)} FROM recordings {join})"
+    made = [stage for stage in stages if stage in found]
+    if not _aligned(connection, found, made):
         joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in stages)
-        return f"SELECT {fields} FROM recordings AS r {joins}"
+        return f"SELECT {fields} FROM {recordings} AS r {joins}"
     beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in made)
     lacking = {
         stage: f" LEFT JOIN (FROM {stage} WHERE false) AS {stage} ON r.recording_id = {stage}.recording_id"
@@ -212,33 +231,38 @@ def _annotations(
     unmade = "".join(lacking[stage] for stage in stages if stage not in made)
     # A recording that ingest could not read never reached a stage.
     return (
-        f"SELECT {fields} FROM (FROM recordings WHERE status = 'ok') AS r {beside}{unmade} "
-        f"UNION ALL SELECT {fields} FROM (FROM recordings WHERE status <> 'ok') AS r{''.join(lacking.values())}"
+        f"SELECT {fields} FROM (FROM {recordings} WHERE status = 'ok') AS r {beside}{unmade} "
+        f"UNION ALL SELECT {fields} FROM (FROM {recordings} WHERE status <> 'ok') AS r{''.join(lacking.values())}"
     )
 
 
-def _aligned(connection: duckdb.DuckDBPyConnection, base: str, patterns: Mapping[str, str], stages: list[str]) -> bool:
-    """Whether each batch has in every stage as many rows as recordings were read, with equal lowest and highest ids.
+def _aligned(connection: duckdb.DuckDBPyConnection, found: Mapping[str, str], stages: list[str]) -> bool:
+    """Whether each batch has in every stage as many rows as recordings were read, and the stages equal ids at the ends.
 
     Footers say so, but for the status of recordings; `speechmill manifest validate` compares every id.
     """
-    marks = set()
-    for stage in stages:
-        rows = connection.execute(
-            "SELECT parse_filename(file_name::VARCHAR), sum(row_group_num_rows), min(stats_min_value), "
-            "max(stats_max_value) FROM parquet_metadata($1) "
-            "WHERE path_in_schema = 'recording_id' AND row_group_num_rows > 0 GROUP BY ALL ORDER BY ALL",
-            [base + patterns[stage]],
-        ).fetchall()
-        marks.add(tuple(rows))
+    marks = {tuple(footprint(connection, found[stage])) for stage in stages}
     if len(marks) != 1:
         return not stages
     read = connection.execute(
-        "SELECT parse_filename(filename), count(*) FILTER (status = 'ok') FROM "
-        "read_parquet($1, hive_partitioning = false, filename = true) GROUP BY ALL ORDER BY ALL",
-        [base + patterns["recordings"]],
+        f"SELECT {NUMBER.format('filename')}, count(*) AS count FROM read_parquet($1, hive_partitioning = false, "
+        "filename = true) WHERE status = 'ok' GROUP BY ALL ORDER BY ALL",
+        [found["recordings"]],
     ).fetchall()
-    return [(name, count) for name, count, _, _ in marks.pop()] == [row for row in read if row[1]]
+    return [(number, count) for number, count, _, _ in marks.pop()] == read
+
+
+NUMBER = "regexp_extract({}, '([0-9]+).parquet$', 1)"
+
+
+def footprint(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[tuple[str, int, str, str]]:
+    """Of each batch: its number, its rows and its lowest and highest recording id, read from the footers alone."""
+    return connection.execute(
+        f"SELECT {NUMBER.format('file_name')}, sum(row_group_num_rows)::BIGINT, min(stats_min_value), "
+        "max(stats_max_value) FROM parquet_metadata($1) "
+        "WHERE path_in_schema = 'recording_id' AND row_group_num_rows > 0 GROUP BY ALL ORDER BY ALL",
+        [pattern],
+    ).fetchall()
 
 
 def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
@@ -256,3 +280,16 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
 
     connection.register_filesystem(LakeFileSystem(lake.storage.filesystem()))
     return REMOTE
+
+
+def stages_of(sql: str) -> set[str]:
+    """The stages whose own columns, or whose names, occur in a piece of SQL; all of them where it says `*`.
+
+    >>> sorted(stages_of("SELECT language, count(*), sum(duration_s) FROM annotations GROUP BY ALL"))
+    ['language', 'signal']
+    """
+    if re.search(r"(?<!\(\s)(?<!\()\*(?=\s*(,|FROM|EXCLUDE|REPLACE|RENAME|$))|^\s*FROM", sql, re.IGNORECASE):
+        return set(schemas.STAGES)
+    words = set(re.findall(r"\w+", sql.lower()))
+    own = {stage: set(schema.names) - set(schemas.BASE_NAMES) for stage, schema in schemas.STAGES.items()}
+    return {stage for stage in own if stage in words or own[stage] & words}

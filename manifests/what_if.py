@@ -1,0 +1,174 @@
+"""The funnel that other rules would give, from what was measured: aggregates of SQL, whatever the number of rows.
+
+Windows of recordings that a selection rejected were never cut: those that the change would let in are cut here, all
+of them or, beyond `SAMPLE`, a fair sample that stands for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+
+from manifests import schemas
+from manifests.funnel import Funnel
+from manifests.lake import Lake
+from manifests.select import Selection, broken_rules, check_rules, cut_windows, sound_covered_s
+from manifests.views import Choice, open_views, stages_of
+
+SAMPLE = 5000
+GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """`cut` recordings of the `of` whose windows the selection lacks were cut; fewer than all make an estimate."""
+
+    selection: Selection
+    funnel: Funnel
+    cut: int = 0
+    of: int = 0
+
+
+def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, sample: int = SAMPLE) -> WhatIf:
+    """The funnel of `changed`, a change of the `stored` selection of `choice`. Raises RuleError for a wrong rule."""
+    check_rules(duckdb.connect(), changed)
+    rules = " ".join([*changed.recordings.values(), *stored.recordings.values()])
+    connection = open_views(lake, choice, stages_of(rules) | {"signal"})
+    funnel = Funnel(changed.name)
+    recut = any(getattr(stored, name) != getattr(changed, name) for name in GEOMETRY)
+    _count_recordings(connection, changed, funnel)
+    if not recut:
+        _count_windows(connection, stored, changed, funnel)
+    lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
+    wanted = stages_of(rules) | {"signal", "vad", "diarize", "language"}
+    connection = open_views(lake, choice, wanted & choice.stages.keys())
+    (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0]
+    done = _cut(connection, changed, funnel, lacking, sample, of) if of else 0
+    return WhatIf(changed, funnel, done, of)
+
+
+def kept(selection: Selection) -> str:
+    """SQL over `judged` that holds for the recordings that a selection keeps."""
+    conditions = [f"coalesce(({rule}), false)" for rule in selection.recordings.values()]
+    return " AND ".join(["verdict <> 'failed'", "duplicate_of IS NULL", *conditions])
+
+
+def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selection, funnel: Funnel) -> None:
+    """Fill in the verdicts of recordings; failures and duplicates do not depend on rules."""
+    failed = connection.execute(
+        "SELECT reasons, count(*), sum(duration_s) FROM verdicts WHERE verdict = 'failed' GROUP BY ALL"
+    ).fetchall()
+    for reasons, count, seconds in failed:
+        funnel.tally("recordings", "failed", reasons, count, seconds)
+    names = [*selection.recordings, "duplicate"]
+    rules = [*selection.recordings.values(), "duplicate_of IS NULL"]
+    for reasons, count, seconds, remainder_s, windowed_s in _by_reasons(
+        connection, names, rules, "judged WHERE verdict <> 'failed'",
+        "count(*), sum(verdict_duration_s), sum(CASE WHEN verdict = 'kept' THEN remainder_s ELSE 0 END), "
+        "sum(CASE WHEN verdict = 'kept' THEN windowed_s ELSE 0 END)",
+    ):  # fmt: skip
+        funnel.tally("recordings", "rejected" if reasons else "kept", reasons, count, seconds)
+        if not reasons:
+            funnel.remainder_s += remainder_s
+            funnel.windowed_s += windowed_s
+
+
+def _by_reasons(
+    connection: duckdb.DuckDBPyConnection, names: Sequence[str], rules: Sequence[str], source: str, sums: str
+) -> Iterator[tuple[Any, ...]]:
+    """The rules that do not hold, and sums over the rows where just these do not; null does not hold."""
+    holds = "".join(f"coalesce(({rule}), false), " for rule in rules)
+    rows = connection.execute(f"SELECT {holds}{sums} FROM {source} GROUP BY ALL").fetchall()
+    for row in rows:
+        if row[len(names)]:
+            yield [name for name, held in zip(names, row, strict=False) if not held], *row[len(names) :]
+
+
+def _count_windows(
+    connection: duckdb.DuckDBPyConnection, stored: Selection, changed: Selection, funnel: Funnel
+) -> None:
+    """Fill in the stored windows of the recordings that are still kept."""
+    source = "windows"
+    if stored.recordings != changed.recordings:
+        flags = f"SELECT unnest(range(windows)) AS n, {kept(changed)} AS still FROM judged WHERE windows > 0"
+        if _windows_follow(connection):
+            source = f"windows POSITIONAL JOIN ({flags}) AS flags WHERE still"
+        else:
+            source = f"windows SEMI JOIN (SELECT recording_id FROM judged WHERE {kept(changed)}) USING (recording_id)"
+    for reasons, count, seconds in _by_reasons(
+        connection, list(changed.windows), list(changed.windows.values()), source, "count(*), sum(duration_s)"
+    ):
+        funnel.tally("windows", "rejected" if reasons else "kept", reasons, count, seconds)
+
+
+def _windows_follow(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the windows of all verdicts, one after the other, are the rows of `windows`."""
+    return connection.execute(
+        "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM windows)"
+    ).fetchall() == [(True,)]
+
+
+def _cut(
+    connection: duckdb.DuckDBPyConnection, selection: Selection, funnel: Funnel, lacking: str, sample: int, of: int
+) -> int:
+    """Cut windows of the recordings that hold `lacking` and count them, scaled where only a sample is cut."""
+    columns = "recording_id, source, licence, duration_s, pcm_sha256, tracks, language, segments, turns"
+    chosen = f" ORDER BY hash(recording_id) LIMIT {sample}" if of > sample else ""
+    rows = connection.execute(f"SELECT {columns} FROM judged WHERE {lacking}{chosen}")
+    names = [column[0] for column in rows.description or []]
+    part, done = Funnel("part"), 0
+    judge = duckdb.connect()
+    while batch := rows.fetchmany(500):
+        known = [dict(zip(names, row, strict=True)) for row in batch]
+        cuts = [list(cut_windows(row, selection)) for row in known]
+        for row, windows in zip(known, cuts, strict=True):
+            covered_s = min(row["duration_s"], sound_covered_s(windows))
+            part.windowed_s += covered_s
+            part.remainder_s += row["duration_s"] - covered_s
+        windows = list(itertools.chain.from_iterable(cuts))
+        table = schemas.table(windows, schemas.WINDOWS)
+        for window, reasons in zip(windows, broken_rules(judge, table, selection.windows), strict=True):
+            part.tally("windows", "rejected" if reasons else "kept", reasons, 1, window["duration_s"])
+        done += len(batch)
+    funnel.merge(part, of / done)
+    return done
+
+
+def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, float, int, float, float]]:
+    """Rows for people: name, count and hours stored, count and hours now, the change of hours."""
+    rows: list[tuple[str, int, float, int, float, float]] = []
+    nothing = {"count": 0, "hours": 0.0}
+    for what in ("recordings", "windows"):
+        before, after = stored[what], now[what]
+        lines = [(f"{what}: {part}", before[part], after[part]) for part in ("in", "kept", "rejected", "failed")]
+        names = dict.fromkeys([*before["reasons"], *after["reasons"]])
+        lines += [
+            (f"  {name}", before["reasons"].get(name, nothing), after["reasons"].get(name, nothing)) for name in names
+        ]
+        for name, one, two in lines:
+            rows.append((name, one["count"], one["hours"], two["count"], two["hours"], two["hours"] - one["hours"]))
+    return rows
+
+
+def change(
+    stored: Selection,
+    rules: Mapping[str, str],
+    window_rules: Mapping[str, str],
+    drop: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Selection:
+    """The selection under changed rules and settings; a rule of a known name takes its place."""
+    settings = dict(settings)
+    recordings = {**stored.recordings, **settings.pop("recordings", {}), **rules}
+    windows = {**stored.windows, **settings.pop("windows", {}), **window_rules}
+    return replace(
+        stored,
+        name=f"{stored.name}, changed",
+        recordings={name: rule for name, rule in recordings.items() if name not in drop},
+        windows={name: rule for name, rule in windows.items() if name not in drop},
+        **settings,
+    )
