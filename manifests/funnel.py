@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +44,16 @@ class Funnel:
                 self.tally(what, key[0], key[1:], round(count * weight), part.seconds[what][key] * weight)
         self.remainder_s += part.remainder_s * weight
         self.windowed_s += part.windowed_s * weight
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Funnel:
+        """The funnel that `as_dict` described."""
+        funnel = cls(stored["selection"])
+        for what in funnel.total:
+            for row in stored[what]["jointly"]:
+                funnel.tally(what, row["verdict"], row["reasons"], row["count"], row["hours"] * 3600)
+        funnel.remainder_s = stored["remainder_hours"] * 3600
+        return funnel
 
     def part(self, what: str, verdict: str) -> tuple[int, float]:
         """Count and seconds of a verdict among 'recordings' or 'windows'."""

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import duckdb
-import pyarrow as pa
 
 from manifests.lake import Lake
 from manifests.views import (
-    VIEWS,
     Choice,
     ChoiceError,
     choose,
@@ -21,7 +19,6 @@ from manifests.views import (
     lock,
     open_views,
     parquet,
-    quoted,
     root_of,
 )
 

@@ -48,7 +48,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
     for index, name in enumerate(columns):
         values = [row[index] for row in rows if row[index] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
-        made.add_column(Text(name), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+        longest = max([len(name), *(len(number(value)) for value in values)])
+        made.add_column(
+            Text(name), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis",
+            min_width=longest if numeric else min(longest, 20),
+        )  # fmt: skip
     for row in rows:
         made.add_row(*(Text(number(value)) for value in row))
     echo(made)

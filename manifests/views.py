@@ -1,7 +1,7 @@
 """The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
 
 `recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
-`verdicts`, `windows`, `shard_windows` and `ledger` are always there; what a lake does not hold is empty or null.
+`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty where a lake has no such.
 """
 
 from __future__ import annotations
@@ -150,6 +150,10 @@ def open_views(
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     for name, schema in VIEWS.items():
         add_view(connection, name, schema, base + patterns[name] if name in patterns else None)
+    named = f"(SELECT *, parse_filename(filename, true) AS batch FROM {parquet(base + patterns['recordings'], True)})"
+    empty = "(SELECT *, NULL::VARCHAR AS batch FROM recordings)"
+    held = _matches(connection, base + patterns["recordings"])
+    connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, batch FROM {named if held else empty}")
     wanted = set(schemas.STAGES if stages is None else stages)
     joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
     found = {name: base + pattern for name, pattern in patterns.items()}
@@ -177,15 +181,19 @@ VIEWS = {
 
 def add_view(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, pattern: str | None) -> None:
     """View `name` over the Parquet files that match; an empty table where none does."""
-    if pattern and connection.execute("SELECT count(*) FROM glob($1)", [pattern]).fetchall() != [(0,)]:
+    if pattern and _matches(connection, pattern):
         connection.execute(f"CREATE VIEW {name} AS FROM {parquet(pattern)}")
     else:
         connection.from_arrow(schema.empty_table()).create(name)
 
 
-def parquet(pattern: str) -> str:
+def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
+    return connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() != []
+
+
+def parquet(pattern: str, filename: bool = False) -> str:
     """The table function that reads the files of a pattern, in order of their names."""
-    return f"read_parquet({quoted(pattern)}, hive_partitioning = false)"
+    return f"read_parquet({quoted(pattern)}, hive_partitioning = false, filename = {str(filename).lower()})"
 
 
 def quoted(text: str) -> str:

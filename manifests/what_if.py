@@ -7,8 +7,9 @@ of them or, beyond `SAMPLE`, a fair sample that stands for them.
 from __future__ import annotations
 
 import itertools
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import duckdb
@@ -17,7 +18,7 @@ from manifests import schemas
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import Selection, broken_rules, check_rules, cut_windows, sound_covered_s
-from manifests.views import Choice, open_views, stages_of
+from manifests.views import Choice, ChoiceError, open_views, stages_of
 
 SAMPLE = 5000
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
@@ -172,3 +173,25 @@ def change(
         windows={name: rule for name, rule in windows.items() if name not in drop},
         **settings,
     )
+
+
+def settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Changes of a selection as 'select.context_s=5' writes them. Raises ChoiceError for what a selection has not."""
+    known = {field.name for field in fields(Selection)} - {"name", "stages"}
+    tables: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        _, _, path = key.strip().partition("select.")
+        name, _, rule = path.partition(".")
+        if not equals or name not in known or bool(rule) != (name in ("recordings", "windows", "splits")):
+            listed = ", ".join(f"select.{name}" for name in sorted(known))
+            raise ChoiceError(f"--set {override!r}", f"write --set KEY=VALUE with one of {listed}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        if rule:
+            tables.setdefault(name, {})[rule] = value
+        else:
+            tables[name] = value
+    return tables

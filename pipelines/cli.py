@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.cli import manifest
 from pipelines.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 @click.version_option(package_name="speechmill")
 def cli() -> None:
     """Mill conversational recordings into sharded datasets, with every token accounted for."""
+
+
+cli.add_command(manifest)
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
