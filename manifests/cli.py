@@ -335,11 +335,14 @@ def what_if(
         )  # fmt: skip
         return
     rows = asking.compare(before, now)
-    terminal.table(["", "stored", "hours", "now", "hours", "change h"], [[*row[:5], f"{row[5]:+,.3f}"] for row in rows])
+    terminal.table(
+        ["", "stored", "hours", "now", "hours", "change h"],
+        [[*row[:5], f"{row[5] + 0.0:+,.3f}" if abs(row[5]) >= 0.0005 else "0"] for row in rows],
+    )
     if found.of > found.cut:
-        terminal.echo(f"windows of {found.of:,} recordings newly let in are estimated from {found.cut:,} of them")
+        terminal.echo(f"of {found.of:,} recordings without such windows yet, {found.cut:,} were cut: an estimate")
     elif found.of:
-        terminal.echo(f"{found.of:,} recordings newly let in were cut to windows")
+        terminal.echo(f"{found.of:,} recordings without such windows yet were cut for this answer")
 
 
 @manifest.command()

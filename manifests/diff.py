@@ -128,5 +128,5 @@ def _verdicts(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) ->
         "r)) AS no_longer, list_filter(b.reasons, lambda r: NOT list_contains(a.reasons, r)) AS now, count(*) "
         "AS count, sum(b.duration_s) / 3600 AS hours, min(a.recording_id) AS example FROM a JOIN b ON a.recording_id = "
         "b.recording_id AND (a.verdict, a.reasons) IS DISTINCT FROM (b.verdict, b.reasons) GROUP BY ALL "
-        "ORDER BY count DESC, ALL",
+        "ORDER BY count DESC, example",
     )

@@ -35,11 +35,9 @@ def histogram(found: dict[str, Any]) -> None:
         terminal.echo("quantiles: " + ", ".join(marks))
     else:
         terminal.heading(found["column"])
-    rows = (
-        [{"value": f"{terminal.number(row['from'])} to {terminal.number(row['to'])}"} | row for row in found["bins"]]
-        if "bins" in found
-        else found["values"]
-    )
+    rows = found.get("values") or [
+        row | {"value": f"{terminal.number(row['from'])} to {terminal.number(row['to'])}"} for row in found["bins"]
+    ]
     most = max((row["count"] for row in rows), default=0)
     for row in rows:
         name = (

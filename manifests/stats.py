@@ -47,11 +47,12 @@ def hours(columns: dict[str, str]) -> str:
 def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str], where: str = "true") -> Rows:
     """Count, hours and share of the hours of each group of `by` (columns or SQL expressions), most hours first."""
     measure = hours(columns_of(connection, view))
+    order = ", ".join(str(number + 1) for number in range(len(by)))
     keys = ", ".join(f'{name} AS "{name.strip(chr(34))}"' for name in by)
     return rows_of(
         connection,
         f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {keys}, count(*) AS count, {measure} AS hours "
-        f"FROM {view} WHERE {where} GROUP BY ALL) ORDER BY hours DESC NULLS LAST, count DESC, ALL",
+        f"FROM {view} WHERE {where} GROUP BY ALL) ORDER BY hours DESC NULLS LAST, count DESC, {order}",
     )
 
 
@@ -60,7 +61,7 @@ def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "tru
     numeric = [name for name, kind in columns_of(connection, view).items() if _is_number(kind)]
     if not numeric:
         return []
-    sums = ", ".join(f'count("{n}"), min("{n}")::DOUBLE, avg("{n}")::DOUBLE, max("{n}")::DOUBLE' for n in numeric)
+    sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)
     (row,) = connection.execute(f"SELECT {sums} FROM {view} WHERE {where}").fetchall()
     return [
         {"measure": name, **dict(zip(("measured", "min", "mean", "max"), row[4 * i : 4 * i + 4], strict=True))}
@@ -163,4 +164,4 @@ def failures(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Rows:
         for view in ("recordings", *choice.stages)
     )
     query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count(*) AS count FROM ({parts})"
-    return rows_of(connection, f"{query} GROUP BY ALL ORDER BY count DESC, ALL")
+    return rows_of(connection, f"{query} GROUP BY ALL ORDER BY count DESC, stage, error_type")

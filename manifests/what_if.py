@@ -163,6 +163,10 @@ def change(
     settings: Mapping[str, Any],
 ) -> Selection:
     """The selection under changed rules and settings; a rule of a known name takes its place."""
+    unknown = set(drop) - stored.recordings.keys() - stored.windows.keys()
+    if unknown:
+        known = ", ".join(dict.fromkeys([*stored.recordings, *stored.windows])) or "none"
+        raise ChoiceError(f"no rule {min(unknown)!r} to drop", f"the rules are: {known}")
     settings = dict(settings)
     recordings = {**stored.recordings, **settings.pop("recordings", {}), **rules}
     windows = {**stored.windows, **settings.pop("windows", {}), **window_rules}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
 from manifests.cli import manifest
 from pipelines.errors import SpeechmillError
 
