@@ -334,11 +334,7 @@ def what_if(
              "cut": found.cut, "of": found.of, "stored": before, "now": now}
         )  # fmt: skip
         return
-    rows = asking.compare(before, now)
-    terminal.table(
-        ["", "stored", "hours", "now", "hours", "change h"],
-        [[*row[:5], f"{row[5] + 0.0:+,.3f}" if abs(row[5]) >= 0.0005 else "0"] for row in rows],
-    )
+    terminal.table(["", "stored", "hours", "now", "hours", "change h"], asking.compare(before, now))
     if found.of > found.cut:
         terminal.echo(f"of {found.of:,} recordings without such windows yet, {found.cut:,} were cut: an estimate")
     elif found.of:

@@ -22,14 +22,15 @@ LISTED = 40
 
 
 def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
-    """Id and batch of the recording that `name` means: its id or the start of it, else a whole uri or the end of one.
+    """Id and batch of the recording that `name` means: its id or the start of it, else its uri, the end of that
+    or its name without a suffix.
 
     Raises ChoiceError where none or several are meant.
     """
     select = "SELECT recording_id, uris[1], batch FROM batches WHERE"
     found = connection.execute(f"{select} starts_with(recording_id, $1) LIMIT 6", [name]).fetchall()
     if not found:
-        ends = "lambda uri: uri = $1 OR ends_with(uri, '/' || $1)"
+        ends = "lambda uri: uri = $1 OR ends_with(uri, '/' || $1) OR parse_filename(uri, true) = $1"
         found = connection.execute(f"{select} len(list_filter(uris, {ends})) > 0 LIMIT 6", [name]).fetchall()
     if not found:
         raise ChoiceError(f"no recording {name!r}", "give its id, the start of its id, or its name as it was ingested")

@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -133,7 +132,9 @@ def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
 def open_views(
     lake: Lake, choice: Choice | None = None, stages: Iterable[str] | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection that sees the lake and nothing else. `stages` bounds what `annotations` joins: all if not given.
+    """A connection that sees the lake and nothing else.
+
+    `stages` bounds what `annotations` joins, all if not given; `judged` is there if "verdicts" is among them.
 
     A local lake is read by DuckDB itself, any other through its storage's filesystem.
     """
@@ -141,8 +142,8 @@ def open_views(
     connection = connect()
     folder = root_of(connection, lake)
     base = glob.escape(folder)
-    patterns = {"recordings": "recordings/*.parquet"}
-    patterns |= {stage: f"annotations/{stage}-{mark}/*.parquet" for stage, mark in choice.stages.items()}
+    patterns = {"recordings": "recordings/batch-*.parquet"}
+    patterns |= {stage: f"annotations/{stage}-{mark}/batch-*.parquet" for stage, mark in choice.stages.items()}
     if choice.selection:
         patterns |= {name: f"selections/{choice.selection}/{name}-*.parquet" for name in ("verdicts", "windows")}
     if choice.dataset:
@@ -154,20 +155,25 @@ def open_views(
     empty = "(SELECT *, NULL::VARCHAR AS batch FROM recordings)"
     held = _matches(connection, base + patterns["recordings"])
     connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, batch FROM {named if held else empty}")
-    wanted = set(schemas.STAGES if stages is None else stages)
+    wanted = {*schemas.STAGES, "verdicts"} if stages is None else set(stages)
     joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
-    found = {name: base + pattern for name, pattern in patterns.items()}
-    connection.execute(f"CREATE VIEW annotations AS {_annotations(connection, found, joined)}")
-    connection.execute(f"CREATE VIEW judged AS {_annotations(connection, found, joined, VERDICT)}")
+    made = {name: base + pattern for name, pattern in patterns.items() if _matches(connection, base + pattern)}
+    zipped = _aligned(connection, made, [stage for stage in joined if stage in made])
+    connection.execute(f"CREATE VIEW annotations AS {_annotations(made, joined, zipped)}")
+    if "verdicts" in wanted:
+        follow = "verdicts" in made and _follow(connection, made["recordings"], made["verdicts"])
+        join = "POSITIONAL JOIN verdicts" if follow else "LEFT JOIN verdicts USING (recording_id)"
+        source = f"(SELECT recordings.*, {', '.join(VERDICT.values())} FROM recordings {join})"
+        connection.execute(f"CREATE VIEW judged AS {_annotations(made, joined, zipped, source, VERDICT)}")
     lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
     return connection
 
 
-VERDICT_COLUMNS = (
-    "verdict", "reasons", "duplicate_of", "verdicts.duration_s AS verdict_duration_s", "windows", "windowed_s",
-    "remainder_s",
-)  # fmt: skip
-VERDICT = {name.rpartition(" ")[2]: f"r.{name.rpartition(' ')[2]}" for name in VERDICT_COLUMNS}
+VERDICT = {
+    name: f"verdicts.{name.removeprefix('verdict_')} AS {name}"
+    for name in ("verdict", "reasons", "duplicate_of", "verdict_duration_s", "windows", "windowed_s", "remainder_s")
+}
+"""What `judged` adds to `annotations`: the duration by which a recording was counted is 0 where nothing was decoded."""
 
 VIEWS = {
     "recordings": schemas.RECORDINGS,
@@ -213,25 +219,19 @@ def measured(stages: Iterable[str]) -> dict[str, str]:
 
 
 def _annotations(
-    connection: duckdb.DuckDBPyConnection,
-    found: Mapping[str, str],
+    made: Mapping[str, str],
     stages: list[str],
-    verdict: Mapping[str, str] = MappingProxyType({}),
+    zipped: bool,
+    recordings: str = "recordings",
+    more: Iterable[str] = (),
 ) -> str:
-    """One row a recording. Where each stage has a row for every recording that was read, in order, rows are put side
-    by side, which takes no memory; otherwise (annotating is not finished) they are joined by id.
-    """
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in {**measured(stages), **verdict}.items())
-    recordings = "recordings"
-    if verdict:
-        marks = [footprint(connection, found[name]) for name in ("recordings", "verdicts") if name in found]
-        join = "POSITIONAL JOIN verdicts" if marks == 2 * marks[:1] else "LEFT JOIN verdicts USING (recording_id)"
-        recordings = f"(SELECT recordings.*, {', '.join(VERDICT_COLUMNS)} FROM recordings {join})"
-    made = [stage for stage in stages if stage in found]
-    if not _aligned(connection, found, made):
+    """One row a recording: rows put side by side, which takes no memory, where they are `zipped`, else joined by id."""
+    columns = measured(stages) | {name: f"r.{name}" for name in more}
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
+    if not zipped:
         joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in stages)
         return f"SELECT {fields} FROM {recordings} AS r {joins}"
-    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in made)
+    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in stages if stage in made)
     lacking = {
         stage: f" LEFT JOIN (FROM {stage} WHERE false) AS {stage} ON r.recording_id = {stage}.recording_id"
         for stage in stages
@@ -244,33 +244,36 @@ def _annotations(
     )
 
 
-def _aligned(connection: duckdb.DuckDBPyConnection, found: Mapping[str, str], stages: list[str]) -> bool:
-    """Whether each batch has in every stage as many rows as recordings were read, and the stages equal ids at the ends.
+def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str], stages: list[str]) -> bool:
+    """Whether every stage has a row for each recording that was read, in order; not so while annotating goes on."""
+    return all(_follow(connection, made["recordings"], made[stage], "status = 'ok'") for stage in stages)
 
-    Footers say so, but for the status of recordings; `speechmill manifest validate` compares every id.
+
+CHECKED = 8
+
+
+def _follow(connection: duckdb.DuckDBPyConnection, recordings: str, other: str, which: str = "true") -> bool:
+    """Whether the batches of `other` have as many rows as recordings that hold `which`, and equal ids in order.
+
+    The ids of 8 batches spread over the lake are compared; `speechmill manifest validate` compares all.
     """
-    marks = {tuple(footprint(connection, found[stage])) for stage in stages}
-    if len(marks) != 1:
-        return not stages
-    read = connection.execute(
-        f"SELECT {NUMBER.format('filename')}, count(*) AS count FROM read_parquet($1, hive_partitioning = false, "
-        "filename = true) WHERE status = 'ok' GROUP BY ALL ORDER BY ALL",
-        [found["recordings"]],
-    ).fetchall()
-    return [(number, count) for number, count, _, _ in marks.pop()] == read
-
-
-NUMBER = "regexp_extract({}, '([0-9]+).parquet$', 1)"
-
-
-def footprint(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[tuple[str, int, str, str]]:
-    """Of each batch: its number, its rows and its lowest and highest recording id, read from the footers alone."""
-    return connection.execute(
-        f"SELECT {NUMBER.format('file_name')}, sum(row_group_num_rows)::BIGINT, min(stats_min_value), "
-        "max(stats_max_value) FROM parquet_metadata($1) "
-        "WHERE path_in_schema = 'recording_id' AND row_group_num_rows > 0 GROUP BY ALL ORDER BY ALL",
-        [pattern],
-    ).fetchall()
+    number = "regexp_extract(filename, '([0-9]+).parquet$', 1)"
+    count = f"SELECT {number}, count(*) FROM {{}} WHERE {{}} GROUP BY ALL ORDER BY ALL"
+    counts = connection.execute(count.format(parquet(recordings, True), which)).fetchall()
+    if counts != connection.execute(count.format(parquet(other, True), "true")).fetchall():
+        return False
+    numbers = [number for number, _ in counts[:: max(1, len(counts) // CHECKED)]]
+    if not numbers:
+        return True
+    ones, others = (
+        [quoted(pattern.replace("-*", f"-{number}")) for number in numbers] for pattern in (recordings, other)
+    )
+    wrong = (
+        f"SELECT 1 FROM (FROM read_parquet([{', '.join(ones)}], hive_partitioning = false) WHERE {which}) AS a "
+        f"POSITIONAL JOIN read_parquet([{', '.join(others)}], hive_partitioning = false) AS b "
+        "WHERE a.recording_id IS DISTINCT FROM b.recording_id LIMIT 1"
+    )
+    return not connection.execute(wrong).fetchall()
 
 
 def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
@@ -291,13 +294,15 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
 
 
 def stages_of(sql: str) -> set[str]:
-    """The stages whose own columns, or whose names, occur in a piece of SQL; all of them where it says `*`.
+    """The stages whose own columns, or whose names, occur in a piece of SQL, all of them where it says `*`; "verdicts"
+    where it names `judged`.
 
     >>> sorted(stages_of("SELECT language, count(*), sum(duration_s) FROM annotations GROUP BY ALL"))
     ['language', 'signal']
     """
     if re.search(r"(?<!\(\s)(?<!\()\*(?=\s*(,|FROM|EXCLUDE|REPLACE|RENAME|$))|^\s*FROM", sql, re.IGNORECASE):
-        return set(schemas.STAGES)
+        return {*schemas.STAGES, "verdicts"}
     words = set(re.findall(r"\w+", sql.lower()))
     own = {stage: set(schema.names) - set(schemas.BASE_NAMES) for stage, schema in schemas.STAGES.items()}
-    return {stage for stage in own if stage in words or own[stage] & words}
+    stages = {stage for stage in own if stage in words or own[stage] & words}
+    return stages | ({"verdicts"} if "judged" in words else set())

@@ -38,18 +38,20 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     """The funnel of `changed`, a change of the `stored` selection of `choice`. Raises RuleError for a wrong rule."""
     check_rules(duckdb.connect(), changed)
     rules = " ".join([*changed.recordings.values(), *stored.recordings.values()])
-    connection = open_views(lake, choice, stages_of(rules) | {"signal"})
+    connection = open_views(lake, choice, stages_of(rules) | {"verdicts"})
     funnel = Funnel(changed.name)
     recut = any(getattr(stored, name) != getattr(changed, name) for name in GEOMETRY)
     _count_recordings(connection, changed, funnel)
     if not recut:
         _count_windows(connection, stored, changed, funnel)
+    # Only a rule that is gone or another can let in what the selection kept out.
+    loosened = recut or stored.recordings.items() - changed.recordings.items()
     lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
-    wanted = stages_of(rules) | {"signal", "vad", "diarize", "language"}
-    connection = open_views(lake, choice, wanted & choice.stages.keys())
-    (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0]
-    done = _cut(connection, changed, funnel, lacking, sample, of) if of else 0
-    return WhatIf(changed, funnel, done, of)
+    (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0] if loosened else (0,)
+    if not of:
+        return WhatIf(changed, funnel)
+    connection = open_views(lake, choice, stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"})
+    return WhatIf(changed, funnel, _cut(connection, changed, funnel, lacking, sample, of), of)
 
 
 def kept(selection: Selection) -> str:
@@ -139,19 +141,19 @@ def _cut(
     return done
 
 
-def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, float, int, float, float]]:
+def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, float, int, float, str]]:
     """Rows for people: name, count and hours stored, count and hours now, the change of hours."""
-    rows: list[tuple[str, int, float, int, float, float]] = []
+    rows = []
     nothing = {"count": 0, "hours": 0.0}
     for what in ("recordings", "windows"):
         before, after = stored[what], now[what]
         lines = [(f"{what}: {part}", before[part], after[part]) for part in ("in", "kept", "rejected", "failed")]
-        names = dict.fromkeys([*before["reasons"], *after["reasons"]])
-        lines += [
-            (f"  {name}", before["reasons"].get(name, nothing), after["reasons"].get(name, nothing)) for name in names
-        ]
+        for name in dict.fromkeys([*before["reasons"], *after["reasons"]]):
+            lines.append((f"  {name}", before["reasons"].get(name, nothing), after["reasons"].get(name, nothing)))
         for name, one, two in lines:
-            rows.append((name, one["count"], one["hours"], two["count"], two["hours"], two["hours"] - one["hours"]))
+            change_h = round(two["hours"] - one["hours"], 3)
+            told = f"{change_h:+,.3f}" if change_h else "0"
+            rows.append((name, one["count"], one["hours"], two["count"], two["hours"], told))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Hearing and seeing a recording of a lake: `manifest clip`, `play` and `spectrogram`. Sound is decoded as annotate does."""
+"""Hearing and seeing a stretch of a recording: `manifest clip`, `play` and `spectrogram`."""
 
 from __future__ import annotations
 
