@@ -27,6 +27,9 @@ MEMORY_LIMIT = "700MB"
 
 REMOTE = "lake://"
 
+CHECKED = 8
+"""Batches whose ids are compared before rows are put side by side."""
+
 
 class ChoiceError(ValueError):
     """What was asked for is not in the lake, or there are several; `remedy` lists what there is."""
@@ -149,20 +152,20 @@ def open_views(
     if choice.dataset:
         patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
+    made = {name: base + pattern for name, pattern in patterns.items() if _matches(connection, base + pattern)}
     for name, schema in VIEWS.items():
-        add_view(connection, name, schema, base + patterns[name] if name in patterns else None)
-    named = f"(SELECT *, parse_filename(filename, true) AS batch FROM {parquet(base + patterns['recordings'], True)})"
-    empty = "(SELECT *, NULL::VARCHAR AS batch FROM recordings)"
-    held = _matches(connection, base + patterns["recordings"])
-    connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, batch FROM {named if held else empty}")
+        source = f"FROM {parquet(made[name])}" if name in made else nothing(schema)
+        connection.execute(f"CREATE VIEW {name} AS {source}")
+    batch = "NULL::VARCHAR AS batch FROM recordings"
+    if "recordings" in made:
+        batch = f"parse_filename(filename, true) AS batch FROM {parquet(made['recordings'], True)}"
+    connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, {batch}")
     wanted = {*schemas.STAGES, "verdicts"} if stages is None else set(stages)
     joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
-    made = {name: base + pattern for name, pattern in patterns.items() if _matches(connection, base + pattern)}
     zipped = _aligned(connection, made, [stage for stage in joined if stage in made])
     connection.execute(f"CREATE VIEW annotations AS {_annotations(made, joined, zipped)}")
     if "verdicts" in wanted:
-        follow = "verdicts" in made and _follow(connection, made["recordings"], made["verdicts"])
-        join = "POSITIONAL JOIN verdicts" if follow else "LEFT JOIN verdicts USING (recording_id)"
+        join = "POSITIONAL JOIN verdicts" if _follow(connection, made) else "LEFT JOIN verdicts USING (recording_id)"
         source = f"(SELECT recordings.*, {', '.join(VERDICT.values())} FROM recordings {join})"
         connection.execute(f"CREATE VIEW judged AS {_annotations(made, joined, zipped, source, VERDICT)}")
     lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
@@ -185,12 +188,24 @@ VIEWS = {
 }
 
 
-def add_view(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, pattern: str | None) -> None:
-    """View `name` over the Parquet files that match; an empty table where none does."""
-    if pattern and _matches(connection, pattern):
-        connection.execute(f"CREATE VIEW {name} AS FROM {parquet(pattern)}")
-    else:
-        connection.from_arrow(schema.empty_table()).create(name)
+def nothing(schema: pa.Schema) -> str:
+    """SQL of no rows with the columns of `schema`."""
+    columns = ", ".join(f'NULL::{_sql_type(column.type)} AS "{column.name}"' for column in schema)
+    return f"SELECT {columns} WHERE false"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    # DuckDB imports pandas, half a second, before it takes an Arrow table.
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        fields = ", ".join(f'"{column.name}" {_sql_type(column.type)}' for column in kind)
+        return f"STRUCT({fields})"
+    return {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN"}[
+        str(kind)
+    ]
 
 
 def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
@@ -226,51 +241,73 @@ def _annotations(
     more: Iterable[str] = (),
 ) -> str:
     """One row a recording: rows put side by side, which takes no memory, where they are `zipped`, else joined by id."""
-    columns = measured(stages) | {name: f"r.{name}" for name in more}
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
+
+    def fields(there: list[str]) -> str:
+        columns = {}
+        for name, source in measured(stages).items():
+            stage = source.partition(".")[0]
+            kind = schemas.STAGES[stage].field(name).type if stage not in ("r", *there) else None
+            columns[name] = source if kind is None else f"NULL::{_sql_type(kind)}"
+        columns |= {name: f"r.{name}" for name in more}
+        return ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
+
+    there = [stage for stage in stages if stage in made]
     if not zipped:
-        joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in stages)
-        return f"SELECT {fields} FROM {recordings} AS r {joins}"
-    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in stages if stage in made)
-    lacking = {
-        stage: f" LEFT JOIN (FROM {stage} WHERE false) AS {stage} ON r.recording_id = {stage}.recording_id"
-        for stage in stages
-    }
-    unmade = "".join(lacking[stage] for stage in stages if stage not in made)
+        joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in there)
+        return f"SELECT {fields(there)} FROM {recordings} AS r {joins}"
+    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in there)
     # A recording that ingest could not read never reached a stage.
     return (
-        f"SELECT {fields} FROM (FROM {recordings} WHERE status = 'ok') AS r {beside}{unmade} "
-        f"UNION ALL SELECT {fields} FROM (FROM {recordings} WHERE status <> 'ok') AS r{''.join(lacking.values())}"
+        f"SELECT {fields(there)} FROM (FROM {recordings} WHERE status = 'ok') AS r {beside} "
+        f"UNION ALL SELECT {fields([])} FROM {recordings} AS r WHERE status <> 'ok'"
     )
 
 
 def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str], stages: list[str]) -> bool:
     """Whether every stage has a row for each recording that was read, in order; not so while annotating goes on."""
-    return all(_follow(connection, made["recordings"], made[stage], "status = 'ok'") for stage in stages)
+    if not stages or "recordings" not in made:
+        return not stages
+    read = _counts(connection, made["recordings"], "status = 'ok'")
+    return all(
+        _counts(connection, made[stage]) == read and _same_ids(connection, made["recordings"], made[stage], read)
+        for stage in stages
+    )
 
 
-CHECKED = 8
-
-
-def _follow(connection: duckdb.DuckDBPyConnection, recordings: str, other: str, which: str = "true") -> bool:
-    """Whether the batches of `other` have as many rows as recordings that hold `which`, and equal ids in order.
-
-    The ids of 8 batches spread over the lake are compared; `speechmill manifest validate` compares all.
-    """
-    number = "regexp_extract(filename, '([0-9]+).parquet$', 1)"
-    count = f"SELECT {number}, count(*) FROM {{}} WHERE {{}} GROUP BY ALL ORDER BY ALL"
-    counts = connection.execute(count.format(parquet(recordings, True), which)).fetchall()
-    if counts != connection.execute(count.format(parquet(other, True), "true")).fetchall():
+def _follow(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str]) -> bool:
+    """Whether there is a verdict for each recording, in order."""
+    if not {"recordings", "verdicts"} <= made.keys():
         return False
+    counts = _counts(connection, made["recordings"])
+    if _counts(connection, made["verdicts"]) != counts:
+        return False
+    return _same_ids(connection, made["recordings"], made["verdicts"], counts, "true")
+
+
+def _counts(connection: duckdb.DuckDBPyConnection, pattern: str, which: str = "true") -> list[tuple[str, int]]:
+    """Number and rows of each batch, but for those without a row."""
+    number = "regexp_extract(filename, '([0-9]+).parquet$', 1)"
+    query = f"SELECT {number}, count(*) FROM {parquet(pattern, True)} WHERE {which} GROUP BY ALL ORDER BY ALL"
+    return connection.execute(query).fetchall()
+
+
+def _same_ids(
+    connection: duckdb.DuckDBPyConnection,
+    recordings: str,
+    other: str,
+    counts: list[tuple[str, int]],
+    which: str = "status = 'ok'",
+) -> bool:
+    """Whether ids are equal, row by row, in some batches spread over the lake; `manifest validate` compares all."""
     numbers = [number for number, _ in counts[:: max(1, len(counts) // CHECKED)]]
     if not numbers:
         return True
     ones, others = (
-        [quoted(pattern.replace("-*", f"-{number}")) for number in numbers] for pattern in (recordings, other)
+        ", ".join(quoted(pattern.replace("-*", f"-{number}")) for number in numbers) for pattern in (recordings, other)
     )
     wrong = (
-        f"SELECT 1 FROM (FROM read_parquet([{', '.join(ones)}], hive_partitioning = false) WHERE {which}) AS a "
-        f"POSITIONAL JOIN read_parquet([{', '.join(others)}], hive_partitioning = false) AS b "
+        f"SELECT 1 FROM (FROM read_parquet([{ones}], hive_partitioning = false) WHERE {which}) AS a POSITIONAL JOIN "
+        f"read_parquet([{others}], hive_partitioning = false) AS b "
         "WHERE a.recording_id IS DISTINCT FROM b.recording_id LIMIT 1"
     )
     return not connection.execute(wrong).fetchall()

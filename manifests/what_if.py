@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from manifests import schemas
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import Selection, broken_rules, check_rules, cut_windows, sound_covered_s
-from manifests.views import Choice, ChoiceError, open_views, stages_of
+from manifests.views import CHECKED, Choice, ChoiceError, open_views, stages_of
 
 SAMPLE = 5000
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
@@ -41,17 +42,19 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     connection = open_views(lake, choice, stages_of(rules) | {"verdicts"})
     funnel = Funnel(changed.name)
     recut = any(getattr(stored, name) != getattr(changed, name) for name in GEOMETRY)
-    _count_recordings(connection, changed, funnel)
+    _count_recordings(connection, changed, funnel, recut)
     if not recut:
-        _count_windows(connection, stored, changed, funnel)
+        _count_windows(connection, lake, stored, changed, funnel)
     # Only a rule that is gone or another can let in what the selection kept out.
     loosened = recut or stored.recordings.items() - changed.recordings.items()
     lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
     (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0] if loosened else (0,)
-    if not of:
-        return WhatIf(changed, funnel)
-    connection = open_views(lake, choice, stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"})
-    return WhatIf(changed, funnel, _cut(connection, changed, funnel, lacking, sample, of), of)
+    done = 0
+    if of:
+        connection = open_views(lake, choice, stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"})
+        done = _cut(connection, changed, funnel, lacking, sample, of)
+    funnel.remainder_s = funnel.part("recordings", "kept")[1] - funnel.windowed_s
+    return WhatIf(changed, funnel, done, of)
 
 
 def kept(selection: Selection) -> str:
@@ -60,7 +63,7 @@ def kept(selection: Selection) -> str:
     return " AND ".join(["verdict <> 'failed'", "duplicate_of IS NULL", *conditions])
 
 
-def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selection, funnel: Funnel) -> None:
+def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selection, funnel: Funnel, recut: bool) -> None:
     """Fill in the verdicts of recordings; failures and duplicates do not depend on rules."""
     failed = connection.execute(
         "SELECT reasons, count(*), sum(duration_s) FROM verdicts WHERE verdict = 'failed' GROUP BY ALL"
@@ -69,15 +72,14 @@ def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selectio
         funnel.tally("recordings", "failed", reasons, count, seconds)
     names = [*selection.recordings, "duplicate"]
     rules = [*selection.recordings.values(), "duplicate_of IS NULL"]
-    for reasons, count, seconds, remainder_s, windowed_s in _by_reasons(
-        connection, names, rules, "judged WHERE verdict <> 'failed'",
-        "count(*), sum(verdict_duration_s), sum(CASE WHEN verdict = 'kept' THEN remainder_s ELSE 0 END), "
-        "sum(CASE WHEN verdict = 'kept' THEN windowed_s ELSE 0 END)",
-    ):  # fmt: skip
+    windowed_s = "sum(CASE WHEN verdict = 'kept' THEN windowed_s ELSE 0 END)"
+    sums = f"count(*), sum(verdict_duration_s), {windowed_s}"
+    for reasons, count, seconds, inside_s in _by_reasons(
+        connection, names, rules, "judged WHERE verdict <> 'failed'", sums
+    ):
         funnel.tally("recordings", "rejected" if reasons else "kept", reasons, count, seconds)
-        if not reasons:
-            funnel.remainder_s += remainder_s
-            funnel.windowed_s += windowed_s
+        if not (reasons or recut):
+            funnel.windowed_s += inside_s
 
 
 def _by_reasons(
@@ -92,13 +94,13 @@ def _by_reasons(
 
 
 def _count_windows(
-    connection: duckdb.DuckDBPyConnection, stored: Selection, changed: Selection, funnel: Funnel
+    connection: duckdb.DuckDBPyConnection, lake: Lake, stored: Selection, changed: Selection, funnel: Funnel
 ) -> None:
     """Fill in the stored windows of the recordings that are still kept."""
     source = "windows"
     if stored.recordings != changed.recordings:
         flags = f"SELECT unnest(range(windows)) AS n, {kept(changed)} AS still FROM judged WHERE windows > 0"
-        if _windows_follow(connection):
+        if _windows_follow(connection, lake, stored.name):
             source = f"windows POSITIONAL JOIN ({flags}) AS flags WHERE still"
         else:
             source = f"windows SEMI JOIN (SELECT recording_id FROM judged WHERE {kept(changed)}) USING (recording_id)"
@@ -108,11 +110,19 @@ def _count_windows(
         funnel.tally("windows", "rejected" if reasons else "kept", reasons, count, seconds)
 
 
-def _windows_follow(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the windows of all verdicts, one after the other, are the rows of `windows`."""
-    return connection.execute(
-        "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM windows)"
-    ).fetchall() == [(True,)]
+def _windows_follow(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: str) -> bool:
+    """Whether the windows of all verdicts, one after the other, are the rows of `windows`; ids of 8 batches are read."""
+    totals = "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM windows)"
+    if connection.execute(totals).fetchall() != [(True,)]:
+        return False
+    batches = list(lake.batches())
+    for batch in batches[:: max(1, len(batches) // CHECKED)]:
+        verdicts = lake.read(lake.verdicts_key(selection, batch), ["recording_id", "windows"])
+        windows = lake.read(lake.windows_key(selection, batch), ["recording_id"])
+        ids = np.repeat(verdicts["recording_id"].to_numpy(), verdicts["windows"].to_numpy())
+        if not np.array_equal(ids, windows["recording_id"].to_numpy()):
+            return False
+    return True
 
 
 def _cut(
@@ -129,9 +139,7 @@ def _cut(
         known = [dict(zip(names, row, strict=True)) for row in batch]
         cuts = [list(cut_windows(row, selection)) for row in known]
         for row, windows in zip(known, cuts, strict=True):
-            covered_s = min(row["duration_s"], sound_covered_s(windows))
-            part.windowed_s += covered_s
-            part.remainder_s += row["duration_s"] - covered_s
+            part.windowed_s += min(row["duration_s"], sound_covered_s(windows))
         windows = list(itertools.chain.from_iterable(cuts))
         table = schemas.table(windows, schemas.WINDOWS)
         for window, reasons in zip(windows, broken_rules(judge, table, selection.windows), strict=True):
