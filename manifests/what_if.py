@@ -111,7 +111,7 @@ def _count_windows(
 
 
 def _windows_follow(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: str) -> bool:
-    """Whether the windows of all verdicts, one after the other, are the rows of `windows`; ids of 8 batches are read."""
+    """Whether the windows of all verdicts, one after the other, are the rows of `windows`; some ids are compared."""
     totals = "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM windows)"
     if connection.execute(totals).fetchall() != [(True,)]:
         return False
