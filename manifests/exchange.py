@@ -63,8 +63,13 @@ def open_lake(lake: Lake, selection: str | None = None) -> Source:
     return source
 
 
-def is_lake(path: str) -> bool:
-    return "://" in path or os.path.isdir(os.path.join(path, "recordings"))
+def split_key(path: str) -> tuple[str | None, str]:
+    """The lake that holds a path, None if none does, and the key of the path in it."""
+    parts = path.rstrip("/").split("/")
+    for end in range(len(parts), 0, -1):
+        root = "/".join(parts[:end]) or "/"
+        if views.folders(Lake.at(root), "recordings")
+    return None, path
 
 
 def _recordings(known: set[str]) -> str:
