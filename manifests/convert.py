@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +57,25 @@ def convert(source: Source, form: str, out: str) -> Converted:
     chosen = FORMS[form]
     chosen.write(source, Path(out), result)
     for table, columns in chosen.lacks.items():
-        # Fields that another format alone can say, and each column that this one has no room for.
-        counts = {"fields of another format": f"rest IS NOT NULL AND json_extract(rest, '$.{chosen.name}') IS NULL"}
-        counts |= {column: HELD.get(column, f"{column} IS NOT NULL") for column in columns}
-        query = ", ".join(f"count(*) FILTER ({condition})" for condition in counts.values())
-        (row,) = source.connection.execute(f"SELECT {query} FROM {source.relations[table]}").fetchall()
-        result.lost += [f"{what} of {count:,} {table}" for what, count in zip(counts, row, strict=True) if count]
+        result.lost += _lost(source, table, columns, chosen.name)
     return result
+
+
+def _lost(source: Source, table: str, columns: Sequence[str], form: str) -> Iterator[str]:
+    """What rows of a table hold in columns that a format has no room for, and beyond them for another format."""
+    relation = source.relations[table]
+    counts = {column: HELD.get(column, f"{column} IS NOT NULL") for column in columns}
+    counts["fields of another format"] = f"rest IS NOT NULL AND json_extract(rest, '$.{form}') IS NULL"
+    query = ", ".join(f"count(*) FILTER ({condition})" for condition in counts.values())
+    (row,) = source.connection.execute(f"SELECT {query} FROM {relation}").fetchall()
+    for what, count in zip(counts, row, strict=True):
+        if not count:
+            continue
+        if what == "custom":
+            keys = f"SELECT DISTINCT unnest(json_keys(custom)) AS key FROM {relation} ORDER BY key"
+            names = [key for (key,) in source.connection.execute(keys).fetchmany(6)]
+            what = f"custom ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+        yield f"{what} of {count:,} {table}"
 
 
 @contextmanager
@@ -203,7 +215,7 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
             raise CannotHoldError("recordings whose file name has spaces or was met before: NeMo tells them by it")
         names.add(name)
         inside = [segment | {"recording_id": name} for segment in row["inside"] or []]
-        paths = {kind: out / kind / f"{name}.{kind}" for kind in ("rttm", "uem")}
+        paths = {kind: (out / kind / f"{name}.{kind}").absolute() for kind in ("rttm", "uem")}
         with created(paths["rttm"]) as file:
             for segment in inside:
                 try:
@@ -214,9 +226,9 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
             region = {"recording_id": name, "channels": [0], "start_s": 0.0, "duration_s": row["duration_s"]}
             with created(paths["uem"]) as file:
                 file.write(rttm.region(region) + "\n")
-        uem = f"uem/{name}.uem" if row["duration_s"] is not None else None
+        uem = str(paths["uem"]) if row["duration_s"] is not None else None
         speakers = len({segment["speaker"] for segment in inside})
-        return _json(nemo.recording(row, speakers, f"rttm/{name}.rttm", uem))
+        return _json(nemo.recording(row, speakers, str(paths["rttm"]), uem))
 
     _write_lines(out / "manifest.jsonl", source.rows(query), line, result)
 
@@ -263,7 +275,7 @@ def _moshi(source: Source, out: Path, result: Converted) -> None:
         return _json({"path": row["uris"][0], "duration": row["duration_s"]})
 
     _write_lines(out, source.rows("FROM {recordings} ORDER BY position"), line, result)
-    result.lost.append("words: moshi-finetune wants alignments in a .json beside each file; its annotate.py makes them")
+    result.lost.append("words; moshi-finetune wants them in a .json beside each file, and its annotate.py makes it")
 
 
 def _parquet(source: Source, out: Path, result: Converted) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,60 +52,59 @@ def open_foreign(paths: Sequence[str]) -> Source:
 
 def open_lake(lake: Lake, selection: str | None = None) -> Source:
     """A lake, with the newest selection if none is named. Raises views.ChoiceError."""
-    connection = views.open_views(lake, views.choose(lake, selection))
-    known = set(connection.sql("FROM annotations").columns)
-    for table, query in (("recordings", _recordings(known)), ("segments", _segments(known)), ("windows", WINDOWS)):
+    choice = views.choose(lake, selection)
+    connection = views.open_views(lake, choice)
+    queries = {
+        "recordings": MEASURED if "signal" in choice.stages else CLAIMED,
+        "segments": _segments(choice.stages),
+        "windows": WINDOWS,
+    }
+    for table, query in queries.items():
         connection.execute(f"CREATE VIEW exchanged_{table} AS {query}")
     source = Source(connection, {table: f"exchanged_{table}" for table in TABLES})
     unread = source.value("SELECT count(*) FROM recordings") - source.count("recordings")
     if unread:
-        source.left_out["recordings that failed, or whose length nothing tells yet (annotate them)"] = unread
+        source.left_out["recordings that failed, or that are not annotated yet"] = unread
     return source
 
 
 def split_key(path: str) -> tuple[str | None, str]:
     """The lake that holds a path, None if none does, and the key of the path in it."""
-    parts = path.rstrip("/").split("/")
+    scheme, mark, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
+    parts = rest.rstrip("/").split("/")
     for end in range(len(parts), 0, -1):
-        root = "/".join(parts[:end]) or "/"
-        if views.folders(Lake.at(root), "recordings")
+        root = scheme + mark + "/".join(parts[:end])
+        if root and next(Lake.at(root).batches(), None) is not None:
+            return root, "/".join(parts[end:])
     return None, path
 
 
-def _recordings(known: set[str]) -> str:
-    samples, duration = "round(claimed_duration_s * sample_rate)::BIGINT", "claimed_duration_s"
-    if "num_samples" in known:
-        samples, duration = f"coalesce(num_samples, {samples})", f"coalesce(duration_s, {duration})"
-    named = [name for name in ("source", "licence", "language", "channel_relation") if name in known]
-    custom = ", ".join(f"'{name}', {name}" for name in named)
-    return (
-        f"SELECT row_number() OVER () AS position, recording_id, uris, sample_rate, {samples} AS num_samples, "
-        f"{duration} AS duration_s, channels, json_merge_patch('{{}}', json_object({custom}))::VARCHAR AS custom, "
-        f"NULL::VARCHAR AS rest FROM annotations WHERE sample_rate > 0 AND channels > 0 AND {duration} > 0"
-    )
+MEASURED = """
+SELECT row_number() OVER () AS position, recording_id, uris, sample_rate, num_samples, duration_s, channels,
+  json_merge_patch('{}', json_object('source', source, 'licence', licence, 'language', language,
+    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM annotations WHERE num_samples > 0
+"""
+CLAIMED = """
+SELECT row_number() OVER () AS position, recording_id, uris, sample_rate,
+  round(claimed_duration_s * sample_rate)::BIGINT AS num_samples, claimed_duration_s AS duration_s, channels,
+  json_merge_patch('{}', json_object('source', source, 'licence', licence))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM recordings WHERE status = 'ok' AND claimed_duration_s > 0
+"""
+"""What headers say, where nothing was decoded."""
 
 
-NO_SPANS = "[{'speaker': '', 'track': 0, 'start_s': 0.0, 'end_s': 0.0}][:0]"
-
-
-def _segments(known: set[str]) -> str:
-    spans = "turns" if "turns" in known else "segments" if "segments" in known else NO_SPANS
-    channels = {
-        "speakers": "[span.track]",
-        "one_sided": "[live_channel]",
-        "dual_mono": "[0]",
-    }
-    cases = " ".join(f"WHEN channel_relation = '{relation}' THEN {value}" for relation, value in channels.items())
-    heard = "list_transform(range(channels), lambda x: x::INTEGER)"
-    return (
-        "SELECT row_number() OVER () AS position, concat(recording_id, '-', lpad(n::VARCHAR, 6, '0')) AS segment_id, "
-        "recording_id, span.start_s AS start_s, round(span.end_s - span.start_s, 6) AS duration_s, "
-        f"{f'CASE {cases} ELSE {heard} END' if 'channel_relation' in known else heard} AS channels, "
-        f"{'span.speaker' if spans != 'segments' else 'NULL::VARCHAR'} AS speaker, "
-        f"{'language' if 'language' in known else 'NULL::VARCHAR'} AS language, "
-        "NULL::VARCHAR AS text, NULL::VARCHAR AS custom, NULL::VARCHAR AS rest "
-        f"FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS n FROM annotations)"
-    )
+def _segments(stages: Mapping[str, str]) -> str:
+    speaker = "span.speaker" if "diarize" in stages else "NULL::VARCHAR"
+    spans = "turns" if "diarize" in stages else "segments"
+    return f"""
+SELECT row_number() OVER () AS position, concat(recording_id, '-', lpad(n::VARCHAR, 6, '0')) AS segment_id,
+  recording_id, span.start_s AS start_s, round(span.end_s - span.start_s, 6) AS duration_s,
+  CASE channel_relation WHEN 'speakers' THEN [span.track] WHEN 'one_sided' THEN [live_channel] WHEN 'dual_mono' THEN [0]
+    ELSE list_transform(range(channels), lambda x: x::INTEGER) END AS channels,
+  {speaker} AS speaker, language, NULL::VARCHAR AS text, NULL::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS n FROM annotations)
+"""
 
 
 # As `manifests.shards.cut_of` describes the windows of shards.

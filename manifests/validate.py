@@ -110,7 +110,9 @@ class _LakeCheck:
         if self.only and self.only != "recordings" and not any(folders.values()):
             yield Problem(self.only, "nothing of that name in the lake", "name one of its folders")
         # All files are read, since tables are held against each other; only what was asked for is told.
-        for problem in self._files(sorted(batches), {part: [f"{part}/{name}" for name in names[part]] for part in names}):
+        for problem in self._files(
+            sorted(batches), {part: [f"{part}/{name}" for name in names[part]] for part in names}
+        ):
             if self._wanted(problem.key):
                 yield problem
         if self._wanted("recordings") and "recordings" not in self.broken:
@@ -310,7 +312,9 @@ class _LakeCheck:
             kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows-*.parquet')}) WHERE kept"
             joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
         else:
-            yield Problem(f"{folder}/plan.json", f"{selection} is not there or broken", "bring it back, or select again")
+            yield Problem(
+                f"{folder}/plan.json", f"{selection} is not there or broken", "bring it back, or select again"
+            )
             joined = f"SELECT *, true AS selected FROM ({rows})"
         yield from broken_rules(self.connection, joined, "window_id", checks.SHARD_WINDOWS)
         yield from repeated(self.connection, f"({rows})", "window_id", f"{folder}/windows", "encode under another name")
