@@ -109,15 +109,19 @@ FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS 
 
 # As `manifests.shards.cut_of` describes the windows of shards.
 WINDOWS = """
-SELECT row_number() OVER () AS position, window_id, recording_id, start_s, duration_s,
-  list_transform(range(tracks), lambda x: x::INTEGER) AS channels,
+SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels,
   list_filter(list_transform(turns, lambda turn, n: {
     'segment_id': concat(window_id, '-', n - 1), 'recording_id': recording_id, 'start_s': turn.start_s,
-    'duration_s': round(turn.end_s - turn.start_s, 6), 'channels': [turn.track], 'speaker': turn.speaker,
-    'language': language, 'text': NULL::VARCHAR, 'custom': NULL::VARCHAR, 'rest': NULL::VARCHAR
+    'duration_s': round(turn.end_s - turn.start_s, 6), 'channels': CASE WHEN tracks = 1 THEN heard ELSE [turn.track] END,
+    'speaker': turn.speaker, 'language': language, 'text': NULL::VARCHAR, 'custom': NULL::VARCHAR, 'rest': NULL::VARCHAR
   }), lambda segment: segment.duration_s > 0) AS segments,
   json_merge_patch('{}', json_object('context_s', context_s, 'split', split, 'source', source, 'licence', licence,
-    'language', language, 'num_speakers', num_speakers, 'speech_share', speech_share, 'overlap_share', overlap_share
-  ))::VARCHAR AS custom, NULL::VARCHAR AS rest
-FROM windows WHERE kept
+    'language', language, 'num_speakers', num_speakers, 'speech_share', speech_share, 'overlap_share', overlap_share,
+    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM (
+  SELECT *, CASE WHEN tracks > 1 THEN list_transform(range(tracks), lambda x: x::INTEGER)
+    WHEN channel_relation = 'one_sided' THEN [live_channel] ELSE [0] END AS heard
+  FROM (SELECT row_number() OVER () AS position, * FROM windows WHERE kept)
+  LEFT JOIN (SELECT recording_id, channel_relation, live_channel FROM annotations) USING (recording_id)
+)
 """

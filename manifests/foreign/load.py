@@ -104,6 +104,8 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def _files(path: str) -> Iterator[str]:
+    if "://" not in path and not os.path.exists(path):
+        raise ManifestError(f"there is no {path!r}", "check the path; a lake has recordings/*.parquet")
     if not os.path.isdir(path):
         yield path
         return
