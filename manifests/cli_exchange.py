@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import wraps
-from typing import Any
 
 import click
 
@@ -21,38 +19,12 @@ SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FI
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class Stopped(click.ClickException):
-    """An error with its remedy, as the rest of the command line tells them."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}\nremedy: {self.remedy}", err=True)
-
-
-def told(function: Callable[..., None]) -> Callable[..., None]:
-    @wraps(function)
-    def command(**settings: Any) -> None:
-        from manifests.foreign.rows import ManifestError
-        from manifests.views import ChoiceError
-
-        try:
-            function(**settings)
-        except (ManifestError, ChoiceError) as error:
-            raise Stopped(str(error), error.remedy) from error
-
-    return command
-
-
 @click.command()
 @SOURCES
 @click.option("--to", "form", required=True, type=click.Choice(FORMS), metavar="FORMAT", help="One of the below.")
 @click.option("--out", "-o", required=True, metavar="PATH", help="File or folder to write.")
 @click.option("--selection", metavar="NAME", help="Selection of the lake; the newest if not given.")
 @JSON
-@told
 def convert(sources: Sequence[str], form: str, out: str, selection: str | None, as_json: bool) -> None:
     """Write a lake or manifests in another format.
 
@@ -103,7 +75,6 @@ def convert(sources: Sequence[str], form: str, out: str, selection: str | None, 
 @SOURCES
 @click.option("--deep", is_flag=True, help="Recount shards from their bytes, as `tokens verify` does.")
 @JSON
-@told
 def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
     """Check schemas, ids, references, durations, turns, and shards against their commits.
 

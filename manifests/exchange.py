@@ -112,7 +112,8 @@ WINDOWS = """
 SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels,
   list_filter(list_transform(turns, lambda turn, n: {
     'segment_id': concat(window_id, '-', n - 1), 'recording_id': recording_id, 'start_s': turn.start_s,
-    'duration_s': round(turn.end_s - turn.start_s, 6), 'channels': CASE WHEN tracks = 1 THEN heard ELSE [turn.track] END,
+    'duration_s': round(turn.end_s - turn.start_s, 6),
+    'channels': CASE WHEN tracks = 1 THEN heard ELSE [turn.track] END,
     'speaker': turn.speaker, 'language': language, 'text': NULL::VARCHAR, 'custom': NULL::VARCHAR, 'rest': NULL::VARCHAR
   }), lambda segment: segment.duration_s > 0) AS segments,
   json_merge_patch('{}', json_object('context_s', context_s, 'split', split, 'source', source, 'licence', licence,

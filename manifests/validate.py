@@ -115,7 +115,7 @@ class _LakeCheck:
         ):
             if self._wanted(problem.key):
                 yield problem
-        if self._wanted("recordings") and "recordings" not in self.broken:
+        if self._wanted("recordings") and self._queried("recordings"):
             yield from broken_rules(self.connection, self._rows("recordings"), "recording_id", checks.RECORDINGS)
             yield from repeated(
                 self.connection, f"({self._rows('recordings')})", "recording_id", "recordings", checks.INGEST
@@ -137,6 +137,12 @@ class _LakeCheck:
         pattern = views.quoted(f"{self.root}{folder}/{names}")
         files = f"read_parquet({pattern}, hive_partitioning = false, filename = true)"
         return f"SELECT * EXCLUDE (filename), {key} FROM {files}"
+
+    def _queried(self, folder: str, names: str = "*.parquet") -> bool:
+        """Whether a folder has files, and all of them can be queried."""
+        pattern = f"{self.root}{folder}/{names}"
+        ((files,),) = self.connection.execute("SELECT count(*) FROM glob($1)", [pattern]).fetchall()
+        return files > 0 and folder not in self.broken
 
     # Files: each is whole, of its schema, and has the recordings of its batch in their order.
 
@@ -197,7 +203,7 @@ class _LakeCheck:
         union = " UNION ALL ".join(
             f"SELECT recording_id, duration_s, tracks FROM ({self._rows(folder)})"
             for folder in signal
-            if folder not in self.broken
+            if self._queried(folder)
         )
         if len(signal) > 1:
             union = (
@@ -210,7 +216,7 @@ class _LakeCheck:
 
     def _stage(self, folder: str) -> Iterator[Problem]:
         stage = folder.removeprefix("annotations/").rpartition("-")[0]
-        if stage not in schemas.STAGES or folder in self.broken:
+        if stage not in schemas.STAGES or not self._queried(folder):
             return
         rows = self._rows(folder)
         if stage != "signal":
@@ -227,7 +233,7 @@ class _LakeCheck:
         for stage, mark in stored["stages"].items():
             if f"{stage}-{mark}" not in views.folders(self.lake, "annotations"):
                 yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
-        if folder in self.broken:
+        if not self._queried(folder, "verdicts-*.parquet"):
             return
         verdicts, windows = self._rows(folder, "verdicts-*.parquet"), self._rows(folder, "windows-*.parquet")
         found = f"SELECT recording_id, count(*) AS found FROM ({windows}) GROUP BY ALL"
@@ -299,7 +305,7 @@ class _LakeCheck:
 
     def _shard_windows(self, folder: str, selections: list[str]) -> Iterator[Problem]:
         """Windows of shards are kept by the selection, each in one shard, and the ledger counts them all."""
-        if f"{folder}/windows" in self.broken:
+        if not self._queried(f"{folder}/windows"):
             return
         rows = self._rows(f"{folder}/windows")
         try:
@@ -308,7 +314,7 @@ class _LakeCheck:
             yield Problem(f"{folder}/plan.json", f"cannot be read: {error}", ENCODE)
             return
         selection = f"selections/{name}"
-        if name in selections and selection not in self.broken:
+        if name in selections and self._queried(selection, "windows-*.parquet"):
             kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows-*.parquet')}) WHERE kept"
             joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
         else:

@@ -211,4 +211,4 @@ class _Sink:
 
 
 def _positioned(schema: pa.Schema) -> pa.Schema:
-    return schema.insert(0, pa.field("position", pa.int64()))
+    return schema.append(pa.field("position", pa.int64()))
