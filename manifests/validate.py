@@ -6,6 +6,7 @@ shards are compared; `manifests.verify` recounts them from their bytes.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class _LakeCheck:
     def __init__(self, lake: Lake, only: str, deep: bool) -> None:
         self.lake, self.only, self.deep = lake, only, deep
         self.connection = views.connect()
-        self.root = views.root_of(self.connection, lake)
+        self.root = glob.escape(views.root_of(self.connection, lake))
         self.broken: set[str] = set()
         """Folders with a file that cannot be queried together with the others."""
 
