@@ -25,7 +25,7 @@ Row = dict[str, Any]
 @pytest.fixture
 def lake(milled: Lake, tmp_path: Path) -> Lake:
     """A copy that may be spoiled."""
-    return Lake.at(shutil.copytree(milled.storage.root, tmp_path / "a[1]'s lake"))
+    return Lake.at(str(shutil.copytree(milled.storage.root, tmp_path / "a[1]'s lake")))
 
 
 def stage(name: str) -> str:
