@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.cli_exchange import convert, validate
+
 if TYPE_CHECKING:
     from manifests.targets import Target
 
@@ -28,12 +30,13 @@ def told() -> Iterator[None]:
     """Errors of SQL, rules and names, for people."""
     import duckdb
 
+    from manifests.foreign.rows import ManifestError
     from manifests.select import RuleError
     from manifests.views import ChoiceError
 
     try:
         yield
-    except ChoiceError as error:
+    except (ChoiceError, ManifestError) as error:
         raise LookError(str(error), error.remedy) from error
     except RuleError as error:
         raise LookError(str(error), "correct the rule") from error
@@ -56,6 +59,10 @@ class Commands(click.Group):
 @click.group(cls=Commands)
 def manifest() -> None:
     """Look into a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
+
+
+manifest.add_command(convert)
+manifest.add_command(validate)
 
 
 def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -140,7 +147,7 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
 
     target = opened(**named)
     view = view or target.view
-    shown = columns or (", ".join(HEAD[view]) if view in HEAD and not as_json else "*")
+    shown = columns or (", ".join(HEAD[view]) if view in HEAD and target.lake and not as_json else "*")
     connection = target.connect(stages_of(f"{shown} FROM {view} WHERE {where}"))
     if shown == "*" and not as_json:
         shown = ", ".join(f'"{name}"' for name in list(columns_of(connection, view))[:6])

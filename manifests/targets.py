@@ -94,4 +94,10 @@ def _is_lake(root: str) -> bool:
 
 
 def _foreign(path: str) -> duckdb.DuckDBPyConnection:
-    raise ChoiceError(f"{path} is no lake and no Parquet file", "name a lake, a folder in one or a Parquet file")
+    """Recordings, segments and windows of Lhotse, NeMo, RTTM or WebDataset, loaded."""
+    from manifests.foreign.load import load
+
+    connection = connect()
+    load(connection, [path])
+    lock(connection, [])
+    return connection
