@@ -204,27 +204,25 @@ def stats(
         found: Any = statistics.overview(connection, target.lake, target.choice)
         terminal.as_json(found) if as_json else render.overview(found)
         return
-    view = view or target.view
     wanted = stages_of(f"{by} {' '.join(histograms)} {where} duration_s")
     connection = target.connect(None if not (by or histograms) else wanted)
     if by:
-        rows = statistics.grouped(connection, view, _split(by), where)
+        rows = statistics.grouped(connection, view or target.view, _split(by), where)
         terminal.as_json(rows) if as_json else render.groups(rows)
     elif histograms:
-        found = [statistics.histogram(connection, view, column, where) for column in histograms]
+        found = [statistics.histogram(connection, view or target.view, column, where) for column in histograms]
         if as_json:
             terminal.as_json(found)
         else:
             for one in found:
                 render.histogram(one)
     else:
-        (total,) = statistics.rows_of(
-            connection,
-            f"SELECT count(*) AS count, {statistics.hours(statistics.columns_of(connection, view))} AS hours "
-            f"FROM {view} WHERE {where}",
-        )
-        found = {"view": view, **total, "measures": statistics.measures(connection, view, where)}
-        terminal.as_json(found) if as_json else render.view(found)
+        found = [statistics.summary(connection, name, where) for name in ([view] if view else target.views)]
+        if as_json:
+            terminal.as_json(found)
+        else:
+            for one in found:
+                render.view(one)
 
 
 def _split(text: str) -> list[str]:

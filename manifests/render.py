@@ -17,7 +17,15 @@ def groups(rows: list[dict[str, Any]]) -> None:
 def view(found: dict[str, Any]) -> None:
     hours = "" if found["hours"] is None else f", {found['hours']:,.3f} h"
     terminal.heading(f"{found['view']}: {found['count']:,} rows{hours}")
+    if found.get("quantiles"):
+        terminal.echo(f"duration_s, {quantiles(found)}")
     measures(found["measures"])
+
+
+def quantiles(found: dict[str, Any]) -> str:
+    """Quantiles of a distribution in a line, said to be near where they are."""
+    marks = [f"{float(share) * 100:g} % {terminal.number(value)}" for share, value in found["quantiles"].items()]
+    return ("quantiles: " if found["exact"] else "quantiles, nearly: ") + ", ".join(marks)
 
 
 def measures(rows: list[dict[str, Any]]) -> None:
@@ -31,8 +39,8 @@ def histogram(found: dict[str, Any]) -> None:
             f"{found['column']}: {found['measured']:,} measured, {found['unmeasured']:,} not; "
             f"mean {terminal.number(found['mean'])}, std {terminal.number(found['std'])}"
         )
-        marks = [f"{float(share) * 100:g} % {terminal.number(value)}" for share, value in found["quantiles"].items()]
-        terminal.echo("quantiles: " + ", ".join(marks))
+        if found["quantiles"]:
+            terminal.echo(quantiles(found))
     else:
         terminal.heading(found["column"])
     rows = found.get("values") or [

@@ -14,6 +14,7 @@ from manifests.views import Choice
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
+EXACT = 5_000_000
 SHOWN = (
     "duration_s", "sample_rate", "loudness_lufs", "bandwidth_hz", "clipped_share", "speech_share", "num_speakers",
     "overlap_share", "turns_per_min", "longest_monologue_s", "language_confidence", "dnsmos_ovrl", "snr_db",
@@ -106,10 +107,27 @@ def histogram(connection: duckdb.DuckDBPyConnection, view: str, column: str, whe
         {"from": low + i * width, "to": low + (i + 1) * width, **by_bin.get(i, {"count": 0, "hours": 0.0})}
         for i in range(count)
     ]
-    (values,) = connection.execute(
-        f"SELECT quantile_cont({column}, {list(QUANTILES)!r}) FROM {view} WHERE {where}"
-    ).fetchall()[0]
-    return {"column": column, **summary, "quantiles": dict(zip(map(str, QUANTILES), values, strict=True)), "bins": bins}
+    quantiles = _quantiles(connection, view, column, where, summary["measured"])
+    return {"column": column, **summary, **quantiles, "bins": bins}
+
+
+def _quantiles(connection: duckdb.DuckDBPyConnection, view: str, column: str, where: str, count: int) -> dict[str, Any]:
+    """Exact up to `EXACT` values, which it holds all; beyond that by t-digest, in little memory."""
+    function = "quantile_cont" if count <= EXACT else "approx_quantile"
+    query = f"SELECT {function}({column}, {list(QUANTILES)!r}) FROM {view} WHERE {where}"
+    ((values,),) = connection.execute(query).fetchall()
+    named = dict(zip(map(str, QUANTILES), values or [], strict=False))
+    return {"quantiles": named, "exact": count <= EXACT}
+
+
+def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> dict[str, Any]:
+    """Rows, hours, quantiles of the durations and the measures of a view."""
+    columns = columns_of(connection, view)
+    (total,) = rows_of(connection, f"SELECT count(*) AS count, {hours(columns)} AS hours FROM {view} WHERE {where}")
+    result: dict[str, Any] = {"view": view, **total}
+    if "duration_s" in columns and total["count"]:
+        result |= _quantiles(connection, view, "duration_s", where, total["count"])
+    return result | {"measures": measures(connection, view, where)}
 
 
 def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:

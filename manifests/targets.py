@@ -35,6 +35,12 @@ class Target:
     choice: Choice = field(default_factory=Choice)
     file: str | None = None
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that statistics of everything are of."""
+        foreign = self.file is not None and not self.file.endswith(".parquet")
+        return ("recordings", "segments", "windows") if foreign else (self.view,)
+
     def connect(self, stages: Iterable[str] | None = None) -> duckdb.DuckDBPyConnection:
         """A connection to its views; `stages` bounds what `annotations` joins."""
         if self.file is None:

@@ -14,6 +14,7 @@ import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
 from manifests.cli import manifest
+from pipelines.completion import completion
 from pipelines.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 cli.add_command(manifest)
+cli.add_command(completion)
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:

@@ -1,13 +1,12 @@
 """`speechmill manifest` on a synthetic lake of 10 million recordings and 50 million windows: time and peak memory.
 
-Each question is asked in a process of its own and, beside it, as the same SQL in DuckDB alone over the same files.
+Each question is asked in a process of its own. Beside it DuckDB alone answers the same SQL over the same files, with
+recordings and stages joined by id as one would write it. Then lhotse's command line is asked the same of a manifest.
 """
 
 import argparse
-import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +15,14 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.select import Selection
+from manifests.views import choose, open_views
+from manifests.what_if import what_if
 
 MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
@@ -28,7 +31,8 @@ WINDOW_RULES = {"speech": "speech_share >= 0.25", "together": "num_speakers >= 2
 # One row a recording, every value drawn from the hash h of its number; numbers are rounded as measures are.
 FACTS = """
 CREATE OR REPLACE TABLE facts AS
-SELECT *, ['en', 'de', 'es', 'fr', 'pt', 'zh'][1 + least(5, (h // 7 % 10)::BIGINT)] AS lang, 3 + (h // 11 % 9)::INT AS n,
+SELECT *, ['en', 'de', 'es', 'fr', 'pt', 'zh'][1 + least(5, (h // 7 % 10)::BIGINT)] AS lang,
+  3 + (h // 11 % 9)::INT AS n,
   round(0.2 + (h // 13 % 750) / 1000.0, 3) AS share, round(1 + (h // 17 % 350) / 100.0, 2) AS mos,
   round(n * 40 + (h // 19 % 4000) / 100.0, 2) AS seconds, h // 23 % 200 = 0 AS broken,
   ['radio', 'phone', 'podcast', 'meeting', 'video'][1 + (h // 29 % 5)::BIGINT] AS src
@@ -36,7 +40,10 @@ FROM (SELECT i, hash(i) AS h, sha256(i::VARCHAR) AS sha, substr(sha, 1, 20) AS i
 """
 SPAN = "{{'track': 0, 'start_s': {0}, 'end_s': {1}}}"
 TURN = "{{'speaker': 'SPEAKER_0{2}', 'track': 0, 'start_s': {0}, 'end_s': {1}}}"
-OK = "id AS recording_id, CASE WHEN broken THEN 'failed' ELSE 'ok' END AS status, CASE WHEN broken THEN 'UnreadableAudioError' END AS error_type"
+OK = (
+    "id AS recording_id, CASE WHEN broken THEN 'failed' ELSE 'ok' END AS status, "
+    "CASE WHEN broken THEN 'UnreadableAudioError' END AS error_type"
+)
 NULLED = "CASE WHEN NOT broken THEN {} END AS {}"
 
 
@@ -117,13 +124,173 @@ def write(lake: Lake, recordings: int, batch: int) -> None:
         "windows": WINDOW_RULES,
     }  # fmt: skip
     lake.storage.put("selections/bench/selection.json", pretty(selection).encode())
+    stored = Selection.stored(lake, "bench")
+    funnel = what_if(lake, choose(lake), stored, stored).funnel
+    lake.storage.put("selections/bench/funnel.json", pretty(funnel.as_dict()).encode())
 
 
-def put(lake: Lake, key: str, connection: duckdb.DuckDBPyConnection, query: str, schema: object) -> None:
+def put(lake: Lake, key: str, connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> None:
     table = connection.sql(query).to_arrow_table()
-    lacking = [schema.field(name) for name in schema.names if name not in table.column_names]
-    for field in lacking:
-        import pyarrow as pa
-
-        table = table.append_column(field.name, pa.nulls(len(table), field.type))
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field.name, pa.nulls(len(table), field.type))
     lake.write(key, table.select(schema.names).cast(schema))
+
+
+GROUPED = (
+    "SELECT language, source, count(*) AS count, sum(duration_s) / 3600 AS hours, avg(dnsmos_ovrl) AS mos "
+    "FROM annotations GROUP BY ALL ORDER BY hours DESC"
+)
+QUESTIONS = {
+    "head": ["head"],
+    "show": ["show", "ID"],
+    "funnel": ["funnel"],
+    "stats": ["stats"],
+    "stats of the windows": ["stats", "--view", "windows"],
+    "stats --by language,source": ["stats", "--by", "language,source"],
+    "stats --histogram dnsmos_ovrl": ["stats", "--histogram", "dnsmos_ovrl"],
+    "query, grouped": ["query", GROUPED],
+    "what-if, a window rule": ["what-if", "--window-rule", "speech: speech_share >= 0.4"],
+    "what-if, a stricter rule": ["what-if", "--rule", "clean: dnsmos_ovrl >= 2.5"],
+    "what-if, a rule dropped": ["what-if", "--drop", "clean"],
+}
+
+
+def ask_duckdb(name: str, root: str) -> None:
+    """The SQL of a question over views that are joined by id, without the command line."""
+    from manifests import show, stats, views
+    from manifests.what_if import change
+
+    views._aligned = lambda connection, made, stages: False
+    views._follow = lambda connection, made: False
+    lake = Lake.at(root)
+    choice = choose(lake)
+    words = QUESTIONS[name]
+    wanted = views.stages_of(" ".join(words))
+    if words[0] == "what-if":
+        stored = Selection.stored(lake, "bench")
+        rules = {"clean": "dnsmos_ovrl >= 2.5"} if "stricter" in name else {}
+        window_rules = {"speech": "speech_share >= 0.4"} if "window" in name else {}
+        what_if(lake, choice, stored, change(stored, rules, window_rules, ["clean"] if "dropped" in name else [], {}))
+        return
+    if words[0] == "show":
+        show.find(open_views(lake, choice, ()), first_id(lake))
+        return
+    connection = open_views(lake, choice, {"signal", "language"} | wanted)
+    if words[0] == "head":
+        connection.execute("SELECT recording_id, uris, duration_s, language FROM annotations LIMIT 10").fetchall()
+    elif name == "stats":
+        stats.overview(connection, lake, choice)
+    elif name == "stats of the windows":
+        stats.summary(connection, "windows")
+    elif "--by" in words:
+        stats.grouped(connection, "annotations", ["language", "source"])
+    elif "--histogram" in words:
+        stats.histogram(connection, "annotations", "dnsmos_ovrl")
+    elif words[0] == "query":
+        connection.execute(words[1]).fetchall()
+
+
+def first_id(lake: Lake) -> str:
+    last = list(lake.batches())[-1]
+    return str(lake.read(lake.recordings_key(last), ["recording_id"])["recording_id"][-1])
+
+
+def timed(command: list[str]) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak MB of a process; it must succeed."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise RuntimeError(f"{command}: {output.read().decode()[-2000:]}")
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+MILL = [sys.executable, "-c", "from pipelines.cli import main; main()", "manifest"]
+
+
+def compare_duckdb(root: str, repeats: int) -> None:
+    print(f"{'question':<32}{'wall s':>8}{'cpu s':>8}{'MB':>7}   {'DuckDB s':>9}{'cpu s':>8}{'MB':>7}{'ratio':>7}")
+    lake = Lake.at(root)
+    for name, (verb, *words) in QUESTIONS.items():
+        words = [first_id(lake) if word == "ID" else word for word in words]
+        ours = min(timed([*MILL, verb, root, *words]) for _ in range(repeats))
+        if verb == "funnel":
+            print(f"{name:<32}{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}   (a stored answer)", flush=True)
+            continue
+        alone = min(timed([sys.executable, __file__, "--ask", name, "--lake", root]) for _ in range(repeats))
+        numbers = f"{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}   {alone[0]:>9.2f}{alone[1]:>8.2f}{alone[2]:>7.0f}"
+        print(f"{name:<32}{numbers}{ours[0] / alone[0]:>7.2f}", flush=True)
+
+
+def compare_lhotse(folder: Path, recordings: int, repeats: int) -> None:
+    """The questions that lhotse's command line answers, of the same manifests."""
+    root = str(folder / "small")
+    write(Lake.at(root), recordings, 20_000)
+    subprocess.run([*MILL, "convert", root, "--to", "lhotse", "--out", str(folder / "lhotse")], check=True)
+    cuts, known = (str(folder / "lhotse" / f"{name}.jsonl.gz") for name in ("cuts", "recordings"))
+    out = str(folder / "out.jsonl.gz")
+    lhotse = str(Path(sys.executable).parent / "lhotse")
+    long = "SELECT * FROM recordings WHERE duration_s > 300"
+    pairs = {
+        "describe the cuts": ([lhotse, "cut", "describe", cuts], ["stats", cuts], ["stats", root, "--view", "windows"]),
+        "validate the cuts": ([lhotse, "validate", cuts], ["validate", cuts], ["validate", root]),
+        "the first 10 cuts": ([lhotse, "subset", "--first", "10", cuts, out], ["head", cuts, "--view", "windows"],
+                              ["head", root, "--view", "windows"]),
+        "recordings over 300 s": ([lhotse, "filter", "duration>300", known, out],
+                                  ["query", known, long, "--format", "parquet", "-o", f"{out}.parquet"],
+                                  ["query", root, long.replace("recordings", "signal"), "--format", "parquet", "-o",
+                                   f"{out}.parquet"]),
+    }  # fmt: skip
+    print(f"\n{recordings:,} recordings as Lhotse manifests, seconds (MB)")
+    print(f"{'question':<26}{'lhotse':>16}{'speechmill':>16}{'times':>7}{'on the lake':>16}{'times':>7}")
+    for name, (theirs, ours, lake) in pairs.items():
+        one, two, three = (
+            min(timed(command) for _ in range(repeats)) for command in (theirs, [*MILL, *ours], [*MILL, *lake])
+        )
+        shown = [f"{seconds:.2f} ({memory:,.0f})" for seconds, _, memory in (one, two, three)]
+        print(f"{name:<26}{shown[0]:>16}{shown[1]:>16}{one[0] / two[0]:>7.1f}{shown[2]:>16}{one[0] / three[0]:>7.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recordings", type=int, default=10_000_000)
+    parser.add_argument("--batch", type=int, default=20_000, help="recordings in a batch file")
+    parser.add_argument("--repeats", type=int, default=2, help="the fastest is told")
+    parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for lhotse; 0: none")
+    parser.add_argument("--lake", help="use this synthetic lake, and keep it")
+    parser.add_argument("--ask", choices=QUESTIONS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ask:
+        ask_duckdb(options.ask, options.lake)
+        return
+    processor = platform.processor() or platform.machine()
+    print(f"{processor} x {os.cpu_count()}, Python {platform.python_version()}, DuckDB {duckdb.__version__}")
+    folder = Path(tempfile.mkdtemp(prefix="speechmill-bench-"))
+    try:
+        root = options.lake or str(folder / "lake")
+        if not options.lake:
+            needed = options.recordings * 400
+            if shutil.disk_usage(folder).free < 2 * needed:
+                sys.exit(f"{folder}: less than {2 * needed / 1e9:.0f} GB are free; set TMPDIR or --recordings")
+            begun = time.perf_counter()
+            write(Lake.at(root), options.recordings, options.batch)
+            print(f"written in {time.perf_counter() - begun:.0f} s")
+        connection = open_views(Lake.at(root), stages=())
+        counts = [
+            connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in ("recordings", "windows")
+        ]
+        size = sum(path.stat().st_size for path in Path(root).rglob("*.parquet"))
+        print(f"{counts[0]:,} recordings, {counts[1]:,} windows, {size / 1e9:.1f} GB of Parquet")
+        compare_duckdb(root, options.repeats)
+        if options.lhotse:
+            compare_lhotse(folder, options.lhotse, options.repeats)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
