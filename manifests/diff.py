@@ -89,7 +89,7 @@ def _joined(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection, quer
     both = duckdb.connect()
     both.execute("SET memory_limit = '700MB'; SET preserve_insertion_order = false")
     for name, connection in (("a", one), ("b", two)):
-        reader = connection.cursor().execute(query).to_arrow_reader(100_000)
+        reader = connection.sql(query).to_arrow_reader(100_000)
         both.register("rows", reader)
         both.execute(f"CREATE TABLE {name} AS FROM rows")
         both.unregister("rows")

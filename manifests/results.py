@@ -26,10 +26,10 @@ def write(connection: duckdb.DuckDBPyConnection, sql: str, kind: str, output: st
         raise ChoiceError("only one statement that reads can be asked", "write one SELECT; -o FILE keeps its result")
     if kind == "parquet" and output is None:
         raise ChoiceError("Parquet is not for a terminal", "add -o FILE.parquet")
-    found = connection.execute(statements[0])
     if kind == "parquet":
-        _parquet(found, str(output))
+        _parquet(connection.sql(sql), str(output))
         return
+    found = connection.execute(statements[0])
     with _text(output) as file:
         {"table": _table, "csv": _csv, "json": _json}[kind](found, file)
 
@@ -80,11 +80,10 @@ def _json(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
     file.write("[]\n" if before == "[" else "\n]\n")
 
 
-def _parquet(found: duckdb.DuckDBPyConnection, output: str) -> None:
+def _parquet(found: duckdb.DuckDBPyRelation, output: str) -> None:
     import pyarrow.parquet as pq
 
     reader = found.to_arrow_reader(BATCH)
-    assert reader is not None
     file: BinaryIO
     with open(output, "wb") as file, pq.ParquetWriter(file, reader.schema, compression="zstd") as writer:
         for batch in reader:
