@@ -59,7 +59,8 @@ def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str],
 
 def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> Rows:
     """Of each number in a view: how many rows have it, lowest, mean and highest."""
-    numeric = [name for name, kind in columns_of(connection, view).items() if _is_number(kind)]
+    columns = columns_of(connection, view)
+    numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
     if not numeric:
         return []
     sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)

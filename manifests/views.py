@@ -212,6 +212,12 @@ def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
     return connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() != []
 
 
+def in_order(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the recordings that were read come out of `judged` in the order of their files: not so where it joins."""
+    query = "SELECT contains(sql, 'LEFT JOIN') FROM duckdb_views() WHERE view_name = 'judged'"
+    return connection.execute(query).fetchall() == [(False,)]
+
+
 def parquet(pattern: str, filename: bool = False) -> str:
     """The table function that reads the files of a pattern, in order of their names."""
     return f"read_parquet({quoted(pattern)}, hive_partitioning = false, filename = {str(filename).lower()})"

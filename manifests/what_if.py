@@ -19,7 +19,7 @@ from manifests import schemas
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import Selection, broken_rules, check_rules, cut_windows, sound_covered_s
-from manifests.views import CHECKED, Choice, ChoiceError, open_views, stages_of
+from manifests.views import CHECKED, Choice, ChoiceError, connect, in_order, lock, open_views, stages_of
 
 SAMPLE = 5000
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
@@ -37,7 +37,9 @@ class WhatIf:
 
 def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, sample: int = SAMPLE) -> WhatIf:
     """The funnel of `changed`, a change of the `stored` selection of `choice`. Raises RuleError for a wrong rule."""
-    check_rules(duckdb.connect(), changed)
+    judge = connect()
+    lock(judge, [])
+    check_rules(judge, changed)
     rules = " ".join([*changed.recordings.values(), *stored.recordings.values()])
     connection = open_views(lake, choice, stages_of(rules) | {"verdicts"})
     funnel = Funnel(changed.name)
@@ -52,7 +54,7 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     done = 0
     if of:
         connection = open_views(lake, choice, stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"})
-        done = _cut(connection, changed, funnel, lacking, sample, of)
+        done = _cut(connection, judge, changed, funnel, lacking, sample, of)
     funnel.remainder_s = funnel.part("recordings", "kept")[1] - funnel.windowed_s
     return WhatIf(changed, funnel, done, of)
 
@@ -100,7 +102,7 @@ def _count_windows(
     source = "windows"
     if stored.recordings != changed.recordings:
         flags = f"SELECT unnest(range(windows)) AS n, {kept(changed)} AS still FROM judged WHERE windows > 0"
-        if _windows_follow(connection, lake, stored.name):
+        if in_order(connection) and _windows_follow(connection, lake, stored.name):
             source = f"windows POSITIONAL JOIN ({flags}) AS flags WHERE still"
         else:
             source = f"windows SEMI JOIN (SELECT recording_id FROM judged WHERE {kept(changed)}) USING (recording_id)"
@@ -126,7 +128,13 @@ def _windows_follow(connection: duckdb.DuckDBPyConnection, lake: Lake, selection
 
 
 def _cut(
-    connection: duckdb.DuckDBPyConnection, selection: Selection, funnel: Funnel, lacking: str, sample: int, of: int
+    connection: duckdb.DuckDBPyConnection,
+    judge: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    funnel: Funnel,
+    lacking: str,
+    sample: int,
+    of: int,
 ) -> int:
     """Cut windows of the recordings that hold `lacking` and count them, scaled where only a sample is cut."""
     columns = "recording_id, source, licence, duration_s, pcm_sha256, tracks, language, segments, turns"
@@ -134,7 +142,6 @@ def _cut(
     rows = connection.execute(f"SELECT {columns} FROM judged WHERE {lacking}{chosen}")
     names = [column[0] for column in rows.description or []]
     part, done = Funnel("part"), 0
-    judge = duckdb.connect()
     while batch := rows.fetchmany(500):
         known = [dict(zip(names, row, strict=True)) for row in batch]
         cuts = [list(cut_windows(row, selection)) for row in known]

@@ -77,16 +77,23 @@ def test_what_if_tells_what_select_would_do(lake: Lake, changes: dict[str, Any])
     assert told.cut == told.of
 
 
-def test_it_holds_while_rows_are_joined_by_id(lake: Lake) -> None:
+def test_it_holds_where_rows_must_be_joined_by_id(lake: Lake) -> None:
     select(lake, rules())
     stored = Selection.stored(lake, "sel")
-    batch = lake.read(lake.annotation_key("diarize", "d", "batch-000001"))
-    lake.write(lake.annotation_key("diarize", "d", "batch-000001"), batch.take([2, 0, 1]))
-    windows = lake.read(lake.windows_key("sel", "batch-000000"))
-    lake.write(lake.windows_key("sel", "batch-000000"), windows.slice(1))
-    changed = change(stored, {"speech": "speech_share >= 0.8"}, {}, [], {})
-    told = what_if(lake, choose(lake), stored, changed).funnel
-    assert described(told)["recordings"] == described(select(lake, changed))["recordings"]
+    key = lake.annotation_key("diarize", "d", "batch-000001")
+    lake.write(key, lake.read(key).take([2, 0, 1]))
+    for condition in ("speech_share >= 0.8", "num_speakers = 2 AND speech_share < 0.8"):
+        changed = change(stored, {"speech": condition}, {}, [], {})
+        told = what_if(lake, choose(lake), stored, changed).funnel
+        assert described(told) == described(select(lake, changed))
+
+
+def test_rules_cannot_reach_files(lake: Lake) -> None:
+    select(lake, rules())
+    stored = Selection.stored(lake, "sel")
+    reaching = change(stored, {"x": "(SELECT count(*) FROM read_text('/etc/hostname')) > 0"}, {}, [], {})
+    with pytest.raises(RuleError):
+        what_if(lake, choose(lake), stored, reaching)
 
 
 def test_a_sample_stands_for_what_is_not_cut(lake: Lake) -> None:
