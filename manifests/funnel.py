@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,17 +24,36 @@ class Funnel:
     def add(self, verdicts: pa.Table, windows: pa.Table) -> None:
         """Count one batch (VERDICTS and WINDOWS schemas)."""
         for row in verdicts.to_pylist():
-            self._count("recordings", row["verdict"], row["reasons"], row["duration_s"])
+            self.tally("recordings", row["verdict"], row["reasons"], 1, row["duration_s"])
             self.remainder_s += row["remainder_s"]
             self.windowed_s += row["windowed_s"]
         for row in windows.select(["kept", "reasons", "duration_s"]).to_pylist():
-            self._count("windows", "kept" if row["kept"] else "rejected", row["reasons"], row["duration_s"])
+            self.tally("windows", "kept" if row["kept"] else "rejected", row["reasons"], 1, row["duration_s"])
 
-    def _count(self, what: str, verdict: str, reasons: list[str], seconds: float) -> None:
-        self.total[what] += 1
+    def tally(self, what: str, verdict: str, reasons: Sequence[str], count: int, seconds: float) -> None:
+        """Count `count` 'recordings' or 'windows' that share a verdict and all their reasons."""
+        self.total[what] += count
         self.total_s[what] += seconds
-        self.count[what][(verdict, *reasons)] += 1
+        self.count[what][(verdict, *reasons)] += count
         self.seconds[what][(verdict, *reasons)] += seconds  # type: ignore[assignment]
+
+    def merge(self, part: Funnel, weight: float = 1.0) -> None:
+        """Add what another funnel counted, each row of it standing for `weight`; counts are rounded."""
+        for what in self.total:
+            for key, count in part.count[what].items():
+                self.tally(what, key[0], key[1:], round(count * weight), part.seconds[what][key] * weight)
+        self.remainder_s += part.remainder_s * weight
+        self.windowed_s += part.windowed_s * weight
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Funnel:
+        """The funnel that `as_dict` described."""
+        funnel = cls(stored["selection"])
+        for what in funnel.total:
+            for row in stored[what]["jointly"]:
+                funnel.tally(what, row["verdict"], row["reasons"], row["count"], row["hours"] * 3600)
+        funnel.remainder_s = stored["remainder_hours"] * 3600
+        return funnel
 
     def part(self, what: str, verdict: str) -> tuple[int, float]:
         """Count and seconds of a verdict among 'recordings' or 'windows'."""

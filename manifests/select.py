@@ -17,6 +17,7 @@ from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.views import measured
 from manifests.windows import cut_starts, draw_split, measure
 
 
@@ -82,7 +83,7 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
             try:
-                _broken(connection, table, {name: condition})
+                broken_rules(connection, table, {name: condition})
             except duckdb.Error as error:
                 known = ", ".join(table.schema.names)
                 what = str(error).partition("\n\nLINE")[0].replace("\n", "; ")
@@ -119,7 +120,7 @@ def _select_batch(
         for stage, fingerprint in selection.stages.items()
     }
     measured = _measured(connection, recordings, annotations)
-    broken = _broken(connection, measured, selection.recordings)
+    broken = broken_rules(connection, measured, selection.recordings)
     failures = _failures(recordings, annotations)
     connection.register("measured_rows", measured)
     duplicates = "SELECT recording_id, keeper FROM measured_rows JOIN keepers USING (pcm_sha256)"
@@ -133,8 +134,8 @@ def _select_batch(
         failed = failures.get(recording_id, [])
         reasons = failed or reasons + (["duplicate"] if duplicate_of else [])
         verdict = "failed" if failed else "rejected" if reasons else "kept"
-        cut = list(_cut(row, selection)) if verdict == "kept" else []
-        covered_s = min(duration_s, _covered(cut))
+        cut = list(cut_windows(row, selection)) if verdict == "kept" else []
+        covered_s = min(duration_s, sound_covered_s(cut))
         windows += cut
         verdicts.append(
             {
@@ -150,12 +151,12 @@ def _select_batch(
             }
         )
     table = schemas.table(windows, schemas.WINDOWS)
-    for window, reasons in zip(windows, _broken(connection, table, selection.windows), strict=True):
+    for window, reasons in zip(windows, broken_rules(connection, table, selection.windows), strict=True):
         window |= {"kept": not reasons, "reasons": reasons}
     return schemas.table(verdicts, schemas.VERDICTS), schemas.table(windows, schemas.WINDOWS)
 
 
-def _cut(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[str, Any]]:
+def cut_windows(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[str, Any]]:
     turns = row.get("turns")
     turn_starts = [turn["start_s"] for turn in turns or []] if selection.align == "turns" else None
     split = draw_split(row["pcm_sha256"], selection.splits, selection.seed)
@@ -178,7 +179,7 @@ def _cut(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[str, Any
         }
 
 
-def _covered(windows: list[dict[str, Any]]) -> float:
+def sound_covered_s(windows: list[dict[str, Any]]) -> float:
     """Seconds inside any window; windows overlap where the stride is shorter than they are."""
     total = end_s = 0.0
     for window in windows:
@@ -191,20 +192,18 @@ def _measured(
     connection: duckdb.DuckDBPyConnection, recordings: pa.Table, annotations: Mapping[str, pa.Table]
 ) -> pa.Table:
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
-    common = set(schemas.BASE_NAMES)
-    columns = {name: f'r."{name}"' for name in recordings.schema.names if name not in common - {"recording_id"}}
     joins = []
     connection.register("recordings_batch", recordings)
     for stage, table in annotations.items():
         connection.register(f"{stage}_batch", table)
         joins.append(f"LEFT JOIN {stage}_batch AS {stage} USING (recording_id)")
-        columns |= {name: f'{stage}."{name}"' for name in table.schema.names if name not in common}
+    columns = measured(annotations)
     fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
     query = f"SELECT {fields} FROM (SELECT *, row_number() OVER () AS n FROM recordings_batch) AS r {' '.join(joins)}"
     return connection.sql(f"{query} ORDER BY r.n").to_arrow_table()
 
 
-def _broken(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> list[list[str]]:
+def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> list[list[str]]:
     """The names of the rules that do not hold, by row; a rule over something unmeasured (null) does not hold."""
     if not rules:
         return [[] for _ in range(table.num_rows)]

@@ -11,7 +11,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 TEMPORARY = "runs/tmp"
 
@@ -48,6 +51,10 @@ class Storage(Protocol):
 
     def log(self, key: str) -> TextIO:
         """A text file to write to as things happen, to be closed at the end; it is never read back by a run."""
+        ...
+
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """The storage for readers of Parquet: paths are keys."""
         ...
 
 
@@ -131,6 +138,11 @@ class LocalStorage:
         path = self.path / key
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        import pyarrow.fs
+
+        return pyarrow.fs.SubTreeFileSystem(self.root, pyarrow.fs.LocalFileSystem())
 
     def sweep(self, older_than_s: float = 0.0) -> None:
         """Remove what killed writers left under `runs/tmp`."""

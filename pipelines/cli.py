@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
+from manifests.cli import manifest
+from pipelines.completion import completion
 from pipelines.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 @click.version_option(package_name="speechmill")
 def cli() -> None:
     """Mill conversational recordings into sharded datasets, with every token accounted for."""
+
+
+cli.add_command(manifest)
+cli.add_command(completion)
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:

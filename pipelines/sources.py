@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import glob
-import gzip
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.foreign.lhotse import audio_names
+from manifests.foreign.load import json_lines
+from manifests.foreign.rows import ManifestError
 from pipelines.errors import SpeechmillError
 
 # fmt: off
@@ -79,34 +80,17 @@ def _absolute(name: str, folder: Path) -> str:
 
 
 def _manifest(path: Path) -> Iterator[Entry]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+    try:
+        for number, row in json_lines(str(path)):
             try:
-                row = json.loads(line)
-                names = _names(row)
-            except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+                names = [row["audio_filepath"]] if "audio_filepath" in row else audio_names(row)
+            except (AttributeError, KeyError, TypeError) as error:
                 what = f"{path}:{number} is no line of a Lhotse or NeMo manifest ({type(error).__name__}: {error})"
                 raise InputError(what, "give JSON lines with 'audio_filepath', 'sources' or 'recording'") from error
             for name in names:
                 yield Entry(_absolute(name, path.parent), row)
-
-
-def _names(row: dict[str, Any]) -> list[str]:
-    """The files of a line: NeMo's audio_filepath, a Lhotse recording's sources, or those of a cut's recordings."""
-    if "audio_filepath" in row:
-        return [row["audio_filepath"]]
-    if "tracks" in row:  # MixedCut
-        return [name for track in row["tracks"] if "recording" in track["cut"] for name in _names(track["cut"])]
-    recording = row.get("recording", row)
-    names = []
-    for source in recording["sources"]:
-        if source["type"] not in ("file", "url"):
-            raise TypeError(f"source type {source['type']!r} holds no file")
-        names.append(source["source"])
-    return names
+    except ManifestError as error:
+        raise InputError(str(error), error.remedy) from error
 
 
 def hinted_language(hints: list[dict[str, Any]]) -> str | None:

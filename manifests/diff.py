@@ -1,0 +1,132 @@
+"""What changed between two lakes, selections or recipes, and which rule did it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from manifests.stats import rows_of
+from manifests.targets import Target, resolve
+from manifests.views import ChoiceError
+
+EXAMPLES = 5
+
+
+def diff(one: str, two: str) -> dict[str, Any]:
+    """Settings, recordings and verdicts that differ between two targets; recipes (TOML or JSON) by their settings."""
+    recipes = [_recipe(name) for name in (one, two)]
+    if recipes[0] is not None and recipes[1] is not None:
+        return {"settings": settings(recipes[0], recipes[1])}
+    if any(recipe is not None for recipe in recipes):
+        raise ChoiceError(f"{one} and {two} are of two kinds", "compare two recipes, or two lakes or selections")
+    a, b = resolve(one), resolve(two)
+    if a.lake is None or b.lake is None:
+        raise ChoiceError("a file has no verdicts to compare", "compare two lakes, two selections or two recipes")
+    result: dict[str, Any] = {"settings": settings(_settings(a), _settings(b))}
+    connection = a.connect(())
+    other = b.connect(())
+    same_lake = a.lake.storage.root == b.lake.storage.root
+    if not same_lake:
+        result["recordings"] = _recordings(connection, other)
+    if (a.choice.selection and b.choice.selection and a.choice.selection != b.choice.selection) or not same_lake:
+        result["verdicts"] = _verdicts(connection, other)
+    return result
+
+
+def _recipe(name: str) -> dict[str, Any] | None:
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        try:
+            return tomllib.loads(path.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise ChoiceError(f"{name} is not TOML: {error}", "mend the line it names") from error
+    if path.suffix == ".json" and path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    return None
+
+
+def _settings(target: Target) -> dict[str, Any]:
+    """The stored selection and recipe of a target, as far as there are any."""
+    assert target.lake is not None
+    keys = {"selection": f"selections/{target.choice.selection}/selection.json"}
+    keys |= {"recipe": f"datasets/{target.choice.dataset}/recipe.json"}
+    found: dict[str, Any] = {"stages": dict(target.choice.stages)}
+    for name, key in keys.items():
+        if target.lake.storage.exists(key):
+            found[name] = json.loads(target.lake.storage.read(key))
+    found.get("selection", {}).pop("stages", None)
+    return found
+
+
+def settings(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Dotted names of the settings that differ, with both values; null where one side lacks it.
+
+    >>> settings({"select": {"context_s": 10, "seed": 0}}, {"select": {"context_s": 2, "seed": 0}, "name": "x"})
+    {'name': [None, 'x'], 'select.context_s': [10, 2]}
+    """
+    a, b = _flat(one), _flat(two)
+    return {name: [a.get(name), b.get(name)] for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _joined(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
+    """A connection with the rows of a query to both as tables `a` and `b`, streamed in and spilt beyond memory."""
+    both = duckdb.connect()
+    both.execute("SET memory_limit = '700MB'; SET preserve_insertion_order = false")
+    for name, connection in (("a", one), ("b", two)):
+        reader = connection.sql(query).to_arrow_reader(100_000)
+        both.register("rows", reader)
+        both.execute(f"CREATE TABLE {name} AS FROM rows")
+        both.unregister("rows")
+    return both
+
+
+def _recordings(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    query = "SELECT recording_id, uris, source, licence, status, claimed_duration_s FROM recordings"
+    both = _joined(one, two, query)
+    changed = "(a.uris, a.source, a.licence, a.status) IS DISTINCT FROM (b.uris, b.source, b.licence, b.status)"
+    parts = {
+        "removed": ("a.recording_id, a.uris[1] AS name", "a ANTI JOIN b USING (recording_id)", "a"),
+        "added": ("b.recording_id, b.uris[1] AS name", "b ANTI JOIN a USING (recording_id)", "b"),
+        "changed": (
+            "a.recording_id, a.uris[1] AS name",
+            f"a JOIN b ON a.recording_id = b.recording_id AND {changed}",
+            "a",
+        ),
+    }
+    result = {}
+    for part, (columns, source, side) in parts.items():
+        (row,) = rows_of(
+            both, f"SELECT count(*) AS count, coalesce(sum({side}.claimed_duration_s), 0) / 3600 AS hours FROM {source}"
+        )
+        row["examples"] = rows_of(both, f"SELECT {columns} FROM {source} ORDER BY 1 LIMIT {EXAMPLES}")
+        result[part] = row
+    return result
+
+
+def _verdicts(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Recordings of both whose verdict or reasons differ, by what they lost and gained."""
+    both = _joined(one, two, "SELECT recording_id, verdict, reasons, duration_s FROM verdicts")
+    return rows_of(
+        both,
+        "SELECT a.verdict AS before, b.verdict AS after, list_filter(a.reasons, lambda r: NOT list_contains(b.reasons, "
+        "r)) AS no_longer, list_filter(b.reasons, lambda r: NOT list_contains(a.reasons, r)) AS now, count(*) "
+        "AS count, sum(b.duration_s) / 3600 AS hours, min(a.recording_id) AS example FROM a JOIN b ON a.recording_id = "
+        "b.recording_id AND (a.verdict, a.reasons) IS DISTINCT FROM (b.verdict, b.reasons) GROUP BY ALL "
+        "ORDER BY count DESC, example",
+    )

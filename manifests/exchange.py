@@ -1,0 +1,128 @@
+"""What `convert` reads: recordings, segments and windows of a lake or of foreign manifests, as relations of DuckDB.
+
+A lake's recordings are those that were read, its segments the turns of diarization (else the stretches of voice
+activity), its windows those that the selection keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from manifests import views
+from manifests.foreign.load import load
+from manifests.foreign.rows import TABLES
+from manifests.lake import Lake
+
+BATCH_ROWS = 2000
+
+
+@dataclass
+class Source:
+    """Three relations with the columns of manifests/foreign/rows.py and a `position` that orders each."""
+
+    connection: duckdb.DuckDBPyConnection
+    relations: dict[str, str]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def count(self, table: str) -> int:
+        return int(self.value(f"SELECT count(*) FROM {self.relations[table]}"))
+
+    def value(self, query: str) -> Any:
+        (row,) = self.connection.execute(query).fetchall()
+        return row[0]
+
+    def rows(self, query: str) -> Iterator[dict[str, Any]]:
+        """Rows of a query over `{recordings}`, `{segments}` and `{windows}`, streamed."""
+        reader = self.connection.sql(query.format(**self.relations)).to_arrow_reader(BATCH_ROWS)
+        for batch in reader:
+            yield from batch.to_pylist()
+
+
+def open_foreign(paths: Sequence[str]) -> Source:
+    """Manifests of any known format together. Raises ManifestError."""
+    connection = views.connect()
+    return Source(connection, {table: table for table in TABLES}, load(connection, paths))
+
+
+def open_lake(lake: Lake, selection: str | None = None) -> Source:
+    """A lake, with the newest selection if none is named. Raises views.ChoiceError."""
+    choice = views.choose(lake, selection)
+    connection = views.open_views(lake, choice)
+    queries = {
+        "recordings": MEASURED if "signal" in choice.stages else CLAIMED,
+        "segments": _segments(choice.stages),
+        "windows": WINDOWS,
+    }
+    for table, query in queries.items():
+        connection.execute(f"CREATE VIEW exchanged_{table} AS {query}")
+    source = Source(connection, {table: f"exchanged_{table}" for table in TABLES})
+    unread = source.value("SELECT count(*) FROM recordings") - source.count("recordings")
+    if unread:
+        source.left_out["recordings that failed, or that are not annotated yet"] = unread
+    return source
+
+
+def split_key(path: str) -> tuple[str | None, str]:
+    """The lake that holds a path, None if none does, and the key of the path in it."""
+    scheme, mark, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
+    parts = rest.rstrip("/").split("/")
+    for end in range(len(parts), 0, -1):
+        root = scheme + mark + "/".join(parts[:end])
+        if root and next(Lake.at(root).batches(), None) is not None:
+            return root, "/".join(parts[end:])
+    return None, path
+
+
+MEASURED = """
+SELECT row_number() OVER () AS position, recording_id, uris, sample_rate, num_samples, duration_s, channels,
+  json_merge_patch('{}', json_object('source', source, 'licence', licence, 'language', language,
+    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM annotations WHERE num_samples > 0
+"""
+CLAIMED = """
+SELECT row_number() OVER () AS position, recording_id, uris, sample_rate,
+  round(claimed_duration_s * sample_rate)::BIGINT AS num_samples, claimed_duration_s AS duration_s, channels,
+  json_merge_patch('{}', json_object('source', source, 'licence', licence))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM recordings WHERE status = 'ok' AND claimed_duration_s > 0
+"""
+"""What headers say, where nothing was decoded."""
+
+
+def _segments(stages: Mapping[str, str]) -> str:
+    speaker = "span.speaker" if "diarize" in stages else "NULL::VARCHAR"
+    spans = "turns" if "diarize" in stages else "segments"
+    return f"""
+SELECT row_number() OVER () AS position, concat(recording_id, '-', lpad(n::VARCHAR, 6, '0')) AS segment_id,
+  recording_id, span.start_s AS start_s, round(span.end_s - span.start_s, 6) AS duration_s,
+  CASE channel_relation WHEN 'speakers' THEN [span.track] WHEN 'one_sided' THEN [live_channel] WHEN 'dual_mono' THEN [0]
+    ELSE list_transform(range(channels), lambda x: x::INTEGER) END AS channels,
+  {speaker} AS speaker, language, NULL::VARCHAR AS text, NULL::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS n FROM annotations)
+"""
+
+
+# As `manifests.shards.cut_of` describes the windows of shards.
+WINDOWS = """
+SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels,
+  list_filter(list_transform(turns, lambda turn, n: {
+    'segment_id': concat(window_id, '-', n - 1), 'recording_id': recording_id, 'start_s': turn.start_s,
+    'duration_s': round(turn.end_s - turn.start_s, 6),
+    'channels': CASE WHEN tracks = 1 THEN heard ELSE [turn.track] END,
+    'speaker': turn.speaker, 'language': language, 'text': NULL::VARCHAR, 'custom': NULL::VARCHAR, 'rest': NULL::VARCHAR
+  }), lambda segment: segment.duration_s > 0) AS segments,
+  json_merge_patch('{}', json_object('context_s', context_s, 'split', split, 'source', source, 'licence', licence,
+    'language', language, 'num_speakers', num_speakers, 'speech_share', speech_share, 'overlap_share', overlap_share,
+    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+FROM (
+  SELECT *, CASE WHEN tracks > 1 THEN list_transform(range(tracks), lambda x: x::INTEGER)
+    WHEN channel_relation = 'one_sided' THEN [live_channel] ELSE [0] END AS heard
+  FROM (SELECT row_number() OVER () AS position, * FROM windows WHERE kept)
+  LEFT JOIN (SELECT recording_id, channel_relation, live_channel FROM annotations) USING (recording_id)
+)
+"""

@@ -1,0 +1,155 @@
+"""Lhotse manifests as rows and back, without lhotse: recordings, supervisions and cuts, a JSON object a line.
+
+Fields are those of lhotse 1.33 (Recording, SupervisionSegment, MonoCut, MultiCut, MixedCut).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from manifests.foreign.rows import Row, beyond, custom, rest, text, to_json
+
+FORM = "lhotse"
+
+
+def read(line: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+    """Rows that a line of any Lhotse manifest holds, each with its table. KeyError for a missing field."""
+    if "sources" in line:
+        yield "recordings", recording_row(line)
+    elif "type" in line or "tracks" in line:
+        yield from _cut_rows(line)
+    else:
+        yield "segments", segment_row(line)
+
+
+def recording_row(line: Mapping[str, Any]) -> Row:
+    channels = line.get("channel_ids") or sorted(
+        {channel for source in line["sources"] for channel in source["channels"]}
+    )
+    row: Row = {
+        "recording_id": text(line["id"]),
+        "uris": [source["source"] for source in line["sources"] if source["type"] in ("file", "url")],
+        "sample_rate": line["sampling_rate"],
+        "num_samples": line["num_samples"],
+        "duration_s": float(line["duration"]),
+        "channels": len(channels),
+        "custom": None,
+    }
+    return row | {"rest": beyond(line, recording(row), FORM)}
+
+
+def recording(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A Recording; several names of a file become one source, the first."""
+    channels = list(range(row["channels"]))
+    sources = [
+        {"type": "url" if "://" in uri else "file", "channels": channels, "source": uri} for uri in row["uris"][:1]
+    ]
+    line = {
+        "id": row["recording_id"],
+        "sources": sources,
+        "sampling_rate": row["sample_rate"],
+        "num_samples": row["num_samples"],
+        "duration": row["duration_s"],
+        "channel_ids": channels,
+    }
+    return line | rest(row, FORM)
+
+
+def segment_row(line: Mapping[str, Any]) -> Row:
+    channel = line.get("channel", 0)
+    row: Row = {
+        "segment_id": text(line["id"]),
+        "recording_id": text(line["recording_id"]),
+        "start_s": float(line["start"]),
+        "duration_s": float(line["duration"]),
+        "channels": channel if isinstance(channel, list) else [channel],
+        **{name: text(line.get(name)) for name in ("speaker", "language", "text")},
+        "custom": None if line.get("custom") is None else to_json(line["custom"]),
+    }
+    return row | {"rest": beyond(line, segment(row), FORM)}
+
+
+def segment(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A SupervisionSegment."""
+    line = {
+        "id": row["segment_id"],
+        "recording_id": row["recording_id"],
+        "start": row["start_s"],
+        "duration": row["duration_s"],
+        "channel": _channel(row["channels"]),
+    }
+    line |= {name: row[name] for name in ("speaker", "language", "text") if row[name] is not None}
+    if (attached := custom(row)) is not None:
+        line["custom"] = attached
+    return line | rest(row, FORM)
+
+
+def _cut_rows(line: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+    cuts = [track["cut"] for track in line["tracks"]] if "tracks" in line else [line]
+    for cut in cuts:
+        if cut.get("recording"):
+            yield "implied_recordings", recording_row(cut["recording"])
+        for supervision in cut.get("supervisions") or []:
+            row = segment_row(supervision)
+            # Rounded as lhotse rounds its own sums.
+            yield "implied_segments", row | {"start_s": round(cut["start"] + row["start_s"], 8)}
+    yield "windows", _mixture_row(line) if "tracks" in line else window_row(line)
+
+
+def window_row(line: Mapping[str, Any]) -> Row:
+    channel = line.get("channel", 0)
+    holder = line.get("recording") or line.get("features") or {}
+    row: Row = {
+        "window_id": text(line["id"]),
+        "recording_id": text(holder.get("id") if line.get("recording") else holder.get("recording_id")),
+        "start_s": float(line["start"]),
+        "duration_s": float(line["duration"]),
+        "channels": channel if isinstance(channel, list) else [channel],
+        "segments": [segment_row(supervision) for supervision in line.get("supervisions") or []],
+        "custom": None if line.get("custom") is None else to_json(line["custom"]),
+    }
+    return row | {"rest": beyond(line, window(row), FORM)}
+
+
+def _mixture_row(line: Mapping[str, Any]) -> Row:
+    """A MixedCut has no one recording: its columns tell its length, `rest` holds all of it."""
+    ends = [track.get("offset", 0.0) + track["cut"]["duration"] for track in line["tracks"]]
+    row: Row = dict.fromkeys(("recording_id", "custom")) | {"window_id": text(line["id"]), "start_s": 0.0}
+    return row | {"duration_s": max(ends), "channels": [], "segments": [], "rest": to_json({FORM: line})}
+
+
+def window(row: Mapping[str, Any], of: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A MonoCut, or a MultiCut for several channels, of the recording whose row is `of`."""
+    kept = rest(row, FORM)
+    if "tracks" in kept:
+        return kept
+    line = {
+        "id": row["window_id"],
+        "start": row["start_s"],
+        "duration": row["duration_s"],
+        "channel": _channel(row["channels"]),
+        "supervisions": [segment(inside) for inside in row["segments"] or []],
+        "type": "MonoCut" if len(row["channels"]) == 1 else "MultiCut",
+    }
+    if of is not None:
+        line["recording"] = recording(of)
+    if (attached := custom(row)) is not None:
+        line["custom"] = attached
+    return line | kept
+
+
+def _channel(channels: list[int]) -> int | list[int]:
+    return channels[0] if len(channels) == 1 else channels
+
+
+def audio_names(line: Mapping[str, Any]) -> list[str]:
+    """The files of a recording, or of the recordings of a cut. TypeError for a source that is no file."""
+    if "tracks" in line:  # MixedCut
+        return [name for track in line["tracks"] if "recording" in track["cut"] for name in audio_names(track["cut"])]
+    names = []
+    for source in line.get("recording", line)["sources"]:
+        if source["type"] not in ("file", "url"):
+            raise TypeError(f"source type {source['type']!r} holds no file")
+        names.append(source["source"])
+    return names

@@ -1,0 +1,214 @@
+"""Foreign manifests into three DuckDB tables: recordings, segments and windows, of the schemas in rows.py.
+
+Files are streamed: a few thousand rows are held at a time, and DuckDB moves to disk what does not fit its memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.foreign import lhotse, nemo, rttm, webdataset
+from manifests.foreign.rows import TABLES, ManifestError, Row
+from manifests.storage import open_storage
+
+BATCH_ROWS = 4000
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+TURNS = (".rttm", ".uem")
+TARS = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (*JSON_LINES, *TURNS, *TARS, ".parquet")
+WRONG = "give Lhotse or NeMo manifests (.jsonl, .jsonl.gz), .rttm, .uem, .tar or a folder of them"
+
+IMPLIED = {f"implied_{table}": TABLES[table] for table in ("recordings", "segments")}
+Rows = Iterator[tuple[str, Row]]
+
+
+def load(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Counter[str]:
+    """Make the tables from files, and from what lies directly in folders; returns what was left out, by reason.
+
+    `position` numbers the rows of each table in the order met. Of recordings with one id the first is kept: cuts
+    repeat theirs; so do segments met in several cuts. Raises ManifestError for what is no manifest, with its line.
+    """
+    skipped: Counter[str] = Counter()
+    sink = _Sink(connection)
+    for path in paths:
+        for name in _files(path):
+            for table, row in read(name, skipped):
+                sink.add(table, row)
+    sink.finish()
+    return skipped
+
+
+def read(path: str, skipped: Counter[str]) -> Rows:
+    """Rows of one file, each with the name of its table."""
+    if path.endswith(JSON_LINES):
+        yield from _json(path, skipped)
+    elif path.endswith(TURNS):
+        yield from _lines(path, skipped)
+    elif path.endswith(TARS):
+        with opened(path) as file:
+            try:
+                for row in webdataset.window_rows(file):
+                    yield "windows", row
+            except (tarfile.TarError, EOFError, ValueError) as error:
+                raise ManifestError(f"{path} is no complete tar of samples: {error}", "copy it again") from error
+    elif path.endswith(".parquet"):
+        yield from _parquet(path)
+    else:
+        raise ManifestError(f"{path} is no manifest that is known here", WRONG)
+
+
+def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a file of JSON lines with their line numbers. Raises ManifestError for another line."""
+    for number, line in text_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{path}:{number} is not JSON: {error}", "give one JSON object a line") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{path}:{number} is no JSON object", "give one JSON object a line")
+        yield number, row
+
+
+def text_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers."""
+    with opened(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if text := line.decode().strip():
+                    yield number, text
+        except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} cannot be read to its end: {error}", "copy it again") from error
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file of any storage, unpacked where its name ends in .gz."""
+    folder, _, name = path.rpartition("/")
+    with open_storage(folder or ("/" if path.startswith("/") else ".")).open(name) as file:
+        if path.endswith((".gz", ".tgz")):
+            with gzip.open(file) as unpacked:
+                yield cast(BinaryIO, unpacked)
+        else:
+            yield file
+
+
+def _files(path: str) -> Iterator[str]:
+    if "://" not in path and not os.path.exists(path):
+        raise ManifestError(f"there is no {path!r}", "check the path; a lake has recordings/*.parquet")
+    if not os.path.isdir(path):
+        yield path
+        return
+    names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
+    if any(name.startswith("cuts.") for name in names):  # Lhotse Shar: its cuts tell more than its tars
+        names = [name for name in names if not name.endswith(TARS)]
+    if not names:
+        raise ManifestError(f"{path} holds no manifest", WRONG)
+    for name in names:
+        yield os.path.join(path, name)
+
+
+def _json(path: str, skipped: Counter[str]) -> Rows:
+    for number, line in json_lines(path):
+        try:
+            if "audio_filepath" not in line:
+                yield from lhotse.read(line)
+            elif nemo.is_diarization(line):
+                yield "recordings", nemo.recording_row(line)
+            else:
+                yield "implied_recordings", nemo.recording_row(line)
+                yield "segments", nemo.segment_row(line, number)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{path}:{number} is no line of a Lhotse or NeMo manifest ({type(error).__name__}: {error})"
+            raise ManifestError(
+                what, "give JSON lines with 'audio_filepath', 'sources', 'recording_id' or 'type'"
+            ) from error
+        for key in ("rttm_filepath", "uem_filepath"):
+            if name := line.get(key):
+                for table, row in _lines(os.path.join(os.path.dirname(path), name), skipped):
+                    yield table, row | {"recording_id": line["audio_filepath"]}
+
+
+def _lines(path: str, skipped: Counter[str]) -> Rows:
+    """Turns of RTTM as segments, regions of UEM as windows; each names a recording, of which it tells no more."""
+    last = None
+    for number, line in text_lines(path):
+        if line.startswith(";;"):
+            continue
+        try:
+            row = rttm.window_row(line, number) if path.endswith(".uem") else rttm.segment_row(line, number)
+        except ValueError as error:
+            raise ManifestError(f"{path}:{number} is no line of RTTM or UEM: {error}", "mend or remove it") from error
+        if row is None:
+            skipped[f"lines of RTTM of type {line.split()[0]}, which hold no turn"] += 1
+            continue
+        if row["recording_id"] != last:
+            last = row["recording_id"]
+            yield "implied_recordings", {"recording_id": last}
+        yield "windows" if path.endswith(".uem") else "segments", row
+
+
+def _parquet(path: str) -> Rows:
+    """One of these tables, as `convert --to parquet` writes them."""
+    with opened(path) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise ManifestError(f"{path} is no Parquet file: {error}", WRONG) from error
+        names = set(parquet.schema_arrow.names)
+        table = next((table for table, schema in TABLES.items() if names >= set(schema.names)), None)
+        if table is None:
+            raise ManifestError(f"{path} has the columns {', '.join(sorted(names))}", "give what convert wrote")
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=TABLES[table].names, use_threads=False):
+            for row in batch.to_pylist():
+                yield table, row
+
+
+class _Sink:
+    """Fills the tables batch by batch."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+        self.rows: dict[str, list[Row]] = {}
+        self.position: Counter[str] = Counter()
+        for table, schema in (TABLES | IMPLIED).items():
+            connection.register("empty_rows", _positioned(schema).empty_table())
+            connection.execute(f"CREATE TABLE {table} AS FROM empty_rows")
+
+    def add(self, table: str, row: Row) -> None:
+        rows = self.rows.setdefault(table, [])
+        rows.append(row | {"position": self.position[table]})
+        self.position[table] += 1
+        if len(rows) >= BATCH_ROWS:
+            self.flush(table)
+
+    def flush(self, table: str) -> None:
+        schema = _positioned((TABLES | IMPLIED)[table])
+        self.connection.register("new_rows", pa.Table.from_pylist(self.rows.pop(table), schema=schema))
+        self.connection.execute(f"INSERT INTO {table} FROM new_rows")
+
+    def finish(self) -> None:
+        """Take what cuts, utterances and turns imply where nothing states it."""
+        for table in list(self.rows):
+            self.flush(table)
+        for table, absent, same in (
+            ("recordings", "recording_id NOT IN (SELECT recording_id FROM recordings)", "recording_id"),
+            ("segments", "NOT EXISTS (FROM segments)", "segment_id, recording_id, start_s, duration_s"),
+        ):
+            first = f"position IN (SELECT min(position) FROM implied_{table} GROUP BY {same})"
+            taken = f"FROM implied_{table} WHERE {absent} AND {first} ORDER BY position"
+            self.connection.execute(f"INSERT INTO {table} {taken}; DROP TABLE implied_{table}")
+
+
+def _positioned(schema: pa.Schema) -> pa.Schema:
+    return schema.append(pa.field("position", pa.int64()))

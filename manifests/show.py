@@ -1,0 +1,192 @@
+"""Everything that a lake knows of one recording, and how a terminal shows it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests import schemas, terminal
+from manifests.lake import Lake
+from manifests.stats import rows_of
+from manifests.targets import Target
+from manifests.views import ChoiceError
+from manifests.windows import union
+
+WIDTH = 62
+LISTED = 40
+
+
+def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
+    """Id and batch of the recording that `name` means: its id or the start of it, else its uri, the end of that
+    or its name without a suffix.
+
+    Raises ChoiceError where none or several are meant.
+    """
+    select = "SELECT recording_id, uris[1], batch FROM batches WHERE"
+    found = connection.execute(f"{select} starts_with(recording_id, $1) LIMIT 6", [name]).fetchall()
+    if not found:
+        ends = "lambda uri: uri = $1 OR ends_with(uri, '/' || $1) OR parse_filename(uri, true) = $1"
+        found = connection.execute(f"{select} len(list_filter(uris, {ends})) > 0 LIMIT 6", [name]).fetchall()
+    if not found:
+        raise ChoiceError(f"no recording {name!r}", "give its id, the start of its id, or its name as it was ingested")
+    if len(found) > 1:
+        several = "; ".join(f"{row[0]} {row[1]}" for row in found[:5])
+        raise ChoiceError(f"{name!r} means several recordings", f"give one of {several}" + " ..." * (len(found) > 5))
+    recording_id, _, batch = found[0]
+    return recording_id, batch
+
+
+def known(target: Target, name: str) -> dict[str, Any]:
+    """Rows of one recording by view, its windows each with the shards that hold it."""
+    lake, choice = target.lake, target.choice
+    if lake is None:
+        raise ChoiceError(f"{target.name} is no lake", "name a lake: only there is all of a recording known")
+    connection = target.connect(())
+    recording_id, batch = find(connection, name)
+    keys = {"recording": lake.recordings_key(batch)}
+    keys |= {stage: lake.annotation_key(stage, mark, batch) for stage, mark in choice.stages.items()}
+    if choice.selection:
+        keys["verdict"] = lake.verdicts_key(choice.selection, batch)
+    result: dict[str, Any] = {}
+    for view, key in keys.items():
+        rows = _rows(lake, key, recording_id)
+        result[view] = rows[0] if rows else None
+    result["windows"] = _rows(lake, lake.windows_key(choice.selection, batch), recording_id) if choice.selection else []
+    shards = rows_of(
+        connection,
+        "SELECT window_id, split, shard, status, error FROM shard_windows WHERE recording_id = $1",
+        [recording_id],
+    )
+    by_window = {row["window_id"]: row for row in shards}
+    for window in result["windows"]:
+        made = by_window.get(window["window_id"])
+        window["shard"] = f"{made['split']}/{made['shard']:06d}" if made and made["status"] == "ok" else None
+        window["error"] = made and made["error"]
+    return result
+
+
+def _rows(lake: Lake, key: str, recording_id: str) -> list[dict[str, Any]]:
+    if not lake.storage.exists(key):
+        return []
+    table = lake.read(key)
+    rows: list[dict[str, Any]] = table.filter(pc.equal(table["recording_id"], pa.scalar(recording_id))).to_pylist()
+    return rows
+
+
+def render(row: Mapping[str, Any]) -> None:
+    """A recording for a terminal."""
+    recording = row["recording"]
+    verdict = row.get("verdict")
+    terminal.heading(recording["recording_id"])
+    if verdict:
+        of = f" of {verdict['duplicate_of']}" if verdict["duplicate_of"] else ""
+        why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
+        terminal.echo(f"{verdict['verdict']}{why}")
+    for number, uri in enumerate(recording["uris"]):
+        terminal.pairs({"" if number else "name": uri})
+    skip = {"recording_id", "uris", "status"}
+    _section("probe", recording, skip)
+    for stage in schemas.STAGES:
+        if stage in row:
+            lists = {"segments", "turns", "votes"}
+            _section(stage, row[stage], skip | lists)
+    _timeline(row)
+    language = row.get("language") or {}
+    if language.get("votes"):
+        terminal.heading("votes")
+        terminal.table(
+            ["track", "from", "to", "speech_s", "language", "probability"],
+            [
+                [vote["track"], terminal.clock(vote["start_s"]), terminal.clock(vote["end_s"]), vote["speech_s"],
+                 vote["language"], vote["probability"]]
+                for vote in language["votes"][:LISTED]
+            ],
+        )  # fmt: skip
+        _more(language["votes"])
+    if row["windows"]:
+        terminal.heading("windows")
+        terminal.table(
+            ["start", "split", "speech", "speakers", "overlap", "kept", "shard or reasons"],
+            [_window(window) for window in row["windows"][:LISTED]],
+        )
+        _more(row["windows"])
+
+
+def _window(window: Mapping[str, Any]) -> list[Any]:
+    where = window["shard"] or window["error"] or ", ".join(window["reasons"]) or "not encoded"
+    measures = [window[name] for name in ("speech_share", "num_speakers", "overlap_share")]
+    return [terminal.clock(window["start_s"]), window["split"], *measures, window["kept"], where]
+
+
+def _more(rows: Sequence[Any]) -> None:
+    if len(rows) > LISTED:
+        terminal.echo(f"... {len(rows) - LISTED:,} more: --json has them all")
+
+
+def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
+    """Names and values of a row, two a line where they fit."""
+    terminal.heading(name)
+    if row is None:
+        terminal.echo("  not measured: ingest failed, or the batch is not annotated yet")
+        return
+    values = [
+        (
+            column,
+            terminal.number(
+                dict(value) if isinstance(value, list) and column.endswith(("_shares", "speaker_s")) else value
+            ),
+        )
+        for column, value in row.items()
+        if value is not None and column not in skip
+    ]
+    if row["status"] != "ok":
+        values.insert(0, ("status", row["status"]))
+    line = ""
+    for column, text in values:
+        item = f"{column} {text}"
+        if line and len(line) + len(item) + 2 > 78:
+            terminal.echo(f"  {line}")
+            line = ""
+        line = f"{line}; {item}" if line else item
+    if line:
+        terminal.echo(f"  {line}")
+
+
+def _timeline(row: Mapping[str, Any]) -> None:
+    """Speech of each track, turns of each speaker, and windows, over the same time."""
+    duration_s = (row.get("signal") or {}).get("duration_s")
+    if not duration_s:
+        return
+    lines: dict[str, str] = {}
+    segments = (row.get("vad") or {}).get("segments") or []
+    for track, spans in _spans(segments, "track").items():
+        lines[f"speech {track}"] = terminal.timeline(spans, duration_s, WIDTH)
+    turns = (row.get("diarize") or {}).get("turns") or []
+    for speaker, spans in sorted(_spans(turns, "speaker").items()):
+        lines[speaker] = terminal.timeline(spans, duration_s, WIDTH)
+    if row["windows"]:
+        cells = [" "] * WIDTH
+        for window in row["windows"]:
+            first = int(window["start_s"] / duration_s * WIDTH)
+            last = max(first + 1, int((window["start_s"] + window["duration_s"]) / duration_s * WIDTH))
+            cells[first:last] = ("k" if window["kept"] else "x") * (min(last, WIDTH) - first)
+            cells[first] = "|"
+        lines["windows"] = "".join(cells)
+    terminal.heading("timeline" + " " * 8 + terminal.ruler(duration_s, WIDTH))
+    for name, line in lines.items():
+        terminal.echo(f"  {name[:13]:<14}{line}")
+    if row["windows"]:
+        terminal.echo("  | starts a window, k kept, x rejected")
+
+
+def _spans(rows: Sequence[Mapping[str, Any]], key: str) -> dict[Any, list[tuple[float, float]]]:
+    ordered = sorted(rows, key=lambda row: str(row[key]))
+    return {
+        name: union([(row["start_s"], row["end_s"]) for row in group])
+        for name, group in itertools.groupby(ordered, key=lambda row: row[key])
+    }

@@ -1,0 +1,186 @@
+"""Counts, hours and distributions: by any columns, of any view, as SQL aggregates that stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+
+from manifests.lake import Lake
+from manifests.views import Choice
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BINS = 20
+EXACT = 5_000_000
+SHOWN = (
+    "duration_s", "sample_rate", "loudness_lufs", "bandwidth_hz", "clipped_share", "speech_share", "num_speakers",
+    "overlap_share", "turns_per_min", "longest_monologue_s", "language_confidence", "dnsmos_ovrl", "snr_db",
+    "music_likelihood",
+)  # fmt: skip
+"""Measures that a look at a lake begins with; a stage alone shows all of its own."""
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> Rows:
+    """The rows of a query by column; for answers that are small."""
+    found = connection.execute(query, list(values))
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, view: str) -> dict[str, str]:
+    """Types of a view's columns by name."""
+    return {row["column_name"]: row["column_type"] for row in rows_of(connection, f"DESCRIBE {view}")}
+
+
+def hours(columns: dict[str, str]) -> str:
+    """SQL of the hours of a group of rows; null where a view has no durations."""
+    for name in ("duration_s", "claimed_duration_s", "hours"):
+        if name in columns:
+            return f'sum("{name}")' + (" / 3600" if name.endswith("_s") else "")
+    return "NULL::DOUBLE"
+
+
+def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str], where: str = "true") -> Rows:
+    """Count, hours and share of the hours of each group of `by` (columns or SQL expressions), most hours first."""
+    measure = hours(columns_of(connection, view))
+    order = ", ".join(str(number + 1) for number in range(len(by)))
+    keys = ", ".join(f'{name} AS "{name.strip(chr(34))}"' for name in by)
+    return rows_of(
+        connection,
+        f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {keys}, count(*) AS count, {measure} AS hours "
+        f"FROM {view} WHERE {where} GROUP BY ALL) ORDER BY hours DESC NULLS LAST, count DESC, {order}",
+    )
+
+
+def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> Rows:
+    """Of each number in a view: how many rows have it, lowest, mean and highest."""
+    columns = columns_of(connection, view)
+    numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
+    if not numeric:
+        return []
+    sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)
+    (row,) = connection.execute(f"SELECT {sums} FROM {view} WHERE {where}").fetchall()
+    return [
+        {"measure": name, **dict(zip(("measured", "min", "mean", "max"), row[4 * i : 4 * i + 4], strict=True))}
+        for i, name in enumerate(numeric)
+    ]
+
+
+def _is_number(kind: str) -> bool:
+    return re.fullmatch(r"DOUBLE|FLOAT|U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|DECIMAL\(.*\)", kind) is not None
+
+
+def histogram(connection: duckdb.DuckDBPyConnection, view: str, column: str, where: str = "true") -> dict[str, Any]:
+    """Quantiles and equal bins of a number, or the most frequent values of anything else, with hours."""
+    columns = columns_of(connection, view)
+    kind = columns_of(connection, f"(SELECT {column} AS value FROM {view})")["value"]
+    measure = hours(columns)
+    if not _is_number(kind):
+        top = rows_of(
+            connection,
+            f"SELECT ({column})::VARCHAR AS value, count(*) AS count, {measure} AS hours FROM {view} WHERE {where} "
+            f"GROUP BY ALL ORDER BY count DESC, value LIMIT {BINS}",
+        )
+        return {"column": column, "values": top}
+    (summary,) = rows_of(
+        connection,
+        f"SELECT count(v) AS measured, count(*) - count(v) AS unmeasured, min(v)::DOUBLE AS low, "
+        f"max(v)::DOUBLE AS high, avg(v)::DOUBLE AS mean, stddev_samp(v) AS std "
+        f"FROM (SELECT {column} AS v FROM {view} WHERE {where})",
+    )
+    low, high = summary["low"], summary["high"]
+    if low is None:
+        return {"column": column, **summary, "quantiles": {}, "bins": []}
+    width = (high - low) / BINS or 1.0
+    found = rows_of(
+        connection,
+        f"SELECT least({BINS - 1}, floor((({column}) - {low!r}) / {width!r}))::INT AS bin, count(*) AS count, "
+        f"{measure} AS hours FROM {view} WHERE {where} AND ({column}) IS NOT NULL GROUP BY ALL ORDER BY ALL",
+    )
+    by_bin = {row.pop("bin"): row for row in found}
+    count = BINS if high > low else 1
+    bins = [
+        {"from": low + i * width, "to": low + (i + 1) * width, **by_bin.get(i, {"count": 0, "hours": 0.0})}
+        for i in range(count)
+    ]
+    quantiles = _quantiles(connection, view, column, where, summary["measured"])
+    return {"column": column, **summary, **quantiles, "bins": bins}
+
+
+def _quantiles(connection: duckdb.DuckDBPyConnection, view: str, column: str, where: str, count: int) -> dict[str, Any]:
+    """Exact up to `EXACT` values, which it holds all; beyond that by t-digest, in little memory."""
+    function = "quantile_cont" if count <= EXACT else "approx_quantile"
+    query = f"SELECT {function}({column}, {list(QUANTILES)!r}) FROM {view} WHERE {where}"
+    ((values,),) = connection.execute(query).fetchall()
+    named = dict(zip(map(str, QUANTILES), values or [], strict=False))
+    return {"quantiles": named, "exact": count <= EXACT}
+
+
+def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> dict[str, Any]:
+    """Rows, hours, quantiles of the durations and the measures of a view."""
+    columns = columns_of(connection, view)
+    (total,) = rows_of(connection, f"SELECT count(*) AS count, {hours(columns)} AS hours FROM {view} WHERE {where}")
+    result: dict[str, Any] = {"view": view, **total}
+    if "duration_s" in columns and total["count"]:
+        result |= _quantiles(connection, view, "duration_s", where, total["count"])
+    return result | {"measures": measures(connection, view, where)}
+
+
+def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:
+    """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
+    (recordings,) = rows_of(
+        connection,
+        "SELECT count(*) AS count, count(*) FILTER (status <> 'ok') AS unreadable, "
+        "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
+        "sum(size_bytes)::BIGINT AS size_bytes FROM recordings",
+    )
+    stages = []
+    found: Rows = []
+    for stage, mark in choice.stages.items():
+        (row,) = rows_of(
+            connection, f"SELECT count(*) AS count, count(*) FILTER (status <> 'ok') AS failed FROM {stage}"
+        )
+        stages.append({"stage": stage, "fingerprint": mark, **row})
+        found += [row for row in measures(connection, stage) if row["measure"] in SHOWN and row["measured"]]
+    result: dict[str, Any] = {"recordings": recordings, "stages": stages, "measures": found}
+    result["failures"] = failures(connection, choice)
+    if "signal" in choice.stages:
+        (recordings["hours"],) = connection.execute(
+            "SELECT coalesce(sum(duration_s), 0) / 3600 FROM signal"
+        ).fetchall()[0]
+    by = "annotations" if "signal" in choice.stages else "recordings"
+    result["sources"] = grouped(connection, by, ["source"])
+    if {"signal", "language"} <= choice.stages.keys():
+        result["languages"] = grouped(connection, "annotations", ["language"], "duration_s IS NOT NULL")
+    if choice.selection:
+        funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
+        parts = {
+            what: {part: funnel[what][part] for part in ("in", "kept", "rejected", "failed")}
+            for what in ("recordings", "windows")
+        }
+        result["selection"] = {"name": choice.selection, **parts}
+    if choice.dataset:
+        result["dataset"] = {
+            "name": choice.dataset,
+            "splits": rows_of(
+                connection,
+                "SELECT split, sum(windows)::BIGINT AS windows, sum(hours) AS hours, sum(frames)::BIGINT AS frames "
+                "FROM ledger WHERE patch = 1 GROUP BY ALL ORDER BY split",
+            ),
+        }
+    return result
+
+
+def failures(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Rows:
+    """Where recordings failed and of what, most frequent first."""
+    parts = " UNION ALL ".join(
+        f"SELECT '{view}' AS stage, error_type FROM {view} WHERE status <> 'ok'"
+        for view in ("recordings", *choice.stages)
+    )
+    query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count(*) AS count FROM ({parts})"
+    return rows_of(connection, f"{query} GROUP BY ALL ORDER BY count DESC, stage, error_type")

@@ -1,0 +1,109 @@
+"""What a command looks at: a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+
+from manifests.lake import Lake
+from manifests.views import (
+    Choice,
+    ChoiceError,
+    choose,
+    connect,
+    folders,
+    lock,
+    open_views,
+    parquet,
+    root_of,
+)
+
+HOLDERS = {"selections": "windows", "datasets": "shard_windows", "annotations": "", "recordings": "recordings"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """`view` is what a command looks at unless told otherwise; `lake` and `choice` only where there is a lake."""
+
+    name: str
+    view: str
+    lake: Lake | None = None
+    choice: Choice = field(default_factory=Choice)
+    file: str | None = None
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that statistics of everything are of."""
+        foreign = self.file is not None and not self.file.endswith(".parquet")
+        return ("recordings", "segments", "windows") if foreign else (self.view,)
+
+    def connect(self, stages: Iterable[str] | None = None) -> duckdb.DuckDBPyConnection:
+        """A connection to its views; `stages` bounds what `annotations` joins."""
+        if self.file is None:
+            assert self.lake is not None
+            return open_views(self.lake, self.choice, stages)
+        if not self.file.endswith(".parquet"):
+            return _foreign(self.file)
+        folder, _, name = self.file.rpartition("/")
+        connection = connect()
+        root = root_of(connection, Lake.at(folder or "."))
+        pattern = glob.escape(root + name)
+        connection.execute(f"CREATE VIEW data AS FROM {parquet(pattern)}")
+        lock(connection, [root, glob.escape(root)])
+        return connection
+
+
+def resolve(
+    name: str,
+    selection: str | None = None,
+    dataset: str | None = None,
+    stages: Mapping[str, str] | None = None,
+) -> Target:
+    """What `name` names. Raises ChoiceError where it is nothing, or where the lake lacks what is asked for."""
+    path = name.rstrip("/") or name
+    if "://" not in path and not os.path.exists(path):
+        raise ChoiceError(f"there is no {name}", "name a lake, a folder in one, a Parquet file or a manifest")
+    if path.endswith(".parquet"):
+        return Target(path, "data", file=path)
+    local = path if "://" in path else os.path.abspath(path)
+    parent, _, last = local.rpartition("/")
+    root, _, holder = parent.rpartition("/")
+    if last == "recordings" and _is_lake(parent):
+        lake = Lake.at(parent)
+        return Target(name, "recordings", lake, choose(lake, selection, dataset, stages))
+    if holder in HOLDERS and _is_lake(root):
+        lake, view = Lake.at(root), HOLDERS[holder]
+        if holder == "annotations":
+            view, _, mark = last.rpartition("-")
+            stages = {**(stages or {}), view: mark}
+        elif holder == "selections":
+            selection = last
+        else:
+            dataset = last
+        return Target(name, view, lake, choose(lake, selection, dataset, stages))
+    if _is_lake(local):
+        lake = Lake.at(local)
+        return Target(name, "annotations", lake, choose(lake, selection, dataset, stages))
+    if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
+        return Target(name, "recordings", file=path)
+    raise ChoiceError(f"{name} holds no recordings/", "name a lake, a folder in one, a Parquet file or a manifest")
+
+
+def _is_lake(root: str) -> bool:
+    if "://" not in root and not os.path.isdir(root):
+        return False
+    return "recordings" in folders(Lake.at(root), "")
+
+
+def _foreign(path: str) -> duckdb.DuckDBPyConnection:
+    """Recordings, segments and windows of Lhotse, NeMo, RTTM or WebDataset, loaded."""
+    from manifests.foreign.load import load
+
+    connection = connect()
+    load(connection, [path])
+    lock(connection, [])
+    return connection

@@ -1,0 +1,349 @@
+"""Validate a lake or foreign manifests: schemas, ids, references, durations, turns, and shards against their commits.
+
+Footers and columns of ids are read file by file; what holds of rows is one aggregate of DuckDB a table. Sizes of
+shards are compared; `manifests.verify` recounts them from their bytes.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests import checks, schemas, views
+from manifests.checks import Rule
+from manifests.exchange import Source
+from manifests.lake import Lake
+from manifests.shards import ShardCommit
+from manifests.verify import verify
+
+COPY = "bring it back from a copy, or delete it and run its step again"
+ENCODE = "run encode again, which makes what has no commit"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a key: of how many rows, one of them by its id, and what to do."""
+
+    key: str
+    what: str
+    remedy: str
+    rows: int | None = None
+    example: str | None = None
+
+    def __str__(self) -> str:
+        counted = "" if self.rows is None else f" ({self.rows:,} rows, first {self.example})"
+        return f"{self.key}: {self.what}{counted}; remedy: {self.remedy}"
+
+
+def validate(lake: Lake, only: str = "", deep: bool = False) -> list[Problem]:
+    """Every problem of a lake, or of what lies under the key `only`; `deep` recounts the shards from their bytes."""
+    return list(_LakeCheck(lake, only.rstrip("/"), deep).run())
+
+
+def validate_foreign(source: Source) -> list[Problem]:
+    """Every problem of manifests loaded together; references are held against recordings where any are described."""
+    of = source.relations["recordings"]
+    described = bool(source.value(f"SELECT count(*) FROM {of} WHERE duration_s IS NOT NULL"))
+    channels = (
+        "coalesce(json_extract(r.rest, '$.lhotse.channel_ids')::INTEGER[], list_transform(range(r.channels), "
+        "lambda x: x::INTEGER)) AS recording_channels"
+    )
+    problems: list[Problem] = []
+    for table, rules in checks.FOREIGN.items():
+        name = {"recordings": "recording_id", "segments": "segment_id", "windows": "window_id"}[table]
+        rows = f"SELECT *, '{table}' AS key FROM {source.relations[table]}"
+        if table != "recordings":
+            unknown = f"{described} AND r.recording_id IS NULL AND t.recording_id IS NOT NULL AS unknown"
+            rows = f"SELECT t.*, r.duration_s AS recording_s, {channels}, {unknown} FROM ({rows}) AS t "
+            rows += f"LEFT JOIN {of} AS r USING (recording_id)"
+        problems += broken_rules(source.connection, rows, name, rules)
+        problems += repeated(source.connection, source.relations[table], name, table, checks.MEND)
+    return problems
+
+
+def broken_rules(
+    connection: duckdb.DuckDBPyConnection, rows: str, name: str, rules: Sequence[Rule]
+) -> Iterator[Problem]:
+    """One scan of the query `rows`, whose column `key` names the file of each, for all rules."""
+    columns = ", ".join(
+        f"count(*) FILTER ({rule.bad}), min({name}) FILTER ({rule.bad}), arg_min(key, {name}) FILTER ({rule.bad})"
+        for rule in rules
+    )
+    (row,) = connection.execute(f"SELECT {columns} FROM ({rows})").fetchall()
+    for index, rule in enumerate(rules):
+        count, example, key = row[3 * index : 3 * index + 3]
+        if count:
+            yield Problem(key, rule.what, rule.remedy, count, example)
+
+
+def repeated(connection: duckdb.DuckDBPyConnection, rows: str, name: str, key: str, remedy: str) -> Iterator[Problem]:
+    query = f"SELECT {name} AS id FROM {rows} GROUP BY ALL HAVING count(*) > 1"
+    ((count, example),) = connection.execute(f"SELECT count(*), min(id) FROM ({query})").fetchall()
+    if count:
+        yield Problem(key, f"the same {name} more than once", remedy, count, example)
+
+
+class _LakeCheck:
+    def __init__(self, lake: Lake, only: str, deep: bool) -> None:
+        self.lake, self.only, self.deep = lake, only, deep
+        self.connection = views.connect()
+        self.root = glob.escape(views.root_of(self.connection, lake))
+        self.broken: set[str] = set()
+        """Folders with a file that cannot be queried together with the others."""
+
+    def run(self) -> Iterator[Problem]:
+        names = {part: views.folders(self.lake, part) for part in ("annotations", "selections", "datasets")}
+        folders = {
+            part: [f"{part}/{name}" for name in found if self._wanted(f"{part}/{name}")]
+            for part, found in names.items()
+        }
+        batches = set(self.lake.batches())
+        if not batches:
+            yield Problem("recordings", "no recordings here", "check the name of the lake, or ingest something")
+            return
+        if self.only and self.only != "recordings" and not any(folders.values()):
+            yield Problem(self.only, "nothing of that name in the lake", "name one of its folders")
+        # All files are read, since tables are held against each other; only what was asked for is told.
+        for problem in self._files(
+            sorted(batches), {part: [f"{part}/{name}" for name in names[part]] for part in names}
+        ):
+            if self._wanted(problem.key):
+                yield problem
+        if self._wanted("recordings") and self._queried("recordings"):
+            yield from broken_rules(self.connection, self._rows("recordings"), "recording_id", checks.RECORDINGS)
+            yield from repeated(
+                self.connection, f"({self._rows('recordings')})", "recording_id", "recordings", checks.INGEST
+            )
+        self._durations(names["annotations"])
+        for folder in folders["annotations"]:
+            yield from self._stage(folder)
+        for folder in folders["selections"]:
+            yield from self._selection(folder)
+        for folder in folders["datasets"]:
+            yield from self._dataset(folder, names["selections"])
+
+    def _wanted(self, folder: str) -> bool:
+        return not self.only or f"{folder}/".startswith(f"{self.only}/") or self.only.startswith(f"{folder}/")
+
+    def _rows(self, folder: str, names: str = "*.parquet") -> str:
+        """A query for the rows of a folder's files with the key of each."""
+        key = f"concat({views.quoted(folder + '/')}, parse_filename(filename)) AS key"
+        pattern = views.quoted(f"{self.root}{folder}/{names}")
+        files = f"read_parquet({pattern}, hive_partitioning = false, filename = true)"
+        return f"SELECT * EXCLUDE (filename), {key} FROM {files}"
+
+    def _queried(self, folder: str, names: str = "*.parquet") -> bool:
+        """Whether a folder has files, and all of them can be queried."""
+        pattern = f"{self.root}{folder}/{names}"
+        ((files,),) = self.connection.execute("SELECT count(*) FROM glob($1)", [pattern]).fetchall()
+        return files > 0 and folder not in self.broken
+
+    # Files: each is whole, of its schema, and has the recordings of its batch in their order.
+
+    def _files(self, batches: list[str], folders: dict[str, list[str]]) -> Iterator[Problem]:
+        for batch in batches:
+            recordings, problem = self._read(
+                f"recordings/{batch}.parquet", schemas.RECORDINGS, ["recording_id", "status"]
+            )
+            if recordings is None:
+                yield from problem
+                continue
+            every = recordings["recording_id"]
+            read = recordings.filter(pc.equal(recordings["status"], "ok"))["recording_id"]
+            expected = [(f"{folder}/{batch}.parquet", self._schema(folder), read) for folder in folders["annotations"]]
+            for folder in folders["selections"]:
+                number = batch.removeprefix("batch")
+                expected.append((f"{folder}/verdicts{number}.parquet", schemas.VERDICTS, every))
+                expected.append((f"{folder}/windows{number}.parquet", schemas.WINDOWS, None))
+            for key, schema, ids in expected:
+                if schema is None:
+                    continue
+                found, problem = self._read(key, schema, ["recording_id"])
+                yield from problem
+                if found is not None and ids is not None and not found["recording_id"].equals(ids):
+                    what = f"has not the recordings of {batch} in their order"
+                    yield Problem(key, what, checks.ANNOTATE if "annotations" in key else checks.SELECT)
+        for folder in folders["annotations"] + folders["selections"]:
+            if self._schema(folder) is None and folder.startswith("annotations/"):
+                yield Problem(folder, "a stage that is not known here", "use the version of speechmill that wrote it")
+            for key in self.lake.storage.list(folder):
+                stem = key.rpartition("/")[2].removesuffix(".parquet")
+                if key.endswith(".parquet") and "batch-" + stem.rpartition("-")[2] not in batches:
+                    yield Problem(key, "there is no such batch of recordings", "delete it, or bring the batch back")
+
+    def _schema(self, folder: str) -> pa.Schema | None:
+        return schemas.STAGES.get(folder.removeprefix("annotations/").rpartition("-")[0])
+
+    def _read(self, key: str, schema: pa.Schema, columns: list[str]) -> tuple[pa.Table | None, list[Problem]]:
+        """Columns of a file, if it is there, whole and of its schema. A file not there is a step not yet done."""
+        try:
+            with self.lake.storage.open(key) as stream:
+                file = pq.ParquetFile(stream)
+                if file.schema_arrow.equals(schema):
+                    return file.read(columns, use_threads=False), []
+                what = _difference(file.schema_arrow, schema)
+        except FileNotFoundError:
+            return None, []
+        except (pa.ArrowInvalid, OSError) as error:
+            what = f"cannot be read: {str(error).splitlines()[0]}"
+        self.broken.add(key.rpartition("/")[0])
+        return None, [Problem(key, what, COPY)]
+
+    # Rows: one scan a table, unless a file of it could not be read.
+
+    def _durations(self, folders: list[str]) -> None:
+        """View `durations`: the counted duration and the tracks of each recording that was decoded."""
+        signal = [f"annotations/{name}" for name in folders if name.startswith("signal-")]
+        union = " UNION ALL ".join(
+            f"SELECT recording_id, duration_s, tracks FROM ({self._rows(folder)})"
+            for folder in signal
+            if self._queried(folder)
+        )
+        if len(signal) > 1:
+            union = (
+                f"SELECT recording_id, max(duration_s) AS duration_s, max(tracks) AS tracks FROM ({union}) GROUP BY ALL"
+            )
+        nothing = (
+            "SELECT NULL::VARCHAR AS recording_id, NULL::DOUBLE AS duration_s, NULL::INTEGER AS tracks WHERE false"
+        )
+        self.connection.execute(f"CREATE VIEW durations AS {union or nothing}")
+
+    def _stage(self, folder: str) -> Iterator[Problem]:
+        stage = folder.removeprefix("annotations/").rpartition("-")[0]
+        if stage not in schemas.STAGES or not self._queried(folder):
+            return
+        rows = self._rows(folder)
+        if stage != "signal":
+            rows = f"SELECT s.*, duration_s, tracks FROM ({rows}) AS s LEFT JOIN durations USING (recording_id)"
+        yield from broken_rules(self.connection, rows, "recording_id", checks.FAILURE + checks.STAGES[stage])
+
+    def _selection(self, folder: str) -> Iterator[Problem]:
+        try:
+            stored = json.loads(self.lake.storage.read(f"{folder}/selection.json"))
+            funnel = json.loads(self.lake.storage.read(f"{folder}/funnel.json"))
+        except (FileNotFoundError, ValueError) as error:
+            yield Problem(folder, f"its selection.json or funnel.json cannot be read: {error}", checks.SELECT)
+            return
+        for stage, mark in stored["stages"].items():
+            if f"{stage}-{mark}" not in views.folders(self.lake, "annotations"):
+                yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
+        if not self._queried(folder, "verdicts-*.parquet"):
+            return
+        verdicts, windows = self._rows(folder, "verdicts-*.parquet"), self._rows(folder, "windows-*.parquet")
+        found = f"SELECT recording_id, count(*) AS found FROM ({windows}) GROUP BY ALL"
+        judged = (
+            f"SELECT v.*, coalesce(found, 0) AS found FROM ({verdicts}) AS v LEFT JOIN ({found}) USING (recording_id)"
+        )
+        yield from broken_rules(self.connection, judged, "recording_id", checks.VERDICTS)
+        before = "lag(recording_id) OVER () AS previous_id, lag(start_s) OVER () AS previous_s"
+        cut = (
+            f"SELECT w.*, v.verdict, v.duration_s AS recording_s FROM (SELECT *, {before} FROM ({windows})) AS w "
+            f"LEFT JOIN ({verdicts}) AS v USING (recording_id)"
+        )
+        yield from broken_rules(self.connection, cut, "window_id", checks.WINDOWS)
+        for what, query in (
+            ("recordings", f"SELECT count(*) FROM ({verdicts})"),
+            ("windows", f"SELECT count(*) FROM ({windows})"),
+        ):
+            ((count,),) = self.connection.execute(query).fetchall()
+            if (said := funnel[what]["in"]["count"]) != count:
+                yield Problem(f"{folder}/funnel.json", f"counts {said:,} {what}, there are {count:,}", checks.SELECT)
+
+    def _dataset(self, folder: str, selections: list[str]) -> Iterator[Problem]:
+        storage = self.lake.storage
+        committed: dict[str, ShardCommit] = {}
+        for key in storage.list(f"{folder}/commits"):
+            try:
+                committed[key] = ShardCommit.from_json(storage.read(key))
+            except (ValueError, TypeError, KeyError) as error:
+                yield Problem(key, f"cannot be read: {error}", "delete it and run encode again")
+        expected: set[str] = set()
+        for key, commit in committed.items():
+            names = {f"{folder}/{commit.split}/{name}": known["size_bytes"] for name, known in commit.files.items()}
+            for name, size_bytes in names.items():
+                yield from self._size(name, size_bytes, key)
+            table = f"{folder}/windows/{commit.split}-{commit.shard:06d}.parquet"
+            rows, problem = self._read(table, schemas.SHARD_WINDOWS, ["window_id"])
+            yield from problem
+            if rows is None and not problem:
+                yield Problem(table, "missing", f"delete {key} and run encode again")
+            elif rows is not None and rows.num_rows != commit.windows + commit.failed:
+                what = f"{rows.num_rows:,} windows, its commit says {commit.windows + commit.failed:,}"
+                yield Problem(table, what, f"delete {key} and run encode again")
+            expected |= {table, *names}
+        if not committed:
+            yield Problem(folder, "no shard is committed", ENCODE)
+            return
+        for part in views.folders(self.lake, folder):
+            for key in storage.list(f"{folder}/{part}") if part != "commits" else ():
+                if key not in expected:
+                    yield Problem(
+                        key,
+                        "is in no commit: a killed run, or readers take a stray file for data",
+                        f"{ENCODE}; else move it",
+                    )
+        yield from self._shard_windows(folder, selections)
+        if self.deep:
+            for found in verify(self.lake, folder.removeprefix("datasets/")):
+                yield Problem(found.key, found.what, "delete the commit of that shard and run encode again")
+
+    def _size(self, key: str, size_bytes: int, commit: str) -> Iterator[Problem]:
+        try:
+            found = self.lake.storage.size(key)
+        except FileNotFoundError:
+            yield Problem(key, "missing", f"delete {commit} and run encode again")
+            return
+        if found != size_bytes:
+            what = f"{found:,} bytes, its commit says {size_bytes:,}"
+            yield Problem(key, what, f"delete {commit} and run encode again")
+
+    def _shard_windows(self, folder: str, selections: list[str]) -> Iterator[Problem]:
+        """Windows of shards are kept by the selection, each in one shard, and the ledger counts them all."""
+        if not self._queried(f"{folder}/windows"):
+            return
+        rows = self._rows(f"{folder}/windows")
+        try:
+            name = json.loads(self.lake.storage.read(f"{folder}/plan.json"))["selection"]
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            yield Problem(f"{folder}/plan.json", f"cannot be read: {error}", ENCODE)
+            return
+        selection = f"selections/{name}"
+        if name in selections and self._queried(selection, "windows-*.parquet"):
+            kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows-*.parquet')}) WHERE kept"
+            joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
+        else:
+            yield Problem(
+                f"{folder}/plan.json", f"{selection} is not there or broken", "bring it back, or select again"
+            )
+            joined = f"SELECT *, true AS selected FROM ({rows})"
+        yield from broken_rules(self.connection, joined, "window_id", checks.SHARD_WINDOWS)
+        yield from repeated(self.connection, f"({rows})", "window_id", f"{folder}/windows", "encode under another name")
+        ledger, problem = self._read(f"{folder}/ledger.parquet", schemas.LEDGER, ["patch", "windows"])
+        yield from problem
+        if ledger is None:
+            if not problem:
+                yield Problem(f"{folder}/ledger.parquet", "missing", ENCODE)
+            return
+        counted = pc.sum(ledger.filter(pc.equal(ledger["patch"], 1))["windows"]).as_py() or 0
+        ((made,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
+        if counted != made:
+            yield Problem(f"{folder}/ledger.parquet", f"counts {counted:,} windows, the shards {made:,}", ENCODE)
+
+
+def _difference(found: pa.Schema, schema: pa.Schema) -> str:
+    """The first column that differs."""
+    for column in schema:
+        position = found.get_field_index(column.name)
+        if position < 0:
+            return f"has no column {column.name}"
+        if not found.field(position).equals(column):
+            return f"column {column.name} is {found.field(position).type}, not {column.type}"
+    extra = [name for name in found.names if name not in schema.names]
+    return f"has a column {extra[0]} that is not known" if extra else "has its columns in another order"

@@ -1,0 +1,351 @@
+"""The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
+
+`recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
+`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty where a lake has no such.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.storage import LocalStorage
+
+MEMORY_LIMIT = "700MB"
+"""Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
+
+REMOTE = "lake://"
+
+CHECKED = 8
+"""Batches whose ids are compared before rows are put side by side."""
+
+
+class ChoiceError(ValueError):
+    """What was asked for is not in the lake, or there are several; `remedy` lists what there is."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which fingerprint of each stage, which selection and which dataset of a lake are looked at."""
+
+    stages: Mapping[str, str] = field(default_factory=dict)
+    selection: str | None = None
+    dataset: str | None = None
+
+
+def choose(
+    lake: Lake, selection: str | None = None, dataset: str | None = None, stages: Mapping[str, str] | None = None
+) -> Choice:
+    """What is named, and for the rest the newest selection, the dataset made of it and the stages it read.
+
+    Without any selection a stage is looked at if it has one fingerprint. Raises ChoiceError, with what there is, for a
+    name that the lake lacks and for a stage with several fingerprints.
+    """
+    selections, datasets = folders(lake, "selections"), folders(lake, "datasets")
+    _check("selection", selection, selections)
+    _check("dataset", dataset, datasets)
+    made_of = {name: _made_of(lake, name) for name in datasets}
+    if selection is None:
+        selection = (dataset and made_of[dataset]) or _newest(lake, "selections", selections)
+    if dataset is None:
+        dataset = _newest(lake, "datasets", [name for name in datasets if made_of[name] == selection])
+    for stage, mark in (stages or {}).items():
+        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", folders(lake, "annotations"))
+    chosen = _stages(lake, selection, stages or {})
+    return Choice({stage: chosen[stage] for stage in schemas.STAGES if stage in chosen}, selection, dataset)
+
+
+def folders(lake: Lake, prefix: str) -> list[str]:
+    """Names of the folders right under `prefix`, in order."""
+    selector = pafs.FileSelector(prefix, allow_not_found=True)
+    infos = lake.storage.filesystem().get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+
+def _check(what: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise ChoiceError(f"no {what} {name!r}", f"there is: {', '.join(known) or 'none'}")
+
+
+def _made_of(lake: Lake, dataset: str) -> str | None:
+    """The selection of a dataset, as its plan says."""
+    try:
+        plan = json.loads(lake.storage.read(f"datasets/{dataset}/plan.json"))
+    except FileNotFoundError:
+        return None
+    return str(plan["selection"])
+
+
+def _newest(lake: Lake, prefix: str, names: list[str]) -> str | None:
+    """The folder whose first-written file is the youngest."""
+    file = {"selections": "selection.json", "datasets": "plan.json"}[prefix]
+    infos = lake.storage.filesystem().get_file_info([f"{prefix}/{name}/{file}" for name in names])
+    dated = zip((info.mtime_ns or 0 for info in infos), names, strict=True)
+    return max(dated, default=(0, None))[1]
+
+
+def _stages(lake: Lake, selection: str | None, named: Mapping[str, str]) -> dict[str, str]:
+    if selection is not None:
+        stored = json.loads(lake.storage.read(f"selections/{selection}/selection.json"))
+        return {**stored["stages"], **named}
+    marks: dict[str, list[str]] = {}
+    for name in folders(lake, "annotations"):
+        stage, _, mark = name.rpartition("-")
+        marks.setdefault(stage, []).append(mark)
+    for stage, found in marks.items():
+        if len(found) > 1 and stage not in named:
+            raise ChoiceError(
+                f"stage {stage} was measured with several settings: {', '.join(found)}",
+                f"name one: --stage {stage}={found[0]}",
+            )
+    return {stage: named.get(stage, found[0]) for stage, found in marks.items()}
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection with bounded memory and all threads that spills into the system's temporary folder."""
+    spill = os.path.join(tempfile.gettempdir(), f"speechmill-{os.getpid()}")
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {quoted(spill)}")
+    connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+    return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
+    """From here on SQL of this connection reads nothing outside `folders` and changes no setting."""
+    listed = ", ".join(quoted(folder) for folder in folders)
+    connection.execute(f"SET allowed_directories = [{listed}]; SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def open_views(
+    lake: Lake, choice: Choice | None = None, stages: Iterable[str] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection that sees the lake and nothing else.
+
+    `stages` bounds what `annotations` joins, all if not given; `judged` is there if "verdicts" is among them.
+
+    A local lake is read by DuckDB itself, any other through its storage's filesystem.
+    """
+    choice = choice or choose(lake)
+    connection = connect()
+    folder = root_of(connection, lake)
+    base = glob.escape(folder)
+    patterns = {"recordings": "recordings/batch-*.parquet"}
+    patterns |= {stage: f"annotations/{stage}-{mark}/batch-*.parquet" for stage, mark in choice.stages.items()}
+    if choice.selection:
+        patterns |= {name: f"selections/{choice.selection}/{name}-*.parquet" for name in ("verdicts", "windows")}
+    if choice.dataset:
+        patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
+        patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
+    made = {name: base + pattern for name, pattern in patterns.items() if _matches(connection, base + pattern)}
+    for name, schema in VIEWS.items():
+        source = f"FROM {parquet(made[name])}" if name in made else nothing(schema)
+        connection.execute(f"CREATE VIEW {name} AS {source}")
+    batch = "NULL::VARCHAR AS batch FROM recordings"
+    if "recordings" in made:
+        batch = f"parse_filename(filename, true) AS batch FROM {parquet(made['recordings'], True)}"
+    connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, {batch}")
+    wanted = {*schemas.STAGES, "verdicts"} if stages is None else set(stages)
+    joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
+    zipped = _aligned(connection, made, [stage for stage in joined if stage in made])
+    connection.execute(f"CREATE VIEW annotations AS {_annotations(made, joined, zipped)}")
+    if "verdicts" in wanted:
+        join = "POSITIONAL JOIN verdicts" if _follow(connection, made) else "LEFT JOIN verdicts USING (recording_id)"
+        source = f"(SELECT recordings.*, {', '.join(VERDICT.values())} FROM recordings {join})"
+        connection.execute(f"CREATE VIEW judged AS {_annotations(made, joined, zipped, source, VERDICT)}")
+    lock(connection, [folder, base])  # DuckDB checks the pattern and the files that it matches
+    return connection
+
+
+VERDICT = {
+    name: f"verdicts.{name.removeprefix('verdict_')} AS {name}"
+    for name in ("verdict", "reasons", "duplicate_of", "verdict_duration_s", "windows", "windowed_s", "remainder_s")
+}
+"""What `judged` adds to `annotations`: the duration by which a recording was counted is 0 where nothing was decoded."""
+
+VIEWS = {
+    "recordings": schemas.RECORDINGS,
+    **schemas.STAGES,
+    "verdicts": schemas.VERDICTS,
+    "windows": schemas.WINDOWS,
+    "shard_windows": schemas.SHARD_WINDOWS,
+    "ledger": schemas.LEDGER,
+}
+
+
+def nothing(schema: pa.Schema) -> str:
+    """SQL of no rows with the columns of `schema`."""
+    columns = ", ".join(f'NULL::{_sql_type(column.type)} AS "{column.name}"' for column in schema)
+    return f"SELECT {columns} WHERE false"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    # DuckDB imports pandas, half a second, before it takes an Arrow table.
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        fields = ", ".join(f'"{column.name}" {_sql_type(column.type)}' for column in kind)
+        return f"STRUCT({fields})"
+    return {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN"}[
+        str(kind)
+    ]
+
+
+def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
+    return connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() != []
+
+
+def in_order(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the recordings that were read come out of `judged` in the order of their files: not so where it joins."""
+    query = "SELECT contains(sql, 'LEFT JOIN') FROM duckdb_views() WHERE view_name = 'judged'"
+    return connection.execute(query).fetchall() == [(False,)]
+
+
+def parquet(pattern: str, filename: bool = False) -> str:
+    """The table function that reads the files of a pattern, in order of their names."""
+    return f"read_parquet({quoted(pattern)}, hive_partitioning = false, filename = {str(filename).lower()})"
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def measured(stages: Iterable[str]) -> dict[str, str]:
+    """Columns of a recording with its stages, by name, as SQL over `r` (recordings) and the stages' own names.
+
+    What signal counted wins over what a header claimed. `select` judges recordings by these.
+    """
+    common = set(schemas.BASE_NAMES)
+    columns = {name: f'r."{name}"' for name in schemas.RECORDINGS.names if name not in common - {"recording_id"}}
+    for stage in stages:
+        columns |= {name: f'{stage}."{name}"' for name in schemas.STAGES[stage].names if name not in common}
+    return columns
+
+
+def _annotations(
+    made: Mapping[str, str],
+    stages: list[str],
+    zipped: bool,
+    recordings: str = "recordings",
+    more: Iterable[str] = (),
+) -> str:
+    """One row a recording: rows put side by side, which takes no memory, where they are `zipped`, else joined by id."""
+
+    def fields(there: list[str]) -> str:
+        columns = {}
+        for name, source in measured(stages).items():
+            stage = source.partition(".")[0]
+            kind = schemas.STAGES[stage].field(name).type if stage not in ("r", *there) else None
+            columns[name] = source if kind is None else f"NULL::{_sql_type(kind)}"
+        columns |= {name: f"r.{name}" for name in more}
+        return ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
+
+    there = [stage for stage in stages if stage in made]
+    if not zipped:
+        joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in there)
+        return f"SELECT {fields(there)} FROM {recordings} AS r {joins}"
+    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in there)
+    # A recording that ingest could not read never reached a stage.
+    return (
+        f"SELECT {fields(there)} FROM (FROM {recordings} WHERE status = 'ok') AS r {beside} "
+        f"UNION ALL SELECT {fields([])} FROM {recordings} AS r WHERE status <> 'ok'"
+    )
+
+
+def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str], stages: list[str]) -> bool:
+    """Whether every stage has a row for each recording that was read, in order; not so while annotating goes on."""
+    if not stages or "recordings" not in made:
+        return not stages
+    read = _counts(connection, made["recordings"], "status = 'ok'")
+    return all(
+        _counts(connection, made[stage]) == read and _same_ids(connection, made["recordings"], made[stage], read)
+        for stage in stages
+    )
+
+
+def _follow(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str]) -> bool:
+    """Whether there is a verdict for each recording, in order."""
+    if not {"recordings", "verdicts"} <= made.keys():
+        return False
+    counts = _counts(connection, made["recordings"])
+    if _counts(connection, made["verdicts"]) != counts:
+        return False
+    return _same_ids(connection, made["recordings"], made["verdicts"], counts, "true")
+
+
+def _counts(connection: duckdb.DuckDBPyConnection, pattern: str, which: str = "true") -> list[tuple[str, int]]:
+    """Number and rows of each batch, but for those without a row."""
+    number = "regexp_extract(filename, '([0-9]+).parquet$', 1)"
+    query = f"SELECT {number}, count(*) FROM {parquet(pattern, True)} WHERE {which} GROUP BY ALL ORDER BY ALL"
+    return connection.execute(query).fetchall()
+
+
+def _same_ids(
+    connection: duckdb.DuckDBPyConnection,
+    recordings: str,
+    other: str,
+    counts: list[tuple[str, int]],
+    which: str = "status = 'ok'",
+) -> bool:
+    """Whether ids are equal, row by row, in some batches spread over the lake; `manifest validate` compares all."""
+    numbers = [number for number, _ in counts[:: max(1, len(counts) // CHECKED)]]
+    if not numbers:
+        return True
+    ones, others = (
+        ", ".join(quoted(pattern.replace("-*", f"-{number}")) for number in numbers) for pattern in (recordings, other)
+    )
+    wrong = (
+        f"SELECT 1 FROM (FROM read_parquet([{ones}], hive_partitioning = false) WHERE {which}) AS a POSITIONAL JOIN "
+        f"read_parquet([{others}], hive_partitioning = false) AS b "
+        "WHERE a.recording_id IS DISTINCT FROM b.recording_id LIMIT 1"
+    )
+    return not connection.execute(wrong).fetchall()
+
+
+def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
+    """What to put before a key so that DuckDB finds it; the connection learns to read other storage than local."""
+    if isinstance(lake.storage, LocalStorage):
+        return lake.storage.root + "/"
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    class LakeFileSystem(ArrowFSWrapper):
+        protocol = "lake"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix(REMOTE)
+
+    connection.register_filesystem(LakeFileSystem(lake.storage.filesystem()))
+    return REMOTE
+
+
+def stages_of(sql: str) -> set[str]:
+    """The stages whose own columns, or whose names, occur in a piece of SQL, all of them where it says `*`; "verdicts"
+    where it names `judged`.
+
+    >>> sorted(stages_of("SELECT language, count(*), sum(duration_s) FROM annotations GROUP BY ALL"))
+    ['language', 'signal']
+    """
+    if re.search(r"(?<!\(\s)(?<!\()\*(?=\s*(,|FROM|EXCLUDE|REPLACE|RENAME|$))|^\s*FROM", sql, re.IGNORECASE):
+        return {*schemas.STAGES, "verdicts"}
+    words = set(re.findall(r"\w+", sql.lower()))
+    own = {stage: set(schema.names) - set(schemas.BASE_NAMES) for stage, schema in schemas.STAGES.items()}
+    stages = {stage for stage in own if stage in words or own[stage] & words}
+    return stages | ({"verdicts"} if "judged" in words else set())

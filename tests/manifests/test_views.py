@@ -1,0 +1,91 @@
+"""Views over small lakes written by hand: what SQL sees is what select sees, and nothing outside the lake."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+from lakes import STAGES, rules, write_lake
+
+from manifests.lake import Lake
+from manifests.select import select
+from manifests.views import VIEWS, ChoiceError, choose, open_views
+
+BATCHES = [
+    [
+        {"id": "kept", "duration_s": 20.0, "speech": [(0, 9), (10, 12)]},
+        {"id": "closed", "duration_s": 7.0, "ingest_error": "PermissionError"},
+        {"id": "broken", "duration_s": 30.0, "error": "UnreadableAudioError"},
+    ],
+    [{"id": "short", "duration_s": 4.0}],
+    [{"id": "gone", "duration_s": 7.0, "ingest_error": "PermissionError"}],
+]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return write_lake(tmp_path / "a[1]'s lake", BATCHES)
+
+
+def annotations(lake: Lake) -> dict[str, tuple[float | None, float | None]]:
+    rows = open_views(lake).execute("SELECT recording_id, duration_s, speech_share FROM annotations").fetchall()
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_annotations_hold_one_row_a_recording_failures_included(lake: Lake) -> None:
+    expected = {
+        "kept": (20.0, 0.55), "broken": (None, 0.0), "short": (4.0, 0.0), "closed": (None, None), "gone": (None, None),
+    }  # fmt: skip
+    assert annotations(lake) == expected
+    assert "POSITIONAL JOIN" in definition(lake)
+    lake.storage.delete(lake.annotation_key("vad", "v", "batch-000001"))
+    assert annotations(lake) == expected | {"short": (4.0, None)}
+    assert "POSITIONAL JOIN" not in definition(lake)
+
+
+def definition(lake: Lake) -> str:
+    query = "SELECT sql FROM duckdb_views() WHERE view_name = 'annotations'"
+    return str(open_views(lake).execute(query).fetchall()[0][0])
+
+
+def test_a_stage_in_another_order_is_joined_by_id(lake: Lake) -> None:
+    key = lake.annotation_key("vad", "v", "batch-000000")
+    table = lake.read(key)
+    lake.write(key, table.take([1, 1]))
+    assert "POSITIONAL JOIN" not in definition(lake)
+
+
+def test_every_view_is_there_whatever_the_lake_holds(lake: Lake) -> None:
+    connection = open_views(lake)
+    for name, schema in VIEWS.items():
+        assert connection.sql(f"FROM {name}").columns == schema.names
+    assert connection.execute("SELECT count(*) FROM windows").fetchall() == [(0,)]
+    select(lake, rules())
+    assert open_views(lake).execute("SELECT count(*), count(*) FILTER (kept) FROM windows").fetchall() == [(2, 1)]
+
+
+def test_the_newest_selection_is_looked_at_unless_one_is_named(lake: Lake) -> None:
+    select(lake, rules())
+    assert choose(lake).selection == "sel"
+    assert choose(lake).stages == STAGES
+    with pytest.raises(ChoiceError, match="no selection 'nix'") as caught:
+        choose(lake, selection="nix")
+    assert "sel" in caught.value.remedy
+
+
+def test_a_stage_of_two_fingerprints_must_be_chosen(lake: Lake) -> None:
+    lake.storage.put(
+        "annotations/vad-w/batch-000000.parquet", lake.storage.read("annotations/vad-v/batch-000000.parquet")
+    )
+    with pytest.raises(ChoiceError, match="vad") as caught:
+        choose(lake)
+    assert "--stage vad=v" in caught.value.remedy
+    assert choose(lake, stages={"vad": "w"}).stages["vad"] == "w"
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["FROM read_text('/etc/hostname')", "FROM glob('/etc/*')", "COPY recordings TO '/tmp/x.csv'", "SET threads = 1"],
+)
+def test_sql_reaches_nothing_outside_the_lake(lake: Lake, query: str) -> None:
+    with pytest.raises(duckdb.Error):
+        open_views(lake).execute(query)
