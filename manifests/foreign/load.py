@@ -187,7 +187,8 @@ class _Sink:
 
     def add(self, table: str, row: Row) -> None:
         rows = self.rows.setdefault(table, [])
-        rows.append(row | {"position": self.position[table]})
+        row["position"] = self.position[table]
+        rows.append(row)
         self.position[table] += 1
         if len(rows) >= BATCH_ROWS:
             self.flush(table)
