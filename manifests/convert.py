@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from manifests.exchange import Source
 from manifests.foreign import lhotse, nemo, rttm
-from manifests.foreign.rows import TABLES, Row
+from manifests.foreign.rows import TABLES, ManifestError, Row
 
 EXAMPLES = 3
 
@@ -52,10 +52,20 @@ class Form:
 
 
 def convert(source: Source, form: str, out: str) -> Converted:
-    """Write `source` to the file or folder `out` in one of FORMS; files appear whole or not at all."""
+    """Write `source` to the file or folder `out` in one of FORMS; files appear whole or not at all.
+
+    Raises ManifestError if `out` is the other of the two, or if the format holds nothing of the source.
+    """
     result = Converted(left_out={reason: (count, []) for reason, count in source.left_out.items()})
-    chosen = FORMS[form]
-    chosen.write(source, Path(out), result)
+    chosen, path = FORMS[form], Path(out)
+    if path.exists() and path.is_dir() != chosen.about.startswith("folder"):
+        raise ManifestError(f"{out} is a {'folder' if path.is_dir() else 'file'}", f"{form} writes a {chosen.about}")
+    chosen.write(source, path, result)
+    if not result.files:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, (count, _) in result.left_out.items())
+        raise ManifestError(
+            f"nothing here can be written as {form}: {reasons or 'it is empty'}", "choose another format"
+        )
     for table, columns in chosen.lacks.items():
         result.lost += _lost(source, table, columns, chosen.name)
     return result
@@ -103,7 +113,7 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], result: Converted) -> None:
-    """One line a row; a row that the format cannot hold is counted."""
+    """One line a row; a row that the format cannot hold is counted. Without any line there is no file."""
     written = 0
     with created(path) as file:
         for row in rows:
@@ -112,7 +122,10 @@ def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], re
                 written += 1
             except CannotHoldError as error:
                 result.leave_out(str(error), next(row[name] for name in IDS if row.get(name) is not None))
-    result.files[str(path)] = written
+    if written:
+        result.files[str(path)] = written
+    else:
+        path.unlink()
 
 
 IDS = ("window_id", "segment_id", "recording_id")
