@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from manifests.exchange import Source
 from manifests.foreign import lhotse, nemo, rttm
 from manifests.foreign.rows import TABLES, ManifestError, Row
+from manifests.storage import open_storage
 
 EXAMPLES = 3
 
@@ -56,6 +58,8 @@ def convert(source: Source, form: str, out: str) -> Converted:
 
     Raises ManifestError if `out` is the other of the two, or if the format holds nothing of the source.
     """
+    if "://" in out:
+        return _convert_to_storage(source, form, out)
     result = Converted(left_out={reason: (count, []) for reason, count in source.left_out.items()})
     chosen, path = FORMS[form], Path(out)
     if path.exists() and path.is_dir() != chosen.about.startswith("folder"):
@@ -68,6 +72,20 @@ def convert(source: Source, form: str, out: str) -> Converted:
         )
     for table, columns in chosen.lacks.items():
         result.lost += _lost(source, table, columns, chosen.name)
+    return result
+
+
+def _convert_to_storage(source: Source, form: str, out: str) -> Converted:
+    """Files are made in a temporary folder and put when they are whole."""
+    if form == "nemo-diarization":
+        raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
+    root, _, name = out.rstrip("/").rpartition("/")
+    storage = open_storage(root)
+    with tempfile.TemporaryDirectory() as folder:
+        result = convert(source, form, f"{folder}/{name}")
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            storage.put_file(str(path.relative_to(folder)), path)
+        result.files = {root + path.removeprefix(folder): rows for path, rows in result.files.items()}
     return result
 
 

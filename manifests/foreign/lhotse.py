@@ -149,7 +149,9 @@ def _channel(channels: list[int]) -> int | list[int]:
 
 
 def audio_names(line: Mapping[str, Any]) -> list[str]:
-    """The files of a recording, or of the recordings of a cut. TypeError for a source that is no file."""
+    """The files of a recording, or of the recordings of a cut, or of a line of NeMo; TypeError for other sources."""
+    if "audio_filepath" in line:
+        return [line["audio_filepath"]]
     if "tracks" in line:  # MixedCut
         return [name for track in line["tracks"] if "recording" in track["cut"] for name in audio_names(track["cut"])]
     names = []
