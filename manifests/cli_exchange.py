@@ -21,7 +21,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.command()
 @SOURCES
-@click.option("--to", "form", required=True, type=click.Choice(FORMS), metavar="FORMAT", help="One of the below.")
+@click.option("--to", "form", required=True, type=click.Choice(FORMS), metavar="FORMAT", help="One of the above.")
 @click.option("--out", "-o", required=True, metavar="PATH", help="File or folder to write.")
 @click.option("--selection", metavar="NAME", help="Selection of the lake; the newest if not given.")
 @JSON
@@ -48,16 +48,19 @@ def convert(sources: Sequence[str], form: str, out: str, selection: str | None, 
     csv                  folder: the tables, lists as JSON; all
     """
     from manifests import convert as conversion
-    from manifests.exchange import open_foreign, open_lake, split_key
+    from manifests.exchange import open_foreign, open_lake, split_key, splits
     from manifests.lake import Lake
 
-    root, only = split_key(sources[0])
-    if root is None or only.startswith("datasets/"):
+    root, key = split_key(sources[0])
+    part, _, name = key.partition("/")
+    if root is None or (part == "datasets" and "/" in name):
         source = open_foreign(sources)
-    elif len(sources) == 1 and not only:
-        source = open_lake(Lake.at(root), selection)
+    elif part == "datasets":
+        source = open_foreign(splits(Lake.at(root), key))
+    elif part in ("", "selections") and len(sources) == 1:
+        source = open_lake(Lake.at(root), name or selection)
     else:
-        raise click.UsageError(f"{sources[0]} is a lake: give it alone, and not a part of it")
+        raise click.UsageError(f"{sources[0]} is of a lake: give the lake, a selection or a dataset of it, alone")
     result = conversion.convert(source, form, out)
     if as_json:
         click.echo(json.dumps({"format": form, **asdict(result)}, indent=1, ensure_ascii=False))

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 
 from manifests.exchange import Source
 from manifests.foreign import lhotse, nemo, rttm
-from manifests.foreign.rows import TABLES, Row
+from manifests.foreign.rows import TABLES, ManifestError, Row
+from manifests.storage import open_storage
 
 EXAMPLES = 3
 
@@ -52,12 +54,38 @@ class Form:
 
 
 def convert(source: Source, form: str, out: str) -> Converted:
-    """Write `source` to the file or folder `out` in one of FORMS; files appear whole or not at all."""
+    """Write `source` to the file or folder `out` in one of FORMS; files appear whole or not at all.
+
+    Raises ManifestError if `out` is the other of the two, or if the format holds nothing of the source.
+    """
+    if "://" in out:
+        return _convert_to_storage(source, form, out)
     result = Converted(left_out={reason: (count, []) for reason, count in source.left_out.items()})
-    chosen = FORMS[form]
-    chosen.write(source, Path(out), result)
+    chosen, path = FORMS[form], Path(out)
+    if path.exists() and path.is_dir() != chosen.about.startswith("folder"):
+        raise ManifestError(f"{out} is a {'folder' if path.is_dir() else 'file'}", f"{form} writes a {chosen.about}")
+    chosen.write(source, path, result)
+    if not result.files:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, (count, _) in result.left_out.items())
+        raise ManifestError(
+            f"nothing here can be written as {form}: {reasons or 'it is empty'}", "choose another format"
+        )
     for table, columns in chosen.lacks.items():
         result.lost += _lost(source, table, columns, chosen.name)
+    return result
+
+
+def _convert_to_storage(source: Source, form: str, out: str) -> Converted:
+    """Files are made in a temporary folder and put when they are whole."""
+    if form == "nemo-diarization":
+        raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
+    root, _, name = out.rstrip("/").rpartition("/")
+    storage = open_storage(root)
+    with tempfile.TemporaryDirectory() as folder:
+        result = convert(source, form, f"{folder}/{name}")
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            storage.put_file(str(path.relative_to(folder)), path)
+        result.files = {root + path.removeprefix(folder): rows for path, rows in result.files.items()}
     return result
 
 
@@ -103,7 +131,7 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], result: Converted) -> None:
-    """One line a row; a row that the format cannot hold is counted."""
+    """One line a row; a row that the format cannot hold is counted. Without any line there is no file."""
     written = 0
     with created(path) as file:
         for row in rows:
@@ -112,7 +140,10 @@ def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], re
                 written += 1
             except CannotHoldError as error:
                 result.leave_out(str(error), next(row[name] for name in IDS if row.get(name) is not None))
-    result.files[str(path)] = written
+    if written:
+        result.files[str(path)] = written
+    else:
+        path.unlink()
 
 
 IDS = ("window_id", "segment_id", "recording_id")

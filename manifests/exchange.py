@@ -79,6 +79,12 @@ def split_key(path: str) -> tuple[str | None, str]:
     return None, path
 
 
+def splits(lake: Lake, dataset: str) -> list[str]:
+    """The folders of shards of a dataset, which are foreign manifests too."""
+    names = [name for name in views.folders(lake, dataset) if name not in ("commits", "windows")]
+    return [f"{lake.storage.root}/{dataset}/{name}" for name in names]
+
+
 MEASURED = """
 SELECT row_number() OVER () AS position, recording_id, uris, sample_rate, num_samples, duration_s, channels,
   json_merge_patch('{}', json_object('source', source, 'licence', licence, 'language', language,

@@ -10,6 +10,7 @@ import glob
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -225,13 +226,14 @@ class _LakeCheck:
         yield from broken_rules(self.connection, rows, "recording_id", checks.FAILURE + checks.STAGES[stage])
 
     def _selection(self, folder: str) -> Iterator[Problem]:
-        try:
-            stored = json.loads(self.lake.storage.read(f"{folder}/selection.json"))
-            funnel = json.loads(self.lake.storage.read(f"{folder}/funnel.json"))
-        except (FileNotFoundError, ValueError) as error:
-            yield Problem(folder, f"its selection.json or funnel.json cannot be read: {error}", checks.SELECT)
-            return
-        for stage, mark in stored["stages"].items():
+        stored: dict[str, Any] = {}
+        funnel: dict[str, Any] = {}
+        for name, into in (("selection.json", stored), ("funnel.json", funnel)):
+            try:
+                into |= json.loads(self.lake.storage.read(f"{folder}/{name}"))
+            except (FileNotFoundError, ValueError) as error:
+                yield Problem(f"{folder}/{name}", f"cannot be read: {error}", checks.SELECT)
+        for stage, mark in stored.get("stages", {}).items():
             if f"{stage}-{mark}" not in views.folders(self.lake, "annotations"):
                 yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
         if not self._queried(folder, "verdicts-*.parquet"):
@@ -253,8 +255,8 @@ class _LakeCheck:
             ("windows", f"SELECT count(*) FROM ({windows})"),
         ):
             ((count,),) = self.connection.execute(query).fetchall()
-            if (said := funnel[what]["in"]["count"]) != count:
-                yield Problem(f"{folder}/funnel.json", f"counts {said:,} {what}, there are {count:,}", checks.SELECT)
+            if what in funnel and (told := funnel[what]["in"]["count"]) != count:
+                yield Problem(f"{folder}/funnel.json", f"counts {told:,} {what}, there are {count:,}", checks.SELECT)
 
     def _dataset(self, folder: str, selections: list[str]) -> Iterator[Problem]:
         storage = self.lake.storage

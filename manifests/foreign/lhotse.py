@@ -64,10 +64,13 @@ def segment_row(line: Mapping[str, Any]) -> Row:
         "start_s": float(line["start"]),
         "duration_s": float(line["duration"]),
         "channels": channel if isinstance(channel, list) else [channel],
-        **{name: text(line.get(name)) for name in ("speaker", "language", "text")},
+        "speaker": text(line.get("speaker")),
+        "language": text(line.get("language")),
+        "text": text(line.get("text")),
         "custom": None if line.get("custom") is None else to_json(line["custom"]),
     }
-    return row | {"rest": beyond(line, segment(row), FORM)}
+    row["rest"] = beyond(line, segment(row), FORM)
+    return row
 
 
 def segment(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +82,9 @@ def segment(row: Mapping[str, Any]) -> dict[str, Any]:
         "duration": row["duration_s"],
         "channel": _channel(row["channels"]),
     }
-    line |= {name: row[name] for name in ("speaker", "language", "text") if row[name] is not None}
+    for name in ("speaker", "language", "text"):
+        if row[name] is not None:
+            line[name] = row[name]
     if (attached := custom(row)) is not None:
         line["custom"] = attached
     return line | rest(row, FORM)
@@ -144,7 +149,9 @@ def _channel(channels: list[int]) -> int | list[int]:
 
 
 def audio_names(line: Mapping[str, Any]) -> list[str]:
-    """The files of a recording, or of the recordings of a cut. TypeError for a source that is no file."""
+    """The files of a recording, or of the recordings of a cut, or of a line of NeMo; TypeError for other sources."""
+    if "audio_filepath" in line:
+        return [line["audio_filepath"]]
     if "tracks" in line:  # MixedCut
         return [name for track in line["tracks"] if "recording" in track["cut"] for name in audio_names(track["cut"])]
     names = []

@@ -95,7 +95,11 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
 def opened(path: str) -> Iterator[BinaryIO]:
     """A file of any storage, unpacked where its name ends in .gz."""
     folder, _, name = path.rpartition("/")
-    with open_storage(folder or ("/" if path.startswith("/") else ".")).open(name) as file:
+    try:
+        raw = open_storage(folder or ("/" if path.startswith("/") else ".")).open(name)
+    except FileNotFoundError as error:
+        raise ManifestError(f"there is no {path!r}", "check the path; a lake has recordings/*.parquet") from error
+    with raw as file:
         if path.endswith((".gz", ".tgz")):
             with gzip.open(file) as unpacked:
                 yield cast(BinaryIO, unpacked)
@@ -104,18 +108,21 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def _files(path: str) -> Iterator[str]:
-    if "://" not in path and not os.path.exists(path):
-        raise ManifestError(f"there is no {path!r}", "check the path; a lake has recordings/*.parquet")
-    if not os.path.isdir(path):
+    if path.endswith(SUFFIXES):
         yield path
         return
-    names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
+    if "://" in path:
+        names = sorted(key for key in open_storage(path).list() if "/" not in key and key.endswith(SUFFIXES))
+    elif os.path.isdir(path):
+        names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
+    else:
+        raise ManifestError(f"{path!r} is neither a lake nor a manifest that is known here", WRONG)
     if any(name.startswith("cuts.") for name in names):  # Lhotse Shar: its cuts tell more than its tars
         names = [name for name in names if not name.endswith(TARS)]
     if not names:
         raise ManifestError(f"{path} holds no manifest", WRONG)
     for name in names:
-        yield os.path.join(path, name)
+        yield f"{path.rstrip('/')}/{name}"
 
 
 def _json(path: str, skipped: Counter[str]) -> Rows:
@@ -187,7 +194,8 @@ class _Sink:
 
     def add(self, table: str, row: Row) -> None:
         rows = self.rows.setdefault(table, [])
-        rows.append(row | {"position": self.position[table]})
+        row["position"] = self.position[table]
+        rows.append(row)
         self.position[table] += 1
         if len(rows) >= BATCH_ROWS:
             self.flush(table)

@@ -15,6 +15,7 @@ from manifests import cli_exchange
 from manifests.cli import manifest
 from manifests.convert import FORMS, convert, created
 from manifests.exchange import open_foreign, open_lake, split_key
+from manifests.foreign.rows import ManifestError
 from manifests.lake import Lake
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
@@ -110,6 +111,21 @@ def test_names_that_rttm_cannot_hold_are_left_out_and_counted(tmp_path: Path) ->
     assert list(result.left_out.values()) == [(5, ["s0", "s1", "s2"])]
 
 
+def test_what_cannot_be_written_at_all_is_refused_and_leaves_no_file(milled: Lake, tmp_path: Path) -> None:
+    (tmp_path / "n.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 2}')
+    for form, told in (
+        ("moshi", "nothing here can be written as moshi: 1 recordings that have not two"),
+        ("csv", "is a file"),
+    ):
+        with pytest.raises(ManifestError, match=told):
+            convert(
+                open_foreign([str(tmp_path / "n.jsonl")]), form, str(tmp_path / ("x" if form == "moshi" else "n.jsonl"))
+            )
+    with pytest.raises(ManifestError, match="is a folder"):
+        convert(open_lake(milled), "rttm", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["n.jsonl"]
+
+
 def test_what_one_format_alone_can_say_is_told_when_another_is_written(tmp_path: Path) -> None:
     row = {"id": "s", "recording_id": "r", "start": 0, "duration": 1, "gender": "F", "text": "ja", "custom": {"a": 1}}
     (tmp_path / "s.jsonl").write_text(json.dumps(row))
@@ -150,6 +166,11 @@ def test_the_command_line_tells_files_on_one_stream_and_losses_on_the_other(mill
     assert code == 1
     assert "no.jsonl" in err
     assert not (tmp_path / "x.rttm").exists()
+    for part in ("datasets/set", "datasets/set/train", "selections/s"):
+        path = tmp_path / part.replace("/", "-")
+        code, out, _ = run("convert", f"{milled.storage.root}/{part}", "--to", "lhotse-cuts", "-o", str(path))
+        assert (code, out.split()[0]) == (0, str(sum(1 for _ in path.open())))
+    assert run("convert", f"{milled.storage.root}/annotations", "--to", "csv", "-o", str(tmp_path / "x"))[0] == 2
     code, _, err = run("convert", milled.storage.root, "--selection", "t", "--to", "csv", "-o", str(tmp_path / "x"))
     assert (code, err) == (1, "error: no selection 't'\nremedy: there is: s\n")
 

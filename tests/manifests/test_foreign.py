@@ -267,7 +267,7 @@ def test_a_tar_of_samples_tells_their_names_and_what_their_json_says(tmp_path: P
         ("a.jsonl.gz", "not packed", "cannot be read to its end"),
         ("a.tar", "no tar", "no complete tar"),
         ("a.parquet", "no parquet", "is no Parquet file"),
-        ("a.doc", "", "is no manifest"),
+        ("a.doc", "", "is neither a lake nor a manifest"),
     ],
 )
 def test_what_is_no_manifest_is_named_with_its_line_and_a_remedy(
