@@ -17,6 +17,7 @@ PALETTE = ["#2a9d8f", "#e39a3b", "#5b7fc7", "#c2457a", "#8a6fc0", "#7a9a3a", "#b
 GROUND = "#9aa3af"
 PATTERNS = {"rejected": "/", "failed": "x"}
 MARGIN = {"l": 8, "r": 8, "t": 6, "b": 8}
+LEGEND = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
 
 
 def text(value: Any) -> str:
@@ -31,6 +32,12 @@ def described(figure: go.Figure, height: int, label: str) -> dict[str, Any]:
     return {"data": made["data"], "layout": made["layout"], "height": height, "label": label}
 
 
+def _marker(color: str, pattern: str) -> dict[str, Any]:
+    """A fill that is told apart by its hatching too."""
+    hatch = {"shape": pattern, "fillmode": "overlay", "size": 6, "solidity": 0.2, "fgcolor": "#ffffff", "fgopacity": 0.75}
+    return {"color": color, "pattern": hatch}
+
+
 def histogram(
     edges: Sequence[float], hours: Mapping[str, Sequence[float]], counts: Mapping[str, Sequence[int]], title: str
 ) -> dict[str, Any]:
@@ -43,7 +50,7 @@ def histogram(
             y=list(values),
             width=width * 0.92,
             name=verdict,
-            marker={"color": COLORS[verdict], "pattern": {"shape": PATTERNS.get(verdict, ""), "size": 5, "solidity": 0.25}},
+            marker=_marker(COLORS[verdict], PATTERNS.get(verdict, "")),
             customdata=[[low, low + width, count] for low, count in zip(edges, counts[verdict], strict=False)],
             hovertemplate="%{customdata[0]:.4~g} to %{customdata[1]:.4~g}: %{y:.3~f} h, %{customdata[2]:,} "
             f"{verdict}<extra></extra>",
@@ -69,7 +76,7 @@ def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str,
             x=[row[2] for row in part],
             orientation="h",
             name=verdict,
-            marker={"color": COLORS[verdict], "pattern": {"shape": PATTERNS.get(verdict, ""), "size": 5, "solidity": 0.25}},
+            marker=_marker(COLORS[verdict], PATTERNS.get(verdict, "")),
             customdata=[row[3] for row in part],
             hovertemplate=f"%{{y}}: %{{x:.3~f}} h, %{{customdata:,}} {verdict}<extra></extra>",
         )
@@ -127,18 +134,16 @@ def tokens(rows: Sequence[tuple[str, int, int, int]]) -> dict[str, Any]:
             figure.add_bar(
                 x=[f"patch {row[1]}" for row in part],
                 y=[row[column] for row in part],
-                name=text(f"{split}, {kind}"),
+                name=text(split),
                 legendgroup=text(split),
                 offsetgroup=kind,
-                marker={
-                    "color": PALETTE[index % len(PALETTE)],
-                    "pattern": {"shape": "/" if kind == "context" else "", "size": 5, "solidity": 0.25},
-                },
+                marker=_marker(PALETTE[index % len(PALETTE)], "/" if kind == "context" else ""),
+                showlegend=kind == "continuation",
                 hovertemplate=f"{text(split)}, {kind}, %{{x}}: %{{y:,}} tokens<extra></extra>",
             )
-    figure.update_layout(barmode="stack", margin=MARGIN | {"t": 10}, legend={"orientation": "h", "y": -0.14})
+    figure.update_layout(barmode="stack", margin=MARGIN | {"t": 10}, legend=LEGEND, showlegend=True)
     figure.update_yaxes(fixedrange=True, automargin=True, nticks=6)
-    figure.update_xaxes(fixedrange=True)
+    figure.update_xaxes(fixedrange=True, automargin=True)
     whole = ", ".join(f"{row[0]} patch {row[1]}: {row[2] + row[3]:,}" for row in rows)
     return described(figure, 330, f"Tokens by patch size and split: {whole}")
 
@@ -155,8 +160,8 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
             line={"color": PALETTE[index % len(PALETTE)], "dash": ["solid", "dash", "dot", "dashdot"][index % 4]},
             hovertemplate=f"{text(split)}: first %{{x}} shards hold %{{y:,}} frames<extra></extra>",
         )
-    figure.update_layout(margin=MARGIN | {"t": 10}, legend={"orientation": "h", "y": -0.2}, showlegend=True)
-    figure.update_xaxes(fixedrange=True, title={"text": "shards"}, rangemode="tozero")
+    figure.update_layout(margin=MARGIN | {"t": 10}, legend=LEGEND, showlegend=True)
+    figure.update_xaxes(fixedrange=True, title={"text": "shards", "standoff": 6}, rangemode="tozero", automargin=True)
     figure.update_yaxes(fixedrange=True, automargin=True, rangemode="tozero")
     last = ", ".join(f"{split} {sums[-1][1]:,} frames in {sums[-1][0]} shards" for split, sums in rows.items())
     return described(figure, 330, f"Frames by number of shards: {last}")
@@ -175,7 +180,7 @@ def bars(rows: Iterable[tuple[str, float]], unit: str, color: str, label: str) -
         )
     )
     figure.update_layout(margin=MARGIN | {"b": 30}, showlegend=False, bargap=0.3)
-    figure.update_xaxes(fixedrange=True, ticksuffix=f" {unit}", nticks=6, rangemode="tozero")
+    figure.update_xaxes(fixedrange=True, title={"text": unit, "standoff": 4}, nticks=5, rangemode="tozero", automargin=True)
     figure.update_yaxes(fixedrange=True, type="category", autorange="reversed", automargin=True, ticksuffix=" ")
     return described(figure, 60 + 28 * max(2, len(rows)), label)
 

@@ -30,11 +30,11 @@ BARS = 36
 
 GROUPS = {
     "language": "By language",
-    "speakers": "By number of speakers",
     "source": "By source",
+    "codec": "By codec",
+    "speakers": "By number of speakers",
     "licence": "By licence",
     "channel_relation": "By relation of the channels",
-    "codec": "By codec",
 }
 NOT_SCORES = {"speech_s", "overlap_s"}  # their shares are there
 WINDOW_SCORES = ("speech_share", "num_speakers", "overlap_share", "turn_count")
@@ -201,7 +201,7 @@ class Report:
         cut = funnel["windows"]["in"]["hours"]
         for verdict in ("kept", "rejected", "failed"):
             part = funnel["recordings"][verdict]
-            links.append(("in", verdict, part["hours"], _told(verdict, part), verdict))
+            links.append(("all recordings", verdict, part["hours"], _told(verdict, part), verdict))
         links += _combinations(funnel["recordings"], "rejected", "", 1.0)
         links += _combinations(funnel["recordings"], "failed", "", 1.0)
         told = f"outside any window: {_hours(outside)}"

@@ -21,6 +21,7 @@ Snippet = Callable[[Mapping[str, Any], float], Row]
 (`audio`, `excerpt`, `sound`) and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
 
 MAX_SPEAKERS = 8
+HIDDEN = {"recording_id", "hints", "sha256", "pcm_sha256", "status"}
 
 
 @dataclass
@@ -113,16 +114,15 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
     """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
     broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
     values = []
-    for schema in (schemas.RECORDINGS, *schemas.STAGES.values()):
+    for schema in (*schemas.STAGES.values(), schemas.RECORDINGS):
         for column in schema:
             value = row.get(column.name)
-            if value is None or isinstance(value, bytes) or column.name in {"hints", "sha256", "pcm_sha256", "status"}:
+            if value is None or column.name in HIDDEN:
                 continue
             if pa.types.is_nested(column.type):
-                if column.name not in {"uris", "language_shares", "speaker_s"}:
+                if not pa.types.is_map(column.type):
                     continue
-                pairs = [(key, f"{part:.3g}") for key, part in value] if column.name != "uris" else [(uri,) for uri in value]
-                value = ", ".join(" ".join(pair) for pair in pairs)
+                value = ", ".join(f"{key} {part:.3g}" for key, part in value)
             if isinstance(value, float):
                 value = f"{value:.4g}"
             unit = (column.metadata or {}).get(b"unit", b"").decode()

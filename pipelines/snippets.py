@@ -21,7 +21,7 @@ BIT_RATE = 24_000
 ENVELOPE_POINTS = 700
 RANGE_LN = 9.0
 """Natural logarithms of magnitude from the darkest to the brightest of a picture: 78 dB."""
-TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 7000)
+TICKS_HZ = (100, 500, 1000, 2000, 4000, 7000)
 
 # Every third frame of the paper's features: as many columns as a screen has.
 ENCODER = LogMel(LogMelConfig(hop_samples=900))

@@ -38,7 +38,10 @@ function applyTheme() {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   $("#theme").textContent = `Colours: ${theme}`;
   $("#theme").setAttribute("aria-label", `Colours: ${theme}; press to change`);
-  for (const [id, figure] of Object.entries(data.figures)) Plotly.react(id, figure.data, themed(figure.layout), CONFIG);
+  for (const [id, figure] of Object.entries(data.figures)) {
+    for (const trace of figure.data) if (trace.type === "sankey") trace.textfont = { color: color("ink"), shadow: "none" };
+    Plotly.react(id, figure.data, themed(figure.layout), CONFIG);
+  }
   if (shown) drawPicture();
 }
 
@@ -184,19 +187,22 @@ function listed() {
 function show(sample) {
   const audio = $("#audio");
   if (sample !== shown) {
+    const before = audio.src;
     audio.pause();
-    if (audio.src) URL.revokeObjectURL(audio.src);
     audio.removeAttribute("src");
     if (sample.audio) audio.src = URL.createObjectURL(new Blob([unpack(sample.audio, Uint8Array)], { type: "audio/webm" }));
     audio.load();
+    if (before) URL.revokeObjectURL(before);
     wide = !sample.excerpt;
   }
   shown = sample;
   audio.hidden = !sample.audio;
   for (const item of $("#list").children) item.setAttribute("aria-selected", item.id === `r-${sample.id}`);
   $("#list").setAttribute("aria-activedescendant", `r-${sample.id}`);
-  $(`#r-${CSS.escape(sample.id)}`).scrollIntoView({ block: "nearest" });
+  const list = $("#list"), item = $(`#r-${CSS.escape(sample.id)}`); // scrollIntoView would move the page as well
+  list.scrollTop = Math.min(item.offsetTop, Math.max(list.scrollTop, item.offsetTop + item.offsetHeight - list.clientHeight));
   $("#name").textContent = sample.name;
+  $("#names").textContent = [sample.id, ...sample.names].join(" · ");
   const tag = (text, kind) => make("span", { className: `tag ${kind}`, textContent: text });
   $("#tags").replaceChildren(tag(sample.verdict, sample.verdict), ...sample.reasons.map((reason) => tag(reason, sample.verdict)));
   $("#sound").textContent = sample.sound;
@@ -231,7 +237,7 @@ function drawPicture() {
   layout.yaxis3 = { domain: [0, excerpt ? lanes : 1], autorange: "reversed", fixedrange: true, type: "category", categoryarray: s.lanes.map((lane) => escaped(lane.name)), automargin: true };
   layout.shapes = [playhead(excerpt ? excerpt.start_s + $("#audio").currentTime : 0)];
   const picture = $("#picture");
-  picture.style.height = `${(excerpt ? 300 : 60) + 24 * s.lanes.length}px`;
+  layout.height = (excerpt ? 270 : 60) + 26 * s.lanes.length;
   picture.setAttribute("aria-label", s.label);
   Plotly.react(picture, traces, themed(layout), CONFIG);
   picture.removeAllListeners?.("plotly_click");
