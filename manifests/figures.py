@@ -34,7 +34,14 @@ def described(figure: go.Figure, height: int, label: str) -> dict[str, Any]:
 
 def _marker(color: str, pattern: str) -> dict[str, Any]:
     """A fill that is told apart by its hatching too."""
-    hatch = {"shape": pattern, "fillmode": "overlay", "size": 6, "solidity": 0.2, "fgcolor": "#ffffff", "fgopacity": 0.75}
+    hatch = {
+        "shape": pattern,
+        "fillmode": "overlay",
+        "size": 6,
+        "solidity": 0.2,
+        "fgcolor": "#ffffff",
+        "fgopacity": 0.75,
+    }
     return {"color": color, "pattern": hatch}
 
 
@@ -180,7 +187,9 @@ def bars(rows: Iterable[tuple[str, float]], unit: str, color: str, label: str) -
         )
     )
     figure.update_layout(margin=MARGIN | {"b": 30}, showlegend=False, bargap=0.3)
-    figure.update_xaxes(fixedrange=True, title={"text": unit, "standoff": 4}, nticks=5, rangemode="tozero", automargin=True)
+    figure.update_xaxes(
+        fixedrange=True, title={"text": unit, "standoff": 4}, nticks=5, rangemode="tozero", automargin=True
+    )
     figure.update_yaxes(fixedrange=True, type="category", autorange="reversed", automargin=True, ticksuffix=" ")
     return described(figure, 60 + 28 * max(2, len(rows)), label)
 

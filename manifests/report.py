@@ -16,8 +16,8 @@ import pyarrow as pa
 from manifests import figures, schemas
 from manifests.figures import COLORS
 from manifests.lake import Lake
-from manifests.samples import Snippet, browsed
 from manifests.page import render
+from manifests.samples import Snippet, browsed
 from manifests.select import Selection
 from manifests.thresholds import Threshold, sample, thresholds
 from manifests.views import Choice, folders, open_views, quoted
@@ -57,14 +57,12 @@ class Score:
 
 
 class Report:
-    """What a page says of a lake, gathered by `build`. Raises ChoiceError where `choice` is not in the lake."""
+    """What a page says of a lake under a choice of its stages, selection and dataset, gathered by `build`."""
 
     def __init__(self, lake: Lake, choice: Choice) -> None:
         self.lake, self.choice = lake, choice
         self.connection = open_views(lake, choice)
         self.selection = Selection.stored(lake, choice.selection) if choice.selection else None
-        described = self.connection.execute("DESCRIBE annotations").fetchall()
-        self.columns = {name for name, *_ in described}
         self.figures: dict[str, dict[str, Any]] = {}
         self.movable = self._thresholds()
         self.scores = list(self._scores())
@@ -72,19 +70,20 @@ class Report:
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
         """The page; `snippet` gives the sound of a recording (see `manifests.samples`), or none is shown."""
         self._make_facts()
-        page = {
+        scores = self._histograms()
+        page: dict[str, Any] = {
             "title": self.choice.dataset or self.lake.storage.root.rstrip("/").rpartition("/")[2],
             "lead": self._lead(),
             "facts": list(self._key_figures()),
             "funnel": self._funnel(),
-            "scores": self._histograms(),
+            "scores": scores,
             "groups": list(self._groups()),
             "tokens": self._tokens(),
             "failures": self._failures(),
             "runs_note": self._runs(),
             "provenance": self._provenance(),
         }
-        page |= {"whatif": self._whatif(page["scores"]), "figures": self.figures}
+        page |= {"whatif": self._whatif(scores), "figures": self.figures}
         return render(page, browsed(self.connection, self.movable, num_samples, snippet))
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -105,7 +104,7 @@ class Report:
     def _scores(self) -> Iterator[Score]:
         """Scores that a rule speaks of first, then every other number that the stages measured."""
         fields = {field.name: field for schema in schemas.STAGES.values() for field in schema}
-        known = {name: field for name, field in fields.items() if name in self.columns and name not in NOT_SCORES}
+        known = {name: field for name, field in fields.items() if name not in NOT_SCORES}
         plain = [name for name, field in known.items() if field.type == pa.float64() or name == "num_speakers"]
         windowed = {name: schemas.WINDOWS.field(name) for name in WINDOW_SCORES}
         ruled = dict.fromkeys((threshold.level, threshold.expression) for threshold in self.movable)
@@ -116,7 +115,8 @@ class Report:
             field = (known if level == "recordings" else windowed).get(expression)
             unit = (field.metadata or {}).get(b"unit", b"").decode() if field else ""
             title = expression if level == "recordings" else f"{expression} of windows"
-            yield Score(level, f"s{number}", expression, title, unit, bool(field) and field.type != pa.float64())
+            whole = field is not None and field.type != pa.float64()
+            yield Score(level, f"s{number}", expression, title, unit, whole)
 
     def _make_facts(self) -> None:
         """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
@@ -126,26 +126,26 @@ class Report:
             for step, view in steps.items()
         )
         self.connection.execute(f"CREATE TEMP TABLE failures AS {failed}")
-        duration = f"coalesce({'duration_s, ' if 'duration_s' in self.columns else ''}claimed_duration_s, 0)"
         unjudged = "CASE WHEN recording_id IN (SELECT recording_id FROM failures) THEN 'failed' ELSE 'measured' END"
+        judged = f"coalesce(verdict, {unjudged})"
         movable = {threshold.name for threshold in self.movable if threshold.level == "recordings"}
-        fixed = ["duplicate", *(name for name in self.selection.recordings if name not in movable)] if self.selection else []
-        speakers = "CASE WHEN num_speakers > 5 THEN '6 or more' ELSE num_speakers::VARCHAR END"
-        groups = {name: name if name in self.columns else "NULL" for name in GROUPS}
-        groups["speakers"] = speakers if "num_speakers" in self.columns else "NULL"
+        fixed = (
+            ["duplicate", *(name for name in self.selection.recordings if name not in movable)]
+            if self.selection
+            else []
+        )
+        groups = {name: name for name in GROUPS}
+        groups["speakers"] = "CASE WHEN num_speakers > 5 THEN '6 or more' ELSE num_speakers::VARCHAR END"
         columns = [
             "recording_id",
-            f"coalesce(judged_s, {duration}) AS duration_s",
-            f"coalesce(verdict, {unjudged}) AS verdict",
+            "coalesce(verdict_duration_s, duration_s, claimed_duration_s, 0) AS duration_s",
+            f"{judged} AS verdict",
             "coalesce(reasons, []) AS reasons",
-            f"NOT (coalesce(verdict, {unjudged}) = 'failed' OR list_has_any(coalesce(reasons, []), {_list(fixed)})) AS fixed",
+            f"NOT ({judged} = 'failed' OR list_has_any(coalesce(reasons, []), {_list(fixed)})) AS fixed",
             *(f"{expression} AS {name}" for name, expression in groups.items()),
             *(f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "recordings"),
         ]
-        self.connection.execute(
-            f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM (SELECT a.*, verdict, reasons, "
-            "v.duration_s AS judged_s FROM annotations AS a LEFT JOIN verdicts AS v USING (recording_id))"
-        )
+        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM judged")
         if self.selection:
             movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
             fixed = [name for name in self.selection.windows if name not in movable]
@@ -176,15 +176,17 @@ class Report:
             ((kept, kept_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"
             )
-            yield _fact("hours kept", _hours(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else "")
+            yield _fact(
+                "hours kept", _hours(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else ""
+            )
             ((windows, window_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM window_facts WHERE verdict = 'kept'"
             )
             yield _fact("windows kept", f"{windows:,}", f"{_hours(window_hours)} of {self.selection.window_s:g} s each")
         if self.choice.dataset:
             ((tokens, frames),) = self.rows(
-                "SELECT coalesce(sum(context_tokens + continuation_tokens), 0)::BIGINT, coalesce(sum(frames), 0)::BIGINT "
-                "FROM ledger WHERE patch = 1"
+                "SELECT coalesce(sum(context_tokens + continuation_tokens), 0)::BIGINT, "
+                "coalesce(sum(frames), 0)::BIGINT FROM ledger WHERE patch = 1"
             )
             yield _fact("tokens, patch 1", f"{tokens:,}", f"{frames:,} frames")
         ((failed,),) = self.rows("SELECT count(DISTINCT recording_id) FROM failures")
@@ -212,7 +214,8 @@ class Report:
         part = funnel["windows"]["kept"]
         links.append(("in windows", "kept windows", part["hours"] * scale, _told("kept windows", part), "kept"))
         links += _combinations(funnel["windows"], "rejected", "window: ", scale, "in windows")
-        label = f"Funnel: {_hours(funnel['recordings']['in']['hours'])} in, {_hours(kept)} kept, {_hours(part['hours'])} in kept windows"
+        whole = funnel["recordings"]["in"]["hours"]
+        label = f"Funnel: {_hours(whole)} in, {_hours(kept)} kept, {_hours(part['hours'])} in kept windows"
         self.figures["funnel-flow"] = figures.flow([link for link in links if link[2] > 0], label)
         return [{"name": what, "rows": list(_funnel_rows(funnel[what]))} for what in ("recordings", "windows")]
 
@@ -228,6 +231,7 @@ class Report:
             rules = [t for t in self.movable if (t.level, t.expression) == (score.level, score.expression)]
             edges = bins(min([low, *(t.value for t in rules)]), max([high, *(t.value for t in rules)]), score.whole)
             hours, counts, beyond = self._binned(score, edges)
+            step = (edges[1] - edges[0]) / (2 if score.whole else 10)
             figure = f"hist-{score.column}"
             self.figures[figure] = figures.histogram(edges, hours, counts, score.title)
             notes = [f"{_hours(unmeasured)} unmeasured"] * (unmeasured > 0)
@@ -236,15 +240,12 @@ class Report:
                 {
                     "title": score.title, "unit": score.unit, "figure": figure, "note": "; ".join(notes),
                     "level": score.level, "column": score.column, "expression": score.expression,
-                    "low": edges[0], "high": edges[-1], "step": float(f"{(edges[1] - edges[0]) / (2 if score.whole else 10):.6g}"),
-                    "rules": rules,
+                    "low": edges[0], "high": edges[-1], "step": float(f"{step:.6g}"), "rules": rules,
                 }
             )  # fmt: skip
         return made
 
-    def _binned(
-        self, score: Score, edges: list[float]
-    ) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
+    def _binned(self, score: Score, edges: list[float]) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
         """Hours and counts by verdict and bar, and whether anything lay outside."""
         bars, width = len(edges) - 1, edges[1] - edges[0]
         hours: dict[str, list[float]] = {}
@@ -319,8 +320,9 @@ class Report:
     def _failures(self) -> list[dict[str, Any]]:
         rows = self.rows(
             "SELECT step, error_type, count(*) AS n, arg_min(error, recording_id), arg_min(remedy, recording_id) "
-            "FROM failures GROUP BY ALL UNION ALL SELECT 'encode', split_part(error, ':', 1), count(DISTINCT recording_id), "
-            "min(error), 'see the message' FROM shard_windows WHERE status <> 'ok' GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"
+            "FROM failures GROUP BY ALL UNION ALL SELECT 'encode', split_part(error, ':', 1), "
+            "count(DISTINCT recording_id), min(error), 'see the message' FROM shard_windows WHERE status <> 'ok' "
+            "GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"
         )
         if rows:
             named = [(f"{step}: {kind}", count) for step, kind, count, *_ in rows]
@@ -349,12 +351,16 @@ class Report:
             return "No run has left a summary in this lake."
         last = self.summaries[0]
         hours = f"{last['wall_s'] / 3600:.2f} h" if last["wall_s"] >= 3600 else f"{last['wall_s']:.1f} s"
-        return f"{len(self.summaries)} runs, newest first; the last began {last['begun']}, took {hours} and ended: {last['outcome']}."
+        shown = f"{len(self.summaries)} run{'s' * (len(self.summaries) > 1)}, newest first"
+        return f"{shown}; the last began {last['begun']}, took {hours} and ended: {last['outcome']}."
 
     def _provenance(self) -> list[dict[str, Any]]:
         blocks = []
         if self.selection:
-            settings = {name: getattr(self.selection, name) for name in ("context_s", "continuation_s", "stride_s", "align", "seed")}
+            settings = {
+                name: getattr(self.selection, name)
+                for name in ("context_s", "continuation_s", "stride_s", "align", "seed")
+            }
             settings["splits"] = ", ".join(f"{name} {share:g}" for name, share in self.selection.splits.items())
             blocks.append({"name": "Selection", "rows": [("name", self.selection.name), *settings.items()]})
             for level in ("recordings", "windows"):
@@ -367,7 +373,10 @@ class Report:
             blocks.append({"name": "Dataset", "rows": [("name", self.choice.dataset), *plan.items()]})
         if self.summaries:
             machine = self.summaries[0]["machine"]
-            rows = [("command", self.summaries[0]["command"]), *((name, machine[name]) for name in machine if name != "versions")]
+            rows = [
+                ("command", self.summaries[0]["command"]),
+                *((name, machine[name]) for name in machine if name != "versions"),
+            ]
             blocks.append({"name": "Last run", "rows": [*rows, *machine["versions"].items()]})
         return blocks
 

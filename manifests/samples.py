@@ -49,7 +49,8 @@ def browsed(
     found = Browsed(total, sound="" if snippet else "No sound is in this file: it was made without.")
     drawn = connection.execute(
         "WITH ranked AS (SELECT recording_id, verdict, reasons, "
-        "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank FROM facts), "
+        "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank "
+        "FROM facts), "
         "strata AS (SELECT count(DISTINCT (verdict, reasons)) AS n FROM facts) "
         "SELECT recording_id, verdict, reasons FROM ranked, strata "
         "ORDER BY rank / CASE WHEN verdict = 'kept' THEN greatest(1, n - 1) ELSE 1 END, verdict, reasons LIMIT $1",
@@ -71,9 +72,9 @@ def browsed(
 
 
 def _by_id(connection: duckdb.DuckDBPyConnection, view: str, ids: list[str]) -> dict[str, list[Row]]:
-    table: pa.Table = connection.execute(f"FROM {view} WHERE recording_id IN (SELECT unnest($1))", [ids]).to_arrow_table()
+    chosen = connection.sql(f"FROM {view} WHERE recording_id IN (SELECT unnest($ids))", params={"ids": ids})
     rows: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
+    for row in chosen.to_arrow_table().to_pylist():
         rows.setdefault(row["recording_id"], []).append(row)
     return rows
 
@@ -164,7 +165,10 @@ def _lanes(row: Row, windows: list[Row]) -> list[Row]:
         "",
         colors=[PALETTE[(languages.index(vote["language"]) + 2) % len(PALETTE)] for vote in votes],
         texts=[vote["language"] for vote in votes],
-        hover=[f"{vote['language']} with {vote['probability']:.0%}, for {vote['speech_s']:.1f} s of speech" for vote in votes],
+        hover=[
+            f"{vote['language']} with {vote['probability']:.0%}, for {vote['speech_s']:.1f} s of speech"
+            for vote in votes
+        ],
     )
     add(
         "windows",

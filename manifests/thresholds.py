@@ -79,8 +79,8 @@ def sample(
             "CREATE OR REPLACE TEMP TABLE sampled_windows AS WITH counts AS (SELECT position, count(*) AS n "
             "FROM window_facts JOIN sampled USING (recording_id) GROUP BY position), "
             "summed AS (SELECT position, sum(n) OVER (ORDER BY position) AS total FROM counts) "
-            "SELECT w.*, position FROM window_facts AS w JOIN sampled USING (recording_id) JOIN summed USING (position) "
-            f"WHERE total <= {max_windows} ORDER BY position, window_id"
+            "SELECT w.*, position FROM window_facts AS w JOIN sampled USING (recording_id) "
+            f"JOIN summed USING (position) WHERE total <= {max_windows} ORDER BY position, window_id"
         )
         level = _level(connection, "window_facts", "sampled_windows", windows)
         parents = _column(connection, "sampled_windows", "position")
@@ -88,9 +88,7 @@ def sample(
     return levels
 
 
-def _level(
-    connection: duckdb.DuckDBPyConnection, whole: str, part: str, columns: Mapping[str, str]
-) -> dict[str, Any]:
+def _level(connection: duckdb.DuckDBPyConnection, whole: str, part: str, columns: Mapping[str, str]) -> dict[str, Any]:
     ((count, hours),) = connection.execute(
         f"SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM {whole}"
     ).fetchall()
@@ -102,9 +100,7 @@ def _level(
         "hours": hours,
         "duration": _packed(duration.astype("<f8")),
         "fixed": _packed(_column(connection, part, "fixed").astype("u1")),
-        "columns": {
-            name: _packed(_column(connection, part, column).astype("<f8")) for name, column in columns.items()
-        },
+        "columns": {name: _packed(_column(connection, part, column).astype("<f8")) for name, column in columns.items()},
     }
 
 
