@@ -6,6 +6,7 @@ Colours are readable on light and on dark ground, and no two that meet in a char
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import plotly.graph_objects as go
 
 COLORS = {"kept": "#2a9d8f", "measured": "#2a9d8f", "rejected": "#e39a3b", "failed": "#c2457a"}
 PALETTE = ["#2a9d8f", "#e39a3b", "#5b7fc7", "#c2457a", "#8a6fc0", "#7a9a3a", "#b06a4a", "#4aa3c2", "#9a8a4a", "#888f99"]
+BARS = 36
 GROUND = "#9aa3af"
 PATTERNS = {"rejected": "/", "failed": "x"}
 MARGIN = {"l": 8, "r": 8, "t": 6, "b": 8}
@@ -23,6 +25,23 @@ LEGEND = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
 def text(value: Any) -> str:
     """Plotly reads <b>, <a> and the like in any text; what comes from a lake is shown as it is."""
     return html.escape(str(value), quote=False)
+
+
+def bins(low: float, high: float, whole: bool) -> list[float]:
+    """Edges of about `BARS` bars of a round width that hold [low, high]; bars of whole numbers are centred on them."""
+    width = nice(max((high - low) / BARS, 1e-9 * max(1.0, abs(high))))
+    if whole:
+        width = max(1.0, width)
+    shift = 0.5 if whole else 0.0
+    first = math.floor((low + shift) / width)
+    last = math.floor((high + shift) / width) + 1
+    return [float(f"{index * width - shift:.12g}") for index in range(first, max(last, first + 4) + 1)]
+
+
+def nice(value: float) -> float:
+    """The least of 1, 2, 5 times a power of ten that is not below `value`."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
 def described(figure: go.Figure, height: int, label: str) -> dict[str, Any]:

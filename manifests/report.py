@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests import figures, schemas
+from manifests import figures, flow, schemas
 from manifests.figures import COLORS
+from manifests.flow import hours_text
 from manifests.lake import Lake
 from manifests.page import render
 from manifests.samples import Snippet, browsed
@@ -23,10 +24,8 @@ from manifests.thresholds import Threshold, sample, thresholds
 from manifests.views import Choice, folders, open_views, quoted
 
 MAX_GROUPS = 12
-MAX_REASONS = 7
 MAX_RUNS = 12
 MAX_POINTS = 400
-BARS = 36
 
 GROUPS = {
     "language": "By language",
@@ -171,18 +170,20 @@ class Report:
             "SELECT count(*), coalesce(sum(duration_s), 0) / 3600, count(DISTINCT source) FROM facts"
         )
         yield _fact("recordings", f"{count:,}", f"{sources} source{'s' * (sources != 1)}")
-        yield _fact("hours in", _hours(hours))
+        yield _fact("hours in", hours_text(hours))
         if self.selection:
             ((kept, kept_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"
             )
             yield _fact(
-                "hours kept", _hours(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else ""
+                "hours kept", hours_text(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else ""
             )
             ((windows, window_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM window_facts WHERE verdict = 'kept'"
             )
-            yield _fact("windows kept", f"{windows:,}", f"{_hours(window_hours)} of {self.selection.window_s:g} s each")
+            yield _fact(
+                "windows kept", f"{windows:,}", f"{hours_text(window_hours)} of {self.selection.window_s:g} s each"
+            )
         if self.choice.dataset:
             ((tokens, frames),) = self.rows(
                 "SELECT coalesce(sum(context_tokens + continuation_tokens), 0)::BIGINT, "
@@ -194,30 +195,12 @@ class Report:
 
     def _funnel(self) -> list[dict[str, Any]]:
         """Tables of the funnel, and its flow as a figure; what is said here was proven to close by `select`."""
-        if self.selection is None:
+        key = f"selections/{self.choice.selection}/funnel.json"
+        if not self.lake.storage.exists(key):  # nothing is selected, or selecting was interrupted
             return []
-        funnel = json.loads(self.lake.storage.read(f"selections/{self.selection.name}/funnel.json"))
-        links = []
-        kept = funnel["recordings"]["kept"]["hours"]
-        outside = funnel["remainder_hours"]
-        cut = funnel["windows"]["in"]["hours"]
-        for verdict in ("kept", "rejected", "failed"):
-            part = funnel["recordings"][verdict]
-            links.append(("all recordings", verdict, part["hours"], _told(verdict, part), verdict))
-        links += _combinations(funnel["recordings"], "rejected", "", 1.0)
-        links += _combinations(funnel["recordings"], "failed", "", 1.0)
-        told = f"outside any window: {_hours(outside)}"
-        links.append(("kept", "outside any window", outside, told, ""))
-        links.append(("kept", "in windows", kept - outside, f"in windows: {_hours(kept - outside)}", "kept"))
-        # Windows that overlap hold more hours than the sound they are cut from: they are drawn to its scale.
-        scale = (kept - outside) / cut if cut else 0.0
-        part = funnel["windows"]["kept"]
-        links.append(("in windows", "kept windows", part["hours"] * scale, _told("kept windows", part), "kept"))
-        links += _combinations(funnel["windows"], "rejected", "window: ", scale, "in windows")
-        whole = funnel["recordings"]["in"]["hours"]
-        label = f"Funnel: {_hours(whole)} in, {_hours(kept)} kept, {_hours(part['hours'])} in kept windows"
-        self.figures["funnel-flow"] = figures.flow([link for link in links if link[2] > 0], label)
-        return [{"name": what, "rows": list(_funnel_rows(funnel[what]))} for what in ("recordings", "windows")]
+        funnel = json.loads(self.lake.storage.read(key))
+        self.figures["funnel-flow"] = figures.flow(flow.links(funnel), flow.label(funnel))
+        return [{"name": what, "rows": list(flow.rows(funnel[what]))} for what in ("recordings", "windows")]
 
     def _histograms(self) -> list[dict[str, Any]]:
         made = []
@@ -229,12 +212,14 @@ class Report:
             if low is None:
                 continue
             rules = [t for t in self.movable if (t.level, t.expression) == (score.level, score.expression)]
-            edges = bins(min([low, *(t.value for t in rules)]), max([high, *(t.value for t in rules)]), score.whole)
+            edges = figures.bins(
+                min([low, *(t.value for t in rules)]), max([high, *(t.value for t in rules)]), score.whole
+            )
             hours, counts, beyond = self._binned(score, edges)
             step = (edges[1] - edges[0]) / (2 if score.whole else 10)
             figure = f"hist-{score.column}"
             self.figures[figure] = figures.histogram(edges, hours, counts, score.title)
-            notes = [f"{_hours(unmeasured)} unmeasured"] * (unmeasured > 0)
+            notes = [f"{hours_text(unmeasured)} unmeasured"] * (unmeasured > 0)
             notes += ["the outer bars hold what lies beyond"] * beyond
             made.append(
                 {
@@ -310,7 +295,7 @@ class Report:
                 "split": split,
                 "shards": f"{len(sums[split]) - 1:,}",
                 "windows": f"{windows:,}",
-                "hours": _hours(hours),
+                "hours": hours_text(hours),
                 "tokens": [f"{a + b:,}" for name, _, a, b in counts if name == split],
             }
             for split, (windows, hours) in ((split, whole[split]) for split in sums)
@@ -395,57 +380,8 @@ class Report:
         return {"levels": levels, "rules": rules, "scores": scores}
 
 
-def bins(low: float, high: float, whole: bool) -> list[float]:
-    """Edges of about `BARS` bars of a round width that hold [low, high]; bars of whole numbers are centred on them."""
-    width = nice(max((high - low) / BARS, 1e-9 * max(1.0, abs(high))))
-    if whole:
-        width = max(1.0, width)
-    shift = 0.5 if whole else 0.0
-    first = math.floor((low + shift) / width)
-    last = math.floor((high + shift) / width) + 1
-    return [float(f"{index * width - shift:.12g}") for index in range(first, max(last, first + 4) + 1)]
-
-
-def nice(value: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is not below `value`."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
-
-
-def _combinations(
-    part: dict[str, Any], verdict: str, prefix: str, scale: float, origin: str | None = None
-) -> Iterator[tuple[str, str, float, str, str]]:
-    """Links from a verdict to the combinations of reasons that made it, those beyond the largest few as one."""
-    found = [row for row in part["jointly"] if row["verdict"] == verdict]
-    found.sort(key=lambda row: (-row["hours"], row["reasons"]))
-    for row in found[:MAX_REASONS]:
-        name = prefix + " + ".join(row["reasons"])
-        yield origin or verdict, name, row["hours"] * scale, _told(name, row), verdict
-    rest = found[MAX_REASONS:]
-    if rest:
-        name = f"{prefix}{len(rest)} other combinations"
-        total = {key: sum(row[key] for row in rest) for key in ("hours", "count")}
-        yield origin or verdict, name, total["hours"] * scale, _told(name, total), verdict
-
-
-def _funnel_rows(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in ("in", "kept", "rejected", "failed"):
-        yield {"name": name, "count": f"{part[name]['count']:,}", "hours": f"{part[name]['hours']:,.3f}"}
-    for name, row in part["reasons"].items():
-        counts = {key: f"{row[key]:,}" for key in ("count", "alone_count")}
-        yield {"name": name, "reason": True, **counts, **{key: f"{row[key]:,.3f}" for key in ("hours", "alone_hours")}}
-
-
-def _told(name: str, row: dict[str, Any]) -> str:
-    return f"{name}: {_hours(row['hours'])}, {row['count']:,}"
-
-
 def _fact(label: str, value: str, detail: str = "") -> dict[str, str]:
     return {"label": label, "value": value, "detail": detail}
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.2f} h"
 
 
 def _list(names: list[str]) -> str:

@@ -106,10 +106,12 @@ function tally() {
   $("#changed").hidden = !changed.length;
   $("#toml").textContent = ["recordings", "windows"].flatMap((level) => {
     const lines = changed.filter((rule) => rule.level === level).map((rule) =>
-      rule.op ? `${rule.name} = "${rule.expression} ${rule.op} ${rule.value}"` : `# ${rule.name}: no rule`);
+      rule.op ? `${key(rule.name)} = ${JSON.stringify(`${rule.expression} ${rule.op} ${rule.value}`)}` : `# ${rule.name}: no rule`);
     return lines.length ? [`[select.${level}]`, ...lines] : [];
   }).join("\n");
 }
+
+const key = (name) => (/^[\w-]+$/.test(name) ? name : JSON.stringify(name));
 
 let waiting = false;
 function soon() {
