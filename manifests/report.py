@@ -65,10 +65,11 @@ class Report:
         self.figures: dict[str, dict[str, Any]] = {}
         self.movable = self._thresholds()
         self.scores = list(self._scores())
+        self._make_facts()
 
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
         """The page; `snippet` gives the sound of a recording (see `manifests.samples`), or none is shown."""
-        self._make_facts()
+
         scores = self._histograms()
         page: dict[str, Any] = {
             "title": self.choice.dataset or self.lake.storage.root.rstrip("/").rpartition("/")[2],

@@ -288,6 +288,7 @@ if (samples.length) {
   $("#verdict").addEventListener("change", listed);
   $("#whole").addEventListener("click", widen);
   $("#audio").addEventListener("timeupdate", () => {
+    if (!shown.excerpt) return; // told late, of the recording before
     const at = shown.excerpt.start_s + $("#audio").currentTime;
     Plotly.relayout("picture", { "shapes[0].x0": at, "shapes[0].x1": at });
   });
