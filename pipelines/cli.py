@@ -272,6 +272,21 @@ def models_where(model: str) -> None:
     click.echo(registry.resolve(model)[0])
 
 
+@cli.command()
+@click.argument("lake")
+@click.option("--dataset", metavar="NAME", help="The dataset to report on; the newest if not given.")
+@click.option("--selection", metavar="NAME", help="The selection to report on; the newest if not given.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
+@click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
+@click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")
+def report(lake: str, **settings: Any) -> None:
+    """Write one HTML file about LAKE that opens anywhere and loads nothing."""
+    from pipelines.report import report_lake
+
+    path, size = report_lake(_lake(lake), **settings)
+    click.echo(f"{path}: {size / 1e6:.1f} MB")
+
+
 def main() -> None:
     """Entry point: errors for people without a traceback, with their remedy."""
     try:

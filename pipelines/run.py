@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 import encoders
-from manifests import ledger
+from manifests import card, ledger
 from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
@@ -21,6 +21,7 @@ from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import local
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.ingest import Ingested, ingest
+from pipelines.models import MODELS
 from pipelines.recipe import Recipe
 from pipelines.watch import Done, Heartbeat, Step, Watch
 
@@ -61,6 +62,16 @@ class Run:
                     what = f"{step.failed} of {step.recordings} recordings failed"
                     raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
         return step
+
+    def _models(self, encoder: encoders.Encoder) -> list[card.ModelUse]:
+        """Every model that measured or encoded what a dataset holds."""
+        users = [(stage.name, stage.model_hashes()) for stage in self.recipe.make_stages()]
+        users.append((encoder.name, encoder.model_hashes()))
+        return [
+            card.ModelUse(user, model, sha256, MODELS[model].licence if model in MODELS else None)
+            for user, hashes in users
+            for model, sha256 in hashes.items()
+        ]
 
     def selection(self) -> Selection:
         config = self.recipe.select
@@ -105,6 +116,7 @@ class Run:
         described = {"fields": fields(self.lake.storage, name), "recipe": self.recipe.resolved}
         for what, value in described.items():
             self.lake.storage.put(f"datasets/{name}/{what}.json", pretty(value).encode())
+        card.write(self.lake, name, self._models(encoder))
         return table
 
 

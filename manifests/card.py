@@ -1,0 +1,322 @@
+"""The dataset card: README.md for people and the Hugging Face Hub, croissant.json (Croissant 1.0) for machines.
+
+Both are functions of what lies in the dataset's folder and of the models named: equal datasets have equal cards, so
+neither holds a time. Whoever publishes one adds its date and address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+
+from manifests import schemas
+from manifests.fingerprint import pretty
+from manifests.lake import Lake
+from manifests.views import Choice, open_views
+
+HUB_LICENCES = {
+    "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "bsd-3-clause", "odc-by", "odbl",
+}  # fmt: skip
+"""Licences by the names that the Hub gives them, as far as speech is met under them; others are 'other' there."""
+
+SIZES = {
+    1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", 1e8: "10M<n<100M",
+    1e9: "100M<n<1B", 1e10: "1B<n<10B", 1e11: "10B<n<100B", 1e12: "100B<n<1T",
+}  # fmt: skip
+"""The Hub's classes of size by the number that they lie below."""
+
+CROISSANT_TERMS = (
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format",
+    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
+    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    **{term: f"cr:{term}" for term in CROISSANT_TERMS},
+}
+"""As the specification of Croissant 1.0 gives it."""
+
+FORMATS = {
+    "parquet": "application/x-parquet", "json": "application/json", "tar": "application/x-tar",
+    "gz": "application/gzip", "safetensors": "application/octet-stream",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model that a stage or the encoder ran with; `sha256` is that of its weights, or its commit on a hub."""
+
+    used_by: str
+    name: str
+    sha256: str
+    licence: str | None
+
+
+class Card:
+    """What the card of a dataset says, from its ledger, its windows, its plan and its recipe."""
+
+    def __init__(self, lake: Lake, dataset: str, models: Sequence[ModelUse]) -> None:
+        self.lake, self.dataset, self.models = lake, dataset, models
+        self.prefix = f"datasets/{dataset}"
+        self.plan = self._json("plan.json")
+        self.recipe = self._json("recipe.json")
+        self.selection = json.loads(lake.storage.read(f"selections/{self.plan['selection']}/selection.json"))
+        self.connection = open_views(lake, Choice({}, self.plan["selection"], dataset), [])
+        self.splits = self._rows(
+            "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
+            "sum(continuation_tokens)::BIGINT FROM ledger WHERE patch = 1 GROUP BY split ORDER BY split"
+        )
+        self.languages = self._rows(
+            "SELECT language, sum(hours) AS h FROM ledger WHERE patch = 1 GROUP BY language ORDER BY h DESC, language"
+        )
+        self.origins = self._rows(
+            "SELECT source, licence, count(*), sum(duration_s) / 3600 AS h FROM shard_windows WHERE status = 'ok' "
+            "GROUP BY ALL ORDER BY h DESC, source, licence"
+        )
+        ((self.failed, self.shapes),) = self._rows(
+            "SELECT count(*) FILTER (status <> 'ok'), count(DISTINCT tracks > 1) FILTER (status = 'ok') "
+            "FROM shard_windows"
+        )
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.lake.storage.read(f"{self.prefix}/{name}")))
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query).fetchall()
+
+    @property
+    def windows(self) -> int:
+        return sum(row[1] for row in self.splits)
+
+    @property
+    def hours(self) -> float:
+        return float(sum(row[2] for row in self.splits))
+
+    @property
+    def licences(self) -> list[str | None]:
+        return list(dict.fromkeys(licence for _, licence, *_ in self.origins))
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{self.windows:,} windows ({self.hours:,.2f} h) of conversational speech as continuous features of the "
+            f"encoder {self.plan['encoder']}, {self.selection['context_s']:g} s of context and "
+            f"{self.selection['continuation_s']:g} s of continuation each, made by speechmill "
+            f"{metadata.version('speechmill')}."
+        )
+
+    # ---- README.md ----
+
+    def readme(self) -> str:
+        parts = [
+            f"---\n{self._front()}---\n\n# {self.dataset}\n\n{self.summary}",
+            _table(
+                ["split", "windows", "hours", "frames", "context tokens", "continuation tokens"],
+                [
+                    [split, f"{n:,}", f"{h:,.3f}", *(f"{value:,}" for value in rest)]
+                    for split, n, h, *rest in self.splits
+                ],
+            ),
+            "A token is one frame here; `ledger.parquet` has the counts at every patch size, language, number of "
+            "speakers and source.",
+            self._reading(),
+            self._provenance(),
+            "## Sources and licences\n\nAs named when the recordings were ingested; nobody has verified them here.",
+            _table(
+                ["source", "licence", "windows", "hours"],
+                [[source, licence, f"{n:,}", f"{h:,.3f}"] for source, licence, n, h in self.origins],
+            ),
+            "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in self._limits()),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _front(self) -> str:
+        """The Hub's YAML. JSON is YAML: values are written as JSON, which needs no other quoting."""
+        licences = list(dict.fromkeys(hub_licence(licence) for licence in self.licences)) or ["unknown"]
+        files = [{"split": split, "path": f"{split}/latents.*.tar"} for split, *_ in self.splits]
+        front: dict[str, Any] = {
+            "pretty_name": self.dataset,
+            "license": licences[0] if len(licences) == 1 else licences,
+            "language": [language for language, _ in self.languages if language],
+            "size_categories": [next(name for limit, name in SIZES.items() if self.windows < limit)],
+            "task_categories": ["audio-to-audio"],
+            "tags": ["audio", "speech", "conversational", "continuous-features", "webdataset", "lhotse", "speechmill"],
+            "configs": [{"config_name": "default", "data_files": files}],
+        }
+        if "other" in licences:
+            front["license_name"] = "see-sources-and-licences"
+        return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items())
+
+    def _reading(self) -> str:
+        split = self.splits[0][0] if self.splits else "train"
+        return f"""## Reading
+
+```python
+lhotse.CutSet.from_shar(in_dir="{split}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
+webdataset.WebDataset("{split}/latents.000000.tar").decode()
+datasets.load_dataset("webdataset", data_files="{split}/latents.*.tar")
+datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window is in which shard
+```
+
+Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension. A
+prefix of the shards is a fair sample. `commits/` has the sha256 of every shard, `fields.json` lists them for object
+stores."""
+
+    def _provenance(self) -> str:
+        rules = [
+            [level, name, condition]
+            for level in ("recordings", "windows")
+            for name, condition in self.selection[level].items()
+        ]
+        stages = [[stage, mark] for stage, mark in self.selection["stages"].items()]
+        used = [[use.used_by, use.name, use.sha256, use.licence] for use in self.models]
+        return "\n\n".join(
+            [
+                "## Provenance",
+                f"Recipe `{self.recipe['name']}` (`recipe.json`), selection `{self.plan['selection']}`, plan of the "
+                f"shards `{self.plan['plan']}`, speechmill {metadata.version('speechmill')}. A recording or window is "
+                "kept where every rule holds; what was not measured does not hold.",
+                _table(["rules for", "name", "condition"], rules),
+                _table(["stage", "fingerprint"], stages),
+                _table(["used by", "model", "sha256", "licence"], used) if used else "No model was used.",
+            ]
+        )
+
+    def _limits(self) -> Iterator[str]:
+        if self.failed:
+            yield f"{self.failed:,} selected windows could not be made; `windows/*.parquet` says why for each."
+        if self.shapes > 1:
+            yield (
+                "Windows of one track, (frames, dim), and of several, (tracks, frames, dim), are mixed: Hugging Face "
+                "`datasets` reads only one of the two kinds from a folder, lhotse and webdataset read both."
+            )
+        unknown = sum(hours for _, licence, _, hours in self.origins if not licence)
+        if unknown:
+            yield f"The licence of {unknown:,.3f} h is unknown."
+        yield "Languages, speakers, turns and scores are estimates of the models above, not annotations by people."
+        yield "Speaker labels hold inside one recording; nobody was identified, and nothing was made anonymous."
+        yield "Recordings with equal samples are kept once; other copies of the same sound are not found."
+        yield "Splits are drawn by recording: the same speaker may be heard in several."
+        yield "Nobody has listened to all of it: offensive or private speech may be in it."
+
+    # ---- croissant.json ----
+
+    def croissant(self) -> dict[str, Any]:
+        """Croissant 1.0: the windows' Parquet as a record set; shards as sets of files, their hashes in commits/."""
+        files = [
+            self._file(name)
+            for name in ("ledger.parquet", "stats.safetensors", "recipe.json", "fields.json", "plan.json")
+        ]
+        sets = [_file_set("windows", "windows/*.parquet", "Which window is in which shard, or why it failed.")]
+        sets.append(_file_set("commits", "commits/*/*.json", "sha256, sizes, counts and statistics of every shard."))
+        for split, *_ in self.splits:
+            sets.append(_file_set(f"latents-{split}", f"{split}/latents.*.tar", f"Features of the split {split}."))
+            sets.append(_file_set(f"cuts-{split}", f"{split}/cuts.*.jsonl.gz", f"Lhotse cuts of the split {split}."))
+        fields = [_field(column) for column in schemas.SHARD_WINDOWS]
+        return {
+            "@context": CONTEXT,
+            "@type": "sc:Dataset",
+            "conformsTo": "http://mlcommons.org/croissant/1.0",
+            "name": self.dataset,
+            "description": self.summary,
+            "version": "1.0.0",
+            "license": [licence or "unknown" for licence in self.licences],
+            "inLanguage": [language for language, _ in self.languages if language],
+            "keywords": ["speech", "conversation", "continuous features"],
+            "distribution": files + sets,
+            "recordSet": [
+                {
+                    "@type": "cr:RecordSet",
+                    "@id": "window",
+                    "name": "window",
+                    "description": "A stretch of a recording that was selected, and the shard that holds it.",
+                    "key": {"@id": "window/window_id"},
+                    "field": fields,
+                }
+            ],
+        }
+
+    def _file(self, name: str) -> dict[str, Any]:
+        data = self.lake.storage.read(f"{self.prefix}/{name}")
+        return {
+            "@type": "cr:FileObject",
+            "@id": name,
+            "name": name,
+            "contentUrl": name,
+            "contentSize": f"{len(data)} B",
+            "encodingFormat": FORMATS[name.rpartition(".")[2]],
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+
+def write(lake: Lake, dataset: str, models: Sequence[ModelUse] = ()) -> None:
+    """Write README.md and croissant.json beside the splits of a finished dataset."""
+    card = Card(lake, dataset, models)
+    lake.storage.put(f"{card.prefix}/README.md", card.readme().encode())
+    lake.storage.put(f"{card.prefix}/croissant.json", pretty(card.croissant()).encode())
+
+
+def hub_licence(licence: str | None) -> str:
+    """The Hub's name of a licence.
+
+    >>> hub_licence("CC BY 4.0"), hub_licence("see the site"), hub_licence(None)
+    ('cc-by-4.0', 'other', 'unknown')
+    """
+    if not licence:
+        return "unknown"
+    name = licence.strip().lower().replace(" ", "-")
+    return name if name in HUB_LICENCES else "other"
+
+
+def _file_set(name: str, includes: str, description: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": name,
+        "name": name,
+        "description": description,
+        "encodingFormat": FORMATS[includes.rpartition(".")[2]],
+        "includes": includes,
+    }
+
+
+def _field(column: pa.Field) -> dict[str, Any]:
+    described: Mapping[bytes, bytes] = column.metadata or {}
+    unit = described.get(b"unit", b"").decode()
+    kinds = {pa.string(): "sc:Text", pa.float64(): "sc:Float"}
+    return {
+        "@type": "cr:Field",
+        "@id": f"window/{column.name}",
+        "name": column.name,
+        "description": described[b"description"].decode() + (f" ({unit})" if unit else ""),
+        "dataType": kinds.get(column.type, "sc:Integer"),
+        "source": {"fileSet": {"@id": "windows"}, "extract": {"column": column.name}},
+    }
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Text of a table's cell that stays one whatever it holds: names of sources are anybody's input."""
+    text = "unknown" if value is None else " ".join(str(value).split())
+    for mark, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("[", "&#91;"), ("*", "&#42;"), ("`", "&#96;")):
+        text = text.replace(mark, shown)
+    return text

@@ -1,0 +1,73 @@
+"""The report's page: templates filled and escaped by Jinja2, scripts named by their hashes, samples within a budget."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import metadata, resources
+from typing import Any
+
+import jinja2
+import plotly.offline
+
+from manifests.figures import COLORS, mel_scale
+from manifests.samples import Browsed
+
+LIMIT_BYTES = 20_000_000
+
+
+def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTES) -> str:
+    """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    parts = resources.files("manifests").joinpath("templates")
+    template = environment.from_string(parts.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    scripts = [plotly.offline.get_plotlyjs(), parts.joinpath("report.js").read_text(encoding="utf-8")]
+    verdicts = [name for name in COLORS if name in browsed.verdicts]
+    whatif = page.pop("whatif")
+    data: dict[str, Any] = {"whatif": whatif, "figures": page["figures"], "melscale": mel_scale(), "mel": browsed.mel}
+    page |= {
+        "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
+        "scripts": scripts,
+        "policy": _policy(scripts),
+        "verdicts": verdicts,
+        "legend": [(name, COLORS[name]) for name in verdicts],
+        "whatif_note": _whatif_note(whatif),
+        "footer": f"speechmill {metadata.version('speechmill')}. This page loads nothing: it holds all that it shows.",
+    }
+    left = limit_bytes - len(template.render(page, data=data | {"samples": []}, samples=[], samples_note="").encode())
+    taken: list[dict[str, Any]] = []
+    dropped = 0
+    for sample in browsed.samples:
+        # Jinja's tojson writes <, >, & and ' as six characters each.
+        size = len(jinja2.utils.htmlsafe_json_dumps(sample))
+        if size <= left - 4096:
+            taken.append(sample)
+            left -= size + 2
+        else:
+            dropped += 1
+    note = _samples_note(len(taken), dropped, browsed, limit_bytes)
+    return template.render(page, data=data | {"samples": taken}, samples=taken, samples_note=note)
+
+
+def _policy(scripts: list[str]) -> str:
+    """Content security policy: these scripts run, no other does, and nothing is fetched from anywhere."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    # Plotly writes style elements and draws pictures on canvases; excerpts of sound play from memory.
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
+
+
+def _whatif_note(whatif: dict[str, Any]) -> str:
+    notes = []
+    for name, level in whatif["levels"].items():
+        if level["exact"]:
+            notes.append(f"{name}: exact, from all {level['count']:,}")
+        else:
+            notes.append(f"{name}: estimated from {level['sampled']:,} of {level['count']:,}, one standard error given")
+    return "; ".join(notes).capitalize() + "."
+
+
+def _samples_note(taken: int, dropped: int, browsed: Browsed, limit_bytes: int) -> str:
+    note = f"{taken} of {browsed.total:,} recordings, drawn from every verdict and combination of reasons"
+    if dropped:
+        note += f"; {dropped} more were drawn and left out to keep this file under {limit_bytes / 1e6:g} MB"
+    return f"{note}. {browsed.sound}"

@@ -1,0 +1,396 @@
+"""The report: one HTML file about a lake or a dataset that opens from disk, loads nothing and shows names as text.
+
+DuckDB aggregates what the page shows; of single rows it holds a sample only, whatever the size of the lake.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from manifests import figures, flow, schemas
+from manifests.figures import COLORS
+from manifests.flow import hours_text
+from manifests.lake import Lake
+from manifests.page import render
+from manifests.samples import Snippet, browsed
+from manifests.select import Selection
+from manifests.thresholds import Threshold, sample, thresholds
+from manifests.views import Choice, folders, open_views, quoted
+
+MAX_GROUPS = 12
+MAX_RUNS = 12
+MAX_POINTS = 400
+
+GROUPS = {
+    "language": "By language",
+    "source": "By source",
+    "codec": "By codec",
+    "speakers": "By number of speakers",
+    "licence": "By licence",
+    "channel_relation": "By relation of the channels",
+}
+NOT_SCORES = {"speech_s", "overlap_s"}  # their shares are there
+WINDOW_SCORES = ("speech_share", "num_speakers", "overlap_share", "turn_count")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number known of each recording or window, held by `column` of the table of its level."""
+
+    level: str
+    column: str
+    expression: str
+    title: str
+    unit: str
+    whole: bool
+
+    @property
+    def table(self) -> str:
+        return "facts" if self.level == "recordings" else "window_facts"
+
+
+class Report:
+    """What a page says of a lake under a choice of its stages, selection and dataset, gathered by `build`."""
+
+    def __init__(self, lake: Lake, choice: Choice) -> None:
+        self.lake, self.choice = lake, choice
+        self.connection = open_views(lake, choice)
+        self.selection = Selection.stored(lake, choice.selection) if choice.selection else None
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.movable = self._thresholds()
+        self.scores = list(self._scores())
+        self._make_facts()
+
+    def build(self, num_samples: int, snippet: Snippet | None) -> str:
+        """The page; `snippet` gives the sound of a recording (see `manifests.samples`), or none is shown."""
+
+        scores = self._histograms()
+        page: dict[str, Any] = {
+            "title": self.choice.dataset or self.lake.storage.root.rstrip("/").rpartition("/")[2],
+            "lead": self._lead(),
+            "facts": list(self._key_figures()),
+            "funnel": self._funnel(),
+            "scores": scores,
+            "groups": list(self._groups()),
+            "tokens": self._tokens(),
+            "failures": self._failures(),
+            "runs_note": self._runs(),
+            "provenance": self._provenance(),
+        }
+        page |= {"whatif": self._whatif(scores), "figures": self.figures}
+        return render(page, browsed(self.connection, self.movable, num_samples, snippet))
+
+    def rows(self, query: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query, parameters or []).fetchall()
+
+    # ---- what is known of each recording and window, in two tables ----
+
+    def _thresholds(self) -> list[Threshold]:
+        if self.selection is None:
+            return []
+        levels = {"recordings": "annotations", "windows": "windows"}
+        return [
+            threshold
+            for level, view in levels.items()
+            for threshold in thresholds(self.connection, level, view, getattr(self.selection, level))
+        ]
+
+    def _scores(self) -> Iterator[Score]:
+        """Scores that a rule speaks of first, then every other number that the stages measured."""
+        fields = {field.name: field for schema in schemas.STAGES.values() for field in schema}
+        known = {name: field for name, field in fields.items() if name not in NOT_SCORES}
+        plain = [name for name, field in known.items() if field.type == pa.float64() or name == "num_speakers"]
+        windowed = {name: schemas.WINDOWS.field(name) for name in WINDOW_SCORES}
+        ruled = dict.fromkeys((threshold.level, threshold.expression) for threshold in self.movable)
+        wanted = dict.fromkeys([*ruled, *(("recordings", name) for name in plain)])
+        if self.selection:
+            wanted |= dict.fromkeys(("windows", name) for name in windowed)
+        for number, (level, expression) in enumerate(wanted):
+            field = (known if level == "recordings" else windowed).get(expression)
+            unit = (field.metadata or {}).get(b"unit", b"").decode() if field else ""
+            title = expression if level == "recordings" else f"{expression} of windows"
+            whole = field is not None and field.type != pa.float64()
+            yield Score(level, f"s{number}", expression, title, unit, whole)
+
+    def _make_facts(self) -> None:
+        """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
+        steps = {"ingest": "recordings", **{stage: stage for stage in self.choice.stages}}
+        failed = " UNION ALL ".join(
+            f"SELECT {quoted(step)} AS step, recording_id, error_type, error, remedy FROM {view} WHERE status <> 'ok'"
+            for step, view in steps.items()
+        )
+        self.connection.execute(f"CREATE TEMP TABLE failures AS {failed}")
+        unjudged = "CASE WHEN recording_id IN (SELECT recording_id FROM failures) THEN 'failed' ELSE 'measured' END"
+        judged = f"coalesce(verdict, {unjudged})"
+        movable = {threshold.name for threshold in self.movable if threshold.level == "recordings"}
+        fixed = (
+            ["duplicate", *(name for name in self.selection.recordings if name not in movable)]
+            if self.selection
+            else []
+        )
+        groups = {name: name for name in GROUPS}
+        groups["speakers"] = "CASE WHEN num_speakers > 5 THEN '6 or more' ELSE num_speakers::VARCHAR END"
+        columns = [
+            "recording_id",
+            "coalesce(verdict_duration_s, duration_s, claimed_duration_s, 0) AS duration_s",
+            f"{judged} AS verdict",
+            "coalesce(reasons, []) AS reasons",
+            f"NOT ({judged} = 'failed' OR list_has_any(coalesce(reasons, []), {_list(fixed)})) AS fixed",
+            *(f"{expression} AS {name}" for name, expression in groups.items()),
+            *(f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "recordings"),
+        ]
+        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM judged")
+        if self.selection:
+            movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
+            fixed = [name for name in self.selection.windows if name not in movable]
+            scores = [f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "windows"]
+            self.connection.execute(
+                "CREATE TEMP TABLE window_facts AS SELECT window_id, recording_id, duration_s, "
+                f"CASE WHEN kept THEN 'kept' ELSE 'rejected' END AS verdict, "
+                f"NOT list_has_any(reasons, {_list(fixed)}) AS fixed, {', '.join(scores)} FROM windows"
+            )
+
+    # ---- sections ----
+
+    def _lead(self) -> str:
+        root = self.lake.storage.root
+        if self.choice.dataset:
+            return f"A dataset of the lake {root}, made of the selection {self.choice.selection}."
+        if self.choice.selection:
+            return f"The lake {root} under the selection {self.choice.selection}; no dataset is made of it yet."
+        return f"The lake {root}; nothing is selected yet: `speechmill select` judges what was measured."
+
+    def _key_figures(self) -> Iterator[dict[str, str]]:
+        ((count, hours, sources),) = self.rows(
+            "SELECT count(*), coalesce(sum(duration_s), 0) / 3600, count(DISTINCT source) FROM facts"
+        )
+        yield _fact("recordings", f"{count:,}", f"{sources} source{'s' * (sources != 1)}")
+        yield _fact("hours in", hours_text(hours))
+        if self.selection:
+            ((kept, kept_hours),) = self.rows(
+                "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"
+            )
+            yield _fact(
+                "hours kept", hours_text(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else ""
+            )
+            ((windows, window_hours),) = self.rows(
+                "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM window_facts WHERE verdict = 'kept'"
+            )
+            yield _fact(
+                "windows kept", f"{windows:,}", f"{hours_text(window_hours)} of {self.selection.window_s:g} s each"
+            )
+        if self.choice.dataset:
+            ((tokens, frames),) = self.rows(
+                "SELECT coalesce(sum(context_tokens + continuation_tokens), 0)::BIGINT, "
+                "coalesce(sum(frames), 0)::BIGINT FROM ledger WHERE patch = 1"
+            )
+            yield _fact("tokens, patch 1", f"{tokens:,}", f"{frames:,} frames")
+        ((failed,),) = self.rows("SELECT count(DISTINCT recording_id) FROM failures")
+        yield _fact("failed", f"{failed:,}", "recordings")
+
+    def _funnel(self) -> list[dict[str, Any]]:
+        """Tables of the funnel, and its flow as a figure; what is said here was proven to close by `select`."""
+        key = f"selections/{self.choice.selection}/funnel.json"
+        if not self.lake.storage.exists(key):  # nothing is selected, or selecting was interrupted
+            return []
+        funnel = json.loads(self.lake.storage.read(key))
+        self.figures["funnel-flow"] = figures.flow(flow.links(funnel), flow.label(funnel))
+        return [{"name": what, "rows": list(flow.rows(funnel[what]))} for what in ("recordings", "windows")]
+
+    def _histograms(self) -> list[dict[str, Any]]:
+        made = []
+        for score in self.scores:
+            ((low, high, unmeasured),) = self.rows(
+                f"SELECT approx_quantile({score.column}, 0.002), approx_quantile({score.column}, 0.998), "
+                f"coalesce(sum(duration_s) FILTER ({score.column} IS NULL), 0) / 3600 FROM {score.table}"
+            )
+            if low is None:
+                continue
+            rules = [t for t in self.movable if (t.level, t.expression) == (score.level, score.expression)]
+            edges = figures.bins(
+                min([low, *(t.value for t in rules)]), max([high, *(t.value for t in rules)]), score.whole
+            )
+            hours, counts, beyond = self._binned(score, edges)
+            step = (edges[1] - edges[0]) / (2 if score.whole else 10)
+            figure = f"hist-{score.column}"
+            self.figures[figure] = figures.histogram(edges, hours, counts, score.title)
+            notes = [f"{hours_text(unmeasured)} unmeasured"] * (unmeasured > 0)
+            notes += ["the outer bars hold what lies beyond"] * beyond
+            made.append(
+                {
+                    "title": score.title, "unit": score.unit, "figure": figure, "note": "; ".join(notes),
+                    "level": score.level, "column": score.column, "expression": score.expression,
+                    "low": edges[0], "high": edges[-1], "step": float(f"{step:.6g}"), "rules": rules,
+                }
+            )  # fmt: skip
+        return made
+
+    def _binned(self, score: Score, edges: list[float]) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
+        """Hours and counts by verdict and bar, and whether anything lay outside."""
+        bars, width = len(edges) - 1, edges[1] - edges[0]
+        hours: dict[str, list[float]] = {}
+        counts: dict[str, list[int]] = {}
+        beyond = False
+        found = self.rows(
+            f"SELECT verdict, least(greatest(floor(({score.column} - $1) / $2), -1), $3)::INTEGER AS bar, count(*), "
+            f"sum(duration_s) / 3600 FROM {score.table} WHERE {score.column} IS NOT NULL GROUP BY ALL ORDER BY ALL",
+            [edges[0], width, bars],
+        )
+        for verdict in sorted({row[0] for row in found}, key=list(COLORS).index):
+            hours[verdict], counts[verdict] = [0.0] * bars, [0] * bars
+        for verdict, bar, count, seconds in found:
+            beyond |= not 0 <= bar < bars
+            bar = min(max(bar, 0), bars - 1)
+            hours[verdict][bar] += seconds
+            counts[verdict][bar] += count
+        return hours, counts, beyond
+
+    def _groups(self) -> Iterator[tuple[str, str]]:
+        for column, title in GROUPS.items():
+            rows = self.rows(
+                f"WITH named AS (SELECT coalesce({column}, 'unknown') AS name, verdict, duration_s FROM facts), "
+                f"top AS (SELECT name FROM named GROUP BY name ORDER BY sum(duration_s) DESC, name LIMIT {MAX_GROUPS}) "
+                "SELECT CASE WHEN name IN (FROM top) THEN name ELSE 'all others' END AS shown, verdict, "
+                "sum(duration_s) / 3600, count(*) FROM named GROUP BY ALL ORDER BY ALL"
+            )
+            if {row[0] for row in rows} - {"unknown"}:
+                self.figures[f"group-{column}"] = figures.groups(rows, title)
+                yield f"group-{column}", title
+
+    def _tokens(self) -> dict[str, Any] | None:
+        if self.choice.dataset is None:
+            return None
+        counts = self.rows(
+            "SELECT split, patch, sum(context_tokens)::BIGINT, sum(continuation_tokens)::BIGINT FROM ledger "
+            "GROUP BY ALL ORDER BY ALL"
+        )
+        if not counts:
+            return None
+        sizes = self.rows(
+            "SELECT split, shard, sum(tracks * (context_frames + continuation_frames))::BIGINT FROM shard_windows "
+            "GROUP BY ALL ORDER BY ALL"
+        )
+        sums: dict[str, list[int]] = {}
+        for split, _, frames in sizes:
+            held = sums.setdefault(split, [0])
+            held.append(held[-1] + frames)
+        self.figures["tokens-patch"] = figures.tokens(counts)
+        self.figures["tokens-prefix"] = figures.prefixes(
+            {split: [(n, held[n]) for n in _spread(len(held), MAX_POINTS)] for split, held in sums.items()}
+        )
+        whole = {
+            split: (windows, hours)
+            for split, windows, hours in self.rows(
+                "SELECT split, sum(windows)::BIGINT, sum(hours) FROM ledger WHERE patch = 1 GROUP BY ALL"
+            )
+        }
+        patches = sorted({row[1] for row in counts})
+        rows = [
+            {
+                "split": split,
+                "shards": f"{len(sums[split]) - 1:,}",
+                "windows": f"{windows:,}",
+                "hours": hours_text(hours),
+                "tokens": [f"{a + b:,}" for name, _, a, b in counts if name == split],
+            }
+            for split, (windows, hours) in ((split, whole[split]) for split in sums)
+        ]
+        return {"patches": patches, "rows": rows}
+
+    def _failures(self) -> list[dict[str, Any]]:
+        rows = self.rows(
+            "SELECT step, error_type, count(*) AS n, arg_min(error, recording_id), arg_min(remedy, recording_id) "
+            "FROM failures GROUP BY ALL UNION ALL SELECT 'encode', split_part(error, ':', 1), "
+            "count(DISTINCT recording_id), min(error), 'see the message' FROM shard_windows WHERE status <> 'ok' "
+            "GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"
+        )
+        if rows:
+            named = [(f"{step}: {kind}", count) for step, kind, count, *_ in rows]
+            label = "Failures: " + ", ".join(f"{name} {count}" for name, count in named)
+            self.figures["failures"] = figures.bars(named, "recordings", COLORS["failed"], label)
+        names = ("step", "kind", "count", "error", "remedy")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _runs(self) -> str:
+        """The sentence above the runs; their throughput becomes a figure."""
+        self.summaries: list[dict[str, Any]] = []
+        for name in reversed(folders(self.lake, "runs")):
+            key = f"runs/{name}/summary.json"
+            if len(self.summaries) < MAX_RUNS and self.lake.storage.exists(key):
+                self.summaries.append(json.loads(self.lake.storage.read(key)))
+        rates = [
+            (f"{run['begun'][:16].replace('T', ' ')} {step}", counts["hours_per_hour"])
+            for run in self.summaries
+            for step, counts in run["steps"].items()
+            if counts["hours"]
+        ]
+        if rates:
+            label = "Throughput: " + ", ".join(f"{name} {rate:.1f} audio hours per hour" for name, rate in rates)
+            self.figures["runs-rate"] = figures.bars(rates, "h/h", "#5b7fc7", label)
+        if not self.summaries:
+            return "No run has left a summary in this lake."
+        last = self.summaries[0]
+        hours = f"{last['wall_s'] / 3600:.2f} h" if last["wall_s"] >= 3600 else f"{last['wall_s']:.1f} s"
+        shown = f"{len(self.summaries)} run{'s' * (len(self.summaries) > 1)}, newest first"
+        return f"{shown}; the last began {last['begun']}, took {hours} and ended: {last['outcome']}."
+
+    def _provenance(self) -> list[dict[str, Any]]:
+        blocks = []
+        if self.selection:
+            settings = {
+                name: getattr(self.selection, name)
+                for name in ("context_s", "continuation_s", "stride_s", "align", "seed")
+            }
+            settings["splits"] = ", ".join(f"{name} {share:g}" for name, share in self.selection.splits.items())
+            blocks.append({"name": "Selection", "rows": [("name", self.selection.name), *settings.items()]})
+            for level in ("recordings", "windows"):
+                rules = getattr(self.selection, level)
+                blocks.append({"name": f"Rules for {level}", "rows": list(rules.items()) or [("none", "all are kept")]})
+        if self.choice.stages:
+            blocks.append({"name": "Stages and their fingerprints", "rows": list(self.choice.stages.items())})
+        if self.choice.dataset:
+            plan = json.loads(self.lake.storage.read(f"datasets/{self.choice.dataset}/plan.json"))
+            blocks.append({"name": "Dataset", "rows": [("name", self.choice.dataset), *plan.items()]})
+        if self.summaries:
+            machine = self.summaries[0]["machine"]
+            rows = [
+                ("command", self.summaries[0]["command"]),
+                *((name, machine[name]) for name in machine if name != "versions"),
+            ]
+            blocks.append({"name": "Last run", "rows": [*rows, *machine["versions"].items()]})
+        return blocks
+
+    def _whatif(self, scores: list[dict[str, Any]]) -> dict[str, Any]:
+        columns: dict[str, dict[str, str]] = {"recordings": {}, "windows": {}}
+        rules = []
+        for score in scores:
+            columns[score["level"]][score["column"]] = score["column"]
+            found = score.pop("rules")
+            where = {"level": score["level"], "column": score["column"], "expression": score["expression"]}
+            rules += [where | {"name": t.name, "op": t.op, "value": t.value} for t in found]
+            if not found:
+                middle = float(f"{(score['low'] + score['high']) / 2:.3g}")
+                rules.append(where | {"name": score["expression"], "op": "", "value": middle})
+        levels = sample(self.connection, columns["recordings"], columns["windows"] if self.selection else None)
+        return {"levels": levels, "rules": rules, "scores": scores}
+
+
+def _fact(label: str, value: str, detail: str = "") -> dict[str, str]:
+    return {"label": label, "value": value, "detail": detail}
+
+
+def _list(names: list[str]) -> str:
+    """Names as an SQL list of text."""
+    return f"[{', '.join(map(quoted, names))}]::VARCHAR[]"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to about `most` indices of `count`, the first and the last among them."""
+    step = max(1, math.ceil(count / most))
+    return sorted({*range(0, count, step), count - 1})

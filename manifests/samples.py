@@ -1,0 +1,199 @@
+"""The recordings that a report lets its reader browse: drawn fairly, with everything known of each as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from manifests import schemas
+from manifests.figures import COLORS, PALETTE
+from manifests.thresholds import Threshold
+from manifests.windows import union
+
+Row = dict[str, Any]
+Span = tuple[float, float]
+Snippet = Callable[[Mapping[str, Any], float], Row]
+"""Gives the sound of a recording, a row of the view `annotations`, from about a second on: keys of the page's sample
+(`audio`, `excerpt`, `sound`) and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
+
+MAX_SPEAKERS = 8
+HIDDEN = {"recording_id", "hints", "sha256", "pcm_sha256", "status"}
+
+
+@dataclass
+class Browsed:
+    """Samples in the order in which they were drawn; `total` recordings are there to draw from."""
+
+    total: int
+    samples: list[Row] = field(default_factory=list)
+    mel: Row = field(default_factory=dict)
+    sound: str = ""
+
+    @property
+    def verdicts(self) -> set[str]:
+        return {sample["verdict"] for sample in self.samples}
+
+
+def browsed(
+    connection: duckdb.DuckDBPyConnection, rules: Sequence[Threshold], count: int, snippet: Snippet | None
+) -> Browsed:
+    """Up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
+
+    The kept ones are about half. Within a combination the hash of the id decides, so any number is a fair draw.
+    """
+    ((total,),) = connection.execute("SELECT count(*) FROM facts").fetchall()
+    found = Browsed(total, sound="" if snippet else "No sound is in this file: it was made without.")
+    drawn = connection.execute(
+        "WITH ranked AS (SELECT recording_id, verdict, reasons, "
+        "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank "
+        "FROM facts), "
+        "strata AS (SELECT count(DISTINCT (verdict, reasons)) AS n FROM facts) "
+        "SELECT recording_id, verdict, reasons FROM ranked, strata "
+        "ORDER BY rank / CASE WHEN verdict = 'kept' THEN greatest(1, n - 1) ELSE 1 END, verdict, reasons LIMIT $1",
+        [count],
+    ).fetchall()
+    ids = [row[0] for row in drawn]
+    known = _by_id(connection, "annotations", ids)
+    windows = _by_id(connection, "windows", ids)
+    failures = _by_id(connection, "failures", ids)
+    for recording_id, verdict, reasons in drawn:
+        (row,) = known[recording_id]
+        own = sorted(windows.get(recording_id, []), key=lambda window: window["start_s"])
+        sample = _described(row, verdict, reasons, own, failures.get(recording_id, []), rules)
+        if snippet:
+            sample |= snippet(row, _best_start_s(row, own))
+            found.mel = sample.pop("mel", found.mel)
+        found.samples.append(sample)
+    return found
+
+
+def _by_id(connection: duckdb.DuckDBPyConnection, view: str, ids: list[str]) -> dict[str, list[Row]]:
+    chosen = connection.sql(f"FROM {view} WHERE recording_id IN (SELECT unnest($ids))", params={"ids": ids})
+    rows: dict[str, list[Row]] = {}
+    for row in chosen.to_arrow_table().to_pylist():
+        rows.setdefault(row["recording_id"], []).append(row)
+    return rows
+
+
+def _best_start_s(row: Row, windows: list[Row]) -> float:
+    """Where an excerpt begins: with the first kept window, else a little before the first speech, else at the start."""
+    kept = [window["start_s"] for window in windows if window["kept"]]
+    speech = [segment["start_s"] - 1.0 for segment in row.get("segments") or []]
+    return max(0.0, float(min(kept or speech or [0.0])))
+
+
+def _described(
+    row: Row, verdict: str, reasons: list[str], windows: list[Row], failures: list[Row], rules: Sequence[Threshold]
+) -> Row:
+    duration_s = row.get("duration_s") or row["claimed_duration_s"] or 0.0
+    name = row["uris"][0].rpartition("/")[2]
+    lanes = list(_lanes(row, windows))
+    words = [*row["uris"], row["recording_id"], verdict, *reasons, row["source"], row["licence"], row.get("language")]
+    told = "; ".join(f"{failure['step']}: {failure['error']}; remedy: {failure['remedy']}" for failure in failures)
+    return {
+        "id": row["recording_id"],
+        "name": name,
+        "names": row["uris"],
+        "verdict": verdict,
+        "reasons": reasons,
+        "language": row.get("language"),
+        "length": f"{duration_s / 60:.1f} min" if duration_s >= 100 else f"{duration_s:.1f} s",
+        "duration_s": duration_s,
+        "search": " ".join(str(word) for word in words if word).lower(),
+        "values": _values(row, reasons, rules),
+        "lanes": lanes,
+        "label": f"Timeline of {name}: " + ", ".join(f"{lane['name']} {len(lane['spans'])} spans" for lane in lanes),
+        "sound": told or "No sound in this file.",
+    }
+
+
+def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tuple[str, str, bool]]:
+    """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
+    broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
+    values = []
+    for schema in (*schemas.STAGES.values(), schemas.RECORDINGS):
+        for column in schema:
+            value = row.get(column.name)
+            if value is None or column.name in HIDDEN:
+                continue
+            if pa.types.is_nested(column.type):
+                if not pa.types.is_map(column.type):
+                    continue
+                value = ", ".join(f"{key} {part:.3g}" for key, part in value)
+            if isinstance(value, float):
+                value = f"{value:.4g}"
+            unit = (column.metadata or {}).get(b"unit", b"").decode()
+            values.append((column.name, f"{value} {unit}".strip(), column.name in broken))
+    shown = {name for name, *_ in values}
+    return list({value[0]: value for value in values}.values()) + [
+        (expression, "breaks its rule", True) for expression in sorted(broken - shown)
+    ]
+
+
+def _lanes(row: Row, windows: list[Row]) -> list[Row]:
+    """What happens when, a lane a kind: speech by track, turns by speaker, overlap, votes on language, windows."""
+    lanes: list[Row] = []
+
+    def add(name: str, spans: Sequence[Span], color: str, **more: Any) -> None:
+        if spans:
+            rounded = [(round(start, 2), round(end, 2)) for start, end in spans]
+            lanes.append({"name": name, "spans": rounded, "color": color} | more)
+
+    segments, turns = row.get("segments") or [], row.get("turns") or []
+    tracks = sorted({segment["track"] for segment in segments})
+    for track in tracks:
+        spans = [(s["start_s"], s["end_s"]) for s in segments if s["track"] == track]
+        add(f"speech {track}" if len(tracks) > 1 else "speech", spans, "#8a93a0")
+    spoken: dict[str, list[Span]] = {}
+    for turn in turns:
+        spoken.setdefault(turn["speaker"], []).append((turn["start_s"], turn["end_s"]))
+    by_time = sorted(spoken, key=lambda speaker: (-sum(end - start for start, end in spoken[speaker]), speaker))
+    for number, speaker in enumerate(sorted(by_time[:MAX_SPEAKERS])):
+        add(speaker, spoken[speaker], PALETTE[number])
+    rest = [span for speaker in by_time[MAX_SPEAKERS:] for span in spoken[speaker]]
+    add(f"{len(by_time) - MAX_SPEAKERS} others", rest, PALETTE[-1])
+    add("overlap", overlaps(list(spoken.values())), "#d6453d")
+    votes = row.get("votes") or []
+    languages = sorted({vote["language"] for vote in votes})
+    add(
+        "language",
+        [(vote["start_s"], vote["end_s"]) for vote in votes],
+        "",
+        colors=[PALETTE[(languages.index(vote["language"]) + 2) % len(PALETTE)] for vote in votes],
+        texts=[vote["language"] for vote in votes],
+        hover=[
+            f"{vote['language']} with {vote['probability']:.0%}, for {vote['speech_s']:.1f} s of speech"
+            for vote in votes
+        ],
+    )
+    add(
+        "windows",
+        [(window["start_s"], window["start_s"] + window["duration_s"]) for window in windows],
+        "",
+        colors=[COLORS["kept" if window["kept"] else "rejected"] for window in windows],
+        texts=["" if window["kept"] else "✗" for window in windows],
+        hover=["kept" if window["kept"] else f"rejected: {', '.join(window['reasons'])}" for window in windows],
+    )
+    return lanes
+
+
+def overlaps(speakers: Sequence[Sequence[Span]]) -> list[Span]:
+    """Stretches in which two or more speakers talk.
+
+    >>> overlaps([[(0.0, 3.0), (6.0, 8.0)], [(2.0, 7.0)]])
+    [(2.0, 3.0), (6.0, 7.0)]
+    """
+    # A speaker's own turns may overlap: only different speakers make overlap.
+    spans = [span for own in speakers for span in union(own)]
+    edges = sorted([(end, -1) for _, end in spans] + [(start, 1) for start, _ in spans])
+    found: list[Span] = []
+    talking, since = 0, 0.0
+    for at, change in edges:
+        if talking >= 2 and at > since:
+            found.append((since, at))
+        talking, since = talking + change, at
+    return union(found)

@@ -1,0 +1,34 @@
+"""`speechmill report`: the page of manifests.report with excerpts of the sound, written to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manifests.lake import Lake
+from manifests.views import ChoiceError, choose
+from pipelines.errors import MissingExtraError, SpeechmillError
+
+
+def report_lake(
+    lake: Lake, dataset: str | None, selection: str | None, output: str | None, samples: int, no_audio: bool
+) -> tuple[Path, int]:
+    """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of."""
+    try:
+        from manifests.report import Report
+    except ImportError as error:
+        raise MissingExtraError(f"a report needs {error.name}", "pip install 'speechmill[report]'") from error
+    from pipelines.snippets import snippet
+
+    if next(lake.batches(), None) is None:
+        what = f"there is no recording in {lake.storage.root}"
+        raise SpeechmillError(what, "name a lake that `speechmill ingest` has filled")
+    try:
+        choice = choose(lake, selection, dataset)
+    except ChoiceError as error:
+        raise SpeechmillError(str(error), error.remedy) from error
+    page = Report(lake, choice).build(samples, None if no_audio else snippet)
+    name = choice.dataset or Path(lake.storage.root).name
+    path = Path(output or f"{name}-report.html")
+    data = page.encode()
+    path.write_bytes(data)
+    return path, len(data)

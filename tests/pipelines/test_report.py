@@ -1,0 +1,285 @@
+"""The report in a real browser, of a lake made from real sound by the command line, with hostile names in it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+import soundfile
+from test_cli import speechmill
+
+from manifests.card import hub_licence
+from manifests.lake import Lake
+from pipelines.errors import SpeechmillError
+from pipelines.report import report_lake
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & 'quoted'.wav"
+SOURCE = "<b onmouseover=alert(3)>bold</b> | source"
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Path:
+    """Four recordings: two kept, one without speech, one that is no sound."""
+    folder = tmp_path_factory.mktemp("in")
+    speech, rate = soundfile.read(conversation, dtype="int16")
+    # A slash in the name would be a folder: the closing tag is spelt with the division slash.
+    soundfile.write(folder / HOSTILE.replace("</", "<\u2215"), speech, rate, format="wav")
+    soundfile.write(folder / "two channels.wav", np.stack([speech, np.roll(speech, 12 * rate)], 1), rate)
+    soundfile.write(folder / "silence.wav", np.zeros(12 * rate, np.int16), rate)
+    (folder / "broken.wav").write_bytes(b"RIFF</script>" + bytes(range(200)))
+    lake = tmp_path_factory.mktemp("lakes") / "lake <1>"
+    settings = [f"ingest.source={json.dumps(SOURCE)}", 'ingest.licence="CC BY 4.0"', "select.stride_s=4"]
+    done = speechmill("run", "demo", "--in", str(folder), "--lake", str(lake), *(f"--set={s}" for s in settings))
+    assert done.returncode == 0, done.stderr
+    return lake
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium to open the report with: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--mute-audio"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=flags, chromium_sandbox=False)
+        yield opened
+        opened.close()
+
+
+class Page:
+    """A report opened from disk without a network; whatever goes wrong in it is gathered in `problems`."""
+
+    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
+        self.problems: list[str] = []
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True, **settings)
+        self.page = context.new_page()
+        self.page.on("console", lambda message: self.problems.append(f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.page.on("request", self._request)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith(("file:", "blob:", "data:")):
+            self.problems.append(f"request: {request.url}")
+
+    def until(self, condition: str) -> None:
+        """Wait for it to hold; the page's own policy forbids the evaluation that wait_for_function does."""
+        for _ in range(300):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"never came true: {condition}")
+
+    def text(self, selector: str) -> str:
+        return str(self.page.locator(selector).inner_text())
+
+    def hours(self, level: str) -> float:
+        return float(self.text(f"#tally-{level}").removesuffix(" h"))
+
+
+@pytest.fixture(scope="module")
+def report(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    done = speechmill("report", str(lake), "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    assert str(path) in done.stdout
+    assert path.stat().st_size < 20e6
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, report: Path) -> Page:
+    return Page(browser, report)
+
+
+def test_every_chart_has_data_and_a_label(opened: Page) -> None:
+    plots = opened.page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].map((plot) => ({ id: plot.id, label: plot.ariaLabel,
+        drawn: plot.querySelectorAll("svg path, svg image").length,
+        points: (plot.data ?? []).reduce((n, t) => n + (t.link?.value ?? t.z?._inputArray ?? t.z ?? t.y ?? []).length, 0) }))"""
+    )
+    named = {plot["id"]: plot for plot in plots}
+    expected = {"funnel-flow", "tokens-patch", "tokens-prefix", "runs-rate", "failures", "picture"}
+    assert expected | {"group-language", "group-speakers", "group-source", "group-licence"} <= named.keys()
+    assert len([name for name in named if name.startswith("hist-")]) >= 20
+    assert [plot for plot in plots if not (plot["label"] and plot["drawn"] and plot["points"])] == []
+    assert opened.problems == []
+
+
+def test_names_are_shown_as_text_wherever_they_occur(opened: Page) -> None:
+    name = HOSTILE.replace("</", "<\u2215")
+    opened.page.fill("#filter", "onerror")
+    assert opened.text("#list b") == opened.text("#name") == name
+    assert name in opened.text("#names")
+    assert "<b onmouseover" in opened.text("#group-source")
+    assert "first bytes b'RIFF</sc'" in opened.text("#runs")
+    assert opened.page.locator("img[src=x], b[onmouseover]").count() == 0
+    opened.page.fill("#filter", "")
+    assert opened.problems == []
+
+
+def thumb(opened: Page, rule: str, level: str) -> tuple[Any, float, float]:
+    """A threshold's line with the place of its thumb on the page."""
+    line = opened.page.locator(f"input.line[data-rule='{rule}'][aria-label*='{level}']")
+    line.scroll_into_view_if_needed()
+    box = line.bounding_box()
+    low, high, value = (float(line.get_attribute(name) or line.input_value()) for name in ("min", "max", "value"))
+    share = (float(line.input_value()) - low) / (high - low)
+    return line, box["x"] + 9 + share * (box["width"] - 18), box["y"] + box["height"] / 2
+
+
+def test_dragging_a_threshold_changes_the_hours_as_select_would(opened: Page, lake: Path) -> None:
+    page = opened.page
+    (funnel,) = [json.loads(path.read_text()) for path in lake.glob("selections/*/funnel.json")]
+    before = opened.hours("recordings")
+    assert before == pytest.approx(funnel["recordings"]["kept"]["hours"], abs=6e-4)
+    assert opened.hours("windows") == pytest.approx(funnel["windows"]["kept"]["hours"], abs=6e-4)
+    line, x, y = thumb(opened, "speech", "recordings")
+    assert page.locator("#changed").is_hidden()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=4)
+    page.mouse.move(x + 2000, y, steps=4)
+    page.mouse.up()
+    opened.until("$('#tally-recordings').textContent === '0.000 h'")
+    assert opened.hours("windows") == 0
+    assert "speech = " in opened.text("#toml")
+    page.locator("#reset").click()
+    assert opened.hours("recordings") == before
+    line.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert float(line.input_value()) > 0.2
+    number = page.get_by_label("Threshold of speech as a number").first
+    number.fill("0.81")
+    opened.until("$('#toml').textContent.includes('>= 0.81')")
+    query = (
+        f"SELECT coalesce(sum(duration_s), 0) / 3600 FROM '{lake}/selections/*/verdicts-*.parquet' "
+        f"JOIN '{lake}/annotations/vad-*/*.parquet' USING (recording_id) WHERE verdict = 'kept' AND speech_share >= 0.81"
+    )
+    ((hours,),) = duckdb.sql(query).fetchall()
+    assert opened.hours("recordings") == pytest.approx(hours, abs=6e-4)
+    page.locator("#reset").click()
+    assert opened.problems == []
+
+
+def test_a_score_without_a_rule_takes_one(opened: Page) -> None:
+    card = opened.page.locator(".score", has=opened.page.locator("h3", has_text="dnsmos_ovrl"))
+    card.get_by_role("combobox").select_option(">=")
+    card.get_by_role("spinbutton").fill("5")
+    opened.until("$('#tally-recordings').textContent === '0.000 h'")
+    assert 'dnsmos_ovrl = "dnsmos_ovrl >= 5"' in opened.text("#toml")
+    opened.page.locator("#reset").click()
+    assert opened.page.locator("#changed").is_hidden()
+
+
+def test_the_recordings_are_browsed_and_heard_from_the_keyboard(opened: Page) -> None:
+    page = opened.page
+    assert page.locator("#list li").count() == 4
+    page.locator("#list").focus()
+    page.keyboard.press("Home")
+    seen = []
+    for _ in range(4):
+        seen.append(opened.text("#name"))
+        assert opened.text("#list [aria-selected=true] b") == seen[-1]
+        page.keyboard.press("ArrowDown")
+    assert len(set(seen)) == 4
+    page.keyboard.press("/")
+    page.keyboard.type("two channels")
+    page.keyboard.press("Enter")
+    assert opened.text("#name") == "two channels.wav"
+    assert "2 tracks" in opened.text("#sound")
+    page.keyboard.press("p")
+    opened.until("audio.currentTime > 0.2")
+    state = page.evaluate("(({ readyState, duration, error }) => ({ readyState, duration, error }))(audio)")
+    assert state["readyState"] >= 3
+    assert state["error"] is None
+    assert state["duration"] == pytest.approx(20, abs=0.1)
+    page.keyboard.press("p")
+    assert page.evaluate("audio.paused")
+    at = page.evaluate("audio.currentTime")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("audio.currentTime") == pytest.approx(at + 2, abs=0.05)
+    page.fill("#filter", "")
+    page.select_option("#verdict", "failed")
+    assert opened.text("#name") == "broken.wav"
+    assert "remedy" in opened.text("#sound")
+    page.select_option("#verdict", "")
+    assert opened.problems == []
+
+
+def test_colours_follow_the_system_and_the_button(browser: Any, report: Path) -> None:
+    dark = Page(browser, report, color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert dark.page.evaluate(ground) == "rgb(17, 21, 27)"
+    dark.page.locator("#theme").click()
+    assert dark.page.evaluate(ground) == "rgb(250, 249, 246)"
+    dark.page.set_viewport_size({"width": 390, "height": 800})
+    dark.page.wait_for_timeout(300)
+    assert dark.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert dark.problems == []
+
+
+def test_a_lake_without_selection_or_sound_has_a_report(browser: Any, lake: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    for part in ("recordings", "annotations"):
+        shutil.copytree(lake / part, bare / part)
+    path = tmp_path / "bare.html"
+    done = speechmill("report", str(bare), "--no-audio", "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    page = Page(browser, path)
+    assert page.page.locator("#funnel, #tokens").count() == 0
+    assert page.hours("recordings") == pytest.approx(72 / 3600, abs=6e-4)
+    assert page.page.locator("#audio").is_hidden()
+    assert page.problems == []
+
+
+def test_mistakes_are_told_with_a_remedy(lake: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"selection": None, "output": None, "samples": 1, "no_audio": True}
+    with pytest.raises(SpeechmillError, match="no recording in") as caught:
+        report_lake(Lake.at(str(tmp_path)), None, **settings)
+    assert "ingest" in caught.value.remedy
+    with pytest.raises(SpeechmillError, match="no dataset 'other'") as caught:
+        report_lake(Lake.at(str(lake)), "other", **settings)
+    assert caught.value.remedy == "there is: demo"
+
+
+def test_the_card_opens_on_the_hub_and_its_croissant_reads_every_window(lake: Path, tmp_path: Path) -> None:
+    import datasets
+    import mlcroissant
+    from huggingface_hub import DatasetCard
+
+    folder = lake / "datasets/demo"
+    card = DatasetCard.load(folder / "README.md")
+    assert (card.data.license, card.data.language) == ("cc-by-4.0", ["en"])
+    assert card.data.size_categories == ["n<1K"]
+    assert "&lt;b onmouseover=alert(3)>bold&lt;/b> &#124; source" in card.text
+    for model in ("silero-vad-16k-sequence", "pyannote-segmentation-3.0", "whisper-base", "dnsmos-p835"):
+        assert model in card.text
+    assert "mixed" in card.text  # mono and two-channel windows, which datasets does not read together
+    described = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    assert described.metadata.issues.errors == set()
+    assert "datePublished" in described.metadata.issues.report()  # left to whoever publishes it
+    rows = list(described.records("window"))
+    stored = datasets.load_dataset("parquet", data_files=str(folder / "windows/*.parquet").replace("[", "[[]"),
+                                   cache_dir=str(tmp_path), split="train")  # fmt: skip
+    assert len(rows) == stored.num_rows > 0
+    assert rows[0]["window/window_id"].decode() in stored["window_id"]
+
+
+def test_licences_are_named_as_the_hub_names_them() -> None:
+    assert [hub_licence(name) for name in ("CC BY 4.0", "MIT", "ask me", None)] == [
+        "cc-by-4.0",
+        "mit",
+        "other",
+        "unknown",
+    ]
