@@ -323,7 +323,10 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
     """What to put before a key so that DuckDB finds it; the connection learns to read other storage than local."""
     if isinstance(lake.storage, LocalStorage):
         return lake.storage.root + "/"
-    from fsspec.implementations.arrow import ArrowFSWrapper
+    try:
+        from fsspec.implementations.arrow import ArrowFSWrapper
+    except ImportError as error:
+        raise ChoiceError(f"{lake.storage.root} is read with fsspec", "pip install 'speechmill[s3]'") from error
 
     class LakeFileSystem(ArrowFSWrapper):
         protocol = "lake"

@@ -89,3 +89,24 @@ def test_a_stage_of_two_fingerprints_must_be_chosen(lake: Lake) -> None:
 def test_sql_reaches_nothing_outside_the_lake(lake: Lake, query: str) -> None:
     with pytest.raises(duckdb.Error):
         open_views(lake).execute(query)
+
+
+class Elsewhere:
+    """A storage that DuckDB cannot open by itself, as an object store is."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.inner, self.root = lake.storage, "elsewhere://bucket/lake"
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+
+def test_any_storage_is_read_through_its_filesystem(lake: Lake) -> None:
+    select(lake, rules())
+    elsewhere = Lake(Elsewhere(lake))
+    assert annotations(elsewhere) == annotations(lake)
+    connection = open_views(elsewhere)
+    query = "SELECT recording_id, verdict, windows, (SELECT count(*) FROM windows) FROM judged ORDER BY ALL"
+    assert connection.execute(query).fetchall() == open_views(lake).execute(query).fetchall()
+    with pytest.raises(duckdb.Error):
+        connection.execute("FROM read_text('/etc/hostname')")
