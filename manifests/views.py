@@ -20,7 +20,6 @@ import pyarrow.fs as pafs
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.storage import LocalStorage
 
 MEMORY_LIMIT = "700MB"
 """Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
@@ -321,7 +320,7 @@ def _same_ids(
 
 def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
     """What to put before a key so that DuckDB finds it; the connection learns to read other storage than local."""
-    if isinstance(lake.storage, LocalStorage):
+    if "://" not in lake.storage.root:
         return lake.storage.root + "/"
     try:
         from fsspec.implementations.arrow import ArrowFSWrapper
