@@ -353,23 +353,7 @@ def what_if(
 def diff(one: str, two: str, as_json: bool) -> None:
     """What changed between two lakes, selections or recipes (TOML), and which rule did it."""
     from manifests import diff as differing
-    from manifests import terminal
+    from manifests import render, terminal
 
     found = differing.diff(one, two)
-    if as_json:
-        terminal.as_json(found)
-        return
-    if not any(
-        found["settings"] or found.get("verdicts") or [p["count"] for p in found.get("recordings", {}).values()]
-        for _ in (1,)
-    ):
-        terminal.echo("no difference")
-    for name, (before, after) in found["settings"].items():
-        terminal.echo(f"{name}: {terminal.number(before)} -> {terminal.number(after)}")
-    for part, row in found.get("recordings", {}).items():
-        terminal.heading(f"recordings {part}: {row['count']:,}, {row['hours']:,.3f} h")
-        terminal.pairs({example["recording_id"]: example["name"] for example in row["examples"]})
-    if found.get("verdicts"):
-        terminal.heading("verdicts")
-        columns = ["before", "after", "no_longer", "now", "count", "hours", "example"]
-        terminal.table(columns, [[row[name] for name in columns] for row in found["verdicts"]])
+    terminal.as_json(found) if as_json else render.difference(found)

@@ -1,4 +1,4 @@
-"""Statistics as a terminal shows them; each takes what manifests/stats.py returns."""
+"""Statistics and differences as a terminal shows them; each takes what stats.py or diff.py returns."""
 
 from __future__ import annotations
 
@@ -92,3 +92,19 @@ def overview(found: dict[str, Any]) -> None:
         terminal.heading(f"dataset {found['dataset']['name']}")
         columns = ["split", "windows", "hours", "frames"]
         terminal.table(columns, [[row[name] for name in columns] for row in found["dataset"]["splits"]])
+
+
+def difference(found: dict[str, Any]) -> None:
+    recordings = {part: row for part, row in found.get("recordings", {}).items() if row["count"]}
+    verdicts = found.get("verdicts")
+    if not (found["settings"] or recordings or verdicts):
+        terminal.echo("no difference")
+    for name, (before, after) in found["settings"].items():
+        terminal.echo(f"{name}: {terminal.number(before)} -> {terminal.number(after)}")
+    for part, row in recordings.items():
+        terminal.heading(f"recordings {part}: {row['count']:,}, {row['hours']:,.3f} h")
+        terminal.pairs({example["recording_id"]: example["name"] for example in row["examples"]})
+    if verdicts:
+        terminal.heading("verdicts")
+        columns = ["before", "after", "no_longer", "now", "count", "hours", "example"]
+        terminal.table(columns, [[row[name] for name in columns] for row in verdicts])

@@ -268,9 +268,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=20_000, help="recordings in a batch file")
     parser.add_argument("--repeats", type=int, default=2, help="the fastest is told")
-    parser.add_argument(
-        "--limit", type=float, default=600, help="seconds after which DuckDB's answer is not waited for"
-    )
+    parser.add_argument("--limit", type=float, default=600, help="seconds to wait for DuckDB alone")
     parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for lhotse; 0: none")
     parser.add_argument("--lake", help="use this synthetic lake, and keep it")
     parser.add_argument("--ask", choices=QUESTIONS, help=argparse.SUPPRESS)

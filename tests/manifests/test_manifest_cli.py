@@ -146,6 +146,7 @@ def test_diff_tells_which_recordings_came_and_went(tmp_path: Path) -> None:
     assert {part: row["count"] for part, row in found.items()} == {"removed": 2, "added": 0, "changed": 0}
     (tmp_path / "a.toml").write_text("name = 'x'\n[select]\ncontext_s = 2.0\n")
     (tmp_path / "b.toml").write_text("name = 'x'\n[select]\ncontext_s = 5.0\n")
+    assert run("diff", str(one.storage.root), str(one.storage.root)).output == "no difference\n"
     recipes = told("diff", str(tmp_path / "a.toml"), str(tmp_path / "b.toml"))
     assert recipes == {"settings": {"select.context_s": [2.0, 5.0]}}
 
