@@ -27,7 +27,9 @@ def diff(one: str, two: str) -> dict[str, Any]:
     a, b = resolve(one), resolve(two)
     if a.lake is None or b.lake is None:
         raise ChoiceError("a file has no verdicts to compare", "compare two lakes, two selections or two recipes")
-    result: dict[str, Any] = {"settings": settings(_settings(a), _settings(b))}
+    stored = _settings(a), _settings(b)
+    both = stored[0].keys() & stored[1].keys()
+    result: dict[str, Any] = {"settings": settings(*({name: one[name] for name in both} for one in stored))}
     connection = a.connect(())
     other = b.connect(())
     same_lake = a.lake.storage.root == b.lake.storage.root
@@ -60,7 +62,8 @@ def _settings(target: Target) -> dict[str, Any]:
     for name, key in keys.items():
         if target.lake.storage.exists(key):
             found[name] = json.loads(target.lake.storage.read(key))
-    found.get("selection", {}).pop("stages", None)
+    for name in ("name", "stages"):
+        found.get("selection", {}).pop(name, None)
     return found
 
 

@@ -338,6 +338,13 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
     return REMOTE
 
 
+EVERYTHING = re.compile(
+    r"(?<!\()(?<!\(\s)\*\s*(,|\)|FROM|EXCLUDE|REPLACE|RENAME|$)|^\s*(FROM|SHOW|DESCRIBE|SUMMARIZE|EXPLAIN)|\bCOLUMNS\s*\(",
+    re.IGNORECASE,
+)
+"""SQL that may ask for any column: a star that is not count(*), and statements about a whole view."""
+
+
 def stages_of(sql: str) -> set[str]:
     """The stages whose own columns, or whose names, occur in a piece of SQL, all of them where it says `*`; "verdicts"
     where it names `judged`.
@@ -345,7 +352,7 @@ def stages_of(sql: str) -> set[str]:
     >>> sorted(stages_of("SELECT language, count(*), sum(duration_s) FROM annotations GROUP BY ALL"))
     ['language', 'signal']
     """
-    if re.search(r"(?<!\(\s)(?<!\()\*(?=\s*(,|FROM|EXCLUDE|REPLACE|RENAME|$))|^\s*FROM", sql, re.IGNORECASE):
+    if EVERYTHING.search(sql):
         return {*schemas.STAGES, "verdicts"}
     words = set(re.findall(r"\w+", sql.lower()))
     own = {stage: set(schema.names) - set(schemas.BASE_NAMES) for stage, schema in schemas.STAGES.items()}
