@@ -204,8 +204,9 @@ def stats(
         found: Any = statistics.overview(connection, target.lake, target.choice)
         terminal.as_json(found) if as_json else render.overview(found)
         return
-    wanted = stages_of(f"{by} {' '.join(histograms)} {where} duration_s")
-    connection = target.connect(None if not (by or histograms) else wanted)
+    asked = f"{by} {' '.join(histograms)} {where} duration_s" if by or histograms else f"* FROM {view or target.view}"
+    joins = (view or target.view) in ("annotations", "judged")
+    connection = target.connect(stages_of(f"{asked} {view}") if joins else ())
     if by:
         rows = statistics.grouped(connection, view or target.view, _split(by), where)
         terminal.as_json(rows) if as_json else render.groups(rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from manifests import schemas
 from manifests.lake import Lake
 from manifests.views import Choice
 
@@ -16,9 +17,8 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 EXACT = 5_000_000
 SHOWN = (
-    "duration_s", "sample_rate", "loudness_lufs", "bandwidth_hz", "clipped_share", "speech_share", "num_speakers",
-    "overlap_share", "turns_per_min", "longest_monologue_s", "language_confidence", "dnsmos_ovrl", "snr_db",
-    "music_likelihood",
+    "duration_s", "loudness_lufs", "bandwidth_hz", "speech_share", "num_speakers", "overlap_share",
+    "longest_monologue_s", "language_confidence", "dnsmos_ovrl", "snr_db", "music_likelihood",
 )  # fmt: skip
 """Measures that a look at a lake begins with; a stage alone shows all of its own."""
 
@@ -65,9 +65,13 @@ def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "tru
         return []
     sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)
     (row,) = connection.execute(f"SELECT {sums} FROM {view} WHERE {where}").fetchall()
+    return _described(numeric, row)
+
+
+def _described(names: Sequence[str], values: Sequence[Any]) -> Rows:
     return [
-        {"measure": name, **dict(zip(("measured", "min", "mean", "max"), row[4 * i : 4 * i + 4], strict=True))}
-        for i, name in enumerate(numeric)
+        {"measure": name, **dict(zip(("measured", "min", "mean", "max"), values[4 * i : 4 * i + 4], strict=True))}
+        for i, name in enumerate(names)
     ]
 
 
@@ -139,24 +143,20 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
         "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
         "sum(size_bytes)::BIGINT AS size_bytes FROM recordings",
     )
-    stages = []
-    found: Rows = []
+    stages, found = [], []
     for stage, mark in choice.stages.items():
-        (row,) = rows_of(
-            connection, f"SELECT count(*) AS count, count(*) FILTER (status <> 'ok') AS failed FROM {stage}"
-        )
-        stages.append({"stage": stage, "fingerprint": mark, **row})
-        found += [row for row in measures(connection, stage) if row["measure"] in SHOWN and row["measured"]]
+        shown = [name for name in schemas.STAGES[stage].names if name in SHOWN]
+        sums = "".join(f', count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in shown)
+        query = f"SELECT count(*), count(*) FILTER (status <> 'ok'){sums} FROM {stage}"
+        ((count, failed, *values),) = connection.execute(query).fetchall()
+        stages.append({"stage": stage, "fingerprint": mark, "count": count, "failed": failed})
+        found += [row for row in _described(shown, values) if row["measured"]]
     result: dict[str, Any] = {"recordings": recordings, "stages": stages, "measures": found}
-    result["failures"] = failures(connection, choice)
+    broken = [row["stage"] for row in stages if row["failed"]]
+    result["failures"] = failures(connection, ["recordings"] * (recordings["unreadable"] > 0) + broken)
+    result |= _by_source_and_language(connection, choice)
     if "signal" in choice.stages:
-        (recordings["hours"],) = connection.execute(
-            "SELECT coalesce(sum(duration_s), 0) / 3600 FROM signal"
-        ).fetchall()[0]
-    by = "annotations" if "signal" in choice.stages else "recordings"
-    result["sources"] = grouped(connection, by, ["source"])
-    if {"signal", "language"} <= choice.stages.keys():
-        result["languages"] = grouped(connection, "annotations", ["language"], "duration_s IS NOT NULL")
+        recordings["hours"] = sum(row["hours"] or 0.0 for row in result["sources"])
     if choice.selection:
         funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
         parts = {
@@ -176,11 +176,34 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
     return result
 
 
-def failures(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Rows:
-    """Where recordings failed and of what, most frequent first."""
-    parts = " UNION ALL ".join(
-        f"SELECT '{view}' AS stage, error_type FROM {view} WHERE status <> 'ok'"
-        for view in ("recordings", *choice.stages)
+def _by_source_and_language(connection: duckdb.DuckDBPyConnection, choice: Choice) -> dict[str, Rows]:
+    """Both in one pass over the recordings; languages of those that were decoded."""
+    names = ["source"] + ["language"] * ({"signal", "language"} <= choice.stages.keys())
+    decoded = "count(duration_s)" if "signal" in choice.stages else "0"
+    measure = "sum(duration_s)" if "signal" in choice.stages else "sum(claimed_duration_s)"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE groups AS SELECT {', '.join(names)}, count(*) AS met, {decoded} AS decoded, "
+        f"{measure} / 3600 AS hours FROM annotations GROUP BY ALL"
     )
-    query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count(*) AS count FROM ({parts})"
-    return rows_of(connection, f"{query} GROUP BY ALL ORDER BY count DESC, stage, error_type")
+    counts = {"source": "sum(met)", "language": "sum(decoded)"}
+    return {
+        f"{name}s": rows_of(
+            connection,
+            f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {name}, {counts[name]}::BIGINT AS count, "
+            f"sum(hours) AS hours FROM groups GROUP BY ALL HAVING count > 0) "
+            "ORDER BY hours DESC NULLS LAST, count DESC, 1",
+        )
+        for name in names
+    }
+
+
+def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Rows:
+    """Of which errors recordings failed in these views, most frequent first."""
+    if not views:
+        return []
+    parts = " UNION ALL ".join(
+        f"SELECT '{view}' AS stage, error_type, count(*) AS count FROM {view} WHERE status <> 'ok' GROUP BY ALL"
+        for view in views
+    )
+    query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count FROM ({parts})"
+    return rows_of(connection, f"{query} ORDER BY count DESC, stage, error_type")
