@@ -16,7 +16,7 @@ import duckdb
 
 from manifests import views
 from manifests.foreign.load import load
-from manifests.foreign.rows import TABLES
+from manifests.foreign.rows import TABLES, ManifestError
 from manifests.lake import Lake
 
 BATCH_ROWS = 2000
@@ -69,12 +69,16 @@ def open_lake(lake: Lake, selection: str | None = None) -> Source:
 
 
 def split_key(path: str) -> tuple[str | None, str]:
-    """The lake that holds a path, None if none does, and the key of the path in it."""
+    """The lake that holds a path, None if none does, and the key of the path in it. Raises ManifestError."""
     scheme, mark, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
     parts = rest.rstrip("/").split("/")
     for end in range(len(parts), 0, -1):
         root = scheme + mark + "/".join(parts[:end])
-        if root and next(Lake.at(root).batches(), None) is not None:
+        try:
+            found = root and next(Lake.at(root).batches(), None) is not None
+        except ValueError as error:
+            raise ManifestError(str(error), "name a local path, or one of a storage that is known here") from error
+        if found:
             return root, "/".join(parts[end:])
     return None, path
 

@@ -147,6 +147,8 @@ def test_a_path_is_split_into_its_lake_and_key(tmp_path: Path) -> None:
     assert split_key(f"{root}/") == (root, "")
     assert split_key(f"{root}/datasets/x") == (root, "datasets/x")
     assert split_key(str(tmp_path / "a.jsonl")) == (None, str(tmp_path / "a.jsonl"))
+    with pytest.raises(ManifestError, match="ftp://host/x"):
+        split_key("ftp://host/x")
 
 
 def run(*words: str) -> tuple[int, str, str]:
