@@ -171,7 +171,7 @@ class Report:
             "SELECT count(*), coalesce(sum(duration_s), 0) / 3600, count(DISTINCT source) FROM facts"
         )
         yield _fact("recordings", f"{count:,}", f"{sources} source{'s' * (sources != 1)}")
-        yield _fact("hours in", hours_text(hours))
+        yield _fact("hours in", hours_text(hours), f"{hours * 3600 / max(1, count):.0f} s on average")
         if self.selection:
             ((kept, kept_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"

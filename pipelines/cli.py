@@ -280,7 +280,7 @@ def models_where(model: str) -> None:
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
 @click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")
 def report(lake: str, **settings: Any) -> None:
-    """Write one HTML file about LAKE that opens anywhere and loads nothing."""
+    """Show LAKE as one HTML file that loads nothing."""
     from pipelines.report import report_lake
 
     path, size = report_lake(_lake(lake), **settings)

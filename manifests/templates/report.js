@@ -73,15 +73,22 @@ function sums(level, kept) {
     all += level.duration[i];
     if (kept[i]) { seconds += level.duration[i]; count++; }
   }
-  // A sample speaks for the whole by its share of hours; the whole speaks for itself.
-  const share = all ? seconds / all : 0;
+  if (level.exact) return { hours: seconds / 3600, count };
+  // A sample speaks for the whole by its share of hours: a ratio, whose error is that of sums over drawn recordings.
+  const share = all ? seconds / all : 0, residuals = new Map();
+  for (let i = 0; i < kept.length; i++) {
+    const drawn = level.parent ? level.parent[i] : i;
+    residuals.set(drawn, (residuals.get(drawn) ?? 0) + level.duration[i] * (kept[i] - share));
+  }
   let spread = 0;
-  for (let i = 0; i < kept.length; i++) spread += (level.duration[i] * (kept[i] - share)) ** 2;
-  const error = all ? Math.sqrt(spread) / all * level.hours : 0;
-  return level.exact ? { hours: seconds / 3600, count } : { hours: share * level.hours, error };
+  for (const residual of residuals.values()) spread += residual ** 2;
+  return { hours: share * level.hours, error: all ? Math.sqrt(spread) / all * level.hours : 0 };
 }
 
-const number = (value, digits = 3) => value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: value < 100 ? digits : 0 });
+function number(value) {
+  const digits = value < 100 ? 3 : value < 1000 ? 1 : 0;
+  return value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+}
 let first = null;
 
 function tally() {
