@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.storage import LocalStorage
+from manifests.local import LocalStorage
 
 MEMORY_LIMIT = "700MB"
 """Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
