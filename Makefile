@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo browser test bench lint format clean
+.PHONY: demo browser servers test bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,7 +28,15 @@ browser:
 		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
 		|| echo "no Chromium and no way to install it here: the browser tests skip"
 
-test: lint browser
+# Servers that tests start have dependencies of their own.
+.venv-servers/ready: tests/servers.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --requirement tests/servers.txt
+	touch $@
+
+servers: .venv-servers/ready
+
+test: lint browser servers
 	$(BIN)/python -m pytest
 
 bench: .venv/ready
@@ -39,4 +47,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-servers .mypy_cache .pytest_cache .ruff_cache .hypothesis

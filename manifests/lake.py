@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.storage import LocalStorage, Storage, open_storage
+from manifests.storage import Storage, StorageConfig, open_storage
 from manifests.tables import write_parquet_bytes
 
 
@@ -18,10 +18,12 @@ class Lake:
     """A lake in some storage. Cheap to make and to send to a worker."""
 
     storage: Storage
+    config: StorageConfig = field(default_factory=StorageConfig)
+    """How inputs are reached, too."""
 
     @classmethod
-    def at(cls, root: str) -> Lake:
-        return cls(open_storage(root))
+    def at(cls, root: str, config: StorageConfig | None = None) -> Lake:
+        return cls(open_storage(root, config), config or StorageConfig())
 
     def batches(self) -> Iterator[str]:
         """Names of the batches, in order: 'batch-000000', ..."""
@@ -62,6 +64,5 @@ class Lake:
             yield batch, self.read(self.recordings_key(batch), columns)
 
     def sweep(self) -> None:
-        """Remove temporary files of writers that died."""
-        if isinstance(self.storage, LocalStorage):
-            self.storage.sweep()
+        """Remove what writers that died left unfinished."""
+        self.storage.sweep()

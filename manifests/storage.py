@@ -5,31 +5,87 @@ Writes are atomic: a key holds either nothing, the old bytes or the new ones, wh
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TextIO
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-TEMPORARY = "runs/tmp"
+
+class StorageError(OSError):
+    """A storage that does not answer or refuses: no fault of one file, so a run stops. `remedy` says what to do."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class DeniedError(StorageError, PermissionError):
+    """What these credentials may not do."""
+
+
+class Stat(NamedTuple):
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """The table `[storage]` of a recipe. Credentials are never in it: they come from the usual AWS configuration."""
+
+    endpoint_url: str | None = None
+    """URL of an S3-compatible server; else AWS_ENDPOINT_URL_S3, the profile's, or Amazon's."""
+    region: str | None = None
+    """Region of the buckets; else AWS_REGION or the profile's."""
+    profile: str | None = None
+    """Profile of ~/.aws/config; else AWS_PROFILE, variables, a role of the machine or pod."""
+    anonymous: bool = False
+    """Send unsigned requests, for public buckets."""
+    request_payer: bool = False
+    """Pay for what is read from buckets whose owner does not."""
+    encryption: str | None = None
+    """'AES256' or 'aws:kms' at rest; the bucket's default if not given."""
+    kms_key_id: str | None = None
+    """Key for 'aws:kms'."""
+    retry_s: float = 600.0
+    """A request that fails for a passing reason is tried again for this long."""
+    timeout_s: float = 30.0
+    """A connection on which nothing moves for this long is given up, and the request tried again."""
+    concurrency: int = 8
+    """Requests in flight for one object."""
+    http_private: bool = False
+    """Whether HTTP inputs may lie at loopback, link-local and private addresses."""
+    http_max_gb: float = 8.0
+    """Largest file taken over HTTP, in 10^9 bytes."""
+    http_max_s: float = 3600.0
+    """Longest time for one file over HTTP, tries included."""
+
+    def __post_init__(self) -> None:
+        if self.encryption not in (None, "AES256", "aws:kms"):
+            raise ValueError(f"encryption must be 'AES256' or 'aws:kms', not {self.encryption!r}")
+        if self.kms_key_id and self.encryption != "aws:kms":
+            raise ValueError("kms_key_id needs encryption = 'aws:kms'")
+        if min(self.retry_s, self.timeout_s, self.http_max_gb, self.http_max_s) <= 0 or self.concurrency < 1:
+            raise ValueError("retry_s, timeout_s, http_max_gb, http_max_s and concurrency must be above 0")
 
 
 class Storage(Protocol):
-    """Named bytes. Missing keys raise FileNotFoundError."""
+    """Named bytes. Missing keys raise FileNotFoundError; what no other key would mend raises StorageError."""
 
     root: str
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys under the folder `prefix`, in order, without loading them all."""
+        """Keys under the folder `prefix`, in the order of their UTF-8 bytes, without loading them all."""
         ...
 
     def read(self, key: str) -> bytes: ...
-    def open(self, key: str) -> BinaryIO: ...
+    def open(self, key: str) -> BinaryIO:
+        """A seekable stream, read by range in bounded memory."""
+        ...
+
+    def stat(self, key: str) -> Stat: ...
     def size(self, key: str) -> int: ...
     def exists(self, key: str) -> bool: ...
     def put(self, key: str, data: bytes) -> None: ...
@@ -53,150 +109,23 @@ class Storage(Protocol):
         """A text file to write to as things happen, to be closed at the end; it is never read back by a run."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what writers that died left unfinished."""
+        ...
+
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """The storage for readers of Parquet: paths are keys."""
         ...
 
 
-class LocalStorage:
-    """A folder on a local or mounted disk: temporary name, fsync, rename, fsync of the folder.
+def open_storage(root: str, config: StorageConfig | None = None) -> Storage:
+    """The storage behind a lake's name: a folder or s3://bucket/prefix. ValueError for any other scheme."""
+    if root.startswith("s3://"):
+        from manifests.s3 import S3Storage
 
-    Temporary files lie under `runs/tmp` of the same file system, so a killed writer never leaves one beside data.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.path = Path(root).absolute()
-        self.root = str(self.path)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        folder = self.path / prefix
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for entry in entries:
-            key = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_dir():
-                if key != TEMPORARY:
-                    yield from self.list(key)
-            else:
-                yield key
-
-    def read(self, key: str) -> bytes:
-        return (self.path / key).read_bytes()
-
-    def open(self, key: str) -> BinaryIO:
-        return (self.path / key).open("rb")
-
-    def size(self, key: str) -> int:
-        return (self.path / key).stat().st_size
-
-    def exists(self, key: str) -> bool:
-        return (self.path / key).is_file()
-
-    def put(self, key: str, data: bytes) -> None:
-        temporary = self._temporary(data)
-        try:
-            self._rename(temporary, key)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def put_file(self, key: str, path: Path) -> None:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        if path.stat().st_dev != self._tmp().stat().st_dev:
-            moved = self._tmp() / uuid.uuid4().hex
-            shutil.move(path, moved)
-            self.put_file(key, moved)
-            return
-        self._rename(path, key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        target = self.path / key
-        if target.exists():
-            return False
-        temporary = self._temporary(data)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(temporary, target)  # fails where the name exists: the only atomic create-with-content there is
-            _fsync_folder(target.parent)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
-
-    def delete(self, key: str) -> None:
-        (self.path / key).unlink(missing_ok=True)
-
-    def scratch(self) -> Path:
-        folder = self._tmp() / f"{os.getpid()}-{uuid.uuid4().hex}"
-        folder.mkdir()
-        return folder
-
-    def log(self, key: str) -> TextIO:
-        path = self.path / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-
-    def filesystem(self) -> pyarrow.fs.FileSystem:
-        import pyarrow.fs
-
-        return pyarrow.fs.SubTreeFileSystem(self.root, pyarrow.fs.LocalFileSystem())
-
-    def sweep(self, older_than_s: float = 0.0) -> None:
-        """Remove what killed writers left under `runs/tmp`."""
-        limit = time.time() - older_than_s
-        for entry in self._tmp().iterdir():
-            owner = entry.name.split("-")[0]
-            if entry.stat().st_mtime > limit or (owner.isdigit() and _alive(int(owner))):
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-
-    def _tmp(self) -> Path:
-        folder = self.path / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _temporary(self, data: bytes) -> Path:
-        path = self._tmp() / f"{os.getpid()}-{uuid.uuid4().hex}"
-        try:
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:  # a full disk or Ctrl-C must not leave half a file; it is raised on
-            path.unlink(missing_ok=True)
-            raise
-        return path
-
-    def _rename(self, path: Path, key: str) -> None:
-        target = self.path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-        _fsync_folder(target.parent)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def open_storage(root: str) -> Storage:
-    """The storage behind a lake's name."""
+        return S3Storage(root, config or StorageConfig())
     if "://" in root:
-        raise ValueError(f"{root}: only local folders can hold a lake in this version; remedy: give a folder")
+        raise ValueError(f"{root}: a lake lies in a local folder or at s3://bucket/prefix")
+    from manifests.local import LocalStorage
+
     return LocalStorage(root)

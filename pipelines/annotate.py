@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from manifests import schemas
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
+from manifests.storage import StorageConfig, StorageError
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.stages.base import Row, Stage
@@ -78,7 +79,7 @@ class Annotator:
         if not rows:
             return result
         recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
-        for recording, decoded in _decoded(recordings):
+        for recording, decoded in _decoded(recordings, lake.config):
             known = {name: table[recording["recording_id"]] for name, table in done.items()}
             seconds, failures = self._annotate_one(recording["recording_id"], decoded, known, rows)
             result.recordings += 1
@@ -95,8 +96,8 @@ class Annotator:
         """Add a row to every table of `rows`; returns the seconds of sound and what failed."""
         error = decoded.exception()
         if error is not None:
-            if not isinstance(error, Exception):
-                raise error
+            if not isinstance(error, Exception) or isinstance(error, StorageError):
+                raise error  # a storage that does not answer is no fault of the recording
             for name in rows:
                 rows[name].append(failed_row(recording_id, error))
             return 0.0, [told(failed_row(recording_id, error), "signal")]
@@ -147,21 +148,23 @@ def told(row: Mapping[str, Any], stage: str) -> Failure:
     return Failure(row["recording_id"], stage, row["error_type"], row["error"], row["remedy"] or "")
 
 
-def _decoded(recordings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
+def _decoded(
+    recordings: Sequence[Mapping[str, Any]], config: StorageConfig
+) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
     """Each recording with its sound, the next one decoding in a thread meanwhile: never more than two are held."""
     with ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(_decode, row) for row in recordings[:1]]
+        jobs = [pool.submit(_decode, row, config) for row in recordings[:1]]
         for index, recording in enumerate(recordings):
-            jobs += [pool.submit(_decode, row) for row in recordings[index + 1 : index + 2]]
+            jobs += [pool.submit(_decode, row, config) for row in recordings[index + 1 : index + 2]]
             yield recording, jobs.pop(0)
 
 
-def _decode(recording: Mapping[str, Any]) -> DecodedSound:
+def _decode(recording: Mapping[str, Any], config: StorageConfig) -> DecodedSound:
     """Decode under the first of its names that still holds the bytes."""
     *others, last = recording["uris"]
     for uri in others:
         try:
-            return decode_sound(uri, recording["recording_id"], recording["size_bytes"])
+            return decode_sound(uri, recording["recording_id"], recording["size_bytes"], config)
         except SpeechmillError:
             continue  # the same bytes may still lie under another name; the last name's error is told
-    return decode_sound(last, recording["recording_id"], recording["size_bytes"])
+    return decode_sound(last, recording["recording_id"], recording["size_bytes"], config)

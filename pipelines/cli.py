@@ -20,6 +20,7 @@ from pipelines.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from manifests.lake import Lake
+    from manifests.storage import StorageConfig
     from pipelines.recipe import Recipe
     from pipelines.run import Run
 
@@ -41,7 +42,9 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."),
-        click.option("--lake", required=True, metavar="FOLDER", help="Where everything is kept."),
+        click.option(
+            "--lake", required=True, metavar="FOLDER", help="Where everything is kept: a folder or s3://bucket/prefix."
+        ),
         click.argument("recipe"),
     ):
         function = option(function)
@@ -76,13 +79,15 @@ def begun(
     recipe: str, lake: str, workers: int, overrides: tuple[str, ...], quiet: bool, as_json: bool
 ) -> Iterator[tuple[Any, Output]]:
     """A Run under its watch, and where its results go; imports happen here, so that --help answers at once."""
+    from pipelines.audio.files import secretless
     from pipelines.run import Run
     from pipelines.watch import Watch
 
-    loaded, opened = _recipe(recipe, overrides), _lake(lake)
+    loaded = _recipe(recipe, overrides)
+    opened = _lake(lake, loaded.storage)
     opened.sweep()
     output = Output(quiet, as_json)
-    watch = Watch(opened.storage, shlex.join(["speechmill", *sys.argv[1:]]), loaded.resolved, quiet)
+    watch = Watch(opened.storage, shlex.join(["speechmill", *map(secretless, sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
     with watch:
         yield Run(loaded, opened, watch, workers), output
@@ -96,11 +101,11 @@ def _recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return recipes.load(recipe, overrides)
 
 
-def _lake(lake: str) -> Lake:
+def _lake(lake: str, config: StorageConfig | None = None) -> Lake:
     from manifests.lake import Lake
 
     try:
-        return Lake.at(lake)
+        return Lake.at(lake, config)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lake") from error
 
@@ -197,7 +202,7 @@ def tokens_show(
     if not set(columns) <= set(ledger.GROUP):
         raise click.BadParameter(f"{by!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
     try:
-        table = _lake(lake).read(f"datasets/{loaded.name}/ledger.parquet")
+        table = _lake(lake, loaded.storage).read(f"datasets/{loaded.name}/ledger.parquet")
     except FileNotFoundError as error:
         remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
         raise SpeechmillError(f"no dataset {loaded.name} in {lake}", remedy) from error
@@ -213,8 +218,9 @@ def tokens_verify(
     """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
 
-    name, output = _recipe(recipe, overrides).name, Output(quiet, as_json)
-    problems = verify(_lake(lake), name)
+    loaded, output = _recipe(recipe, overrides), Output(quiet, as_json)
+    name = loaded.name
+    problems = verify(_lake(lake, loaded.storage), name)
     for problem in problems:
         click.echo(str(problem), err=True)
     output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")

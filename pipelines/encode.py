@@ -180,10 +180,10 @@ class ShardEncoder:
         self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter
     ) -> tuple[int, Exception | None]:
         """Encode the windows in order of time; returns how many were made, and why it went no further."""
-        made = 0
+        made, config = 0, self.lake.config
         try:
-            check_size(recording["uris"][0], recording["size_bytes"])
-            blocks = stream_tracks(recording["uris"][0], self.encoder.sample_rate, dict(recording))
+            check_size(recording["uris"][0], recording["size_bytes"], config)
+            blocks = stream_tracks(recording["uris"][0], self.encoder.sample_rate, dict(recording), config)
             for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
                 (features,) = self.encoder.encode([sound])
                 writer.add(window, recording, features, 1 / self.encoder.frame_rate)

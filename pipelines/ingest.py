@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import duckdb
 import pyarrow as pa
 
 from manifests import schemas
 from manifests.lake import Lake
+from manifests.storage import StorageConfig, StorageError
+from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
 from pipelines.audio.probe import probe
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 from pipelines.recipe import IngestConfig
@@ -62,39 +64,43 @@ def ingest(
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1; SET preserve_insertion_order = true")
         _load_known(connection, lake)
-        _meet(connection, lake, entries(inputs), result, progress)
+        _meet(connection, lake, entries(inputs, lake.config), result, progress)
         _add_names(connection, lake, result)
         _write_new(connection, lake, config, result)
     return result
 
 
-def look(entry: Entry) -> dict[str, Any]:
+def look(entry: Entry, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     """One name as a row of MET: hashed and probed; what cannot be read becomes a failed row with a remedy."""
     # Surrogates stand for bytes of a file name that are not UTF-8; Parquet holds text only.
-    uri = entry.uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    uri = secretless(entry.uri).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0}
     row["hint"] = json.dumps(entry.hint, ensure_ascii=False, sort_keys=True) if entry.hint else None
     row["recording_id"] = "u" + hashlib.sha256(uri.encode()).hexdigest()[:19]
     try:
+        if secretless(entry.uri) != entry.uri:
+            row["hint"] = None  # it names the URL again
+            what = f"{uri!r}: its URL carries a password or a signature, which a lake would keep"
+            raise UnreadableAudioError(what, "name it as s3://bucket/key, or serve it without secrets in the URL")
         if uri != entry.uri:
             raise UnreadableAudioError(f"{uri!r}: its name is not UTF-8", "rename the file")
-        row |= _hash(entry.uri)
-        row |= probe(entry.uri)
+        stat = entry.stat or stat_file(uri, config)
+        with open_file(uri, config) as file:
+            row |= _hash(file, uri) | {"mtime_ns": stat.mtime_ns}
+        row |= probe(uri, config)
     except SpeechmillError as error:
         row |= {"status": "failed", "error_type": type(error).__name__, "error": str(error), "remedy": error.remedy}
     return row
 
 
-def _hash(path: str) -> dict[str, Any]:
+def _hash(file: BinaryIO, uri: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            status = os.fstat(file.fileno())
+        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    except StorageError:
+        raise
     except OSError as error:
-        remedy = "grant read permission" if isinstance(error, PermissionError) else "check the name and the disk"
-        raise UnreadableAudioError(f"{path!r}: {error.strerror}", remedy) from error
-    size, mtime_ns = status.st_size, status.st_mtime_ns
-    return {"recording_id": digest[:20], "sha256": digest, "size_bytes": size, "mtime_ns": mtime_ns}
+        raise UnreadableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
+    return {"recording_id": digest[:20], "sha256": digest, "size_bytes": file.tell()}
 
 
 def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
@@ -136,9 +142,9 @@ def _meet(
         fresh.clear()
 
     for entry in found:
-        row = _recall(connection, entry)
+        row = _recall(connection, entry, lake.config)
         if row is None:
-            row = look(entry)
+            row = look(entry, lake.config)
             fresh.append(row)
         part.append(row)
         result.met += 1
@@ -148,16 +154,19 @@ def _meet(
     flush()
 
 
-def _recall(connection: duckdb.DuckDBPyConnection, entry: Entry) -> dict[str, Any] | None:
+def _recall(connection: duckdb.DuckDBPyConnection, entry: Entry, config: StorageConfig) -> dict[str, Any] | None:
+    if secretless(entry.uri) != entry.uri:
+        return None
     try:
-        status = os.stat(entry.uri)
+        stat = entry.stat or stat_file(entry.uri, config)
         os.fsencode(entry.uri).decode()
-    except (OSError, UnicodeDecodeError):
+    except (SpeechmillError, UnicodeDecodeError):
         return None
     query = (
-        "SELECT * FROM seen WHERE uri = ? AND size_bytes = ? AND mtime_ns = ? AND NOT starts_with(recording_id, 'u')"
+        "SELECT * FROM seen WHERE uri = ? AND size_bytes = ? AND mtime_ns = ? AND mtime_ns > 0 "
+        "AND NOT starts_with(recording_id, 'u')"
     )
-    rows = connection.execute(f"{query} LIMIT 1", [entry.uri, status.st_size, status.st_mtime_ns])
+    rows = connection.execute(f"{query} LIMIT 1", [entry.uri, *stat])
     names = [column[0] for column in rows.description or []]
     found = rows.fetchall()
     if not found:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import encoders
+from manifests.storage import StorageConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
@@ -92,10 +93,11 @@ class Recipe:
     stages: dict[str, Any]
     select: SelectConfig
     encode: EncodeConfig
+    storage: StorageConfig
     max_failed_share: float
     """The run stops when more than this share of at least 100 recordings fails."""
     resolved: dict[str, Any]
-    """The recipe as TOML tables, overrides applied."""
+    """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
 
     def make_stages(self) -> list[Stage]:
         made = []
@@ -131,7 +133,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    known = {"name", "ingest", "annotate", "select", "encode", "max_failed_share"}
+    known = {"name", "ingest", "annotate", "select", "encode", "storage", "max_failed_share"}
     _check_keys(raw, known, "recipe")
     name = raw.get("name")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
@@ -156,8 +158,9 @@ def parse(raw: dict[str, Any]) -> Recipe:
         stages,
         _build(SelectConfig, raw.get("select", {}), "select"),
         encode,
+        _build(StorageConfig, raw.get("storage", {}), "storage"),
         float(raw.get("max_failed_share", 0.5)),
-        copy.deepcopy(raw),
+        {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
     )
 
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from manifests.fingerprint import pretty
-from manifests.storage import Storage
+from manifests.storage import Storage, StorageError
 from pipelines.errors import SpeechmillError
 
 LOG = logging.getLogger("speechmill")
@@ -200,6 +200,8 @@ class Watch:
             LOG.error("%s", "interrupted" if interrupted else outcome["error"], exc_info=not _expected(error))
         LOG.removeHandler(self._handler)
         self._log.close()
+        if isinstance(error, StorageError):
+            return  # nothing more can be kept there
         steps = {step.name: step.summary() for step in self.steps}
         about = self.about | outcome | {"wall_s": round(time.monotonic() - self.begun, 3)}
         text = pretty(about | {"steps": steps, "results": self.results})

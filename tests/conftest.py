@@ -1,12 +1,20 @@
 """Shared fixtures: real sound is found where it lies and never copied into the project."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from servers import S3Server
 
 # One thread a model and no network, before any library reads these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,3 +54,22 @@ def conversation() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A started S3 server, reached from this process by the usual variables as a user who may do everything."""
+    from servers import EVERYTHING, plain_environment, s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in plain_environment(server, server.add_user("everything", EVERYTHING)).items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A new bucket."""
+    name = f"test-{uuid.uuid4().hex}"
+    s3.client().create_bucket(Bucket=name)
+    return name

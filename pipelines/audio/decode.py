@@ -9,6 +9,8 @@ import av
 import numpy as np
 import soxr
 
+from manifests.storage import StorageConfig
+from pipelines.audio.files import DEFAULT
 from pipelines.audio.probe import audio_stream, open_container
 from pipelines.errors import UnreadableAudioError
 
@@ -32,10 +34,10 @@ class Decoder:
     way.
     """
 
-    def __init__(self, path: str, block_samples: int = 1 << 18) -> None:
+    def __init__(self, path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT) -> None:
         self.path = path
         self.block_samples = block_samples
-        self.container = open_container(path)
+        self.container = open_container(path, config)
         self.stream = audio_stream(self.container, path)
         if self.stream.codec_context.name in CHECKED:
             self.stream.codec_context.options = {"err_detect": "crccheck+explode"}

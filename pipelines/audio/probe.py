@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from typing import Any, BinaryIO
 
 import av
 
+from manifests.storage import StorageConfig
+from pipelines.audio.files import DEFAULT, open_file
 from pipelines.errors import UnreadableAudioError
 
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
 
 
-def open_container(path: str) -> av.container.InputContainer:
+def open_container(path: str, config: StorageConfig = DEFAULT) -> av.container.InputContainer:
     """Open any container FFmpeg reads. Raises UnreadableAudioError naming the file, what is wrong and a remedy."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableAudioError(f"{path!r}: not a regular file", "give a file, not a pipe or a device")
-        file = open(path, "rb")  # noqa: SIM115 (lives as long as the container)
-    except PermissionError as error:
-        raise UnreadableAudioError(f"{path!r}: no permission to read it", "grant read permission") from error
-    except FileNotFoundError as error:
-        raise UnreadableAudioError(f"{path!r}: there is no such file", "check the name or ingest again") from error
-    except OSError as error:
-        raise UnreadableAudioError(f"{path!r}: {error.strerror}", "check the name and the disk") from error
-    if status.st_size == 0:
+    file = open_file(path, config)
+    head = file.read(8)
+    if not head:
         file.close()
         raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
-    head = file.read(8)
     file.seek(0)
     try:
         # By bytes alone: FFmpeg takes some names for protocols and guesses raw formats from others. No protocol, so
@@ -64,9 +54,9 @@ def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioS
     return stream
 
 
-def probe(path: str) -> dict[str, Any]:
+def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError."""
-    with open_container(path) as container:
+    with open_container(path, config) as container:
         stream = audio_stream(container, path)
         context = stream.codec_context
         if stream.duration is not None and stream.time_base is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -10,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from manifests.storage import StorageConfig
 from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from pipelines.errors import UnreadableAudioError
 
@@ -65,13 +66,15 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
     return mean
 
 
-def decode_sound(path: str, recording_id: str, size_bytes: int | None = None) -> DecodedSound:
+def decode_sound(
+    path: str, recording_id: str, size_bytes: int | None = None, config: StorageConfig = DEFAULT
+) -> DecodedSound:
     """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
 
     Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested.
     """
-    check_size(path, size_bytes)
-    decoder = Decoder(path)
+    check_size(path, size_bytes, config)
+    decoder = Decoder(path, config=config)
     meter: SignalMeter | None = None
 
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -102,9 +105,11 @@ def decode_sound(path: str, recording_id: str, size_bytes: int | None = None) ->
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
 
 
-def stream_tracks(path: str, sample_rate: int, signal: dict[str, Any]) -> Iterator[np.ndarray]:
+def stream_tracks(
+    path: str, sample_rate: int, signal: dict[str, Any], config: StorageConfig = DEFAULT
+) -> Iterator[np.ndarray]:
     """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
-    decoder = Decoder(path)
+    decoder = Decoder(path, config=config)
     blocks = iter(decoder)
     first = next(blocks)
     if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
@@ -114,12 +119,9 @@ def stream_tracks(path: str, sample_rate: int, signal: dict[str, Any]) -> Iterat
     )
 
 
-def check_size(path: str, size_bytes: int | None) -> None:
+def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:
     """Refuse a file that is not as long as it was."""
-    try:
-        found = os.path.getsize(path)
-    except OSError as error:
-        raise UnreadableAudioError(f"{path!r}: {error.strerror}", "bring the file back or ingest again") from error
+    found = stat_file(path, config).size_bytes
     if size_bytes is not None and found != size_bytes:
         what = f"{path!r}: {found} bytes, {size_bytes} when it was ingested"
         raise UnreadableAudioError(what, "it changed since: ingest again")

@@ -1,73 +1,137 @@
-import subprocess
-import sys
+"""Storage: one suite for every home of a lake, a disk and an S3 server reached over a real connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import threading
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manifests.lake import Lake
+from manifests.ranged import BLOCK_BYTES
 from manifests.schemas import BASE
-from manifests.storage import LocalStorage, open_storage
+from manifests.storage import Storage, open_storage
 
 
-def test_lists_keys_in_order_and_hides_temporary_files(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    for key in ("b/2", "a", "b/1", "runs/now/log"):
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_storage(str(tmp_path / "lake"))
+    return open_storage(f"s3://{request.getfixturevalue('bucket')}/a/lake")
+
+
+def made(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_lists_keys_in_the_order_of_their_bytes_and_hides_scratch(storage: Storage) -> None:
+    keys = ["a", "b/1", "b/2", "b.txt", "b/c/3", "bb", "runs/now/log", "ä"]
+    for key in keys:
         storage.put(key, b"x")
     (storage.scratch() / "half").write_bytes(b"?")
-    assert list(storage.list()) == ["a", "b/1", "b/2", "runs/now/log"]
-    assert list(storage.list("b")) == ["b/1", "b/2"]
+    assert list(storage.list()) == sorted(keys, key=str.encode)
+    assert list(storage.list("b")) == ["b/1", "b/2", "b/c/3"]
     assert list(storage.list("nowhere")) == []
 
 
-def test_put_replaces_and_put_if_absent_does_not(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
+def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
     assert storage.put_if_absent("k", b"first")
     assert not storage.put_if_absent("k", b"second")
     assert storage.read("k") == b"first"
     storage.put("k", b"third")
-    assert (storage.read("k"), storage.size("k")) == (b"third", 5)
+    assert (storage.read("k"), storage.size("k"), storage.stat("k").size_bytes) == (b"third", 5, 5)
+    assert storage.exists("k")
     storage.delete("k")
     storage.delete("k")
     assert not storage.exists("k")
+    assert storage.put_if_absent("k", b"fourth")
 
 
-def test_put_file_consumes_the_file(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "lake")
-    file = tmp_path / "made"
-    file.write_bytes(b"shard")
+def test_of_many_that_put_if_absent_at_once_one_wins(storage: Storage) -> None:
+    won = []
+    start = threading.Barrier(8)
+
+    def race(number: int) -> None:
+        start.wait()
+        if storage.put_if_absent("commit", b"%d" % number):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [b"%d" % number for number in won] == [storage.read("commit")]
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
+def test_any_size_comes_back_whole_and_a_put_file_is_consumed(storage: Storage, tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    file = made(tmp_path / "made", data)
     storage.put_file("datasets/d/train/x.tar", file)
+    storage.put("again", data)
     assert not file.exists()
-    assert storage.read("datasets/d/train/x.tar") == b"shard"
+    assert storage.read("datasets/d/train/x.tar") == storage.read("again") == data
+    assert storage.size("again") == size
+    with storage.open("again") as stream:
+        assert stream.read() == data
 
 
-def test_a_killed_writer_leaves_the_old_bytes_and_its_litter_is_swept(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    storage.put("k", b"old")
-    script = (
-        "import os, signal, sys\n"
-        "from manifests.storage import LocalStorage\n"
-        "storage = LocalStorage(sys.argv[1])\n"
-        "storage._rename = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "storage.put('k', b'new')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[2])
-    assert done.returncode == -9
-    assert storage.read("k") == b"old"
-    assert len(list((tmp_path / "runs/tmp").iterdir())) == 1
-    storage.sweep()
-    assert list((tmp_path / "runs/tmp").iterdir()) == []
+def test_a_stream_is_read_at_any_place(storage: Storage) -> None:
+    data = os.urandom(2 * BLOCK_BYTES + 1000)
+    storage.put("k", data)
+    with storage.open("k") as stream:
+        for place in (0, 5, BLOCK_BYTES - 3, 2 * BLOCK_BYTES + 990, 100, BLOCK_BYTES):
+            assert stream.seek(place) == place
+            assert stream.read(1000) == data[place : place + 1000]
+        assert stream.seek(-10, os.SEEK_END) == len(data) - 10
+        assert (stream.read(), stream.read(), stream.tell()) == (data[-10:], b"", len(data))
 
 
-def test_sweep_spares_the_living(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
+def test_a_missing_key_is_a_file_not_found_that_names_it(storage: Storage) -> None:
+    for action in (storage.read, storage.open, storage.size, storage.stat):
+        with pytest.raises(FileNotFoundError) as caught:
+            action("no/such")
+        assert str(caught.value.filename) == f"{storage.root}/no/such"
+
+
+def test_a_reader_of_an_object_that_is_replaced_never_sees_a_mixture(storage: Storage) -> None:
+    storage.put("k", bytes(3 * BLOCK_BYTES))
+    with storage.open("k") as stream:
+        read = stream.read(10)
+        storage.put("k", b"\1" * (3 * BLOCK_BYTES))
+        with contextlib.suppress(FileNotFoundError):
+            read += stream.read()
+    assert read in (bytes(10), bytes(3 * BLOCK_BYTES))
+
+
+def test_arrow_reads_it_by_key(storage: Storage) -> None:
+    table = pa.table({"n": list(range(1000))})
+    Lake(storage).write("recordings/batch-000000.parquet", table)
+    home = storage.filesystem()
+    assert pq.read_table("recordings/batch-000000.parquet", filesystem=home, use_threads=False).equals(table)
+
+
+def test_scratch_outlives_a_sweep_while_its_process_lives(storage: Storage) -> None:
     mine = storage.scratch()
     storage.sweep()
     assert mine.is_dir()
+    mine.rmdir()
 
 
-def test_equal_tables_are_equal_bytes_and_batches_are_listed(tmp_path: Path) -> None:
-    lake = Lake.at(str(tmp_path))
+def test_it_can_be_sent_to_a_worker(storage: Storage) -> None:
+    storage.put("k", b"v")
+    assert pickle.loads(pickle.dumps(storage)).read("k") == b"v"
+
+
+def test_equal_tables_are_equal_bytes_and_batches_are_listed(storage: Storage) -> None:
+    lake = Lake(storage)
     table = pa.Table.from_pylist([{"recording_id": "a", "status": "ok"}], schema=pa.schema(BASE))
     lake.write(lake.recordings_key("batch-000001"), table)
     lake.write(lake.recordings_key("batch-000000"), pa.concat_tables([table]))
@@ -77,6 +141,9 @@ def test_equal_tables_are_equal_bytes_and_batches_are_listed(tmp_path: Path) -> 
     assert lake.read(lake.recordings_key("batch-000000")).equals(table)
 
 
-def test_a_lake_with_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(ValueError, match="only local folders"):
-        open_storage("ftp://host/lake")
+@pytest.mark.parametrize("root", ["ftp://host/lake", "s3://", "s3://key:secret@bucket/x", "s3://bucket/x?signature=1"])
+def test_a_name_that_is_no_home_is_refused_without_its_secrets(root: str) -> None:
+    with pytest.raises(ValueError, match=r"name a lake|a lake lies") as caught:
+        open_storage(root)
+    assert "secret" not in str(caught.value)
+    assert "signature" not in str(caught.value)

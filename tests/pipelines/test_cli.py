@@ -85,7 +85,7 @@ def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conver
         (["run", "demo", "--lake", "LAKE"], 2, "--in"),
         (["select", "demo", "--lake", "LAKE", "--set", "encode.encoder=mel"], 1, "logmel"),
         (["select", "demo", "--lake", "LAKE", "--set", "encode.settings.bins=8"], 1, "num_mels"),
-        (["select", "demo", "--lake", "s3://bucket/x"], 2, "only local folders"),
+        (["select", "demo", "--lake", "ftp://host/x"], 2, "s3://bucket/prefix"),
         (["tokens", "show", "demo", "--lake", "LAKE"], 1, "run `speechmill encode` first"),
         (["tokens", "show", "demo", "--lake", "LAKE", "--by", "colour"], 2, "num_speakers"),
         (["models", "where", "nope"], 1, "silero-vad-16k-sequence"),

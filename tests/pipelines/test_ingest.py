@@ -59,7 +59,7 @@ def test_ingesting_again_adds_only_what_is_new_and_hashes_nothing_twice(
     before = digests(lake)
     looked = []
     look = module.look
-    monkeypatch.setattr(module, "look", lambda entry: looked.append(entry.uri) or look(entry))
+    monkeypatch.setattr(module, "look", lambda entry, config: looked.append(entry.uri) or look(entry, config))
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, known=1)
     assert (looked, digests(lake)) == ([], before)
     sound(tmp_path / "in/b.wav", level=0.3)

@@ -1,0 +1,157 @@
+"""One S3 client a configuration, and what its errors mean: passing, missing, denied, or told with a remedy."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from manifests.retry import PassingError, persist
+from manifests.storage import DeniedError, StorageConfig, StorageError
+
+Result = TypeVar("Result")
+
+MAX_SKEWED = 8
+"""A clock that is wrong stays wrong; a proxy's stamp may be wrong once."""
+
+BUSY = frozenset(["SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"])
+# fmt: off
+PASSING = frozenset([
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded",
+    "ServiceUnavailable", "InternalError", "InternalServerError", "RequestTimeout", "BadDigest", "InvalidDigest",
+    "XAmzContentSHA256Mismatch", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict",
+    "RequestTimeTooSkewed", "PriorRequestNotComplete",
+])
+# fmt: on
+WRONG_KEY = frozenset(["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"])
+EXPIRED = frozenset(["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"])
+WRONG_REGION = frozenset(
+    ["PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"]
+)
+
+CREDENTIALS = "check AWS_PROFILE or [storage] profile, the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+class MissingError(FileNotFoundError):
+    """No such object, or no longer in the version that was opened."""
+
+    def __init__(self, uri: str, what: str = "there is no such object") -> None:
+        super().__init__(errno.ENOENT, what, uri)
+
+
+class UploadGoneError(Exception):
+    """The server does not know this multipart upload (any more)."""
+
+
+@functools.cache
+def session(config: StorageConfig) -> Any:
+    """A boto3 session; StorageError where boto3 or the profile is missing."""
+    try:
+        import boto3
+        import botocore.exceptions
+    except ImportError as error:
+        raise StorageError("S3 needs boto3", "pip install 'speechmill[s3]'") from error
+    try:
+        return boto3.Session(profile_name=config.profile)
+    except botocore.exceptions.ProfileNotFound as error:
+        raise StorageError(str(error), "name a profile of ~/.aws/config in AWS_PROFILE or [storage] profile") from error
+
+
+_lock = threading.Lock()
+
+
+def client(config: StorageConfig) -> Any:
+    """The client of this process, shared by its threads."""
+    with _lock:
+        return _client(config)
+
+
+@functools.cache
+def _client(config: StorageConfig) -> Any:
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    settings = Config(
+        # `persist` repeats requests, bodies included, which botocore does not.
+        retries={"total_max_attempts": 1},
+        connect_timeout=min(10.0, config.timeout_s),
+        read_timeout=config.timeout_s,
+        max_pool_connections=4 * config.concurrency,
+        tcp_keepalive=True,
+        **({"signature_version": UNSIGNED} if config.anonymous else {}),
+    )
+    made = session(config)
+    region = config.region or made.region_name or "us-east-1"
+    return made.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+
+
+def request(config: StorageConfig, what: str, uri: str, attempt: Callable[[Any, int], Result]) -> Result:
+    """`attempt(client, number)` until it works; every failure leaves as FileNotFoundError or StorageError."""
+
+    def once(number: int) -> Result:
+        with translated(what, uri, number):
+            return attempt(client(config), number)
+
+    return persist(once, f"{what} {uri}", config.retry_s)
+
+
+@contextmanager
+def translated(what: str, uri: str, number: int) -> Iterator[None]:
+    """botocore's errors as ours. Messages carry codes and names, never a header, a key or a signed URL."""
+    import botocore.exceptions as botocore
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except botocore.ClientError as error:
+        raise _meaning(error, what, uri, number) from error
+    except (botocore.NoCredentialsError, botocore.PartialCredentialsError) as error:
+        raise StorageError(f"{what} {uri}: no credentials", f"{CREDENTIALS}; or [storage] anonymous = true") from error
+    except (botocore.CredentialRetrievalError, botocore.TokenRetrievalError, botocore.SSOError) as error:
+        raise StorageError(f"{what} {uri}: {error}", "log in again (aws sso login)") from error
+    except (botocore.ParamValidationError, botocore.InvalidRegionError) as error:
+        raise StorageError(f"{what} {uri}: {error}", "check the names of bucket, key and region") from error
+    except botocore.FlexibleChecksumError as error:
+        raise PassingError("wrong checksum") from error
+    except (botocore.HTTPClientError, botocore.ConnectionError) as error:  # refused, reset, timed out, cut short
+        raise PassingError(type(error).__name__) from error
+    except (ResponseParserError, botocore.IncompleteReadError) as error:
+        raise PassingError("broken answer") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise PassingError(type(error).__name__) from error
+
+
+def _meaning(error: Any, what: str, uri: str, number: int) -> Exception:
+    code = error.response.get("Error", {}).get("Code", "")
+    answer = error.response.get("ResponseMetadata", {})
+    status = answer.get("HTTPStatusCode", 0)
+    told = f"{what} {uri}: {code or status}"
+    if code in PASSING or status in (429, 500, 502, 503, 504):
+        if code == "RequestTimeTooSkewed" and number >= MAX_SKEWED:
+            return StorageError(told, "set this machine's clock (timedatectl set-ntp true)")
+        after_s = answer.get("HTTPHeaders", {}).get("retry-after", "")
+        return PassingError(
+            f"status {status}" if code.isdigit() else code, float(after_s) if after_s.isdigit() else 0.0
+        )
+    if code == "NoSuchBucket":
+        return StorageError(told, "check the bucket's name, or make it (infra/terraform)")
+    if code == "NoSuchUpload":
+        return UploadGoneError(told)
+    if code in WRONG_REGION or status == 301:
+        region = answer.get("HTTPHeaders", {}).get("x-amz-bucket-region", "that of the bucket")
+        return StorageError(told, f"set [storage] region or AWS_REGION to {region}, and check endpoint_url")
+    if code in WRONG_KEY:
+        return StorageError(told, CREDENTIALS)
+    if code in EXPIRED:
+        return StorageError(told, "these credentials have expired: log in again (aws sso login) or renew them")
+    if status == 403:
+        return DeniedError(told, f"grant this to the role in use, or use another one: {what}")
+    if status == 404:
+        return MissingError(uri)
+    if status == 412:
+        return MissingError(uri, "it was replaced while it was read")
+    return StorageError(f"{told} {error.response.get('Error', {}).get('Message', '')}", "check the storage's settings")
