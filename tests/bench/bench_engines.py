@@ -18,8 +18,8 @@ import soundfile
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import alone  # noqa: E402
-from millings import RECIPE, command, conversation, digests  # noqa: E402
+from clusters import alone
+from millings import RECIPE, command, conversation, digests
 
 MULTI = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 ENGINES = {

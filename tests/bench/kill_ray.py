@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import ROOT, TwoNodes  # noqa: E402
-from millings import command, digests, make_input  # noqa: E402
+from clusters import ROOT, TwoNodes
+from millings import command, digests, make_input
 
 
 @dataclass
