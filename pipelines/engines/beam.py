@@ -17,7 +17,7 @@ from pipelines.watch import Done, Failure
 try:
     import apache_beam as beam
     from apache_beam.metrics import Metrics, MetricsFilter
-    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.utils.shared import Shared
 except ImportError as missing:
     raise MissingExtraError(f"the Beam engine needs Beam: {missing}", "pip install 'speechmill[beam]'") from missing
@@ -83,10 +83,10 @@ def build(pipeline: beam.Pipeline, units: Iterable[Any], groups: Sequence[Group]
 
 def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Done]:
     """One result, the sum of all, at the end: a runner tells nothing before. SpeechmillError if units failed."""
-    options = PipelineOptions(list(engine.options))
-    if engine.workers and not options.view_as(DirectOptions).direct_num_workers > 1:
-        options.view_as(DirectOptions).direct_num_workers = engine.workers[1]
-    pipeline = beam.Pipeline(options=options)
+    given = ["--runner=FnApiRunner"]  # in this process; DirectRunner would first try to download another
+    if engine.workers:
+        given += ["--direct_running_mode=multi_processing", f"--direct_num_workers={engine.workers[1]}"]
+    pipeline = beam.Pipeline(options=PipelineOptions([*given, *engine.options]))
     build(pipeline, units, groups)
     try:
         result = pipeline.run()

@@ -21,11 +21,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from clusters import alone
 from millings import RECIPE, command, conversation, digests
 
-MULTI = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 ENGINES = {
     "local": ["--workers", "2"],
     "ray": ["--engine", "ray", "--workers", "2"],
-    "beam": ["--engine", "beam", "--", *MULTI],
+    "beam": ["--engine", "beam", "--workers", "2"],
 }
 
 

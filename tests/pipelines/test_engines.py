@@ -34,7 +34,6 @@ from pipelines.watch import Done
 sys.path.append(str(ROOT / "tests/bench"))
 from kill_ray import disturbed
 
-MULTI = ["--", "--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 LOOPBACK = ["--", "--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
 
@@ -73,7 +72,7 @@ def test_any_engine_makes_the_bytes_of_one_process(
         "local": ["--workers", "2"],
         "ray": ["--engine", "ray"],
         "nodes": ["--engine", "ray", "--ray-address", "10.77.0.1:6379", "--workers", "2"],
-        "beam": ["--engine", "beam", *MULTI],
+        "beam": ["--engine", "beam", "--workers", "2"],
         "portable": ["--engine", "beam", *LOOPBACK],
     }[how]
     given = command(folder, tmp_path / "lake", *words)
