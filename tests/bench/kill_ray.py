@@ -39,14 +39,16 @@ class Killed:
     equal: bool = False
 
 
-def disturbed(cluster: TwoNodes, what: str, folder: Path, expected: dict[str, str], chance: random.Random) -> Killed:
-    """A run into `folder`/lake during which `what` is killed once; the same command again where that ended it."""
-    lake, killed = folder / "lake", Killed(what)
+def disturbed(
+    cluster: TwoNodes, what: str, folder: Path, lake: Path, expected: dict[str, str], chance: random.Random
+) -> Killed:
+    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it."""
+    killed = Killed(what)
     begun = time.monotonic()
     words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
 
     def start() -> subprocess.Popen[bytes]:
-        log = (folder / "log.txt").open("ab")
+        log = lake.with_suffix(".log").open("ab")
         return subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=log, stderr=log)
 
     files, wait_s = chance.randrange(len(expected) - 2), chance.uniform(0, 0.3)
@@ -102,7 +104,9 @@ def main() -> None:
         counts: Counter[tuple[str, bool]] = Counter()
         with TwoNodes() as cluster:
             for number in range(runs):
-                killed = disturbed(cluster, ("worker", "node", "driver")[number % 3], folder, expected, chance)
+                killed = disturbed(
+                    cluster, ("worker", "node", "driver")[number % 3], folder, folder / "lake", expected, chance
+                )
                 counts[killed.what, killed.equal] += bool(killed.after_s)
                 exits = ",".join(map(str, killed.exits))
                 print(
@@ -111,8 +115,8 @@ def main() -> None:
                     flush=True,
                 )
                 if not killed.equal or killed.exits[-1]:
-                    print((folder / "log.txt").read_text()[-4000:])
-                (folder / "log.txt").unlink()
+                    print((folder / "lake.log").read_text()[-4000:])
+                (folder / "lake.log").unlink()
                 shutil.rmtree(folder / "lake")
         print({f"{what} {'equal' if equal else 'DIFFERENT'}": count for (what, equal), count in counts.items()})
     finally:

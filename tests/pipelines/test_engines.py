@@ -94,9 +94,7 @@ def test_kill_9_under_ray_costs_work_and_no_byte(
     what: str, nodes: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, expected = milled
-    (tmp_path / "in").symlink_to(folder / "in")
-    (tmp_path / "recipe.toml").write_text((folder / "recipe.toml").read_text())
-    killed = disturbed(nodes, what, tmp_path, expected, random.Random(what))
+    killed = disturbed(nodes, what, folder, tmp_path / "lake", expected, random.Random(what))
     assert killed.after_s > 0
     assert killed.exits == ([-signal.SIGKILL, 0] if what == "driver" else [0])
     assert killed.equal
