@@ -15,6 +15,7 @@ from manifests import schemas
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 from manifests.storage import StorageConfig, StorageError
+from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.stages.base import Row, Stage
@@ -56,13 +57,26 @@ def expected(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
     return count, read_s * count / max(1, read)
 
 
-class Annotator:
-    """A worker's stages, set up once a process."""
+def grouped(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Stages that CPUs do, then those that want a GPU or read one that does: workers of the two live apart."""
+    late: list[Stage] = []
+    for stage in stages:
+        if stage.resources.gpus or {other.name for other in late} & set(stage.needs):
+            late.append(stage)
+    early = [stage for stage in stages if stage not in late]
+    return [early, late] if late else [early]
 
-    def __init__(self, lake: Lake, stages: Sequence[Stage]) -> None:
+
+class Annotator:
+    """A worker's stages, set up once a process; those of `earlier` were done by another group of workers."""
+
+    def __init__(
+        self, lake: Lake, stages: Sequence[Stage], attempts: Attempts | None = None, earlier: Sequence[Stage] = ()
+    ) -> None:
         self.lake = lake
         self.stages = stages
-        self.marks = fingerprints(stages)
+        self.attempts = attempts or Attempts(lake.storage)
+        self.marks = fingerprints([*earlier, *stages])
         for stage in stages:
             stage.setup()
 
@@ -79,15 +93,16 @@ class Annotator:
         if not rows:
             return result
         recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
-        for recording, decoded in _decoded(recordings, lake.config):
-            known = {name: table[recording["recording_id"]] for name, table in done.items()}
-            seconds, failures = self._annotate_one(recording["recording_id"], decoded, known, rows)
-            result.recordings += 1
-            result.seconds += seconds
-            result.failures += failures
-            progress(recording["recording_id"], seconds, bool(failures))
-        for name, made in rows.items():
-            lake.write(keys[name], schemas.table(made, schemas.STAGES[name]))
+        with self.attempts.begin(batch) as attempt:
+            for recording, decoded in _decoded(recordings, lake.config, attempt):
+                known = {name: table[recording["recording_id"]] for name, table in done.items()}
+                seconds, failures = self._annotate_one(recording["recording_id"], decoded, known, rows)
+                result.recordings += 1
+                result.seconds += seconds
+                result.failures += failures
+                progress(recording["recording_id"], seconds, bool(failures))
+            for name, made in rows.items():
+                lake.write(keys[name], schemas.table(made, schemas.STAGES[name]))
         return result
 
     def _annotate_one(
@@ -149,18 +164,22 @@ def told(row: Mapping[str, Any], stage: str) -> Failure:
 
 
 def _decoded(
-    recordings: Sequence[Mapping[str, Any]], config: StorageConfig
+    recordings: Sequence[Mapping[str, Any]], config: StorageConfig, attempt: Attempt
 ) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
     """Each recording with its sound, the next one decoding in a thread meanwhile: never more than two are held."""
+    ahead = 0 if attempt.careful else 1
     with ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(_decode, row, config) for row in recordings[:1]]
+        jobs = [pool.submit(_decode, row, config, attempt) for row in recordings[:ahead]]
         for index, recording in enumerate(recordings):
-            jobs += [pool.submit(_decode, row, config) for row in recordings[index + 1 : index + 2]]
+            jobs += [
+                pool.submit(_decode, row, config, attempt) for row in recordings[index + ahead : index + ahead + 1]
+            ]
             yield recording, jobs.pop(0)
 
 
-def _decode(recording: Mapping[str, Any], config: StorageConfig) -> DecodedSound:
+def _decode(recording: Mapping[str, Any], config: StorageConfig, attempt: Attempt) -> DecodedSound:
     """Decode under the first of its names that still holds the bytes."""
+    attempt.at(recording["recording_id"])
     *others, last = recording["uris"]
     for uri in others:
         try:

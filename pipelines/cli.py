@@ -21,6 +21,7 @@ from pipelines.errors import SpeechmillError
 if TYPE_CHECKING:
     from manifests.lake import Lake
     from manifests.storage import StorageConfig
+    from pipelines.engines import Engine
     from pipelines.recipe import Recipe
     from pipelines.run import Run
 
@@ -41,7 +42,10 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
-        click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."),
+        click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
+        click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
+        click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
+        click.option("--engine", type=click.Choice(["local", "ray", "beam"]), default="local", show_default=True),
         click.option(
             "--lake", required=True, metavar="FOLDER", help="Where everything is kept: a folder or s3://bucket/prefix."
         ),
@@ -76,13 +80,14 @@ class Output:
 
 @contextmanager
 def begun(
-    recipe: str, lake: str, workers: int, overrides: tuple[str, ...], quiet: bool, as_json: bool
+    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, **engine: Any
 ) -> Iterator[tuple[Any, Output]]:
     """A Run under its watch, and where its results go; imports happen here, so that --help answers at once."""
     from pipelines.audio.files import secretless
     from pipelines.run import Run
     from pipelines.watch import Watch
 
+    chosen = _engine(**engine)
     loaded = _recipe(recipe, overrides)
     opened = _lake(lake, loaded.storage)
     opened.sweep()
@@ -90,7 +95,7 @@ def begun(
     watch = Watch(opened.storage, shlex.join(["speechmill", *map(secretless, sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
     with watch:
-        yield Run(loaded, opened, watch, workers), output
+        yield Run(loaded, opened, watch, chosen), output
     output.results["run"] = watch.prefix
     output.close()
 
@@ -108,6 +113,20 @@ def _lake(lake: str, config: StorageConfig | None = None) -> Lake:
         return Lake.at(lake, config)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lake") from error
+
+
+def _engine(engine: str, workers: str | None, ray_address: str | None, beam_options: tuple[str, ...]) -> Engine:
+    """The engine with its options; '4' or '2..16' are least and most workers."""
+    from pipelines.engines import Engine
+
+    least, _, most = (workers or "1").partition("..")
+    try:
+        counts = int(least), int(most or least)
+    except ValueError:
+        counts = 0, 0
+    if not 1 <= counts[0] <= counts[1]:
+        raise click.BadParameter(f"{workers!r} is neither a number nor MIN..MAX", param_hint="--workers")
+    return Engine(engine, counts if workers else None, ray_address, beam_options)
 
 
 @cli.command()

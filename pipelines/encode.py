@@ -22,6 +22,7 @@ from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from pipelines.annotate import failed_row, told
+from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import check_size, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.recipe import EncodeConfig
@@ -57,6 +58,7 @@ class Plan:
     """
 
     def __init__(self, lake: Lake, selection: str, config: EncodeConfig) -> None:
+        self._given = lake, selection, config
         encoder = encoders.load(config.encoder, config.settings)
         self._shard_seconds = config.shard_mb * 1e6 / (encoder.frame_rate * encoder.dim * 2)
         self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
@@ -79,6 +81,10 @@ class Plan:
         )
         self._connection.execute("DROP TABLE kept")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it was made from: it is planned again, to the same shards, where an engine iterates it."""
+        return Plan, self._given
+
     def __iter__(self) -> Iterator[Shard]:
         rows = self._connection.cursor().execute("FROM planned")
         streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
@@ -98,7 +104,16 @@ class Plan:
 class ShardEncoder:
     """A worker that makes shards of one dataset."""
 
-    def __init__(self, lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        dataset: str,
+        selection: str,
+        signal_mark: str,
+        config: EncodeConfig,
+        attempts: Attempts | None = None,
+    ) -> None:
+        self.attempts = attempts or Attempts(lake.storage)
         self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
         self.prefix = f"datasets/{dataset}"
         self.encoder = encoders.load(config.encoder, config.settings)
@@ -121,36 +136,39 @@ class ShardEncoder:
     def encode(self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
         """Make and commit one shard; nothing is done where its commit record is already there."""
         storage = self.lake.storage
-        commit_key = f"{self.prefix}/{shard.commit_key}"
         done = Done(shard.name)
-        if storage.exists(commit_key):
+        if storage.exists(f"{self.prefix}/{shard.commit_key}"):
             return done
         folder = storage.scratch()
         try:
-            writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
-            rows: list[dict[str, Any]] = []
-            known = self._look_up(shard)
-            for recording_id, _ in shard.recordings:
-                windows, recording = known[recording_id]
-                made, error = self._encode_recording(windows, recording, writer)
-                rows += [
-                    self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)
-                ]
-                writer.failed += len(windows) - made
-                if error:
-                    done.failures.append(told(failed_row(recording_id, error), "encode"))
-                seconds = sum(window["duration_s"] for window in windows[:made])
-                done.recordings, done.seconds = done.recordings + 1, done.seconds + seconds
-                progress(recording_id, seconds, error is not None)
-            commit = writer.finish()
-            for path in (writer.tar_path, writer.cuts_path):
-                storage.put_file(f"{self.prefix}/{shard.split}/{path.name}", path)
-            windows_key = f"{self.prefix}/windows/{shard.name}.parquet"
-            self.lake.write(windows_key, schemas.table(rows, schemas.SHARD_WINDOWS))
-            storage.put_if_absent(commit_key, commit.to_json().encode())
-            return done
+            with self.attempts.begin(shard.name) as attempt:
+                self._make(
+                    shard, ShardWriter(folder, shard.split, shard.number, self.fingerprints), attempt, done, progress
+                )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        return done
+
+    def _make(self, shard: Shard, writer: ShardWriter, attempt: Attempt, done: Done, progress: Progress) -> None:
+        storage = self.lake.storage
+        rows: list[dict[str, Any]] = []
+        known = self._look_up(shard)
+        for recording_id, _ in shard.recordings:
+            windows, recording = known[recording_id]
+            made, error = self._encode_recording(windows, recording, writer, attempt)
+            rows += [self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)]
+            writer.failed += len(windows) - made
+            if error:
+                done.failures.append(told(failed_row(recording_id, error), "encode"))
+            seconds = sum(window["duration_s"] for window in windows[:made])
+            done.recordings, done.seconds = done.recordings + 1, done.seconds + seconds
+            progress(recording_id, seconds, error is not None)
+        commit = writer.finish()
+        for path in (writer.tar_path, writer.cuts_path):
+            storage.put_file(f"{self.prefix}/{shard.split}/{path.name}", path)
+        windows_key = f"{self.prefix}/windows/{shard.name}.parquet"
+        self.lake.write(windows_key, schemas.table(rows, schemas.SHARD_WINDOWS))
+        storage.put_if_absent(f"{self.prefix}/{shard.commit_key}", commit.to_json().encode())
 
     def _look_up(self, shard: Shard) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
         """Kept windows, and RECORDINGS and SIGNAL columns, of each recording; the tables of a batch are read once."""
@@ -177,11 +195,12 @@ class ShardEncoder:
         return known
 
     def _encode_recording(
-        self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter
+        self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter, attempt: Attempt
     ) -> tuple[int, Exception | None]:
         """Encode the windows in order of time; returns how many were made, and why it went no further."""
         made, config = 0, self.lake.config
         try:
+            attempt.at(recording["recording_id"])
             check_size(recording["uris"][0], recording["size_bytes"], config)
             blocks = stream_tracks(recording["uris"][0], self.encoder.sample_rate, dict(recording), config)
             for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):

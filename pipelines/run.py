@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
-from pipelines.annotate import Annotator, expected, fingerprints, pending, told
+from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending, told
+from pipelines.attempts import Attempts
 from pipelines.encode import Plan, Shard, ShardEncoder
-from pipelines.engines import local
+from pipelines.engines import Engine, Group
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
@@ -35,7 +36,7 @@ class Run:
     recipe: Recipe
     lake: Lake
     watch: Watch
-    workers: int = 1
+    engine: Engine = field(default_factory=Engine)
 
     def ingest(self, inputs: Iterable[str]) -> Ingested:
         with self.watch.step("ingest") as step:
@@ -50,13 +51,19 @@ class Run:
 
     def annotate(self) -> Step:
         """Annotate every pending batch; SpeechmillError once more than `max_failed_share` of the recordings failed."""
-        marks = fingerprints(self.recipe.make_stages())
+        stages = self.recipe.make_stages()
+        units = Pending(self.lake, fingerprints(stages))
         with self.watch.step("annotate") as step:
-            batches, step.total_s = expected(self.lake, pending(self.lake, marks))
+            batches, step.total_s = expected(self.lake, pending(self.lake, units.marks))
             if not batches:  # no models are loaded for nothing
                 return step
-            make = partial(_annotator, self.lake, self.recipe, step.beat_prefix)
-            for done in local.run(pending(self.lake, marks), make, self.workers):
+            groups = []
+            for number, group in enumerate(grouped(stages)):
+                name = "-".join(["annotate", *(stage.name for stage in group)])
+                make = partial(_annotator, self.lake, self.recipe, self.watch.prefix, step.beat_prefix, number)
+                cpus = max((stage.resources.cpus for stage in group), default=1.0)
+                groups.append(Group(name, make, cpus, max((stage.resources.gpus for stage in group), default=0.0)))
+            for done in self.engine.run(units, groups):
                 step.done(done)
                 if step.recordings >= MIN_TRIED and step.failed > self.recipe.max_failed_share * step.recordings:
                     what = f"{step.failed} of {step.recordings} recordings failed"
@@ -101,15 +108,11 @@ class Run:
             except FileNotFoundError as error:
                 what = f"not selected yet: {error.filename}"
                 raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
-            committed = set(self.lake.storage.list(f"datasets/{name}/commits"))
-
-            def todo() -> Iterator[Shard]:
-                return (shard for shard in plan if f"datasets/{name}/{shard.commit_key}" not in committed)
-
+            todo = Uncommitted(self.lake, name, plan)
             ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
-            step.total_s = sum(shard.seconds for shard in todo())
-            make = partial(_encoder, self.lake, self.recipe, selection, step.beat_prefix)
-            for done in local.run(todo(), make, self.workers):
+            step.total_s = sum(shard.seconds for shard in todo)
+            make = partial(_encoder, self.lake, self.recipe, self.watch.prefix, step.beat_prefix, selection)
+            for done in self.engine.run(todo, [Group("encode", make)]):
                 step.done(done)
         encoder = encoders.load(config.encoder, config.settings)
         table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
@@ -120,11 +123,45 @@ class Run:
         return table
 
 
-def _annotator(lake: Lake, recipe: Recipe, beats: str) -> Callable[[str], Done]:
-    annotator = Annotator(lake, recipe.make_stages())
-    return lambda batch: annotator.annotate(batch, Heartbeat(lake.storage, f"{beats}/{batch}.json"))
+@dataclass(frozen=True)
+class Pending:
+    """Batches that lack something, each with nothing done yet; picklable, so that an engine may list them elsewhere."""
+
+    lake: Lake
+    marks: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[Done]:
+        return map(Done, pending(self.lake, self.marks))
 
 
-def _encoder(lake: Lake, recipe: Recipe, selection: Selection, beats: str) -> Callable[[Shard], Done]:
-    encoder = ShardEncoder(lake, recipe.name, selection.name, selection.stages["signal"], recipe.encode)
+@dataclass(frozen=True)
+class Uncommitted:
+    """Shards without a commit record; picklable too."""
+
+    lake: Lake
+    dataset: str
+    plan: Plan
+
+    def __iter__(self) -> Iterator[Shard]:
+        committed = set(self.lake.storage.list(f"datasets/{self.dataset}/commits"))
+        return (shard for shard in self.plan if f"datasets/{self.dataset}/{shard.commit_key}" not in committed)
+
+
+def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:
+    """A worker of the group `number`; it adds to what the groups before it did."""
+    groups = grouped(recipe.make_stages())
+    earlier = [stage for group in groups[:number] for stage in group]
+    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier)
+
+    def annotate(before: Done) -> Done:
+        done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
+        recordings, seconds = max(before.recordings, done.recordings), max(before.seconds, done.seconds)
+        return Done(before.unit, recordings, seconds, before.failures + done.failures)
+
+    return annotate
+
+
+def _encoder(lake: Lake, recipe: Recipe, run: str, beats: str, selection: Selection) -> Callable[[Shard], Done]:
+    signal, attempts = selection.stages["signal"], Attempts(lake.storage, run)
+    encoder = ShardEncoder(lake, recipe.name, selection.name, signal, recipe.encode, attempts)
     return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

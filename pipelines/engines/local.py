@@ -3,45 +3,81 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
+from pipelines.engines import Engine, Group, Worker, chain
 from pipelines.errors import SpeechmillError
 
-_work: Callable[[Any], Any] | None = None
+MAX_DEATHS = 20
+"""Workers that may die one after the other without any unit done in between."""
+_work: Worker | None = None
 
 
-def run(units: Iterable[Any], make_worker: Callable[[], Callable[[Any], Any]], workers: int) -> Iterator[Any]:
-    """Results of `make_worker()(unit)` for every unit, unordered; at most two units a worker are in flight.
+def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Any]:
+    """One worker runs in this process. Of more, one that dies is replaced, and its unit is begun again.
 
-    One worker runs in this process. `make_worker` and units are pickled for more. SpeechmillError where a worker dies.
+    Raises SpeechmillError where workers only die.
     """
+    _, workers = engine.workers or (1, 1)
     if workers == 1:
-        yield from map(make_worker(), units)
+        yield from map(chain(groups), units)
         return
     source = iter(units)
-    # Not fork: the models' threads and locks do not survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _set_up, (make_worker,)) as pool:
-        running: set[Future[Any]] = set()
-        try:
-            while running := running | {pool.submit(_run, unit) for unit in islice(source, 2 * workers - len(running))}:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            remedy = "run the same command again: what is committed stays; use fewer --workers if memory ran out"
-            raise SpeechmillError("a worker process died (killed, out of memory or crashed)", remedy) from error
-        finally:
+    running: dict[Future[Any], tuple[ProcessPoolExecutor, Any]] = {}
+    deaths = 0
+
+    def start(pool: ProcessPoolExecutor, unit: Any) -> None:
+        running[pool.submit(_run, unit)] = (pool, unit)
+
+    try:
+        for unit in islice(source, workers):
+            start(_process(groups), unit)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                pool, unit = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    deaths += 1
+                    if deaths == MAX_DEATHS:
+                        what = f"{deaths} worker processes died one after the other (killed, out of memory or crashed)"
+                        remedy = "use fewer --workers if memory ran out, then run the same command again"
+                        raise SpeechmillError(what, remedy) from error
+                    start(_process(groups), unit)
+                    continue
+                deaths = 0
+                for following in islice(source, 1):
+                    start(pool, following)
+                yield result
+    finally:
+        for pool, _ in running.values():
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _set_up(make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+def _process(groups: Sequence[Group]) -> ProcessPoolExecutor:
+    """A pool of one process: in a larger one a death takes the other processes along."""
+    # Not fork: the models' threads and locks do not survive it.
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _set_up, (groups,))
+
+
+def _set_up(groups: Sequence[Group]) -> None:
     global _work
-    _work = make_worker()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _work = chain(groups)
+
+
+def _die_with_parent() -> None:
+    """A killed driver closes no queue: its workers would wait for ever, and go on with what the next run begins."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run(unit: Any) -> Any:

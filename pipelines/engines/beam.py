@@ -1,0 +1,107 @@
+"""The Beam engine: list units, Reshuffle, a DoFn for each group of workers; counts as metrics, failures as an output.
+
+Where it runs, and every retry, is the runner's: any option of Beam passes through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from pipelines.engines import Engine, Group, Worker
+from pipelines.errors import MissingExtraError, SpeechmillError
+from pipelines.watch import Done, Failure
+
+try:
+    import apache_beam as beam
+    from apache_beam.metrics import Metrics, MetricsFilter
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.utils.shared import Shared
+except ImportError as missing:
+    raise MissingExtraError(f"the Beam engine needs Beam: {missing}", "pip install 'speechmill[beam]'") from missing
+
+NAMESPACE = "speechmill"
+
+
+class _Held:
+    """A worker, as `Shared` can hold it."""
+
+    def __init__(self, group: Group) -> None:
+        self.work: Worker = group.make()
+
+
+class Work(beam.DoFn):
+    """A worker of a group, one a process, whatever the threads and bundles in it."""
+
+    def __init__(self, group: Group) -> None:
+        self.group, self.shared = group, Shared()
+
+    def setup(self) -> None:
+        self.held: _Held | None = self.shared.acquire(lambda: _Held(self.group))
+
+    def process(self, unit: Any) -> Iterator[Any]:
+        assert self.held is not None
+        yield self.held.work(unit)
+
+    def teardown(self) -> None:
+        self.held = None
+
+
+class Count(beam.DoFn):
+    """Results as counters, on whatever page the runner has."""
+
+    def process(self, done: Done) -> None:
+        counts = {"units": 1, "recordings": done.recordings, "failed": done.failed}
+        for name, count in (counts | {"milliseconds": round(1000 * done.seconds)}).items():
+            Metrics.counter(NAMESPACE, name).inc(count)
+        for failure in done.failures:
+            Metrics.string_set(NAMESPACE, "failures").add(json.dumps(astuple(failure)))
+
+
+class Report(beam.DoFn):
+    """Units of which a worker raised an error: counted, and their messages told."""
+
+    def process(self, failure: tuple[Any, tuple[type, str, list[str]]]) -> None:
+        _, (_, message, _) = failure
+        Metrics.counter(NAMESPACE, "failed units").inc()
+        Metrics.string_set(NAMESPACE, "errors").add(message)
+
+
+def build(pipeline: beam.Pipeline, units: Iterable[Any], groups: Sequence[Group]) -> None:
+    """The graph. Units are listed by a worker, so that the graph stays small however many there are."""
+    flowing = pipeline | "Start" >> beam.Create([None]) | "Units" >> beam.FlatMap(lambda _: units)
+    failures = []
+    for group in groups:
+        spread = flowing | f"Spread, {group.name}" >> beam.Reshuffle()
+        flowing, failed = spread | group.name >> beam.ParDo(Work(group)).with_exception_handling()
+        failures.append(failed)
+    flowing | "Count" >> beam.ParDo(Count())
+    failures | "Failures" >> beam.Flatten() | "Report" >> beam.ParDo(Report())
+
+
+def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Done]:
+    """One result, the sum of all, at the end: a runner tells nothing before. SpeechmillError if units failed."""
+    given = ["--runner=FnApiRunner"]  # in this process; DirectRunner would first try to download another
+    if engine.workers:
+        given += ["--direct_running_mode=multi_processing", f"--direct_num_workers={engine.workers[1]}"]
+    pipeline = beam.Pipeline(options=PipelineOptions([*given, *engine.options]))
+    build(pipeline, units, groups)
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except RuntimeError as error:
+        raise SpeechmillError(
+            f"the pipeline failed: {error}", "run the same command again: what is done stays"
+        ) from error
+    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    counts = {counter.key.metric.name: counter.result for counter in found["counters"]}
+    told = {strings.key.metric.name: sorted(strings.result) for strings in found["string_sets"]}
+    failures = [Failure(*json.loads(text)) for text in told.get("failures", [])]
+    yield Done("all", counts.get("recordings", 0), counts.get("milliseconds", 0) / 1000, failures)
+    if counts.get("failed units"):
+        raise SpeechmillError(
+            f"{counts['failed units']} units failed: {'; '.join(told['errors'])}",
+            "mend that, then run the same command again",
+        )

@@ -1,0 +1,86 @@
+"""The whole path over hours of sound on two workers: local, Ray and Beam, start-up apart, and what Ray sends around.
+
+`python tests/bench/bench_engines.py [HOURS [ROUNDS]]`. Rounds are interleaved, so that only ratios of a round are told.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
+
+from clusters import alone
+from millings import RECIPE, command, conversation, digests
+
+ENGINES = {
+    "local": ["--workers", "2"],
+    "ray": ["--engine", "ray", "--workers", "2"],
+    "beam": ["--engine", "beam", "--workers", "2"],
+}
+
+
+def make(folder: Path, hours: float, minutes: int = 10) -> None:
+    """`folder`/in with `hours` of the shipped conversation in FLAC files of `minutes`, each turned round."""
+    speech, rate = conversation()
+    long = np.tile(speech, minutes * 2)
+    (folder / "in").mkdir(parents=True)
+    for n in range(max(2, round(hours * 60 / minutes))):
+        soundfile.write(folder / f"in/{n:03d}.flac", np.roll(long, n * rate), rate)
+    recipe = RECIPE.replace("batch_hours = 0.008", "batch_hours = 0.2").replace("shard_mb = 0.3", "shard_mb = 10.0")
+    (folder / "recipe.toml").write_text(recipe)
+
+
+def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], float | None, Path]:
+    """Wall seconds of the command, of its steps, bytes that Ray's operators put out, and the lake."""
+    lake = folder / f"lake-{engine}"
+    shutil.rmtree(lake, ignore_errors=True)
+    begun = time.monotonic()
+    done = alone(*command(folder, lake, *ENGINES[engine]), timeout_s=3600)
+    assert done.returncode == 0, done.stderr
+    wall_s = time.monotonic() - begun
+    (summary,) = lake.glob("runs/*/summary.json")
+    steps = {name: step["wall_s"] for name, step in json.loads(summary.read_text())["steps"].items()}
+    sent = None
+    if engine == "ray":
+        sizes = re.findall(r"Output size bytes per block: .* (\d+) total", (summary.parent / "log.txt").read_text())
+        sent = float(sum(map(int, sizes)))
+    return wall_s, steps, sent, lake
+
+
+def main() -> None:
+    hours = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    root = Path(tempfile.mkdtemp(prefix="engines"))
+    try:
+        make(root / "short", 0.0, 1)
+        make(root / "long", hours)
+        print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {hours:g} h, 2 workers")
+        for number in range(rounds):
+            # The start-up of an engine is what two minutes take: they are work of a second.
+            startup = {engine: timed(root / "short", engine)[0] for engine in ENGINES}
+            found = {engine: timed(root / "long", engine) for engine in ENGINES}
+            assert len({tuple(digests(each[3]).items()) for each in found.values()}) == 1
+            for engine, (wall_s, steps, sent, _) in found.items():
+                work_s, base_s = wall_s - startup[engine], found["local"][0] - startup["local"]
+                each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in steps.items())
+                sent_text = "" if sent is None else f"; {sent / hours / 1000:.1f} kB an hour over the object store"
+                print(
+                    f"{number + 1} {engine:<6}{wall_s:>7.1f} s = {startup[engine]:.1f} start + {work_s:.1f} ({each}); "
+                    f"{work_s / base_s:.2f} of local{sent_text}; load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

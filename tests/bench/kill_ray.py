@@ -1,0 +1,127 @@
+"""kill -9 of a worker, a node and the driver in turn, at random moments on two Ray nodes; prints what was redone.
+
+`python tests/bench/kill_ray.py [RUNS]`. Each lake must end equal, by sha256, to one that nothing disturbed.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
+
+from clusters import ROOT, TwoNodes
+from millings import command, digests, make_input
+
+
+@dataclass
+class Killed:
+    """One disturbed run."""
+
+    what: str
+    after_s: float = 0.0
+    files: int = 0
+    """In the lake when it was killed, those under runs/ apart."""
+    during: str = ""
+    redone: list[str] = field(default_factory=list)
+    """Units begun again."""
+    exits: list[int] = field(default_factory=list)
+    """Of the command, given again after it was killed itself."""
+    seconds: float = 0.0
+    equal: bool = False
+
+
+def disturbed(
+    cluster: TwoNodes, what: str, folder: Path, lake: Path, expected: dict[str, str], chance: random.Random
+) -> Killed:
+    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it."""
+    killed = Killed(what)
+    begun = time.monotonic()
+    words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
+
+    def start() -> subprocess.Popen[bytes]:
+        log = lake.with_suffix(".log").open("ab")
+        return subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=log, stderr=log)
+
+    files, wait_s = chance.randrange(len(expected) - 2), chance.uniform(0, 0.3)
+    driver = start()
+    again: set[str] = set()
+    due = None
+    while driver.poll() is None:
+        if due is None and len(digests(lake)) >= files:
+            due = time.monotonic() + wait_s
+        if due and not killed.after_s and time.monotonic() >= due:
+            victims = {"worker": cluster.workers(), "node": cluster.pids(2), "driver": [driver.pid]}[what]
+            if victims:
+                killed.after_s, killed.files = time.monotonic() - begun, len(digests(lake))
+                killed.during = "encode" if (lake / "selections").exists() else "annotate"
+                if what == "node":
+                    cluster.kill(2)
+                else:
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+        again |= _begun_again(lake)
+        time.sleep(0.005)
+    killed.exits.append(driver.wait())
+    if driver.returncode:
+        again |= {mark.stem for mark in lake.glob("runs/*/attempts/*.json")}
+        killed.exits.append(start().wait())
+    if what == "node" and not cluster.pids(2):
+        cluster.start(2)
+    killed.redone, killed.equal = sorted(again), digests(lake) == expected
+    killed.seconds = time.monotonic() - begun
+    return killed
+
+
+def _begun_again(lake: Path) -> set[str]:
+    found = set()
+    for mark in lake.glob("runs/*/attempts/*.json"):
+        try:
+            if json.loads(mark.read_text())["deaths"]:
+                found.add(mark.stem)
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+    return found
+
+
+def main() -> None:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    chance = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    folder = Path(tempfile.mkdtemp(prefix="kill"))
+    try:
+        make_input(folder, 12)
+        subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
+        expected = digests(folder / "whole")
+        print(f"{len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
+        print("run  killed  during    after s  files then  exits   total s  equal  units begun again", flush=True)
+        counts: Counter[tuple[str, bool]] = Counter()
+        with TwoNodes() as cluster:
+            for number in range(runs):
+                killed = disturbed(
+                    cluster, ("worker", "node", "driver")[number % 3], folder, folder / "lake", expected, chance
+                )
+                counts[killed.what, killed.equal] += bool(killed.after_s)
+                exits = ",".join(map(str, killed.exits))
+                print(
+                    f"{number + 1:>3}  {killed.what:<6}  {killed.during:<8}{killed.after_s:>9.1f}{killed.files:>12}  "
+                    f"{exits:<6}{killed.seconds:>9.1f}  {killed.equal!s:<5}  {' '.join(killed.redone) or '-'}",
+                    flush=True,
+                )
+                if not killed.equal or killed.exits[-1]:
+                    print((folder / "lake.log").read_text()[-4000:])
+                (folder / "lake.log").unlink()
+                shutil.rmtree(folder / "lake")
+        print({f"{what} {'equal' if equal else 'DIFFERENT'}": count for (what, equal), count in counts.items()})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

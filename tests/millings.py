@@ -1,0 +1,59 @@
+"""A cheap milling for tests that run many: seconds of real speech, voice activity, log-mel, many units."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RECIPE = """
+name = "cheap"
+[ingest]
+batch_hours = 0.008
+[annotate.vad]
+[select]
+context_s = 2.0
+continuation_s = 6.0
+[encode]
+shard_mb = 0.3
+"""
+
+
+def conversation() -> tuple[np.ndarray, int]:
+    """The 30 s of two speakers that ship inside pyannote.audio, int16, and their rate."""
+    spec = importlib.util.find_spec("pyannote.audio")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    speech, rate = soundfile.read(Path(spec.submodule_search_locations[0]) / "sample/sample.wav", dtype="int16")
+    return speech, rate
+
+
+def make_input(folder: Path, count: int) -> None:
+    """`folder`/in with as many recordings of 30 s, each that conversation turned round, and a recipe beside it.
+
+    A batch holds one recording and so does a shard.
+    """
+    speech, rate = conversation()
+    (folder / "in").mkdir()
+    for n in range(count):
+        soundfile.write(folder / f"in/{n:02d}.wav", np.roll(speech, n * rate), rate)
+    (folder / "recipe.toml").write_text(RECIPE)
+
+
+def command(folder: Path, lake: Path, *words: str) -> list[str]:
+    """`speechmill run` over that input."""
+    given = ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(lake), "--quiet", *words]
+    return [sys.executable, "-m", "pipelines", *given]
+
+
+def digests(lake: Path) -> dict[str, str]:
+    """sha256 by name of all that two equal lakes share."""
+    return {
+        str(path.relative_to(lake)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(lake.rglob("*"))
+        if path.is_file() and path.relative_to(lake).parts[0] != "runs"
+    }

@@ -1,0 +1,50 @@
+"""Recordings that kill the process of whoever is at them, for tests of engines; importable by their workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from manifests.lake import Lake
+from pipelines import annotate as module
+from pipelines.annotate import Annotator, fingerprints, pending
+from pipelines.attempts import Attempts
+from pipelines.audio.sound import decode_sound
+from pipelines.engines import Engine, Group
+from pipelines.stages.vad import Vad, VadConfig
+from pipelines.watch import Done
+
+CRASHES_S, EATS_S = 7.0, 5.0
+"""Lengths of the recording that crashes a stage, and of the one at whose decoding memory runs out."""
+
+
+class PoisonVad(Vad):
+    """The real stage, with a recording that it cannot survive."""
+
+    def annotate(self, sound, known):
+        if sound.num_samples == CRASHES_S * 16000:
+            ctypes.string_at(0)  # a segmentation fault
+        return super().annotate(sound, known)
+
+
+def _decode(uri, recording_id, size_bytes):
+    if size_bytes == 44 + 2 * EATS_S * 16000:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+    return decode_sound(uri, recording_id, size_bytes)
+
+
+def annotator(lake: Lake, run: str) -> Callable[[str], Done]:
+    module.decode_sound = _decode
+    return Annotator(lake, [PoisonVad(VadConfig())], Attempts(lake.storage, run)).annotate
+
+
+def main() -> None:
+    """LAKE ENGINE: annotate what is pending, two workers."""
+    lake, engine = Lake.at(sys.argv[1]), Engine(sys.argv[2], (2, 2))
+    marks = fingerprints([Vad(VadConfig())])
+    for done in engine.run(list(pending(lake, marks)), [Group("annotate", partial(annotator, lake, "runs/test"))]):
+        print(done.unit, done.recordings, *sorted(failure.reason for failure in done.failures))

@@ -1,0 +1,270 @@
+"""Engines: the same bytes from any of them, whatever dies meanwhile, and clear words where they cannot begin."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import poison
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import where
+from clusters import ROOT, TwoNodes, alone, need_namespaces
+from millings import command, digests, make_input
+
+from manifests.lake import Lake
+from pipelines.annotate import Annotator, grouped
+from pipelines.engines import Engine, Group, beam
+from pipelines.errors import SpeechmillError
+from pipelines.ingest import ingest
+from pipelines.recipe import IngestConfig
+from pipelines.run import Pending
+from pipelines.stages.base import Resources
+from pipelines.stages.vad import Vad, VadConfig
+from pipelines.watch import Done
+
+sys.path.append(str(ROOT / "tests/bench"))
+from kill_ray import disturbed
+
+LOOPBACK = ["--", "--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[TwoNodes]:
+    """Two Ray nodes with a CPU each; the second has a GPU by name."""
+    need_namespaces()
+    with TwoNodes(0, 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with input and recipe, and the digests of the lake that one worker in one process makes of it."""
+    folder = tmp_path_factory.mktemp("milled")
+    make_input(folder, 6)
+    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    return folder, digests(folder / "whole")
+
+
+def on(cluster: TwoNodes, *words: str) -> subprocess.CompletedProcess[str]:
+    """A driver on the first node."""
+    return subprocess.run(
+        cluster.inside(1, *words), cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["local", "ray", "nodes", "beam", "portable"])
+def test_any_engine_makes_the_bytes_of_one_process(
+    how: str, milled: tuple[Path, dict[str, str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder, expected = milled
+    assert len(expected) > 50
+    words = {
+        "local": ["--workers", "2"],
+        "ray": ["--engine", "ray"],
+        "nodes": ["--engine", "ray", "--ray-address", "10.77.0.1:6379", "--workers", "2"],
+        "beam": ["--engine", "beam", "--workers", "2"],
+        "portable": ["--engine", "beam", *LOOPBACK],
+    }[how]
+    given = command(folder, tmp_path / "lake", *words)
+    if how == "nodes":
+        done = on(request.getfixturevalue("nodes"), *given)
+    else:
+        need_namespaces()
+        done = alone(*given)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "lake") == expected
+    (summary,) = (tmp_path / "lake/runs").glob("*/summary.json")
+    steps = json.loads(summary.read_text())["steps"]
+    assert (steps["annotate"]["recordings"], steps["encode"]["recordings"]) == (6, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["worker", "node", "driver"])
+def test_kill_9_under_ray_costs_work_and_no_byte(
+    what: str, nodes: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, expected = milled
+    killed = disturbed(nodes, what, folder, tmp_path / "lake", expected, random.Random(what))
+    assert killed.after_s > 0
+    assert killed.exits == ([-signal.SIGKILL, 0] if what == "driver" else [0])
+    assert killed.equal
+
+
+@pytest.mark.slow
+def test_recordings_that_kill_their_workers_are_set_aside_alike_by_local_and_ray(tmp_path: Path) -> None:
+    need_namespaces()
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 10 * 16000)
+    for name, seconds in {"a": 10, "b": poison.CRASHES_S, "c": 9, "d": poison.EATS_S, "e": 8}.items():
+        soundfile.write(tmp_path / f"in/{name}.wav", noise[: int(seconds * 16000)], 16000)
+    made = {}
+    for engine in ("local", "ray"):
+        lake = Lake.at(str(tmp_path / engine))
+        ingest(lake, [str(tmp_path / "in")], IngestConfig())
+        done = alone(sys.executable, "-c", "import poison; poison.main()", lake.storage.root, engine)
+        assert done.stdout.split("\n")[0] == "batch-000000 5" + 2 * " signal: WorkerDiedError", done.stderr
+        made[engine] = digests(tmp_path / engine)
+    assert made["local"] == made["ray"]
+    (key,) = lake.storage.list(
+        "annotations/" + next(name for name in os.listdir(tmp_path / "ray/annotations") if "vad" in name)
+    )
+    rows = pq.read_table(tmp_path / "ray" / key, use_threads=False).to_pylist()
+    names = {r["recording_id"]: Path(r["uris"][0]).stem for _, t in lake.recordings() for r in t.to_pylist()}
+    assert {names[row["recording_id"]] for row in rows if row["status"] == "failed"} == {"b", "d"}
+    assert {row["error"] for row in rows if row["error"]} == {"2 workers died while at it (out of memory, or a crash)"}
+
+
+def test_a_killed_driver_takes_its_local_workers_along(tmp_path: Path) -> None:
+    make_input(tmp_path, 8)
+    driver = subprocess.Popen(command(tmp_path, tmp_path / "lake", "--workers", "2"), cwd=ROOT, start_new_session=True)
+    while not list((tmp_path / "lake").glob("runs/*/attempts/*.json")):
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 20
+    while alive := _session(driver.pid):
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+
+
+def _session(leader: int) -> list[str]:
+    """Processes of a session, its dead leader apart; the resource tracker ends by itself."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.slow
+def test_groups_live_where_their_resources_are(nodes: TwoNodes) -> None:
+    done = on(nodes, sys.executable, "-c", "import where; where.main()", nodes.address)
+    assert done.returncode == 0, done.stderr
+    places = json.loads(done.stdout.strip().split("\n")[-1])
+    assert places == [["10.77.0.1", "10.77.0.2"]] * 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["3", "3..9"])
+def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
+    workers: str, nodes: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    words = ["--engine", "ray", "--ray-address", nodes.address, "--workers", workers]
+    done = on(nodes, *command(milled[0], tmp_path / "lake", *words))
+    assert done.returncode == 1
+    assert "3 x 1 CPU for annotate-vad do not fit on the nodes there are: 1 CPU, 1 CPU and 1 GPU" in done.stderr
+    assert "remedy: use fewer --workers" in done.stderr
+
+
+def test_stages_that_want_a_gpu_make_a_group_with_those_that_read_them() -> None:
+    def stage(name: str, gpus: float = 0.0, *needs: str) -> Vad:
+        made = Vad(VadConfig())
+        made.name, made.needs, made.resources = name, needs, Resources(1.0, gpus)  # type: ignore[misc]
+        return made
+
+    cpu = [stage("vad"), stage("quality", 0, "vad")]
+    gpu = [stage("diarize", 1, "vad"), stage("talk", 0, "diarize")]
+    assert grouped(cpu) == [cpu]
+    assert grouped([cpu[0], gpu[0], gpu[1], cpu[1]]) == [cpu, gpu]
+    assert grouped([]) == [[]]
+
+
+def test_a_later_group_reads_what_an_earlier_one_measured_and_does_not_measure_it_again(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    lake = Lake.at(str(tmp_path / "lake"))
+    ingest(lake, [str(tmp_path / "in")], IngestConfig())
+    vad = Vad(VadConfig())
+    first = Annotator(lake, [vad])
+    first.annotate("batch-000000")
+
+    class Reader(Vad):
+        needs = ("vad",)
+
+        def annotate(self, sound, known):
+            return {"speech_s": known["vad"]["speech_s"] + 1}
+
+    reader = Reader(VadConfig())
+    reader.name = "quality"  # type: ignore[misc]
+    reader.annotate = lambda sound, known: {"snr_db": known["vad"]["speech_s"]}  # type: ignore[method-assign]
+    Annotator(lake, [reader], earlier=[vad]).annotate("batch-000000")
+    mark = Annotator(lake, [reader], earlier=[vad]).marks["quality"]
+    (row,) = lake.read(lake.annotation_key("quality", mark, "batch-000000")).to_pylist()
+    (speech,) = lake.read(lake.annotation_key("vad", first.marks["vad"], "batch-000000")).to_pylist()
+    assert row["snr_db"] == speech["speech_s"] > 0
+
+
+def test_units_that_fail_under_beam_are_counted_told_and_cost_no_other() -> None:
+    engine = Engine("beam", None, None, ("--runner=FnApiRunner",))
+    units = [Done("good", 2, 3.5), Done("bad"), Done("good", 1, 1.0)]
+    results = engine.run(units, [Group("pick", partial(where.picky, "bad"))])
+    total = next(results)
+    assert (total.recordings, total.seconds, total.failed) == (3, 4.5, 1)
+    with pytest.raises(SpeechmillError, match=r"1 units failed: SpeechmillError\('bad is bad'\)") as caught:
+        next(results)
+    assert "same command" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [
+            "--runner=DataflowRunner",
+            "--project=some-project",
+            "--region=europe-west1",
+            "--job_name=mill",
+            "--temp_location=gs://bucket/tmp",
+            "--staging_location=gs://bucket/staging",
+        ],
+        ["--runner=FlinkRunner", "--flink_master=localhost:8081"],
+    ],
+)
+def test_the_graph_of_a_remote_job_is_whole_and_holds_no_unit(options: list[str], tmp_path: Path) -> None:
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    lake = Lake.at(str(tmp_path))
+    lake.storage.put("recordings/batch-000000.parquet", b"")
+    pipeline = Pipeline(options=PipelineOptions(options))
+    groups = [Group("annotate-vad", where.place), Group("annotate-diarize", where.place, 1, 1)]
+    beam.build(pipeline, Pending(lake, {"signal": "x"}), groups)
+    proto = pipeline.to_runner_api()
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    assert {name for name in names if "/" not in name and "Work" not in name} >= {
+        "Start", "Units", "Spread, annotate-vad", "annotate-vad", "Spread, annotate-diarize", "annotate-diarize",
+        "Count", "Failures", "Report",
+    }  # fmt: skip
+    assert b"batch-000000" not in proto.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--engine", "spark"], 2, "local"),
+        (["--engine", "ray", "--ray-address", "127.0.0.1:1"], 1, "no Ray at 127.0.0.1:1"),
+        (["--ray-address", "127.0.0.1:1"], 1, "--engine ray"),
+        (["--", "--runner=FlinkRunner"], 1, "--engine beam"),
+        (["--workers", "4..2"], 2, "MIN..MAX"),
+        (["--workers", "many"], 2, "MIN..MAX"),
+    ],
+)
+def test_mistakes_about_engines_are_told(
+    words: list[str], code: int, message: str, milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    done = subprocess.run(command(milled[0], tmp_path / "lake", *words), cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert message in done.stderr

@@ -1,0 +1,36 @@
+"""Workers for tests of engines, importable where those run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+from pipelines.engines import Engine, Group
+from pipelines.errors import SpeechmillError
+from pipelines.watch import Done, Failure
+
+
+def place() -> Callable[[list[str]], list[str]]:
+    """A worker that adds the address of its node."""
+    import ray
+
+    return lambda places: [*places, ray.util.get_node_ip_address()]
+
+
+def picky(bad: str) -> Callable[[Done], Done]:
+    """A worker that raises for one unit and has a failed recording in another."""
+
+    def work(unit: Done) -> Done:
+        if unit.unit == bad:
+            raise SpeechmillError(f"{bad} is bad")
+        failures = [Failure("x", "vad", "ValueError", "odd")] if unit.recordings == 1 else []
+        return Done(unit.unit, unit.recordings, unit.seconds, failures)
+
+    return work
+
+
+def main() -> None:
+    """ADDRESS: where eight units were, by a group without and one with a GPU."""
+    groups = [Group("cpu", place), Group("gpu", place, 1.0, 1.0)]
+    print(json.dumps(list(Engine("ray", None, sys.argv[1]).run([[]] * 8, groups))))
