@@ -60,12 +60,14 @@ class Provider(grpc.GenericRpcHandler):
             for name, block in schemas[kind].items():
                 self.schema += _bytes(field, _bytes(1, name) + _bytes(2, _schema(block)))
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        service, _, method = details.method.rpartition("/")
+        if service != "/tfplugin5.Provider":
+            return None  # the plugin protocol's streams would hold a thread each for ever
         answers: dict[str, Callable[[bytes, Any], bytes]] = {
             "GetSchema": lambda request, context: self.schema,
             "PrepareProviderConfig": lambda request, context: request,  # field 1 of both messages is the configuration
         }
-        method = details.method.rpartition("/")[2]
         return grpc.unary_unary_rpc_method_handler(answers.get(method, lambda request, context: b""))
 
 

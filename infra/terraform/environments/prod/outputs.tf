@@ -1,5 +1,5 @@
 output "storage" {
-  description = "The [storage] table of a recipe: terraform output -json > outputs.json; speechmill config from-terraform outputs.json"
+  description = "Where the lake and raw sound are, and a recipe's [storage]: terraform output -json > outputs.json; speechmill config from-terraform outputs.json"
   value       = module.speechmill.storage
 }
 

@@ -66,7 +66,6 @@ locals {
 
 resource "aws_s3_bucket" "this" {
   #checkov:skip=CKV_AWS_18: access logs go to log_bucket when it is set; the log bucket itself cannot log into itself
-  #checkov:skip=CKV_AWS_21: versioning is the resource below, which checkov does not follow through the module
   #checkov:skip=CKV_AWS_144: replication costs a second copy of petabytes, so it is optional (modules/storage, replica)
   #checkov:skip=CKV_AWS_145: KMS with bucket keys when kms_key_arn is set; S3 delivers access logs only to SSE-S3 buckets
   #checkov:skip=CKV2_AWS_62: nothing reacts to objects: batches are found by listing the lake

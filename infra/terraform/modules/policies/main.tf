@@ -17,7 +17,10 @@ locals {
   # PutObject covers the conditional put and every step of a multipart upload but its abort.
   put     = ["s3:PutObject", "s3:AbortMultipartUpload"]
   add_raw = { Sid = "AddRaw", Effect = "Allow", Action = local.put, Resource = "${local.raw}/*" }
-  sweep   = { Sid = "SweepScratch", Effect = "Allow", Action = "s3:DeleteObject", Resource = local.scratch }
+
+  # What killed writers left: their scratch files, and uploads that nobody will finish.
+  sweep      = { Sid = "SweepScratch", Effect = "Allow", Action = "s3:DeleteObject", Resource = local.scratch }
+  unfinished = { Sid = "ListUnfinished", Effect = "Allow", Action = "s3:ListBucketMultipartUploads", Resource = local.lake }
 
   # Only through S3: a stolen session cannot use the keys by themselves. Reading and a multipart put need Decrypt.
   via_s3 = { StringEquals = { "kms:ViaService" = "s3.${var.region}.amazonaws.com" } }
@@ -37,14 +40,14 @@ locals {
       local.list["raw"], local.read_raw, local.add_raw, local.list["lake"],
       { Sid = "ReadLake", Effect = "Allow", Action = "s3:GetObject", Resource = [local.folders["recordings"], local.folders["runs"]] },
       { Sid = "WriteLake", Effect = "Allow", Action = local.put, Resource = [local.folders["recordings"], local.folders["runs"]] },
-      local.sweep, lookup(local.encrypt, "raw", null), lookup(local.encrypt, "lake", null),
+      local.sweep, local.unfinished, lookup(local.encrypt, "raw", null), lookup(local.encrypt, "lake", null),
     ]
     # Runs `speechmill run`: reads sound, writes the whole lake, deletes its own scratch files and nothing else.
     worker = [
       local.list["raw"], local.read_raw, local.list["lake"],
       { Sid = "ReadLake", Effect = "Allow", Action = "s3:GetObject", Resource = values(local.folders) },
       { Sid = "WriteLake", Effect = "Allow", Action = local.put, Resource = values(local.folders) },
-      local.sweep, lookup(local.decrypt, "raw", null), lookup(local.encrypt, "lake", null),
+      local.sweep, local.unfinished, lookup(local.decrypt, "raw", null), lookup(local.encrypt, "lake", null),
     ]
     # Trains on shards and studies manifests; no raw sound and no logs of runs.
     reader = [

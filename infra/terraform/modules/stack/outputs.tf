@@ -1,9 +1,10 @@
 output "storage" {
-  description = "The [storage] table of a recipe; `speechmill config from-terraform` reads it."
+  description = "Where the lake and raw sound are, and the table [storage] of a recipe: `speechmill config from-terraform` reads it."
   value = {
     lake       = "s3://${module.storage.buckets["lake"]}/${var.lake_prefix}"
     raw        = "s3://${module.storage.buckets["raw"]}"
     region     = var.region
+    encryption = "aws:kms"
     kms_key_id = module.storage.kms_key_arns["lake"]
   }
 }

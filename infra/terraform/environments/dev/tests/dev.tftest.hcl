@@ -35,6 +35,7 @@ run "apply" {
       lake       = "s3://speechmill-dev-lake-000000000000/lake"
       raw        = "s3://speechmill-dev-raw-000000000000"
       region     = "us-east-1"
+      encryption = "aws:kms"
       kms_key_id = "arn:aws:kms:us-east-1:000000000000:key/22222222-2222-2222-2222-222222222222"
     }
     error_message = "The storage output is what a recipe reads."
