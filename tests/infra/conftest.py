@@ -15,17 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-ROOT = Path(__file__).parents[2]
-INFRA = ROOT / "infra"
-TOOLS = ROOT / ".venv-infra"
-
-
-def tool(name: str) -> str:
-    """Path of an installed checker; `make test` installs them all."""
-    path = TOOLS / "bin" / name
-    if not path.exists():
-        pytest.fail(f"{path} is not installed: run `make infra-tools`")
-    return str(path)
+from tools import INFRA, TOOLS, tool  # noqa: E402 - from beside this file
 
 
 class Terraform:
