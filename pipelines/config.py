@@ -22,7 +22,7 @@ def config() -> None:
 
 @config.command("from-terraform", short_help="Write [storage] from what `terraform output -json` printed.")
 @click.argument("outputs", type=click.File("r"))
-@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe that gets the table, instead of standard output.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe that gets the table.")
 def from_terraform(outputs: Any, recipe: Path | None) -> None:
     """Write [storage] from OUTPUTS, what `terraform output -json` printed ('-' is standard input)."""
     table = storage_table(outputs.read(), outputs.name)
@@ -46,10 +46,11 @@ def storage_table(text: str, name: str) -> str:
         storage = json.loads(text)["storage"]["value"]
         lake, raw = storage["lake"], storage["raw"]
     except (ValueError, LookupError, TypeError) as error:
-        remedy = "run `terraform output -json > outputs.json` in infra/terraform/environments/dev, after `terraform apply`"
+        remedy = "apply infra/terraform/environments/dev and run `terraform output -json > outputs.json` there"
         raise SpeechmillError(f"{name} holds no output named storage", remedy) from error
     lines = ["[storage]", f"# speechmill run RECIPE --in {raw}/ --lake {lake}"]
-    lines += [f"{key} = {json.dumps(storage[key])}" for key in KEYS if storage.get(key) is not None]  # JSON's scalars are TOML's
+    # Scalars are written in TOML as in JSON.
+    lines += [f"{key} = {json.dumps(storage[key])}" for key in KEYS if storage.get(key) is not None]
     return "\n".join(lines) + "\n"
 
 

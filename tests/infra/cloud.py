@@ -29,15 +29,22 @@ class Cloud:
 
         root = {"aws_access_key_id": "root", "aws_secret_access_key": "not-checked"}
         return boto3.client(
-            service, endpoint_url=f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}", region_name="us-east-1",
-            verify=self.certificate and str(self.certificate), config=Config(retries={"max_attempts": 1}), **root | credentials,
-        )  # fmt: skip
+            service,
+            endpoint_url=f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}",
+            region_name="us-east-1",
+            verify=self.certificate and str(self.certificate),
+            config=Config(retries={"max_attempts": 1}),
+            **root | credentials,
+        )
 
     def session(self, role_arn: str, user: str) -> dict[str, str]:
         """Credentials of a role, taken by a user of this name who may take roles and nothing else."""
         iam = self.client("iam")
         iam.create_user(UserName=user)
-        take = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}]}
+        take = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}],
+        }
         iam.put_user_policy(UserName=user, PolicyName="take-roles", PolicyDocument=json.dumps(take))
         key = iam.create_access_key(UserName=user)["AccessKey"]
         keys = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tools import INFRA, TOOLS, tool  # noqa: E402 - from beside this file
+from tools import INFRA, TOOLS, tool
 
 
 class Terraform:

@@ -1,6 +1,6 @@
-"""A Terraform provider that knows its schema and nothing else, so that real Terraform can validate and test with mocks offline.
+"""A Terraform provider that knows its schema alone, so that real Terraform validates and tests with mocks offline.
 
-Types, names, blocks, references and wiring are checked. It is not the provider's own validation (enums, ARNs, conflicts).
+Names, types, blocks, references and wiring are checked: not what the provider itself would (enums, ARNs, conflicts).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _block(block: dict[str, Any]) -> bytes:
     """tfplugin5's Schema.Block."""
     out = b""
     for name, attribute in block["attributes"].items():
-        flags = _number(4, attribute["required"]) + _number(5, attribute["optional"]) + _number(6, attribute["computed"])
+        flags = (
+            _number(4, attribute["required"]) + _number(5, attribute["optional"]) + _number(6, attribute["computed"])
+        )
         out += _bytes(2, _bytes(1, name) + _bytes(2, json.dumps(attribute["type"])) + flags)
     for name, nested in block["blocks"].items():
         shape = _number(3, NESTING[nested["nesting"]]) + _number(4, nested["min"]) + _number(5, nested["max"])
@@ -74,7 +76,9 @@ class Provider(grpc.GenericRpcHandler):
 @contextmanager
 def serving(schemas: dict[str, dict[str, Any]], source: str = "hashicorp/aws") -> Iterator[dict[str, str]]:
     """Serve on loopback; yields the environment that makes Terraform use this provider for `source`."""
-    server = grpc.server(ThreadPoolExecutor(8), handlers=[Provider(schemas)], options=[("grpc.max_send_message_length", -1)])
+    server = grpc.server(
+        ThreadPoolExecutor(8), handlers=[Provider(schemas)], options=[("grpc.max_send_message_length", -1)]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     address = {"Network": "tcp", "String": f"127.0.0.1:{port}"}

@@ -1,4 +1,4 @@
-"""Cluster files against what reads them. KubeRay's own schema is in no package, so that its fields are held against a list."""
+"""Cluster files against what reads them. KubeRay's schema is in no package: its fields are held against a list."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def test_kuberays_fields_are_its_own(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_kubernetes_accepts_every_pod_and_account(kind: str, tmp_path: Path) -> None:
     pods = [
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{n}"}, "spec": copy.deepcopy(group["template"]["spec"])}
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"p{n}"},
+            "spec": copy.deepcopy(group["template"]["spec"]),
+        }
         for n, group in enumerate(groups(kind))
     ]
     assert kubernetes(tmp_path, [documents(kind)[0], *pods]) == 0

@@ -12,8 +12,9 @@ from botocore.exceptions import ClientError
 from cloud import serving
 
 RAW, LAKE, LOGS = (f"speechmill-dev-{kind}-000000000000" for kind in ("raw", "lake", "logs"))
-SOUND, SHARD, BATCH = "2026/call.wav", "lake/datasets/demo/train/latents.000000.tar", "lake/recordings/batch-000000.parquet"
-SCRATCH, RUN, ELSEWHERE, LOG = "lake/runs/tmp/part", "lake/runs/ingest/000000.json", "other/lake.parquet", "raw/2026-01-01"
+SOUND, LOG = "2026/call.wav", "raw/2026-01-01"
+SHARD, BATCH = "lake/datasets/demo/train/latents.000000.tar", "lake/recordings/batch-000000.parquet"
+SCRATCH, RUN, ELSEWHERE = "lake/runs/tmp/part", "lake/runs/ingest/000000.json", "other/lake.parquet"
 HELD = {RAW: [SOUND], LAKE: [SHARD, BATCH, SCRATCH, RUN, ELSEWHERE], LOGS: [LOG]}
 
 Call = Callable[[Any], Any]
@@ -136,8 +137,9 @@ def provision(cloud: Any, outputs: dict[str, Any]) -> dict[str, str]:
         s3.create_bucket(Bucket=bucket)
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         # To aws:PrincipalArn this server answers with a session's own name, where AWS answers with its role's.
+        role = "arn:aws:iam::000000000000:role/speechmill-dev-administrator"
         sessions = "arn:aws:sts::000000000000:assumed-role/speechmill-dev-administrator/*"
-        policy = policies["buckets"][kind].replace("arn:aws:iam::000000000000:role/speechmill-dev-administrator", sessions)
+        policy = policies["buckets"][kind].replace(role, sessions)
         s3.put_bucket_policy(Bucket=bucket, Policy=policy)
     made = {}
     for role, policy in policies["roles"].items():
@@ -149,7 +151,7 @@ def provision(cloud: Any, outputs: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sessions(cloud: Any, roles: dict[str, str], outputs: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Credentials by role. A test has no second factor, so that the administrator's trust is loosened here, and only here."""
+    """Credentials by role. A test has no second factor: the administrator's trust is loosened here, and only here."""
     with pytest.raises(ClientError, match="AccessDenied"):
         cloud.session(roles["administrator"], "administrator-person")
     cloud.client("iam").delete_user_policy(UserName="administrator-person", PolicyName="take-roles")
@@ -190,7 +192,7 @@ def allowed(s3: Any, *calls: Call) -> list[bool]:
 @pytest.mark.parametrize("role", MAY)
 def test_a_role_may_do_its_work_and_nothing_else(cloud: Any, sessions: dict[str, dict[str, str]], role: str) -> None:
     hold(cloud)
-    passed = allowed(cloud.client("s3", **sessions[role]), *CALLS.values())  # in order: what deletes comes after what reads
+    passed = allowed(cloud.client("s3", **sessions[role]), *CALLS.values())  # what deletes comes after what reads
     assert {name for name, may in zip(CALLS, passed, strict=True) if may} == MAY[role]
 
 

@@ -1,4 +1,4 @@
-"""The modules as real Terraform sees them, with a schema in place of the provider (provider.py says what that leaves out)."""
+"""The modules as real Terraform sees them, with a schema in place of the provider (see provider.py)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_a_root_is_valid_and_its_tests_pass(terraform: Any, root: str) -> None:
     ("file", "right", "wrong", "said"),
     [
         ("modules/bucket/main.tf", "block_public_acls ", "block_public_acl ", "Unsupported argument"),
-        ("modules/bucket/main.tf", "noncurrent_version_expiration {", "noncurrent_version_expirations {", "Unsupported block"),
-        ("modules/storage/main.tf", "deletion_window_in_days = 30", 'deletion_window_in_days = "month"', "Incorrect attribute value type"),
+        ("modules/bucket/main.tf", "noncurrent_version_expiration {", "noncurrent_expiration {", "Unsupported block"),
+        ("modules/storage/main.tf", "_in_days = 30", '_in_days = "month"', "Incorrect attribute value type"),
         ("modules/budget/main.tf", '  budget_type  = "COST"\n', "", "Missing required argument"),
         ("modules/stack/main.tf", "module.registry.arn", "module.registry.url_of_arn", "Unsupported attribute"),
     ],

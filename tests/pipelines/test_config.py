@@ -56,7 +56,9 @@ def test_a_table_in_the_middle_is_replaced_in_its_place() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"storage": {"value": {"region": "us-east-1"}}}', '{"storage": null}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"storage": {"value": {"region": "us-east-1"}}}', '{"storage": null}', "[]"]
+)
 def test_what_terraform_did_not_print_is_refused_with_a_remedy(text: str) -> None:
     with pytest.raises(SpeechmillError, match=r"outputs\.json holds no output named storage") as error:
         storage_table(text, "outputs.json")
