@@ -140,10 +140,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       id     = "cold-${rule.key}"
       status = "Enabled"
       filter {
-        and {
-          prefix                   = rule.value.prefix
-          object_size_greater_than = 131072 # colder classes bill smaller objects as 128 KiB
-        }
+        prefix = rule.value.prefix # S3 itself leaves objects under 128 KiB, which colder classes would bill as that
       }
       transition {
         days          = rule.value.days

@@ -33,8 +33,9 @@ module "policies" {
 }
 
 module "registry" {
-  source = "../registry"
-  name   = var.name
+  source        = "../registry"
+  name          = var.name
+  force_destroy = var.force_destroy
 }
 
 module "access" {

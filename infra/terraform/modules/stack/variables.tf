@@ -53,7 +53,7 @@ variable "replica" {
 }
 
 variable "force_destroy" {
-  description = "Let terraform destroy buckets with objects in them."
+  description = "Let terraform destroy buckets and the image registry with what is in them."
   type        = bool
   default     = false
 }
