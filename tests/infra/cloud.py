@@ -79,5 +79,5 @@ def serving(folder: Path, tls: bool) -> Iterator[Cloud]:
             time.sleep(0.1)
         yield Cloud(port, folder / "ministack-tls" / "server.crt" if tls else None)
     finally:
-        process.terminate()
+        process.kill()  # asked to end, it waits for clients that keep their connections
         process.wait(10)
