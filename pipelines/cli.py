@@ -16,6 +16,7 @@ import click
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
 from manifests.cli import manifest
 from pipelines.completion import completion
+from pipelines.config import config
 from pipelines.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def cli() -> None:
 
 cli.add_command(manifest)
 cli.add_command(completion)
+cli.add_command(config)
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:

@@ -1,0 +1,61 @@
+"""`speechmill config`: settings that another tool knows, as the tables of a recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.errors import SpeechmillError
+
+TABLE = re.compile(r"^\[storage\][^\n]*\n(?:(?!\[).*\n?)*", re.M)  # its head, and every line up to the next table's
+KEYS = ("endpoint_url", "region", "profile", "request_payer", "encryption", "kms_key_id")
+
+
+@click.group()
+def config() -> None:
+    """Write parts of a recipe from what other tools know."""
+
+
+@config.command("from-terraform", short_help="Write [storage] from what `terraform output -json` printed.")
+@click.argument("outputs", type=click.File("r"))
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe that gets the table.")
+def from_terraform(outputs: Any, recipe: Path | None) -> None:
+    """Write [storage] from OUTPUTS, what `terraform output -json` printed ('-' is standard input)."""
+    table = storage_table(outputs.read(), outputs.name)
+    if recipe is None:
+        click.echo(table, nl=False)
+        return
+    try:
+        text = recipe.read_text()
+    except FileNotFoundError as error:
+        raise SpeechmillError(f"{recipe}: no such recipe", "name a TOML file that exists") from error
+    recipe.write_text(with_table(text, table))
+    click.echo(f"{recipe}: [storage] written")
+
+
+def storage_table(text: str, name: str) -> str:
+    """The table `[storage]` as TOML, with the lake and the raw sound as comments: they are given on the command line.
+
+    Raises SpeechmillError where `text` is not the output of `terraform output -json` in one of our environments.
+    """
+    try:
+        storage = json.loads(text)["storage"]["value"]
+        lake, raw = storage["lake"], storage["raw"]
+    except (ValueError, LookupError, TypeError) as error:
+        remedy = "apply infra/terraform/environments/dev and run `terraform output -json > outputs.json` there"
+        raise SpeechmillError(f"{name} holds no output named storage", remedy) from error
+    lines = ["[storage]", f"# speechmill run RECIPE --in {raw}/ --lake {lake}"]
+    # Scalars are written in TOML as in JSON.
+    lines += [f"{key} = {json.dumps(storage[key])}" for key in KEYS if storage.get(key) is not None]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text: str, table: str) -> str:
+    """A recipe's text with its table `[storage]` replaced, or added at the end."""
+    if TABLE.search(text):
+        return TABLE.sub(lambda found: table + ("\n" if found.end() < len(text) else ""), text, count=1)
+    return f"{text.rstrip()}\n\n{table}" if text.strip() else table

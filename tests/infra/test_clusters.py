@@ -1,0 +1,113 @@
+"""Cluster files against what reads them. KubeRay's schema is in no package: its fields are held against a list."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools import INFRA, tool
+
+KINDS = ["rayjob", "raycluster"]
+# The fields that we use, of ray.io/v1 as in KubeRay's custom resource definitions.
+JOB = {
+    "entrypoint": str, "submissionMode": str, "backoffLimit": int, "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int, "rayClusterSpec": dict,
+}  # fmt: skip
+CLUSTER = {
+    "rayVersion": str, "enableInTreeAutoscaling": bool, "autoscalerOptions": dict, "headGroupSpec": dict,
+    "workerGroupSpecs": list,
+}  # fmt: skip
+GROUP = {
+    "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "rayStartParams": dict, "template": dict,
+}  # fmt: skip
+
+
+def documents(kind: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((INFRA / "ray" / f"{kind}.yaml").read_text()))
+
+
+def cluster(kind: str) -> dict[str, Any]:
+    spec: dict[str, Any] = documents(kind)[1]["spec"]
+    return spec["rayClusterSpec"] if kind == "rayjob" else spec
+
+
+def groups(kind: str) -> list[dict[str, Any]]:
+    return [cluster(kind)["headGroupSpec"], *cluster(kind)["workerGroupSpecs"]]
+
+
+def has(found: dict[str, Any], known: dict[str, type], needed: set[str]) -> None:
+    assert needed <= found.keys() <= known.keys()
+    for key, value in found.items():
+        assert type(value) is known[key], key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kuberays_fields_are_its_own(kind: str) -> None:
+    account, ray = documents(kind)
+    assert (ray["apiVersion"], ray["kind"].lower()) == ("ray.io/v1", kind)
+    if kind == "rayjob":
+        has(ray["spec"], JOB, {"entrypoint", "rayClusterSpec"})
+    has(cluster(kind), CLUSTER, {"rayVersion", "headGroupSpec", "workerGroupSpecs"})
+    has(cluster(kind)["headGroupSpec"], GROUP, {"rayStartParams", "template"})
+    for group in cluster(kind)["workerGroupSpecs"]:
+        has(group, GROUP, GROUP.keys())  # type: ignore[arg-type]
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    for group in groups(kind):
+        assert all(type(value) is str for value in group["rayStartParams"].values())  # ray reads a command line
+        assert group["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kubernetes_accepts_every_pod_and_account(kind: str, tmp_path: Path) -> None:
+    pods = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"p{n}"},
+            "spec": copy.deepcopy(group["template"]["spec"]),
+        }
+        for n, group in enumerate(groups(kind))
+    ]
+    assert kubernetes(tmp_path, [documents(kind)[0], *pods]) == 0
+    pods[0]["spec"]["containers"][0]["resource"] = {}  # a field that Kubernetes does not have
+    assert kubernetes(tmp_path, pods) != 0
+
+
+def kubernetes(folder: Path, resources: list[dict[str, Any]]) -> int:
+    """Exit code of kubernetes-validate, which carries the schemas of Kubernetes."""
+    file = folder / "resources.yaml"
+    file.write_text("\n---\n".join(json.dumps(resource) for resource in resources))
+    return subprocess.run([tool("kubernetes-validate"), "--strict", file], capture_output=True).returncode
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pods_hold_no_privilege_and_gpus_are_asked_for_by_the_gpu_group_alone(kind: str) -> None:
+    for group in groups(kind):
+        spec = group["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        (container,) = spec["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        asked = "nvidia.com/gpu" in container["resources"]["limits"]
+        assert asked == (group.get("groupName") == "gpu")
+
+
+def test_both_kuberay_files_describe_one_cluster() -> None:
+    assert cluster("rayjob") == cluster("raycluster")
+
+
+def test_ray_up_accepts_its_file_and_finds_a_planted_fault() -> None:
+    import jsonschema
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((INFRA / "ray" / "aws.yaml").read_text())
+    validate_config(prepare_config(copy.deepcopy(config)))
+    for name, node in config["available_node_types"].items():
+        assert node["node_config"]["IamInstanceProfile"]["Name"].endswith("head" if name == "head" else "worker")
+        assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(config | {"max_worker": 2})
