@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from manifests.storage import StorageConfig
 from pipelines.errors import SpeechmillError
 
 TABLE = re.compile(r"^\[storage\][^\n]*\n(?:(?!\[).*\n?)*", re.M)  # its head, and every line up to the next table's
-KEYS = ("endpoint_url", "region", "profile", "request_payer", "encryption", "kms_key_id")
 
 
 @click.group()
@@ -49,8 +50,8 @@ def storage_table(text: str, name: str) -> str:
         remedy = "apply infra/terraform/environments/dev and run `terraform output -json > outputs.json` there"
         raise SpeechmillError(f"{name} holds no output named storage", remedy) from error
     lines = ["[storage]", f"# speechmill run RECIPE --in {raw}/ --lake {lake}"]
-    # Scalars are written in TOML as in JSON.
-    lines += [f"{key} = {json.dumps(storage[key])}" for key in KEYS if storage.get(key) is not None]
+    keys = [field.name for field in fields(StorageConfig) if storage.get(field.name) is not None]
+    lines += [f"{key} = {json.dumps(storage[key])}" for key in keys]  # scalars are written in TOML as in JSON
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ RAW, LAKE, LOGS = (f"speechmill-dev-{kind}-000000000000" for kind in ("raw", "la
 SOUND, LOG = "2026/call.wav", "raw/2026-01-01"
 SHARD, BATCH = "lake/datasets/demo/train/latents.000000.tar", "lake/recordings/batch-000000.parquet"
 SCRATCH, RUN, ELSEWHERE = "lake/runs/tmp/part", "lake/runs/ingest/000000.json", "other/lake.parquet"
+WORKING = "lake/runs/20260101T000000Z-0000/working/batch-000000.json"
 HELD = {RAW: [SOUND], LAKE: [SHARD, BATCH, SCRATCH, RUN, ELSEWHERE], LOGS: [LOG]}
 
 Call = Callable[[Any], Any]
@@ -87,7 +88,8 @@ CALLS: dict[str, Call] = {
     "delete recordings": delete(LAKE, BATCH),
     "read runs": get(LAKE, RUN),
     "write runs": put(LAKE, "lake/runs/ingest/000001.json"),
-    "sweep scratch": delete(LAKE, SCRATCH),
+    "sweep scratch": lambda s3: [delete(LAKE, key)(s3) for key in (SCRATCH, WORKING)],
+    "delete the log of a run": delete(LAKE, "lake/runs/20260101T000000Z-0000/log.txt"),
     "list unfinished uploads": lambda s3: s3.list_multipart_uploads(Bucket=LAKE),
     "read beside the lake": get(LAKE, ELSEWHERE),
     "write beside the lake": put(LAKE, "other/new"),

@@ -42,6 +42,7 @@ def test_a_recipe_gets_the_table_once_and_keeps_the_rest(tmp_path: Path, name: s
     for _ in range(2):
         words = ["config", "from-terraform", str(tmp_path / "outputs.json"), "--recipe", str(copied)]
         assert CliRunner().invoke(cli, words).exit_code == 0
+    assert recipe.load(str(copied)).storage.region == "us-east-1"
     after = copied.read_text()
     assert after.startswith(before.read_text().rstrip())
     assert after.count("[storage]") == 1

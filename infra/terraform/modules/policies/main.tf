@@ -6,7 +6,8 @@ locals {
   raw     = "arn:${var.partition}:s3:::${var.raw_bucket}"
   lake    = "arn:${var.partition}:s3:::${var.lake_bucket}"
   folders = { for folder in ["recordings", "annotations", "selections", "datasets", "runs"] : folder => "${local.lake}/${var.lake_prefix}/${folder}/*" }
-  scratch = "${local.lake}/${var.lake_prefix}/runs/tmp/*"
+  # What a run writes for itself: which unit each worker is at, and files on their way into the lake.
+  scratch = [for folder in ["tmp", "*/working", "*/attempts"] : "${local.lake}/${var.lake_prefix}/runs/${folder}/*"]
 
   list = {
     for bucket, arn in { raw = local.raw, lake = local.lake } : bucket =>
@@ -18,7 +19,7 @@ locals {
   put     = ["s3:PutObject", "s3:AbortMultipartUpload"]
   add_raw = { Sid = "AddRaw", Effect = "Allow", Action = local.put, Resource = "${local.raw}/*" }
 
-  # What killed writers left: their scratch files, and uploads that nobody will finish.
+  # What killed writers left, too: their scratch files, and uploads that nobody will finish.
   sweep      = { Sid = "SweepScratch", Effect = "Allow", Action = "s3:DeleteObject", Resource = local.scratch }
   unfinished = { Sid = "ListUnfinished", Effect = "Allow", Action = "s3:ListBucketMultipartUploads", Resource = local.lake }
 
