@@ -230,8 +230,12 @@ def compare_duckdb(root: str, repeats: int, limit_s: float) -> None:
             print(f"{name:<32}{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}   (a stored answer)", flush=True)
             continue
         alone = min(timed([sys.executable, __file__, "--ask", name, "--lake", root], limit_s) for _ in range(repeats))
-        numbers = f"{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}   {alone[0]:>9.2f}{alone[1]:>8.2f}{alone[2]:>7.0f}"
-        print(f"{name:<32}{numbers}{ours[0] / alone[0]:>7.2f}", flush=True)
+        numbers = f"{name:<32}{ours[0]:>8.2f}{ours[1]:>8.2f}{ours[2]:>7.0f}   "
+        if math.isinf(alone[0]):
+            print(f"{numbers}{f'> {limit_s:g}':>9}{'':>8}{alone[2]:>7.0f}{f'< {ours[0] / limit_s:.2f}':>7}", flush=True)
+        else:
+            ratio = f"{ours[0] / alone[0]:>7.2f}"
+            print(f"{numbers}{alone[0]:>9.2f}{alone[1]:>8.2f}{alone[2]:>7.0f}{ratio}", flush=True)
 
 
 def compare_lhotse(folder: Path, recordings: int, repeats: int) -> None:
