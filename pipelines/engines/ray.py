@@ -81,7 +81,7 @@ def _start(address: str | None) -> Any:
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address, logging_level=logging.WARNING)
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False)  # it would go to stdout
     except (OSError, RuntimeError) as error:
         raise SpeechmillError(f"no Ray at {address}: {error}", "check --ray-address and RAY_AUTH_TOKEN") from error
     return ray
