@@ -1,14 +1,16 @@
-"""S3 as an fsspec filesystem, for readers that take URLs, as Hugging Face datasets do: by range, tried again."""
+"""S3 as an fsspec filesystem, for Arrow and for readers that take URLs: by range, checked, tried again."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import fsspec
 
 from manifests.s3 import S3Storage
-from manifests.storage import StorageConfig
+from manifests.storage import Stat, StorageConfig
 
 
 class S3FileSystem(fsspec.AbstractFileSystem):
@@ -22,8 +24,9 @@ class S3FileSystem(fsspec.AbstractFileSystem):
 
     def info(self, path: str, **named: Any) -> dict[str, Any]:
         storage, key = self._at(path)
-        if key and storage.exists(key):
-            return self._file(path, storage.size(key))
+        with contextlib.suppress(FileNotFoundError):
+            if key:
+                return self._file(path, storage.stat(key))
         if next(storage.stats(key), None):
             return {"name": self._strip_protocol(path), "size": 0, "type": "directory"}
         raise FileNotFoundError(path)
@@ -35,7 +38,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):
         for name, stat in storage.stats(key):
             first, slash, _ = name[len(folder) :].partition("/")
             full = f"{storage.bucket}/{folder}{first}"
-            found[full] = {"name": full, "size": 0, "type": "directory"} if slash else self._file(full, stat.size_bytes)
+            found[full] = {"name": full, "size": 0, "type": "directory"} if slash else self._file(full, stat)
         return list(found.values()) if detail else list(found)
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> BinaryIO:
@@ -48,8 +51,9 @@ class S3FileSystem(fsspec.AbstractFileSystem):
         bucket, _, key = self._strip_protocol(path).partition("/")
         return S3Storage(f"s3://{bucket}", self.config), key
 
-    def _file(self, path: str, size: int) -> dict[str, Any]:
-        return {"name": self._strip_protocol(path), "size": size, "type": "file"}
+    def _file(self, path: str, stat: Stat) -> dict[str, Any]:
+        modified = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC)
+        return {"name": self._strip_protocol(path), "size": stat.size_bytes, "type": "file", "mtime": modified}
 
 
 def register(config: StorageConfig | None = None) -> None:

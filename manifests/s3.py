@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from manifests.local import DAY_S, make_scratch, sweep_dead
 from manifests.ranged import BLOCK_BYTES, RangedFile, buffered
 from manifests.retry import PassingError, persist
-from manifests.s3client import MissingError, UploadGoneError, client, request, session
+from manifests.s3client import MissingError, UploadGoneError, request
 from manifests.storage import DeniedError, Stat, StorageConfig, StorageError
 
 if TYPE_CHECKING:
@@ -189,14 +189,10 @@ class S3Storage:
     def filesystem(self) -> pyarrow.fs.FileSystem:
         import pyarrow.fs
 
-        made = client(self.config)
-        held = session(self.config).get_credentials()
-        settings: dict[str, Any] = {"anonymous": True}
-        if held and not self.config.anonymous:
-            keys = held.get_frozen_credentials()
-            settings = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token}
-        scheme, _, host = made.meta.endpoint_url.partition("://")
-        home = pyarrow.fs.S3FileSystem(region=made.meta.region_name, scheme=scheme, endpoint_override=host, **settings)
+        from manifests.filesystem import S3FileSystem
+
+        # Not Arrow's own client of S3, which would retry, check and tell errors in its own ways.
+        home = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(S3FileSystem(self.config)))
         return pyarrow.fs.SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), home)
 
     def _key(self, key: str) -> str:

@@ -330,8 +330,8 @@ def main() -> None:
 
 
 def _remedy(error: SpeechmillError | OSError) -> str:
-    if isinstance(error, SpeechmillError):
-        return error.remedy
+    if hasattr(error, "remedy"):
+        return str(error.remedy)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space and run the same command again: what is committed stays"
     return "check the disk and the path"
