@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
-from manifests.cli import manifest
+from manifests.look.cli import manifest
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.errors import SpeechmillError

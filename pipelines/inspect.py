@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli import looking, manifest, opened
+from manifests.look.cli import looking, manifest, opened
 from pipelines.errors import MissingExtraError, SpeechmillError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def hearing(function: Callable[..., None]) -> Callable[..., None]:
 
 def stretch(recording: str, start_s: float | None, end_s: float | None, named: Mapping[str, Any]) -> tuple[Any, ...]:
     """Float32 (channels, samples), their rate and the name of what ID, START and END mean."""
-    from manifests.show import known
+    from manifests.look.show import known
 
     target = opened(**named)
     recording_id, dash, start_ms = recording.rpartition("-")
@@ -122,7 +122,7 @@ def _present(recording: Mapping[str, Any]) -> str:
 @click.option("-o", "--output", required=True, metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
     """Write a stretch of a recording, all its channels at its own rate. ID may be a window's."""
-    from manifests import terminal
+    from manifests.look import terminal
 
     samples, sample_rate, recording_id, start_s = stretch(recording, start_s, end_s, named)
     write(Path(output), samples, sample_rate)
@@ -165,7 +165,7 @@ def play(recording: str, start_s: float | None, end_s: float | None, as_json: bo
     if done.returncode:
         raise SpeechmillError(f"{player} ended with code {done.returncode}", "see what it says above")
     if as_json:
-        from manifests import terminal
+        from manifests.look import terminal
 
         duration_s = samples.shape[1] / sample_rate
         terminal.as_json({"player": player, "recording_id": recording_id, "start_s": start_s, "duration_s": duration_s})
@@ -178,7 +178,7 @@ def spectrogram(
     recording: str, start_s: float | None, end_s: float | None, output: str | None, as_json: bool, **named: Any
 ) -> None:
     """Show a stretch of a recording over time and frequency (mel). ID may be a window's."""
-    from manifests import terminal
+    from manifests.look import terminal
 
     samples, sample_rate, recording_id, start_s = stretch(recording, start_s, end_s, named)
     end_s = start_s + samples.shape[1] / sample_rate

@@ -1,4 +1,4 @@
-"""`speechmill report`: the page of manifests.report with excerpts of the sound, written to a file."""
+"""`speechmill report`: the page of manifests.report.report with excerpts of the sound, written to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def report_lake(
 ) -> tuple[Path, int]:
     """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of."""
     try:
-        from manifests.report import Report
+        from manifests.report.report import Report
     except ImportError as error:
         raise MissingExtraError(f"a report needs {error.name}", "pip install 'speechmill[report]'") from error
     from pipelines.snippets import snippet

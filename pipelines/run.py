@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 import encoders
-from manifests import card, ledger
+from manifests import ledger
 from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.report import card
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
 from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending, told

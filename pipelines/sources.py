@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from manifests.foreign.lhotse import audio_names
-from manifests.s3 import S3Storage
+from manifests.exchange.foreign.lhotse import audio_names
 from manifests.storage import Stat, StorageConfig
+from manifests.storage.s3 import S3Storage
 from pipelines.audio.files import DEFAULT, Member, open_file, scheme, secretless, split_s3, stat_file
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 

@@ -12,10 +12,10 @@ import stat
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from manifests.ranged import BLOCK_BYTES
-from manifests.s3 import S3Storage
-from manifests.s3client import MissingError
 from manifests.storage import DeniedError, Stat, StorageConfig
+from manifests.storage.ranged import BLOCK_BYTES
+from manifests.storage.s3 import S3Storage
+from manifests.storage.s3client import MissingError
 from pipelines.errors import UnreadableAudioError
 
 DEFAULT = StorageConfig()

@@ -15,9 +15,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from manifests.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.retry import PassingError, PersistentError, persist
 from manifests.storage import Stat, StorageConfig
+from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
+from manifests.storage.retry import PassingError, PersistentError, persist
 from pipelines.errors import UnreadableAudioError
 
 MAX_REDIRECTS = 5

@@ -23,9 +23,9 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.look.what_if import what_if
 from manifests.select import Selection
 from manifests.views import choose, open_views
-from manifests.what_if import what_if
 
 MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
@@ -161,8 +161,9 @@ QUESTIONS = {
 
 def ask_duckdb(name: str, root: str) -> None:
     """The SQL of a question over views that are joined by id, without the command line."""
-    from manifests import show, stats, views
-    from manifests.what_if import change
+    from manifests import views
+    from manifests.look import show, stats
+    from manifests.look.what_if import change
 
     views._aligned = lambda connection, made, stages: False
     views._follow = lambda connection, made: False

@@ -25,8 +25,8 @@ from boto3.s3.transfer import TransferConfig
 from obstore.store import S3Store
 from servers import EVERYTHING, plain_environment, s3_server
 
-from manifests.s3 import S3Storage
 from manifests.storage import StorageConfig
+from manifests.storage.s3 import S3Storage
 
 TURNS = 3
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from lakes import write_lake
 
-from manifests import cli_exchange
-from manifests.cli import manifest
-from manifests.convert import FORMS, convert, created
-from manifests.exchange import open_foreign, open_lake, split_key
-from manifests.foreign.rows import ManifestError
+from manifests.exchange import cli as cli_exchange
+from manifests.exchange.convert import FORMS, convert, created
+from manifests.exchange.foreign.rows import ManifestError
+from manifests.exchange.relations import open_foreign, open_lake, split_key
 from manifests.lake import Lake
+from manifests.look.cli import manifest
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 

@@ -13,10 +13,10 @@ import pytest
 from faults import FAULTS, Proxy
 from servers import S3Server
 
-from manifests.ranged import BLOCK_BYTES
-from manifests.retry import retries
-from manifests.s3 import S3Storage
 from manifests.storage import StorageConfig, StorageError
+from manifests.storage.ranged import BLOCK_BYTES
+from manifests.storage.retry import retries
+from manifests.storage.s3 import S3Storage
 
 
 @pytest.fixture

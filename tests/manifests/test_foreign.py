@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lhotse.testing.dummies import DummyManifest
 
-from manifests.convert import convert
-from manifests.exchange import open_foreign
-from manifests.foreign.load import load
-from manifests.foreign.rows import TABLES, ManifestError
+from manifests.exchange.convert import convert
+from manifests.exchange.foreign.load import load
+from manifests.exchange.foreign.rows import TABLES, ManifestError
+from manifests.exchange.relations import open_foreign
 
 few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from manifests.local import LocalStorage
+from manifests.storage.local import LocalStorage
 
 
 def test_a_killed_writer_leaves_the_old_bytes_and_its_litter_is_swept(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_a_killed_writer_leaves_the_old_bytes_and_its_litter_is_swept(tmp_path: 
     storage.put("k", b"old")
     script = (
         "import os, signal, sys\n"
-        "from manifests.local import LocalStorage\n"
+        "from manifests.storage.local import LocalStorage\n"
         "storage = LocalStorage(sys.argv[1])\n"
         "storage._rename = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage.put('k', b'new')\n"

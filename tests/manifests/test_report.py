@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from lakes import rules, write_lake
 
-from manifests import card, samples, thresholds
-from manifests.figures import bins
 from manifests.lake import Lake
-from manifests.page import render
-from manifests.report import Report
+from manifests.report import card, samples, thresholds
+from manifests.report.figures import bins
+from manifests.report.page import render
+from manifests.report.report import Report
 from manifests.select import select
 from manifests.views import choose
 

@@ -8,9 +8,9 @@ import pytest
 from faults import CODES, Proxy
 from servers import S3Server
 
-from manifests.ranged import BLOCK_BYTES
-from manifests.s3 import S3Storage
 from manifests.storage import DeniedError, StorageConfig, StorageError
+from manifests.storage.ranged import BLOCK_BYTES
+from manifests.storage.s3 import S3Storage
 
 READER = {
     "Version": "2012-10-17",

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.lake import Lake
-from manifests.ranged import BLOCK_BYTES
 from manifests.schemas import BASE
 from manifests.storage import Storage, open_storage
+from manifests.storage.ranged import BLOCK_BYTES
 
 
 @pytest.fixture(params=["local", "s3"])

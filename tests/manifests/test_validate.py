@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from manifests import checks
-from manifests.cli import manifest
-from manifests.exchange import open_foreign
+from manifests.exchange import checks
+from manifests.exchange.relations import open_foreign
+from manifests.exchange.validate import Problem, validate, validate_foreign
 from manifests.lake import Lake
+from manifests.look.cli import manifest
 from manifests.select import Selection, select
-from manifests.validate import Problem, validate, validate_foreign
 
 Row = dict[str, Any]
 

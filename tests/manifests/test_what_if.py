@@ -9,9 +9,9 @@ from lakes import rules, write_lake
 
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.look.what_if import change, settings, what_if
 from manifests.select import RuleError, Selection, select
 from manifests.views import ChoiceError, choose
-from manifests.what_if import change, settings, what_if
 
 BATCHES = [
     [

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from manifests.lake import Lake
-from manifests.ranged import BLOCK_BYTES
 from manifests.storage import StorageConfig
+from manifests.storage.ranged import BLOCK_BYTES
 from pipelines.audio.files import open_file, stat_file
 from pipelines.audio.http import is_public
 from pipelines.errors import UnreadableAudioError

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from test_cli import speechmill
 
-from manifests.card import hub_licence
 from manifests.lake import Lake
+from manifests.report.card import hub_licence
 from pipelines.errors import SpeechmillError
 from pipelines.report import report_lake
 

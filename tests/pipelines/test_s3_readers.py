@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_s3_run import calls  # noqa: F401 (a fixture)
 
-from manifests.local import LocalStorage
 from manifests.storage import open_storage
+from manifests.storage.local import LocalStorage
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_lhotse_webdataset_and_datasets_stream_the_same_windows(root: str) -> No
 
     import datasets
 
-    from manifests import filesystem
+    from manifests.storage import filesystem
 
     filesystem.register()
     rows = datasets.load_dataset("webdataset", data_files=f"{root}/train/latents.*.tar", split="train", streaming=True)

@@ -18,8 +18,8 @@ from faults import Proxy
 from servers import S3Server
 from test_cli import digests
 
-from manifests.local import LocalStorage
 from manifests.storage import Storage, open_storage
+from manifests.storage.local import LocalStorage
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_cli import ROOT, speechmill
 
-from manifests.local import LocalStorage
+from manifests.storage.local import LocalStorage
 from pipelines import watch
 from pipelines.watch import Done, Failure, Heartbeat, Watch
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
-from manifests.local import DAY_S, make_scratch, sweep_dead
-from manifests.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.retry import PassingError, persist
-from manifests.s3client import MissingError, UploadGoneError, request
 from manifests.storage import DeniedError, Stat, StorageConfig, StorageError
+from manifests.storage.local import DAY_S, make_scratch, sweep_dead
+from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
+from manifests.storage.retry import PassingError, persist
+from manifests.storage.s3client import MissingError, UploadGoneError, request
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -189,7 +189,7 @@ class S3Storage:
     def filesystem(self) -> pyarrow.fs.FileSystem:
         import pyarrow.fs
 
-        from manifests.filesystem import S3FileSystem
+        from manifests.storage.filesystem import S3FileSystem
 
         # Not Arrow's own client of S3, which would retry, check and tell errors in its own ways.
         home = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(S3FileSystem(self.config)))

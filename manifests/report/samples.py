@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from manifests import schemas
-from manifests.figures import COLORS, PALETTE
-from manifests.thresholds import Threshold
+from manifests.report.figures import COLORS, PALETTE
+from manifests.report.thresholds import Threshold
 from manifests.windows import union
 
 Row = dict[str, Any]

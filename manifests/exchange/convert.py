@@ -17,9 +17,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.exchange import Source
-from manifests.foreign import lhotse, nemo, rttm
-from manifests.foreign.rows import TABLES, ManifestError, Row
+from manifests.exchange.foreign import lhotse, nemo, rttm
+from manifests.exchange.foreign.rows import TABLES, ManifestError, Row
+from manifests.exchange.relations import Source
 from manifests.storage import open_storage
 
 EXAMPLES = 3

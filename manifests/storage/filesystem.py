@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from manifests.s3 import S3Storage
 from manifests.storage import Stat, StorageConfig
+from manifests.storage.s3 import S3Storage
 
 
 class S3FileSystem(fsspec.AbstractFileSystem):

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from manifests.foreign.rows import Row, text, to_json
+from manifests.exchange.foreign.rows import Row, text, to_json
 
 COLUMNS = ("start", "duration", "recording_id")
 

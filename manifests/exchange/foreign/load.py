@@ -18,8 +18,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.foreign import lhotse, nemo, rttm, webdataset
-from manifests.foreign.rows import TABLES, ManifestError, Row
+from manifests.exchange.foreign import lhotse, nemo, rttm, webdataset
+from manifests.exchange.foreign.rows import TABLES, ManifestError, Row
 from manifests.storage import open_storage
 
 BATCH_ROWS = 4000

@@ -101,7 +101,7 @@ def _is_lake(root: str) -> bool:
 
 def _foreign(path: str) -> duckdb.DuckDBPyConnection:
     """Recordings, segments and windows of Lhotse, NeMo, RTTM or WebDataset, loaded."""
-    from manifests.foreign.load import load
+    from manifests.exchange.foreign.load import load
 
     connection = connect()
     load(connection, [path])

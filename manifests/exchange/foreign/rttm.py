@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from manifests.foreign.rows import Row, beyond, rest
+from manifests.exchange.foreign.rows import Row, beyond, rest
 
 FORM = "rttm"
 FIELDS = (

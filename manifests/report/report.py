@@ -13,14 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests import figures, flow, schemas
-from manifests.figures import COLORS
-from manifests.flow import hours_text
+from manifests import schemas
 from manifests.lake import Lake
-from manifests.page import render
-from manifests.samples import Snippet, browsed
+from manifests.report import figures, flow
+from manifests.report.figures import COLORS
+from manifests.report.flow import hours_text
+from manifests.report.page import render
+from manifests.report.samples import Snippet, browsed
+from manifests.report.thresholds import Threshold, sample, thresholds
 from manifests.select import Selection
-from manifests.thresholds import Threshold, sample, thresholds
 from manifests.views import Choice, folders, open_views, quoted
 
 MAX_GROUPS = 12
@@ -68,7 +69,7 @@ class Report:
         self._make_facts()
 
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
-        """The page; `snippet` gives the sound of a recording (see `manifests.samples`), or none is shown."""
+        """The page; `snippet` gives the sound of a recording (see `manifests.report.samples`), or none is shown."""
 
         scores = self._histograms()
         page: dict[str, Any] = {

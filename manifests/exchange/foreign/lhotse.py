@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from manifests.foreign.rows import Row, beyond, custom, rest, text, to_json
+from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_json
 
 FORM = "lhotse"
 

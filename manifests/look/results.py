@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TextIO
 
 import duckdb
 
-from manifests import terminal
+from manifests.look import terminal
 from manifests.views import ChoiceError
 
 SHOWN = 100

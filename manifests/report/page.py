@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 import plotly.offline
 
-from manifests.figures import COLORS, mel_scale
-from manifests.samples import Browsed
+from manifests.report.figures import COLORS, mel_scale
+from manifests.report.samples import Browsed
 
 LIMIT_BYTES = 20_000_000
 
@@ -19,7 +19,7 @@ LIMIT_BYTES = 20_000_000
 def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTES) -> str:
     """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    parts = resources.files("manifests").joinpath("templates")
+    parts = resources.files("manifests.report").joinpath("templates")
     template = environment.from_string(parts.joinpath("report.html.j2").read_text(encoding="utf-8"))
     scripts = [plotly.offline.get_plotlyjs(), parts.joinpath("report.js").read_text(encoding="utf-8")]
     verdicts = [name for name in COLORS if name in browsed.verdicts]

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 
 from manifests import views
-from manifests.foreign.load import load
-from manifests.foreign.rows import TABLES, ManifestError
+from manifests.exchange.foreign.load import load
+from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.lake import Lake
 
 BATCH_ROWS = 2000

@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 
-from manifests.stats import rows_of
-from manifests.targets import Target, resolve
+from manifests.look.stats import rows_of
+from manifests.look.targets import Target, resolve
 from manifests.views import ChoiceError
 
 EXAMPLES = 5

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from manifests.retry import PassingError, persist
 from manifests.storage import DeniedError, StorageConfig, StorageError
+from manifests.storage.retry import PassingError, persist
 
 Result = TypeVar("Result")
 

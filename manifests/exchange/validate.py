@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests import checks, schemas, views
-from manifests.checks import Rule
-from manifests.exchange import Source
+from manifests import schemas, views
+from manifests.exchange import checks
+from manifests.exchange.checks import Rule
+from manifests.exchange.relations import Source
 from manifests.lake import Lake
 from manifests.shards import ShardCommit
 from manifests.verify import verify

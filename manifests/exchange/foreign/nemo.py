@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.foreign.rows import Row, beyond, custom, rest, text, to_json
+from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_json
 
 FORM = "nemo"
 COLUMNS = {"audio_filepath", "offset", "duration", "text", "lang", "speaker"}

@@ -121,11 +121,11 @@ class Storage(Protocol):
 def open_storage(root: str, config: StorageConfig | None = None) -> Storage:
     """The storage behind a lake's name: a folder or s3://bucket/prefix. ValueError for any other scheme."""
     if root.startswith("s3://"):
-        from manifests.s3 import S3Storage
+        from manifests.storage.s3 import S3Storage
 
         return S3Storage(root, config or StorageConfig())
     if "://" in root:
         raise ValueError(f"{root}: a lake lies in a local folder or at s3://bucket/prefix")
-    from manifests.local import LocalStorage
+    from manifests.storage.local import LocalStorage
 
     return LocalStorage(root)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli_exchange import convert, validate
+from manifests.exchange.cli import convert, validate
 
 if TYPE_CHECKING:
-    from manifests.targets import Target
+    from manifests.look.targets import Target
 
 
 class LookError(click.ClickException):
@@ -30,7 +30,7 @@ def told() -> Iterator[None]:
     """Errors of SQL, rules and names, for people."""
     import duckdb
 
-    from manifests.foreign.rows import ManifestError
+    from manifests.exchange.foreign.rows import ManifestError
     from manifests.select import RuleError
     from manifests.views import ChoiceError
 
@@ -117,7 +117,7 @@ WHERE = click.option("--where", default="true", metavar="CONDITION", help="SQL c
 
 
 def opened(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str]) -> Target:
-    from manifests.targets import resolve
+    from manifests.look.targets import resolve
 
     return resolve(target, selection, dataset, stages)
 
@@ -141,8 +141,8 @@ HEAD = {
 @click.option("--columns", metavar="A,B,...", help="Columns to show, or SQL expressions.")
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
     """The first rows, in the order in which they lie."""
-    from manifests import terminal
-    from manifests.stats import columns_of, rows_of
+    from manifests.look import terminal
+    from manifests.look.stats import columns_of, rows_of
     from manifests.views import stages_of
 
     target = opened(**named)
@@ -174,8 +174,8 @@ def _short(name: str, value: Any) -> Any:
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
     """Everything known of one recording. ID is its id, the start of it, or its name."""
-    from manifests import show as showing
-    from manifests import terminal
+    from manifests.look import show as showing
+    from manifests.look import terminal
 
     found = showing.known(opened(**named), recording)
     if as_json:
@@ -194,8 +194,8 @@ def stats(
     view: str | None, where: str, by: str | None, histograms: tuple[str, ...], as_json: bool, **named: Any
 ) -> None:
     """Counts, hours and distributions: of everything, by columns, or of one column."""
-    from manifests import render, terminal
-    from manifests import stats as statistics
+    from manifests.look import render, terminal
+    from manifests.look import stats as statistics
     from manifests.views import stages_of
 
     target = opened(**named)
@@ -252,7 +252,7 @@ def _split(text: str) -> list[str]:
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of the terminal.")
 def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) -> None:
     """Ask the views in SQL (DuckDB), read only. `SHOW TABLES` lists them."""
-    from manifests import results
+    from manifests.look import results
     from manifests.views import stages_of
 
     target = opened(**named)
@@ -265,8 +265,8 @@ def funnel(as_json: bool, **named: Any) -> None:
     """The funnel of a selection as it was stored: in, kept, rejected and why, failed."""
     import json
 
-    from manifests import terminal
     from manifests.funnel import Funnel
+    from manifests.look import terminal
 
     target, name = selected(named)
     stored = json.loads(target.lake.storage.read(f"selections/{name}/funnel.json"))  # type: ignore[union-attr]
@@ -323,8 +323,8 @@ def what_if(
     """The funnel under changed rules, beside the stored one; nothing is written."""
     import json
 
-    from manifests import terminal
-    from manifests import what_if as asking
+    from manifests.look import terminal
+    from manifests.look import what_if as asking
     from manifests.select import Selection
 
     target, name = selected(named)
@@ -353,8 +353,8 @@ def what_if(
 @click.argument("two", type=click.Path())
 def diff(one: str, two: str, as_json: bool) -> None:
     """What changed between two lakes, selections or recipes (TOML), and which rule did it."""
-    from manifests import diff as differing
-    from manifests import render, terminal
+    from manifests.look import diff as differing
+    from manifests.look import render, terminal
 
     found = differing.diff(one, two)
     terminal.as_json(found) if as_json else render.difference(found)

@@ -10,10 +10,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests import schemas, terminal
+from manifests import schemas
 from manifests.lake import Lake
-from manifests.stats import rows_of
-from manifests.targets import Target
+from manifests.look import terminal
+from manifests.look.stats import rows_of
+from manifests.look.targets import Target
 from manifests.views import ChoiceError
 from manifests.windows import union
 

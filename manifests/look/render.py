@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manifests import terminal
+from manifests.look import terminal
 
 
 def groups(rows: list[dict[str, Any]]) -> None:

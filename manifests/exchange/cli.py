@@ -13,7 +13,7 @@ FORMS = (
     "lhotse", "lhotse-recordings", "lhotse-supervisions", "lhotse-cuts", "nemo", "nemo-diarization", "rttm", "moshi",
     "parquet", "csv",
 )  # fmt: skip
-"""Names of `manifests.convert.FORMS`, which is not imported before it is needed."""
+"""Names of `manifests.exchange.convert.FORMS`, which is not imported before it is needed."""
 
 SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FILE...")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,8 +47,8 @@ def convert(sources: Sequence[str], form: str, out: str, selection: str | None, 
     parquet              folder: the tables, one Hugging Face dataset; all
     csv                  folder: the tables, lists as JSON; all
     """
-    from manifests import convert as conversion
-    from manifests.exchange import open_foreign, open_lake, split_key, splits
+    from manifests.exchange import convert as conversion
+    from manifests.exchange.relations import open_foreign, open_lake, split_key, splits
     from manifests.lake import Lake
 
     root, key = split_key(sources[0])
@@ -84,8 +84,8 @@ def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
     Of a lake, a folder of one (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
     Exit code 3 and a line for each problem, with its file, a row and what to do.
     """
-    from manifests import validate as checking
-    from manifests.exchange import open_foreign, split_key
+    from manifests.exchange import validate as checking
+    from manifests.exchange.relations import open_foreign, split_key
     from manifests.lake import Lake
 
     problems: list[checking.Problem] = []
