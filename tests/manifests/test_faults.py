@@ -59,7 +59,7 @@ def test_a_multipart_upload_and_its_parallel_reading_survive_all_faults(
     bucket: str, proxy: Proxy, tmp_path: Path, s3: S3Server
 ) -> None:
     storage = through(proxy, bucket)
-    proxy.share, proxy.faults = 0.2, tuple(fault for fault in FAULTS if fault != "stall")
+    proxy.share, proxy.faults = 0.4, tuple(fault for fault in FAULTS if fault != "stall")
     data = os.urandom(2 * BLOCK_BYTES + 17)
     for number in range(2):
         path = tmp_path / "shard"
