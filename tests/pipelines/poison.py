@@ -46,5 +46,7 @@ def main() -> None:
     """LAKE ENGINE: annotate what is pending, two workers."""
     lake, engine = Lake.at(sys.argv[1]), Engine(sys.argv[2], (2, 2))
     marks = fingerprints([Vad(VadConfig())])
-    for done in engine.run(list(pending(lake, marks)), [Group("annotate", partial(annotator, lake, "runs/test"))]):
+    for done in list(
+        engine.run(list(pending(lake, marks)), [Group("annotate", partial(annotator, lake, "runs/test"))])
+    ):
         print(done.unit, done.recordings, *sorted(failure.reason for failure in done.failures))
