@@ -31,10 +31,10 @@ class PoisonVad(Vad):
         return super().annotate(sound, known)
 
 
-def _decode(uri, recording_id, size_bytes):
-    if size_bytes == 44 + 2 * EATS_S * 16000:
+def _decode(*given, **named):
+    if 44 + 2 * EATS_S * 16000 in (*given, *named.values()):  # its size in bytes
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
-    return decode_sound(uri, recording_id, size_bytes)
+    return decode_sound(*given, **named)
 
 
 def annotator(lake: Lake, run: str) -> Callable[[str], Done]:
