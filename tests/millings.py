@@ -52,8 +52,10 @@ def command(folder: Path, lake: Path, *words: str) -> list[str]:
 
 def digests(lake: Path) -> dict[str, str]:
     """sha256 by name of all that two equal lakes share."""
+    folders = [folder for folder in lake.glob("*") if folder.name != "runs"]  # where files come and go
     return {
         str(path.relative_to(lake)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(lake.rglob("*"))
-        if path.is_file() and path.relative_to(lake).parts[0] != "runs"
+        for folder in sorted(folders)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }

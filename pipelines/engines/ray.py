@@ -5,11 +5,13 @@ Retries, placement on GPUs, autoscaling and bounded in-flight work are Ray's own
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import pickle
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -59,8 +61,10 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
             ),
         )
     try:
-        for row in data.iter_rows():
-            yield pickle.loads(row["unit"])
+        # Ray prints of dead workers, to stdout, where the results of a command go.
+        with contextlib.redirect_stdout(sys.stderr):
+            for row in data.iter_rows():
+                yield pickle.loads(row["unit"])
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
     LOG.info("%s", data.stats())
@@ -81,7 +85,7 @@ def _start(address: str | None) -> Any:
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address, logging_level=logging.WARNING, log_to_driver=False)  # it would go to stdout
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
     except (OSError, RuntimeError) as error:
         raise SpeechmillError(f"no Ray at {address}: {error}", "check --ray-address and RAY_AUTH_TOKEN") from error
     return ray
