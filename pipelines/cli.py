@@ -38,16 +38,12 @@ cli.add_command(completion)
 cli.add_command(config)
 
 
-def options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every step takes."""
+def lake_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What every command over a recipe and its lake takes."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
-        click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
-        click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
-        click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
-        click.option("--engine", type=click.Choice(["local", "ray", "beam"]), default="local", show_default=True),
         click.option(
             "--lake", required=True, metavar="FOLDER", help="Where everything is kept: a folder or s3://bucket/prefix."
         ),
@@ -57,9 +53,22 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def options(function: Callable[..., None]) -> Callable[..., None]:
+    """What every step of a run takes."""
+    for option in (
+        click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
+        click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
+        click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
+        click.option("--engine", type=click.Choice(["local", "ray", "beam"]), default="local", show_default=True),
+        lake_options,
+    ):
+        function = option(function)
+    return function
+
+
 INPUTS = click.option(
     "--in", "inputs", multiple=True, required=True, metavar="PATH",
-    help="A file, folder, glob pattern, list file (.txt) or manifest (.jsonl, .jsonl.gz).",
+    help="A file, folder, pattern, list (.txt), manifest (.jsonl, .jsonl.gz) or tar; local, s3:// or https://.",
 )  # fmt: skip
 
 
@@ -210,11 +219,9 @@ def tokens() -> None:
 
 
 @tokens.command("show")
-@options
+@lake_options
 @click.option("--by", default="split,language,num_speakers,source", show_default=True, help="Columns to count by.")
-def tokens_show(
-    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, by: str, **settings: Any
-) -> None:
+def tokens_show(recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, by: str) -> None:
     """Print the ledger of RECIPE's dataset."""
     from manifests import ledger
 
@@ -232,10 +239,8 @@ def tokens_show(
 
 
 @tokens.command("verify")
-@options
-def tokens_verify(
-    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, **settings: Any
-) -> None:
+@lake_options
+def tokens_verify(recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
 

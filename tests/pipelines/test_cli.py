@@ -88,6 +88,7 @@ def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conver
         (["select", "demo", "--lake", "ftp://host/x"], 2, "s3://bucket/prefix"),
         (["tokens", "show", "demo", "--lake", "LAKE"], 1, "run `speechmill encode` first"),
         (["tokens", "show", "demo", "--lake", "LAKE", "--by", "colour"], 2, "num_speakers"),
+        (["tokens", "show", "demo", "stray", "--lake", "LAKE"], 2, "stray"),
         (["models", "where", "nope"], 1, "silero-vad-16k-sequence"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.grid=1"], 1, "did you mean 'grid_s'"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.recordings.x='nix > 1'"], 1, "rule x"),
