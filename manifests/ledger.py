@@ -11,6 +11,7 @@ import safetensors.numpy
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.shards import ShardCommit, Statistics
+from manifests.tables import joined
 
 PATCHES = range(1, 7)
 GROUP = ["split", "language", "num_speakers", "source"]
@@ -36,8 +37,10 @@ def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
         f"FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
     )
     connection.execute(f"CREATE TABLE counts AS {query}")
-    for key in lake.storage.list(f"datasets/{dataset}/windows"):
-        connection.register("shard_windows", lake.read(key))
+    columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
+    keys = lake.storage.list(f"datasets/{dataset}/windows")
+    for table in joined((key, lake.read(key, columns)) for key in keys):
+        connection.register("shard_windows", table)
         connection.execute(f"INSERT INTO counts {query}")
     per_patch = " UNION ALL ".join(
         f"SELECT {group}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, sum(hours) AS hours, "

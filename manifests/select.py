@@ -6,6 +6,7 @@ Every recording becomes kept, rejected with every rule it breaks, or failed with
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,8 +18,9 @@ from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.tables import joined
 from manifests.views import measured
-from manifests.windows import cut_starts, draw_split, measure
+from manifests.windows import Timeline, cut_starts, draw_split, measure
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,22 @@ def select(lake: Lake, selection: Selection) -> Funnel:
     Raises RuleError before anything is written if a rule names an unknown column, and FileNotFoundError if a batch
     has not been annotated.
     """
-    connection = duckdb.connect()
-    connection.execute("SET threads = 1; SET enable_external_access = false; SET lock_configuration = true")
-    check_rules(connection, selection)
-    _find_duplicates(connection, lake, selection)
-    lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
     funnel = Funnel(selection.name)
-    for batch in lake.batches():
-        verdicts, windows = _select_batch(connection, lake, selection, batch)
-        funnel.add(verdicts, windows)
-        lake.write(lake.windows_key(selection.name, batch), windows)
-        lake.write(lake.verdicts_key(selection.name, batch), verdicts)
+    with (
+        tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
+        duckdb.connect(f"{folder}/select.duckdb") as connection,
+    ):
+        # On disk: the hashes of all samples do not fit into memory at any scale.
+        connection.execute("SET threads = 1; SET memory_limit = '1GB'")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        check_rules(connection, selection)
+        _find_duplicates(connection, lake, selection)
+        lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
+        for batch in lake.batches():
+            verdicts, windows = _select_batch(connection, lake, selection, batch)
+            funnel.add(verdicts, windows)
+            lake.write(lake.windows_key(selection.name, batch), windows)
+            lake.write(lake.verdicts_key(selection.name, batch), verdicts)
     funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
     return funnel
@@ -94,9 +101,10 @@ def _find_duplicates(connection: duckdb.DuckDBPyConnection, lake: Lake, selectio
     """Table `keepers`: of each group of recordings with equal samples, the first one met."""
     connection.execute("CREATE TABLE samples (position UBIGINT, recording_id VARCHAR, pcm_sha256 VARCHAR)")
     position = 0
-    for batch in lake.batches():
-        key = lake.annotation_key("signal", selection.stages["signal"], batch)
-        signal = lake.read(key, ["recording_id", "pcm_sha256"])
+    columns = ["recording_id", "pcm_sha256"]
+    stage = "signal", selection.stages["signal"]
+    hashes = ((batch, lake.read(lake.annotation_key(*stage, batch), columns)) for batch in lake.batches())
+    for signal in joined(hashes):
         connection.register("signal_hashes", signal)
         connection.execute(
             "INSERT INTO samples SELECT ? + row_number() OVER (), recording_id, pcm_sha256 FROM signal_hashes "
@@ -151,9 +159,12 @@ def _select_batch(
             }
         )
     table = schemas.table(windows, schemas.WINDOWS)
-    for window, reasons in zip(windows, broken_rules(connection, table, selection.windows), strict=True):
-        window |= {"kept": not reasons, "reasons": reasons}
-    return schemas.table(verdicts, schemas.VERDICTS), schemas.table(windows, schemas.WINDOWS)
+    reasons_of = broken_rules(connection, table, selection.windows)
+    judged = {"kept": [not reasons for reasons in reasons_of], "reasons": reasons_of}
+    for name, values in judged.items():
+        column = schemas.WINDOWS.field(name)
+        table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+    return schemas.table(verdicts, schemas.VERDICTS), table
 
 
 def cut_windows(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[str, Any]]:
@@ -161,7 +172,10 @@ def cut_windows(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[s
     turn_starts = [turn["start_s"] for turn in turns or []] if selection.align == "turns" else None
     split = draw_split(row["pcm_sha256"], selection.splits, selection.seed)
     stride_s = selection.stride_s or selection.window_s
+    spoken, taken = Timeline(row.get("segments") or []), Timeline(turns or [])
     for start_s in cut_starts(row["duration_s"], selection.window_s, stride_s, selection.grid_s, turn_starts):
+        end_s = start_s + selection.window_s
+        near = None if turns is None else taken.between(start_s, end_s)
         yield {
             "window_id": f"{row['recording_id']}-{round(start_s * 1000):09d}",
             "recording_id": row["recording_id"],
@@ -175,7 +189,7 @@ def cut_windows(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[s
             "licence": row["licence"],
             "kept": True,
             "reasons": [],
-            **measure(start_s, selection.window_s, row.get("segments") or [], turns),
+            **measure(start_s, selection.window_s, spoken.between(start_s, end_s), near),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,23 @@ def covered_s(spans: Sequence[tuple[float, float]], depth: int = 1) -> float:
         if open_spans >= depth:
             total += following - at
     return total
+
+
+class Timeline:
+    """Rows with `start_s` and `end_s`, found by time: a window of a long recording looks at its own few only."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = sorted(rows, key=lambda row: row["start_s"])
+        self._starts = [row["start_s"] for row in self._rows]
+        self._ends = list(itertools.accumulate((row["end_s"] for row in self._rows), max))
+
+    def between(self, start_s: float, end_s: float) -> list[Row]:
+        """Rows in order of start, among them all that meet the stretch.
+
+        >>> Timeline([{"start_s": 5.0, "end_s": 6.0}, {"start_s": 0.0, "end_s": 2.0}]).between(1.0, 3.0)
+        [{'start_s': 0.0, 'end_s': 2.0}]
+        """
+        return self._rows[bisect.bisect_right(self._ends, start_s) : bisect.bisect_left(self._starts, end_s)]
 
 
 def measure(start_s: float, window_s: float, segments: Sequence[Row], turns: Sequence[Row] | None) -> dict[str, Any]:

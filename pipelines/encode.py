@@ -21,6 +21,7 @@ from manifests import schemas
 from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
 from manifests.shards import ShardWriter
+from manifests.tables import joined
 from pipelines.annotate import failed_row, told
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import check_size, stream_tracks
@@ -64,16 +65,17 @@ class Plan:
         self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
         self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
         self._connection.execute("SET threads = 1; SET memory_limit = '1GB'")
-        kept = (
-            "SELECT split, recording_id, $batch AS batch, sum(duration_s) AS seconds, "
-            "sum(duration_s * tracks) AS size_s FROM kept_windows WHERE kept GROUP BY split, recording_id"
+        self._connection.execute(
+            "CREATE TABLE kept (split VARCHAR, recording_id VARCHAR, batch VARCHAR, seconds DOUBLE, size_s DOUBLE)"
         )
-        self._connection.register("kept_windows", schemas.WINDOWS.empty_table())
-        self._connection.execute(f"CREATE TABLE kept AS {kept}", {"batch": ""})
-        for batch in lake.batches():
-            columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
-            self._connection.register("kept_windows", lake.read(lake.windows_key(selection, batch), columns))
-            self._connection.execute(f"INSERT INTO kept {kept}", {"batch": batch})
+        columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
+        windows = ((batch, lake.read(lake.windows_key(selection, batch), columns)) for batch in lake.batches())
+        for table in joined(windows):
+            self._connection.register("cut", table)
+            self._connection.execute(
+                "INSERT INTO kept SELECT split, recording_id, batch, sum(duration_s), sum(duration_s * tracks) "
+                "FROM cut WHERE kept GROUP BY split, recording_id, batch"
+            )
         self._connection.execute(
             "CREATE TABLE planned AS SELECT split, recording_id, batch, seconds, size_s FROM kept "
             "ORDER BY split, sha256(concat($seed, ':', recording_id)), recording_id",

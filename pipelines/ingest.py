@@ -6,9 +6,12 @@ The id of a recording is the hash of its bytes: met under two names, it is one r
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -18,6 +21,7 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import StorageConfig, StorageError
+from manifests.tables import joined
 from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
 from pipelines.audio.probe import probe
 from pipelines.errors import SpeechmillError, UnreadableAudioError
@@ -25,6 +29,8 @@ from pipelines.recipe import IngestConfig
 from pipelines.sources import Entry, entries, hinted_language
 
 PART_ROWS = 1000
+RECALLED = 20_000
+"""Names looked up in one query: each reads all that earlier runs saw."""
 UNKNOWN_DURATION_S = 1800.0
 """What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
 
@@ -61,8 +67,11 @@ def ingest(
     `progress` is told each name as a row of MET. Raises InputError for inputs that name nothing.
     """
     result = Ingested()
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 1; SET preserve_insertion_order = true")
+    with (
+        tempfile.TemporaryDirectory(prefix="speechmill-ingest-") as folder,
+        duckdb.connect(f"{folder}/ingest.duckdb") as connection,
+    ):
+        connection.execute("SET threads = 1; SET memory_limit = '1GB'; SET preserve_insertion_order = true")
         _load_known(connection, lake)
         _meet(connection, lake, entries(inputs, lake.config), result, progress)
         _add_names(connection, lake, result)
@@ -106,15 +115,14 @@ def _hash(file: BinaryIO, uri: str) -> dict[str, Any]:
 def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     """Tables `known` (every name in the lake) and `seen` (names with size and time of change, from earlier runs)."""
     connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
-    for batch, table in lake.recordings(["recording_id", "uris", "status"]):
-        connection.register("batch_rows", table)
-        connection.execute("INSERT INTO known SELECT ?, recording_id, unnest(uris), status FROM batch_rows", [batch])
+    for table in joined(lake.recordings(["recording_id", "uris", "status"])):
+        connection.register("part", table)
+        connection.execute("INSERT INTO known SELECT batch, recording_id, unnest(uris), status FROM part")
     connection.register("met_schema", MET.empty_table())
     connection.execute("CREATE TABLE seen AS SELECT * FROM met_schema")
-    for key in lake.storage.list("runs/ingest"):
-        connection.register("part", lake.read(key))
+    for table in joined((key, lake.read(key)) for key in lake.storage.list("runs/ingest")):
+        connection.register("part", table.drop_columns("batch"))
         connection.execute("INSERT INTO seen SELECT * FROM part")
-    connection.execute("CREATE INDEX seen_uri ON seen (uri)")
 
 
 def _meet(
@@ -141,64 +149,75 @@ def _meet(
         part.clear()
         fresh.clear()
 
-    for entry in found:
-        row = _recall(connection, entry, lake.config)
-        if row is None:
-            row = look(entry, lake.config)
-            fresh.append(row)
-        part.append(row)
-        result.met += 1
-        progress(row)
-        if len(part) >= PART_ROWS:
-            flush()
+    while named := list(itertools.islice(found, RECALLED)):
+        recalled = _recall(connection, named, lake.config)
+        for position, entry in enumerate(named):
+            row = recalled.get(position)
+            if row is None:
+                row = look(entry, lake.config)
+                fresh.append(row)
+            part.append(row)
+            result.met += 1
+            progress(row)
+            if len(part) >= PART_ROWS:
+                flush()
     flush()
 
 
-def _recall(connection: duckdb.DuckDBPyConnection, entry: Entry, config: StorageConfig) -> dict[str, Any] | None:
-    if secretless(entry.uri) != entry.uri:
-        return None
-    try:
-        stat = entry.stat or stat_file(entry.uri, config)
-        os.fsencode(entry.uri).decode()
-    except (SpeechmillError, UnicodeDecodeError):
-        return None
-    query = (
-        "SELECT * FROM seen WHERE uri = ? AND size_bytes = ? AND mtime_ns = ? AND mtime_ns > 0 "
-        "AND NOT starts_with(recording_id, 'u')"
-    )
-    rows = connection.execute(f"{query} LIMIT 1", [entry.uri, *stat])
-    names = [column[0] for column in rows.description or []]
-    found = rows.fetchall()
-    if not found:
-        return None
-    hint = json.dumps(entry.hint, ensure_ascii=False, sort_keys=True) if entry.hint else None
-    return dict(zip(names, found[0], strict=True)) | {"hint": hint}
+def _recall(
+    connection: duckdb.DuckDBPyConnection, named: Sequence[Entry], config: StorageConfig
+) -> dict[int, dict[str, Any]]:
+    """Rows of MET, by position in `named`, of those that an earlier run saw with the same size and time of change."""
+    statuses = []
+    for position, entry in enumerate(named):
+        if secretless(entry.uri) != entry.uri:
+            continue
+        try:
+            stat = entry.stat or stat_file(entry.uri, config)
+            os.fsencode(entry.uri).decode()
+        except (SpeechmillError, UnicodeDecodeError):
+            continue
+        statuses.append((position, entry.uri, *stat))
+    columns = list(zip(*statuses, strict=True)) or [()] * 4
+    kinds = (pa.int64(), pa.string(), pa.int64(), pa.int64())
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    connection.register("now", pa.table(arrays, ["position", "uri", "size_bytes", "mtime_ns"]))
+    found = connection.sql(
+        "SELECT DISTINCT ON (position) position, seen.* FROM seen JOIN now USING (uri, size_bytes, mtime_ns) "
+        "WHERE mtime_ns > 0 AND NOT starts_with(recording_id, 'u')"
+    ).to_arrow_table()
+    rows = {row.pop("position"): row for row in found.to_pylist()}
+    for position, row in rows.items():
+        hint = named[position].hint
+        row["hint"] = json.dumps(hint, ensure_ascii=False, sort_keys=True) if hint else None
+    return rows
 
 
 def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingested) -> None:
     """Give known recordings the new names they were met under; drop failures of names that can be read now."""
     result.known = _count(connection, "met SEMI JOIN known USING (recording_id, uri)")
-    changed = (
-        "SELECT DISTINCT batch FROM known JOIN met USING (recording_id) WHERE NOT EXISTS "
-        "(FROM known AS k WHERE k.recording_id = met.recording_id AND k.uri = met.uri) "
-        "UNION SELECT DISTINCT batch FROM known JOIN met USING (uri) "
-        "WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id ORDER BY 1"
+    connection.execute(
+        "CREATE TABLE changes AS SELECT DISTINCT k.batch, met.recording_id, met.uri AS added FROM met "
+        "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = met.recording_id "
+        "ANTI JOIN known ON known.recording_id = met.recording_id AND known.uri = met.uri "
+        "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met ON known.uri = met.uri "
+        "WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id"
     )
-    for (batch,) in connection.execute(changed).fetchall():
-        key = lake.recordings_key(batch)
+    changed = connection.cursor().execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
+    streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(PART_ROWS), []))
+    for batch, changes in itertools.groupby(streamed, key=lambda row: row[0]):
+        added: dict[str, set[str]] = defaultdict(set)
+        mended: set[str] = set()
+        for _, recording_id, uri in changes:
+            (added[recording_id] if uri else mended).add(uri or recording_id)
         rows = []
-        for row in lake.read(key).to_pylist():
-            names = connection.execute("SELECT uri FROM met WHERE recording_id = ?", [row["recording_id"]]).fetchall()
-            added = {uri for (uri,) in names} - set(row["uris"])
-            result.renamed += len(added)
-            row["uris"] = sorted({*row["uris"], *added})
-            readable = "SELECT count(*) FROM met WHERE list_contains(?, uri) AND recording_id <> ?"
-            mended = row["recording_id"].startswith("u") and _first(
-                connection.execute(readable, [row["uris"], row["recording_id"]])
-            )
-            if not mended:
+        for row in lake.read(lake.recordings_key(batch)).to_pylist():
+            names = added[row["recording_id"]]
+            result.renamed += len(names)
+            row["uris"] = sorted({*row["uris"], *names})
+            if row["recording_id"] not in mended:
                 rows.append(row)
-        lake.write(key, schemas.table(rows, schemas.RECORDINGS))
+        lake.write(lake.recordings_key(batch), schemas.table(rows, schemas.RECORDINGS))
 
 
 def _write_new(connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, result: Ingested) -> None:

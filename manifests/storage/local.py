@@ -33,17 +33,18 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = self.path / prefix
         try:
-            # A folder sorts as what it stands for, names that go on with '/': the order of an object store.
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name + "/" * entry.is_dir())
+            with os.scandir(folder) as entries:
+                # Names alone are held: entries take six times their memory. A folder sorts as what it stands for,
+                # names that go on with '/': the order of an object store.
+                names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for entry in entries:
-            key = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_dir():
-                if key != TEMPORARY:
-                    yield from self.list(key)
-            else:
+        for name in names:
+            key = f"{prefix}/{name}" if prefix else name
+            if not name.endswith("/"):
                 yield key
+            elif key != f"{TEMPORARY}/":
+                yield from self.list(key[:-1])
 
     def read(self, key: str) -> bytes:
         return (self.path / key).read_bytes()

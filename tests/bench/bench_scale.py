@@ -1,0 +1,279 @@
+"""Units at scale: time and peak memory of what a run does before and after sound, over synthetic manifests without any.
+
+Each step has a process of its own. Recordings of half an hour, 40 in a batch, 43 in a shard: 10^7 are 5 million hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from manifests import ledger, schemas
+from manifests.lake import Lake
+from manifests.select import Selection, select
+from manifests.shards import ShardCommit, Statistics
+from manifests.tables import write_parquet_bytes
+from pipelines.annotate import expected, pending
+from pipelines.encode import Plan
+from pipelines.ingest import ingest
+from pipelines.recipe import EncodeConfig, IngestConfig
+
+BATCH, SHARD = 40, 43
+HALF_HOUR_S = 1800.0
+TEMPLATES = 20
+MARKS = {"signal": "s", "vad": "v", "diarize": "d", "language": "l"}
+MARKER = b"@@@@@@@@"
+SELECTION = Selection(
+    "bench", MARKS, 10.0, 30.0,
+    recordings={"long": "duration_s > 300", "english": "coalesce(language_shares['en'], 0) >= 0.99"},
+    windows={"speech": "speech_share >= 0.3"},
+)  # fmt: skip
+SELECTED = 10**5
+"""Recordings that select is tried on at most: it reads every row, in time that grows with them alone."""
+
+
+def tables(rng: np.random.Generator) -> dict[str, Any]:
+    """One batch: what stands in each file, ids beginning with a marker."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("recordings", *MARKS, "windows", "shard")}
+    for number in range(BATCH):
+        base = {"recording_id": f"{MARKER.decode()}{number:012x}", "status": "ok"}
+        sha = base["recording_id"] + rng.bytes(22).hex()
+        length_s = HALF_HOUR_S * float(rng.uniform(0.8, 1.2))
+        edges = np.sort(rng.uniform(0, length_s, 500)).round(3)
+        spans = [{"track": 0, "start_s": a, "end_s": b} for a, b in edges.reshape(-1, 2).tolist()]
+        turns = [span | {"speaker": f"SPEAKER_0{n % 2}"} for n, span in enumerate(spans)]
+        claimed = {"sha256": sha, "size_bytes": 10**7, "claimed_duration_s": length_s, "source": "here"}
+        found["recordings"].append(base | claimed | {"uris": [f"/data/{sha}.opus"], "channels": 1})
+        measured = {"duration_s": length_s, "sample_rate": 16000, "pcm_sha256": sha, "tracks": 1, "channels": 1}
+        found["signal"].append(base | measured)
+        found["vad"].append(base | {"segments": spans, "speech_s": length_s / 2, "speech_share": 0.5})
+        found["diarize"].append(base | {"turns": turns, "num_speakers": 2, "method": "pipeline"})
+        found["language"].append(base | {"language": "en", "language_shares": {"en": 1.0}})
+        same = {"recording_id": base["recording_id"], "split": "train", "duration_s": 40.0, "tracks": 1}
+        for start_s in range(0, int(length_s) - 40, 40):
+            cut = same | {"window_id": f"{base['recording_id']}-{start_s:09d}", "start_s": float(start_s)}
+            kept = {"context_s": 10.0, "kept": start_s % 200 != 0, "reasons": [], "speech_share": 0.5}
+            found["windows"].append(cut | kept)
+            frames = {"context_frames": 800, "continuation_frames": 2400, "language": "en", "num_speakers": 2}
+            found["shard"].append(cut | frames | {"shard": 0, "status": "ok"})
+    known = {"recordings": schemas.RECORDINGS, "windows": schemas.WINDOWS, "shard": schemas.SHARD_WINDOWS}
+    return {name: schemas.table(rows, known.get(name) or schemas.STAGES[name]) for name, rows in found.items()}
+
+
+class Writer:
+    """Files by the hundred thousand: a few templates, linked, or copied with ids of their own."""
+
+    def __init__(self) -> None:
+        self.root = Path()
+        rng = np.random.default_rng(0)
+        made = [tables(rng) for _ in range(TEMPLATES)]
+        self.tables = {name: [tables_of[name] for tables_of in made] for name in made[0]}
+
+    def link(self, name: str, count: int, key: Callable[[int], str]) -> None:
+        """`count` files of a table, equal content being one inode."""
+        data = [write_parquet_bytes(table) for table in self.tables[name]]
+        self._link(data, count, key)
+
+    def _link(self, data: list[bytes], count: int, key: Callable[[int], str]) -> None:
+        (self.root / key(0)).parent.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            path = self.root / key(number)
+            if number < len(data):
+                path.write_bytes(data[number])
+            else:
+                os.link(self.root / key(number % len(data)), path)
+
+    def commits(self, count: int) -> None:
+        statistics = Statistics()
+        statistics.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
+        files = {name: {"sha256": "0" * 64, "size_bytes": 10**9} for name in ("latents", "cuts")}
+        commit = ShardCommit("train", 0, files, 1935, 0, 6192000, {"encoder": "e"}, statistics)
+        self._link([commit.to_json().encode()] * 5, count, lambda n: f"datasets/bench/commits/train/{n:06d}.json")
+
+    def copy(self, name: str, count: int, key: Callable[[int], str]) -> None:
+        """`count` files of a table with ids that no other file has."""
+        (self.root / key(0)).parent.mkdir(parents=True, exist_ok=True)
+        data = []
+        for table in self.tables[name]:
+            sink = io.BytesIO()  # as it is, not compressed: the marker can be replaced
+            pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
+            data.append(sink.getvalue())
+        for number in range(count):
+            (self.root / key(number)).write_bytes(data[number % TEMPLATES].replace(MARKER, b"%08x" % number))
+
+
+def batch_name(number: int) -> str:
+    return f"batch-{number:06d}"
+
+
+def annotated(stage: str) -> Callable[[int], str]:
+    return lambda number: f"annotations/{stage}-{MARKS[stage]}/{batch_name(number)}.parquet"
+
+
+def build(writer: Writer, root: Path, recordings: int, step: str) -> None:
+    """What a step reads, beside what the steps before it left."""
+    batches, shards = recordings // BATCH, recordings // SHARD
+    if step == "nothing done":
+        writer.link("recordings", batches, lambda n: f"recordings/{batch_name(n)}.parquet")
+    elif step == "half done":
+        for stage in MARKS:
+            writer.link(stage, batches // 2, annotated(stage))
+    elif step == "plan":
+        writer.link("windows", batches, lambda n: f"selections/bench/windows-{n:06d}.parquet")
+    elif step == "ledger":
+        writer.link("shard", shards, lambda n: f"datasets/bench/windows/train-{n:06d}.parquet")
+        writer.commits(shards)
+    elif step == "select":
+        for name in ("recordings", *MARKS):
+            key = annotated(name) if name in MARKS else lambda n: f"recordings/{batch_name(n)}.parquet"
+            writer.copy(name, batches, key)
+    elif step == "ingest":
+        names(root / "sound", recordings)
+
+
+def names(folder: Path, count: int) -> None:
+    """Names of sound, one file of zero length in effect: hard links by the sixty thousand."""
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number:08d}.wav"
+        if number % 60000 == 0:
+            first = path
+            path.write_bytes(b"no sound")
+        else:
+            os.link(first, path)
+
+
+def known_names(lake: Lake, folder: Path) -> None:
+    """The lake as an ingest of `folder` leaves it, every name with bytes of its own."""
+    from pipelines.ingest import MET
+
+    for part, paths in enumerate(parts(sorted(folder.iterdir()), 1000)):
+        rows = []
+        for path in paths:
+            status = path.stat()
+            sha = f"{int(path.stem):020x}" + "0" * 44
+            seen = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "claimed_duration_s": HALF_HOUR_S}
+            rows.append(seen | {"uri": str(path), "recording_id": sha[:20], "sha256": sha, "status": "ok"})
+        (lake.storage.path / "runs/ingest").mkdir(parents=True, exist_ok=True)
+        put(lake, f"runs/ingest/{part:06d}.parquet", schemas.table(rows, MET))
+        for number, batch in enumerate(parts(rows, BATCH)):
+            columns = [
+                {name: row[name] for name in row if name not in ("uri", "mtime_ns")} | {"uris": [row["uri"]]}
+                for row in batch
+            ]
+            key = lake.recordings_key(batch_name(part * (1000 // BATCH) + number))
+            put(lake, key, schemas.table(columns, schemas.RECORDINGS))
+
+
+def put(lake: Lake, key: str, table: Any) -> None:
+    path = lake.storage.path / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(write_parquet_bytes(table))
+
+
+def parts(rows: list[Any], size: int) -> Iterator[list[Any]]:
+    return (rows[at : at + size] for at in range(0, len(rows), size))
+
+
+def run_step(step: str, root: Path) -> str:
+    """What is timed; returns what to show of it."""
+    lake = Lake.at(str(root))
+    if step in ("nothing done", "half done"):
+        count = sum(1 for _ in pending(lake, MARKS))
+        return f"{count:,} batches pending"
+    if step == "expected":
+        batches, seconds = expected(lake, pending(lake, MARKS))
+        return f"{batches:,} batches, {seconds / 3600:,.0f} h expected"
+    if step == "select":
+        return f"{select(lake, SELECTION).total['windows']:,} windows"
+    if step == "plan":
+        plan = Plan(lake, "bench", EncodeConfig())
+        return f"{sum(1 for _ in plan):,} shards"
+    if step == "ledger":
+        table = ledger.write(lake, "bench", "logmel-e")
+        return f"{sum(table['windows'].to_pylist()) // 6:,} windows"
+    assert step == "ingest"
+    found = ingest(lake, [str(root / "sound")], IngestConfig())
+    return f"{found.known:,} known, {found.new:,} new"
+
+
+STEPS = ("nothing done", "expected", "half done", "plan", "ledger", "select", "ingest")
+
+
+def timed(step: str, root: Path) -> dict[str, Any]:
+    """Run this file again for one step."""
+    words = [sys.executable, __file__, "--step", step, "--root", str(root)]
+    answer = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(answer.splitlines()[-1])
+
+
+def one(step: str, root: Path) -> None:
+    before_mb = peak_mb()
+    begun, begun_cpu = time.monotonic(), time.process_time()
+    shown = run_step(step, root)
+    result = {"wall_s": time.monotonic() - begun, "cpu_s": time.process_time() - begun_cpu, "shown": shown}
+    print(json.dumps(result | {"before_mb": before_mb, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """Most memory this process ever held; unlike getrusage's, without that of the process it was forked from."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--recordings", type=int, nargs="*", default=[10**5, 10**6])
+    options.add_argument("--steps", nargs="*", default=STEPS, choices=STEPS)
+    options.add_argument("--folder", default=tempfile.gettempdir())
+    options.add_argument("--step", help=argparse.SUPPRESS)
+    options.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.step:
+        one(given.step, given.root)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{'recordings':>11}  {'step':<13}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'above rest':>12}")
+    writer = Writer()
+    for recordings in given.recordings:
+        root = writer.root = Path(tempfile.mkdtemp(prefix="speechmill-scale-", dir=given.folder))
+        try:
+            for step in given.steps:
+                if step == "select" and recordings > SELECTED:
+                    continue
+                if step in ("select", "ingest"):
+                    shutil.rmtree(root)
+                    root.mkdir()
+                build(writer, root, recordings, step)
+                if step == "ingest":
+                    known_names(Lake.at(str(root)), root / "sound")
+                row = timed(step, root)
+                grown_mb = row["peak_mb"] - row["before_mb"]
+                print(
+                    f"{recordings:>11,}  {step:<13}{row['wall_s']:>9.1f}{row['cpu_s']:>9.1f}{row['peak_mb']:>9.0f}"
+                    f"{grown_mb:>12.0f}  {row['shown']}",
+                    flush=True,
+                )
+        finally:
+            shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
