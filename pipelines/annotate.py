@@ -5,6 +5,7 @@ Runs in a worker: only batch names come in and only counts leave.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -71,10 +72,17 @@ class Annotator:
     """A worker's stages, set up once a process; those of `earlier` were done by another group of workers."""
 
     def __init__(
-        self, lake: Lake, stages: Sequence[Stage], attempts: Attempts | None = None, earlier: Sequence[Stage] = ()
+        self,
+        lake: Lake,
+        stages: Sequence[Stage],
+        attempts: Attempts | None = None,
+        earlier: Sequence[Stage] = (),
+        piece_s: float = math.inf,
     ) -> None:
+        """What longer recordings than `piece_s` need of stages that work in pieces is left to `pipelines.pieces`."""
         self.lake = lake
         self.stages = stages
+        self.piece_s = piece_s
         self.attempts = attempts or Attempts(lake.storage)
         self.marks = fingerprints([*earlier, *stages])
         for stage in stages:
@@ -93,6 +101,12 @@ class Annotator:
         if not rows:
             return result
         recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
+        if pieces(recordings, self.piece_s) > 1:
+            for stage in self.stages:
+                if stage.piecewise:
+                    rows.pop(stage.name, None)
+            if not rows:
+                return result
         with self.attempts.begin(batch) as attempt:
             for recording, decoded in _decoded(recordings, lake.config, attempt):
                 known = {name: table[recording["recording_id"]] for name, table in done.items()}
@@ -123,7 +137,7 @@ class Annotator:
             if "signal" in rows:
                 rows["signal"].append(signal)
             for stage in self.stages:
-                if stage.name in known:
+                if stage.name not in rows:
                     continue
                 row = self._run(stage, sound, known)
                 known[stage.name] = row
@@ -133,17 +147,27 @@ class Annotator:
         return float(signal["duration_s"]), failures
 
     def _run(self, stage: Stage, sound: DecodedSound, known: Mapping[str, Row]) -> Row:
-        broken = [name for name in stage.needs if known[name]["status"] != "ok"]
-        if broken:
-            what = SpeechmillError(
-                f"{stage.name} reads {', '.join(broken)}, which failed", "see the reason given there"
-            )
-            return failed_row(sound.recording_id, what)
+        if broken := broken_needs(stage, known):
+            return failed_row(sound.recording_id, broken)
         try:
             row = stage.annotate(sound, known)
         except Exception as error:  # whatever a model throws costs one recording, is counted there, and the run goes on
             return failed_row(sound.recording_id, error)
         return {"recording_id": sound.recording_id, "status": "ok", **row}
+
+
+def pieces(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> int:
+    """Pieces of a batch, by the longest duration that its RECORDINGS rows claim; 1 where none is above `piece_s`."""
+    longest_s = max((row["claimed_duration_s"] or 0.0 for row in recordings), default=0.0)
+    return max(1, math.ceil(longest_s / piece_s))
+
+
+def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | None:
+    """Why a stage cannot be run: one that it reads has failed."""
+    broken = [name for name in stage.needs if known[name]["status"] != "ok"]
+    if not broken:
+        return None
+    return SpeechmillError(f"{stage.name} reads {', '.join(broken)}, which failed", "see the reason given there")
 
 
 def failed_row(recording_id: str, error: Exception) -> Row:
@@ -178,12 +202,18 @@ def _decoded(
 
 
 def _decode(recording: Mapping[str, Any], config: StorageConfig, attempt: Attempt) -> DecodedSound:
-    """Decode under the first of its names that still holds the bytes."""
+    """Decode under one of its names, as an attempt allows."""
     attempt.at(recording["recording_id"])
+    recording_id, size_bytes = recording["recording_id"], recording["size_bytes"]
+    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config))
+
+
+def first_readable(recording: Mapping[str, Any], decode: Callable[[str], DecodedSound]) -> DecodedSound:
+    """The sound under the first of its names that still holds it."""
     *others, last = recording["uris"]
     for uri in others:
         try:
-            return decode_sound(uri, recording["recording_id"], recording["size_bytes"], config)
+            return decode(uri)
         except SpeechmillError:
             continue  # the same bytes may still lie under another name; the last name's error is told
-    return decode_sound(last, recording["recording_id"], recording["size_bytes"], config)
+    return decode(last)

@@ -98,6 +98,8 @@ class Recipe:
     """The run stops when more than this share of at least 100 recordings fails."""
     resolved: dict[str, Any]
     """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
+    piece_hours: float = 20.0
+    """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
 
     def make_stages(self) -> list[Stage]:
         made = []
@@ -139,7 +141,10 @@ def parse(raw: dict[str, Any]) -> Recipe:
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
         raise RecipeError(f"name = {name!r}", "give the recipe a name of letters, digits, '-' and '_'")
     annotate = raw.get("annotate", {})
-    _check_keys(annotate, set(STAGES), "annotate")
+    _check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
+    piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
+    if not isinstance(piece_hours, int | float) or piece_hours <= 0:
+        raise RecipeError(f"annotate.piece_hours = {piece_hours!r}", "give a number of hours above 0")
     stages: dict[str, Any] = {}
     for stage, (module, _, config) in STAGES.items():
         settings = annotate.get(stage)
@@ -161,6 +166,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         _build(StorageConfig, raw.get("storage", {}), "storage"),
         float(raw.get("max_failed_share", 0.5)),
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
+        piece_hours,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,11 +20,13 @@ from manifests.shards import fields
 from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending, told
 from pipelines.attempts import Attempts
 from pipelines.encode import Plan, Shard, ShardEncoder
-from pipelines.engines import Engine, Group
+from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
+from pipelines.pieces import Piece, PieceWorker, pending_pieces
 from pipelines.recipe import Recipe
+from pipelines.stages.base import Stage
 from pipelines.watch import Done, Heartbeat, Step, Watch
 
 MIN_TRIED = 100
@@ -60,16 +62,23 @@ class Run:
                 return step
             groups = []
             for number, group in enumerate(grouped(stages)):
-                name = "-".join(["annotate", *(stage.name for stage in group)])
                 make = partial(_annotator, self.lake, self.recipe, self.watch.prefix, step.beat_prefix, number)
-                cpus = max((stage.resources.cpus for stage in group), default=1.0)
-                groups.append(Group(name, make, cpus, max((stage.resources.gpus for stage in group), default=0.0)))
-            for done in self.engine.run(units, groups):
-                step.done(done)
-                if step.recordings >= MIN_TRIED and step.failed > self.recipe.max_failed_share * step.recordings:
-                    what = f"{step.failed} of {step.recordings} recordings failed"
-                    raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
+                groups.append(_group("annotate", group, make))
+            self._count(step, self.engine.run(units, groups))
+            long = list(pending_pieces(self.lake, units.marks, 3600 * self.recipe.piece_hours))
+            for stage in stages:
+                if stage.piecewise and long:
+                    hear = partial(_piece_worker, self.lake, self.recipe, self.watch.prefix, stage.name)
+                    self._count(step, self.engine.run(long, [_group("pieces", [stage], hear)]))
         return step
+
+    def _count(self, step: Step, results: Iterable[Done]) -> None:
+        """Count what comes back; SpeechmillError once too much of it failed."""
+        for done in results:
+            step.done(done)
+            if step.recordings >= MIN_TRIED and step.failed > self.recipe.max_failed_share * step.recordings:
+                what = f"{step.failed} of {step.recordings} recordings failed"
+                raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
 
     def _models(self, encoder: encoders.Encoder) -> list[card.ModelUse]:
         """Every model that measured or encoded what a dataset holds."""
@@ -148,11 +157,25 @@ class Uncommitted:
         return (shard for shard in self.plan if f"datasets/{self.dataset}/{shard.commit_key}" not in committed)
 
 
+def _group(what: str, stages: Sequence[Stage], make: Callable[[], Worker]) -> Group:
+    """A group that occupies what the hungriest of its stages does."""
+    cpus = max((stage.resources.cpus for stage in stages), default=1.0)
+    gpus = max((stage.resources.gpus for stage in stages), default=0.0)
+    return Group("-".join([what, *(stage.name for stage in stages)]), make, cpus, gpus)
+
+
+def _piece_worker(lake: Lake, recipe: Recipe, run: str, name: str) -> Callable[[Piece], Done]:
+    stages = recipe.make_stages()
+    (stage,) = [stage for stage in stages if stage.name == name]
+    stage.setup()
+    return PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run)).hear
+
+
 def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:
     """A worker of the group `number`; it adds to what the groups before it did."""
     groups = grouped(recipe.make_stages())
     earlier = [stage for group in groups[:number] for stage in group]
-    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier)
+    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier, 3600 * recipe.piece_hours)
 
     def annotate(before: Done) -> Done:
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))

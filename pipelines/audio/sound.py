@@ -24,19 +24,24 @@ class DecodedSound:
 
     sample_rate = RATE
 
-    def __init__(self, recording_id: str, spool: Any, channels: int, num_samples: int, signal: dict[str, Any]) -> None:
+    def __init__(
+        self, recording_id: str, spool: Any, channels: int, num_samples: int, signal: dict[str, Any], first: int = 0
+    ) -> None:
+        """`spool` holds all channels from sample `first` on."""
         self.recording_id = recording_id
         self.num_samples = num_samples
         self.tracks: int = signal["tracks"]
         self.signal = signal
         self._spool = spool
         self._channels = channels
+        self._first = first
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Samples [start, stop) at 16 kHz, float32 (tracks, samples), clipped to what exists."""
         stop = self.num_samples if stop is None else min(stop, self.num_samples)
         width = 4 * self._channels
-        self._spool.seek(start * width)
+        assert start >= self._first
+        self._spool.seek((start - self._first) * width)
         data = self._spool.read(max(0, stop - start) * width)
         samples = np.frombuffer(data, np.float32).reshape(-1, self._channels).T
         return tracks_of(samples, self.signal)
@@ -109,14 +114,49 @@ def stream_tracks(
     path: str, sample_rate: int, signal: dict[str, Any], config: StorageConfig = DEFAULT
 ) -> Iterator[np.ndarray]:
     """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
+    decoder, blocks = _again(path, signal, config)
+    yield from resampled((tracks_of(block, signal) for block in blocks), decoder.sample_rate, sample_rate)
+
+
+def decode_span(
+    path: str,
+    size_bytes: int | None,
+    signal: dict[str, Any],
+    start: int,
+    stop: int,
+    config: StorageConfig = DEFAULT,
+) -> DecodedSound:
+    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
+    check_size(path, size_bytes, config)
+    decoder, blocks = _again(path, signal, config)
+    spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
+    passed = 0
+    try:
+        for block in resampled(blocks, decoder.sample_rate, RATE):
+            held = block[:, max(0, start - passed) : max(0, stop - passed)]
+            spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
+            passed += block.shape[1]
+            if passed >= stop:
+                break
+    except BaseException:  # as above
+        spool.close()
+        raise
+    return DecodedSound(signal["recording_id"], spool, decoder.channels, num_samples_of(signal), signal, start)
+
+
+def num_samples_of(signal: dict[str, Any]) -> int:
+    """Samples at 16 kHz of the recording that a signal row describes."""
+    return round(signal["num_samples"] * RATE / signal["sample_rate"])
+
+
+def _again(path: str, signal: dict[str, Any], config: StorageConfig) -> tuple[Decoder, Iterator[np.ndarray]]:
+    """The decoder and the blocks of a recording that was decoded before."""
     decoder = Decoder(path, config=config)
     blocks = iter(decoder)
     first = next(blocks)
     if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
         raise UnreadableAudioError(f"{path!r}: changed since it was annotated", "ingest and annotate it again")
-    yield from resampled(
-        (tracks_of(block, signal) for block in _chain(first, blocks)), decoder.sample_rate, sample_rate
-    )
+    return decoder, _chain(first, blocks)
 
 
 def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:

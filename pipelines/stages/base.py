@@ -6,7 +6,7 @@ A stage never catches what it cannot name: the runner turns an exception into a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 from manifests.fingerprint import fingerprint
 
 Row = dict[str, Any]
+Span = tuple[float, float]
 
 
-class Sound(Protocol):
-    """A decoded recording, at 16 kHz, read by range so that its length does not matter to memory.
+class Outline(Protocol):
+    """What is known of a recording's sound without hearing it.
 
     `tracks` is 1, or the number of channels where each channel is a speaker.
     """
@@ -28,6 +29,10 @@ class Sound(Protocol):
     sample_rate: int
     num_samples: int
     tracks: int
+
+
+class Sound(Outline, Protocol):
+    """A decoded recording, at 16 kHz, read by range so that its length does not matter to memory."""
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Samples [start, stop) as float32 (tracks, samples), full scale 1; clipped to what exists."""
@@ -49,6 +54,8 @@ class Stage:
     version: ClassVar[int]
     needs: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema]
+    piecewise: ClassVar[bool] = False
+    """Whether it hears chunks of a recording on their own: `chunks`, `hear` and `join` are then `annotate` in parts."""
     resources: Resources = Resources()
 
     def __init__(self, config: Any) -> None:
@@ -75,4 +82,16 @@ class Stage:
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
         """Measure `sound`; `known` holds the rows of the stages named in `needs`. Returns this schema's own columns."""
+        raise NotImplementedError
+
+    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
+        """What `hear` is to hear, in seconds, in order of time."""
+        raise NotImplementedError
+
+    def hear(self, sound: Sound, chunk: Span) -> Row:
+        """What one chunk comes to, as JSON holds it; no other part of `sound` is read."""
+        raise NotImplementedError
+
+    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
+        """The row of `annotate`, from what was heard in each of `chunks`."""
         raise NotImplementedError

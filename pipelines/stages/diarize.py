@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from manifests.schemas import DIARIZE
 from pipelines import models
 from pipelines.errors import MissingExtraError, SpeechmillError
-from pipelines.stages.base import Row, Sound, Stage
+from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
+from pipelines.stages.batches import PRECISIONS, fit, resolve_device
 from pipelines.stages.linking import chunk_edges, link
 from pipelines.stages.turns import summary
 
@@ -51,7 +52,10 @@ class DiarizeConfig:
     threads: int = 1
     """CPU threads of the models. More may move results in the last digits."""
     device: str = "cpu"
-    """'cpu' or 'cuda'."""
+    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
+    precision: str = "float32"
+    """Arithmetic of the segmentation model: float32, or float16 for cuda, which gives under 2 % of frames to others.
+    The embedding model keeps float32: what it hears spans more than a half float does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.segmentation_step <= 1:
@@ -69,8 +73,10 @@ class DiarizeConfig:
                 raise ValueError(f"{name} must be at least 1")
         if self.max_speakers is not None and self.max_speakers < 1:
             raise ValueError("max_speakers must be at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device must be 'cpu' or 'cuda', not {self.device!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        # Settled here, once a run: workers must not each find a device, and so a fingerprint, of their own.
+        object.__setattr__(self, "device", resolve_device(self.device))
 
 
 class Diarize(Stage):
@@ -85,7 +91,12 @@ class Diarize(Stage):
     version = 2
     needs = ("vad",)
     schema = DIARIZE
+    piecewise = True
     config: DiarizeConfig
+
+    def __init__(self, config: DiarizeConfig) -> None:
+        super().__init__(config)
+        self.resources = Resources(cpus=float(config.threads), gpus=1.0 if config.device == "cuda" else 0.0)
 
     def model_hashes(self) -> dict[str, str]:
         if self._named is None:
@@ -134,53 +145,69 @@ class Diarize(Stage):
                 raise SpeechmillError(f"pipeline {self._named!r}: {error}", remedy) from error
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size
         self.pipeline = pipeline.to(torch.device(config.device))
+        fit(pipeline._segmentation.model, "diarize, segmentation", config.batch_size, config.precision)
+        fit(pipeline._embedding.model_, "diarize, embedding", config.batch_size)
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
-        segments = known["vad"]["segments"]
-        if sound.tracks > 1:
-            method = "channels"
-            heard = [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"]) for row in segments]
-        else:
-            method = "pipeline"
-            speech = [(row["start_s"], row["end_s"]) for row in segments]
-            heard = [(speaker, 0, start, end) for speaker, start, end in self._heard(sound, speech)]
-        turns = _turns(heard)
-        return {"turns": turns, "method": method, **summary(turns, sound.num_samples / sound.sample_rate)}
+        return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
 
-    def _heard(self, sound: Sound, speech: list[tuple[float, float]]) -> list[tuple[str, float, float]]:
-        """(speaker, start, end) of one track; speakers are linked across chunks."""
+    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
+        if sound.tracks > 1:
+            return []
+        speech = [(row["start_s"], row["end_s"]) for row in known["vad"]["segments"]]
         edges = chunk_edges(sound.num_samples / sound.sample_rate, self.config.chunk_s, speech)
-        chunks = [
+        return [
             (start, end)
             for start, end in itertools.pairwise(edges)
             if any(first < end and last > start for first, last in speech)
         ]
-        heard: list[tuple[int, float, float]] = []
-        vectors: list[np.ndarray] = []
+
+    def hear(self, sound: Sound, chunk: Span) -> Row:
+        """Turns (label, start, end) in seconds from the chunk's start; speech and embedding, if any, of each label."""
+        first, last = (round(edge * sound.sample_rate) for edge in chunk)
+        turns, vectors = self._diarize(sound.read(first, last)[:1], sound.recording_id)
+        labels = dict.fromkeys(label for label, _, _ in turns)
+        embeddings = None if vectors is None else {label: vectors[label].tolist() for label in labels}
+        return {"turns": turns, "embeddings": embeddings}
+
+    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
+        if sound.tracks > 1:
+            method = "channels"
+            segments = known["vad"]["segments"]
+            spoken = [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"]) for row in segments]
+        else:
+            method = "pipeline"
+            starts = [start for start, _ in self.chunks(sound, known)]
+            spoken = [(speaker, 0, start, end) for speaker, start, end in self._linked(starts, heard)]
+        turns = _turns(spoken)
+        return {"turns": turns, "method": method, **summary(turns, sound.num_samples / sound.sample_rate)}
+
+    def _linked(self, starts_s: Sequence[float], heard: Sequence[Row]) -> list[tuple[str, float, float]]:
+        """(speaker, start, end) of one track, from what was heard in chunks that start at `starts_s`."""
+        spoken: list[tuple[int, float, float]] = []
+        vectors: list[Any] = []
         where: list[int] = []
         speech_s: list[float] = []
-        for chunk, (start_s, end_s) in enumerate(chunks):
-            first, last = round(start_s * sound.sample_rate), round(end_s * sound.sample_rate)
-            turns, embeddings = self._diarize(sound.read(first, last)[:1], f"{sound.recording_id}-{chunk}")
-            labels = list(dict.fromkeys(speaker for speaker, _, _ in turns))
-            if len(chunks) > 1 and embeddings is None and labels:
+        for number, (start_s, chunk) in enumerate(zip(starts_s, heard, strict=True)):
+            turns, embeddings = chunk["turns"], chunk["embeddings"]
+            if len(heard) > 1 and embeddings is None and turns:
                 raise SpeechmillError(
                     f"pipeline {self.config.pipeline!r} gives no speaker embeddings to link chunks by",
                     "name another pipeline, or raise chunk_s above the longest recording",
                 )
-            for label in labels:
+            for label in dict.fromkeys(label for label, _, _ in turns):
                 mine = [(start, end) for speaker, start, end in turns if speaker == label]
-                heard += [(len(where), start_s + start, start_s + end) for start, end in mine]
-                where.append(chunk)
+                spoken += [(len(where), start_s + start, start_s + end) for start, end in mine]
+                where.append(number)
                 speech_s.append(sum(end - start for start, end in mine))
-                vectors.append(np.full(1, np.nan) if embeddings is None else embeddings[label])
+                vectors.append([np.nan] if embeddings is None else embeddings[label])
         persons = list(range(len(where)))
-        if len(chunks) > 1 and vectors:
+        if len(heard) > 1 and vectors:
             config = self.config
             persons = link(
-                np.stack(vectors), where, speech_s, config.link_threshold, config.min_person_s, config.max_speakers
+                np.array(vectors), where, speech_s, config.link_threshold, config.min_person_s, config.max_speakers
             )
-        return [(f"person {persons[speaker]}", start, end) for speaker, start, end in heard]
+        return [(f"person {persons[speaker]}", start, end) for speaker, start, end in spoken]
 
     def _diarize(
         self, samples: np.ndarray, uri: str

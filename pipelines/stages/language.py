@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from manifests.schemas import LANGUAGE
 from pipelines import models
 from pipelines.errors import MissingExtraError, SpeechmillError
 from pipelines.stages.base import Resources, Row, Sound, Stage
+from pipelines.stages.batches import Batches, resolve_device
 
 Span = tuple[float, float]
 
@@ -33,22 +35,24 @@ class LanguageConfig:
     """A recording with less speech than this, over all tracks, has no language."""
     languages: Sequence[str] | None = None
     """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
+    batch_size: int = 1
+    """Windows of a recording in one call of the model; a GPU wants all of them."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
     compute_type: str = "int8"
     """Arithmetic of CTranslate2: int8, float32, float16 (cuda), ..."""
     cpu_threads: int = 1
     """Threads of the model on a CPU."""
 
     def __post_init__(self) -> None:
-        if self.max_windows < 1 or self.cpu_threads < 1:
-            raise ValueError("max_windows and cpu_threads must be at least 1")
+        if min(self.max_windows, self.cpu_threads, self.batch_size) < 1:
+            raise ValueError("max_windows, cpu_threads and batch_size must be at least 1")
         if not 0 < self.window_s <= 30:
             raise ValueError(f"window_s must be above 0 and at most 30, not {self.window_s}")
         if self.min_speech_s < 0:
             raise ValueError(f"min_speech_s must be at least 0, not {self.min_speech_s}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device must be 'cpu' or 'cuda', not {self.device!r}")
+        # Settled here, once a run: workers must not each find a device, and so a fingerprint, of their own.
+        object.__setattr__(self, "device", resolve_device(self.device))
         if self.languages is not None and (isinstance(self.languages, str) or not self.languages):
             raise ValueError(f"languages must be a list of codes, not {self.languages!r}")
 
@@ -99,6 +103,7 @@ class Language(Stage):
         self.model = WhisperModel(
             str(path), device=config.device, compute_type=config.compute_type, cpu_threads=config.cpu_threads
         )
+        self.batches = Batches("language", config.batch_size)
         known = {ISO_CODES.get(code, code) for code in self.model.supported_languages}
         unknown = sorted(set(config.languages or ()) - known)
         if unknown:
@@ -111,7 +116,7 @@ class Language(Stage):
         windows = place_windows(known["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
         if not windows:
             return {"language": None, "language_confidence": None, "language_shares": {}, "votes": []}
-        heard = [self.probabilities(_samples(sound, window)) for window in windows]
+        heard = self.probabilities([_samples(sound, window) for window in windows])
         votes = [_vote(window, probabilities) for window, probabilities in zip(windows, heard, strict=True)]
         total_s = math.fsum(window.speech_s for window in windows)
         seconds: dict[str, float] = defaultdict(float)
@@ -127,10 +132,21 @@ class Language(Stage):
             "votes": votes,
         }
 
-    def probabilities(self, samples: np.ndarray) -> dict[str, float]:
-        """Probability by ISO 639-1 code of the language of `samples`, float32 (samples,) at 16 kHz, at most 30 s."""
-        _, _, found = self.model.detect_language(samples)
-        by_code = {ISO_CODES.get(code, code): float(probability) for code, probability in found}
+    def probabilities(self, windows: Sequence[np.ndarray]) -> list[dict[str, float]]:
+        """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most 30 s."""
+        from faster_whisper.audio import pad_or_trim
+
+        def call(rows: slice) -> list[list[tuple[str, float]]]:
+            features = np.stack([pad_or_trim(self.model.feature_extractor(window)) for window in windows[rows]])
+            found: list[list[tuple[str, float]]] = self.model.model.detect_language(self.model.encode(features))
+            return found
+
+        found = itertools.chain.from_iterable(self.batches(len(windows), call))
+        # A token of a language is written '<|en|>'.
+        return [self._allowed({token[2:-2]: float(probability) for token, probability in row}) for row in found]
+
+    def _allowed(self, found: Mapping[str, float]) -> dict[str, float]:
+        by_code = {ISO_CODES.get(code, code): probability for code, probability in found.items()}
         allowed = self.config.languages
         if allowed is None:
             return by_code

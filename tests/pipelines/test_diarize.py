@@ -250,6 +250,7 @@ def test_the_fingerprint_moves_with_configuration_and_with_what_is_read() -> Non
         {"batch_size": 0},
         {"threads": 0},
         {"device": "tpu"},
+        {"precision": "float8"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:

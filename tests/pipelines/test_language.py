@@ -84,11 +84,11 @@ def test_the_choice_can_be_restricted(vad: Vad, conversation: Path) -> None:
     stage.setup()
     sound = ArraySound.from_file(conversation)
     assert annotated(stage, vad, sound)["language"] in ("fr", "de")
-    assert sum(stage.probabilities(sound.samples[0]).values()) == pytest.approx(1)
+    assert sum(stage.probabilities([sound.samples[0]])[0].values()) == pytest.approx(1)
 
 
 def test_codes_are_iso_639_1(stage: Language, conversation: Path) -> None:
-    found = stage.probabilities(ArraySound.from_file(conversation).samples[0])
+    (found,) = stage.probabilities([ArraySound.from_file(conversation).samples[0]])
     assert "jv" in found
     assert "jw" not in found
     assert sum(found.values()) == pytest.approx(1, abs=1e-3)
