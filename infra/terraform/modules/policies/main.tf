@@ -6,8 +6,8 @@ locals {
   raw     = "arn:${var.partition}:s3:::${var.raw_bucket}"
   lake    = "arn:${var.partition}:s3:::${var.lake_bucket}"
   folders = { for folder in ["recordings", "annotations", "selections", "datasets", "runs"] : folder => "${local.lake}/${var.lake_prefix}/${folder}/*" }
-  # What a run writes for itself: which unit each worker is at, and files on their way into the lake.
-  scratch = [for folder in ["tmp", "*/working", "*/attempts"] : "${local.lake}/${var.lake_prefix}/runs/${folder}/*"]
+  # What a run writes for itself: which unit each worker is at, chunks of long recordings, files on their way.
+  scratch = [for folder in ["tmp", "pieces", "*/working", "*/attempts"] : "${local.lake}/${var.lake_prefix}/runs/${folder}/*"]
 
   list = {
     for bucket, arn in { raw = local.raw, lake = local.lake } : bucket =>
