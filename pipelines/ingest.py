@@ -21,7 +21,7 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import StorageConfig, StorageError
-from manifests.tables import joined
+from manifests.tables import joined, write_parquet_bytes
 from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
 from pipelines.audio.probe import probe
 from pipelines.errors import SpeechmillError, UnreadableAudioError
@@ -72,10 +72,10 @@ def ingest(
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
     ):
         connection.execute("SET threads = 1; SET memory_limit = '1GB'; SET preserve_insertion_order = true")
-        _load_known(connection, lake)
+        number = _load_known(connection, lake)
         _meet(connection, lake, entries(inputs, lake.config), result, progress)
         _add_names(connection, lake, result)
-        _write_new(connection, lake, config, result)
+        _write_new(connection, lake, config, result, number)
     return result
 
 
@@ -112,8 +112,12 @@ def _hash(file: BinaryIO, uri: str) -> dict[str, Any]:
     return {"recording_id": digest[:20], "sha256": digest, "size_bytes": file.tell()}
 
 
-def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Tables `known` (every name in the lake) and `seen` (names with size and time of change, from earlier runs)."""
+def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> int:
+    """Tables `known` (every name in the lake) and `seen` (names with size and time of change, from earlier runs).
+
+    Returns the number of the next batch.
+    """
+    number = max((int(batch.removeprefix("batch-")) + 1 for batch in lake.batches()), default=0)
     connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
     for table in joined(lake.recordings(["recording_id", "uris", "status"])):
         connection.register("part", table)
@@ -123,6 +127,7 @@ def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     for table in joined((key, lake.read(key)) for key in lake.storage.list("runs/ingest")):
         connection.register("part", table.drop_columns("batch"))
         connection.execute("INSERT INTO seen SELECT * FROM part")
+    return number
 
 
 def _meet(
@@ -220,8 +225,13 @@ def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingest
         lake.write(lake.recordings_key(batch), schemas.table(rows, schemas.RECORDINGS))
 
 
-def _write_new(connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, result: Ingested) -> None:
-    """Recordings that the lake lacks, in order of their first name, packed into batches."""
+def _write_new(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, result: Ingested, number: int
+) -> None:
+    """Recordings that the lake lacks, in order of their first name, packed into batches from `number` on.
+
+    SpeechmillError where a batch of that number has come into being meanwhile: what it holds is not known here.
+    """
     connection.execute(
         "CREATE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, list_sort(list(DISTINCT uri)) AS uris, "
         "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM met "
@@ -232,9 +242,11 @@ def _write_new(connection: duckdb.DuckDBPyConnection, lake: Lake, config: Ingest
         "JOIN (FROM met SELECT DISTINCT ON (recording_id, uri) *) AS m "
         "ON m.recording_id = f.recording_id AND m.uri = f.first_uri ORDER BY f.first_uri"
     ).to_arrow_reader(PART_ROWS)
-    number = max((int(batch.removeprefix("batch-")) + 1 for batch in lake.batches()), default=0)
     for rows in _batches(reader, config):
-        lake.write(lake.recordings_key(f"batch-{number:06d}"), schemas.table(rows, schemas.RECORDINGS))
+        key = lake.recordings_key(f"batch-{number:06d}")
+        if not lake.storage.put_if_absent(key, write_parquet_bytes(schemas.table(rows, schemas.RECORDINGS))):
+            what = f"another ingest added {key} meanwhile"
+            raise SpeechmillError(what, "wait until it ends, then run the same command again: nothing is lost")
         number += 1
         result.batches += 1
         result.new += sum(len(row["uris"]) for row in rows)

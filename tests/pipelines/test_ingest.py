@@ -13,6 +13,7 @@ import soundfile
 
 from manifests.lake import Lake
 from pipelines import ingest as module
+from pipelines.errors import SpeechmillError
 from pipelines.ingest import Ingested, ingest
 from pipelines.recipe import IngestConfig
 from pipelines.sources import InputError
@@ -143,3 +144,17 @@ def test_inputs_that_name_nothing_are_told_with_a_remedy(
         ingest(lake, [str(tmp_path / name)], IngestConfig())
     assert name in str(caught.value)
     assert caught.value.remedy
+
+
+def test_of_two_ingests_at_once_one_stops_and_nothing_is_lost_or_twice(tmp_path: Path, lake: Lake) -> None:
+    mine, both = str(sound(tmp_path / "mine.wav")), str(sound(tmp_path / "both.wav", 2.0))
+
+    def other(row: dict) -> None:
+        if not list(lake.batches()):
+            ingest(lake, [both], IngestConfig())
+
+    with pytest.raises(SpeechmillError, match="another ingest added recordings/batch-000000") as caught:
+        ingest(lake, [mine, both], IngestConfig(), other)
+    assert "run the same command again" in caught.value.remedy
+    ingest(lake, [mine, both], IngestConfig())
+    assert sorted(row["uris"] for row in rows(lake)) == [[both], [mine]]
