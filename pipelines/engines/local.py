@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -33,7 +34,12 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     deaths = 0
 
     def start(pool: ProcessPoolExecutor, unit: Any) -> None:
-        running[pool.submit(_run, unit)] = (pool, unit)
+        # Ctrl-C is for this process alone: workers inherit that it is blocked, and die below without tracebacks.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            running[pool.submit(_run, unit)] = (pool, unit)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
         for unit in islice(source, workers):
@@ -55,6 +61,10 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
                 for following in islice(source, 1):
                     start(pool, following)
                 yield result
+    except BaseException:  # Ctrl-C too: a unit may last an hour, and is begun again by the next run
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         for pool, _ in running.values():
             pool.shutdown(wait=True, cancel_futures=True)

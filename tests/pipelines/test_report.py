@@ -225,8 +225,8 @@ def test_colours_follow_the_system_and_the_button(browser: Any, report: Path) ->
     dark.page.locator("#theme").click()
     assert dark.page.evaluate(ground) == "rgb(250, 249, 246)"
     dark.page.set_viewport_size({"width": 390, "height": 800})
-    dark.page.wait_for_timeout(300)
-    assert dark.page.evaluate("document.documentElement.scrollWidth") == 390
+    # The charts take their new width a moment later.
+    dark.page.wait_for_function("document.documentElement.scrollWidth === 390", timeout=20_000)
     assert dark.problems == []
 
 
