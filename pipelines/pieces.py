@@ -13,7 +13,7 @@ from typing import Any
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.storage import Storage, StorageError
+from manifests.storage import Storage
 from pipelines.annotate import broken_needs, failed_row, first_readable, pending, pieces, told
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
@@ -125,7 +125,7 @@ class PieceWorker:
                 for number in todo:
                     attempt.at(f"{recording.recording_id}-{number}")
                     kept.put(number, self.stage.hear(sound, recording.chunks[number]))
-        except StorageError:  # no fault of the recording
+        except OSError:  # of the storage or a full disk: no fault of the recording
             raise
         except Exception as error:  # whatever a model throws costs one recording, as in `Annotator`
             kept.fail(failed_row(recording.recording_id, error))
