@@ -5,9 +5,13 @@ Runs in a worker: only batch names come in and only counts leave.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -20,6 +24,7 @@ from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.stages.base import Row, Stage
+from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
 
 SIGNAL_VERSION = 2
@@ -68,6 +73,15 @@ def grouped(stages: Sequence[Stage]) -> list[list[Stage]]:
     return [early, late] if late else [early]
 
 
+@dataclass
+class _Found:
+    """Of one recording: its rows by stage, its seconds of sound, and what failed."""
+
+    rows: dict[str, Row]
+    seconds: float
+    failures: list[Failure] = field(default_factory=list)
+
+
 class Annotator:
     """A worker's stages, set up once a process; those of `earlier` were done by another group of workers."""
 
@@ -108,43 +122,54 @@ class Annotator:
             if not rows:
                 return result
         with self.attempts.begin(batch) as attempt:
-            for recording, decoded in _decoded(recordings, lake.config, attempt):
-                known = {name: table[recording["recording_id"]] for name, table in done.items()}
-                seconds, failures = self._annotate_one(recording["recording_id"], decoded, known, rows)
-                result.recordings += 1
-                result.seconds += seconds
-                result.failures += failures
-                progress(recording["recording_id"], seconds, bool(failures))
+            at_once = 1 if attempt.careful else max((stage.at_once for stage in self.stages), default=1)
+            decoded = _decoded(recordings, lake.config, attempt)
+            while some := list(itertools.islice(decoded, at_once)):
+                for recording_id, found in self._annotate_some(some, done, list(rows)).items():
+                    for name in rows:
+                        rows[name].append(found.rows[name])
+                    result.recordings += 1
+                    result.seconds += found.seconds
+                    result.failures += found.failures
+                    progress(recording_id, found.seconds, bool(found.failures))
             for name, made in rows.items():
                 lake.write(keys[name], schemas.table(made, schemas.STAGES[name]))
         return result
 
-    def _annotate_one(
-        self, recording_id: str, decoded: Future[DecodedSound], known: dict[str, Row], rows: dict[str, list[Row]]
-    ) -> tuple[float, list[Failure]]:
-        """Add a row to every table of `rows`; returns the seconds of sound and what failed."""
-        error = decoded.exception()
-        if error is not None:
-            if not isinstance(error, Exception) or isinstance(error, StorageError):
-                raise error  # a storage that does not answer is no fault of the recording
-            for name in rows:
-                rows[name].append(failed_row(recording_id, error))
-            return 0.0, [told(failed_row(recording_id, error), "signal")]
-        failures: list[Failure] = []
-        with decoded.result() as sound:
-            signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
-            known["signal"] = signal
-            if "signal" in rows:
-                rows["signal"].append(signal)
+    def _annotate_some(
+        self,
+        some: Sequence[tuple[Mapping[str, Any], Future[DecodedSound]]],
+        done: Mapping[str, Mapping[str, Row]],
+        missing: Sequence[str],
+    ) -> dict[str, _Found]:
+        """What is found of each recording, with a row of each stage in `missing`."""
+        found: dict[str, _Found] = {}
+        sounds: dict[str, DecodedSound] = {}
+        with contextlib.ExitStack() as stack:
+            for recording, decoded in some:
+                recording_id, error = recording["recording_id"], decoded.exception()
+                if error is None:
+                    sound = sounds[recording_id] = stack.enter_context(decoded.result())
+                    signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
+                    known = {name: table[recording_id] for name, table in done.items()} | {"signal": signal}
+                    found[recording_id] = _Found(known, signal["duration_s"])
+                elif not isinstance(error, Exception) or isinstance(error, StorageError):
+                    raise error  # a storage that does not answer is no fault of the recording
+                else:
+                    row = failed_row(recording_id, error)
+                    found[recording_id] = _Found(dict.fromkeys(missing, row), 0.0, [told(row, "signal")])
             for stage in self.stages:
-                if stage.name not in rows:
+                if stage.name not in missing:
                     continue
-                row = self._run(stage, sound, known)
-                known[stage.name] = row
-                rows[stage.name].append(row)
-                if row["status"] != "ok":
-                    failures.append(told(row, stage.name))
-        return float(signal["duration_s"]), failures
+                jobs = [partial(self._run, stage, sound, found[name].rows) for name, sound in sounds.items()]
+                batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
+                rows = [row for batch in batches for row in together(batch)]
+                for row in rows:
+                    of = found[row["recording_id"]]
+                    of.rows[stage.name] = row
+                    if row["status"] != "ok":
+                        of.failures.append(told(row, stage.name))
+        return found
 
     def _run(self, stage: Stage, sound: DecodedSound, known: Mapping[str, Row]) -> Row:
         if broken := broken_needs(stage, known):
@@ -190,7 +215,7 @@ def told(row: Mapping[str, Any], stage: str) -> Failure:
 def _decoded(
     recordings: Sequence[Mapping[str, Any]], config: StorageConfig, attempt: Attempt
 ) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
-    """Each recording with its sound, the next one decoding in a thread meanwhile: never more than two are held."""
+    """Each recording with its sound, the next one decoding in a thread meanwhile."""
     ahead = 0 if attempt.careful else 1
     with ThreadPoolExecutor(1) as pool:
         jobs = [pool.submit(_decode, row, config, attempt) for row in recordings[:ahead]]

@@ -57,6 +57,8 @@ class Stage:
     piecewise: ClassVar[bool] = False
     """Whether it hears chunks of a recording on their own: `chunks`, `hear` and `join` are then `annotate` in parts."""
     resources: Resources = Resources()
+    at_once: int = 1
+    """Recordings that a worker has it measure side by side, in threads, for fuller batches of its models."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

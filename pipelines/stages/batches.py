@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pipelines.errors import SpeechmillError
 
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "float16")
+Inputs = tuple[Any, ...]
+"""One row of what a model is called with: arrays or tensors without the dimension of the batch."""
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -33,33 +39,127 @@ def resolve_device(device: str) -> str:
 class Batches:
     """Calls of one model. Where memory runs out, the batch is halved, for the rest of the process."""
 
-    def __init__(self, model: str, most: int, free: Callable[[], None] = lambda: None) -> None:
-        """At `most` rows a call; `free` gives back what a failed call left in the device's cache."""
-        self.model, self.most, self._free = model, most, free
+    def __init__(
+        self,
+        model: str,
+        most: int,
+        call: Callable[[Sequence[Inputs]], Sequence[Any]],
+        free: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`call` gives a result a row, for at `most` rows of equal shapes; `free` gives back what a failed call left
+        in the device's cache."""
+        self.model, self.most, self._call, self._free = model, most, call, free
 
-    def __call__(self, rows: int, call: Callable[[slice], T]) -> list[T]:
-        """Results of `call` for successive slices of all `rows`. SpeechmillError where one row does not fit."""
-        found: list[T] = []
-        at = 0
-        while at < rows:
-            size = min(self.most, rows - at)
+    def __call__(self, rows: Sequence[Inputs]) -> list[Any]:
+        """The result of each row. Inside `together`, its rows and those of the other jobs fill the same batches.
+
+        Raises SpeechmillError where one row alone does not fit into memory.
+        """
+        seat: _Seat | None = getattr(_here, "seat", None)
+        return seat.meeting.call(seat.number, self, rows) if seat and rows else self.run(rows)
+
+    def run(self, rows: Sequence[Inputs]) -> list[Any]:
+        """The result of each row, by as few calls as memory allows."""
+        found: list[Any] = []
+        while len(found) < len(rows):
+            batch = rows[len(found) : len(found) + self.most]
             try:
-                found.append(call(slice(at, at + size)))
-                at += size
+                found += self._call(batch)
                 continue
             except RuntimeError as error:  # torch.OutOfMemoryError is one, CTranslate2 has no class of its own
                 if "out of memory" not in str(error).lower():
                     raise
-                if size == 1:
+                if len(batch) == 1:
                     what = f"{self.model}: one window does not fit into memory: {error}"
                     raise SpeechmillError(what, "use a smaller model, another device or fewer workers on it") from error
-            self.most = size // 2
+            self.most = len(batch) // 2
             self._free()  # only here: inside the except, the failed call's frames still hold their tensors
-            log.warning("%s: out of memory with %d windows in a call, goes on with %d", self.model, size, self.most)
+            log.warning(
+                "%s: out of memory with %d windows in a call, goes on with %d", self.model, len(batch), self.most
+            )
         return found
 
 
-def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32") -> Batches:
+def together(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Results of jobs, in threads of their own, that call their models in step: short recordings fill a batch together.
+
+    A call waits until every other job waits as well or has ended, so that which rows meet in a batch depends on the
+    jobs alone and never on time.
+    """
+    if len(jobs) < 2:
+        return [job() for job in jobs]
+    meeting = _Meeting(len(jobs))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(meeting.attend, range(len(jobs)), jobs))
+
+
+class _Call(NamedTuple):
+    batches: Batches
+    rows: Sequence[Inputs]
+    result: Future[list[Any]]
+
+
+class _Seat(NamedTuple):
+    meeting: _Meeting
+    number: int
+
+
+_here = threading.local()
+
+
+class _Meeting:
+    def __init__(self, jobs: int) -> None:
+        self._at_work = jobs
+        self._waiting: dict[int, _Call] = {}
+        self._lock = threading.Lock()
+
+    def attend(self, number: int, job: Callable[[], T]) -> T:
+        _here.seat = _Seat(self, number)
+        try:
+            return job()
+        finally:
+            _here.seat = None
+            with self._lock:
+                self._pause()
+
+    def call(self, number: int, batches: Batches, rows: Sequence[Inputs]) -> list[Any]:
+        call = _Call(batches, rows, Future())
+        with self._lock:
+            self._waiting[number] = call
+            self._pause()
+        return call.result.result()
+
+    def _pause(self) -> None:
+        """One job less is at work; the last one runs what all others wait for."""
+        self._at_work -= 1
+        if self._at_work:
+            return
+        calls = [self._waiting[number] for number in sorted(self._waiting)]
+        self._waiting.clear()
+        self._at_work = len(calls)
+        alike: dict[Any, list[_Call]] = defaultdict(list)
+        for call in calls:
+            alike[call.batches, *(part.shape for part in call.rows[0])].append(call)
+        for group in alike.values():
+            _settle(group)
+
+
+def _settle(calls: Sequence[_Call]) -> None:
+    """Run calls of one model as one; where that fails each alone, so that an error is told to whom it belongs."""
+    try:
+        found = iter(calls[0].batches.run([row for call in calls for row in call.rows]))
+    except BaseException as error:  # a job that is never answered would wait for ever
+        if len(calls) == 1:
+            calls[0].result.set_exception(error)
+        else:
+            for call in calls:
+                _settle([call])
+        return
+    for call in calls:
+        call.result.set_result(list(itertools.islice(found, len(call.rows))))
+
+
+def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32", threads: int = 1) -> None:
     """Make a torch model call itself in `Batches`, in mixed precision where `precision` is not float32.
 
     Its input is (batch, ...), with `weights` (batch, ...) or without; its output is one float32 tensor (batch, ...).
@@ -70,16 +170,33 @@ def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32"
     forward = model.forward
     dtype = getattr(torch, precision)
     mixed = contextlib.nullcontext if precision == "float32" else functools.partial(torch.autocast, dtype=dtype)
-    batches = Batches(name, most, torch.cuda.empty_cache)
+
+    def call(rows: Sequence[Inputs]) -> Sequence[torch.Tensor]:
+        given = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        # Whichever thread of `together` this is: modes and the number of threads belong to each thread.
+        with torch.inference_mode(), _reproducible(threads), mixed(given[0].device.type):
+            output: torch.Tensor = forward(*given)
+        return output.float().unbind()
+
+    batches = Batches(name, most, call, torch.cuda.empty_cache)
 
     def fitted(waveforms: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        def call(rows: slice) -> torch.Tensor:
-            given = (waveforms[rows],) if weights is None else (waveforms[rows], weights[rows])
-            with mixed(waveforms.device.type):
-                output: torch.Tensor = forward(*given)
-            return output.float()
-
-        return torch.cat(batches(len(waveforms), call))
+        given = (waveforms,) if weights is None else (waveforms, weights)
+        return torch.stack(batches(list(zip(*given, strict=True))))
 
     model.forward = fitted
-    return batches
+
+
+@contextlib.contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Fixed threads and deterministic kernels while a model runs; the process gets its own settings back."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +48,8 @@ class DiarizeConfig:
     other: what `min_cluster_size` is in one chunk."""
     batch_size: int = 32
     """Windows in one call of either model."""
+    recordings_at_once: int = 1
+    """Recordings whose windows share calls: where most are short, a GPU wants many. Results move in the last digits."""
     threads: int = 1
     """CPU threads of the models. More may move results in the last digits."""
     device: str = "cpu"
@@ -68,7 +69,7 @@ class DiarizeConfig:
             raise ValueError(f"min_cluster_size must lie between 1 and 20, not {self.min_cluster_size}")
         if self.chunk_s < 10:
             raise ValueError(f"chunk_s must be at least the 10 s that the models read at once, not {self.chunk_s}")
-        for name in ("batch_size", "threads"):
+        for name in ("batch_size", "recordings_at_once", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.max_speakers is not None and self.max_speakers < 1:
@@ -97,6 +98,7 @@ class Diarize(Stage):
     def __init__(self, config: DiarizeConfig) -> None:
         super().__init__(config)
         self.resources = Resources(cpus=float(config.threads), gpus=1.0 if config.device == "cuda" else 0.0)
+        self.at_once = config.recordings_at_once
 
     def model_hashes(self) -> dict[str, str]:
         if self._named is None:
@@ -145,8 +147,9 @@ class Diarize(Stage):
                 raise SpeechmillError(f"pipeline {self._named!r}: {error}", remedy) from error
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size
         self.pipeline = pipeline.to(torch.device(config.device))
-        fit(pipeline._segmentation.model, "diarize, segmentation", config.batch_size, config.precision)
-        fit(pipeline._embedding.model_, "diarize, embedding", config.batch_size)
+        size, threads = config.batch_size, config.threads
+        fit(pipeline._segmentation.model, "diarize, segmentation", size, config.precision, threads)
+        fit(pipeline._embedding.model_, "diarize, embedding", size, threads=threads)
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
         return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
@@ -217,8 +220,7 @@ class Diarize(Stage):
 
         duration_s = samples.shape[1] / 16000
         file = {"waveform": torch.from_numpy(np.array(samples)), "sample_rate": 16000, "uri": uri}
-        with _reproducible(self.config.threads):
-            output: Any = self.pipeline(file, max_speakers=self.config.max_speakers)
+        output: Any = self.pipeline(file, max_speakers=self.config.max_speakers)
         annotation = getattr(output, "speaker_diarization", output)
         vectors = getattr(output, "speaker_embeddings", None)
         embeddings = None if vectors is None else dict(zip(annotation.labels(), vectors, strict=True))
@@ -244,18 +246,3 @@ def _turns(heard: list[tuple[str, int, float, float]]) -> list[dict[str, Any]]:
         latest[speaker, track] = turn
         turns.append(turn)
     return turns
-
-
-@contextlib.contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Fixed threads and deterministic kernels while a model runs; the process gets its own settings back."""
-    import torch
-
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])

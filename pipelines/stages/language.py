@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,9 @@ class LanguageConfig:
     languages: Sequence[str] | None = None
     """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
     batch_size: int = 1
-    """Windows of a recording in one call of the model; a GPU wants all of them."""
+    """Windows in one call of the model; a GPU wants all of a recording, or of several."""
+    recordings_at_once: int = 1
+    """Recordings whose windows share calls. Results move in the last digits."""
     device: str = "cpu"
     """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
     compute_type: str = "int8"
@@ -45,8 +46,9 @@ class LanguageConfig:
     """Threads of the model on a CPU."""
 
     def __post_init__(self) -> None:
-        if min(self.max_windows, self.cpu_threads, self.batch_size) < 1:
-            raise ValueError("max_windows, cpu_threads and batch_size must be at least 1")
+        for name in ("max_windows", "cpu_threads", "batch_size", "recordings_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
         if not 0 < self.window_s <= 30:
             raise ValueError(f"window_s must be above 0 and at most 30, not {self.window_s}")
         if self.min_speech_s < 0:
@@ -82,6 +84,7 @@ class Language(Stage):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(config)
         self.resources = Resources(cpus=float(config.cpu_threads), gpus=1.0 if config.device == "cuda" else 0.0)
+        self.at_once = config.recordings_at_once
 
     def model_hashes(self) -> dict[str, str]:
         return {self.config.model: models.identity(self.config.model)}
@@ -103,7 +106,7 @@ class Language(Stage):
         self.model = WhisperModel(
             str(path), device=config.device, compute_type=config.compute_type, cpu_threads=config.cpu_threads
         )
-        self.batches = Batches("language", config.batch_size)
+        self.batches = Batches("language", config.batch_size, self._detect)
         known = {ISO_CODES.get(code, code) for code in self.model.supported_languages}
         unknown = sorted(set(config.languages or ()) - known)
         if unknown:
@@ -136,14 +139,15 @@ class Language(Stage):
         """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most 30 s."""
         from faster_whisper.audio import pad_or_trim
 
-        def call(rows: slice) -> list[list[tuple[str, float]]]:
-            features = np.stack([pad_or_trim(self.model.feature_extractor(window)) for window in windows[rows]])
-            found: list[list[tuple[str, float]]] = self.model.model.detect_language(self.model.encode(features))
-            return found
-
-        found = itertools.chain.from_iterable(self.batches(len(windows), call))
+        found = self.batches([(pad_or_trim(self.model.feature_extractor(window)),) for window in windows])
         # A token of a language is written '<|en|>'.
         return [self._allowed({token[2:-2]: float(probability) for token, probability in row}) for row in found]
+
+    def _detect(self, rows: Sequence[tuple[np.ndarray]]) -> list[list[tuple[str, float]]]:
+        """(token, probability) of every language, for the features (mels, 3000) of each row."""
+        features = np.stack([features for (features,) in rows])
+        found: list[list[tuple[str, float]]] = self.model.model.detect_language(self.model.encode(features))
+        return found
 
     def _allowed(self, found: Mapping[str, float]) -> dict[str, float]:
         by_code = {ISO_CODES.get(code, code): probability for code, probability in found.items()}

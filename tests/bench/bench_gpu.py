@@ -1,5 +1,9 @@
-"""Hours of audio per GPU hour: diarization and language on CUDA, by precision and batch, against the CPU's own rows."""
+"""Hours of audio per GPU hour: diarization and language on CUDA, by precision and batch, against the CPU's own rows.
 
+`bench_gpu.py cpu` runs the same on a CPU over little sound, to see that it would run.
+"""
+
+import functools
 import importlib.util
 import os
 import platform
@@ -15,12 +19,16 @@ import numpy as np
 import torch
 from sounds import ArraySound
 
+from pipelines.stages.base import Stage
+from pipelines.stages.batches import together
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
 
-MINUTES = 30
-ROUNDS = 3
+DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cuda"
+MINUTES, ROUNDS, SHORT = (30, 3, 256) if DEVICE == "cuda" else (1, 1, 8)
+SHORT_S = 15.0
+"""SHORT recordings of this length make the case in which recordings share calls."""
 
 
 def conversation() -> ArraySound:
@@ -49,52 +57,69 @@ def differ(one: dict, other: dict) -> str:
     return f"{(first != second).mean():.2%} of 10 ms differ"
 
 
-def rate(stage: object, sound: ArraySound, known: dict) -> tuple[dict, float, float]:
-    """The row, and the lowest and highest hours of audio an hour over ROUNDS, one before not counted."""
-    row, found = stage.annotate(sound, known), []
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
+def rate(stage: Stage, sounds: list[ArraySound], known: list[dict]) -> tuple[list[dict], float, float]:
+    """The rows, and the lowest and highest hours of audio an hour over ROUNDS, one before not counted."""
+    jobs = [functools.partial(stage.annotate, *both) for both in zip(sounds, known, strict=True)]
+    found = []
+    for _ in range(ROUNDS + 1):
         begun = time.monotonic()
-        row = stage.annotate(sound, known)
-        torch.cuda.synchronize()
-        found.append(MINUTES * 60 / (time.monotonic() - begun))
-    return row, min(found), max(found)
+        batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
+        rows = [row for batch in batches for row in together(batch)]  # rows are on the CPU: nothing is left to wait for
+        found.append(sum(sound.num_samples for sound in sounds) / 16000 / (time.monotonic() - begun))
+    return rows, min(found[1:]), max(found[1:])
 
 
 def main() -> None:
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
-    if not torch.cuda.is_available():
+    if DEVICE == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured")
         return
-    print(torch.cuda.get_device_name())
+    print(torch.cuda.get_device_name() if DEVICE == "cuda" else platform.processor())
     sound = conversation()
+    length = round(SHORT_S * 16000)
+    starts = np.linspace(0, sound.num_samples - length, SHORT).astype(int)
+    short = [ArraySound(sound.samples[:, start : start + length], f"{start}") for start in starts]
     vad = Vad(VadConfig())
     vad.setup()
-    known = {"vad": vad.annotate(sound, {})}
+    known, short_known = [{"vad": vad.annotate(sound, {})}], [{"vad": vad.annotate(one, {})} for one in short]
     reference = Diarize(DiarizeConfig())
     reference.setup()
-    expected = reference.annotate(sound, known)
-    for precision in ("float32", "float16"):
+    expected = reference.annotate(sound, known[0])
+    for precision in ("float32", "float16") if DEVICE == "cuda" else ("float32",):
         for batch_size in (32, 128, 512):
-            torch.cuda.reset_peak_memory_stats()
-            stage = Diarize(DiarizeConfig(device="cuda", precision=precision, batch_size=batch_size))
+            if DEVICE == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            stage = Diarize(DiarizeConfig(device=DEVICE, precision=precision, batch_size=batch_size))
             stage.setup()
-            row, low, high = rate(stage, sound, known)
-            peak_gb = torch.cuda.max_memory_allocated() / 1e9
+            (row,), low, high = rate(stage, [sound], known)
+            peak_gb = torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else 0.0
             name = f"diarize, {precision}, {batch_size} windows"
-            print(f"{name:<34}{low:>7.0f} to {high:.0f} h/h, {peak_gb:.1f} GB; from the CPU's: {differ(expected, row)}")
+            print(f"{name:<40}{low:>7.0f} to {high:.0f} h/h, {peak_gb:.1f} GB; from the CPU's: {differ(expected, row)}")
+    for at_once in (1, 8, 64):
+        stage = Diarize(DiarizeConfig(device=DEVICE, batch_size=512, recordings_at_once=at_once))
+        stage.setup()
+        _, low, high = rate(stage, short, short_known)
+        print(f"{f'diarize, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
     reference = Language(LanguageConfig())
     reference.setup()
-    expected = reference.annotate(sound, known)
-    for compute_type in ("float32", "float16", "int8_float16"):
+    expected = reference.annotate(sound, known[0])
+    for compute_type in ("float32", "float16", "int8_float16") if DEVICE == "cuda" else ("float32",):
         for batch_size in (1, 8):
-            stage = Language(LanguageConfig(device="cuda", compute_type=compute_type, batch_size=batch_size))
+            stage = Language(LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=batch_size))
             stage.setup()
-            row, low, high = rate(stage, sound, known)
+            (row,), low, high = rate(stage, [sound], known)
             moved = abs(row["language_confidence"] - expected["language_confidence"])
             same = "same language" if row["language"] == expected["language"] else "ANOTHER LANGUAGE"
             name = f"language, {compute_type}, {batch_size} windows"
-            print(f"{name:<34}{low:>7.0f} to {high:.0f} h/h; from the CPU's: {same}, confidence moved {moved:.1e}")
+            print(f"{name:<40}{low:>7.0f} to {high:.0f} h/h; from the CPU's: {same}, confidence moved {moved:.1e}")
+    for at_once in (1, 8, 64):
+        compute_type = "float16" if DEVICE == "cuda" else "float32"
+        stage = Language(
+            LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=64, recordings_at_once=at_once)
+        )
+        stage.setup()
+        _, low, high = rate(stage, short, short_known)
+        print(f"{f'language, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pipelines import annotate as module
 from pipelines.annotate import Annotator, fingerprints, pending
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
+from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
 
 
@@ -77,6 +78,23 @@ def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(la
         "e": ("failed", "ingest: UnreadableAudioError"),
     }
     assert funnel.part("windows", "kept")[0] == 3
+
+
+def test_recordings_at_once_leave_the_rows_that_one_at_a_time_leaves(lake: Lake) -> None:
+    rows = {}
+    for at_once in (1, 3):
+        stages = [FailingVad(VadConfig()), Language(LanguageConfig(recordings_at_once=at_once, batch_size=1))]
+        annotator = Annotator(lake, stages)
+        result = annotator.annotate("batch-000000")
+        # Voice activity is read back the second time, its failure is not told again.
+        assert [failure.reason for failure in result.failures][-2:] == [
+            "language: SpeechmillError",
+            "signal: UnreadableAudioError",
+        ]
+        key = lake.annotation_key("language", annotator.marks["language"], "batch-000000")
+        rows[at_once] = lake.read(key).to_pylist()
+    assert rows[1] == rows[3]
+    assert [row["status"] for row in rows[3]].count("ok") == 2
 
 
 def test_done_stages_are_read_back_and_a_changed_setting_adds_its_own_folder(

@@ -1,6 +1,8 @@
 """Batches of windows: halved where memory runs out, with the same results; devices; mixed precision within bounds."""
 
+import functools
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from sounds import ArraySound
 
 from pipelines.errors import SpeechmillError
-from pipelines.stages.batches import Batches, fit, resolve_device
+from pipelines.stages.batches import Batches, fit, resolve_device, together
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.speakers import load_segmentation
@@ -57,9 +59,9 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
     sizes: dict[str, list[int]] = {}
     fit = diarize.fit
 
-    def small(model, name, most, *precision):
+    def small(model, name, most, *rest, **others):
         sizes[name] = holding(model, 5)
-        return fit(model, name, most, *precision)
+        return fit(model, name, most, *rest, **others)
 
     monkeypatch.setattr(diarize, "fit", small)
     with caplog.at_level(logging.WARNING):
@@ -74,11 +76,12 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
 
 
 def test_one_window_that_does_not_fit_says_what_to_do() -> None:
+    rows = [(np.zeros(1),)] * 6
     with pytest.raises(SpeechmillError, match="one window does not fit") as caught:
-        Batches("language", 4)(6, lambda rows: full(rows.stop - rows.start, 0))
+        Batches("language", 4, lambda rows: full(len(rows), 0))(rows)
     assert "smaller model" in caught.value.remedy
     with pytest.raises(RuntimeError, match="something else"):
-        Batches("language", 4)(6, lambda rows: (_ for _ in ()).throw(RuntimeError("something else")))
+        Batches("language", 4, lambda rows: (_ for _ in ()).throw(RuntimeError("something else")))(rows)
 
 
 def test_float16_changes_who_speaks_in_few_frames(sound: ArraySound) -> None:
@@ -106,6 +109,80 @@ def test_windows_of_a_recording_in_one_call_of_the_language_model_tell_the_same(
     for one, other in zip(found[1], found[4], strict=True):
         assert max(one, key=one.get) == max(other, key=other.get)
         assert max(abs(one[code] - other[code]) for code in one) < 1e-3
+
+
+def test_which_recordings_share_a_call_depends_on_them_and_not_on_time() -> None:
+    calls: list[list[int]] = []
+
+    def call(rows):
+        calls.append([int(number) for (number,) in rows])
+        return [number * 10 for (number,) in rows]
+
+    batches = Batches("doubler", 4, call)
+
+    def job(number: int, pause_s: float):
+        found = []
+        for _ in range(number):  # each makes another number of calls, the last ones alone
+            time.sleep(pause_s)
+            found += batches([(np.int64(number),)] * 2)
+        return found
+
+    for pauses in ((0.0, 0.02, 0.0), (0.02, 0.0, 0.01)):
+        calls.clear()
+        jobs = [functools.partial(job, number, pause) for number, pause in zip((1, 2, 3), pauses, strict=True)]
+        assert together(jobs) == [[10] * 2, [20] * 4, [30] * 6]
+        assert calls == [[1, 1, 2, 2], [3, 3], [2, 2, 3, 3], [3, 3]]
+
+
+def test_what_one_recording_breaks_is_told_to_it_alone() -> None:
+    def call(rows):
+        if any(number == 2 for (number,) in rows):
+            raise FloatingPointError("a window of 2")
+        return [number for (number,) in rows]
+
+    batches = Batches("breaking", 8, call)
+
+    def job(number: int):
+        try:
+            return batches([(np.int64(number),)])
+        except FloatingPointError as error:
+            return str(error)
+
+    assert together([functools.partial(job, number) for number in (1, 2, 3)]) == [[1], "a window of 2", [3]]
+    with pytest.raises(FloatingPointError):  # and one that is not caught ends the others' waiting
+        together([functools.partial(batches, [(np.int64(number),)]) for number in (1, 2, 3)])
+
+
+def test_recordings_diarized_at_once_share_calls_and_are_heard_as_alone(
+    sound: ArraySound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.stages import diarize
+
+    sizes: dict[str, list[int]] = {}
+    fit = diarize.fit
+
+    def counted(model, name, most, *rest, **others):
+        sizes[name] = holding(model, 10**6)
+        return fit(model, name, most, *rest, **others)
+
+    monkeypatch.setattr(diarize, "fit", counted)
+    made = stage()
+    spans = ((0.0, 30.0), (2.0, 24.0), (5.0, 30.0))
+    alone = [made.hear(sound, span) for span in spans]
+    calls = {name: len(found) for name, found in sizes.items()}
+    shared = together([functools.partial(made.hear, sound, span) for span in spans])
+    assert sum(sizes["diarize, segmentation"][: calls["diarize, segmentation"]]) == sum(
+        sizes["diarize, segmentation"][calls["diarize, segmentation"] :]
+    )
+    for name, found in sizes.items():
+        assert len(found) - calls[name] < calls[name], name
+    for one, other in zip(alone, shared, strict=True):
+        assert [turn[0] for turn in one["turns"]] == [turn[0] for turn in other["turns"]]
+        np.testing.assert_allclose(
+            [turn[1:] for turn in other["turns"]], [turn[1:] for turn in one["turns"]], atol=0.034
+        )
+        for label, vector in one["embeddings"].items():
+            np.testing.assert_allclose(other["embeddings"][label], vector, atol=1e-5)
 
 
 def test_auto_is_what_this_machine_has_and_is_settled_in_the_configuration() -> None:
