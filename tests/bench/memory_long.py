@@ -7,6 +7,7 @@ The recording is made on the fly, an mp3 whose frames are those of a real conver
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import resource
@@ -27,6 +28,7 @@ from manifests.lake import Lake
 from pipelines.audio.decode import Decoder
 from pipelines.recipe import parse
 from pipelines.run import Run
+from pipelines.watch import Step, Watch
 
 STAGES = ("vad", "diarize", "language", "quality")
 
@@ -63,10 +65,13 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, stages {', '.join(stages)}"
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder) / "long.mp3"
         make_long(path, arguments.speech, arguments.hours)
-        run = Run(recipe, Lake.at(str(Path(folder) / "lake")))
+        lake = Lake.at(str(Path(folder) / "lake"))
+        watch = stack.enter_context(Watch(lake.storage, "memory_long", {}, quiet=True))
+        run = Run(recipe, lake, watch)
         print(f"{'step':<10}{'peak MiB':>10}{'CPU s':>10}{'s':>10}")
         print(f"{'start':<10}{peak_mib():>10,.0f}")
         steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": run.annotate}
@@ -76,8 +81,8 @@ def main() -> None:
             made = step()
             spent = (time.process_time() - cpu, time.perf_counter() - begun)
             print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
-            if name == "annotate":
-                print(f"{'':<10}{made.seconds / 3600:.2f} h, {made.failed} failed")
+            if isinstance(made, Step):
+                print(f"{'':<10}{made.done_s / 3600:.2f} h, {made.failed} failed")
         print(made)
 
 
