@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import uuid
@@ -30,11 +29,11 @@ settings.load_profile("speechmill")
 @pytest.fixture(scope="session")
 def recordings() -> Path:
     """Folder of the real test recordings."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "audio"
-    folder = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", default))
-    if not (folder / "index.tsv").is_file():
-        pytest.skip(f"no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
-    return folder
+    from sounds import RECORDINGS
+
+    if not (RECORDINGS / "index.tsv").is_file():
+        pytest.skip(f"no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
+    return RECORDINGS
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +48,10 @@ def vad():
 
 @pytest.fixture(scope="session")
 def conversation() -> Path:
-    """30 s of two speakers that ship inside pyannote.audio; found by path, since importing it decodes it."""
-    spec = importlib.util.find_spec("pyannote.audio")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
+    """30 s of two speakers."""
+    from sounds import packaged_conversation
+
+    return packaged_conversation()
 
 
 @pytest.fixture(scope="session")

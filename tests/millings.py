@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from sounds import packaged_conversation
 
 RECIPE = """
 name = "cheap"
@@ -25,10 +25,7 @@ shard_mb = 0.3
 
 def conversation() -> tuple[np.ndarray, int]:
     """The 30 s of two speakers that ship inside pyannote.audio, int16, and their rate."""
-    spec = importlib.util.find_spec("pyannote.audio")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    speech, rate = soundfile.read(Path(spec.submodule_search_locations[0]) / "sample/sample.wav", dtype="int16")
+    speech, rate = soundfile.read(packaged_conversation(), dtype="int16")
     return speech, rate
 
 

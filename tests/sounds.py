@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.audio.decode import Decoder, resampled
+
+RECORDINGS = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).resolve().parents[2] / "shared" / "audio"))
+"""Folder of the real test recordings; it may be missing."""
+
+
+def packaged_conversation() -> Path:
+    """30 s of two speakers that ship inside pyannote.audio; found by path, since importing it decodes it."""
+    spec = importlib.util.find_spec("pyannote.audio")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
 
 
 class ArraySound:

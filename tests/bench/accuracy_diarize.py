@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
@@ -14,7 +15,7 @@ import pyarrow.csv
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
-from sounds import ArraySound
+from sounds import RECORDINGS, ArraySound
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
@@ -30,12 +31,17 @@ def diarized(stage: Diarize, vad: Vad, sound: ArraySound) -> Annotation:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path), default=RECORDINGS)
 @click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", help="a number in DiarizeConfig")
 @click.option("--only", default="", help="part of the names to run")
 def main(folder: Path, settings: tuple[str, ...], only: str) -> None:
     """Diarize what FOLDER/index.tsv gives an RTTM reference for, mono files only."""
-    changed = {name: float(value) for name, _, value in (setting.partition("=") for setting in settings)}
+    if not (folder / "index.tsv").is_file():
+        print(f"diarization: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
+        return
+    changed: dict[str, Any] = {
+        name: float(value) for name, _, value in (setting.partition("=") for setting in settings)
+    }
     if "min_cluster_size" in changed:
         changed["min_cluster_size"] = int(changed["min_cluster_size"])
     stage, vad = Diarize(DiarizeConfig(**changed)), Vad(VadConfig())

@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
-from sounds import ArraySound
+from sounds import RECORDINGS, ArraySound
 
 from pipelines.errors import SpeechmillError
 from pipelines.stages.language import Language, LanguageConfig
@@ -21,8 +21,7 @@ from pipelines.stages.vad import Vad, VadConfig
 
 
 def main() -> None:
-    default = Path(__file__).resolve().parents[3] / "shared" / "audio"
-    folder = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", default))
+    folder = RECORDINGS
     if not (folder / "index.tsv").is_file():
         print(f"language: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
         return

@@ -7,7 +7,6 @@ of one format is measured in turn, so that a busy machine slows each alike; medi
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 import sys
@@ -17,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import av
 import numpy as np
 import soundfile
+from sounds import packaged_conversation
 
 from pipelines.audio.decode import Decoder, resampled
 from pipelines.audio.signal import SignalMeter
@@ -39,11 +39,6 @@ FORMATS = {
 SOUNDFILE_READS = ("wav", "flac", "mp3", "opus")
 
 
-def packaged_conversation() -> Path:
-    spec = importlib.util.find_spec("pyannote.audio")
-    return Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
-
-
 def encoded(path: Path, speech: np.ndarray, rate: int, codec: str, channels: int) -> None:
     """Speech (samples,) at 16 kHz as a file of another rate; the second channel hears it half a second later."""
     mono = np.concatenate(list(resampled([speech[None]], 16000, rate)), axis=1)
@@ -54,14 +49,15 @@ def encoded(path: Path, speech: np.ndarray, rate: int, codec: str, channels: int
         return
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         fifo = av.AudioFifo()
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.astype(np.float32)), "fltp", layout)
         frame.sample_rate, frame.pts = rate, 0
         resampler = av.AudioResampler(stream.format.name, layout, rate)
         for part in resampler.resample(frame):
             fifo.write(part)
-        while part := fifo.read(stream.codec_context.frame_size, partial=True):
-            container.mux(stream.encode(part))
+        while full := fifo.read(stream.codec_context.frame_size, partial=True):
+            container.mux(stream.encode(full))
         container.mux(stream.encode(None))
 
 

@@ -4,7 +4,6 @@
 """
 
 import functools
-import importlib.util
 import os
 import platform
 import sys
@@ -13,11 +12,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
 import torch
-from sounds import ArraySound
+from sounds import RECORDINGS, ArraySound, packaged_conversation
 
 from pipelines.stages.base import Stage
 from pipelines.stages.batches import together
@@ -33,12 +32,8 @@ SHORT_S = 15.0
 
 def conversation() -> ArraySound:
     """Half an hour, as the usual recording: the call of the test recordings, else the sample of pyannote.audio."""
-    folder = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
-    path = folder / "lca_calls" / "lca_40_mix16k.flac"
-    if not path.is_file():
-        (package,) = importlib.util.find_spec("pyannote.audio").submodule_search_locations
-        path = Path(package) / "sample" / "sample.wav"
-    samples = ArraySound.from_file(path).samples[:1]
+    call = RECORDINGS / "lca_calls" / "lca_40_mix16k.flac"
+    samples = ArraySound.from_file(call if call.is_file() else packaged_conversation()).samples[:1]
     return ArraySound(np.resize(samples, (1, MINUTES * 60 * 16000)))
 
 
@@ -100,25 +95,25 @@ def main() -> None:
         stage.setup()
         _, low, high = rate(stage, short, short_known)
         print(f"{f'diarize, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
-    reference = Language(LanguageConfig())
-    reference.setup()
-    expected = reference.annotate(sound, known[0])
+    listener = Language(LanguageConfig())
+    listener.setup()
+    expected = listener.annotate(sound, known[0])
     for compute_type in ("float32", "float16", "int8_float16") if DEVICE == "cuda" else ("float32",):
         for batch_size in (1, 8):
-            stage = Language(LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=batch_size))
-            stage.setup()
-            (row,), low, high = rate(stage, [sound], known)
+            hearing = Language(LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=batch_size))
+            hearing.setup()
+            (row,), low, high = rate(hearing, [sound], known)
             moved = abs(row["language_confidence"] - expected["language_confidence"])
             same = "same language" if row["language"] == expected["language"] else "ANOTHER LANGUAGE"
             name = f"language, {compute_type}, {batch_size} windows"
             print(f"{name:<40}{low:>7.0f} to {high:.0f} h/h; from the CPU's: {same}, confidence moved {moved:.1e}")
     for at_once in (1, 8, 64):
         compute_type = "float16" if DEVICE == "cuda" else "float32"
-        stage = Language(
+        hearing = Language(
             LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=64, recordings_at_once=at_once)
         )
-        stage.setup()
-        _, low, high = rate(stage, short, short_known)
+        hearing.setup()
+        _, low, high = rate(hearing, short, short_known)
         print(f"{f'language, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
 
 

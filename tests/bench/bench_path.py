@@ -16,7 +16,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 import click
 import numpy as np
 import soundfile
-from sounds import ArraySound
+from sounds import RECORDINGS, ArraySound
 
 import encoders
 from manifests.lake import Lake
@@ -37,8 +37,7 @@ def cpu_s(work: Callable[[], Any]) -> float:
 
 def conversation(folder: Path, minutes: float) -> tuple[list[Path], float]:
     """Flac files of ten minutes each of real conversation, and their seconds."""
-    sample = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
-    speech, rate = soundfile.read(sample / "lca_calls" / "lca_40_mix16k.flac", dtype="int16")
+    speech, rate = soundfile.read(RECORDINGS / "lca_calls" / "lca_40_mix16k.flac", dtype="int16")
     paths = []
     for number in range(max(1, round(minutes / 10))):
         paths.append(folder / f"{number}.flac")
@@ -46,21 +45,20 @@ def conversation(folder: Path, minutes: float) -> tuple[list[Path], float]:
     return paths, 600.0 * len(paths)
 
 
-def decode_to(path: Path, rate: int) -> None:
-    decoder = Decoder(str(path))
-    for _ in resampled(decoder, decoder.sample_rate, rate):
-        pass
+def decode_to(paths: list[Path], rate: int) -> None:
+    for path in paths:
+        decoder = Decoder(str(path))
+        for _ in resampled(decoder, decoder.sample_rate, rate):
+            pass
 
 
 def parts_of(paths: list[Path], stages: list[str]) -> dict[str, float]:
     """CPU seconds of each part alone, models loaded before."""
     loaded = recipe.load("demo")
     found = {
-        "decode": sum(cpu_s(lambda path=path: decode_to(path, 16000)) for path in paths),
-        "decode + signal": sum(
-            cpu_s(lambda path=path: decode_sound(str(path), "x").__exit__(None, None, None)) for path in paths
-        ),
-        "decode for the encoder": sum(cpu_s(lambda path=path: decode_to(path, 24000)) for path in paths),
+        "decode": cpu_s(lambda: decode_to(paths, 16000)),
+        "decode + signal": cpu_s(lambda: [decode_sound(str(path), "x").read(0, 0) for path in paths]),
+        "decode for the encoder": cpu_s(lambda: decode_to(paths, 24000)),
     }
     sounds = [ArraySound.from_file(path) for path in paths]
     known: list[dict[str, Any]] = [{} for _ in sounds]

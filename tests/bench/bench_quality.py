@@ -12,7 +12,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 import numpy as np
 import onnxruntime
-from sounds import ArraySound
+from sounds import RECORDINGS, ArraySound
 
 from pipelines.stages.music import music_likelihood
 from pipelines.stages.quality import Quality, QualityConfig, snr_db, spans
@@ -20,7 +20,7 @@ from pipelines.stages.vad import Vad, VadConfig
 
 
 def main() -> None:
-    folder = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
+    folder = RECORDINGS
     vad, quality = Vad(VadConfig()), Quality(QualityConfig())
     vad.setup()
     quality.setup()

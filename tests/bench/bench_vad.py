@@ -1,6 +1,5 @@
 """Voice activity: our path over Silero's sequence graph against upstream's JIT and streaming ONNX, one thread."""
 
-import importlib.util
 import os
 import platform
 import sys
@@ -13,16 +12,14 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 import numpy as np
 import silero_vad
 import torch
-from sounds import ArraySound
+from sounds import ArraySound, packaged_conversation
 
 from pipelines.stages.vad import Vad, VadConfig
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    spec = importlib.util.find_spec("pyannote.audio")
-    sample = Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav"
-    sound = ArraySound(np.tile(ArraySound.from_file(sample).samples, 10))
+    sound = ArraySound(np.tile(ArraySound.from_file(packaged_conversation()).samples, 10))
     seconds = sound.num_samples / 16000
     stage = Vad(VadConfig())
     stage.setup()

@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import soundfile
-from bench_decode import packaged_conversation
+from sounds import packaged_conversation
 
 from manifests.lake import Lake
 from pipelines.audio.decode import Decoder
