@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.views import Choice
+from manifests.views import Choice, quoted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
@@ -63,16 +65,16 @@ def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "tru
     numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
     if not numeric:
         return []
-    sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)
-    (row,) = connection.execute(f"SELECT {sums} FROM {view} WHERE {where}").fetchall()
-    return _described(numeric, row)
+    (row,) = rows_of(connection, f"SELECT {_described(numeric)}count(*) FROM {view} WHERE {where}")
+    return [{"measure": name} | row[name] for name in numeric]
 
 
-def _described(names: Sequence[str], values: Sequence[Any]) -> Rows:
-    return [
-        {"measure": name, **dict(zip(("measured", "min", "mean", "max"), values[4 * i : 4 * i + 4], strict=True))}
-        for i, name in enumerate(names)
-    ]
+def _described(names: Sequence[str]) -> str:
+    """SQL of how many rows have each number, its lowest, mean and highest, as structs."""
+    return "".join(
+        f"""{{'measured': count("{n}"), 'min': min("{n}"), 'mean': avg("{n}")::DOUBLE, 'max': max("{n}")}} AS "{n}", """
+        for n in names
+    )
 
 
 def _is_number(kind: str) -> bool:
@@ -137,26 +139,36 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
 
 def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:
     """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
-    (recordings,) = rows_of(
+    shown = {stage: [name for name in schemas.STAGES[stage].names if name in SHOWN] for stage in choice.stages}
+    found = _at_once(
         connection,
-        "SELECT count(*) AS count, count(*) FILTER (status <> 'ok') AS unreadable, "
-        "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
-        "sum(size_bytes)::BIGINT AS size_bytes FROM recordings",
-    )
-    stages, found = [], []
-    for stage, mark in choice.stages.items():
-        shown = [name for name in schemas.STAGES[stage].names if name in SHOWN]
-        sums = "".join(f', count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in shown)
-        query = f"SELECT count(*), count(*) FILTER (status <> 'ok'){sums} FROM {stage}"
-        ((count, failed, *values),) = connection.execute(query).fetchall()
-        stages.append({"stage": stage, "fingerprint": mark, "count": count, "failed": failed})
-        found += [row for row in _described(shown, values) if row["measured"]]
-    result: dict[str, Any] = {"recordings": recordings, "stages": stages, "measures": found}
-    broken = [row["stage"] for row in stages if row["failed"]]
-    result["failures"] = failures(connection, ["recordings"] * (recordings["unreadable"] > 0) + broken)
-    result |= _by_source_and_language(connection, choice)
+        {"groups": _groups(choice), "failures": _failures(["recordings", *choice.stages]), "recordings":
+         "SELECT count(*) AS count, coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
+         "sum(size_bytes)::BIGINT AS size_bytes FROM recordings"}
+        | {stage: f"SELECT {_described(names)}count(*) AS count FROM {stage}" for stage, names in shown.items()},
+    )  # fmt: skip
+    failed = Counter[str]()
+    for row in found["failures"]:
+        failed[row["stage"]] += row["count"]
+    (recordings,) = found["recordings"]
+    recordings["unreadable"] = failed["ingest"]
+    result: dict[str, Any] = {
+        "recordings": recordings,
+        "stages": [
+            {"stage": stage, "fingerprint": mark, "count": found[stage][0]["count"], "failed": failed[stage]}
+            for stage, mark in choice.stages.items()
+        ],
+        "measures": [
+            {"measure": name} | row[name]
+            for stage, names in shown.items() for row in found[stage] for name in names if row[name]["measured"]
+        ],
+        "failures": found["failures"],
+    }  # fmt: skip
+    for row in found["groups"]:
+        part = row.pop("part")
+        result.setdefault(part, []).append({part.removesuffix("s"): row.pop("name")} | row)
     if "signal" in choice.stages:
-        recordings["hours"] = sum(row["hours"] or 0.0 for row in result["sources"])
+        recordings["hours"] = sum(row["hours"] or 0.0 for row in result.get("sources", []))
     if choice.selection:
         funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
         parts = {
@@ -176,34 +188,32 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
     return result
 
 
-def _by_source_and_language(connection: duckdb.DuckDBPyConnection, choice: Choice) -> dict[str, Rows]:
-    """Both in one pass over the recordings; languages of those that were decoded."""
-    names = ["source"] + ["language"] * ({"signal", "language"} <= choice.stages.keys())
-    decoded = "count(duration_s)" if "signal" in choice.stages else "0"
-    measure = "sum(duration_s)" if "signal" in choice.stages else "sum(claimed_duration_s)"
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE groups AS SELECT {', '.join(names)}, count(*) AS met, {decoded} AS decoded, "
-        f"{measure} / 3600 AS hours FROM annotations GROUP BY ALL"
+def _at_once(connection: duckdb.DuckDBPyConnection, queries: Mapping[str, str]) -> dict[str, Rows]:
+    """The rows of each query, two running at a time: rows put side by side keep one core busy and no more."""
+    with ThreadPoolExecutor(2) as pool:
+        running = {name: pool.submit(rows_of, connection.cursor(), query) for name, query in queries.items()}
+        return {name: future.result() for name, future in running.items()}
+
+
+def _groups(choice: Choice) -> str:
+    """SQL of hours by source, and by language of those that were decoded, in one pass over the recordings."""
+    seconds = "duration_s" if "signal" in choice.stages else "claimed_duration_s"
+    language = "language" if {"signal", "language"} <= choice.stages.keys() else "NULL"
+    return (
+        "SELECT *, hours / sum(hours) OVER (PARTITION BY part) AS share FROM (SELECT CASE grouping(source) WHEN 0 THEN "
+        "'sources' ELSE 'languages' END AS part, CASE part WHEN 'sources' THEN source ELSE language END AS name, "
+        "CASE part WHEN 'sources' THEN count(*) ELSE count(duration_s) END AS count, sum(seconds) / 3600 AS hours FROM "
+        f"(SELECT source, {language} AS language, {seconds} AS seconds, duration_s FROM annotations) "
+        "GROUP BY GROUPING SETS ((source), (language))) "
+        "WHERE count > 0 ORDER BY part, hours DESC NULLS LAST, count DESC, name"
     )
-    counts = {"source": "sum(met)", "language": "sum(decoded)"}
-    return {
-        f"{name}s": rows_of(
-            connection,
-            f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {name}, {counts[name]}::BIGINT AS count, "
-            f"sum(hours) AS hours FROM groups GROUP BY ALL HAVING count > 0) "
-            "ORDER BY hours DESC NULLS LAST, count DESC, 1",
-        )
-        for name in names
-    }
 
 
-def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Rows:
-    """Of which errors recordings failed in these views, most frequent first."""
-    if not views:
-        return []
+def _failures(views: Sequence[str]) -> str:
+    """SQL of the errors by which recordings failed in these views, most frequent first."""
     parts = " UNION ALL ".join(
-        f"SELECT '{view}' AS stage, error_type, count(*) AS count FROM {view} WHERE status <> 'ok' GROUP BY ALL"
+        f"SELECT {quoted(view.replace('recordings', 'ingest'))} AS stage, error_type, count(*) AS count FROM {view} "
+        "WHERE status <> 'ok' GROUP BY ALL"
         for view in views
     )
-    query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count FROM ({parts})"
-    return rows_of(connection, f"{query} ORDER BY count DESC, stage, error_type")
+    return f"{parts} ORDER BY count DESC, stage, error_type"
