@@ -26,6 +26,9 @@ MEMORY_LIMIT = "700MB"
 
 REMOTE = "lake://"
 
+CACHED = 2000
+"""Batches up to which footers are kept in memory, 40 kB each, which no limit of DuckDB's counts."""
+
 CHECKED = 8
 """Batches whose ids are compared before rows are put side by side."""
 
@@ -120,7 +123,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     spill = os.path.join(tempfile.gettempdir(), f"speechmill-{os.getpid()}")
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {quoted(spill)}")
-    connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
@@ -155,6 +158,8 @@ def open_views(
     if choice.dataset:
         patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
+    if numbers or not _matches(connection, base + patterns["recordings"], CACHED):
+        connection.execute("SET parquet_metadata_cache = true")
     made: dict[str, list[str]] = {}
     for name, pattern in patterns.items():
         some = dict.fromkeys(base + pattern.replace("-*", f"-{number}") for number in numbers or ["*"])
@@ -215,8 +220,8 @@ def _sql_type(kind: pa.DataType) -> str:
     ]
 
 
-def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
-    return connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() != []
+def _matches(connection: duckdb.DuckDBPyConnection, pattern: str, more_than: int = 0) -> bool:
+    return connection.execute(f"SELECT 1 FROM glob($1) LIMIT 1 OFFSET {more_than}", [pattern]).fetchall() != []
 
 
 def in_order(connection: duckdb.DuckDBPyConnection) -> bool:

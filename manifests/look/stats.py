@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -140,29 +139,27 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
 def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:
     """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
     shown = {stage: [name for name in schemas.STAGES[stage].names if name in SHOWN] for stage in choice.stages}
+    totals = "count(*) AS count, count(*) FILTER (status <> 'ok') AS failed"
+    claimed = "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, sum(size_bytes)::BIGINT AS size_bytes"
     found = _at_once(
         connection,
-        {"groups": _groups(choice), "failures": _failures(["recordings", *choice.stages]), "recordings":
-         "SELECT count(*) AS count, coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
-         "sum(size_bytes)::BIGINT AS size_bytes FROM recordings"}
-        | {stage: f"SELECT {_described(names)}count(*) AS count FROM {stage}" for stage, names in shown.items()},
-    )  # fmt: skip
-    failed = Counter[str]()
-    for row in found["failures"]:
-        failed[row["stage"]] += row["count"]
+        {"groups": _groups(choice), "recordings": f"SELECT {totals}, {claimed} FROM recordings"}
+        | {stage: f"SELECT {_described(names)}{totals} FROM {stage}" for stage, names in shown.items()},
+    )
     (recordings,) = found["recordings"]
-    recordings["unreadable"] = failed["ingest"]
+    broken = [view for view in ("recordings", *choice.stages) if found[view][0]["failed"]]
+    recordings["unreadable"] = recordings.pop("failed")
     result: dict[str, Any] = {
         "recordings": recordings,
         "stages": [
-            {"stage": stage, "fingerprint": mark, "count": found[stage][0]["count"], "failed": failed[stage]}
+            {"stage": stage, "fingerprint": mark} | {name: found[stage][0][name] for name in ("count", "failed")}
             for stage, mark in choice.stages.items()
         ],
         "measures": [
             {"measure": name} | row[name]
             for stage, names in shown.items() for row in found[stage] for name in names if row[name]["measured"]
         ],
-        "failures": found["failures"],
+        "failures": failures(connection, broken),
     }  # fmt: skip
     for row in found["groups"]:
         part = row.pop("part")
@@ -209,11 +206,13 @@ def _groups(choice: Choice) -> str:
     )
 
 
-def _failures(views: Sequence[str]) -> str:
-    """SQL of the errors by which recordings failed in these views, most frequent first."""
+def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Rows:
+    """Of which errors recordings failed in these views, most frequent first."""
+    if not views:
+        return []
     parts = " UNION ALL ".join(
         f"SELECT {quoted(view.replace('recordings', 'ingest'))} AS stage, error_type, count(*) AS count FROM {view} "
         "WHERE status <> 'ok' GROUP BY ALL"
         for view in views
     )
-    return f"{parts} ORDER BY count DESC, stage, error_type"
+    return rows_of(connection, f"{parts} ORDER BY count DESC, stage, error_type")

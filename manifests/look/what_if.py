@@ -235,7 +235,7 @@ def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str
             lines.append((f"  {name}", before["reasons"].get(name, nothing), after["reasons"].get(name, nothing)))
         for name, one, two in lines:
             change_h = round(two["hours"] - one["hours"], 3)
-            told = f"{change_h:+,.3f}" if change_h else "0"
+            told = f"{change_h:+,.{3 if abs(change_h) < 1000 else 0}f}" if change_h else "0"
             rows.append((name, one["count"], one["hours"], two["count"], two["hours"], told))
     return rows
 
