@@ -360,16 +360,3 @@ def what_if(
         )
     elif found.of:
         terminal.echo(f"{found.of:,} recordings without such windows yet were cut for this answer")
-
-
-@manifest.command()
-@JSON
-@click.argument("one", type=click.Path())
-@click.argument("two", type=click.Path())
-def diff(one: str, two: str, as_json: bool) -> None:
-    """What changed between two lakes, selections or recipes (TOML), and which rule did it."""
-    from manifests.look import diff as differing
-    from manifests.look import render, terminal
-
-    found = differing.diff(one, two)
-    terminal.as_json(found) if as_json else render.difference(found)
