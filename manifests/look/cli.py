@@ -356,7 +356,7 @@ def what_if(
     if found.of > found.cut:
         terminal.echo(
             f"of {found.of:,} recordings without such windows yet, {found.cut:,} were cut, from batches drawn by lot:\n"
-            f"kept windows are known to +-{found.error_h:,.3f} h (one standard error)"
+            f"kept windows are known to +-{terminal.number(found.error_h)} h (one standard error)"
         )
     elif found.of:
         terminal.echo(f"{found.of:,} recordings without such windows yet were cut for this answer")

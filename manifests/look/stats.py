@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -141,27 +140,25 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
     shown = {stage: [name for name in schemas.STAGES[stage].names if name in SHOWN] for stage in choice.stages}
     totals = "count(*) AS count, count(*) FILTER (status <> 'ok') AS failed"
     claimed = "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, sum(size_bytes)::BIGINT AS size_bytes"
-    found = _at_once(
-        connection,
-        {"groups": _groups(choice), "recordings": f"SELECT {totals}, {claimed} FROM recordings"}
-        | {stage: f"SELECT {_described(names)}{totals} FROM {stage}" for stage, names in shown.items()},
-    )
-    (recordings,) = found["recordings"]
-    broken = [view for view in ("recordings", *choice.stages) if found[view][0]["failed"]]
+    queries = {stage: f"SELECT {_described(names)}{totals} FROM {stage}" for stage, names in shown.items()}
+    queries |= {"recordings": f"SELECT {totals}, {claimed} FROM recordings"}
+    found = {view: rows_of(connection, query)[0] for view, query in queries.items()}
+    recordings = found["recordings"]
+    broken = [view for view in ("recordings", *choice.stages) if found[view]["failed"]]
     recordings["unreadable"] = recordings.pop("failed")
     result: dict[str, Any] = {
         "recordings": recordings,
         "stages": [
-            {"stage": stage, "fingerprint": mark} | {name: found[stage][0][name] for name in ("count", "failed")}
+            {"stage": stage, "fingerprint": mark} | {name: found[stage][name] for name in ("count", "failed")}
             for stage, mark in choice.stages.items()
         ],
         "measures": [
-            {"measure": name} | row[name]
-            for stage, names in shown.items() for row in found[stage] for name in names if row[name]["measured"]
+            {"measure": name} | found[stage][name]
+            for stage, names in shown.items() for name in names if found[stage][name]["measured"]
         ],
         "failures": failures(connection, broken),
     }  # fmt: skip
-    for row in found["groups"]:
+    for row in rows_of(connection, _groups(choice)):
         part = row.pop("part")
         result.setdefault(part, []).append({part.removesuffix("s"): row.pop("name")} | row)
     if "signal" in choice.stages:
@@ -183,13 +180,6 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
             ),
         }
     return result
-
-
-def _at_once(connection: duckdb.DuckDBPyConnection, queries: Mapping[str, str]) -> dict[str, Rows]:
-    """The rows of each query, two running at a time: rows put side by side keep one core busy and no more."""
-    with ThreadPoolExecutor(2) as pool:
-        running = {name: pool.submit(rows_of, connection.cursor(), query) for name, query in queries.items()}
-        return {name: future.result() for name, future in running.items()}
 
 
 def _groups(choice: Choice) -> str:

@@ -32,14 +32,14 @@ GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
 class WhatIf:
     """`cut` recordings of the `of` whose windows the selection lacks were cut; fewer than all make an estimate.
 
-    `error_h` is the standard error of the hours of kept windows, not a number where one batch tells all that is known.
+    `error_h` is the standard error of the hours of kept windows, None where all are of one batch.
     """
 
     selection: Selection
     funnel: Funnel
     cut: int = 0
     of: int = 0
-    error_h: float = 0.0
+    error_h: float | None = 0.0
 
 
 def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, sample: int = SAMPLE) -> WhatIf:
@@ -58,13 +58,14 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     loosened = recut or stored.recordings.items() - changed.recordings.items()
     lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
     (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0] if loosened else (0,)
-    done, error_h = 0, 0.0
+    told = WhatIf(changed, funnel)
     if of:
         wanted = stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"}
         parts = _drawn(lake, choice, judge, changed, wanted, lacking, sample if of > sample else None)
-        done, error_h = _estimate(funnel, parts, of)
+        cut, error_h = _estimate(funnel, parts, of)
+        told = WhatIf(changed, funnel, cut, of, error_h)
     funnel.remainder_s = funnel.part("recordings", "kept")[1] - funnel.windowed_s
-    return WhatIf(changed, funnel, done, of, error_h)
+    return told
 
 
 def kept(selection: Selection) -> str:
@@ -204,7 +205,7 @@ def _cut(
     return parts
 
 
-def _estimate(funnel: Funnel, parts: Sequence[Part], of: int) -> tuple[int, float]:
+def _estimate(funnel: Funnel, parts: Sequence[Part], of: int) -> tuple[int, float | None]:
     """Add what the parts say of all `of` recordings; how many were cut, and the standard error of the kept hours.
 
     A ratio estimate from clusters (Cochran, Sampling Techniques, chapters 6 and 11): recordings of a batch are alike,
@@ -218,7 +219,7 @@ def _estimate(funnel: Funnel, parts: Sequence[Part], of: int) -> tuple[int, floa
     if cut == of:
         return cut, 0.0
     if len(parts) == 1:
-        return cut, math.nan
+        return cut, None
     mean_s = sum(kept_s) / held
     squares = sum((seconds - mean_s * part.lacking) ** 2 for seconds, part in zip(kept_s, parts, strict=True))
     return cut, of / held * math.sqrt(squares * len(parts) / (len(parts) - 1)) / 3600

@@ -110,9 +110,12 @@ def test_a_sample_stands_for_what_is_not_cut(lake: Lake) -> None:
 def test_a_sample_reads_few_batches_and_its_error_is_as_large_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recordings of a batch are alike here, so that an error as of recordings drawn one by one would be too small."""
+    """Recordings of a batch are alike here: an error as of recordings drawn one by one would be too small."""
     batches = [
-        [{"id": f"{b}-{n}", "duration_s": 12.0 + b % 7 * 8, "speech": [(0, 12.0 + b % 7 * 8)]} for n in range(5 + b % 3)]
+        [
+            {"id": f"{b}-{n}", "duration_s": 12.0 + b % 7 * 8, "speech": [(0, 12.0 + b % 7 * 8)]}
+            for n in range(5 + b % 3)
+        ]
         for b in range(60)
     ]
     lake = write_lake(tmp_path / "lake", batches)
