@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -25,6 +25,9 @@ MEMORY_LIMIT = "700MB"
 """Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
 
 REMOTE = "lake://"
+
+CACHED = 2000
+"""Batches up to which footers are kept in memory, 40 kB each, which no limit of DuckDB's counts."""
 
 CHECKED = 8
 """Batches whose ids are compared before rows are put side by side."""
@@ -120,7 +123,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     spill = os.path.join(tempfile.gettempdir(), f"speechmill-{os.getpid()}")
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {quoted(spill)}")
-    connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
@@ -132,11 +135,15 @@ def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
 
 
 def open_views(
-    lake: Lake, choice: Choice | None = None, stages: Iterable[str] | None = None
+    lake: Lake,
+    choice: Choice | None = None,
+    stages: Iterable[str] | None = None,
+    numbers: Sequence[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection that sees the lake and nothing else.
 
-    `stages` bounds what `annotations` joins, all if not given; `judged` is there if "verdicts" is among them.
+    `stages` bounds what `annotations` joins, all if not given; `judged` is there if "verdicts" is among them. `numbers`
+    bounds what is opened to some batches ("000123") and the verdicts and windows of these.
 
     A local lake is read by DuckDB itself, any other through its storage's filesystem.
     """
@@ -151,13 +158,19 @@ def open_views(
     if choice.dataset:
         patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
-    made = {name: base + pattern for name, pattern in patterns.items() if _matches(connection, base + pattern)}
+    if numbers or not _matches(connection, base + patterns["recordings"], CACHED):
+        connection.execute("SET parquet_metadata_cache = true")
+    made: dict[str, list[str]] = {}
+    for name, pattern in patterns.items():
+        some = dict.fromkeys(base + pattern.replace("-*", f"-{number}") for number in numbers or ["*"])
+        if found := [one for one in some if _matches(connection, one)]:
+            made[name] = found
     for name, schema in VIEWS.items():
         source = f"FROM {parquet(made[name])}" if name in made else nothing(schema)
         connection.execute(f"CREATE VIEW {name} AS {source}")
     batch = "NULL::VARCHAR AS batch FROM recordings"
     if "recordings" in made:
-        batch = f"parse_filename(filename, true) AS batch FROM {parquet(made['recordings'], True)}"
+        batch = f"parse_filename(filename, true) AS batch FROM {parquet(made['recordings'], filename=True)}"
     connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, {batch}")
     wanted = {*schemas.STAGES, "verdicts"} if stages is None else set(stages)
     joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
@@ -207,8 +220,8 @@ def _sql_type(kind: pa.DataType) -> str:
     ]
 
 
-def _matches(connection: duckdb.DuckDBPyConnection, pattern: str) -> bool:
-    return connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() != []
+def _matches(connection: duckdb.DuckDBPyConnection, pattern: str, more_than: int = 0) -> bool:
+    return connection.execute(f"SELECT 1 FROM glob($1) LIMIT 1 OFFSET {more_than}", [pattern]).fetchall() != []
 
 
 def in_order(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -217,9 +230,10 @@ def in_order(connection: duckdb.DuckDBPyConnection) -> bool:
     return connection.execute(query).fetchall() == [(False,)]
 
 
-def parquet(pattern: str, filename: bool = False) -> str:
-    """The table function that reads the files of a pattern, in order of their names."""
-    return f"read_parquet({quoted(pattern)}, hive_partitioning = false, filename = {str(filename).lower()})"
+def parquet(patterns: Iterable[str], filename: bool = False) -> str:
+    """The table function that reads the files of some patterns, those of each in order of their names."""
+    listed = ", ".join(map(quoted, patterns))
+    return f"read_parquet([{listed}], hive_partitioning = false, filename = {str(filename).lower()})"
 
 
 def quoted(text: str) -> str:
@@ -239,7 +253,7 @@ def measured(stages: Iterable[str]) -> dict[str, str]:
 
 
 def _annotations(
-    made: Mapping[str, str],
+    made: Mapping[str, list[str]],
     stages: list[str],
     zipped: bool,
     recordings: str = "recordings",
@@ -268,7 +282,7 @@ def _annotations(
     )
 
 
-def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str], stages: list[str]) -> bool:
+def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, list[str]], stages: list[str]) -> bool:
     """Whether every stage has a row for each recording that was read, in order; not so while annotating goes on."""
     if not stages or "recordings" not in made:
         return not stages
@@ -279,7 +293,7 @@ def _aligned(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str], sta
     )
 
 
-def _follow(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str]) -> bool:
+def _follow(connection: duckdb.DuckDBPyConnection, made: Mapping[str, list[str]]) -> bool:
     """Whether there is a verdict for each recording, in order."""
     if not {"recordings", "verdicts"} <= made.keys():
         return False
@@ -289,17 +303,17 @@ def _follow(connection: duckdb.DuckDBPyConnection, made: Mapping[str, str]) -> b
     return _same_ids(connection, made["recordings"], made["verdicts"], counts, "true")
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, pattern: str, which: str = "true") -> list[tuple[str, int]]:
+def _counts(connection: duckdb.DuckDBPyConnection, patterns: list[str], which: str = "true") -> list[tuple[str, int]]:
     """Number and rows of each batch, but for those without a row."""
     number = "regexp_extract(filename, '([0-9]+).parquet$', 1)"
-    query = f"SELECT {number}, count(*) FROM {parquet(pattern, True)} WHERE {which} GROUP BY ALL ORDER BY ALL"
+    query = f"SELECT {number}, count(*) FROM {parquet(patterns, filename=True)} WHERE {which} GROUP BY ALL ORDER BY ALL"
     return connection.execute(query).fetchall()
 
 
 def _same_ids(
     connection: duckdb.DuckDBPyConnection,
-    recordings: str,
-    other: str,
+    recordings: list[str],
+    other: list[str],
     counts: list[tuple[str, int]],
     which: str = "status = 'ok'",
 ) -> bool:
@@ -308,11 +322,11 @@ def _same_ids(
     if not numbers:
         return True
     ones, others = (
-        ", ".join(quoted(pattern.replace("-*", f"-{number}")) for number in numbers) for pattern in (recordings, other)
+        parquet(dict.fromkeys(pattern.replace("-*", f"-{number}") for pattern in patterns for number in numbers))
+        for patterns in (recordings, other)
     )
     wrong = (
-        f"SELECT 1 FROM (FROM read_parquet([{ones}], hive_partitioning = false) WHERE {which}) AS a POSITIONAL JOIN "
-        f"read_parquet([{others}], hive_partitioning = false) AS b "
+        f"SELECT 1 FROM (FROM {ones} WHERE {which}) AS a POSITIONAL JOIN {others} AS b "
         "WHERE a.recording_id IS DISTINCT FROM b.recording_id LIMIT 1"
     )
     return not connection.execute(wrong).fetchall()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
-from manifests.look.cli import manifest
+from manifests.look.cli import JSON, manifest
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.errors import SpeechmillError
@@ -302,6 +302,20 @@ def models_where(model: str) -> None:
     from pipelines import models as registry
 
     click.echo(registry.resolve(model)[0])
+
+
+@manifest.command()
+@JSON
+@click.argument("one")
+@click.argument("two")
+def diff(one: str, two: str, as_json: bool) -> None:
+    """What changed between two lakes, selections or recipes (shipped ones by name), and which rule did it."""
+    from manifests.look import diff as differing
+    from manifests.look import render, terminal
+    from pipelines.recipe import path_of
+
+    found = differing.diff(*(str(path_of(name) or name) for name in (one, two)))
+    terminal.as_json(found) if as_json else render.difference(found)
 
 
 @cli.command()

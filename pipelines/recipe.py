@@ -115,17 +115,18 @@ def shipped() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
+def path_of(name: str) -> Path | None:
+    """Where a shipped recipe lies; None for any other name."""
+    return Path(str(resources.files("pipelines"))) / "recipes" / f"{name}.toml" if name in shipped() else None
+
+
 def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """A shipped recipe by name or a TOML file, with `table.key=value` overrides. Raises RecipeError."""
-    path = Path(recipe)
-    if recipe in shipped():
-        text = resources.files("pipelines").joinpath("recipes", f"{recipe}.toml").read_text()
-    elif path.is_file():
-        text = path.read_text()
-    else:
+    path = path_of(recipe) or Path(recipe)
+    if not path.is_file():
         raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
     try:
-        raw = tomllib.loads(text)
+        raw = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
     for override in overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -148,10 +149,14 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     target = opened(**named)
     view = view or target.view
     shown = columns or (", ".join(HEAD[view]) if view in HEAD and target.lake and not as_json else "*")
-    connection = target.connect(stages_of(f"{shown} FROM {view} WHERE {where}"))
-    if shown == "*" and not as_json:
-        shown = ", ".join(f'"{name}"' for name in list(columns_of(connection, view))[:6])
-    rows = rows_of(connection, f"SELECT {shown} FROM {view} WHERE {where} LIMIT {count}")
+    rows: list[dict[str, Any]] = []
+    for numbers in _first_and_all(target):
+        connection = target.connect(stages_of(f"{shown} FROM {view} WHERE {where}"), numbers)
+        if shown == "*" and not as_json:
+            shown = ", ".join(f'"{name}"' for name in list(columns_of(connection, view))[:6])
+        rows = rows_of(connection, f"SELECT {shown} FROM {view} WHERE {where} LIMIT {count}")
+        if len(rows) == count:
+            break
     if as_json:
         terminal.as_json(rows)
         return
@@ -159,6 +164,13 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     terminal.table(names, [[_short(name, row[name]) for name in names] for row in rows])
     if not rows:
         terminal.echo(f"no rows in {view}")
+
+
+def _first_and_all(target: Target, few: int = 20) -> Iterator[list[str] | None]:
+    """The numbers of a lake's first batches, whose files open at once, then None for all of what is there."""
+    if target.lake:
+        yield [batch.rpartition("-")[2] for batch in itertools.islice(target.lake.batches(), few)] or None
+    yield None
 
 
 def _short(name: str, value: Any) -> Any:
@@ -337,24 +349,14 @@ def what_if(
     if as_json:
         terminal.as_json(
             {"selection": name, "rules": dict(changed.recordings), "window_rules": dict(changed.windows),
-             "cut": found.cut, "of": found.of, "stored": before, "now": now}
+             "cut": found.cut, "of": found.of, "error_h": found.error_h, "stored": before, "now": now}
         )  # fmt: skip
         return
     terminal.table(["", "stored", "hours", "now", "hours", "change h"], asking.compare(before, now))
     if found.of > found.cut:
-        terminal.echo(f"of {found.of:,} recordings without such windows yet, {found.cut:,} were cut: an estimate")
+        terminal.echo(
+            f"of {found.of:,} recordings without such windows yet, {found.cut:,} were cut, from batches drawn by lot:\n"
+            f"kept windows are known to +-{terminal.number(found.error_h)} h (one standard error)"
+        )
     elif found.of:
         terminal.echo(f"{found.of:,} recordings without such windows yet were cut for this answer")
-
-
-@manifest.command()
-@JSON
-@click.argument("one", type=click.Path())
-@click.argument("two", type=click.Path())
-def diff(one: str, two: str, as_json: bool) -> None:
-    """What changed between two lakes, selections or recipes (TOML), and which rule did it."""
-    from manifests.look import diff as differing
-    from manifests.look import render, terminal
-
-    found = differing.diff(one, two)
-    terminal.as_json(found) if as_json else render.difference(found)

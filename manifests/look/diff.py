@@ -19,7 +19,7 @@ EXAMPLES = 5
 
 def diff(one: str, two: str) -> dict[str, Any]:
     """Settings, recordings and verdicts that differ between two targets; recipes (TOML or JSON) by their settings."""
-    recipes = [_recipe(name) for name in (one, two)]
+    recipes = [_recipe(Path(name)) for name in (one, two)]
     if recipes[0] is not None and recipes[1] is not None:
         return {"settings": settings(recipes[0], recipes[1])}
     if any(recipe is not None for recipe in recipes):
@@ -40,13 +40,12 @@ def diff(one: str, two: str) -> dict[str, Any]:
     return result
 
 
-def _recipe(name: str) -> dict[str, Any] | None:
-    path = Path(name)
+def _recipe(path: Path) -> dict[str, Any] | None:
     if path.suffix == ".toml" and path.is_file():
         try:
             return tomllib.loads(path.read_text())
         except tomllib.TOMLDecodeError as error:
-            raise ChoiceError(f"{name} is not TOML: {error}", "mend the line it names") from error
+            raise ChoiceError(f"{path} is not TOML: {error}", "mend the line it names") from error
     if path.suffix == ".json" and path.is_file():
         found: dict[str, Any] = json.loads(path.read_text())
         return found

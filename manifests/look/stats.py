@@ -11,7 +11,7 @@ import duckdb
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.views import Choice
+from manifests.views import Choice, quoted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
@@ -63,16 +63,16 @@ def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "tru
     numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
     if not numeric:
         return []
-    sums = ", ".join(f'count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in numeric)
-    (row,) = connection.execute(f"SELECT {sums} FROM {view} WHERE {where}").fetchall()
-    return _described(numeric, row)
+    (row,) = rows_of(connection, f"SELECT {_described(numeric)}count(*) FROM {view} WHERE {where}")
+    return [{"measure": name} | row[name] for name in numeric]
 
 
-def _described(names: Sequence[str], values: Sequence[Any]) -> Rows:
-    return [
-        {"measure": name, **dict(zip(("measured", "min", "mean", "max"), values[4 * i : 4 * i + 4], strict=True))}
-        for i, name in enumerate(names)
-    ]
+def _described(names: Sequence[str]) -> str:
+    """SQL of how many rows have each number, its lowest, mean and highest, as structs."""
+    return "".join(
+        f"""{{'measured': count("{n}"), 'min': min("{n}"), 'mean': avg("{n}")::DOUBLE, 'max': max("{n}")}} AS "{n}", """
+        for n in names
+    )
 
 
 def _is_number(kind: str) -> bool:
@@ -137,26 +137,32 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
 
 def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:
     """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
-    (recordings,) = rows_of(
-        connection,
-        "SELECT count(*) AS count, count(*) FILTER (status <> 'ok') AS unreadable, "
-        "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, "
-        "sum(size_bytes)::BIGINT AS size_bytes FROM recordings",
-    )
-    stages, found = [], []
-    for stage, mark in choice.stages.items():
-        shown = [name for name in schemas.STAGES[stage].names if name in SHOWN]
-        sums = "".join(f', count("{n}"), min("{n}"), avg("{n}")::DOUBLE, max("{n}")' for n in shown)
-        query = f"SELECT count(*), count(*) FILTER (status <> 'ok'){sums} FROM {stage}"
-        ((count, failed, *values),) = connection.execute(query).fetchall()
-        stages.append({"stage": stage, "fingerprint": mark, "count": count, "failed": failed})
-        found += [row for row in _described(shown, values) if row["measured"]]
-    result: dict[str, Any] = {"recordings": recordings, "stages": stages, "measures": found}
-    broken = [row["stage"] for row in stages if row["failed"]]
-    result["failures"] = failures(connection, ["recordings"] * (recordings["unreadable"] > 0) + broken)
-    result |= _by_source_and_language(connection, choice)
+    shown = {stage: [name for name in schemas.STAGES[stage].names if name in SHOWN] for stage in choice.stages}
+    totals = "count(*) AS count, count(*) FILTER (status <> 'ok') AS failed"
+    claimed = "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, sum(size_bytes)::BIGINT AS size_bytes"
+    queries = {stage: f"SELECT {_described(names)}{totals} FROM {stage}" for stage, names in shown.items()}
+    queries |= {"recordings": f"SELECT {totals}, {claimed} FROM recordings"}
+    found = {view: rows_of(connection, query)[0] for view, query in queries.items()}
+    recordings = found["recordings"]
+    broken = [view for view in ("recordings", *choice.stages) if found[view]["failed"]]
+    recordings["unreadable"] = recordings.pop("failed")
+    result: dict[str, Any] = {
+        "recordings": recordings,
+        "stages": [
+            {"stage": stage, "fingerprint": mark} | {name: found[stage][name] for name in ("count", "failed")}
+            for stage, mark in choice.stages.items()
+        ],
+        "measures": [
+            {"measure": name} | found[stage][name]
+            for stage, names in shown.items() for name in names if found[stage][name]["measured"]
+        ],
+        "failures": failures(connection, broken),
+    }  # fmt: skip
+    for row in rows_of(connection, _groups(choice)):
+        part = row.pop("part")
+        result.setdefault(part, []).append({part.removesuffix("s"): row.pop("name")} | row)
     if "signal" in choice.stages:
-        recordings["hours"] = sum(row["hours"] or 0.0 for row in result["sources"])
+        recordings["hours"] = sum(row["hours"] or 0.0 for row in result.get("sources", []))
     if choice.selection:
         funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
         parts = {
@@ -176,25 +182,18 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
     return result
 
 
-def _by_source_and_language(connection: duckdb.DuckDBPyConnection, choice: Choice) -> dict[str, Rows]:
-    """Both in one pass over the recordings; languages of those that were decoded."""
-    names = ["source"] + ["language"] * ({"signal", "language"} <= choice.stages.keys())
-    decoded = "count(duration_s)" if "signal" in choice.stages else "0"
-    measure = "sum(duration_s)" if "signal" in choice.stages else "sum(claimed_duration_s)"
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE groups AS SELECT {', '.join(names)}, count(*) AS met, {decoded} AS decoded, "
-        f"{measure} / 3600 AS hours FROM annotations GROUP BY ALL"
+def _groups(choice: Choice) -> str:
+    """SQL of hours by source, and by language of those that were decoded, in one pass over the recordings."""
+    seconds = "duration_s" if "signal" in choice.stages else "claimed_duration_s"
+    language = "language" if {"signal", "language"} <= choice.stages.keys() else "NULL"
+    return (
+        "SELECT *, hours / sum(hours) OVER (PARTITION BY part) AS share FROM (SELECT CASE grouping(source) WHEN 0 THEN "
+        "'sources' ELSE 'languages' END AS part, CASE part WHEN 'sources' THEN source ELSE language END AS name, "
+        "CASE part WHEN 'sources' THEN count(*) ELSE count(duration_s) END AS count, sum(seconds) / 3600 AS hours FROM "
+        f"(SELECT source, {language} AS language, {seconds} AS seconds, duration_s FROM annotations) "
+        "GROUP BY GROUPING SETS ((source), (language))) "
+        "WHERE count > 0 ORDER BY part, hours DESC NULLS LAST, count DESC, name"
     )
-    counts = {"source": "sum(met)", "language": "sum(decoded)"}
-    return {
-        f"{name}s": rows_of(
-            connection,
-            f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {name}, {counts[name]}::BIGINT AS count, "
-            f"sum(hours) AS hours FROM groups GROUP BY ALL HAVING count > 0) "
-            "ORDER BY hours DESC NULLS LAST, count DESC, 1",
-        )
-        for name in names
-    }
 
 
 def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Rows:
@@ -202,8 +201,8 @@ def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Row
     if not views:
         return []
     parts = " UNION ALL ".join(
-        f"SELECT '{view}' AS stage, error_type, count(*) AS count FROM {view} WHERE status <> 'ok' GROUP BY ALL"
+        f"SELECT {quoted(view.replace('recordings', 'ingest'))} AS stage, error_type, count(*) AS count FROM {view} "
+        "WHERE status <> 'ok' GROUP BY ALL"
         for view in views
     )
-    query = f"SELECT replace(stage, 'recordings', 'ingest') AS stage, error_type, count FROM ({parts})"
-    return rows_of(connection, f"{query} ORDER BY count DESC, stage, error_type")
+    return rows_of(connection, f"{parts} ORDER BY count DESC, stage, error_type")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -41,18 +41,20 @@ class Target:
         foreign = self.file is not None and not self.file.endswith(".parquet")
         return ("recordings", "segments", "windows") if foreign else (self.view,)
 
-    def connect(self, stages: Iterable[str] | None = None) -> duckdb.DuckDBPyConnection:
-        """A connection to its views; `stages` bounds what `annotations` joins."""
+    def connect(
+        self, stages: Iterable[str] | None = None, numbers: Sequence[str] | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        """A connection to its views; `stages` bounds what `annotations` joins, `numbers` the batches of a lake."""
         if self.file is None:
             assert self.lake is not None
-            return open_views(self.lake, self.choice, stages)
+            return open_views(self.lake, self.choice, stages, numbers)
         if not self.file.endswith(".parquet"):
             return _foreign(self.file)
         folder, _, name = self.file.rpartition("/")
         connection = connect()
         root = root_of(connection, Lake.at(folder or "."))
         pattern = glob.escape(root + name)
-        connection.execute(f"CREATE VIEW data AS FROM {parquet(pattern)}")
+        connection.execute(f"CREATE VIEW data AS FROM {parquet([pattern])}")
         lock(connection, [root, glob.escape(root)])
         return connection
 

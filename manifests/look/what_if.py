@@ -1,19 +1,22 @@
 """The funnel that other rules would give, from what was measured: aggregates of SQL, whatever the number of rows.
 
 Windows of recordings that a selection rejected were never cut: those that the change would let in are cut here, all
-of them or, beyond `SAMPLE`, a fair sample that stands for them.
+of them or, beyond `SAMPLE`, those of some batches drawn by a hash of their names, which stand for them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.funnel import Funnel
 from manifests.lake import Lake
@@ -22,17 +25,23 @@ from manifests.views import CHECKED, Choice, ChoiceError, connect, in_order, loc
 from manifests.windows import OF_RECORDING, cut
 
 SAMPLE = 5000
+CLUSTERS = 20
+"""Batches that a sample is of, at least: from fewer its error is hardly known."""
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
 
 
 @dataclass(frozen=True)
 class WhatIf:
-    """`cut` recordings of the `of` whose windows the selection lacks were cut; fewer than all make an estimate."""
+    """`cut` recordings of the `of` whose windows the selection lacks were cut; fewer than all make an estimate.
+
+    `error_h` is the standard error of the hours of kept windows, None where all are of one batch.
+    """
 
     selection: Selection
     funnel: Funnel
     cut: int = 0
     of: int = 0
+    error_h: float | None = 0.0
 
 
 def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, sample: int = SAMPLE) -> WhatIf:
@@ -51,12 +60,14 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     loosened = recut or stored.recordings.items() - changed.recordings.items()
     lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
     (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0] if loosened else (0,)
-    done = 0
+    told = WhatIf(changed, funnel)
     if of:
-        connection = open_views(lake, choice, stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"})
-        done = _cut(connection, judge, changed, funnel, lacking, sample, of)
+        wanted = stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"}
+        parts = _drawn(lake, choice, judge, changed, wanted, lacking, sample if of > sample else None)
+        cut, error_h = _estimate(funnel, parts, of)
+        told = WhatIf(changed, funnel, cut, of, error_h)
     funnel.remainder_s = funnel.part("recordings", "kept")[1] - funnel.windowed_s
-    return WhatIf(changed, funnel, done, of)
+    return told
 
 
 def kept(selection: Selection) -> str:
@@ -127,27 +138,87 @@ def _windows_follow(connection: duckdb.DuckDBPyConnection, lake: Lake, selection
     return True
 
 
+@dataclass
+class Part:
+    """What a batch holds of the recordings to cut, and the funnel of the windows of those that were cut."""
+
+    lacking: int
+    cut: int = 0
+    funnel: Funnel = field(default_factory=lambda: Funnel("part"))
+
+
+def _drawn(
+    lake: Lake,
+    choice: Choice,
+    judge: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    stages: set[str],
+    lacking: str,
+    sample: int | None,
+) -> list[Part]:
+    """Windows of the recordings that hold `lacking`: of all, or of about `sample` from batches that are drawn."""
+    if sample is None:
+        return list(_cut(open_views(lake, choice, stages), judge, selection, lacking, None).values())
+    batches = [batch.rpartition("-")[2] for batch in lake.batches()]
+    batches.sort(key=lambda number: hashlib.sha256(f"{selection.seed}:{number}".encode()).digest())
+    parts: list[Part] = []
+    share = math.ceil(sample / min(CLUSTERS, len(batches)))
+    while batches and sum(part.cut for part in parts) < sample / 2:
+        count = len(parts) or CLUSTERS
+        some, batches = batches[:count], batches[count:]
+        found = _cut(open_views(lake, choice, stages, some), judge, selection, lacking, share)
+        parts += [found.get(number, Part(0)) for number in some]
+    return parts
+
+
 def _cut(
     connection: duckdb.DuckDBPyConnection,
     judge: duckdb.DuckDBPyConnection,
     selection: Selection,
-    funnel: Funnel,
     lacking: str,
-    sample: int,
-    of: int,
-) -> int:
-    """Cut windows of the recordings that hold `lacking` and count them, scaled where only a sample is cut."""
-    chosen = f" ORDER BY hash(recording_id) LIMIT {sample}" if of > sample else ""
-    found = connection.sql(f"SELECT {', '.join(OF_RECORDING)} FROM judged WHERE {lacking}{chosen}")
-    part, done = Funnel("part"), 0
-    for batch in found.to_arrow_reader(500):
-        recordings = pa.Table.from_batches([batch])
-        made = cut(recordings, selection)
-        part.windowed_s += float(np.minimum(recordings["duration_s"], made.covered_s).sum())
-        part.add_windows(judge_windows(judge, made.windows, selection.windows))
-        done += len(recordings)
-    funnel.merge(part, of / done)
-    return done
+    share: int | None,
+) -> dict[str, Part]:
+    """Windows of the recordings that hold `lacking`, by batch up to `share` of each, or all as of one batch."""
+    columns = ", ".join(OF_RECORDING)
+    query = f"SELECT {columns}, '' AS number, count(*) OVER () AS held FROM judged WHERE {lacking}"
+    if share is not None:
+        query = (
+            f"SELECT {columns}, number, count(*) OVER (PARTITION BY number) AS held FROM judged JOIN (SELECT "
+            "recording_id, regexp_extract(batch, '[0-9]+$') AS number FROM batches) USING (recording_id) "
+            f"WHERE {lacking} QUALIFY row_number() OVER (PARTITION BY number ORDER BY hash(recording_id)) <= {share} "
+            "ORDER BY number"
+        )
+    parts: dict[str, Part] = {}
+    for some in connection.sql(query).to_arrow_reader(500):
+        rows = pa.Table.from_batches([some])
+        for number in pc.unique(rows["number"]).to_pylist():
+            recordings = rows.filter(pc.equal(rows["number"], number))
+            part = parts.setdefault(number, Part(recordings["held"][0].as_py()))
+            made = cut(recordings, selection)
+            part.cut += len(recordings)
+            part.funnel.windowed_s += float(np.minimum(recordings["duration_s"], made.covered_s).sum())
+            part.funnel.add_windows(judge_windows(judge, made.windows, selection.windows))
+    return parts
+
+
+def _estimate(funnel: Funnel, parts: Sequence[Part], of: int) -> tuple[int, float | None]:
+    """Add what the parts say of all `of` recordings; how many were cut, and the standard error of the kept hours.
+
+    A ratio estimate from clusters (Cochran, Sampling Techniques, chapters 6 and 11): recordings of a batch are alike,
+    so the error is taken from how the batches differ, not from the number of recordings.
+    """
+    held, cut = sum(part.lacking for part in parts), sum(part.cut for part in parts)
+    kept_s = [part.funnel.part("windows", "kept")[1] * part.lacking / part.cut if part.cut else 0.0 for part in parts]
+    for part in parts:
+        if part.cut:
+            funnel.merge(part.funnel, part.lacking / part.cut * of / held)
+    if cut == of:
+        return cut, 0.0
+    if len(parts) == 1:
+        return cut, None
+    mean_s = sum(kept_s) / held
+    squares = sum((seconds - mean_s * part.lacking) ** 2 for seconds, part in zip(kept_s, parts, strict=True))
+    return cut, of / held * math.sqrt(squares * len(parts) / (len(parts) - 1)) / 3600
 
 
 def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, float, int, float, str]]:
@@ -161,7 +232,7 @@ def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str
             lines.append((f"  {name}", before["reasons"].get(name, nothing), after["reasons"].get(name, nothing)))
         for name, one, two in lines:
             change_h = round(two["hours"] - one["hours"], 3)
-            told = f"{change_h:+,.3f}" if change_h else "0"
+            told = f"{change_h:+,.{3 if abs(change_h) < 1000 else 0}f}" if change_h else "0"
             rows.append((name, one["count"], one["hours"], two["count"], two["hours"], told))
     return rows
 
@@ -192,7 +263,7 @@ def change(
 
 def settings(overrides: Sequence[str]) -> dict[str, Any]:
     """Changes of a selection as 'select.context_s=5' writes them. Raises ChoiceError for what a selection has not."""
-    known = {field.name for field in fields(Selection)} - {"name", "stages"}
+    known = {known.name for known in fields(Selection)} - {"name", "stages"}
     tables: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -29,7 +29,8 @@ def text(value: Any) -> str:
 
 def bins(low: float, high: float, whole: bool) -> list[float]:
     """Edges of about `BARS` bars of a round width that hold [low, high]; bars of whole numbers are centred on them."""
-    width = nice(max((high - low) / BARS, 1e-9 * max(1.0, abs(high))))
+    size = max(1.0, abs(high))
+    width = nice(max((high - low or size) / BARS, 1e-9 * size))
     if whole:
         width = max(1.0, width)
     shift = 0.5 if whole else 0.0

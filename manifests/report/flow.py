@@ -48,6 +48,8 @@ def rows(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def hours_text(hours: float) -> str:
+    if 0 < hours < 0.005:
+        return "under 0.01 h"
     return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.2f} h"
 
 

@@ -348,6 +348,7 @@ class Report:
                 name: getattr(self.selection, name)
                 for name in ("context_s", "continuation_s", "stride_s", "align", "seed")
             }
+            settings["stride_s"] = self.selection.stride_s or f"{self.selection.window_s:g}, a window"
             settings["splits"] = ", ".join(f"{name} {share:g}" for name, share in self.selection.splits.items())
             blocks.append({"name": "Selection", "rows": [("name", self.selection.name), *settings.items()]})
             for level in ("recordings", "windows"):

@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="the fastest is told")
     parser.add_argument("--limit", type=float, default=600, help="seconds to wait for DuckDB alone")
     parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for lhotse; 0: none")
-    parser.add_argument("--lake", help="use this synthetic lake, and keep it")
+    parser.add_argument("--lake", help="use this synthetic lake, written if it is not there, and keep it")
     parser.add_argument("--ask", choices=QUESTIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
@@ -286,7 +286,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="speechmill-bench-"))
     try:
         root = options.lake or str(folder / "lake")
-        if not options.lake:
+        if not (options.lake and os.path.exists(root)):
             needed = options.recordings * 400
             if shutil.disk_usage(folder).free < 2 * needed:
                 sys.exit(f"{folder}: less than {2 * needed / 1e9:.0f} GB are free; set TMPDIR or --recordings")

@@ -85,6 +85,16 @@ def test_stats_count_what_is_there(lake: str) -> None:
     assert (bins["measured"], bins["unmeasured"], sum(row["count"] for row in bins["bins"])) == (3, 1, 3)
 
 
+def test_head_finds_rows_wherever_they_lie(tmp_path: Path) -> None:
+    batches = [[{"id": f"r{number:02}", "duration_s": 10.0 + number}] for number in range(30)]
+    lake = str(write_lake(tmp_path / "lake", batches).storage.root)
+    shown = ["--columns", "recording_id", "--json"]
+    assert json.loads(run("head", lake, "-n", "3", *shown).output) == [{"recording_id": f"r{n:02}"} for n in range(3)]
+    late = json.loads(run("head", lake, "--where", "duration_s > 37", *shown).output)
+    assert [row["recording_id"] for row in late] == ["r28", "r29"]
+    assert len(json.loads(run("head", lake, "-n", "25", *shown).output)) == 25
+
+
 def test_show_tells_all_of_a_recording_by_id_prefix_or_name(lake: str) -> None:
     found = told("show", lake, "a1")
     assert found["verdict"]["verdict"] == "kept"
@@ -149,6 +159,9 @@ def test_diff_tells_which_recordings_came_and_went(tmp_path: Path) -> None:
     assert run("diff", str(one.storage.root), str(one.storage.root)).output == "no difference\n"
     recipes = told("diff", str(tmp_path / "a.toml"), str(tmp_path / "b.toml"))
     assert recipes == {"settings": {"select.context_s": [2.0, 5.0]}}
+    shipped = told("diff", "telephone", str(tmp_path / "a.toml"))["settings"]
+    assert shipped["name"] == ["telephone", "x"]
+    assert "of two kinds" in run("diff", "telephone", str(one.storage.root), code=1).output
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pytest
 from lakes import rules, write_lake
 
@@ -11,7 +13,7 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.look.what_if import change, settings, what_if
 from manifests.select import RuleError, Selection, select
-from manifests.views import ChoiceError, choose
+from manifests.views import ChoiceError, choose, open_views
 
 BATCHES = [
     [
@@ -103,6 +105,42 @@ def test_a_sample_stands_for_what_is_not_cut(lake: Lake) -> None:
     assert (told.cut, told.of) == (2, 4)
     assert told.funnel.part("recordings", "kept")[0] == 4
     told.funnel.check()
+
+
+def test_a_sample_reads_few_batches_and_its_error_is_as_large_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings of a batch are alike here: an error as of recordings drawn one by one would be too small."""
+    batches = [
+        [
+            {"id": f"{b}-{n}", "duration_s": 12.0 + b % 7 * 8, "speech": [(0, 12.0 + b % 7 * 8)]}
+            for n in range(5 + b % 3)
+        ]
+        for b in range(60)
+    ]
+    lake = write_lake(tmp_path / "lake", batches)
+    select(lake, rules(recordings={"never": "false"}))
+    stored, choice = Selection.stored(lake, "sel"), choose(lake)
+    truth = what_if(lake, choice, stored, change(stored, {}, {}, ["never"], {}), sample=1000)
+    assert (truth.cut, truth.error_h) == (truth.of, 0.0)
+    opened: list[str] = []
+
+    def watched(*given: Any) -> duckdb.DuckDBPyConnection:
+        opened.extend(given[3] if len(given) > 3 else [])
+        return open_views(*given)
+
+    monkeypatch.setattr("manifests.look.what_if.open_views", watched)
+    ratios = []
+    for seed in range(6):
+        opened.clear()
+        told = what_if(lake, choice, stored, change(stored, {}, {}, ["never"], {"seed": seed}), sample=60)
+        assert (len(opened), len(set(opened)), told.of) == (20, 20, truth.of)
+        assert told.cut == 60
+        assert told.funnel.part("recordings", "kept") == truth.funnel.part("recordings", "kept")
+        told.funnel.check()
+        wrong_h = (told.funnel.part("windows", "kept")[1] - truth.funnel.part("windows", "kept")[1]) / 3600
+        ratios.append(wrong_h / told.error_h)
+    assert 0.4 < np.sqrt(np.mean(np.square(ratios))) < 1.3
 
 
 def test_wrong_rules_and_settings_are_told(lake: Lake) -> None:

@@ -241,7 +241,7 @@ function drawPicture() {
       ticktext: excerpt.wave.map((_, i) => (excerpt.wave.length > 1 ? `track ${i}` : "wave")), zeroline: false, showgrid: false };
   }
   s.lanes.forEach((lane) => traces.push({ type: "bar", orientation: "h", yaxis: "y3", y: lane.spans.map(() => escaped(lane.name)), base: lane.spans.map((span) => span[0]),
-    x: lane.spans.map((span) => span[1] - span[0]), text: lane.texts?.map(escaped), textposition: "inside", insidetextanchor: "middle", marker: { color: lane.colors ?? lane.color },
+    x: lane.spans.map((span) => span[1] - span[0]), text: lane.texts?.map(escaped), textposition: "inside", insidetextanchor: "middle", textangle: 0, marker: { color: lane.colors ?? lane.color },
     hovertemplate: lane.hover ? lane.hover.map((text) => `${escaped(text)}<extra></extra>`) : `${escaped(lane.name)}<br>%{base:.2f} s, %{x:.2f} s long<extra></extra>` }));
   layout.yaxis3 = { domain: [0, excerpt ? lanes : 1], autorange: "reversed", fixedrange: true, type: "category", categoryarray: s.lanes.map((lane) => escaped(lane.name)), automargin: true };
   layout.shapes = [playhead(excerpt ? excerpt.start_s + $("#audio").currentTime : 0)];
