@@ -66,6 +66,21 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def _reach(context: click.Context, parameter: click.Parameter, recipe: str | None) -> None:
+    if recipe:
+        from manifests.storage import reached_by
+
+        context.with_resource(reached_by(_recipe(recipe, ()).storage))
+
+
+REACHED = click.Option(
+    ["--recipe"], metavar="RECIPE", callback=_reach, expose_value=False,
+    help="Recipe whose [storage] tells how to reach the lake and its recordings.",
+)  # fmt: skip
+"""For commands over a lake alone: the lake cannot tell how it is reached."""
+for command in manifest.commands.values():
+    command.params.append(REACHED)
+
 INPUTS = click.option(
     "--in", "inputs", multiple=True, required=True, metavar="PATH",
     help="A file, folder, pattern, list (.txt), manifest (.jsonl, .jsonl.gz) or tar; local, s3:// or https://.",
@@ -317,6 +332,9 @@ def report(lake: str, **settings: Any) -> None:
 
     path, size = report_lake(_lake(lake), **settings)
     click.echo(f"{path}: {size / 1e6:.1f} MB")
+
+
+report.params.append(REACHED)
 
 
 def main() -> None:

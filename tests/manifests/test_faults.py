@@ -72,6 +72,20 @@ def test_a_multipart_upload_and_its_parallel_reading_survive_all_faults(
     assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
 
 
+def test_a_bit_that_flips_in_a_range_is_found_by_the_checksum_of_the_whole(bucket: str, proxy: Proxy) -> None:
+    storage = through(proxy, bucket, retry_s=1.5)
+    data = os.urandom(2 * BLOCK_BYTES + 17)
+    storage.put("k", data)
+    proxy.share, proxy.faults = 0.3, ("rot",)
+    while not proxy.injected["rot"]:
+        assert storage.read("k") == data
+    proxy.share = 1.0
+    with pytest.raises(StorageError, match="wrong checksum"):
+        storage.read("k")
+    with storage.open("k") as stream, pytest.raises(StorageError, match="not the bytes of its checksum"):
+        stream.read()
+
+
 def test_with_the_server_down_for_a_while_it_waits_and_goes_on(bucket: str, proxy: Proxy) -> None:
     storage = through(proxy, bucket)
     storage.put("k", b"before")

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from pipelines.cli import cli, manifest
 
-LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json"}
+LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 SURFACE = {
     "head": LOOKING | {"--view", "--where", "-n", "--columns"},
@@ -15,12 +15,12 @@ SURFACE = {
     "query": LOOKING | {"SQL", "--format", "-o", "--output"},
     "funnel": LOOKING,
     "what-if": LOOKING | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
-    "diff": {"ONE", "TWO", "--json"},
+    "diff": {"ONE", "TWO", "--json", "--recipe"},
     "clip": HEARING | {"-o", "--output"},
     "play": HEARING,
     "spectrogram": HEARING | {"-o", "--output"},
-    "convert": {"LAKE_OR_FILE...", "--to", "-o", "--out", "--selection", "--json"},
-    "validate": {"LAKE_OR_FILE...", "--deep", "--json"},
+    "convert": {"LAKE_OR_FILE...", "--to", "-o", "--out", "--selection", "--json", "--recipe"},
+    "validate": {"LAKE_OR_FILE...", "--deep", "--json", "--recipe"},
 }
 
 
