@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 LOG_EVERY_S = 30.0
+LAST_NAME = "\U0010ffff"
 
 
 class S3Storage:
@@ -43,17 +44,25 @@ class S3Storage:
         for key, _ in self.stats(prefix):
             yield key
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        """Keys as by `list`, with their sizes and times, a thousand a request."""
+    def stats(self, prefix: str = "", deep: bool = True) -> Iterator[tuple[str, Stat]]:
+        """Keys as by `list`, with their sizes and times, a thousand a request.
+
+        Where it is not `deep`, what lies right under `prefix`; a folder there ends in '/' and has neither.
+        """
         folder = self._key(prefix).rstrip("/")
         folder = f"{folder}/" if folder else ""
+        flat = {} if deep else {"Delimiter": "/"}
         last = ""
 
-        def page(client: Any, number: int) -> tuple[list[dict[str, Any]], bool]:
+        def page(client: Any, number: int) -> tuple[list[tuple[str, Stat]], bool]:
             # After a name, not by the server's token: a page that repeats or is lost can be asked for again.
-            after = {"StartAfter": last} if last else {}
-            answer = client.list_objects_v2(Bucket=self.bucket, Prefix=folder, **after, **payer(self.config))
-            rows = [row for row in answer.get("Contents", []) if row["Key"] > last]
+            after = last + LAST_NAME if flat and last.endswith("/") else last
+            begin = {"StartAfter": after} if after else {}
+            answer = client.list_objects_v2(Bucket=self.bucket, Prefix=folder, **begin, **flat, **payer(self.config))
+            rows = [
+                (row["Key"], Stat(row["Size"], as_ns(row["LastModified"]))) for row in answer.get("Contents", [])
+            ] + [(row["Prefix"], Stat(0, 0)) for row in answer.get("CommonPrefixes", [])]
+            rows = sorted(row for row in rows if row[0] > last)
             if answer["IsTruncated"] and not rows:
                 raise PassingError("repeated page")
             return rows, answer["IsTruncated"]
@@ -61,10 +70,9 @@ class S3Storage:
         more = True
         while more:
             rows, more = self._request("ListBucket", prefix, page)
-            for row in rows:
-                last = row["Key"]
-                if not last.endswith("/"):  # a console's folder
-                    yield last[len(self.prefix) :].lstrip("/"), Stat(row["Size"], as_ns(row["LastModified"]))
+            for last, stat in rows:
+                if not (last.endswith("/") and deep) and last != folder:  # a console's folder
+                    yield last[len(self.prefix) :].lstrip("/"), stat
 
     def read(self, key: str) -> bytes:
         return self._object(key).read()

@@ -111,7 +111,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
         )
 
     def get_ours() -> int:
-        with ours.open("k", ahead=concurrency if concurrency > 1 else 0) as stream:
+        with ours.open("k", ahead=concurrency - 1) as stream:
             return sum(len(chunk) for chunk in iter(lambda: stream.read(8 << 20), b""))
 
     return {

@@ -45,7 +45,7 @@ def test_a_fault_in_one_of_three_requests_changes_nothing_and_is_counted(bucket:
 
 
 def test_pages_that_repeat_are_listed_once(bucket: str, proxy: Proxy) -> None:
-    names = [f"{number:04d}" for number in range(1005)]
+    names = [f"{number:04d}/x" for number in range(1005)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: S3Storage(f"s3://{bucket}/lake").put(name, b""), names))
     storage = through(proxy, bucket)
@@ -53,6 +53,8 @@ def test_pages_that_repeat_are_listed_once(bucket: str, proxy: Proxy) -> None:
     for _ in range(5):
         assert list(storage.list()) == names
     assert proxy.injected["repeat"] > 0
+    proxy.share = 0.0
+    assert [f"{name}x" for name, _ in storage.stats(deep=False)] == names
 
 
 def test_a_multipart_upload_and_its_parallel_reading_survive_all_faults(

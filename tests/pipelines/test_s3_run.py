@@ -96,10 +96,11 @@ def test_a_run_under_faults_and_an_outage_makes_the_same_bytes_and_counts_its_re
     calls: tuple[Path, dict[str, str]], bucket: str, proxy: Proxy
 ) -> None:
     folder, expected = calls
-    proxy.share, proxy.down_at, proxy.down_s = 0.05, 100, 4.0
+    proxy.share, proxy.down_at, proxy.down_s = 0.05, 100, 8.0
     told = finish(run(folder, f"s3://{bucket}/lake", proxy))
     assert of_storage(open_storage(f"s3://{bucket}/lake")) == expected
     assert proxy.injected.total() >= 5
+    assert re.search(r"s3:\w+ s3://\S+: EndpointConnectionError; next try in \d", told)
     (counted,) = re.findall(r"storage: (\d+) requests were tried again", told)
     assert int(counted) >= proxy.injected.total() - proxy.injected["repeat"]
 
