@@ -141,9 +141,8 @@ def _meaning(error: Any, what: str, uri: str, number: int) -> Exception:
         if code == "RequestTimeTooSkewed" and number >= MAX_SKEWED:
             return StorageError(told, "set this machine's clock (timedatectl set-ntp true)")
         after_s = answer.get("HTTPHeaders", {}).get("retry-after", "")
-        return PassingError(
-            f"status {status}" if code.isdigit() else code, float(after_s) if after_s.isdigit() else 0.0
-        )
+        cause = f"status {status}" if code.isdigit() else code
+        return PassingError(cause, float(after_s) if after_s.isdigit() else 0.0, code in BUSY)
     if code == "NoSuchBucket":
         return StorageError(told, "check the bucket's name, or make it (infra/terraform)")
     if code == "NoSuchUpload":
