@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import importlib.util
 import io
 import os
 import platform
@@ -30,6 +29,7 @@ import botocore
 import numpy as np
 import obstore
 import soundfile
+import sounds
 import soxr
 from boto3.s3.transfer import TransferConfig
 from obstore.store import S3Store
@@ -176,12 +176,11 @@ class Streamed(io.RawIOBase):
 
 def shards(endpoint: str, folder: Path, hours: float) -> None:
     """Log-mel of the conversation that ships inside pyannote.audio, again and again, in windows of 15 s."""
-    spec = importlib.util.find_spec("pyannote.audio")
-    assert spec
-    assert spec.submodule_search_locations
-    speech, _ = soundfile.read(Path(spec.submodule_search_locations[0]) / "sample" / "sample.wav", dtype="float32")
+    speech, _ = soundfile.read(sounds.packaged_conversation(), dtype="float32")
     encoder = LogMel(LogMelConfig())
-    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None, : 15 * encoder.sample_rate]
+    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[
+        None, : 15 * encoder.sample_rate + 2 * encoder.context_samples
+    ]
     storage, client = S3Storage("s3://bench", StorageConfig(endpoint)), boto3.client("s3", endpoint_url=endpoint)
 
     def write(file: Any) -> int:

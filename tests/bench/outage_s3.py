@@ -16,6 +16,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "pipelines")]
 
 import soundfile
+import sounds
 import test_s3_run as runs
 from faults import Proxy
 from servers import EVERYTHING, plain_environment, s3_server
@@ -26,14 +27,13 @@ from manifests.storage import open_storage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recording", type=Path)
     parser.add_argument("--down-s", type=float, default=65.0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, s3_server(Path(name)) as server, Proxy(server.endpoint_url) as proxy:
         folder = Path(name)
         os.environ.update(plain_environment(server, server.add_user("outage", EVERYTHING)))
         server.client().create_bucket(Bucket="outage")
-        speech, rate = soundfile.read(asked.recording, dtype="int16")
+        speech, rate = soundfile.read(sounds.packaged_conversation(), dtype="int16")
         (folder / "in").mkdir()
         for number in range(6):
             soundfile.write(folder / f"in/{number}.flac", speech[number * rate :], rate)
