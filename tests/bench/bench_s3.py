@@ -178,9 +178,8 @@ def shards(endpoint: str, folder: Path, hours: float) -> None:
     """Log-mel of the conversation that ships inside pyannote.audio, again and again, in windows of 15 s."""
     speech, _ = soundfile.read(sounds.packaged_conversation(), dtype="float32")
     encoder = LogMel(LogMelConfig())
-    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[
-        None, : 15 * encoder.sample_rate + 2 * encoder.context_samples
-    ]
+    length = 15 * encoder.sample_rate + 2 * encoder.context_samples
+    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None, :length]
     storage, client = S3Storage("s3://bench", StorageConfig(endpoint)), boto3.client("s3", endpoint_url=endpoint)
 
     def write(file: Any) -> int:
