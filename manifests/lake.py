@@ -11,7 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.storage import Storage, StorageConfig, open_storage
+from manifests.storage import Storage, StorageConfig, default_config, open_storage
 from manifests.tables import write_parquet_bytes
 
 Item = TypeVar("Item")
@@ -28,7 +28,8 @@ class Lake:
 
     @classmethod
     def at(cls, root: str, config: StorageConfig | None = None) -> Lake:
-        return cls(open_storage(root, config), config or StorageConfig())
+        config = config or default_config()
+        return cls(open_storage(root, config), config)
 
     def batches(self) -> Iterator[str]:
         """Names of the batches, in order: 'batch-000000', ..."""

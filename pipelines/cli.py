@@ -333,6 +333,22 @@ def report(lake: str, **settings: Any) -> None:
     click.echo(f"{path}: {size / 1e6:.1f} MB")
 
 
+def _reach(context: click.Context, parameter: click.Parameter, recipe: str | None) -> None:
+    if recipe:
+        from manifests.storage import reached_by
+
+        context.with_resource(reached_by(_recipe(recipe, ()).storage))
+
+
+REACHED = click.Option(
+    ["--recipe"], metavar="RECIPE", callback=_reach, expose_value=False,
+    help="Recipe whose [storage] tells how to reach the lake and its recordings.",
+)  # fmt: skip
+"""For commands over a lake alone: the lake cannot tell how it is reached."""
+for command in [*manifest.commands.values(), report]:
+    command.params.append(REACHED)
+
+
 def main() -> None:
     """Entry point: errors for people without a traceback, with their remedy."""
     try:

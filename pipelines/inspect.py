@@ -17,6 +17,8 @@ from pipelines.errors import MissingExtraError, SpeechmillError
 if TYPE_CHECKING:
     import numpy as np
 
+    from manifests.storage import StorageConfig
+
 LONGEST_S = 900.0
 PLAYERS = {
     "ffplay": ["-nodisp", "-autoexit", "-loglevel", "error"],
@@ -70,11 +72,14 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, named: M
                 f"no window {recording} in the selection", "`manifest show` lists a recording's windows"
             )
         start_s, end_s = window["start_s"], window["start_s"] + window["duration_s"]
-    samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s)
+    assert target.lake is not None  # or nothing was known
+    samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config)
     return samples, sample_rate, found["recording"]["recording_id"], start_s or 0.0
 
 
-def read_span(recording: Mapping[str, Any], start_s: float, end_s: float | None) -> tuple[np.ndarray, int]:
+def read_span(
+    recording: Mapping[str, Any], start_s: float, end_s: float | None, config: StorageConfig
+) -> tuple[np.ndarray, int]:
     """Float32 (channels, samples) of a stretch at the recording's own rate, and that rate.
 
     Raises SpeechmillError for a stretch that is empty, past the end or longer than 15 minutes.
@@ -82,12 +87,13 @@ def read_span(recording: Mapping[str, Any], start_s: float, end_s: float | None)
     import numpy as np
 
     from pipelines.audio.decode import Decoder
+    from pipelines.audio.sound import present
 
     if end_s is not None and end_s <= start_s:
         raise SpeechmillError(f"nothing lies between {start_s:g} s and {end_s:g} s", "END must come after START")
     if end_s is not None and end_s - start_s > LONGEST_S:
         raise SpeechmillError(f"{end_s - start_s:g} s are too much at once", f"take {LONGEST_S:g} s at most")
-    decoder = Decoder(_present(recording))
+    decoder = Decoder(present(recording, config), config=config)
     blocks, position = [], 0
     for block in decoder:
         rate = decoder.sample_rate
@@ -100,21 +106,6 @@ def read_span(recording: Mapping[str, Any], start_s: float, end_s: float | None)
     if not samples.shape[1]:
         raise SpeechmillError(f"it ends at {position / rate:.2f} s, before {start_s:g} s", "take an earlier START")
     return samples, rate
-
-
-def _present(recording: Mapping[str, Any]) -> str:
-    """The first of a recording's names that still holds its bytes."""
-    from pipelines.audio.sound import check_size
-
-    *others, last = recording["uris"]
-    for uri in others:
-        try:
-            check_size(uri, recording["size_bytes"])
-        except SpeechmillError:
-            continue  # another name may hold them; the last name's error is told
-        return str(uri)
-    check_size(last, recording["size_bytes"])
-    return str(last)
 
 
 @manifest.command()

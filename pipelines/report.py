@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from manifests.lake import Lake
@@ -26,7 +27,7 @@ def report_lake(
         choice = choose(lake, selection, dataset)
     except ChoiceError as error:
         raise SpeechmillError(str(error), error.remedy) from error
-    page = Report(lake, choice).build(samples, None if no_audio else snippet)
+    page = Report(lake, choice).build(samples, None if no_audio else partial(snippet, config=lake.config))
     name = choice.dataset or Path(lake.storage.root).name
     path = Path(output or f"{name}-report.html")
     data = page.encode()

@@ -11,7 +11,9 @@ import av
 import numpy as np
 
 from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
-from pipelines.audio.sound import stream_tracks
+from manifests.storage import StorageConfig
+from pipelines.audio.files import DEFAULT
+from pipelines.audio.sound import present, stream_tracks
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
@@ -27,7 +29,7 @@ TICKS_HZ = (100, 500, 1000, 2000, 4000, 7000)
 ENCODER = LogMel(LogMelConfig(hop_samples=900))
 
 
-def snippet(row: Mapping[str, Any], start_s: float) -> dict[str, Any]:
+def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     """What the report embeds of a recording (a row of the view `annotations`), from `start_s` on.
 
     Keys: `audio` (WebM with Opus, base64), `excerpt` (its place, picture and envelope), `mel` (ticks of the picture)
@@ -36,7 +38,7 @@ def snippet(row: Mapping[str, Any], start_s: float) -> dict[str, Any]:
     if row.get("channel_relation") is None:
         return {}
     try:
-        sound = _read(row, start_s)
+        sound = _cut(present(row, config), row, start_s, config)
     except SpeechmillError as error:
         return {"sound": f"Its sound cannot be read now: {error}; remedy: {error.remedy}"}
     length_s = sound.shape[1] / RATE
@@ -49,22 +51,12 @@ def snippet(row: Mapping[str, Any], start_s: float) -> dict[str, Any]:
     }
 
 
-def _read(row: Mapping[str, Any], start_s: float) -> np.ndarray:
-    """float32 (tracks, samples) at RATE, under the first name that still holds the bytes; more than two are mixed."""
-    *others, last = row["uris"]
-    for uri in others:
-        try:
-            return _cut(uri, row, start_s)
-        except SpeechmillError:
-            continue  # the same bytes may still lie under another name; the last name's error is told
-    return _cut(last, row, start_s)
-
-
-def _cut(uri: str, row: Mapping[str, Any], start_s: float) -> np.ndarray:
+def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig) -> np.ndarray:
+    """float32 (tracks, samples) at RATE; more than two tracks are mixed."""
     first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
     held: list[np.ndarray] = []
     position = 0
-    for block in stream_tracks(uri, RATE, dict(row)):
+    for block in stream_tracks(uri, RATE, dict(row), config):
         held.append(block[:, max(0, first - position) : max(0, last - position)])
         position += block.shape[1]
         if position >= last:

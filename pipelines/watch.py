@@ -24,6 +24,7 @@ from manifests.storage import Storage, StorageError
 from pipelines.errors import SpeechmillError
 
 LOG = logging.getLogger("speechmill")
+STORAGE_LOG = logging.getLogger("speechmill.storage")
 BEAT_S = 5.0
 PLAIN_S = 30.0
 SHOWN_FAILURES = 5
@@ -160,6 +161,17 @@ class Step:
         self.flying_s = flying_s
 
 
+class _Telling(logging.Handler):
+    """What the storage waits for, to the person: the log may lie in that storage."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(logging.WARNING)
+        self._watch = watch
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._watch.print(record.getMessage())
+
+
 class Watch:
     """One command at work on a lake: use as a context manager around everything it does.
 
@@ -185,6 +197,8 @@ class Watch:
         formatter.converter = time.gmtime
         self._handler.setFormatter(formatter)
         LOG.addHandler(self._handler)
+        self._telling = _Telling(self)
+        STORAGE_LOG.addHandler(self._telling)
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
         LOG.info("%s", self.about["command"])
@@ -200,6 +214,7 @@ class Watch:
             LOG.error("%s", "interrupted" if interrupted else outcome["error"], exc_info=not _expected(error))
         LOG.removeHandler(self._handler)
         self._log.close()
+        STORAGE_LOG.removeHandler(self._telling)
         if isinstance(error, StorageError):
             return  # nothing more can be kept there
         steps = {step.name: step.summary() for step in self.steps}

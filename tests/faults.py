@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 FAULTS = ("500", "503", "reset", "lost", "cut", "truncated", "stall", "corrupt", "skew", "repeat")
+"""And "rot", which flips a bit of a range that is read: only the checksum of the whole tells of it."""
 CODES = {"500": (500, "InternalError"), "503": (503, "SlowDown"), "skew": (403, "RequestTimeTooSkewed")}
 
 
@@ -28,6 +29,8 @@ class Proxy:
         self.target = urlsplit(target).netloc
         self.share, self.faults, self.stall_s = share, faults, 5.0
         self.injected: Counter[str] = Counter()
+        self.heard: list[tuple[str, dict[str, str]]] = []
+        """Method and path, and headers with small names, of each request."""
         self.requests = 0
         self.down_at: int | None = None
         """Number of the request at which the server goes down,"""
@@ -93,6 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if proxy._server is None:
             return self._reset()
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        proxy.heard.append((f"{self.command} {self.path}", headers))
         fault, place = proxy.draw()
         if fault in CODES:
             proxy.count(fault)
@@ -104,8 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.count(fault)
             body = _flipped(body, place)
             fault = None
-        status, headers, data = self._forward(body)
-        self._answer(fault, place, status, headers, data)
+        self._answer(fault, place, *self._forward(body))
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_request  # noqa: N815
 
@@ -120,6 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
                 proxy._pages[prefix] = headers, data
         checked = "x-amz-checksum-sha256" in headers and "-" not in headers["x-amz-checksum-sha256"]
         if fault == "corrupt" and self.command == "GET" and data and checked:
+            proxy.count(fault)
+            data = _flipped(data, place)
+        if fault == "rot" and status == 206:
             proxy.count(fault)
             data = _flipped(data, place)
         if fault == "lost":  # it was done, and nobody hears of it

@@ -14,21 +14,26 @@ from typing import Any
 
 import pytest
 
-MINISTACK = Path(__file__).parents[1] / ".venv-servers" / "bin" / "ministack"
+PYTHON = Path(__file__).parents[1] / ".venv-servers" / "bin" / "python"
+MINISTACK = Path(__file__).with_name("ministack_server.py")
 ROOT = {"aws_access_key_id": "root", "aws_secret_access_key": "not-checked", "region_name": "us-east-1"}
 EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+TAKE_ROLES = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}]}
 
 
 class S3Server:
-    """A started server. The secrets of users that `add_user` makes are checked, root's is not."""
+    """A started server; with a certificate it speaks TLS. The secrets of users and roles are checked, root's is not."""
 
-    def __init__(self, endpoint_url: str, process: subprocess.Popen[bytes]) -> None:
-        self.endpoint_url, self.process = endpoint_url, process
+    def __init__(self, endpoint_url: str, process: subprocess.Popen[bytes], certificate: Path | None = None) -> None:
+        self.endpoint_url, self.process, self.certificate = endpoint_url, process, certificate
 
     def client(self, service: str = "s3", **credentials: str) -> Any:
         import boto3
+        from botocore.config import Config
 
-        return boto3.client(service, endpoint_url=self.endpoint_url, **ROOT | credentials)
+        verify = self.certificate and str(self.certificate)
+        once = Config(retries={"max_attempts": 1})
+        return boto3.client(service, endpoint_url=self.endpoint_url, verify=verify, config=once, **ROOT | credentials)
 
     def add_user(self, name: str, policy: dict[str, Any]) -> dict[str, str]:
         """Credentials of a new user with this one policy."""
@@ -38,6 +43,16 @@ class S3Server:
         key = iam.create_access_key(UserName=name)["AccessKey"]
         return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
+    def session(self, role_arn: str, user: str) -> dict[str, str]:
+        """Credentials of a role, taken by a new user of this name who may take roles and nothing else."""
+        keys = self.add_user(user, TAKE_ROLES)
+        taken = self.client("sts", **keys).assume_role(RoleArn=role_arn, RoleSessionName="test")["Credentials"]
+        return {
+            "aws_access_key_id": taken["AccessKeyId"],
+            "aws_secret_access_key": taken["SecretAccessKey"],
+            "aws_session_token": taken["SessionToken"],
+        }
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -46,20 +61,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+def s3_server(folder: Path, tls: bool = False) -> Iterator[S3Server]:
     """MiniStack on loopback alone, with nothing of this process's AWS settings."""
-    if not MINISTACK.exists():
-        pytest.fail(f"{MINISTACK} is not installed: run `make servers`")
-    port = port or free_port()
-    settings = {"AUTH": "true", "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "HOME": str(folder)}
-    settings |= {"AWS_ACCESS_KEY_ID": "root", "AWS_SECRET_ACCESS_KEY": "not-checked", "TMPDIR": str(folder)}
+    if not PYTHON.exists():
+        pytest.fail(f"{PYTHON} is not installed: run `make servers`")
+    port = free_port()
+    settings = {
+        "AUTH": "true", "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "USE_SSL": str(int(tls)),
+        "PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder),
+        "AWS_ACCESS_KEY_ID": "root", "AWS_SECRET_ACCESS_KEY": "not-checked",
+    }  # fmt: skip
     with (folder / "ministack.log").open("wb") as log:
-        process = subprocess.Popen([MINISTACK], env=settings, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen([PYTHON, MINISTACK], env=settings, cwd=folder, stdout=log, stderr=log)
     try:
         await_port(port, process)
-        yield S3Server(f"http://127.0.0.1:{port}", process)
+        certificate = folder / "ministack-tls" / "server.crt" if tls else None
+        yield S3Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}", process, certificate)
     finally:
-        process.terminate()
+        process.kill()  # asked to end, it waits for clients that keep their connections
         process.wait(10)
 
 
@@ -76,12 +95,17 @@ def await_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.
 
 def plain_environment(server: S3Server, credentials: dict[str, str]) -> dict[str, str]:
     """Variables by which a process reaches `server`, and none of this machine's own AWS settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
-        "AWS_ENDPOINT_URL": server.endpoint_url,
-        "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
+    trusted = {"AWS_CA_BUNDLE": str(server.certificate)} if server.certificate else {}
+    return (
+        {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        | trusted
+        | {
+            "AWS_ENDPOINT_URL": server.endpoint_url,
+            "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+    )

@@ -6,6 +6,8 @@ Writes are atomic: a key holds either nothing, the old bytes or the new ones, wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TextIO
@@ -49,6 +51,8 @@ class StorageConfig:
     """'AES256' or 'aws:kms' at rest; the bucket's default if not given."""
     kms_key_id: str | None = None
     """Key for 'aws:kms'."""
+    bucket_key: bool = False
+    """Encrypt for 'aws:kms' under a key of the bucket, which asks KMS less often; else as the bucket is set."""
     retry_s: float = 600.0
     """A request that fails for a passing reason is tried again for this long."""
     timeout_s: float = 30.0
@@ -65,10 +69,28 @@ class StorageConfig:
     def __post_init__(self) -> None:
         if self.encryption not in (None, "AES256", "aws:kms"):
             raise ValueError(f"encryption must be 'AES256' or 'aws:kms', not {self.encryption!r}")
-        if self.kms_key_id and self.encryption != "aws:kms":
-            raise ValueError("kms_key_id needs encryption = 'aws:kms'")
+        if (self.kms_key_id or self.bucket_key) and self.encryption != "aws:kms":
+            raise ValueError("kms_key_id and bucket_key must be with encryption = 'aws:kms'")
         if min(self.retry_s, self.timeout_s, self.http_max_gb, self.http_max_s) <= 0 or self.concurrency < 1:
             raise ValueError("retry_s, timeout_s, http_max_gb, http_max_s and concurrency must be above 0")
+
+
+_default: ContextVar[StorageConfig] = ContextVar("storage", default=StorageConfig())  # noqa: B039 (it is frozen)
+
+
+def default_config() -> StorageConfig:
+    """How storages are reached where nobody says otherwise."""
+    return _default.get()
+
+
+@contextmanager
+def reached_by(config: StorageConfig) -> Iterator[None]:
+    """`config` is the default within: for commands that look at a lake without a recipe of their own."""
+    token = _default.set(config)
+    try:
+        yield
+    finally:
+        _default.reset(token)
 
 
 class Storage(Protocol):
@@ -123,7 +145,7 @@ def open_storage(root: str, config: StorageConfig | None = None) -> Storage:
     if root.startswith("s3://"):
         from manifests.storage.s3 import S3Storage
 
-        return S3Storage(root, config or StorageConfig())
+        return S3Storage(root, config or default_config())
     if "://" in root:
         raise ValueError(f"{root}: a lake lies in a local folder or at s3://bucket/prefix")
     from manifests.storage.local import LocalStorage

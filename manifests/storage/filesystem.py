@@ -26,20 +26,26 @@ class S3FileSystem(fsspec.AbstractFileSystem):
         storage, key = self._at(path)
         with contextlib.suppress(FileNotFoundError):
             if key:
-                return self._file(path, storage.stat(key))
-        if next(storage.stats(key), None):
-            return {"name": self._strip_protocol(path), "size": 0, "type": "directory"}
+                return self._entry(self._strip_protocol(path), storage.stat(key))
+        if self.isdir(path):
+            return self._entry(self._strip_protocol(path) + "/", Stat(0, 0))
         raise FileNotFoundError(path)
+
+    def isdir(self, path: str) -> bool:
+        storage, key = self._at(path)
+        return next(storage.stats(key, deep=False), None) is not None
 
     def ls(self, path: str, detail: bool = True, **named: Any) -> list[Any]:
         storage, key = self._at(path)
-        folder = f"{key}/" if key else ""
-        found: dict[str, dict[str, Any]] = {}
-        for name, stat in storage.stats(key):
-            first, slash, _ = name[len(folder) :].partition("/")
-            full = f"{storage.bucket}/{folder}{first}"
-            found[full] = {"name": full, "size": 0, "type": "directory"} if slash else self._file(full, stat)
-        return list(found.values()) if detail else list(found)
+        entries = [self._entry(f"{storage.bucket}/{name}", stat) for name, stat in storage.stats(key, deep=False)]
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **named: Any) -> Any:
+        if maxdepth != 1:
+            return super().find(path, maxdepth, withdirs, **named)
+        # fsspec asks for each folder and then for what is in it; one list tells of both.
+        found = {entry["name"]: entry for entry in self.ls(path) if withdirs or entry["type"] == "file"}
+        return found if named.get("detail") else list(found)
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> BinaryIO:
         if mode != "rb":
@@ -51,9 +57,11 @@ class S3FileSystem(fsspec.AbstractFileSystem):
         bucket, _, key = self._strip_protocol(path).partition("/")
         return S3Storage(f"s3://{bucket}", self.config), key
 
-    def _file(self, path: str, stat: Stat) -> dict[str, Any]:
+    def _entry(self, name: str, stat: Stat) -> dict[str, Any]:
+        if name.endswith("/"):
+            return {"name": name[:-1], "size": 0, "type": "directory"}
         modified = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC)
-        return {"name": self._strip_protocol(path), "size": stat.size_bytes, "type": "file", "mtime": modified}
+        return {"name": name, "size": stat.size_bytes, "type": "file", "mtime": modified}
 
 
 def register(config: StorageConfig | None = None) -> None:

@@ -67,14 +67,19 @@ class RangedFile(io.RawIOBase):
         keep = {0, self._last, *wanted}
         for old in self._blocks.keys() - keep:
             self._blocks.pop(old).cancel()
-        for block in wanted:
-            start = block * self._block_bytes
-            if block not in self._blocks and start < self.size:
-                stop = min(start + self._block_bytes, self.size)
-                self._blocks[block] = self._pool.submit(self._fetch, start, stop)
+        for block in wanted[1:]:
+            if block not in self._blocks and block * self._block_bytes < self.size:
+                self._blocks[block] = self._pool.submit(self._fetch_block, block)
+        if number not in self._blocks:  # here, as handing it to another thread and back takes time
+            self._blocks[number] = Future()
+            self._blocks[number].set_result(self._fetch_block(number))
         data = self._blocks[number].result()
         self._last = number
         return data
+
+    def _fetch_block(self, number: int) -> bytes:
+        start = number * self._block_bytes
+        return self._fetch(start, min(start + self._block_bytes, self.size))
 
 
 def buffered(file: RangedFile) -> io.BufferedReader:

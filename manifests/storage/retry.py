@@ -18,12 +18,15 @@ Result = TypeVar("Result")
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 20.0
 TELL_AFTER_S = 5.0
-"""A request that has failed for longer than this is told as a warning: a person may be waiting."""
+"""A request that fails for longer than this is told as a warning, since a person may be waiting,"""
+TELL_EVERY_S = 10.0
+"""but of many that fail together one now and then."""
 
 log = logging.getLogger("speechmill.storage")
 _causes: Counter[str] = Counter()
 _lock = threading.Lock()
 _resume_at = 0.0
+_told_at = -TELL_EVERY_S
 
 
 class PassingError(Exception):
@@ -59,7 +62,7 @@ def persist(attempt: Callable[[int], Result], what: str, limit_s: float) -> Resu
     Pauses double from 0.1 s to 20 s, each drawn from the upper half (so that workers that failed together do not come
     back together).
     """
-    global _resume_at
+    global _resume_at, _told_at
     started = time.monotonic()
     number = 0
     while True:
@@ -80,9 +83,11 @@ def persist(attempt: Callable[[int], Result], what: str, limit_s: float) -> Resu
                 _causes[error.cause] += 1
                 if error.busy:
                     _resume_at = max(_resume_at, time.monotonic() + pause)
-            level = logging.WARNING if failing_s > TELL_AFTER_S else logging.DEBUG
-            log.log(
-                level, "%s: %s; next try in %.1f s, %.0f s of %.0f s gone", what, error.cause, pause, failing_s, limit_s
-            )
+                now = time.monotonic()
+                waited_for = failing_s + pause > TELL_AFTER_S and now - _told_at >= TELL_EVERY_S
+                _told_at = now if waited_for else _told_at
+            level = logging.WARNING if waited_for else logging.DEBUG
+            told = f"{error.cause}; next try in {pause:.1f} s, {failing_s:.0f} s of {limit_s:.0f} s gone"
+            log.log(level, "%s: %s", what, told)
             time.sleep(pause)
             number += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,34 +47,31 @@ class UploadGoneError(Exception):
     """The server does not know this multipart upload (any more)."""
 
 
-@functools.cache
-def session(config: StorageConfig) -> Any:
-    """A boto3 session; StorageError where boto3 or the profile is missing."""
-    try:
-        import boto3
-        import botocore.exceptions
-    except ImportError as error:
-        raise StorageError("S3 needs boto3", "pip install 'speechmill[s3]'") from error
-    try:
-        return boto3.Session(profile_name=config.profile)
-    except botocore.exceptions.ProfileNotFound as error:
-        raise StorageError(str(error), "name a profile of ~/.aws/config in AWS_PROFILE or [storage] profile") from error
-
-
 _lock = threading.Lock()
 
 
 def client(config: StorageConfig) -> Any:
-    """The client of this process, shared by its threads."""
+    """The client of this process, shared by its threads; another one once an AWS variable has changed.
+
+    A client renews by itself what a role, SSO or a process gives. A key that was rewritten in ~/.aws/credentials counts
+    from the next process on: an expired one ends this process, and the same command goes on.
+    """
+    variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _lock:
-        return _client(config)
+        return _client(config, variables)
 
 
-@functools.cache
-def _client(config: StorageConfig) -> Any:
-    from botocore import UNSIGNED
-    from botocore.config import Config
-
+@functools.lru_cache(maxsize=16)
+def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> Any:
+    """StorageError where a package or the profile is missing."""
+    try:
+        import boto3
+        import google_crc32c  # noqa: F401 (told here, before anything is sent)
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import ProfileNotFound
+    except ImportError as error:
+        raise StorageError(f"S3 needs {error.name}", "pip install 'speechmill[s3]'") from error
     settings = Config(
         # `persist` repeats requests, bodies included, which botocore does not.
         retries={"total_max_attempts": 1},
@@ -83,9 +81,18 @@ def _client(config: StorageConfig) -> Any:
         tcp_keepalive=True,
         **({"signature_version": UNSIGNED} if config.anonymous else {}),
     )
-    made = session(config)
-    region = config.region or made.region_name or "us-east-1"
-    return made.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    try:
+        session = boto3.Session(profile_name=config.profile)
+    except ProfileNotFound as error:
+        raise StorageError(str(error), "name a profile of ~/.aws/config in AWS_PROFILE or [storage] profile") from error
+    region = config.region or session.region_name or "us-east-1"
+    made = session.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    if made.meta.endpoint_url.startswith("https:"):
+        # Every body has a checksum in a signed header. Over TLS that is enough, as botocore holds where it computes the
+        # checksum itself, and the body is not hashed once more.
+        settings = settings.merge(Config(s3={"payload_signing_enabled": False}))
+        made = session.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    return made
 
 
 def request(config: StorageConfig, what: str, uri: str, attempt: Callable[[Any, int], Result]) -> Result:
@@ -134,9 +141,8 @@ def _meaning(error: Any, what: str, uri: str, number: int) -> Exception:
         if code == "RequestTimeTooSkewed" and number >= MAX_SKEWED:
             return StorageError(told, "set this machine's clock (timedatectl set-ntp true)")
         after_s = answer.get("HTTPHeaders", {}).get("retry-after", "")
-        return PassingError(
-            f"status {status}" if code.isdigit() else code, float(after_s) if after_s.isdigit() else 0.0
-        )
+        cause = f"status {status}" if code.isdigit() else code
+        return PassingError(cause, float(after_s) if after_s.isdigit() else 0.0, code in BUSY)
     if code == "NoSuchBucket":
         return StorageError(told, "check the bucket's name, or make it (infra/terraform)")
     if code == "NoSuchUpload":

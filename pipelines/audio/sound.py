@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +13,7 @@ from manifests.storage import StorageConfig
 from pipelines.audio.decode import Decoder, resampled
 from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.signal import ChannelMeter, SignalMeter
-from pipelines.errors import UnreadableAudioError
+from pipelines.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 16000
 MEMORY_BYTES = 128 << 20
@@ -165,6 +165,19 @@ def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAUL
     if size_bytes is not None and found != size_bytes:
         what = f"{path!r}: {found} bytes, {size_bytes} when it was ingested"
         raise UnreadableAudioError(what, "it changed since: ingest again")
+
+
+def present(recording: Mapping[str, Any], config: StorageConfig = DEFAULT) -> str:
+    """The first of a recording's names that still holds as many bytes; raises as `check_size` of the last one."""
+    *others, last = recording["uris"]
+    for uri in others:
+        try:
+            check_size(uri, recording["size_bytes"], config)
+        except SpeechmillError:
+            continue  # another name may hold them; the last name's error is told
+        return str(uri)
+    check_size(last, recording["size_bytes"], config)
+    return str(last)
 
 
 def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

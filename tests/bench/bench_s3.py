@@ -1,18 +1,24 @@
-"""Put and ranged get side by side with boto3's transfers and obstore, on one server in one run.
+"""Put and ranged get side by side with boto3's transfers and obstore, on one server in one run, taking turns.
 
-Prints MB/s and the client's CPU seconds a GB, the best of three turns each, and ours over the better of the others.
-All send a checksum with what they put; ours alone compares what it gets with the object's.
+Prints MB/s and the client's CPU seconds a GB, the best of some turns each, and ours over the better of the others.
+All send a checksum with what they put; ours alone compares what it gets with the object's. Then a shard is encoded and
+brought to the server in two ways: spooled and put, as `speechmill encode` does, and streamed in parts meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import platform
 import sys
+import tarfile
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +26,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import boto3
 import botocore
+import numpy as np
 import obstore
+import soundfile
+import sounds
+import soxr
 from boto3.s3.transfer import TransferConfig
 from obstore.store import S3Store
 from servers import EVERYTHING, plain_environment, s3_server
 
+from encoders.logmel import LogMel, LogMelConfig
 from manifests.storage import StorageConfig
 from manifests.storage.s3 import S3Storage
-
-TURNS = 3
+from manifests.storage.s3object import crc32c
 
 
 class Discard:
@@ -45,15 +55,20 @@ class Discard:
         return offset
 
 
-def best(action: Callable[[], int], expected: int) -> tuple[float, float]:
-    """MB/s of the fastest turn, and CPU seconds a GB of the one that took fewest."""
-    seconds, cpu = [], []
-    for _ in range(TURNS):
-        started, used = time.perf_counter(), time.process_time()
-        assert action() == expected
-        seconds.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - used)
-    return expected / 1e6 / min(seconds), min(cpu) / expected * 1e9
+Found = dict[str, tuple[float, float]]
+
+
+def best(actions: dict[str, Callable[[], int]], turns: int) -> Found:
+    """By name: seconds of the fastest turn, and CPU seconds of the one that took fewest."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    sizes = set()
+    for _ in range(turns):
+        for name, action in actions.items():
+            started, used = time.perf_counter(), time.process_time()
+            sizes.add(action())
+            taken[name].append((time.perf_counter() - started, time.process_time() - used))
+    assert len(sizes) == 1, sizes
+    return {name: (min(wall for wall, _ in of), min(cpu for _, cpu in of)) for name, of in taken.items()}
 
 
 def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[str, dict[str, Callable[[], int]]]:
@@ -96,7 +111,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
         )
 
     def get_ours() -> int:
-        with ours.open("k", ahead=concurrency if concurrency > 1 else 0) as stream:
+        with ours.open("k", ahead=concurrency - 1) as stream:
             return sum(len(chunk) for chunk in iter(lambda: stream.read(8 << 20), b""))
 
     return {
@@ -105,25 +120,114 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
     }
 
 
+def transfers(endpoint: str, path: Path, sizes_mb: Sequence[int], turns: int) -> None:
+    print(f"{'MB/s (CPU s a GB)':<26}{'ours':>14}{'boto3':>14}{'obstore':>14}   ours / better")
+    for mb in sizes_mb:
+        path.write_bytes(os.urandom(1 << 20) * mb)
+        gb = (mb << 20) / 1e9
+        for concurrency in (1, 8):
+            for what, by in contenders(endpoint, path, mb << 20, concurrency).items():
+                found = best(by, turns if mb < 1024 else 2)
+                rates = {who: gb * 1000 / wall for who, (wall, _) in found.items()}
+                columns = "".join(f"{rates[who]:7.0f} ({cpu / gb:4.1f})" for who, (_, cpu) in found.items())
+                share = rates["ours"] / max(rates["boto3"], rates["obstore"])
+                print(f"{what} {mb:>5} MiB, {concurrency} in flight  {columns}   {share:.2f}", flush=True)
+
+
+class Streamed(io.RawIOBase):
+    """A file that is sent in parts of 8 MiB while it is written, at most 8 of them under way."""
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.client, self.named, self.pending = client, {"Bucket": "bench", "Key": key}, bytearray()
+        upload = client.create_multipart_upload(ChecksumAlgorithm="CRC32C", **self.named)
+        self.named["UploadId"] = upload["UploadId"]
+        self.pool, self.room = ThreadPoolExecutor(8), threading.Semaphore(8)
+        self.parts: list[Future[dict[str, Any]]] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.pending += data
+        while len(self.pending) >= 8 << 20:
+            self.send(8 << 20)
+        return len(data)
+
+    def send(self, size: int) -> None:
+        data = bytes(self.pending[:size])
+        del self.pending[:size]
+        self.room.acquire()
+        self.parts.append(self.pool.submit(self.part, len(self.parts) + 1, data))
+
+    def part(self, number: int, data: bytes) -> dict[str, Any]:
+        named = {"PartNumber": number, "ChecksumCRC32C": base64.b64encode(crc32c(data)).decode()}
+        answer = self.client.upload_part(Body=data, **named, **self.named)
+        self.room.release()
+        return named | {"ETag": answer["ETag"]}
+
+    def close(self) -> None:
+        if not self.closed:
+            self.send(len(self.pending))
+            parts = [part.result() for part in self.parts]
+            self.client.complete_multipart_upload(MultipartUpload={"Parts": parts}, **self.named)
+            self.pool.shutdown()
+        super().close()
+
+
+def shards(endpoint: str, folder: Path, hours: float) -> None:
+    """Log-mel of the conversation that ships inside pyannote.audio, again and again, in windows of 15 s."""
+    speech, _ = soundfile.read(sounds.packaged_conversation(), dtype="float32")
+    encoder = LogMel(LogMelConfig())
+    length = 15 * encoder.sample_rate + 2 * encoder.context_samples
+    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None, :length]
+    storage, client = S3Storage("s3://bench", StorageConfig(endpoint)), boto3.client("s3", endpoint_url=endpoint)
+
+    def write(file: Any) -> int:
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+            for number in range(round(hours * 240)):
+                (features,) = encoder.encode([sound])
+                member = io.BytesIO()
+                np.save(member, features.astype(np.float16), allow_pickle=False)
+                info = tarfile.TarInfo(f"{number:06d}.npy")
+                info.size = member.tell()
+                member.seek(0)
+                tar.addfile(info, member)
+        return number
+
+    def alone() -> int:
+        with open(os.devnull, "wb") as file:
+            return write(file)
+
+    def spooled() -> int:
+        with (folder / "shard").open("wb") as file:
+            done = write(file)
+        storage.put_file("shard", folder / "shard")
+        return done
+
+    def streamed() -> int:
+        with Streamed(client, "shard") as file:
+            return write(file)
+
+    found = best({"encode alone": alone, "spooled": spooled, "streamed": streamed}, 2)
+    size = client.head_object(Bucket="bench", Key="shard")["ContentLength"]
+    print(f"a shard of {size / 1e6:.0f} MB, {hours:g} h: s (CPU s)")
+    for name, (wall, cpu) in found.items():
+        print(f"{name:<16}{wall:8.2f} ({cpu:.2f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mb", type=int, nargs="+", default=[64, 1024])
-    sizes = parser.parse_args().mb
+    parser.add_argument("--mb", type=int, nargs="*", default=[64, 256, 1024])
+    parser.add_argument("--turns", type=int, default=5, help="of transfers below 1 GiB; those of 1 GiB take 2")
+    parser.add_argument("--shard-hours", type=float, default=3.0)
+    asked = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, boto3 {boto3.__version__}, botocore {botocore.__version__}, "
           f"obstore {obstore.__version__}, MiniStack on the same machine")  # fmt: skip
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name, s3_server(Path(name)) as server:
         os.environ.update(plain_environment(server, server.add_user("bench", EVERYTHING)))
         server.client().create_bucket(Bucket="bench")
-        path = Path(name) / "object"
-        print(f"{'MB/s (CPU s a GB)':<26}{'ours':>14}{'boto3':>14}{'obstore':>14}   ours / better")
-        for mb in sizes:
-            path.write_bytes(os.urandom(1 << 20) * mb)
-            for concurrency in (1, 8):
-                for what, by in contenders(server.endpoint_url, path, mb << 20, concurrency).items():
-                    found = {who: best(action, mb << 20) for who, action in by.items()}
-                    share = found["ours"][0] / max(found["boto3"][0], found["obstore"][0])
-                    columns = "".join(f"{rate:7.0f} ({cpu:4.1f})" for rate, cpu in found.values())
-                    print(f"{what} {mb:>5} MiB, {concurrency} in flight  {columns}   {share:.2f}", flush=True)
+        transfers(server.endpoint_url, Path(name) / "object", asked.mb, asked.turns)
+        shards(server.endpoint_url, Path(name), asked.shard_hours)
 
 
 if __name__ == "__main__":

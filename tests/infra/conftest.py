@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from servers import S3Server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -59,8 +62,8 @@ def outputs(terraform: Terraform) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from cloud import serving
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    from servers import s3_server
 
-    with serving(tmp_path_factory.mktemp("cloud"), tls=True) as started:
+    with s3_server(tmp_path_factory.mktemp("cloud"), tls=True) as started:
         yield started

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cloud import serving
+from servers import S3Server, s3_server
 
 RAW, LAKE, LOGS = (f"speechmill-dev-{kind}-000000000000" for kind in ("raw", "lake", "logs"))
 SOUND, LOG = "2026/call.wav", "raw/2026-01-01"
@@ -128,11 +128,11 @@ MAY = {
 
 
 @pytest.fixture(scope="module")
-def roles(cloud: Any, outputs: dict[str, Any]) -> dict[str, str]:
+def roles(cloud: S3Server, outputs: dict[str, Any]) -> dict[str, str]:
     return provision(cloud, outputs)
 
 
-def provision(cloud: Any, outputs: dict[str, Any]) -> dict[str, str]:
+def provision(cloud: S3Server, outputs: dict[str, Any]) -> dict[str, str]:
     """Buckets and roles as Terraform would make them; ARNs of the roles."""
     s3, iam, policies = cloud.client("s3"), cloud.client("iam"), outputs["policies"]["value"]
     for kind, bucket in (("raw", RAW), ("lake", LAKE), ("logs", LOGS)):
@@ -152,11 +152,11 @@ def provision(cloud: Any, outputs: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def sessions(cloud: Any, roles: dict[str, str], outputs: dict[str, Any]) -> dict[str, dict[str, str]]:
+def sessions(cloud: S3Server, roles: dict[str, str], outputs: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Credentials by role. A test has no second factor: the administrator's trust is loosened here, and only here."""
     with pytest.raises(ClientError, match="AccessDenied"):
         cloud.session(roles["administrator"], "administrator-person")
-    cloud.client("iam").delete_user_policy(UserName="administrator-person", PolicyName="take-roles")
+    cloud.client("iam").delete_user_policy(UserName="administrator-person", PolicyName="only")
     trust = json.loads(outputs["policies"]["value"]["trust"]["administrator"])
     del trust["Statement"][0]["Condition"]
     trust["Statement"][0]["Principal"] = {"AWS": "arn:aws:iam::000000000000:user/with-mfa"}
@@ -167,7 +167,7 @@ def sessions(cloud: Any, roles: dict[str, str], outputs: dict[str, Any]) -> dict
     return {role: cloud.session(arn, people[role]) for role, arn in roles.items()}
 
 
-def hold(cloud: Any) -> None:
+def hold(cloud: S3Server) -> None:
     """Put everything in place that a call may ask for."""
     root = cloud.client("s3")
     for bucket, keys in HELD.items():
@@ -192,27 +192,29 @@ def allowed(s3: Any, *calls: Call) -> list[bool]:
 
 
 @pytest.mark.parametrize("role", MAY)
-def test_a_role_may_do_its_work_and_nothing_else(cloud: Any, sessions: dict[str, dict[str, str]], role: str) -> None:
+def test_a_role_may_do_its_work_and_nothing_else(
+    cloud: S3Server, sessions: dict[str, dict[str, str]], role: str
+) -> None:
     hold(cloud)
     passed = allowed(cloud.client("s3", **sessions[role]), *CALLS.values())  # what deletes comes after what reads
     assert {name for name, may in zip(CALLS, passed, strict=True) if may} == MAY[role]
 
 
 @pytest.mark.parametrize("role", ["ingest", "worker", "reader"])
-def test_nobody_takes_the_role_of_another(cloud: Any, roles: dict[str, str], role: str) -> None:
+def test_nobody_takes_the_role_of_another(cloud: S3Server, roles: dict[str, str], role: str) -> None:
     with pytest.raises(ClientError, match="AccessDenied"):
         cloud.session(roles[role], f"not-{role}")
 
 
 def test_without_tls_even_what_is_allowed_is_denied(tmp_path: Path, outputs: dict[str, Any]) -> None:
-    with serving(tmp_path, tls=False) as plain:
+    with s3_server(tmp_path) as plain:
         session = plain.session(provision(plain, outputs)["worker"], "worker-person")
         hold(plain)
         assert not any(allowed(plain.client("s3", **session), *(CALLS[name] for name in MAY["worker"])))
 
 
 def test_only_the_administrator_deletes_sound_whatever_else_the_account_grants(
-    cloud: Any, sessions: dict[str, dict[str, str]]
+    cloud: S3Server, sessions: dict[str, dict[str, str]]
 ) -> None:
     everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
     iam = cloud.client("iam")
@@ -225,7 +227,7 @@ def test_only_the_administrator_deletes_sound_whatever_else_the_account_grants(
         iam.delete_role_policy(RoleName="speechmill-dev-worker", PolicyName="careless")
 
 
-def test_a_writer_may_not_weaken_the_encryption(cloud: Any, sessions: dict[str, dict[str, str]]) -> None:
+def test_a_writer_may_not_weaken_the_encryption(cloud: S3Server, sessions: dict[str, dict[str, str]]) -> None:
     """DenyOtherKey is not tried: the server has no s3:x-amz-server-side-encryption-aws-kms-key-id."""
     key = "arn:aws:kms:us-east-1:000000000000:key/22222222-2222-2222-2222-222222222222"
     named = put(LAKE, SHARD, ServerSideEncryption="aws:kms", SSEKMSKeyId=key)

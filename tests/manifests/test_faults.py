@@ -15,8 +15,9 @@ from servers import S3Server
 
 from manifests.storage import StorageConfig, StorageError
 from manifests.storage.ranged import BLOCK_BYTES
-from manifests.storage.retry import retries
+from manifests.storage.retry import PassingError, persist, retries
 from manifests.storage.s3 import S3Storage
+from manifests.storage.s3client import client, translated
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_fault_in_one_of_three_requests_changes_nothing_and_is_counted(bucket:
 
 
 def test_pages_that_repeat_are_listed_once(bucket: str, proxy: Proxy) -> None:
-    names = [f"{number:04d}" for number in range(1005)]
+    names = [f"{number:04d}/x" for number in range(1005)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: S3Storage(f"s3://{bucket}/lake").put(name, b""), names))
     storage = through(proxy, bucket)
@@ -53,6 +54,8 @@ def test_pages_that_repeat_are_listed_once(bucket: str, proxy: Proxy) -> None:
     for _ in range(5):
         assert list(storage.list()) == names
     assert proxy.injected["repeat"] > 0
+    proxy.share = 0.0
+    assert [f"{name}x" for name, _ in storage.stats(deep=False)] == names
 
 
 def test_a_multipart_upload_and_its_parallel_reading_survive_all_faults(
@@ -70,6 +73,43 @@ def test_a_multipart_upload_and_its_parallel_reading_survive_all_faults(
             assert stream.read() == data
     assert proxy.injected.total() > 2
     assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_bit_that_flips_in_a_range_is_found_by_the_checksum_of_the_whole(bucket: str, proxy: Proxy) -> None:
+    storage = through(proxy, bucket, retry_s=1.5)
+    data = os.urandom(2 * BLOCK_BYTES + 17)
+    storage.put("k", data)
+    proxy.share, proxy.faults = 0.3, ("rot",)
+    while not proxy.injected["rot"]:
+        assert storage.read("k") == data
+    proxy.share = 1.0
+    with pytest.raises(StorageError, match="wrong checksum"):
+        storage.read("k")
+    with storage.open("k") as stream, pytest.raises(StorageError, match="not the bytes of its checksum"):
+        stream.read()
+
+
+def test_a_server_that_is_too_busy_is_left_alone_by_all_requests(bucket: str, proxy: Proxy) -> None:
+    proxy.share, proxy.faults = 1.0, ("503",)
+    storage = through(proxy, bucket)
+    with pytest.raises(PassingError, match="SlowDown") as caught, translated("s3:GetObject", "k", 0):
+        client(storage.config).get_object(Bucket=bucket, Key="k")
+    assert caught.value.busy
+    told = threading.Event()
+
+    def slow(number: int) -> None:
+        if number == 0:
+            told.set()
+            raise PassingError("SlowDown", 1.0, busy=True)
+
+    thread = threading.Thread(target=persist, args=(slow, "one", 5.0))
+    thread.start()
+    told.wait()
+    time.sleep(0.1)
+    started = time.monotonic()
+    assert persist(lambda number: number, "another", 5.0) == 0
+    assert time.monotonic() - started > 0.5
+    thread.join()
 
 
 def test_with_the_server_down_for_a_while_it_waits_and_goes_on(bucket: str, proxy: Proxy) -> None:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
@@ -116,6 +117,15 @@ def test_arrow_reads_it_by_key(storage: Storage) -> None:
     Lake(storage).write("recordings/batch-000000.parquet", table)
     home = storage.filesystem()
     assert pq.read_table("recordings/batch-000000.parquet", filesystem=home, use_threads=False).equals(table)
+
+
+def test_arrow_is_told_what_lies_right_under_a_folder(storage: Storage) -> None:
+    for key in ("f/a/1", "f/b/deep/er/1", "f/b/x", "f/b-c/1", "f/b.txt"):
+        storage.put(key, b"12")
+    home = storage.filesystem()
+    found = [home.get_file_info(pa.fs.FileSelector(folder)) for folder in ("f", "f/b")]
+    told = [sorted((info.base_name, info.is_file and info.size) for info in infos) for infos in found]
+    assert told == [[("a", False), ("b", False), ("b-c", False), ("b.txt", 2)], [("deep", False), ("x", 2)]]
 
 
 def test_scratch_outlives_a_sweep_while_its_process_lives(storage: Storage) -> None:

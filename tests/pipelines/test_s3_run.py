@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 from faults import Proxy
 from servers import S3Server
 from test_cli import digests
 
 from manifests.storage import Storage, open_storage
 from manifests.storage.local import LocalStorage
+from pipelines.cli import cli
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -93,10 +96,11 @@ def test_a_run_under_faults_and_an_outage_makes_the_same_bytes_and_counts_its_re
     calls: tuple[Path, dict[str, str]], bucket: str, proxy: Proxy
 ) -> None:
     folder, expected = calls
-    proxy.share, proxy.down_at, proxy.down_s = 0.05, 100, 4.0
+    proxy.share, proxy.down_at, proxy.down_s = 0.05, 100, 8.0
     told = finish(run(folder, f"s3://{bucket}/lake", proxy))
     assert of_storage(open_storage(f"s3://{bucket}/lake")) == expected
     assert proxy.injected.total() >= 5
+    assert re.search(r"s3:\w+ s3://\S+: EndpointConnectionError; next try in \d", told)
     (counted,) = re.findall(r"storage: (\d+) requests were tried again", told)
     assert int(counted) >= proxy.injected.total() - proxy.injected["repeat"]
 
@@ -118,6 +122,32 @@ def test_a_server_down_for_good_ends_with_an_error_and_a_lake_that_the_same_comm
     proxy.up()
     finish(run(folder, f"s3://{bucket}/lake", proxy))
     assert of_storage(open_storage(f"s3://{bucket}/lake")) == expected
+
+
+def test_a_lake_and_recordings_at_an_endpoint_that_only_the_recipe_names_are_looked_into(
+    calls: tuple[Path, dict[str, str]], s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = calls
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    recipe, clip, page = tmp_path / "there.toml", tmp_path / "clip.wav", tmp_path / "page.html"
+    recipe.write_text(RECIPE + f"[storage]\nendpoint_url = '{s3.endpoint_url}'\n")
+    lake = f"s3://{bucket}/lake"
+    s3.client().upload_file(str(folder / "in/0.flac"), bucket, "in/0.flac")
+
+    def look(*words: str) -> str:
+        done = CliRunner().invoke(cli, [*words, "--recipe", str(recipe)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    finish(start("run", str(recipe), "--in", f"s3://{bucket}/in", "--lake", lake))
+    (row,) = json.loads(look("manifest", "head", lake, "--json"))
+    stretch = (lake, row["recording_id"], "1", "3")
+    look("manifest", "clip", *stretch, "-o", str(clip))
+    assert soundfile.info(clip).duration == 2.0
+    assert " Hz " in look("manifest", "spectrogram", *stretch)
+    look("report", lake, "-o", str(page))
+    assert "Excerpt of" in page.read_text()
+    assert "cannot be read now" not in page.read_text()
 
 
 def test_two_workers_that_race_on_each_shard_leave_one_winner_and_equal_bytes(

@@ -8,7 +8,7 @@ from pipelines.cli import cli
 
 LAKE = {"RECIPE", "--lake", "--set", "-q", "--quiet", "--json"}
 STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
-LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json"}
+LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 SURFACE = {
     "run": STEP | {"--in"},
@@ -23,19 +23,19 @@ SURFACE = {
     "models where": {"MODEL"},
     "config from-terraform": {"OUTPUTS", "--recipe"},
     "completion": {"SHELL"},
-    "report": {"LAKE", "--dataset", "--selection", "-o", "--output", "--samples", "--no-audio"},
+    "report": {"LAKE", "--dataset", "--selection", "-o", "--output", "--samples", "--no-audio", "--recipe"},
     "manifest head": LOOKING | {"--view", "--where", "-n", "--columns"},
     "manifest show": LOOKING | {"ID"},
     "manifest stats": LOOKING | {"--view", "--where", "--by", "--histogram"},
     "manifest query": LOOKING | {"SQL", "--format", "-o", "--output"},
     "manifest funnel": LOOKING,
     "manifest what-if": LOOKING | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
-    "manifest diff": {"ONE", "TWO", "--json"},
+    "manifest diff": {"ONE", "TWO", "--json", "--recipe"},
     "manifest clip": HEARING | {"-o", "--output"},
     "manifest play": HEARING,
     "manifest spectrogram": HEARING | {"-o", "--output"},
-    "manifest convert": {"LAKE_OR_FILE...", "--to", "-o", "--out", "--selection", "--json"},
-    "manifest validate": {"LAKE_OR_FILE...", "--deep", "--json"},
+    "manifest convert": {"LAKE_OR_FILE...", "--to", "-o", "--out", "--selection", "--json", "--recipe"},
+    "manifest validate": {"LAKE_OR_FILE...", "--deep", "--json", "--recipe"},
 }
 
 

@@ -1,0 +1,261 @@
+"""One object in S3, whole or in blocks with several in flight; what is sent and read is held against checksums."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+from manifests.storage import Stat, StorageConfig
+from manifests.storage.ranged import BLOCK_BYTES
+from manifests.storage.retry import PassingError, persist
+from manifests.storage.s3client import UploadGoneError, request
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MAX_PARTS = 10_000
+ABORT_S = 10.0
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def crc32c(data: bytes) -> bytes:
+    import google_crc32c
+
+    return int(google_crc32c.value(data)).to_bytes(4, "big")
+
+
+DIGESTS = {"CRC32C": crc32c, "SHA256": sha256}
+"""By S3's names. Parts carry CRC32C, which takes a tenth of the time; whole objects SHA-256: botocore compares that."""
+
+
+class Head(NamedTuple):
+    stat: Stat
+    etag: str
+    digest: str
+    """A name in DIGESTS, or nothing."""
+    checksum: str
+    """Base64 of the object's digest, or of the digest of those of its parts and then '-' and their number."""
+
+
+class S3Object:
+    """Requests about one key; every failure leaves as FileNotFoundError or StorageError, or is tried again."""
+
+    def __init__(self, config: StorageConfig, bucket: str, key: str) -> None:
+        self.config, self.uri = config, f"s3://{bucket}/{key}"
+        self.named = {"Bucket": bucket, "Key": key, **payer(config)}
+
+    def request(self, what: str, attempt: Callable[[Any, int], Result]) -> Result:
+        return request(self.config, f"s3:{what}", self.uri, attempt)
+
+    def head(self) -> Head:
+        return self.request("HeadObject", lambda client, number: as_head(self.head_once(client)))
+
+    def head_once(self, client: Any) -> dict[str, Any]:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer: dict[str, Any] = client.head_object(ChecksumMode="ENABLED", **self.named)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
+                raise
+            # The answer to HEAD has no body: only that to GET tells denied from expired.
+            client.get_object(Range="bytes=0-0", **self.named)["Body"].close()
+            raise PassingError("status of HEAD") from error
+        return answer
+
+    def read(self) -> bytes:
+        def whole(client: Any, number: int) -> bytes | Head:
+            answer = client.get_object(ChecksumMode="ENABLED", **self.named)
+            if answer["ContentLength"] <= BLOCK_BYTES:
+                return bytes(answer["Body"].read())  # botocore compares it with the checksum
+            answer["Body"].close()
+            return as_head(answer)
+
+        answer = self.request("GetObject", whole)
+        return answer if isinstance(answer, bytes) else self._read_parallel(answer)
+
+    def _read_parallel(self, head: Head) -> bytes:
+        def once(number: int) -> bytes:
+            blocks = Blocks(self, head)
+            starts = range(0, head.stat.size_bytes, BLOCK_BYTES)
+            with ThreadPoolExecutor(self.config.concurrency) as pool:
+                return b"".join(_mapped(pool, lambda start: blocks(start, start + BLOCK_BYTES), starts))
+
+        return persist(once, f"s3:GetObject {self.uri}", self.config.retry_s)
+
+    def put(self, size: int, piece: Callable[[int, int], bytes]) -> None:
+        """Put `size` bytes; `piece(start, stop)` gives some of them, from any thread and more than once."""
+        if size > BLOCK_BYTES:
+            self._upload(size, piece)
+        else:
+            data = piece(0, size)
+            self.request("PutObject", lambda client, number: self._put_once(client, data))
+
+    def put_if_absent(self, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        writer = uuid.uuid4().hex
+
+        def attempt(client: Any, number: int) -> bool:
+            try:
+                self._put_once(client, data, IfNoneMatch="*", Metadata={"writer": writer})
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
+                    raise
+                # A put whose answer was lost finds its own object there when it is tried again.
+                held = self.head_once(client)
+                return number > 0 and held["Metadata"].get("writer") == writer
+            return True
+
+        return self.request("PutObject", attempt)
+
+    def _put_once(self, client: Any, data: bytes, **more: Any) -> None:
+        checksum = _base64(sha256(data))
+        client.put_object(Body=data, ChecksumSHA256=checksum, **self.named, **encryption(self.config), **more)
+
+    def _upload(self, size: int, piece: Callable[[int, int], bytes]) -> None:
+        def once(number: int) -> None:
+            try:
+                _Upload(self, size, piece).run()
+            except UploadGoneError as error:
+                raise PassingError("lost upload") from error
+
+        persist(once, f"s3:PutObject {self.uri}", self.config.retry_s)
+
+    def delete(self) -> None:
+        self.request("DeleteObject", lambda client, number: client.delete_object(**self.named))
+
+
+class Blocks:
+    """Ranged reads of one version of an object. Once all blocks were read, they are compared with its checksum."""
+
+    def __init__(self, place: S3Object, head: Head) -> None:
+        self.place, self.head = place, head
+        self.count = -(-head.stat.size_bytes // BLOCK_BYTES)
+        self.known = head.checksum.endswith(f"-{self.count}")
+        self.digests: dict[int, bytes] = {}
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        size = self.head.stat.size_bytes
+        stop = min(stop, size)
+        # A whole object comes with its checksum, which botocore compares; a range does not.
+        part = {"Range": f"bytes={start}-{stop - 1}"} if self.count > 1 else {"ChecksumMode": "ENABLED"}
+
+        def attempt(client: Any, number: int) -> bytes:
+            answer = client.get_object(IfMatch=self.head.etag, **part, **self.place.named)
+            data = bytes(answer["Body"].read())
+            if len(data) != stop - start:
+                raise PassingError("short range")
+            return data
+
+        data = self.place.request("GetObject", attempt)
+        if self.known and start % BLOCK_BYTES == 0 and stop in (start + BLOCK_BYTES, size):
+            self.digests[start // BLOCK_BYTES] = DIGESTS[self.head.digest](data)
+            if len(self.digests) == self.count and self.head.checksum != _composite(self.head.digest, self.digests):
+                raise PassingError("wrong checksum")
+        return data
+
+
+class _Upload:
+    """A multipart upload: parts in parallel, each with its CRC32C; aborted where it fails."""
+
+    def __init__(self, place: S3Object, size: int, piece: Callable[[int, int], bytes]) -> None:
+        self.place, self.size, self.piece = place, size, piece
+        self.part_bytes = max(BLOCK_BYTES, -(-size // MAX_PARTS))
+        self.named = dict(place.named)
+        self.digests: dict[int, bytes] = {}
+
+    def run(self) -> None:
+        place = self.place
+        kept = {"ChecksumAlgorithm": "CRC32C", **encryption(place.config)}
+        begun = place.request("PutObject", lambda client, number: client.create_multipart_upload(**self.named, **kept))
+        self.named["UploadId"] = begun["UploadId"]
+        try:
+            count = -(-self.size // self.part_bytes)
+            with ThreadPoolExecutor(min(count, place.config.concurrency)) as pool:
+                parts = list(_mapped(pool, self._send, range(count)))
+            place.request("PutObject", lambda client, number: self._complete(client, parts))
+        except BaseException:  # Ctrl-C too: parts that nobody completes are paid for; raised on
+            with contextlib.suppress(OSError, UploadGoneError):
+                brief = replace(place.config, retry_s=min(ABORT_S, place.config.retry_s))
+                abort = "s3:AbortMultipartUpload"
+                request(brief, abort, place.uri, lambda client, number: client.abort_multipart_upload(**self.named))
+            raise
+
+    def _send(self, index: int) -> dict[str, Any]:
+        start = index * self.part_bytes
+        data = self.piece(start, min(start + self.part_bytes, self.size))
+        self.digests[index] = crc32c(data)
+        part = {"PartNumber": index + 1, "ChecksumCRC32C": _base64(self.digests[index])}
+
+        def attempt(client: Any, number: int) -> str:
+            return str(client.upload_part(Body=data, **part, **self.named)["ETag"])
+
+        return part | {"ETag": self.place.request("PutObject", attempt)}
+
+    def _complete(self, client: Any, parts: Sequence[dict[str, Any]]) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            client.complete_multipart_upload(MultipartUpload={"Parts": parts}, **self.named)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            # Completed, and only the answer was lost, where the whole object is there.
+            head = as_head(self.place.head_once(client))
+            if head.stat.size_bytes != self.size or head.checksum not in ("", _composite("CRC32C", self.digests)):
+                raise
+
+
+def payer(config: StorageConfig) -> dict[str, str]:
+    return {"RequestPayer": "requester"} if config.request_payer else {}
+
+
+def encryption(config: StorageConfig) -> dict[str, Any]:
+    """How a new object is kept at rest."""
+    named = {
+        "ServerSideEncryption": config.encryption,
+        "SSEKMSKeyId": config.kms_key_id,
+        "BucketKeyEnabled": config.bucket_key,
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def as_head(answer: dict[str, Any]) -> Head:
+    stat = Stat(answer["ContentLength"], as_ns(answer["LastModified"]))
+    digest = next((name for name in DIGESTS if f"Checksum{name}" in answer), "")
+    return Head(stat, answer["ETag"], digest, answer.get(f"Checksum{digest}", ""))
+
+
+def as_ns(time: datetime) -> int:
+    """Whole seconds: a list tells more of them than a header."""
+    return int(time.timestamp()) * 10**9
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _composite(digest: str, digests: dict[int, bytes]) -> str:
+    """S3's checksum of a multipart object."""
+    return f"{_base64(DIGESTS[digest](b''.join(digests[n] for n in sorted(digests))))}-{len(digests)}"
+
+
+def _mapped(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """pool.map that does not begin what follows a failure."""
+    futures = [pool.submit(work, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
