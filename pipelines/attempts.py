@@ -51,14 +51,18 @@ class Attempt:
         self._key = f"runs/attempts/{unit}.json"
         self._deaths: Counter[str] = Counter()
         """Deaths by the recording at hand; '' where none was named."""
-        self.careful = storage.exists(self._key)
+        self.careful = False
         """Whether an earlier attempt did not end: recordings are then taken strictly one at a time."""
-        mark = json.loads(storage.read(self._key)) if self.careful else {}
-        if mark.get("run") == run:
+        try:
+            mark = json.loads(storage.read(self._key))
+        except FileNotFoundError:
+            return
+        self.careful = True
+        if mark["run"] == run:
             self._deaths = Counter(mark["deaths"])
             if died_alone:
                 self._deaths[mark["at"] or ""] += DEATHS_ALONE
-            elif mark["at"] is not None:
+            elif mark["at"] is not None:  # None: left to this process, which has not begun before
                 self._deaths[mark["at"]] += 1
 
     def at(self, recording_id: str) -> None:

@@ -84,7 +84,7 @@ class Run:
         return self.lake, self.recipe, self.watch.prefix, step.beat_prefix
 
     def _group(self, what: str, stages: Sequence[Stage], make: Callable[[], Worker], name: str) -> Group:
-        """A group that occupies what the hungriest of its stages does; its units have a name as the attribute `name`."""
+        """A group that occupies what the hungriest of its stages does. `name` is the attribute that names its units."""
         cpus = max((stage.resources.cpus for stage in stages), default=1.0)
         gpus = max((stage.resources.gpus for stage in stages), default=0.0)
         guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter(name))

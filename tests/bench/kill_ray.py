@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from clusters import ROOT, TwoNodes
 from millings import command, digests, make_input
 
-WITHIN_S = 25.0
+WITHIN_S = 20.0
 """About what an undisturbed run takes after its first file."""
 
 
@@ -108,10 +108,10 @@ def main() -> None:
     chance = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
     folder = Path(tempfile.mkdtemp(prefix="kill"))
     try:
-        make_input(folder, 12, 20)
+        make_input(folder, 12, 10)
         subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
         expected = digests(folder / "whole")
-        print(f"12 recordings of 10 minutes, {len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
+        print(f"12 recordings of 5 minutes, {len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
         print("run  killed  during    after s  files then  exits   total s  equal  units begun again", flush=True)
         counts: Counter[tuple[str, bool]] = Counter()
         with TwoNodes() as cluster:

@@ -1,7 +1,6 @@
 """Engines: the same bytes from any of them, whatever dies meanwhile, and clear words where they cannot begin."""
 
 import json
-import os
 import random
 import signal
 import subprocess
