@@ -77,13 +77,16 @@ class Attempt:
         self._check()
         self._mark(None)
 
+    def end(self) -> None:
+        self._storage.delete(self._key)
+
     def _mark(self, recording_id: str | None) -> None:
         mark = {"run": self._run, "at": recording_id, "deaths": self._deaths}
         self._storage.put(self._key, json.dumps(mark).encode())
 
     def _check(self) -> None:
         if self._deaths[""] >= MOST_DEATHS:
-            self._storage.delete(self._key)
+            self.end()
             what = f"{self._unit}: workers died on it again and again, at no recording in particular"
             raise SpeechmillError(what, "give workers more memory, then run the same command again")
 
@@ -95,7 +98,7 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._storage.delete(self._key)
+        self.end()
 
 
 class Guarded:
@@ -109,12 +112,17 @@ class Guarded:
     def __call__(self, unit: Any) -> Any:
         attempt = self._attempts.begin(self._name(unit))
         if not attempt.careful:
-            worker = self._worker = self._worker or self._make()
-            return worker(unit)
+            if self._worker is None:
+                with attempt:  # loading may kill too
+                    self._worker = self._make()
+            return self._worker(unit)
         self._worker = None  # models are not held twice
         while True:
             attempt.hand_over()
             try:
-                return alone(self._make, unit)
+                result = alone(self._make, unit)
             except BrokenProcessPool:
                 attempt = self._attempts.begin(self._name(unit), died_alone=True)
+            else:
+                attempt.end()  # of a unit that is done already no attempt is made
+                return result

@@ -82,7 +82,7 @@ def _start(address: str | None) -> Any:
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of bars that are off and actors that are few
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told by who meets them
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # no other way yet to name a strategy
     try:
         if port.isdigit():

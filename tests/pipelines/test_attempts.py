@@ -88,7 +88,10 @@ def test_an_error_of_a_process_of_its_own_is_the_worker_s(lake: Lake) -> None:
     guarded = Guarded(partial(where.picky, "bad"), attempts, attrgetter("unit"))
     with pytest.raises(SpeechmillError, match="bad is bad"):
         guarded(Done("bad"))
+    attempts.begin("good").__enter__()
     assert guarded(Done("good", 2)) == Done("good", 2)
+    assert guarded(Done("other", 2)) == Done("other", 2)
+    assert list(lake.storage.list("runs/attempts")) == ["runs/attempts/bad.json"]
 
 
 def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake) -> None:
