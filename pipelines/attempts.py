@@ -1,7 +1,7 @@
 """Attempts: which recording a worker was at when it died, so that a recording that kills workers is set aside.
 
-The same for every engine: a worker leaves a mark under runs/ while it is at a unit, and takes it away when it ends. One
-that finds a mark of its own run takes the place of a worker that died while the driver lived.
+The same for every engine: a worker leaves a mark under runs/ while it is at a unit, and takes it away when it ends. A
+unit whose mark is found was not ended: it is done in a process of its own, which its worker outlives.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
+from typing import Any
 
 from manifests.storage import Storage
+from pipelines.engines import Worker
+from pipelines.engines.local import alone
 from pipelines.errors import SpeechmillError
 
-DEATHS_OF_A_RECORDING = 2
-DEATHS_ELSEWHERE = 6
+MOST_DEATHS = 6
+"""Deaths at a recording after which it is set aside, and at none in particular after which the run stops."""
+DEATHS_ALONE = 3
+"""What the death of a process of its own counts for. A worker may die of its node, or of what another one does."""
 
 
 class WorkerDiedError(SpeechmillError):
@@ -25,53 +32,97 @@ class WorkerDiedError(SpeechmillError):
 
 
 class Attempts:
-    """The marks of one run, in a folder of its own: those of an interrupted run count for nothing in the next."""
+    """The marks of one run. Those of an interrupted run make the next one careful, and blame nobody."""
 
     def __init__(self, storage: Storage, run: str | None = None) -> None:
         """`run` is the run's folder under runs/; without one no death was seen before."""
-        self._storage, self._prefix = storage, run or f"runs/{uuid.uuid4().hex}"
+        self._storage, self._run = storage, run or f"runs/{uuid.uuid4().hex}"
 
-    def begin(self, unit: str) -> Attempt:
-        return Attempt(self._storage, f"{self._prefix}/attempts/{unit}.json", unit)
+    def begin(self, unit: str, died_alone: bool = False) -> Attempt:
+        """An attempt at a unit; `died_alone` where a process of its own has just died at it."""
+        return Attempt(self._storage, self._run, unit, died_alone)
 
 
 class Attempt:
     """One attempt at a unit, as a context. The first writes one mark; those after a death, one for each recording."""
 
-    def __init__(self, storage: Storage, key: str, unit: str) -> None:
-        self._storage, self._key, self._unit = storage, key, unit
+    def __init__(self, storage: Storage, run: str, unit: str, died_alone: bool) -> None:
+        self._storage, self._run, self._unit = storage, run, unit
+        self._key = f"runs/attempts/{unit}.json"
         self._deaths: Counter[str] = Counter()
         """Deaths by the recording at hand; '' where none was named."""
+        self.careful = False
+        """Whether an earlier attempt did not end: recordings are then taken strictly one at a time."""
         try:
             mark = json.loads(storage.read(self._key))
         except FileNotFoundError:
             return
-        self._deaths = Counter(mark["deaths"]) + Counter([mark["at"]])
-
-    @property
-    def careful(self) -> bool:
-        """Whether an earlier attempt died: recordings are then taken strictly one at a time."""
-        return bool(self._deaths)
+        self.careful = True
+        if mark["run"] == run:
+            self._deaths = Counter(mark["deaths"])
+            if died_alone:
+                self._deaths[mark["at"] or ""] += DEATHS_ALONE
+            elif mark["at"] is not None:  # None: left to this process, which has not begun before
+                self._deaths[mark["at"]] += 1
 
     def at(self, recording_id: str) -> None:
         """Begin with a recording. Raises WorkerDiedError where it has killed its share of workers."""
-        if self._deaths[recording_id] >= DEATHS_OF_A_RECORDING:
-            raise WorkerDiedError(f"{DEATHS_OF_A_RECORDING} workers died while at it (out of memory, or a crash)")
+        if self._deaths[recording_id] >= MOST_DEATHS:
+            raise WorkerDiedError("workers died again and again while at it (out of memory, or a crash)")
         if self.careful:
             self._mark(recording_id)
 
-    def _mark(self, recording_id: str) -> None:
-        self._storage.put(self._key, json.dumps({"at": recording_id, "deaths": self._deaths}).encode())
+    def hand_over(self) -> None:
+        """Leave the unit to a process of its own, which makes an attempt that counts on from here."""
+        self._check()
+        self._mark(None)
+
+    def end(self) -> None:
+        self._storage.delete(self._key)
+
+    def _mark(self, recording_id: str | None) -> None:
+        mark = {"run": self._run, "at": recording_id, "deaths": self._deaths}
+        self._storage.put(self._key, json.dumps(mark).encode())
+
+    def _check(self) -> None:
+        if self._deaths[""] >= MOST_DEATHS:
+            self.end()
+            what = f"{self._unit}: workers died on it again and again, at no recording in particular"
+            raise SpeechmillError(what, "give workers more memory, then run the same command again")
 
     def __enter__(self) -> Attempt:
-        if self._deaths[""] >= DEATHS_ELSEWHERE:
-            self._storage.delete(self._key)
-            what = f"{self._unit}: {DEATHS_ELSEWHERE} workers died on it, at no recording in particular"
-            raise SpeechmillError(what, "give workers more memory, then run the same command again")
+        self._check()
         self._mark("")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._storage.delete(self._key)
+        self.end()
+
+
+class Guarded:
+    """A worker that leaves a unit at which one died to a process of its own, and counts the deaths of that."""
+
+    def __init__(self, make: Callable[[], Worker], attempts: Attempts, name: Callable[[Any], str]) -> None:
+        """`name` tells the name under which a worker of `make` begins its attempt at a unit."""
+        self._make, self._attempts, self._name = make, attempts, name
+        self._worker: Worker | None = None
+
+    def __call__(self, unit: Any) -> Any:
+        attempt = self._attempts.begin(self._name(unit))
+        if not attempt.careful:
+            if self._worker is None:
+                with attempt:  # loading may kill too
+                    self._worker = self._make()
+            return self._worker(unit)
+        self._worker = None  # models are not held twice
+        while True:
+            attempt.hand_over()
+            try:
+                result = alone(self._make, unit)
+            except BrokenProcessPool:
+                attempt = self._attempts.begin(self._name(unit), died_alone=True)
+            else:
+                attempt.end()  # of a unit that is done already no attempt is made
+                return result

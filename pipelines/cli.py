@@ -195,10 +195,10 @@ def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
 
 
 def do_annotate(work: Run, output: Output) -> None:
-    step = work.annotate()
-    text = f"annotate: {step.recordings} recordings, {step.done_s / 3600:.3f} h, {step.failed} failed"
-    reasons = [f"  {count:,} {reason}" for reason, count in step.reasons.most_common(5)]
-    output.show("annotate", step.summary(), "\n".join([text, *reasons]))
+    for step in work.annotate():
+        text = f"{step.name}: {step.recordings} recordings, {step.done_s / 3600:.3f} h, {step.failed} failed"
+        reasons = [f"  {count:,} {reason}" for reason, count in step.reasons.most_common(5)]
+        output.show(step.name, step.summary(), "\n".join([text, *reasons]))
 
 
 def do_select(work: Run, output: Output) -> None:

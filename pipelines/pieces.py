@@ -14,11 +14,11 @@ from typing import Any
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import Storage
-from pipelines.annotate import broken_needs, failed_row, first_readable, pending, pieces, told
+from pipelines.annotate import Progress, broken_needs, failed_row, first_readable, pending, pieces, told
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.stages.base import Row, Span, Stage
-from pipelines.watch import Done, Failure
+from pipelines.watch import Done
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PieceWorker:
         self.lake, self.stage, self.marks = lake, stage, marks
         self.attempts = attempts or Attempts(lake.storage)
 
-    def hear(self, piece: Piece) -> Done:
+    def hear(self, piece: Piece, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
         """Hear what of the piece is not kept yet; commit the batch where with it all is there."""
         done = Done(piece.name)
         if self.lake.storage.exists(self._key(piece.batch)):
@@ -86,8 +86,10 @@ class PieceWorker:
         with self.attempts.begin(piece.name) as attempt:
             for _, share in itertools.groupby(numbered[first:last], key=lambda pair: pair[0].recording_id):
                 taken = list(share)
-                self._hear(taken[0][0], [number for _, number in taken], attempt)
-            done.failures += self._join(piece.batch, recordings)
+                for seconds in self._hear(taken[0][0], [number for _, number in taken], attempt):
+                    done.seconds += seconds
+                    progress(taken[0][0].recording_id, seconds, False)
+            self._join(piece.batch, recordings, done)
         return done
 
     def _recordings(self, batch: str) -> Iterator[_Recording]:
@@ -107,9 +109,15 @@ class PieceWorker:
                     outline = Outlined(row["recording_id"], num_samples_of(signal), signal["tracks"])
                     yield _Recording(row, known, None, outline, self.stage.chunks(outline, known))
 
-    def _hear(self, recording: _Recording, numbers: Sequence[int], attempt: Attempt) -> None:
+    def _hear(self, recording: _Recording, numbers: Sequence[int], attempt: Attempt) -> Iterator[float]:
+        """Keep what is heard in these chunks; yields the seconds of each as it is there."""
         kept = self._kept(recording)
-        todo = [number for number in numbers if not kept.has(number)]
+        todo = []
+        for number in numbers:
+            if kept.has(number):
+                yield _seconds(recording.chunks[number])
+            else:
+                todo.append(number)
         if not todo:
             return
         edges = [recording.chunks[todo[0]][0], recording.chunks[todo[-1]][1]]
@@ -125,25 +133,25 @@ class PieceWorker:
                 for number in todo:
                     attempt.at(f"{recording.recording_id}-{number}")
                     kept.put(number, self.stage.hear(sound, recording.chunks[number]))
+                    yield _seconds(recording.chunks[number])
         except OSError:  # of the storage or a full disk: no fault of the recording
             raise
         except Exception as error:  # whatever a model throws costs one recording, as in `Annotator`
             kept.fail(failed_row(recording.recording_id, error))
 
-    def _join(self, batch: str, recordings: Sequence[_Recording]) -> list[Failure]:
-        """Commit the batch and forget its chunks, if all are there; returns what failed here."""
+    def _join(self, batch: str, recordings: Sequence[_Recording], done: Done) -> None:
+        """Commit the batch, count its recordings and forget its chunks, if all are there."""
         try:
             rows = [self._row(recording) for recording in recordings]
         except FileNotFoundError:  # another piece is not done, or another worker has just joined them
-            return []
+            return
         self.lake.write(self._key(batch), schemas.table(rows, self.stage.schema))
-        for recording in recordings:
+        for recording, row in zip(recordings, rows, strict=True):
             self._kept(recording).clear()
-        return [
-            told(row, self.stage.name)
-            for recording, row in zip(recordings, rows, strict=True)
-            if row["status"] != "ok" and not recording.broken
-        ]
+            if not recording.broken:  # those were told by the stage that failed
+                done.recordings += 1
+                if row["status"] != "ok":
+                    done.failures.append(told(row, self.stage.name))
 
     def _row(self, recording: _Recording) -> Row:
         if recording.broken:
@@ -166,6 +174,10 @@ class PieceWorker:
     def _kept(self, recording: _Recording) -> Kept:
         stage = f"{self.stage.name}-{self.marks[self.stage.name]}"
         return Kept(self.lake.storage, f"runs/pieces/{stage}/{recording.recording_id}")
+
+
+def _seconds(chunk: Span) -> float:
+    return chunk[1] - chunk[0]
 
 
 @dataclass(frozen=True)

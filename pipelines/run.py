@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from manifests.report import card
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
 from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending, told
-from pipelines.attempts import Attempts
+from pipelines.attempts import Attempts, Guarded
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
@@ -52,25 +53,42 @@ class Run:
 
             return ingest(self.lake, inputs, self.recipe.ingest, met)
 
-    def annotate(self) -> Step:
-        """Annotate every pending batch; SpeechmillError once more than `max_failed_share` of the recordings failed."""
+    def annotate(self) -> Iterator[Step]:
+        """Annotate every pending batch, then what is left of those with long recordings; yields each step that was.
+
+        Raises SpeechmillError once more than `max_failed_share` of the recordings failed.
+        """
         stages = self.recipe.make_stages()
         units = Pending(self.lake, fingerprints(stages))
         with self.watch.step("annotate") as step:
             batches, step.total_s = expected(self.lake, pending(self.lake, units.marks))
-            if not batches:  # no models are loaded for nothing
-                return step
-            groups = []
-            for number, group in enumerate(grouped(stages)):
-                make = partial(_annotator, self.lake, self.recipe, self.watch.prefix, step.beat_prefix, number)
-                groups.append(_group("annotate", group, make))
-            self._count(step, self.engine.run(units, groups))
-            long = list(pending_pieces(self.lake, units.marks, 3600 * self.recipe.piece_hours))
-            for stage in stages:
-                if stage.piecewise and long:
-                    hear = partial(_piece_worker, self.lake, self.recipe, self.watch.prefix, stage.name)
-                    self._count(step, self.engine.run(long, [_group("pieces", [stage], hear)]))
-        return step
+            if batches:  # no models are loaded for nothing
+                groups = [
+                    self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
+                    for number, group in enumerate(grouped(stages))
+                ]
+                self._count(step, self.engine.run(units, groups))
+        yield step
+        long = list(pending_pieces(self.lake, units.marks, 3600 * self.recipe.piece_hours))
+        for stage in stages:
+            if stage.piecewise and long:
+                with self.watch.step(stage.name) as step:
+                    _, step.total_s = expected(self.lake, dict.fromkeys(piece.batch for piece in long))
+                    make = partial(_piece_worker, *self._given(step), stage.name)
+                    group = self._group("pieces", [stage], make, "name")
+                    self._count(step, self.engine.run(long, [group]))
+                yield step
+
+    def _given(self, step: Step) -> tuple[Lake, Recipe, str, str]:
+        """What every worker is made of."""
+        return self.lake, self.recipe, self.watch.prefix, step.beat_prefix
+
+    def _group(self, what: str, stages: Sequence[Stage], make: Callable[[], Worker], name: str) -> Group:
+        """A group that occupies what the hungriest of its stages does. `name` is the attribute that names its units."""
+        cpus = max((stage.resources.cpus for stage in stages), default=1.0)
+        gpus = max((stage.resources.gpus for stage in stages), default=0.0)
+        guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter(name))
+        return Group("-".join([what, *(stage.name for stage in stages)]), guarded, cpus, gpus)
 
     def _count(self, step: Step, results: Iterable[Done]) -> None:
         """Count what comes back; SpeechmillError once too much of it failed."""
@@ -121,8 +139,8 @@ class Run:
             todo = Uncommitted(self.lake, name, plan)
             ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
             step.total_s = sum(shard.seconds for shard in todo)
-            make = partial(_encoder, self.lake, self.recipe, self.watch.prefix, step.beat_prefix, selection)
-            for done in self.engine.run(todo, [Group("encode", make)]):
+            make = partial(_encoder, *self._given(step), selection)
+            for done in self.engine.run(todo, [self._group("encode", [], make, "name")]):
                 step.done(done)
         encoder = encoders.load(config.encoder, config.settings)
         table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
@@ -157,18 +175,12 @@ class Uncommitted:
         return (shard for shard in self.plan if f"datasets/{self.dataset}/{shard.commit_key}" not in committed)
 
 
-def _group(what: str, stages: Sequence[Stage], make: Callable[[], Worker]) -> Group:
-    """A group that occupies what the hungriest of its stages does."""
-    cpus = max((stage.resources.cpus for stage in stages), default=1.0)
-    gpus = max((stage.resources.gpus for stage in stages), default=0.0)
-    return Group("-".join([what, *(stage.name for stage in stages)]), make, cpus, gpus)
-
-
-def _piece_worker(lake: Lake, recipe: Recipe, run: str, name: str) -> Callable[[Piece], Done]:
+def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -> Callable[[Piece], Done]:
     stages = recipe.make_stages()
     (stage,) = [stage for stage in stages if stage.name == name]
     stage.setup()
-    return PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run)).hear
+    worker = PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run))
+    return lambda piece: worker.hear(piece, Heartbeat(lake.storage, f"{beats}/{piece.name}.json"))
 
 
 def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:

@@ -87,6 +87,7 @@ class Step:
         self.done_s = self.flying_s = 0.0
         self.reasons: Counter[str] = Counter()
         self.begun = time.monotonic()
+        self.ended: float | None = None
 
     @property
     def beat_prefix(self) -> str:
@@ -119,7 +120,7 @@ class Step:
 
     @property
     def wall_s(self) -> float:
-        return max(1e-3, time.monotonic() - self.begun)
+        return max(1e-3, (self.ended or time.monotonic()) - self.begun)
 
     def position_s(self) -> float:
         """Seconds of sound behind us, those of units in flight included."""
@@ -237,6 +238,7 @@ class Watch:
         try:
             yield step
         finally:
+            step.ended = time.monotonic()
             stop.set()
             shown.join()
             LOG.info("%s ended: %s", name, step.text())

@@ -29,12 +29,13 @@ def conversation() -> tuple[np.ndarray, int]:
     return speech, rate
 
 
-def make_input(folder: Path, count: int) -> None:
-    """`folder`/in with as many recordings of 30 s, each that conversation turned round, and a recipe beside it.
+def make_input(folder: Path, count: int, repeats: int = 1) -> None:
+    """`folder`/in with as many recordings, each that conversation `repeats` times, turned round; a recipe beside it.
 
     A batch holds one recording and so does a shard.
     """
     speech, rate = conversation()
+    speech = np.tile(speech, repeats)
     (folder / "in").mkdir()
     for n in range(count):
         soundfile.write(folder / f"in/{n:02d}.wav", np.roll(speech, n * rate), rate)

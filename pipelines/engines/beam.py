@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from functools import partial
 from typing import Any
 
 from pipelines.engines import Engine, Group, Worker
+from pipelines.engines.local import Apart
 from pipelines.errors import MissingExtraError, SpeechmillError
 from pipelines.watch import Done, Failure
 
@@ -86,6 +88,9 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     given = ["--runner=FnApiRunner"]  # in this process; DirectRunner would first try to download another
     if engine.workers:
         given += ["--direct_running_mode=multi_processing", f"--direct_num_workers={engine.workers[1]}"]
+    if not any(option.startswith("--runner") for option in engine.options):
+        # A worker's death makes this runner wait for ever.
+        groups = [replace(group, make=partial(Apart, group.make)) for group in groups]
     pipeline = beam.Pipeline(options=PipelineOptions([*given, *engine.options]))
     build(pipeline, units, groups)
     try:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -17,6 +17,7 @@ from pipelines.errors import SpeechmillError
 
 MAX_DEATHS = 20
 """Workers that may die one after the other without any unit done in between."""
+_groups: Sequence[Group] = ()
 _work: Worker | None = None
 
 
@@ -34,12 +35,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     deaths = 0
 
     def start(pool: ProcessPoolExecutor, unit: Any) -> None:
-        # Ctrl-C is for this process alone: workers inherit that it is blocked, and die below without tracebacks.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            running[pool.submit(_run, unit)] = (pool, unit)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        running[_submit(pool, unit)] = (pool, unit)
 
     try:
         for unit in islice(source, workers):
@@ -52,9 +48,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
                 except BrokenProcessPool as error:
                     deaths += 1
                     if deaths == MAX_DEATHS:
-                        what = f"{deaths} worker processes died one after the other (killed, out of memory or crashed)"
-                        remedy = "use fewer --workers if memory ran out, then run the same command again"
-                        raise SpeechmillError(what, remedy) from error
+                        raise _dying() from error
                     start(_process(groups), unit)
                     continue
                 deaths = 0
@@ -62,12 +56,42 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
                     start(pool, following)
                 yield result
     except BaseException:  # Ctrl-C too: a unit may last an hour, and is begun again by the next run
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _terminate()
         raise
     finally:
         for pool, _ in running.values():
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def alone(make: Callable[[], Worker], unit: Any) -> Any:
+    """What a worker makes of a unit in a process of its own. Raises BrokenProcessPool where that dies."""
+    with _process([Group("alone", make)]) as pool:
+        try:
+            return _submit(pool, unit).result()
+        except KeyboardInterrupt:
+            _terminate()
+            raise
+
+
+class Apart:
+    """A worker in a process of its own, replaced where it dies: for a runner that does not survive that itself."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._groups = [Group("apart", make)]
+        self._pool = _process(self._groups)
+
+    def __call__(self, unit: Any) -> Any:
+        for _ in range(MAX_DEATHS):
+            try:
+                return _submit(self._pool, unit).result()
+            except BrokenProcessPool:
+                self._pool = _process(self._groups)
+        raise _dying()
+
+
+def _dying() -> SpeechmillError:
+    what = f"{MAX_DEATHS} worker processes died one after the other (killed, out of memory or crashed)"
+    return SpeechmillError(what, "use fewer --workers if memory ran out, then run the same command again")
 
 
 def _process(groups: Sequence[Group]) -> ProcessPoolExecutor:
@@ -76,10 +100,24 @@ def _process(groups: Sequence[Group]) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _set_up, (groups,))
 
 
+def _submit(pool: ProcessPoolExecutor, unit: Any) -> Future[Any]:
+    # Ctrl-C is for the driver alone: workers inherit that it is blocked, and are terminated without tracebacks.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return pool.submit(_run, unit)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _terminate() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
 def _set_up(groups: Sequence[Group]) -> None:
-    global _work
+    global _groups
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _work = chain(groups)
+    _groups = groups
 
 
 def _die_with_parent() -> None:
@@ -91,5 +129,7 @@ def _die_with_parent() -> None:
 
 
 def _run(unit: Any) -> Any:
-    assert _work is not None
+    global _work
+    if _work is None:  # not in `_set_up`: what is raised there reaches nobody
+        _work = chain(_groups)
     return _work(unit)

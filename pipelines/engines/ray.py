@@ -12,6 +12,7 @@ import os
 import pickle
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -81,7 +82,8 @@ def _start(address: str | None) -> Any:
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told by who meets them
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # no other way yet to name a strategy
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
@@ -103,9 +105,7 @@ def _apart(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
-def _pools(
-    groups: Sequence[Group], workers: tuple[int, int] | None, nodes: Sequence[dict[str, Any]]
-) -> list[tuple[int, int, int]]:
+def _pools(groups: Sequence[Group], workers: tuple[int, int] | None, nodes: Any) -> list[tuple[int, int, int]]:
     """Least, first and most workers of each group. SpeechmillError if the least do not fit: Ray would wait for ever."""
     free = [[node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)] for node in nodes if node["Alive"]]
     free.sort(key=lambda node: node[1])  # CPU groups keep off nodes with a GPU while they can
@@ -135,11 +135,14 @@ def _pools(
     return [(least, placed[group], max(most, placed[group])) for group in groups]
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What the worker raised, without Ray's wrapping; the error itself where it is Ray's own."""
+def _cause(error: Any) -> BaseException:
+    """What the worker raised, without Ray's wrapping; where it is Ray's own, its first line and a remedy."""
     found: BaseException | None = error
     while found is not None:
         found = getattr(found, "cause", None) or found.__cause__
         if isinstance(found, SpeechmillError | OSError):
             return found
-    return error
+    if hasattr(error, "cause"):  # a bug in a worker
+        return error
+    what, remedy = str(error).partition("\n")[0], "look into /tmp/ray/session_latest/logs; the same command goes on"
+    return SpeechmillError(f"Ray gave up: {what}", remedy)

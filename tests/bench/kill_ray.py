@@ -21,6 +21,9 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from clusters import ROOT, TwoNodes
 from millings import command, digests, make_input
 
+WITHIN_S = 20.0
+"""About what an undisturbed run takes after its first file."""
+
 
 @dataclass
 class Killed:
@@ -40,9 +43,18 @@ class Killed:
 
 
 def disturbed(
-    cluster: TwoNodes, what: str, folder: Path, lake: Path, expected: dict[str, str], chance: random.Random
+    cluster: TwoNodes,
+    what: str,
+    folder: Path,
+    lake: Path,
+    expected: dict[str, str],
+    chance: random.Random,
+    within_s: float,
 ) -> Killed:
-    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it."""
+    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it.
+
+    The moment is one of `within_s` from the lake's first file on, or as soon after it as there is something to kill.
+    """
     killed = Killed(what)
     begun = time.monotonic()
     words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
@@ -51,17 +63,17 @@ def disturbed(
         log = lake.with_suffix(".log").open("ab")
         return subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=log, stderr=log)
 
-    files, wait_s = chance.randrange(len(expected) - 2), chance.uniform(0, 0.3)
+    wait_s = chance.uniform(0, within_s)
     driver = start()
     again: set[str] = set()
-    due = None
+    first = None
     while driver.poll() is None:
-        if due is None and len(digests(lake)) >= files:
-            due = time.monotonic() + wait_s
-        if due and not killed.after_s and time.monotonic() >= due:
+        if first is None and (lake / "recordings").exists():
+            first = time.monotonic()
+        if first and not killed.after_s and time.monotonic() >= first + wait_s:
             victims = {"worker": cluster.workers(), "node": cluster.pids(2), "driver": [driver.pid]}[what]
             if victims:
-                killed.after_s, killed.files = time.monotonic() - begun, len(digests(lake))
+                killed.after_s, killed.files = time.monotonic() - first, len(digests(lake))
                 killed.during = "encode" if (lake / "selections").exists() else "annotate"
                 if what == "node":
                     cluster.kill(2)
@@ -71,7 +83,7 @@ def disturbed(
         time.sleep(0.005)
     killed.exits.append(driver.wait())
     if driver.returncode:
-        again |= {mark.stem for mark in lake.glob("runs/*/attempts/*.json")}
+        again |= {mark.stem for mark in lake.glob("runs/attempts/*.json")}
         killed.exits.append(start().wait())
     if what == "node" and not cluster.pids(2):
         cluster.start(2)
@@ -82,9 +94,9 @@ def disturbed(
 
 def _begun_again(lake: Path) -> set[str]:
     found = set()
-    for mark in lake.glob("runs/*/attempts/*.json"):
+    for mark in lake.glob("runs/attempts/*.json"):
         try:
-            if json.loads(mark.read_text())["deaths"]:
+            if json.loads(mark.read_text())["at"] != "":  # a first attempt names no recording
                 found.add(mark.stem)
         except (FileNotFoundError, json.JSONDecodeError):
             continue
@@ -96,17 +108,16 @@ def main() -> None:
     chance = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
     folder = Path(tempfile.mkdtemp(prefix="kill"))
     try:
-        make_input(folder, 12)
+        make_input(folder, 12, 10)
         subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
         expected = digests(folder / "whole")
-        print(f"{len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
+        print(f"12 recordings of 5 minutes, {len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
         print("run  killed  during    after s  files then  exits   total s  equal  units begun again", flush=True)
         counts: Counter[tuple[str, bool]] = Counter()
         with TwoNodes() as cluster:
             for number in range(runs):
-                killed = disturbed(
-                    cluster, ("worker", "node", "driver")[number % 3], folder, folder / "lake", expected, chance
-                )
+                what = ("worker", "node", "driver")[number % 3]
+                killed = disturbed(cluster, what, folder, folder / "lake", expected, chance, WITHIN_S)
                 counts[killed.what, killed.equal] += bool(killed.after_s)
                 exits = ",".join(map(str, killed.exits))
                 print(

@@ -12,7 +12,7 @@ from functools import partial
 from manifests.lake import Lake
 from pipelines import annotate as module
 from pipelines.annotate import Annotator, fingerprints, pending
-from pipelines.attempts import Attempts
+from pipelines.attempts import Attempts, Guarded
 from pipelines.audio.sound import decode_sound
 from pipelines.engines import Engine, Group
 from pipelines.stages.vad import Vad, VadConfig
@@ -43,10 +43,10 @@ def annotator(lake: Lake, run: str) -> Callable[[str], Done]:
 
 
 def main() -> None:
-    """LAKE ENGINE: annotate what is pending, two workers."""
-    lake, engine = Lake.at(sys.argv[1]), Engine(sys.argv[2], (2, 2))
+    """LAKE ENGINE WORKERS: annotate what is pending."""
+    lake, engine = Lake.at(sys.argv[1]), Engine(sys.argv[2], (int(sys.argv[3]),) * 2)
     marks = fingerprints([Vad(VadConfig())])
-    for done in list(
-        engine.run(list(pending(lake, marks)), [Group("annotate", partial(annotator, lake, "runs/test"))])
-    ):
-        print(done.unit, done.recordings, *sorted(failure.reason for failure in done.failures))
+    run = f"runs/{os.getpid()}"
+    make = partial(Guarded, partial(annotator, lake, run), Attempts(lake.storage, run), str)
+    for done in list(engine.run(list(pending(lake, marks)), [Group("annotate", make)])):
+        print(done.recordings, *sorted(failure.reason for failure in done.failures))

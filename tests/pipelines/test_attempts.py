@@ -1,21 +1,25 @@
 """Attempts: a recording at which workers die is set aside with its reason; a run that was interrupted blames nobody."""
 
 import os
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import where
 from millings import make_input
 
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
-from pipelines.attempts import DEATHS_ELSEWHERE, Attempts, WorkerDiedError
+from pipelines.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
 from pipelines.encode import Plan, ShardEncoder
 from pipelines.engines import Engine, Group
 from pipelines.errors import SpeechmillError
 from pipelines.ingest import ingest
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
+from pipelines.watch import Done
 
 
 @pytest.fixture
@@ -26,54 +30,74 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-def die(attempts: Attempts, unit: str, recording_id: str) -> None:
+def die(attempts: Attempts, unit: str, recording_id: str, alone: bool = False) -> None:
     """As a worker that is killed while at a recording: it takes nothing away."""
-    attempt = attempts.begin(unit)
+    attempt = attempts.begin(unit, alone)
     attempt.__enter__()
     attempt.at(recording_id)
 
 
-def test_the_third_death_of_a_run_sets_the_recording_aside_and_no_other(lake: Lake) -> None:
+@pytest.mark.parametrize(("alone", "deaths"), [(False, MOST_DEATHS), (True, MOST_DEATHS // DEATHS_ALONE)])
+def test_deaths_set_a_recording_aside_and_no_other_the_sooner_where_it_was_alone(
+    alone: bool, deaths: int, lake: Lake
+) -> None:
     attempts = Attempts(lake.storage, "runs/one")
     with attempts.begin("unit") as attempt:
         assert not attempt.careful
-    for _ in range(3):
-        with attempts.begin("unit") as attempt:
-            attempt.at("innocent")
-            attempt.at("poison")
-        assert list(lake.storage.list("runs/one")) == []
+        attempt.at("poison")
+    assert list(lake.storage.list("runs/attempts")) == []
     die(attempts, "unit", "poison")  # which recording it was at is not yet noted
-    die(attempts, "unit", "poison")
-    die(attempts, "unit", "poison")
-    with attempts.begin("unit") as attempt:
+    for _ in range(deaths):
+        die(attempts, "unit", "poison", alone)
+    with attempts.begin("unit", alone) as attempt:
         assert attempt.careful
         attempt.at("innocent")
         with pytest.raises(WorkerDiedError, match="out of memory") as caught:
             attempt.at("poison")
     assert caught.value.remedy
-    assert list(lake.storage.list("runs/one")) == []
+    assert list(lake.storage.list("runs/attempts")) == []
 
 
-def test_marks_of_an_interrupted_run_blame_nobody_in_the_next(lake: Lake) -> None:
+def test_marks_of_an_interrupted_run_make_the_next_careful_and_blame_nobody(lake: Lake) -> None:
     for _ in range(3):
-        die(Attempts(lake.storage, "runs/one"), "unit", "slow")
-    with Attempts(lake.storage, "runs/two").begin("unit") as attempt:
-        assert not attempt.careful
+        die(Attempts(lake.storage, "runs/one"), "unit", "slow", True)
+    with Attempts(lake.storage, "runs/two").begin("unit", True) as attempt:
+        assert attempt.careful
         attempt.at("slow")
 
 
 def test_a_unit_that_kills_at_no_recording_stops_the_run(lake: Lake) -> None:
     attempts = Attempts(lake.storage, "runs/one")
-    for _ in range(DEATHS_ELSEWHERE):
+    for _ in range(MOST_DEATHS):
         attempts.begin("unit").__enter__()
-    with pytest.raises(SpeechmillError, match="unit: 6 workers died"), attempts.begin("unit"):
+    with pytest.raises(SpeechmillError, match="unit: workers died"), attempts.begin("unit"):
         pass
+
+
+def test_what_kills_its_process_while_it_loads_stops_the_run_and_not_the_worker(lake: Lake) -> None:
+    attempts = Attempts(lake.storage, "runs/one")
+    attempts.begin("unit").__enter__()
+    with pytest.raises(SpeechmillError, match="unit: workers died"):
+        Guarded(os.abort, attempts, str)("unit")
+    assert list(lake.storage.list("runs/attempts")) == []
+
+
+def test_an_error_of_a_process_of_its_own_is_the_worker_s(lake: Lake) -> None:
+    attempts = Attempts(lake.storage, "runs/one")
+    attempts.begin("bad").__enter__()
+    guarded = Guarded(partial(where.picky, "bad"), attempts, attrgetter("unit"))
+    with pytest.raises(SpeechmillError, match="bad is bad"):
+        guarded(Done("bad"))
+    attempts.begin("good").__enter__()
+    assert guarded(Done("good", 2)) == Done("good", 2)
+    assert guarded(Done("other", 2)) == Done("other", 2)
+    assert list(lake.storage.list("runs/attempts")) == ["runs/attempts/bad.json"]
 
 
 def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake) -> None:
     ids = [row["recording_id"] for row in lake.read(lake.recordings_key("batch-000000")).to_pylist()]
     attempts = Attempts(lake.storage, "runs/one")
-    for _ in range(3):
+    for _ in range(MOST_DEATHS + 1):
         die(attempts, "batch-000000", ids[0])
     annotator = Annotator(lake, [Vad(VadConfig())], attempts)
     done = annotator.annotate("batch-000000")
@@ -83,7 +107,7 @@ def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake)
     config = EncodeConfig()
     encoder = ShardEncoder(lake, "d", "s", annotator.marks["signal"], config, attempts)
     (shard,) = Plan(lake, "s", config)
-    for _ in range(3):
+    for _ in range(MOST_DEATHS + 1):
         die(attempts, shard.name, ids[1])
     done = encoder.encode(shard)
     assert (done.recordings, [failure.reason for failure in done.failures]) == (2, ["encode: WorkerDiedError"])

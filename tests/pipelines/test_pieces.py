@@ -80,9 +80,16 @@ def test_pieces_in_any_order_give_the_rows_of_the_whole(
     pieces = list(pending_pieces(lake, annotator.marks, PIECE_S))
     assert pieces == [Piece(BATCH, number, 3) for number in range(3)]
     assert annotator.annotate(BATCH).recordings == 0  # nothing is decoded again while pieces wait
+    heard: list[float] = []
+    dones = []
     for piece in reversed(pieces):
         assert list(pending_pieces(lake, annotator.marks, PIECE_S)) == pieces
-        PieceWorker(lake, stage, annotator.marks).hear(piece)
+        worker = PieceWorker(lake, stage, annotator.marks)
+        dones.append(worker.hear(piece, lambda recording_id, seconds, failed: heard.append(seconds)))
+    # What a person sees: every chunk as it is heard, and each recording once, by the piece that joins.
+    assert [done.recordings for done in dones] == [0, 0, 3]
+    assert sum(done.seconds for done in dones) == sum(heard) == pytest.approx(87 + 12, abs=0.5)
+    assert len(heard) > 3
     assert annotations(lake) == whole
     assert kept(lake) == []
     assert list(pending(lake, annotator.marks)) == []

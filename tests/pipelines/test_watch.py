@@ -41,6 +41,7 @@ def test_a_run_leaves_its_log_recipe_and_summary(tmp_path: Path, conversation: P
     assert summary["outcome"] == "done"
     assert summary["steps"]["ingest"]["reasons"] == {"ingest: UnreadableAudioError": 1}
     assert summary["steps"]["encode"]["hours"] == pytest.approx(24 / 3600)
+    assert sum(step["wall_s"] for step in summary["steps"].values()) <= summary["wall_s"]
     assert json.loads((folder / "recipe.json").read_text())["annotate"] == {"vad": {}}
     log = (folder / "log.txt").read_text()
     assert re.search(r"Z WARNING \w+: ingest: UnreadableAudioError: .*text\.mp3", log)
