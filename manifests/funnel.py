@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class Funnel:
@@ -22,13 +24,23 @@ class Funnel:
         self.windowed_s = 0.0
 
     def add(self, verdicts: pa.Table, windows: pa.Table) -> None:
-        """Count one batch (VERDICTS and WINDOWS schemas)."""
-        for row in verdicts.to_pylist():
-            self.tally("recordings", row["verdict"], row["reasons"], 1, row["duration_s"])
-            self.remainder_s += row["remainder_s"]
-            self.windowed_s += row["windowed_s"]
-        for row in windows.select(["kept", "reasons", "duration_s"]).to_pylist():
-            self.tally("windows", "kept" if row["kept"] else "rejected", row["reasons"], 1, row["duration_s"])
+        """Count some batches (VERDICTS and WINDOWS schemas)."""
+        self._add("recordings", verdicts["verdict"], verdicts)
+        self.remainder_s += pc.sum(verdicts["remainder_s"]).as_py() or 0.0
+        self.windowed_s += pc.sum(verdicts["windowed_s"]).as_py() or 0.0
+        self.add_windows(windows)
+
+    def add_windows(self, windows: pa.Table) -> None:
+        self._add("windows", pc.if_else(windows["kept"], "kept", "rejected"), windows)
+
+    def _add(self, what: str, verdicts: pa.ChunkedArray, rows: pa.Table) -> None:
+        """Count rows with `reasons` and `duration_s`."""
+        told = pc.binary_join_element_wise(verdicts, pc.binary_join(rows["reasons"], "\n"), "\n")
+        alike = told.combine_chunks().dictionary_encode().indices.to_numpy()
+        seconds = np.bincount(alike, rows["duration_s"].to_numpy())
+        _, firsts, counts = np.unique(alike, return_index=True, return_counts=True)
+        for first, count, sum_s in zip(firsts.tolist(), counts.tolist(), seconds.tolist(), strict=True):
+            self.tally(what, verdicts[first].as_py(), rows["reasons"][first].as_py(), count, sum_s)
 
     def tally(self, what: str, verdict: str, reasons: Sequence[str], count: int, seconds: float) -> None:
         """Count `count` 'recordings' or 'windows' that share a verdict and all their reasons."""

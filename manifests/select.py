@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.spans import Array
 from manifests.tables import joined
 from manifests.views import measured
-from manifests.windows import Timeline, cut_starts, draw_split, measure
+from manifests.windows import OF_RECORDING, cut, listed
+
+AT_ONCE = 20_000
+"""Recordings and windows that are held at a time, at about 2 kB each."""
+DURATIONS = ("duration_s", "claimed_duration_s")
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,16 @@ def select(lake: Lake, selection: Selection) -> Funnel:
         check_rules(connection, selection)
         _find_duplicates(connection, lake, selection)
         lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
-        for batch in lake.batches():
-            verdicts, windows = _select_batch(connection, lake, selection, batch)
+        for batches in _some(lake, selection):
+            verdicts, windows = _judge(connection, selection, batches)
             funnel.add(verdicts, windows)
-            lake.write(lake.windows_key(selection.name, batch), windows)
-            lake.write(lake.verdicts_key(selection.name, batch), verdicts)
+            rows = cuts = 0
+            for batch in batches:
+                of_batch = verdicts.slice(rows, len(batch.recordings))
+                count = pc.sum(of_batch["windows"]).as_py() or 0
+                lake.write(lake.windows_key(selection.name, batch.name), windows.slice(cuts, count))
+                lake.write(lake.verdicts_key(selection.name, batch.name), of_batch)
+                rows, cuts = rows + len(of_batch), cuts + count
     funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
     return funnel
@@ -86,7 +97,7 @@ def select(lake: Lake, selection: Selection) -> Funnel:
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
     """Try every rule on empty tables, so that a misspelt column is told before work begins."""
     empty = {stage: schemas.STAGES[stage].empty_table() for stage in selection.stages}
-    measured = _measured(connection, schemas.RECORDINGS.empty_table(), empty)
+    measured = _measured(schemas.RECORDINGS.empty_table(), empty)
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
             try:
@@ -98,141 +109,129 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
 
 
 def _find_duplicates(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection) -> None:
-    """Table `keepers`: of each group of recordings with equal samples, the first one met."""
-    connection.execute("CREATE TABLE samples (position UBIGINT, recording_id VARCHAR, pcm_sha256 VARCHAR)")
-    position = 0
+    """Table `copies`: recordings whose samples another one has, and which of them was met first."""
+    connection.execute("CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR)")
     columns = ["recording_id", "pcm_sha256"]
     stage = "signal", selection.stages["signal"]
     hashes = ((batch, lake.read(lake.annotation_key(*stage, batch), columns)) for batch in lake.batches())
     for signal in joined(hashes):
         connection.register("signal_hashes", signal)
         connection.execute(
-            "INSERT INTO samples SELECT ? + row_number() OVER (), recording_id, pcm_sha256 FROM signal_hashes "
-            "WHERE pcm_sha256 IS NOT NULL",
-            [position],
+            "INSERT INTO samples SELECT batch, recording_id, pcm_sha256 FROM signal_hashes WHERE pcm_sha256 IS NOT NULL"
         )
-        position += signal.num_rows
     connection.execute(
-        "CREATE TABLE keepers AS SELECT pcm_sha256, arg_min(recording_id, position) AS keeper FROM samples "
-        "GROUP BY pcm_sha256 HAVING count(*) > 1"
+        "CREATE TABLE copies AS SELECT batch, recording_id, keeper FROM samples JOIN ("
+        "SELECT pcm_sha256, arg_min(recording_id, rowid) AS keeper FROM samples GROUP BY ALL HAVING count(*) > 1"
+        ") USING (pcm_sha256) WHERE recording_id <> keeper ORDER BY batch"
     )
     connection.execute("DROP TABLE samples")
 
 
-def _select_batch(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection, batch: str
+@dataclass(frozen=True)
+class Batch:
+    """What is known of the recordings of a batch; a stage's table lacks those that ingest could not read."""
+
+    name: str
+    recordings: pa.Table
+    annotations: dict[str, pa.Table]
+
+
+def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
+    """Batches in order, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
+    held: list[Batch] = []
+    expected = 0.0
+    for name, recordings in lake.recordings():
+        keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
+        held.append(Batch(name, recordings, {stage: lake.read(key) for stage, key in keys.items()}))
+        seconds = pc.sum(held[-1].annotations["signal"]["duration_s"]).as_py() or 0.0
+        expected += len(recordings) + seconds / (selection.stride_s or selection.window_s)
+        if expected > AT_ONCE:
+            yield held
+            held, expected = [], 0.0
+    if held:
+        yield held
+
+
+def _judge(
+    connection: duckdb.DuckDBPyConnection, selection: Selection, batches: Sequence[Batch]
 ) -> tuple[pa.Table, pa.Table]:
-    recordings = lake.read(lake.recordings_key(batch))
+    """Verdicts and windows of batches that follow one another, in the order of their recordings."""
+    recordings = pa.concat_tables(batch.recordings for batch in batches)
     annotations = {
-        stage: lake.read(lake.annotation_key(stage, fingerprint, batch))
-        for stage, fingerprint in selection.stages.items()
+        stage: _beside(recordings, pa.concat_tables(batch.annotations[stage] for batch in batches))
+        for stage in selection.stages
     }
-    measured = _measured(connection, recordings, annotations)
-    broken = broken_rules(connection, measured, selection.recordings)
+    measured = _measured(recordings, annotations)
+    copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
+    keepers = dict(connection.execute(copies, [batches[0].name, batches[-1].name]).fetchall())
+    broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
     failures = _failures(recordings, annotations)
-    connection.register("measured_rows", measured)
-    duplicates = "SELECT recording_id, keeper FROM measured_rows JOIN keepers USING (pcm_sha256)"
-    keepers = dict(connection.execute(f"{duplicates} WHERE keeper <> recording_id").fetchall())
-    verdicts: list[dict[str, Any]] = []
-    windows: list[dict[str, Any]] = []
-    for row, reasons in zip(measured.to_pylist(), broken, strict=True):
-        recording_id = row["recording_id"]
-        duration_s = row["duration_s"] or row["claimed_duration_s"] or 0.0
-        duplicate_of = keepers.get(recording_id)
-        failed = failures.get(recording_id, [])
-        reasons = failed or reasons + (["duplicate"] if duplicate_of else [])
-        verdict = "failed" if failed else "rejected" if reasons else "kept"
-        cut = list(cut_windows(row, selection)) if verdict == "kept" else []
-        covered_s = min(duration_s, sound_covered_s(cut))
-        windows += cut
-        verdicts.append(
-            {
-                "recording_id": recording_id,
-                "verdict": verdict,
-                "reasons": reasons,
-                "duration_s": duration_s,
-                "windows": len(cut),
-                "windowed_s": covered_s,
-                "remainder_s": duration_s - covered_s if verdict == "kept" else 0.0,
-                "duplicate_of": duplicate_of,
-                "split": cut[0]["split"] if cut else None,
-            }
-        )
-    table = schemas.table(windows, schemas.WINDOWS)
-    reasons_of = broken_rules(connection, table, selection.windows)
-    judged = {"kept": [not reasons for reasons in reasons_of], "reasons": reasons_of}
-    for name, values in judged.items():
-        column = schemas.WINDOWS.field(name)
-        table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
-    return schemas.table(verdicts, schemas.VERDICTS), table
+    duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
+    reasons = [
+        failed or rules + (["duplicate"] if keeper else [])
+        for failed, rules, keeper in zip(failures, broken.to_pylist(), duplicate_of, strict=True)
+    ]
+    kept = np.array([not why for why in reasons], bool)
+    made = cut(
+        measured.select([name for name in OF_RECORDING if name in measured.schema.names]).filter(kept), selection
+    )
+    counts, covered_s = np.zeros(len(kept), np.int64), np.zeros(len(kept))
+    counts[kept], covered_s[kept] = made.counts, made.covered_s
+    known_s = (pc.if_else(pc.not_equal(measured[name], 0), measured[name], None) for name in DURATIONS)
+    duration_s = pc.coalesce(*known_s, 0.0).to_numpy()
+    first = pa.array(np.cumsum(counts) - counts, mask=counts == 0)
+    windowed_s = np.minimum(duration_s, covered_s)
+    verdicts = {
+        "recording_id": recordings["recording_id"],
+        "verdict": np.where(kept, "kept", np.where([not failed for failed in failures], "rejected", "failed")),
+        "reasons": reasons,
+        "duplicate_of": duplicate_of,
+        "duration_s": duration_s,
+        "windows": counts,
+        "windowed_s": windowed_s,
+        "remainder_s": np.where(kept, duration_s - windowed_s, 0.0),
+        "split": made.windows["split"].take(first),
+    }
+    return pa.table(verdicts, schema=schemas.VERDICTS), judge_windows(connection, made.windows, selection.windows)
 
 
-def cut_windows(row: Mapping[str, Any], selection: Selection) -> Iterator[dict[str, Any]]:
-    turns = row.get("turns")
-    turn_starts = [turn["start_s"] for turn in turns or []] if selection.align == "turns" else None
-    split = draw_split(row["pcm_sha256"], selection.splits, selection.seed)
-    stride_s = selection.stride_s or selection.window_s
-    spoken, taken = Timeline(row.get("segments") or []), Timeline(turns or [])
-    for start_s in cut_starts(row["duration_s"], selection.window_s, stride_s, selection.grid_s, turn_starts):
-        end_s = start_s + selection.window_s
-        near = None if turns is None else taken.between(start_s, end_s)
-        yield {
-            "window_id": f"{row['recording_id']}-{round(start_s * 1000):09d}",
-            "recording_id": row["recording_id"],
-            "split": split,
-            "start_s": start_s,
-            "duration_s": selection.window_s,
-            "context_s": selection.context_s,
-            "tracks": row["tracks"],
-            "language": row.get("language"),
-            "source": row["source"],
-            "licence": row["licence"],
-            "kept": True,
-            "reasons": [],
-            **measure(start_s, selection.window_s, spoken.between(start_s, end_s), near),
-        }
+def _beside(recordings: pa.Table, rows: pa.Table) -> pa.Table:
+    """Rows of a stage in the order of `recordings`, null where it has none."""
+    ids, wanted = rows["recording_id"], recordings["recording_id"]
+    return rows if ids.equals(wanted) else rows.take(pc.index_in(wanted, value_set=ids.combine_chunks()))
 
 
-def sound_covered_s(windows: list[dict[str, Any]]) -> float:
-    """Seconds inside any window; windows overlap where the stride is shorter than they are."""
-    total = end_s = 0.0
-    for window in windows:
-        total += window["start_s"] + window["duration_s"] - max(end_s, window["start_s"])
-        end_s = window["start_s"] + window["duration_s"]
-    return total
-
-
-def _measured(
-    connection: duckdb.DuckDBPyConnection, recordings: pa.Table, annotations: Mapping[str, pa.Table]
-) -> pa.Table:
+def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
-    joins = []
-    connection.register("recordings_batch", recordings)
-    for stage, table in annotations.items():
-        connection.register(f"{stage}_batch", table)
-        joins.append(f"LEFT JOIN {stage}_batch AS {stage} USING (recording_id)")
-    columns = measured(annotations)
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in columns.items())
-    query = f"SELECT {fields} FROM (SELECT *, row_number() OVER () AS n FROM recordings_batch) AS r {' '.join(joins)}"
-    return connection.sql(f"{query} ORDER BY r.n").to_arrow_table()
+    tables = {"r": recordings, **annotations}
+    sources = {name: source.replace('"', "").split(".") for name, source in measured(annotations).items()}
+    return pa.table({name: tables[stage][column] for name, (stage, column) in sources.items()})
 
 
-def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> list[list[str]]:
-    """The names of the rules that do not hold, by row; a rule over something unmeasured (null) does not hold."""
+def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> Array:
+    """bool (rows, rules): which rules do not hold; a rule over something unmeasured (null) does not hold."""
     if not rules:
-        return [[] for _ in range(table.num_rows)]
+        return np.zeros((len(table), 0), bool)
     connection.register("judged", table)
-    conditions = ", ".join(f"coalesce(({condition}), false)" for condition in rules.values())
-    verdicts = connection.execute(f"SELECT {conditions} FROM judged").fetchall()
-    return [[name for name, holds in zip(rules, row, strict=True) if not holds] for row in verdicts]
+    conditions = ", ".join(f"NOT coalesce(({condition}), false)" for condition in rules.values())
+    return np.column_stack(list(connection.execute(f"SELECT {conditions} FROM judged").fetchnumpy().values()))
 
 
-def _failures(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> dict[str, list[str]]:
+def judge_windows(connection: duckdb.DuckDBPyConnection, windows: pa.Table, rules: Mapping[str, str]) -> pa.Table:
+    """Windows (WINDOWS schema) with `kept` and `reasons` by these rules."""
+    broken = broken_rules(connection, windows, rules)
+    for name, values in {"kept": ~broken.any(axis=1), "reasons": listed(list(rules), broken)}.items():
+        index = windows.schema.get_field_index(name)
+        windows = windows.set_column(index, windows.schema.field(index), pa.array(values))
+    return windows
+
+
+def _failures(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> list[list[str]]:
     """Reasons '<stage>: <error type>' by recording; one that failed at ingest never reached the other stages."""
-    failures: dict[str, list[str]] = {}
+    failures: list[list[str]] = [[] for _ in range(len(recordings))]
     for stage, table in {"ingest": recordings, **annotations}.items():
-        for row in table.select(["recording_id", "status", "error_type"]).to_pylist():
-            reasons = failures.get(row["recording_id"], [])
-            if row["status"] != "ok" and not any(reason.startswith("ingest: ") for reason in reasons):
-                failures.setdefault(row["recording_id"], []).append(f"{stage}: {row['error_type']}")
+        failed = pc.fill_null(pc.not_equal(table["status"], "ok"), False).to_numpy()
+        for row in np.flatnonzero(failed).tolist():
+            if not failures[row] or not failures[row][0].startswith("ingest: "):
+                failures[row].append(f"{stage}: {table['error_type'][row].as_py()}")
     return failures

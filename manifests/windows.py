@@ -1,4 +1,4 @@
-"""Windows cut out of a recording, and what is known of each: pure functions of one recording's rows."""
+"""Windows cut out of recordings, and what is known of each: those of many recordings at once, as arrays."""
 
 from __future__ import annotations
 
@@ -6,38 +6,108 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-Row = Mapping[str, Any]
+from manifests import schemas
+from manifests.spans import Array, Spans, flattened, inside_s, joined_by, meeting, pieces, rounded
+
+if TYPE_CHECKING:
+    from manifests.select import Selection
+
+OF_RECORDING = {
+    name: schema.field(name).type
+    for schema, names in (
+        (schemas.RECORDINGS, ("recording_id", "source", "licence")),
+        (schemas.SIGNAL, ("duration_s", "pcm_sha256", "tracks")),
+        (schemas.LANGUAGE, ("language",)),
+        (schemas.VAD, ("segments",)),
+        (schemas.DIARIZE, ("turns",)),
+    )
+    for name in names
+}
+"""What a cut needs to know of a recording, by name of the column."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`windows` (WINDOWS schema) of many recordings in order, how many each has, and the seconds inside any of them."""
+
+    windows: pa.Table
+    counts: Array
+    covered_s: Array
+
+
+def cut(recordings: pa.Table, selection: Selection) -> Cut:
+    """Every window of `recordings` (columns of OF_RECORDING; what no stage measured may lack), all of them kept."""
+    known = {
+        name: recordings[name].combine_chunks() if name in recordings.schema.names else pa.nulls(len(recordings), kind)
+        for name, kind in OF_RECORDING.items()
+    }
+    segments, _ = flattened(known["segments"])
+    turns, told = flattened(known["turns"])
+    durations_s, stride_s = known["duration_s"].to_numpy(), selection.stride_s or selection.window_s
+    aligned = turns if selection.align == "turns" else None
+    counts, starts_s = cut_starts(durations_s, selection.window_s, stride_s, selection.grid_s, aligned)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    windows = Spans(rows, starts_s, starts_s + selection.window_s)
+    splits = [draw_split(key, selection.splits, selection.seed) for key in known["pcm_sha256"].to_pylist()]
+    columns = {name: known[name].take(rows) for name in ("recording_id", "source", "licence", "tracks", "language")}
+    columns["split"] = pa.array(splits, pa.string()).take(rows)
+    milliseconds = pa.array(np.rint(starts_s * 1000), pa.int64()).cast(pa.string())
+    number = pc.utf8_lpad(milliseconds, 9, "0")
+    columns["window_id"] = pc.binary_join_element_wise(columns["recording_id"], number, "-")
+    speech_s = inside_s(windows, pieces(segments)[0])
+    same = {"duration_s": selection.window_s, "context_s": selection.context_s, "kept": True}
+    columns |= {name: np.full(len(rows), value) for name, value in same.items()}
+    columns |= {"start_s": starts_s, "speech_s": rounded(speech_s)}
+    columns |= {"speech_share": rounded(speech_s / selection.window_s), "reasons": listed([], np.ones((len(rows), 0)))}
+    columns |= _speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows])
+    return Cut(pa.table(columns, schema=schemas.WINDOWS), counts, _covered_s(windows, len(counts)))
 
 
 def cut_starts(
-    duration_s: float, window_s: float, stride_s: float, grid_s: float, turn_starts_s: Sequence[float] | None = None
-) -> list[float]:
-    """Starts in seconds, multiples of `grid_s`, of windows that lie wholly inside the recording.
+    durations_s: Array, window_s: float, stride_s: float, grid_s: float, turns: Spans | None = None
+) -> tuple[Array, Array]:
+    """How many windows lie wholly inside each recording, and where they start: multiples of `grid_s`, in seconds.
 
-    Without `turn_starts_s` the windows tile from 0. With them, each window starts at the last grid point at or before
-    the first turn that starts at or after the previous window's end.
+    Without `turns` the windows tile from 0. With them, each window starts at the last grid point at or before the first
+    turn that starts at or after the previous window's end.
 
-    >>> cut_starts(20.0, 8.0, 8.0, 0.1)
-    [0.0, 8.0]
-    >>> cut_starts(20.0, 8.0, 8.0, 0.1, [1.25, 4.0, 9.5])
-    [1.2, 9.5]
+    >>> cut_starts(np.array([20.0, 4.0, 8.0]), 8.0, 8.0, 0.1)
+    (array([2, 0, 1]), array([0., 8., 0.]))
+    >>> turns = Spans(np.zeros(3, int), np.array([1.25, 4.0, 9.5]), np.full(3, 20.0))
+    >>> cut_starts(np.array([20.0]), 8.0, 8.0, 0.1, turns)
+    (array([2]), array([1.2, 9.5]))
     """
-    last = int(np.floor((duration_s - window_s) / grid_s + 1e-6))
+    last = np.floor((durations_s - window_s) / grid_s + 1e-6).astype(np.int64)
     stride = max(1, int(np.ceil(stride_s / grid_s - 1e-6)))  # up, so that rounding never makes windows overlap
-    if turn_starts_s is None:
-        points = list(range(0, last + 1, stride))
-    else:
-        points, position = [], 0
-        for start_s in sorted(turn_starts_s):
-            point = int(np.floor(start_s / grid_s + 1e-6))
-            if position <= point <= last:
-                points.append(point)
-                position = point + stride
-    return [round(point * grid_s, 6) for point in points]
+    if turns is None:
+        counts = np.maximum(last // stride + 1, 0)
+        points = stride * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+        return counts, rounded(points * grid_s)
+    heard = np.floor(turns.starts_s / grid_s + 1e-6).astype(np.int64)
+    edges = np.searchsorted(turns.rows, np.arange(len(last) + 1))
+    chosen = [
+        _apart(heard[first:end].tolist(), stride, latest)
+        for first, end, latest in zip(edges[:-1], edges[1:], last.tolist(), strict=True)
+    ]
+    points = np.array([point for of_recording in chosen for point in of_recording], np.int64)
+    return np.array([len(of_recording) for of_recording in chosen], np.int64), rounded(points * grid_s)
+
+
+def _apart(points: list[int], stride: int, latest: int) -> list[int]:
+    """The first of the sorted points, the next at least `stride` after it, and so on up to `latest`."""
+    chosen: list[int] = []
+    index = bisect.bisect_left(points, 0)
+    while index < len(points) and points[index] <= latest:
+        chosen.append(points[index])
+        index = bisect.bisect_left(points, points[index] + stride, index)
+    return chosen
 
 
 def draw_split(key: str, splits: Mapping[str, float], seed: int) -> str:
@@ -50,6 +120,52 @@ def draw_split(key: str, splits: Mapping[str, float], seed: int) -> str:
         if position < edge:
             return name
     return [name for name, share in splits.items() if share > 0][-1]
+
+
+def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array) -> dict[str, pa.Array]:
+    """Speakers, overlap and turns inside each window, null in those that are `unknown`: nobody diarized them."""
+    speakers = pc.struct_field(told, "speaker").dictionary_encode("encode").indices.to_numpy().astype(np.int64)
+    # A speaker's own turns may touch or overlap: only different speakers make overlap.
+    floor, depth = pieces(joined_by(speakers, turns))
+    any_s, overlap_s = inside_s(windows, floor), inside_s(windows, floor.where(depth >= 2))
+    window, turn = meeting(windows, turns)
+    kinds = speakers.max(initial=0) + 1
+    heard = np.sort(window * kinds + speakers[turn])
+    heard = heard[np.diff(heard, prepend=-1) > 0] // kinds
+    counts = np.bincount(window, minlength=len(windows))
+    begun_s = windows.starts_s[window]
+    inside = {
+        "speaker": pc.struct_field(told, "speaker").take(turn),
+        "track": pc.struct_field(told, "track").take(turn),
+        "start_s": pa.array(rounded(np.maximum(turns.starts_s[turn], begun_s) - begun_s)),
+        "end_s": pa.array(rounded(np.minimum(turns.ends_s[turn], windows.ends_s[window]) - begun_s)),
+    }
+    lists = pa.ListArray.from_arrays(
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        pa.StructArray.from_arrays([inside[field.name] for field in schemas.TURN], fields=list(schemas.TURN)),
+        pa.list_(schemas.TURN),
+        mask=pa.array(unknown),
+    )
+    share = rounded(np.divide(overlap_s, any_s, out=np.zeros(len(windows)), where=any_s > 0))
+    return {
+        "num_speakers": pa.array(np.bincount(heard, minlength=len(windows)), pa.int32(), mask=unknown),
+        "overlap_share": pa.array(share, mask=unknown),
+        "turn_count": pa.array(counts, pa.int32(), mask=unknown),
+        "turns": lists,
+    }
+
+
+def listed(names: Sequence[str], holds: Array) -> pa.ListArray:
+    """The names that hold of each row, from bool (rows, names)."""
+    offsets = np.concatenate([[0], np.cumsum(np.count_nonzero(holds, axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(names, pa.string()).take(pa.array(np.nonzero(holds)[1])))
+
+
+def _covered_s(windows: Spans, count: int) -> Array:
+    """Seconds of each of `count` recordings inside any window; they overlap where the stride is shorter than them."""
+    before_s = np.concatenate([[0.0], windows.ends_s[:-1]])[: len(windows)]
+    before_s[np.diff(windows.rows, prepend=-1) != 0] = 0.0
+    return np.bincount(windows.rows, windows.ends_s - np.maximum(before_s, windows.starts_s), count)
 
 
 def covered_s(spans: Sequence[tuple[float, float]], depth: int = 1) -> float:
@@ -65,63 +181,6 @@ def covered_s(spans: Sequence[tuple[float, float]], depth: int = 1) -> float:
         if open_spans >= depth:
             total += following - at
     return total
-
-
-class Timeline:
-    """Rows with `start_s` and `end_s`, found by time: a window of a long recording looks at its own few only."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = sorted(rows, key=lambda row: row["start_s"])
-        self._starts = [row["start_s"] for row in self._rows]
-        self._ends = list(itertools.accumulate((row["end_s"] for row in self._rows), max))
-
-    def between(self, start_s: float, end_s: float) -> list[Row]:
-        """Rows in order of start, among them all that meet the stretch.
-
-        >>> Timeline([{"start_s": 5.0, "end_s": 6.0}, {"start_s": 0.0, "end_s": 2.0}]).between(1.0, 3.0)
-        [{'start_s': 0.0, 'end_s': 2.0}]
-        """
-        return self._rows[bisect.bisect_right(self._ends, start_s) : bisect.bisect_left(self._starts, end_s)]
-
-
-def measure(start_s: float, window_s: float, segments: Sequence[Row], turns: Sequence[Row] | None) -> dict[str, Any]:
-    """Speech, speakers, overlap and turns inside one window; speakers are null where nobody diarized."""
-    end_s = start_s + window_s
-    speech_s = covered_s([_clip(row, start_s, end_s) for row in segments if _meets(row, start_s, end_s)])
-    row: dict[str, Any] = {"speech_s": round(speech_s, 6), "speech_share": round(speech_s / window_s, 6)}
-    if turns is None:
-        return row | {"num_speakers": None, "overlap_share": None, "turn_count": None, "turns": None}
-    inside = [turn for turn in turns if _meets(turn, start_s, end_s)]
-    spoken: dict[str, list[tuple[float, float]]] = {}
-    for turn in inside:
-        spoken.setdefault(turn["speaker"], []).append(_clip(turn, start_s, end_s))
-    # A speaker's own turns may touch or overlap: only different speakers make overlap.
-    merged = [span for spans in spoken.values() for span in union(spans)]
-    any_s = covered_s(merged)
-    return row | {
-        "num_speakers": len(spoken),
-        "overlap_share": round(covered_s(merged, depth=2) / any_s, 6) if any_s else 0.0,
-        "turn_count": len(inside),
-        "turns": [_relative(turn, start_s, end_s) for turn in inside],
-    }
-
-
-def _meets(row: Row, start_s: float, end_s: float) -> bool:
-    return bool(row["start_s"] < end_s and row["end_s"] > start_s)
-
-
-def _clip(row: Row, start_s: float, end_s: float) -> tuple[float, float]:
-    return max(row["start_s"], start_s), min(row["end_s"], end_s)
-
-
-def _relative(turn: Row, start_s: float, end_s: float) -> dict[str, Any]:
-    first, last = _clip(turn, start_s, end_s)
-    return {
-        "speaker": turn["speaker"],
-        "track": turn["track"],
-        "start_s": round(first - start_s, 6),
-        "end_s": round(last - start_s, 6),
-    }
 
 
 def union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -6,7 +6,6 @@ of them or, beyond `SAMPLE`, a fair sample that stands for them.
 
 from __future__ import annotations
 
-import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,12 +13,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
-from manifests import schemas
 from manifests.funnel import Funnel
 from manifests.lake import Lake
-from manifests.select import Selection, broken_rules, check_rules, cut_windows, sound_covered_s
+from manifests.select import Selection, check_rules, judge_windows
 from manifests.views import CHECKED, Choice, ChoiceError, connect, in_order, lock, open_views, stages_of
+from manifests.windows import OF_RECORDING, cut
 
 SAMPLE = 5000
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
@@ -137,21 +137,15 @@ def _cut(
     of: int,
 ) -> int:
     """Cut windows of the recordings that hold `lacking` and count them, scaled where only a sample is cut."""
-    columns = "recording_id, source, licence, duration_s, pcm_sha256, tracks, language, segments, turns"
     chosen = f" ORDER BY hash(recording_id) LIMIT {sample}" if of > sample else ""
-    rows = connection.execute(f"SELECT {columns} FROM judged WHERE {lacking}{chosen}")
-    names = [column[0] for column in rows.description or []]
+    found = connection.sql(f"SELECT {', '.join(OF_RECORDING)} FROM judged WHERE {lacking}{chosen}")
     part, done = Funnel("part"), 0
-    while batch := rows.fetchmany(500):
-        known = [dict(zip(names, row, strict=True)) for row in batch]
-        cuts = [list(cut_windows(row, selection)) for row in known]
-        for row, windows in zip(known, cuts, strict=True):
-            part.windowed_s += min(row["duration_s"], sound_covered_s(windows))
-        windows = list(itertools.chain.from_iterable(cuts))
-        table = schemas.table(windows, schemas.WINDOWS)
-        for window, reasons in zip(windows, broken_rules(judge, table, selection.windows), strict=True):
-            part.tally("windows", "rejected" if reasons else "kept", reasons, 1, window["duration_s"])
-        done += len(batch)
+    for batch in found.to_arrow_reader(500):
+        recordings = pa.Table.from_batches([batch])
+        made = cut(recordings, selection)
+        part.windowed_s += float(np.minimum(recordings["duration_s"], made.covered_s).sum())
+        part.add_windows(judge_windows(judge, made.windows, selection.windows))
+        done += len(recordings)
     funnel.merge(part, of / done)
     return done
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,7 +103,9 @@ def test_windows_can_start_with_turns(tmp_path: Path) -> None:
 
 @given(st.floats(0, 500), st.sampled_from([1.0, 8.0, 40.0]), st.sampled_from([0.1, 0.4, 1.0]))
 def test_windows_lie_inside_on_the_grid_and_do_not_overlap(duration_s: float, window_s: float, grid_s: float) -> None:
-    starts = cut_starts(duration_s, window_s, window_s, grid_s)
+    (count,), cut = cut_starts(np.array([duration_s]), window_s, window_s, grid_s)
+    starts = cut.tolist()
+    assert len(starts) == count
     assert all(start >= 0 and start + window_s <= duration_s + 1e-5 for start in starts)
     assert all(abs(start / grid_s - round(start / grid_s)) < 1e-6 for start in starts)
     assert all(b - a >= window_s - 1e-6 for a, b in itertools.pairwise(starts))

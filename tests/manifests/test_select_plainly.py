@@ -1,0 +1,151 @@
+"""Selecting many recordings at once gives what selecting them one by one gives, to the last bit."""
+
+import tempfile
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from plainly import select_plainly
+
+from manifests import schemas
+from manifests import select as module
+from manifests.funnel import Funnel
+from manifests.lake import Lake
+from manifests.select import Selection, select
+from pipelines import recipe
+
+MARKS = dict.fromkeys(schemas.STAGES, "m")
+SAMPLES = st.integers(0, 80 * 16000)
+"""Times of 16 kHz sound: many lie between two numbers of six decimals."""
+TIMES = st.one_of(SAMPLES.map(lambda n: n / 16000), st.integers(0, 800).map(lambda n: n / 10), st.floats(0, 80))
+SHARES = st.floats(0, 1)
+SPANS = st.lists(
+    st.tuples(TIMES, TIMES).map(sorted).flatmap(lambda s: st.tuples(st.just(s[0]), st.just(s[1]), st.integers(0, 1))),
+    max_size=12,
+)
+
+
+@st.composite
+def recordings(draw: st.DrawFn, number: int) -> dict[str, dict[str, Any]]:
+    """One recording as a row of each table; a stage that it never reached has none."""
+    base = {"recording_id": f"{number:020x}", "status": "ok"}
+    failed_at = draw(st.sampled_from([None] * 7 + ["ingest", *schemas.STAGES]))
+    failed = base | {"status": "failed", "error_type": "UnreadableAudioError"}
+    claimed = {"uris": [f"{number}.wav"], "claimed_duration_s": draw(st.sampled_from([None, 0.0, 33.25]))}
+    claimed |= {"source": draw(st.sampled_from([None, "here"])), "licence": "MIT"}
+    rows = {"recordings": (failed if failed_at == "ingest" else base) | claimed}
+    if failed_at == "ingest":
+        return rows
+    tracks = draw(st.sampled_from([1, 2]))
+    duration_s = draw(st.one_of(st.just(80.0), SAMPLES.map(lambda n: n / 16000)))
+    spans = [{"start_s": start, "end_s": end, "track": track} for start, end, track in draw(SPANS)]
+    speakers = st.sampled_from(["A", "B", "C"])
+    turns = [{"start_s": s, "end_s": e, "track": t, "speaker": draw(speakers)} for s, e, t in draw(SPANS)]
+    known: dict[str, dict[str, Any]] = {
+        "signal": {
+            "duration_s": duration_s,
+            "pcm_sha256": draw(st.sampled_from(["same", f"{number}", f"{number}"])),
+            "tracks": tracks,
+            "channel_relation": draw(st.sampled_from(["mono", "speakers"])),
+            "leakage_db": draw(st.one_of(st.none(), st.floats(-30, 0))),
+        },
+        "vad": {
+            "segments": draw(st.sampled_from([spans, None])),
+            "speech_share": draw(SHARES),
+            "speech_per_track_s": [draw(TIMES) for _ in range(tracks)],
+        },
+        "diarize": {"turns": draw(st.sampled_from([turns, turns, None])), "num_speakers": draw(st.integers(0, 3))},
+        "language": {
+            "language": draw(st.sampled_from([None, "en"])),
+            "language_confidence": draw(SHARES),
+            "language_shares": draw(st.sampled_from([None, {"en": 1.0}, {"en": 0.5, "de": 0.5}])),
+        },
+        "quality": {"dnsmos_ovrl": draw(st.floats(1, 5)), "music_likelihood": draw(SHARES)},
+    }
+    for stage, row in known.items():
+        rows[stage] = failed if stage == failed_at else base | row
+    return rows
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    sizes = draw(st.lists(st.integers(0, 4), min_size=1, max_size=4))
+    return [[draw(recordings(100 * batch + row)) for row in range(size)] for batch, size in enumerate(sizes)]
+
+
+def write(folder: str, made: list[list[dict[str, Any]]]) -> Lake:
+    lake = Lake.at(folder)
+    for number, rows in enumerate(made):
+        batch = f"batch-{number:06d}"
+        for name, schema in {"recordings": schemas.RECORDINGS, **schemas.STAGES}.items():
+            key = lake.recordings_key(batch) if name == "recordings" else lake.annotation_key(name, "m", batch)
+            lake.write(key, schemas.table([row[name] for row in rows if name in row], schema))
+    return lake
+
+
+def compare(lake: Lake, selection: Selection) -> None:
+    """Bytes and counts of `select`, against the same said plainly."""
+    funnel, told = select(lake, selection), Funnel("plainly")
+    for batch, (verdicts, windows) in select_plainly(lake, selection).items():
+        plain = pa.Table.from_pylist(verdicts, schemas.VERDICTS), pa.Table.from_pylist(windows, schemas.WINDOWS)
+        for key, table in zip((lake.verdicts_key, lake.windows_key), plain, strict=True):
+            made = lake.read(key(selection.name, batch))
+            assert made.to_pylist() == table.to_pylist()
+            lake.write("plain.parquet", table)
+            assert lake.storage.read("plain.parquet") == lake.storage.read(key(selection.name, batch))
+        for row in verdicts:
+            told.tally("recordings", row["verdict"], row["reasons"], 1, row["duration_s"])
+        for row in windows:
+            told.tally("windows", "kept" if row["kept"] else "rejected", row["reasons"], 1, row["duration_s"])
+    assert funnel.count == told.count
+    for what, seconds in told.seconds.items():
+        assert funnel.seconds[what] == pytest.approx(seconds)
+
+
+PLENTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@PLENTY
+@given(
+    batches(),
+    st.sampled_from([(2, 6), (0, 0.3), (10, 30)]),
+    st.sampled_from([None, 1.0, 2.55, 20.0]),
+    st.sampled_from([0.1, 0.4, 1 / 3]),
+    st.sampled_from(["none", "turns"]),
+    st.sampled_from([["signal", "vad", "diarize"], ["signal", "vad"], ["signal"], list(schemas.STAGES)]),
+    st.sampled_from([1, 20_000]),
+)
+def test_any_geometry_is_cut_as_one_by_one(
+    made: list[list[dict[str, Any]]],
+    window: tuple[float, float],
+    stride_s: float | None,
+    grid_s: float,
+    align: str,
+    stages: list[str],
+    at_once: int,
+) -> None:
+    selection = Selection(
+        "plain", dict.fromkeys(stages, "m"), *window, stride_s=stride_s, grid_s=grid_s, align=align,
+        splits={"train": 0.5, "test": 0.5},
+        recordings={"long": "duration_s >= 9", "here": "source = 'here' or duration_s > 30"},
+        windows={"speech": "speech_share >= 0.3", "overlap": "coalesce(overlap_share, 0) < 0.5"},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE", at_once)
+        compare(write(folder, made), selection)
+
+
+@settings(PLENTY, max_examples=15)
+@given(batches(), st.sampled_from(recipe.shipped()))
+def test_every_shipped_recipe_selects_as_one_by_one(made: list[list[dict[str, Any]]], name: str) -> None:
+    config = recipe.load(name)
+    rules = {"recordings": config.select.recordings, "windows": config.select.windows}
+    marks = dict.fromkeys(("signal", *config.stages), "m")
+    selection = Selection(
+        name, marks, config.select.context_s / 4, config.select.continuation_s / 4, None, config.select.grid_s,
+        config.select.align, config.select.seed, config.select.splits, **rules,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        compare(write(folder, made), selection)
