@@ -64,23 +64,22 @@ class Plan:
         self._shard_seconds = config.shard_mb * 1e6 / (encoder.frame_rate * encoder.dim * 2)
         self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
         self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
-        self._connection.execute("SET threads = 1; SET memory_limit = '1GB'")
+        self._connection.execute("SET threads = 1; SET memory_limit = '100MB'")
         self._connection.execute(
-            "CREATE TABLE kept (split VARCHAR, recording_id VARCHAR, batch VARCHAR, seconds DOUBLE, size_s DOUBLE)"
+            "CREATE TABLE kept (split VARCHAR, place UBIGINT, recording_id VARCHAR, batch UINTEGER, seconds DOUBLE, "
+            "size_s DOUBLE)"
         )
         columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
         windows = ((batch, lake.read(lake.windows_key(selection, batch), columns)) for batch in lake.batches())
         for table in joined(windows):
             self._connection.register("cut", table)
             self._connection.execute(
-                "INSERT INTO kept SELECT split, recording_id, batch, sum(duration_s), sum(duration_s * tracks) "
-                "FROM cut WHERE kept GROUP BY split, recording_id, batch"
+                "INSERT INTO kept SELECT split, ('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, "
+                "recording_id, batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks) "
+                "FROM cut WHERE kept GROUP BY split, recording_id, batch",
+                {"seed": str(config.seed)},
             )
-        self._connection.execute(
-            "CREATE TABLE planned AS SELECT split, recording_id, batch, seconds, size_s FROM kept "
-            "ORDER BY split, sha256(concat($seed, ':', recording_id)), recording_id",
-            {"seed": str(config.seed)},
-        )
+        self._connection.execute("CREATE TABLE planned AS FROM kept ORDER BY split, place, recording_id")
         self._connection.execute("DROP TABLE kept")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -93,11 +92,11 @@ class Plan:
         for split, of_split in itertools.groupby(streamed, key=lambda row: row[0]):
             held: list[tuple[str, str]] = []
             held_s, seconds_held, number = 0.0, 0.0, 0
-            for _, recording_id, batch, seconds, size_s in of_split:
+            for _, _, recording_id, batch, seconds, size_s in of_split:
                 if held and held_s + size_s > self._shard_seconds:
                     yield Shard(split, number, tuple(held), seconds_held)
                     number, held, held_s, seconds_held = number + 1, [], 0.0, 0.0
-                held.append((recording_id, batch))
+                held.append((recording_id, f"batch-{batch:06d}"))
                 held_s += size_s
                 seconds_held += seconds
             yield Shard(split, number, tuple(held), seconds_held)
