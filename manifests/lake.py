@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.storage import Storage, StorageConfig, open_storage
 from manifests.tables import write_parquet_bytes
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,24 @@ class Lake:
 
     def recordings(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Batches of recordings with their names."""
-        for batch in self.batches():
-            yield batch, self.read(self.recordings_key(batch), columns)
+        return self.read_each(self.batches(), self.recordings_key, columns)
+
+    def read_each(
+        self, names: Iterable[str], key: Callable[[str], str], columns: list[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """Each name with the table under its key."""
+        return self.ahead(lambda name: (name, self.read(key(name), columns)), names)
+
+    def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What `work` makes of each item, in their order, by threads a few items ahead: a far file costs a wait."""
+        with ThreadPoolExecutor(self.config.concurrency, "ahead") as pool:
+            begun: deque[Future[Result]] = deque()
+            for item in items:
+                begun.append(pool.submit(work, item))
+                if len(begun) > self.config.concurrency:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
 
     def sweep(self) -> None:
         """Remove what writers that died left unfinished."""

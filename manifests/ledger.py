@@ -39,7 +39,7 @@ def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
     connection.execute(f"CREATE TABLE counts AS {query}")
     columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
     keys = lake.storage.list(f"datasets/{dataset}/windows")
-    for table in joined((key, lake.read(key, columns)) for key in keys):
+    for table in joined(lake.read_each(keys, str, columns)):
         connection.register("shard_windows", table)
         connection.execute(f"INSERT INTO counts {query}")
     per_patch = " UNION ALL ".join(
@@ -57,8 +57,8 @@ def write(lake: Lake, dataset: str, encoder: str) -> pa.Table:
     """Write `ledger.parquet` and `stats.safetensors` of a dataset and return the ledger."""
     table = build(lake, dataset, encoder)
     whole = Statistics()
-    for key in lake.storage.list(f"datasets/{dataset}/commits"):
-        whole.merge(ShardCommit.from_json(lake.storage.read(key)).statistics)
+    for record in lake.ahead(lake.storage.read, lake.storage.list(f"datasets/{dataset}/commits")):
+        whole.merge(ShardCommit.from_json(record).statistics)
     lake.storage.put(f"datasets/{dataset}/stats.safetensors", safetensors.numpy.save(whole.arrays()))
     lake.write(f"datasets/{dataset}/ledger.parquet", table)
     return table

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -25,7 +26,7 @@ from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
 
 AT_ONCE = 20_000
-"""Recordings and windows that are held at a time, at about 2 kB each."""
+"""Recordings and windows that are judged at a time."""
 DURATIONS = ("duration_s", "claimed_duration_s")
 
 
@@ -74,7 +75,7 @@ def select(lake: Lake, selection: Selection) -> Funnel:
         duckdb.connect(f"{folder}/select.duckdb") as connection,
     ):
         # On disk: the hashes of all samples do not fit into memory at any scale.
-        connection.execute("SET threads = 1; SET memory_limit = '1GB'")
+        connection.execute("SET threads = 1; SET memory_limit = '200MB'")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         check_rules(connection, selection)
         _find_duplicates(connection, lake, selection)
@@ -82,13 +83,8 @@ def select(lake: Lake, selection: Selection) -> Funnel:
         for batches in _some(lake, selection):
             verdicts, windows = _judge(connection, selection, batches)
             funnel.add(verdicts, windows)
-            rows = cuts = 0
-            for batch in batches:
-                of_batch = verdicts.slice(rows, len(batch.recordings))
-                count = pc.sum(of_batch["windows"]).as_py() or 0
-                lake.write(lake.windows_key(selection.name, batch.name), windows.slice(cuts, count))
-                lake.write(lake.verdicts_key(selection.name, batch.name), of_batch)
-                rows, cuts = rows + len(of_batch), cuts + count
+            for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
+                pass
     funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
     return funnel
@@ -113,8 +109,7 @@ def _find_duplicates(connection: duckdb.DuckDBPyConnection, lake: Lake, selectio
     connection.execute("CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR)")
     columns = ["recording_id", "pcm_sha256"]
     stage = "signal", selection.stages["signal"]
-    hashes = ((batch, lake.read(lake.annotation_key(*stage, batch), columns)) for batch in lake.batches())
-    for signal in joined(hashes):
+    for signal in joined(lake.read_each(lake.batches(), partial(lake.annotation_key, *stage), columns)):
         connection.register("signal_hashes", signal)
         connection.execute(
             "INSERT INTO samples SELECT batch, recording_id, pcm_sha256 FROM signal_hashes WHERE pcm_sha256 IS NOT NULL"
@@ -138,13 +133,18 @@ class Batch:
 
 def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
     """Batches in order, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
+
+    def read(name: str) -> Batch:
+        keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
+        annotations = {stage: lake.read(key) for stage, key in keys.items()}
+        return Batch(name, lake.read(lake.recordings_key(name)), annotations)
+
     held: list[Batch] = []
     expected = 0.0
-    for name, recordings in lake.recordings():
-        keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
-        held.append(Batch(name, recordings, {stage: lake.read(key) for stage, key in keys.items()}))
-        seconds = pc.sum(held[-1].annotations["signal"]["duration_s"]).as_py() or 0.0
-        expected += len(recordings) + seconds / (selection.stride_s or selection.window_s)
+    for batch in lake.ahead(read, lake.batches()):
+        held.append(batch)
+        seconds = pc.sum(batch.annotations["signal"]["duration_s"]).as_py() or 0.0
+        expected += len(batch.recordings) + seconds / (selection.stride_s or selection.window_s)
         if expected > AT_ONCE:
             yield held
             held, expected = [], 0.0
@@ -195,6 +195,19 @@ def _judge(
     return pa.table(verdicts, schema=schemas.VERDICTS), judge_windows(connection, made.windows, selection.windows)
 
 
+def _files(
+    lake: Lake, selection: Selection, batches: Sequence[Batch], verdicts: pa.Table, windows: pa.Table
+) -> Iterator[tuple[str, pa.Table]]:
+    """Keys and tables of what was made of each of these batches."""
+    rows = cuts = 0
+    for batch in batches:
+        of_batch = verdicts.slice(rows, len(batch.recordings))
+        count = pc.sum(of_batch["windows"]).as_py() or 0
+        yield lake.windows_key(selection.name, batch.name), windows.slice(cuts, count)
+        yield lake.verdicts_key(selection.name, batch.name), of_batch
+        rows, cuts = rows + len(of_batch), cuts + count
+
+
 def _beside(recordings: pa.Table, rows: pa.Table) -> pa.Table:
     """Rows of a stage in the order of `recordings`, null where it has none."""
     ids, wanted = rows["recording_id"], recordings["recording_id"]
@@ -213,8 +226,8 @@ def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: 
     if not rules:
         return np.zeros((len(table), 0), bool)
     connection.register("judged", table)
-    conditions = ", ".join(f"NOT coalesce(({condition}), false)" for condition in rules.values())
-    return np.column_stack(list(connection.execute(f"SELECT {conditions} FROM judged").fetchnumpy().values()))
+    broken = (f"NOT coalesce(({condition}), false) AS r{n}" for n, condition in enumerate(rules.values()))
+    return np.column_stack(list(connection.execute(f"SELECT {', '.join(broken)} FROM judged").fetchnumpy().values()))
 
 
 def judge_windows(connection: duckdb.DuckDBPyConnection, windows: pa.Table, rules: Mapping[str, str]) -> pa.Table:

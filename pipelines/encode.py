@@ -9,6 +9,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -70,8 +71,7 @@ class Plan:
             "size_s DOUBLE)"
         )
         columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
-        windows = ((batch, lake.read(lake.windows_key(selection, batch), columns)) for batch in lake.batches())
-        for table in joined(windows):
+        for table in joined(lake.read_each(lake.batches(), partial(lake.windows_key, selection), columns)):
             self._connection.register("cut", table)
             self._connection.execute(
                 "INSERT INTO kept SELECT split, ('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, "

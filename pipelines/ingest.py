@@ -124,7 +124,7 @@ def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> int:
         connection.execute("INSERT INTO known SELECT batch, recording_id, unnest(uris), status FROM part")
     connection.register("met_schema", MET.empty_table())
     connection.execute("CREATE TABLE seen AS SELECT * FROM met_schema")
-    for table in joined((key, lake.read(key)) for key in lake.storage.list("runs/ingest")):
+    for table in joined(lake.read_each(lake.storage.list("runs/ingest"), str)):
         connection.register("part", table.drop_columns("batch"))
         connection.execute("INSERT INTO seen SELECT * FROM part")
     return number
