@@ -172,9 +172,8 @@ def _judge(
         for failed, rules, keeper in zip(failures, broken.to_pylist(), duplicate_of, strict=True)
     ]
     kept = np.array([not why for why in reasons], bool)
-    made = cut(
-        measured.select([name for name in OF_RECORDING if name in measured.schema.names]).filter(kept), selection
-    )
+    needed = [name for name in OF_RECORDING if name in measured.schema.names]
+    made = cut(measured.select(needed).filter(kept), selection)
     counts, covered_s = np.zeros(len(kept), np.int64), np.zeros(len(kept))
     counts[kept], covered_s[kept] = made.counts, made.covered_s
     known_s = (pc.if_else(pc.not_equal(measured[name], 0), measured[name], None) for name in DURATIONS)

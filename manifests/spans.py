@@ -43,9 +43,18 @@ def meeting(windows: Spans, spans: Spans) -> tuple[Array, Array]:
     last = np.searchsorted(_places(spans.rows, spans.starts_s), _places(windows.rows, windows.ends_s), "left")
     counts = np.maximum(last - first, 0)
     window = np.repeat(np.arange(len(windows)), counts)
-    span = np.arange(len(window)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+    span = first[window] + numbered(counts)
     met = spans.ends_s[span] > windows.starts_s[window]
     return window[met], span[met]
+
+
+def numbered(counts: Array) -> Array:
+    """The members of groups of these sizes, numbered in each group from 0.
+
+    >>> numbered(np.array([2, 0, 3]))
+    array([0, 1, 0, 1, 2])
+    """
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def inside_s(windows: Spans, spans: Spans) -> Array:

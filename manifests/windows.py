@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import schemas
-from manifests.spans import Array, Spans, flattened, inside_s, joined_by, meeting, pieces, rounded
+from manifests.spans import Array, Spans, flattened, inside_s, joined_by, meeting, numbered, pieces, rounded
 
 if TYPE_CHECKING:
     from manifests.select import Selection
@@ -56,17 +56,23 @@ def cut(recordings: pa.Table, selection: Selection) -> Cut:
     rows = np.repeat(np.arange(len(counts)), counts)
     windows = Spans(rows, starts_s, starts_s + selection.window_s)
     splits = [draw_split(key, selection.splits, selection.seed) for key in known["pcm_sha256"].to_pylist()]
-    columns = {name: known[name].take(rows) for name in ("recording_id", "source", "licence", "tracks", "language")}
-    columns["split"] = pa.array(splits, pa.string()).take(rows)
     milliseconds = pa.array(np.rint(starts_s * 1000), pa.int64()).cast(pa.string())
-    number = pc.utf8_lpad(milliseconds, 9, "0")
-    columns["window_id"] = pc.binary_join_element_wise(columns["recording_id"], number, "-")
+    ids = known["recording_id"].take(rows)
     speech_s = inside_s(windows, pieces(segments)[0])
-    same = {"duration_s": selection.window_s, "context_s": selection.context_s, "kept": True}
-    columns |= {name: np.full(len(rows), value) for name, value in same.items()}
-    columns |= {"start_s": starts_s, "speech_s": rounded(speech_s)}
-    columns |= {"speech_share": rounded(speech_s / selection.window_s), "reasons": listed([], np.ones((len(rows), 0)))}
-    columns |= _speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows])
+    columns = {
+        "window_id": pc.binary_join_element_wise(ids, pc.utf8_lpad(milliseconds, 9, "0"), "-"),
+        "recording_id": ids,
+        "split": pa.array(splits, pa.string()).take(rows),
+        "start_s": starts_s,
+        "duration_s": np.full(len(rows), selection.window_s),
+        "context_s": np.full(len(rows), selection.context_s),
+        **{name: known[name].take(rows) for name in ("tracks", "language", "source", "licence")},
+        "speech_s": rounded(speech_s),
+        "speech_share": rounded(speech_s / selection.window_s),
+        **_speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),
+        "kept": np.ones(len(rows), bool),
+        "reasons": listed([], np.ones((len(rows), 0), bool)),
+    }
     return Cut(pa.table(columns, schema=schemas.WINDOWS), counts, _covered_s(windows, len(counts)))
 
 
@@ -88,8 +94,7 @@ def cut_starts(
     stride = max(1, int(np.ceil(stride_s / grid_s - 1e-6)))  # up, so that rounding never makes windows overlap
     if turns is None:
         counts = np.maximum(last // stride + 1, 0)
-        points = stride * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
-        return counts, rounded(points * grid_s)
+        return counts, rounded(stride * numbered(counts) * grid_s)
     heard = np.floor(turns.starts_s / grid_s + 1e-6).astype(np.int64)
     edges = np.searchsorted(turns.rows, np.arange(len(last) + 1))
     chosen = [
@@ -141,7 +146,7 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
         "end_s": pa.array(rounded(np.minimum(turns.ends_s[turn], windows.ends_s[window]) - begun_s)),
     }
     lists = pa.ListArray.from_arrays(
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        _offsets(counts),
         pa.StructArray.from_arrays([inside[field.name] for field in schemas.TURN], fields=list(schemas.TURN)),
         pa.list_(schemas.TURN),
         mask=pa.array(unknown),
@@ -157,8 +162,13 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
 
 def listed(names: Sequence[str], holds: Array) -> pa.ListArray:
     """The names that hold of each row, from bool (rows, names)."""
-    offsets = np.concatenate([[0], np.cumsum(np.count_nonzero(holds, axis=1))]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(names, pa.string()).take(pa.array(np.nonzero(holds)[1])))
+    told = pa.array(names, pa.string()).take(np.nonzero(holds)[1])
+    return pa.ListArray.from_arrays(_offsets(np.count_nonzero(holds, axis=1)), told)
+
+
+def _offsets(counts: Array) -> Array:
+    """Where lists of these lengths begin and end in the array of their values."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
 
 def _covered_s(windows: Spans, count: int) -> Array:

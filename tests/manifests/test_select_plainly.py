@@ -130,7 +130,7 @@ def test_any_geometry_is_cut_as_one_by_one(
         "plain", dict.fromkeys(stages, "m"), *window, stride_s=stride_s, grid_s=grid_s, align=align,
         splits={"train": 0.5, "test": 0.5},
         recordings={"long": "duration_s >= 9", "here": "source = 'here' or duration_s > 30"},
-        windows={"speech": "speech_share >= 0.3", "spoken": "speech_share >= 0.3", "overlap": "coalesce(overlap_share, 0) < 0.5"},
+        windows={"a": "speech_share >= 0.3", "b": "speech_share >= 0.3", "overlap": "coalesce(overlap_share, 0) < 0.5"},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AT_ONCE", at_once)
