@@ -67,12 +67,12 @@ class RangedFile(io.RawIOBase):
         keep = {0, self._last, *wanted}
         for old in self._blocks.keys() - keep:
             self._blocks.pop(old).cancel()
-        for block in wanted[1:]:
-            if block not in self._blocks and block * self._block_bytes < self.size:
-                self._blocks[block] = self._pool.submit(self._fetch_block, block)
-        if number not in self._blocks:  # here, as handing it to another thread and back takes time
+        if len(wanted) == 1 and number not in self._blocks:  # handing it to another thread and back takes time
             self._blocks[number] = Future()
             self._blocks[number].set_result(self._fetch_block(number))
+        for block in wanted:
+            if block not in self._blocks and block * self._block_bytes < self.size:
+                self._blocks[block] = self._pool.submit(self._fetch_block, block)
         data = self._blocks[number].result()
         self._last = number
         return data

@@ -111,8 +111,9 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
         )
 
     def get_ours() -> int:
-        with ours.open("k", ahead=concurrency - 1) as stream:
-            return sum(len(chunk) for chunk in iter(lambda: stream.read(8 << 20), b""))
+        chunk = bytearray(transfer.io_chunksize)  # what boto3 hands over at once
+        with ours.open("k", ahead=concurrency) as stream:
+            return sum(iter(lambda: stream.readinto(chunk), 0))
 
     return {
         "put": {"ours": put_ours, "boto3": put_boto3, "obstore": put_obstore},
