@@ -21,6 +21,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/bench/*.py tests/bench/peers/*.py
 
 # The report is tested in a browser: Debian's, installed where that can be done; without one those tests skip.
 browser:

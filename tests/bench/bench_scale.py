@@ -176,7 +176,7 @@ def known_names(lake: Lake, folder: Path) -> None:
             sha = f"{int(path.stem):020x}" + "0" * 44
             seen = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "claimed_duration_s": HALF_HOUR_S}
             rows.append(seen | {"uri": str(path), "recording_id": sha[:20], "sha256": sha, "status": "ok"})
-        (lake.storage.path / "runs/ingest").mkdir(parents=True, exist_ok=True)
+        (Path(lake.storage.root) / "runs/ingest").mkdir(parents=True, exist_ok=True)
         put(lake, f"runs/ingest/{part:06d}.parquet", schemas.table(rows, MET))
         for number, batch in enumerate(parts(rows, BATCH)):
             columns = [
@@ -188,7 +188,7 @@ def known_names(lake: Lake, folder: Path) -> None:
 
 
 def put(lake: Lake, key: str, table: Any) -> None:
-    path = lake.storage.path / key
+    path = Path(lake.storage.root) / key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(write_parquet_bytes(table))
 
@@ -215,8 +215,8 @@ def run_step(step: str, root: Path) -> str:
     if step == "resume":
         plan = Plan(lake, "bench", EncodeConfig())
         ShardEncoder(lake, "bench", "bench", MARKS["signal"], EncodeConfig()).check_dataset(plan)
-        seconds = [shard.seconds for shard in Uncommitted(lake, "bench", plan)]
-        return f"{len(seconds):,} shards to do, {sum(seconds) / 3600:,.0f} h"
+        todo = [shard.seconds for shard in Uncommitted(lake, "bench", plan)]
+        return f"{len(todo):,} shards to do, {sum(todo) / 3600:,.0f} h"
     if step == "ledger":
         table = ledger.write(lake, "bench", "logmel-e")
         return f"{sum(table['windows'].to_pylist()) // 6:,} windows"
@@ -245,7 +245,8 @@ def one(step: str, root: Path) -> None:
 
 def peak_mb() -> float:
     """Most memory this process ever held; unlike getrusage's, without that of the process it was forked from."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    (peak_kb,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(peak_kb) / 1024
 
 
 def main() -> None:

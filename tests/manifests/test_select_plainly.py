@@ -1,6 +1,7 @@
 """Selecting many recordings at once gives what selecting them one by one gives, to the last bit."""
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -135,6 +136,22 @@ def test_any_geometry_is_cut_as_one_by_one(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AT_ONCE", at_once)
         compare(write(folder, made), selection)
+
+
+def test_a_span_that_ends_where_a_window_starts_is_not_in_it(tmp_path: Path) -> None:
+    long, short = ({"start_s": start, "end_s": end, "track": 0} for start, end in ((0.0, 20.0), (1.0, 8.0)))
+    base = {"recording_id": "0", "status": "ok"}
+    row = {
+        "recordings": base | {"uris": ["0.wav"], "source": "here", "licence": "MIT"},
+        "signal": base | {"duration_s": 24.0, "pcm_sha256": "0", "tracks": 1},
+        "vad": base | {"segments": [long, short]},
+        "diarize": base | {"turns": [long | {"speaker": "A"}, short | {"speaker": "B"}]},
+    }
+    selection = Selection("edge", dict.fromkeys(("signal", "vad", "diarize"), "m"), 2, 6)
+    lake = write(str(tmp_path), [[row | {name: base for name in ("language", "quality")}]])
+    compare(lake, selection)
+    windows = lake.read(lake.windows_key("edge", "batch-000000")).to_pylist()
+    assert [window["num_speakers"] for window in windows] == [2, 1, 1]
 
 
 @settings(PLENTY, max_examples=15)

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     root = Path(tempfile.mkdtemp(prefix="peers"))
     try:
-        peers = {"NeMo Curator": (partial(theirs, home=home), count // 5), "speechmill": (ours, count)}
+        peers: dict[str, tuple[Callable[[Path], float], int]] = {"NeMo Curator": (partial(theirs, home=home), count // 5), "speechmill": (ours, count)}
         rates = {}
         for name, (run, files) in peers.items():
             start_s = run(make(root / f"{name} short", 2, 30))
