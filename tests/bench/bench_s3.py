@@ -113,6 +113,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
     def get_ours() -> int:
         chunk = bytearray(transfer.io_chunksize)  # what boto3 hands over at once
         with ours.open("k", ahead=concurrency) as stream:
+            assert isinstance(stream, io.BufferedReader)
             return sum(iter(lambda: stream.readinto(chunk), 0))
 
     return {

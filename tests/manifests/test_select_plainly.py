@@ -148,7 +148,7 @@ def test_a_span_that_ends_where_a_window_starts_is_not_in_it(tmp_path: Path) -> 
         "diarize": base | {"turns": [long | {"speaker": "A"}, short | {"speaker": "B"}]},
     }
     selection = Selection("edge", dict.fromkeys(("signal", "vad", "diarize"), "m"), 2, 6)
-    lake = write(str(tmp_path), [[row | {name: base for name in ("language", "quality")}]])
+    lake = write(str(tmp_path), [[row | dict.fromkeys(("language", "quality"), base)]])
     compare(lake, selection)
     windows = lake.read(lake.windows_key("edge", "batch-000000")).to_pylist()
     assert [window["num_speakers"] for window in windows] == [2, 1, 1]

@@ -77,7 +77,10 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     root = Path(tempfile.mkdtemp(prefix="peers"))
     try:
-        peers: dict[str, tuple[Callable[[Path], float], int]] = {"NeMo Curator": (partial(theirs, home=home), count // 5), "speechmill": (ours, count)}
+        peers: dict[str, tuple[Callable[[Path], float], int]] = {
+            "NeMo Curator": (partial(theirs, home=home), count // 5),
+            "speechmill": (ours, count),
+        }
         rates = {}
         for name, (run, files) in peers.items():
             start_s = run(make(root / f"{name} short", 2, 30))
