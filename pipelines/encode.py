@@ -25,7 +25,7 @@ from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.annotate import failed_row, told
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.sound import check_size, stream_tracks
+from pipelines.audio.sound import present, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
@@ -202,8 +202,8 @@ class ShardEncoder:
         made, config = 0, self.lake.config
         try:
             attempt.at(recording["recording_id"])
-            check_size(recording["uris"][0], recording["size_bytes"], config)
-            blocks = stream_tracks(recording["uris"][0], self.encoder.sample_rate, dict(recording), config)
+            uri = present(recording, config)
+            blocks = stream_tracks(uri, self.encoder.sample_rate, dict(recording), config)
             for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
                 (features,) = self.encoder.encode([sound])
                 writer.add(window, recording, features, 1 / self.encoder.frame_rate)

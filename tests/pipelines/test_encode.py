@@ -1,5 +1,6 @@
 """Encoding: shards that equal the encoder on the decoded sound, made once, the same after any interruption."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,16 @@ def test_a_recording_that_went_away_costs_its_windows_and_says_so(made: tuple[La
     assert len(rows) == 12
     assert len(failed) == 3
     assert all(name in row["error"] and row["continuation_frames"] == 0 for row in failed)
+
+
+def test_a_recording_is_read_under_the_name_that_still_holds_it(made: tuple[Lake, dict[str, str]]) -> None:
+    lake, marks = made
+    (name,) = lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py()
+    other = shutil.copy(name, Path(name).with_name("zzz.wav"))
+    ingest(lake, [str(other)], IngestConfig())
+    assert lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py() == [name, str(other)]
+    Path(name).unlink()
+    worker = ShardEncoder(lake, "moved", "s", marks["signal"], CONFIG)
+    dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
+    assert [failure for done in dones for failure in done.failures] == []
+    assert sum(done.seconds for done in dones) == 12 * 8
