@@ -174,7 +174,8 @@ def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32"
     def call(rows: Sequence[Inputs]) -> Sequence[torch.Tensor]:
         given = [torch.stack(parts) for parts in zip(*rows, strict=True)]
         # Whichever thread of `together` this is: modes and the number of threads belong to each thread.
-        with torch.inference_mode(), _reproducible(threads), mixed(given[0].device.type):
+        device = given[0].device.type
+        with torch.inference_mode(), reproducible(threads, device), mixed(device):
             output: torch.Tensor = forward(*given)
         return output.float().unbind()
 
@@ -188,15 +189,17 @@ def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32"
 
 
 @contextlib.contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Fixed threads and deterministic kernels while a model runs; the process gets its own settings back."""
+def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
+    """Fixed threads while a model runs, and on a GPU deterministic kernels; the process gets its own settings back."""
     import torch
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    if device == "cuda":  # only there: it imports torch's compiler, which takes seconds
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        if device == "cuda":
+            torch.use_deterministic_algorithms(before[1])

@@ -1,4 +1,4 @@
-"""Voice activity: Silero's sequence graph over each track, in bounded memory, segments as upstream makes them."""
+"""Voice activity: Silero's network over the tracks, in bounded memory, segments as upstream makes them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from manifests.windows import covered_s
 from pipelines import models
 from pipelines.errors import MissingExtraError
 from pipelines.stages.base import Row, Sound, Stage
-
-FRAME_SAMPLES = 512
-CONTEXT_SAMPLES = 64
+from pipelines.stages.batches import reproducible
 
 
 @dataclass(frozen=True)
 class VadConfig:
     """Names and defaults are those of upstream's `get_speech_timestamps`."""
 
-    model: str = "silero-vad-16k-sequence"
+    model: str = "silero-vad"
     """Weights in the registry of models."""
     threshold: float = 0.5
     """Probability from which a frame is speech."""
@@ -37,7 +35,7 @@ class VadConfig:
     """Added to both sides of a stretch."""
     max_speech_duration_s: float | None = None
     """Longer stretches are split at a pause; no limit if not given."""
-    block_frames: int = 512
+    block_frames: int = 256
     """Frames of 32 ms in one call of the model."""
 
     def __post_init__(self) -> None:
@@ -51,7 +49,7 @@ class Vad(Stage):
     """Rows of `manifests.schemas.VAD`. Each track is heard on its own; the model's state runs through the recording."""
 
     name = "vad"
-    version = 1
+    version = 2
     schema = VAD
     config: VadConfig
 
@@ -59,18 +57,15 @@ class Vad(Stage):
         return {self.config.model: models.get(self.config.model).sha256}
 
     def setup(self) -> None:
-        import onnxruntime
-
         path = models.verified(self.config.model)
         try:
             from silero_vad import get_speech_timestamps_from_probs
+
+            from pipelines.stages.silero import Silero
         except ImportError as error:
             raise MissingExtraError(f"vad needs silero-vad: {error}", "pip install 'speechmill[vad]'") from error
         self.to_segments = get_speech_timestamps_from_probs
-        options = onnxruntime.SessionOptions()
-        # One thread whatever the machine has: results must not depend on where a unit ran.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.network = Silero(path)
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
         duration_s = sound.num_samples / sound.sample_rate
@@ -91,28 +86,27 @@ class Vad(Stage):
             "speech_per_track_s": per_track_s,
         }
 
-    def probabilities(self, sound: Sound) -> list[np.ndarray]:
-        """Speech probability of each 32 ms frame, float32 (frames,), by track; the last frame is padded with zeros."""
+    def probabilities(self, sound: Sound) -> np.ndarray:
+        """Probability of speech in each 32 ms frame, float32 (tracks, frames); the last frame is padded with zeros."""
+        import torch
+
+        from pipelines.stages.silero import CONTEXT, FRAME
+
         assert sound.sample_rate == 16000
-        state = [(np.zeros((1, 1, 128), np.float32),) * 2 for _ in range(sound.tracks)]
-        context = np.zeros((sound.tracks, CONTEXT_SAMPLES), np.float32)
-        found: list[list[np.ndarray]] = [[np.zeros(0, np.float32)] for _ in range(sound.tracks)]
-        step = self.config.block_frames * FRAME_SAMPLES
-        for start in range(0, sound.num_samples, step):
-            block = sound.read(start, min(start + step, sound.num_samples))
-            count = math.ceil(block.shape[1] / FRAME_SAMPLES)
-            padded = np.zeros((sound.tracks, CONTEXT_SAMPLES + count * FRAME_SAMPLES), np.float32)
-            padded[:, :CONTEXT_SAMPLES] = context
-            padded[:, CONTEXT_SAMPLES : CONTEXT_SAMPLES + block.shape[1]] = block
-            context = padded[:, -CONTEXT_SAMPLES:]
-            for track in range(sound.tracks):
-                frames = np.lib.stride_tricks.sliding_window_view(padded[track], CONTEXT_SAMPLES + FRAME_SAMPLES)
-                given = {"input": np.ascontiguousarray(frames[::FRAME_SAMPLES])}
-                given |= {"h": state[track][0], "c": state[track][1]}
-                probabilities, hidden, cell = self.session.run(["speech_probs", "hn", "cn"], given)
-                state[track] = (hidden, cell)
-                found[track].append(probabilities.reshape(-1))
-        return [np.concatenate(parts) for parts in found]
+        state = None
+        context = np.zeros((sound.tracks, CONTEXT), np.float32)
+        found = [np.zeros((sound.tracks, 0), np.float32)]
+        step = self.config.block_frames * FRAME
+        # One thread whatever the machine has: results must not depend on where a unit ran.
+        with torch.inference_mode(), reproducible(threads=1):
+            for start in range(0, sound.num_samples, step):
+                block = sound.read(start, min(start + step, sound.num_samples))
+                missing = -block.shape[1] % FRAME
+                samples = np.concatenate([context, block, np.zeros((sound.tracks, missing), np.float32)], axis=1)
+                context = samples[:, -CONTEXT:]
+                probabilities, state = self.network(torch.from_numpy(samples), state)
+                found.append(probabilities.numpy())
+        return np.concatenate(found, axis=1)
 
     def _segments(self, probabilities: np.ndarray, num_samples: int) -> list[dict[str, int]]:
         config = self.config

@@ -1,4 +1,4 @@
-"""Voice activity: our path over Silero's sequence graph against upstream's JIT and streaming ONNX, one thread."""
+"""Voice activity: our stage against upstream's JIT and streaming ONNX, one thread."""
 
 import os
 import platform

@@ -58,7 +58,7 @@ def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Pa
 
 def test_models_are_listed_verified_and_found() -> None:
     assert "campplus" in speechmill("models", "list").stdout
-    verified = speechmill("models", "verify", "silero-vad-16k-sequence", "ge2e")
+    verified = speechmill("models", "verify", "silero-vad", "ge2e")
     assert (verified.returncode, verified.stdout.count(" ok\n")) == (0, 2)
     assert speechmill("models", "where", "ge2e").stdout.endswith("resemblyzer/pretrained.pt\n")
 
@@ -89,7 +89,7 @@ def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conver
         (["tokens", "show", "demo", "--lake", "LAKE"], 1, "run `speechmill encode` first"),
         (["tokens", "show", "demo", "--lake", "LAKE", "--by", "colour"], 2, "num_speakers"),
         (["tokens", "show", "demo", "stray", "--lake", "LAKE"], 2, "stray"),
-        (["models", "where", "nope"], 1, "silero-vad-16k-sequence"),
+        (["models", "where", "nope"], 1, "silero-vad"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.grid=1"], 1, "did you mean 'grid_s'"),
         (["select", "demo", "--lake", "LAKE", "--set", "select.recordings.x='nix > 1'"], 1, "rule x"),
     ],

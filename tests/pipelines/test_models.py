@@ -47,7 +47,7 @@ def test_whisper_is_joined_from_two_packages(cache: Path) -> None:
 
 
 def test_a_spoilt_cache_is_refused_with_the_folder_to_delete(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = models.find("silero-vad-16k-sequence").parents[1]
+    source = models.find("silero-vad").parents[1]
     whole = (source / "__init__.py").read_bytes() + (source / "model.py").read_bytes()
     pinned = hashlib.sha256(f"{hashlib.sha256(whole).hexdigest()}  a\n".encode()).hexdigest()
     monkeypatch.setitem(models.MODELS, "parted", models.Model(*_fields(PARTED, sha256=pinned)))
@@ -79,7 +79,7 @@ def test_a_missing_package_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_other_weights_than_the_pinned_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.get("silero-vad-16k-sequence")
+    model = models.get("silero-vad")
     monkeypatch.setitem(models.MODELS, "x", models.Model("x", model.package, model.file, "0" * 64, "", "", ""))
     with pytest.raises(SpeechmillError, match="not the pinned 0000"):
         models.verified("x")
@@ -90,7 +90,7 @@ def test_other_weights_than_the_pinned_are_refused(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_model_is_told_with_the_known() -> None:
     with pytest.raises(SpeechmillError) as caught:
         models.find("silero")
-    assert "silero-vad-16k-sequence" in caught.value.remedy
+    assert "silero-vad" in caught.value.remedy
 
 
 def test_local_weights_are_known_by_their_bytes(tmp_path: Path) -> None:

@@ -62,12 +62,13 @@ def test_segments_equal_upstreams_streaming_onnx(recordings: Path, name: str) ->
     assert spans(vad(), sound) == silero_vad.get_speech_timestamps(torch.from_numpy(sound.samples[0]), streaming)
 
 
-def test_the_blocks_change_nothing(conversation: Path) -> None:
+def test_the_blocks_change_nothing_beyond_rounding(conversation: Path) -> None:
     sound = ArraySound.from_file(conversation)
     expected = vad().probabilities(sound)[0]
     assert expected.max() > 0.9
     for block_frames in (1, 100, 4096):
-        np.testing.assert_array_equal(vad(block_frames=block_frames).probabilities(sound)[0], expected)
+        found = vad(block_frames=block_frames).probabilities(sound)[0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_tracks_are_heard_apart(conversation: Path) -> None:

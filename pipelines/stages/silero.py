@@ -1,0 +1,60 @@
+"""Silero's voice activity network, many frames a call: upstream's weights, its convolutions as matrix products.
+
+Upstream's own graphs convolve each frame of 32 ms apart, four columns wide, which leaves most of a core idle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+FRAME = 512
+"""Samples of a frame, 32 ms at 16 kHz."""
+CONTEXT = 64
+"""Samples before a frame that are heard with it."""
+State = tuple[torch.Tensor, torch.Tensor]
+
+
+class Silero:
+    """The 16 kHz network of silero-vad 6 (github.com/snakers4/silero-vad, MIT), from its JIT file; float32."""
+
+    def __init__(self, path: Path) -> None:
+        weights = torch.jit.load(str(path), map_location="cpu").state_dict()
+        weights = {name.removeprefix("_model."): value for name, value in weights.items()}
+        # Upstream multiplies by a matrix of windowed cosines and sines; that of frequency 0 is the window.
+        self.window = weights["stft.forward_basis_buffer"][0, 0]
+        self.layers = [
+            (
+                weights[f"encoder.{number}.reparam_conv.weight"].transpose(1, 2).flatten(1),
+                weights[f"encoder.{number}.reparam_conv.bias"],
+                stride,
+            )
+            for number, stride in enumerate((1, 2, 2, 1))
+        ]
+        self.lstm = torch.nn.LSTM(128, 128)
+        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        self.lstm.load_state_dict({f"{part}_l0": weights[f"decoder.rnn.{part}"] for part in parts})
+        self.out = weights["decoder.decoder.2.weight"][:, :, 0], weights["decoder.decoder.2.bias"]
+
+    def __call__(self, samples: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+        """Probabilities of speech (tracks, frames) in `samples` (tracks, CONTEXT + frames * FRAME); the state after.
+
+        Without a state, a recording begins.
+        """
+        frames = samples.unfold(1, CONTEXT + FRAME, FRAME)
+        columns = functional.pad(frames, (0, 64), "reflect").flatten(0, 1).unfold(1, 256, 128)
+        x = torch.fft.rfft(columns * self.window).abs()
+        for weight, bias, stride in self.layers:
+            x = _convolved(x, weight, bias, stride)
+        hidden, state = self.lstm(x.view(len(samples), -1, 128).transpose(0, 1), state)
+        return functional.linear(hidden.relu(), *self.out).sigmoid()[..., 0].T, state
+
+
+def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> torch.Tensor:
+    """ReLU of a convolution of width 3 over x (batch, columns, channels), with a column of zeros on both sides."""
+    batch, _, channels = x.shape
+    near = functional.pad(x, (0, 0, 1, 1)).flatten(1).unfold(1, 3 * channels, stride * channels)
+    # As one matrix: torch takes batches of small ones one by one.
+    return functional.linear(near.reshape(-1, 3 * channels), weight, bias).relu_().view(batch, -1, len(bias))
