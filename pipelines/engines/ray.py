@@ -74,7 +74,6 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
 def _start(address: str | None) -> Any:
     """Ray, connected to a cluster or started here."""
     try:
-        import ray
         import ray.data
     except ImportError as error:
         raise MissingExtraError(f"the Ray engine needs Ray: {error}", "pip install 'speechmill[ray]'") from error
@@ -87,7 +86,9 @@ def _start(address: str | None) -> Any:
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
+        # Nobody looks at the dashboard of a Ray that ends with its command, and it is half of the processes.
+        dashboard = False if address == "local" else None
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False, include_dashboard=dashboard)
     except (OSError, RuntimeError) as error:
         raise SpeechmillError(f"no Ray at {address}: {error}", "check --ray-address and RAY_AUTH_TOKEN") from error
     return ray

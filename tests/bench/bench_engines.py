@@ -1,8 +1,10 @@
 """The whole path over hours of sound on two workers: local, Ray and Beam, start-up apart, and what Ray sends around.
 
-`python tests/bench/bench_engines.py [HOURS [ROUNDS]]`. Rounds are interleaved, so that only ratios of a round are told.
+`python tests/bench/bench_engines.py [--hours 3] [--rounds 1] [--stages vad,diarize,language,quality]`. Rounds are
+interleaved, so that only ratios of a round are told.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -28,15 +30,15 @@ ENGINES = {
 }
 
 
-def make(folder: Path, hours: float, minutes: int = 10) -> None:
-    """`folder`/in with `hours` of the shipped conversation in FLAC files of `minutes`, each turned round."""
+def make(folder: Path, hours: float, stages: list[str], minutes: int = 10) -> None:
+    """`folder`/in with `hours` of the shipped conversation in FLAC files of `minutes`, each turned round; a recipe."""
     speech, rate = conversation()
     long = np.tile(speech, minutes * 2)
     (folder / "in").mkdir(parents=True)
     for n in range(max(2, round(hours * 60 / minutes))):
         soundfile.write(folder / f"in/{n:03d}.flac", np.roll(long, n * rate), rate)
     recipe = RECIPE.replace("batch_hours = 0.008", "batch_hours = 0.2").replace("shard_mb = 0.3", "shard_mb = 10.0")
-    (folder / "recipe.toml").write_text(recipe)
+    (folder / "recipe.toml").write_text(recipe + "".join(f"[annotate.{name}]\n" for name in stages if name != "vad"))
 
 
 def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], float | None, Path]:
@@ -57,14 +59,18 @@ def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], float | N
 
 
 def main() -> None:
-    hours = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--stages", default="vad", help="stages that annotate, vad among them")
+    given = parser.parse_args()
+    hours, stages = given.hours, given.stages.split(",")
     root = Path(tempfile.mkdtemp(prefix="engines"))
     try:
-        make(root / "short", 0.0, 1)
-        make(root / "long", hours)
+        make(root / "short", 0.0, stages, 1)
+        make(root / "long", hours, stages)
         print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {hours:g} h, 2 workers")
-        for number in range(rounds):
+        for number in range(given.rounds):
             # The start-up of an engine is what two minutes take: they are work of a second.
             startup = {engine: timed(root / "short", engine)[0] for engine in ENGINES}
             found = {engine: timed(root / "long", engine) for engine in ENGINES}

@@ -27,7 +27,7 @@ from manifests.lake import Lake
 from pipelines.audio.decode import Decoder
 from pipelines.recipe import parse
 from pipelines.run import Run
-from pipelines.watch import Step, Watch
+from pipelines.watch import Watch
 
 STAGES = ("vad", "diarize", "language", "quality")
 
@@ -73,15 +73,15 @@ def main() -> None:
         run = Run(recipe, lake, watch)
         print(f"{'step':<10}{'peak MiB':>10}{'CPU s':>10}{'s':>10}")
         print(f"{'start':<10}{peak_mib():>10,.0f}")
-        steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": run.annotate}
+        steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": lambda: list(run.annotate())}
         steps |= {"select": run.select, "encode": run.encode}
         for name, step in steps.items():
             cpu, begun = time.process_time(), time.perf_counter()
             made = step()
             spent = (time.process_time() - cpu, time.perf_counter() - begun)
             print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
-            if isinstance(made, Step):
-                print(f"{'':<10}{made.done_s / 3600:.2f} h, {made.failed} failed")
+            if isinstance(made, list):
+                print(*(f"{'':<10}{part.done_s / 3600:.2f} h, {part.failed} failed" for part in made), sep="\n")
         print(made)
 
 

@@ -166,6 +166,21 @@ def test_groups_live_where_their_resources_are(nodes: TwoNodes) -> None:
 
 
 @pytest.mark.slow
+def test_workers_become_more_when_a_node_joins(nodes: TwoNodes) -> None:
+    nodes.kill(2)
+    words = nodes.inside(1, sys.executable, "-c", "import where; where.grow()", nodes.address)
+    with subprocess.Popen(words, cwd=ROOT, env=nodes.env, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        places = [next(driver.stdout).strip()]
+        nodes.start(2)
+        places += [line.strip() for line in driver.stdout]
+    assert driver.returncode == 0
+    assert len(places) == 40
+    assert places[0] == "10.77.0.1"
+    assert places.count("10.77.0.2") > 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["3", "3..9"])
 def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     workers: str, nodes: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path

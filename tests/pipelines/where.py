@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 
 from pipelines.engines import Engine, Group
@@ -30,7 +31,24 @@ def picky(bad: str) -> Callable[[Done], Done]:
     return work
 
 
+def slow() -> Callable[[list[str]], list[str]]:
+    """The same, in no hurry."""
+    work = place()
+
+    def late(places: list[str]) -> list[str]:
+        time.sleep(1)
+        return work(places)
+
+    return late
+
+
 def main() -> None:
     """ADDRESS: where eight units were, by a group without and one with a GPU."""
     groups = [Group("cpu", place), Group("gpu", place, 1.0, 1.0)]
     print(json.dumps(list(Engine("ray", None, sys.argv[1]).run([[]] * 8, groups))))
+
+
+def grow() -> None:
+    """ADDRESS: where each of many units was, told as it comes, by one worker or two."""
+    for (address,) in Engine("ray", (1, 2), sys.argv[1]).run([[]] * 40, [Group("cpu", slow)]):
+        print(address, file=sys.__stdout__, flush=True)  # while Ray is at work, its own words go to stderr
