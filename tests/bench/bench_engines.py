@@ -37,7 +37,8 @@ def make(folder: Path, hours: float, stages: list[str], minutes: int = 10) -> No
     (folder / "in").mkdir(parents=True)
     for n in range(max(2, round(hours * 60 / minutes))):
         soundfile.write(folder / f"in/{n:03d}.flac", np.roll(long, n * rate), rate)
-    recipe = RECIPE.replace("batch_hours = 0.008", "batch_hours = 0.2").replace("shard_mb = 0.3", "shard_mb = 10.0")
+    # A recording is a batch and a shard, so that the short run keeps both workers busy too.
+    recipe = RECIPE.replace("= 0.008", f"= {minutes / 50}").replace("= 0.3", f"= {float(minutes)}")
     (folder / "recipe.toml").write_text(recipe + "".join(f"[annotate.{name}]\n" for name in stages if name != "vad"))
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         make(root / "long", hours, stages)
         print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {hours:g} h, 2 workers")
         for number in range(given.rounds):
-            # The start-up of an engine is what two minutes take: they are work of a second.
+            # The start-up of an engine is what a minute for each worker takes: work of a second.
             startup = {engine: timed(root / "short", engine)[0] for engine in ENGINES}
             found = {engine: timed(root / "long", engine) for engine in ENGINES}
             assert len({tuple(digests(each[3]).items()) for each in found.values()}) == 1
