@@ -21,6 +21,7 @@ from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.spans import Array
+from manifests.sums import Summing
 from manifests.tables import joined
 from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
@@ -69,7 +70,7 @@ def select(lake: Lake, selection: Selection) -> Funnel:
     Raises RuleError before anything is written if a rule names an unknown column, and FileNotFoundError if a batch
     has not been annotated.
     """
-    funnel = Funnel(selection.name)
+    funnel, summing = Funnel(selection.name), Summing(selection.stages)
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
@@ -81,12 +82,15 @@ def select(lake: Lake, selection: Selection) -> Funnel:
         _find_duplicates(connection, lake, selection)
         lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
         for batches in _some(lake, selection):
-            verdicts, windows = _judge(connection, selection, batches)
+            tables = _tables(selection, batches)
+            verdicts, windows = _judge(connection, selection, batches, tables)
             funnel.add(verdicts, windows)
+            summing.add(tables, batches[-1].name)
             for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
                 pass
     funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
+    summing.write(lake, selection.name)
     return funnel
 
 
@@ -152,20 +156,28 @@ def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
         yield held
 
 
-def _judge(
-    connection: duckdb.DuckDBPyConnection, selection: Selection, batches: Sequence[Batch]
-) -> tuple[pa.Table, pa.Table]:
-    """Verdicts and windows of batches that follow one another, in the order of their recordings."""
+def _tables(selection: Selection, batches: Sequence[Batch]) -> dict[str, pa.Table]:
+    """By the names of the views: `recordings`, each stage beside it, and `annotations`, the columns of all of them."""
     recordings = pa.concat_tables(batch.recordings for batch in batches)
-    annotations = {
+    stages = {
         stage: _beside(recordings, pa.concat_tables(batch.annotations[stage] for batch in batches))
         for stage in selection.stages
     }
-    measured = _measured(recordings, annotations)
+    return {"recordings": recordings, **stages, "annotations": _measured(recordings, stages)}
+
+
+def _judge(
+    connection: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    batches: Sequence[Batch],
+    tables: Mapping[str, pa.Table],
+) -> tuple[pa.Table, pa.Table]:
+    """Verdicts and windows of batches that follow one another, in the order of their recordings."""
+    recordings, measured = tables["recordings"], tables["annotations"]
     copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
     keepers = dict(connection.execute(copies, [batches[0].name, batches[-1].name]).fetchall())
     broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
-    failures = _failures(recordings, annotations)
+    failures = _failures({"ingest": recordings, **{stage: tables[stage] for stage in selection.stages}})
     duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
     reasons = [
         failed or rules + (["duplicate"] if keeper else [])
@@ -238,10 +250,10 @@ def judge_windows(connection: duckdb.DuckDBPyConnection, windows: pa.Table, rule
     return windows
 
 
-def _failures(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> list[list[str]]:
+def _failures(stages: Mapping[str, pa.Table]) -> list[list[str]]:
     """Reasons '<stage>: <error type>' by recording; one that failed at ingest never reached the other stages."""
-    failures: list[list[str]] = [[] for _ in range(len(recordings))]
-    for stage, table in {"ingest": recordings, **annotations}.items():
+    failures: list[list[str]] = [[] for _ in range(len(stages["ingest"]))]
+    for stage, table in stages.items():
         failed = pc.fill_null(pc.not_equal(table["status"], "ok"), False).to_numpy()
         for row in np.flatnonzero(failed).tolist():
             if not failures[row] or not failures[row][0].startswith("ingest: "):

@@ -158,7 +158,7 @@ def open_views(
     if choice.dataset:
         patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
-    if numbers or not _matches(connection, base + patterns["recordings"], CACHED):
+    if len(numbers) <= CACHED if numbers else not _matches(connection, base + patterns["recordings"], CACHED):
         connection.execute("SET parquet_metadata_cache = true")
     made: dict[str, list[str]] = {}
     for name, pattern in patterns.items():

@@ -208,12 +208,12 @@ def stats(
     """Counts, hours and distributions: of everything, by columns, or of one column."""
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
+    from manifests.sums import summed
     from manifests.views import stages_of
 
     target = opened(**named)
     if target.lake and not (view or by or histograms) and target.view in ("annotations", "recordings"):
-        connection = target.connect(("signal", "language"))
-        found: Any = statistics.overview(connection, target.lake, target.choice)
+        found: Any = statistics.overview(target.lake, target.choice, summed(target.lake, target.choice))
         terminal.as_json(found) if as_json else render.overview(found)
         return
     asked = f"{by} {' '.join(histograms)} {where} duration_s" if by or histograms else f"* FROM {view or target.view}"

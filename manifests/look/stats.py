@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
+import pyarrow.compute as pc
 
-from manifests import schemas
 from manifests.lake import Lake
-from manifests.views import Choice, quoted
+from manifests.sums import MEASURES, Sum, Sums
+from manifests.views import Choice
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 EXACT = 5_000_000
-SHOWN = (
-    "duration_s", "loudness_lufs", "bandwidth_hz", "speech_share", "num_speakers", "overlap_share",
-    "longest_monologue_s", "language_confidence", "dnsmos_ovrl", "snr_db", "music_likelihood",
-)  # fmt: skip
-"""Measures that a look at a lake begins with; a stage alone shows all of its own."""
-
 Rows = list[dict[str, Any]]
 
 
@@ -135,34 +130,28 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
     return result | {"measures": measures(connection, view, where)}
 
 
-def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) -> dict[str, Any]:
+def overview(lake: Lake, choice: Choice, sums: Sums) -> dict[str, Any]:
     """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
-    shown = {stage: [name for name in schemas.STAGES[stage].names if name in SHOWN] for stage in choice.stages}
-    totals = "count(*) AS count, count(*) FILTER (status <> 'ok') AS failed"
-    claimed = "coalesce(sum(claimed_duration_s), 0) / 3600 AS claimed_hours, sum(size_bytes)::BIGINT AS size_bytes"
-    queries = {stage: f"SELECT {_described(names)}{totals} FROM {stage}" for stage, names in shown.items()}
-    queries |= {"recordings": f"SELECT {totals}, {claimed} FROM recordings"}
-    found = {view: rows_of(connection, query)[0] for view, query in queries.items()}
-    recordings = found["recordings"]
-    broken = [view for view in ("recordings", *choice.stages) if found[view]["failed"]]
-    recordings["unreadable"] = recordings.pop("failed")
+    stages = [{"stage": stage, "fingerprint": mark} | _counts(sums, stage) for stage, mark in choice.stages.items()]
+    claimed, size = (sums.of("recordings")[name] for name in MEASURES["recordings"])
+    counts = _counts(sums, "recordings")
     result: dict[str, Any] = {
-        "recordings": recordings,
-        "stages": [
-            {"stage": stage, "fingerprint": mark} | {name: found[stage][name] for name in ("count", "failed")}
-            for stage, mark in choice.stages.items()
-        ],
+        "recordings": {
+            "count": counts["count"], "unreadable": counts["failed"], "claimed_hours": (claimed.total or 0.0) / 3600,
+            "size_bytes": size.total,
+        },
+        "stages": stages,
         "measures": [
-            {"measure": name} | found[stage][name]
-            for stage, names in shown.items() for name in names if found[stage][name]["measured"]
+            {"measure": name, "measured": one.count, "min": one.low, "mean": one.total / one.count, "max": one.high}
+            for stage in choice.stages for name in MEASURES[stage] if (one := sums.of(stage)[name]).total is not None
         ],
-        "failures": failures(connection, broken),
+        "failures": _failures(sums, ["recordings", *choice.stages]),
     }  # fmt: skip
-    for row in rows_of(connection, _groups(choice)):
-        part = row.pop("part")
-        result.setdefault(part, []).append({part.removesuffix("s"): row.pop("name")} | row)
+    for part in ("sources", "languages"):
+        if rows := _shares(part.removesuffix("s"), sums.of(part)):
+            result[part] = rows
     if "signal" in choice.stages:
-        recordings["hours"] = sum(row["hours"] or 0.0 for row in result.get("sources", []))
+        result["recordings"]["hours"] = sum(row["hours"] or 0.0 for row in result.get("sources", []))
     if choice.selection:
         funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
         parts = {
@@ -171,38 +160,43 @@ def overview(connection: duckdb.DuckDBPyConnection, lake: Lake, choice: Choice) 
         }
         result["selection"] = {"name": choice.selection, **parts}
     if choice.dataset:
-        result["dataset"] = {
-            "name": choice.dataset,
-            "splits": rows_of(
-                connection,
-                "SELECT split, sum(windows)::BIGINT AS windows, sum(hours) AS hours, sum(frames)::BIGINT AS frames "
-                "FROM ledger WHERE patch = 1 GROUP BY ALL ORDER BY split",
-            ),
-        }
+        result["dataset"] = {"name": choice.dataset, "splits": _splits(lake, choice.dataset)}
     return result
 
 
-def _groups(choice: Choice) -> str:
-    """SQL of hours by source, and by language of those that were decoded, in one pass over the recordings."""
-    seconds = "duration_s" if "signal" in choice.stages else "claimed_duration_s"
-    language = "language" if {"signal", "language"} <= choice.stages.keys() else "NULL"
-    return (
-        "SELECT *, hours / sum(hours) OVER (PARTITION BY part) AS share FROM (SELECT CASE grouping(source) WHEN 0 THEN "
-        "'sources' ELSE 'languages' END AS part, CASE part WHEN 'sources' THEN source ELSE language END AS name, "
-        "CASE part WHEN 'sources' THEN count(*) ELSE count(duration_s) END AS count, sum(seconds) / 3600 AS hours FROM "
-        f"(SELECT source, {language} AS language, {seconds} AS seconds, duration_s FROM annotations) "
-        "GROUP BY GROUPING SETS ((source), (language))) "
-        "WHERE count > 0 ORDER BY part, hours DESC NULLS LAST, count DESC, name"
-    )
+def _counts(sums: Sums, view: str) -> dict[str, int]:
+    failed = sum(one.count for one in sums.of(f"{view} failures").values())
+    return {"count": sums.of(view)["status"].count, "failed": failed}
 
 
-def failures(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> Rows:
+def _failures(sums: Sums, views: Sequence[str]) -> Rows:
     """Of which errors recordings failed in these views, most frequent first."""
-    if not views:
-        return []
-    parts = " UNION ALL ".join(
-        f"SELECT {quoted(view.replace('recordings', 'ingest'))} AS stage, error_type, count(*) AS count FROM {view} "
-        "WHERE status <> 'ok' GROUP BY ALL"
+    rows = [
+        {"stage": view.replace("recordings", "ingest"), "error_type": error_type, "count": one.count}
         for view in views
-    )
-    return rows_of(connection, f"{parts} ORDER BY count DESC, stage, error_type")
+        for error_type, one in sums.of(f"{view} failures").items()
+    ]
+    return sorted(rows, key=lambda row: (-row["count"], row["stage"], row["error_type"]))
+
+
+def _shares(what: str, groups: Mapping[str | None, Sum]) -> Rows:
+    """Count, hours and share of the hours of each group that holds a recording, most hours first."""
+    held = [(name, one.count, one.total) for name, one in groups.items() if one.count]
+    held.sort(key=lambda row: (row[2] is None, -(row[2] or 0.0), -row[1], str(row[0])))
+    whole_s = sum(seconds or 0.0 for _, _, seconds in held)
+    return [
+        {what: name, "count": count, "hours": seconds and seconds / 3600, "share": seconds and seconds / whole_s}
+        for name, count, seconds in held
+    ]
+
+
+def _splits(lake: Lake, dataset: str) -> Rows:
+    """Windows, hours and frames by split, none before the ledger is written."""
+    key = f"datasets/{dataset}/ledger.parquet"
+    if not lake.storage.exists(key):
+        return []
+    ledger = lake.read(key, ["split", "patch", "windows", "hours", "frames"])
+    names = ["windows", "hours", "frames"]
+    splits = ledger.filter(pc.equal(ledger["patch"], 1)).group_by("split").aggregate([(name, "sum") for name in names])
+    rows = [{"split": row["split"]} | {name: row[f"{name}_sum"] for name in names} for row in splits.to_pylist()]
+    return sorted(rows, key=lambda row: row["split"])

@@ -21,15 +21,15 @@ import duckdb
 import pyarrow as pa
 
 from manifests import schemas
-from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.look.what_if import what_if
-from manifests.select import Selection
+from manifests.select import AT_ONCE, Selection, select
+from manifests.sums import Sums
 from manifests.views import choose, open_views
 
 MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
-WINDOW_RULES = {"speech": "speech_share >= 0.25", "together": "num_speakers >= 2"}
+WINDOW_RULES = {"speech": "speech_share >= 0.25", "one": "num_speakers < 2"}
 
 # One row a recording, every value drawn from the hash h of its number; numbers are rounded as measures are.
 FACTS = """
@@ -82,62 +82,26 @@ TABLES = {
         snr_db="round(h // 53 % 400 / 10.0, 1)", music_likelihood="round(h // 59 % 1000 / 1000.0, 3)"),
 }  # fmt: skip
 
-JUDGED = """
-CREATE OR REPLACE TABLE judged AS SELECT *, CASE WHEN broken THEN 'failed' WHEN len(reasons) > 0 THEN 'rejected'
-  ELSE 'kept' END AS verdict, CASE WHEN verdict = 'kept' THEN n ELSE 0 END AS windows
-FROM (SELECT *, CASE WHEN broken THEN [{failures}] ELSE list_filter([
-  CASE WHEN seconds < 60 THEN 'long' END, CASE WHEN share < 0.3 THEN 'speech' END, CASE WHEN mos < 1.5 THEN 'clean' END
-], lambda x: x IS NOT NULL) END AS reasons FROM facts)
-"""
-VERDICTS = (
-    "id AS recording_id, verdict, reasons, CASE WHEN broken THEN 0 ELSE seconds END AS duration_s, windows, "
-    "windows * 40.0 AS windowed_s, CASE WHEN verdict = 'kept' THEN seconds - n * 40.0 ELSE 0 END AS remainder_s, "
-    "CASE WHEN verdict = 'kept' THEN 'train' END AS split"
-)
-WINDOWS = """
-SELECT id || '-' || lpad((k * 40000)::VARCHAR, 9, '0') AS window_id, id AS recording_id, 'train' AS split,
-  k * 40.0 AS start_s, 40.0 AS duration_s, 10.0 AS context_s, 1 AS tracks, 40.0 * s AS speech_s, s AS speech_share,
-  spoken AS num_speakers, 0.0 AS overlap_share, 1 AS turn_count, lang AS language, src AS source,
-  'CC BY 4.0' AS licence, [] AS turns, len(reasons) = 0 AS kept, reasons
-FROM (SELECT *, list_filter([CASE WHEN s < 0.25 THEN 'speech' END, CASE WHEN spoken < 2 THEN 'together' END],
-  lambda x: x IS NOT NULL) AS reasons
-  FROM (SELECT * EXCLUDE (reasons), round((share + (h // (61 + k) % 100) / 100.0) / 2, 3) AS s,
-    1 + (h // (67 + k) % 4 > 0)::INT AS spoken
-    FROM (SELECT *, unnest(range(windows)) AS k FROM judged)))
-"""
-
 
 def write(lake: Lake, recordings: int, batch: int) -> None:
-    """The lake, batch by batch, in the schemas of a real one; memory does not grow with its size."""
+    """The lake, some batches at a time, in the schemas of a real one; memory does not grow with its size."""
     connection = duckdb.connect()
     connection.execute("SET threads = 1; SET memory_limit = '2GB'")
-    failures = ", ".join(f"'{stage}: UnreadableAudioError'" for stage in MARKS)
-    for number, first in enumerate(range(0, recordings, batch)):
-        connection.execute(FACTS.format(first=first, last=min(first + batch, recordings)))
-        connection.execute(JUDGED.format(failures=failures))
-        name = f"batch-{number:06d}"
-        for table, columns in TABLES.items():
-            schema = schemas.STAGES.get(table, schemas.RECORDINGS)
-            key = lake.annotation_key(table, MARKS[table], name) if table in MARKS else lake.recordings_key(name)
-            put(lake, key, connection, f"SELECT {columns} FROM facts", schema)
-        put(lake, lake.verdicts_key("bench", name), connection, f"SELECT {VERDICTS} FROM judged", schemas.VERDICTS)
-        put(lake, lake.windows_key("bench", name), connection, WINDOWS, schemas.WINDOWS)
-    selection = {
-        "name": "bench", "stages": MARKS, "context_s": 10.0, "continuation_s": 30.0, "recordings": RULES,
-        "windows": WINDOW_RULES,
-    }  # fmt: skip
-    lake.storage.put("selections/bench/selection.json", pretty(selection).encode())
-    stored = Selection.stored(lake, "bench")
-    funnel = what_if(lake, choose(lake), stored, stored).funnel
-    lake.storage.put("selections/bench/funnel.json", pretty(funnel.as_dict()).encode())
-
-
-def put(lake: Lake, key: str, connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> None:
-    table = connection.sql(query).to_arrow_table()
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field.name, pa.nulls(len(table), field.type))
-    lake.write(key, table.select(schema.names).cast(schema))
+    step = max(1, AT_ONCE // batch) * batch
+    for first in range(0, recordings, step):
+        connection.execute(FACTS.format(first=first, last=min(first + step, recordings)))
+        for name, columns in TABLES.items():
+            schema = schemas.STAGES.get(name, schemas.RECORDINGS)
+            table = connection.sql(f"SELECT {columns} FROM facts").to_arrow_table()
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field.name, pa.nulls(len(table), field.type))
+            table = table.select(schema.names).cast(schema)
+            for begin in range(0, len(table), batch):
+                number = f"batch-{(first + begin) // batch:06d}"
+                key = lake.annotation_key(name, MARKS[name], number) if name in MARKS else lake.recordings_key(number)
+                lake.write(key, table.slice(begin, batch))
+    select(lake, Selection("bench", MARKS, 10.0, 30.0, recordings=RULES, windows=WINDOW_RULES))
 
 
 GROUPED = (
@@ -184,7 +148,9 @@ def ask_duckdb(name: str, root: str) -> None:
     if words[0] == "head":
         connection.execute("SELECT recording_id, uris, duration_s, language FROM annotations LIMIT 10").fetchall()
     elif name == "stats":
-        stats.overview(connection, lake, choice)
+        sums = Sums()
+        sums.add_views(connection, choice.stages)
+        stats.overview(lake, choice, sums)
     elif name == "stats of the windows":
         stats.summary(connection, "windows")
     elif "--by" in words:

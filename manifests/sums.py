@@ -1,0 +1,185 @@
+"""What `stats` tells of recordings and stages, as sums that add up: `select` leaves those of all that it read.
+
+They stand for files that did not change since; `summed` reads the batches that came later, or everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from manifests.fingerprint import pretty
+from manifests.lake import Lake
+from manifests.views import Choice, open_views
+
+MEASURES: dict[str, list[str]] = {
+    "recordings": ["claimed_duration_s", "size_bytes"],
+    "signal": ["duration_s", "loudness_lufs", "bandwidth_hz"],
+    "vad": ["speech_share"],
+    "diarize": ["num_speakers", "overlap_share", "longest_monologue_s"],
+    "language": ["language_confidence"],
+    "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
+}
+"""Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
+
+GROUPED = ("source", "language", "duration_s", "claimed_duration_s")
+AT_ONCE = 20_000
+"""Recordings that are added up at a time."""
+SUMS = "sums.json"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Of a number, or of a group of recordings: how many have it, and its sum, least and greatest value."""
+
+    count: int
+    total: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(
+            self.count + other.count,
+            _folded(sum, self.total, other.total),
+            _folded(min, self.low, other.low),
+            _folded(max, self.high, other.high),
+        )
+
+
+def _folded(fold: Callable[[list[float]], float], *values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return fold(known) if known else None
+
+
+class Sums:
+    """Sums by part and name; memory grows with sources, languages and kinds of errors, not with rows.
+
+    Parts: each view of MEASURES by column, `status` counting its rows; '<view> failures' by type of error; 'sources'
+    by source and 'languages' by language of what was decoded, both with their seconds.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, dict[str | None, Sum]] = {}
+
+    def add(self, part: str, name: str | None, more: Sum) -> None:
+        sums = self.parts.setdefault(part, {})
+        sums[name] = sums[name] + more if name in sums else more
+
+    def of(self, part: str) -> dict[str | None, Sum]:
+        return self.parts.get(part, {})
+
+    def add_views(self, connection: duckdb.DuckDBPyConnection, stages: Mapping[str, str]) -> None:
+        """Add the rows of `recordings`, of each stage and of `annotations`, views or tables of `connection`."""
+        for view in ("recordings", *stages):
+            names = MEASURES[view]
+            measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
+            query = f"SELECT {measured}count(status), count(*) FILTER (status <> 'ok') FROM {view}"
+            *values, rows, failed = connection.execute(query).fetchall()[0]
+            self.add(view, "status", Sum(rows))
+            for number, name in enumerate(names):
+                self.add(view, name, Sum(*values[4 * number : 4 * number + 4]))
+            if failed:
+                query = f"SELECT error_type, count(*) FROM {view} WHERE status <> 'ok' GROUP BY ALL"
+                for error_type, count in connection.execute(query).fetchall():
+                    self.add(f"{view} failures", error_type, Sum(count))
+        for part, name, count, seconds in connection.execute(_groups(stages)).fetchall():
+            self.add(part, name, Sum(count, seconds))
+
+
+class Summing:
+    """Adds up the tables of batches that follow one another, many at a time: a query has a price of its own."""
+
+    def __init__(self, stages: Mapping[str, str]) -> None:
+        self.stages, self.sums, self.last = stages, Sums(), ""
+        self.connection = duckdb.connect(config={"threads": 1})
+        self.held: list[dict[str, pa.Table]] = []
+
+    def add(self, tables: Mapping[str, pa.Table], last: str) -> None:
+        """Add `recordings`, the stages and `annotations`, which end with the batch `last`."""
+        columns = {view: ["status", "error_type", *MEASURES[view]] for view in ("recordings", *self.stages)}
+        grouped = tables["annotations"].schema.names
+        columns["annotations"] = [name for name in GROUPED if name in grouped]
+        self.held.append({view: tables[view].select(names) for view, names in columns.items()})
+        self.last = last
+        if sum(len(held["recordings"]) for held in self.held) > AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        for view in self.held[0]:
+            self.connection.register(view, pa.concat_tables(tables[view] for tables in self.held))
+        self.sums.add_views(self.connection, self.stages)
+        self.held.clear()
+
+    def write(self, lake: Lake, selection: str) -> None:
+        """Write the sums beside the selection as those of all batches up to the last."""
+        if self.held:
+            self._flush()
+        sizes, _, _ = _files(lake, self.stages, self.last)
+        rows = [
+            {"part": part, "name": name, **vars(one)}
+            for part, sums in sorted(self.sums.parts.items())
+            for name, one in sorted(sums.items(), key=lambda item: (item[0] is not None, item[0]))
+        ]
+        kept = {"last": self.last, "files": sizes, "sums": rows}
+        lake.storage.put(f"selections/{selection}/{SUMS}", pretty(kept).encode())
+
+
+def summed(lake: Lake, choice: Choice) -> Sums:
+    """The sums of a lake as it is now."""
+    sums, later = _kept(lake, choice)
+    if later != [] or not sums.parts:
+        sums.add_views(open_views(lake, choice, ("signal", "language"), later), choice.stages)
+    return sums
+
+
+def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
+    """What the selection left, and the numbers of the batches that came later: None, for all, where nothing holds.
+
+    It holds where files up to its last batch are as many and as large as then, and older than the selection.
+    """
+    sums = Sums()
+    folder = f"selections/{choice.selection}"
+    if not lake.storage.exists(f"{folder}/{SUMS}"):
+        return sums, None
+    kept = json.loads(lake.storage.read(f"{folder}/{SUMS}"))
+    sizes, youngest_ns, later = _files(lake, choice.stages, kept["last"])
+    begun, done = (lake.storage.stat(f"{folder}/{name}").mtime_ns for name in ("selection.json", SUMS))
+    if sizes != kept["files"] or not youngest_ns < begun <= done:
+        return sums, None
+    for row in kept["sums"]:
+        sums.add(row.pop("part"), row.pop("name"), Sum(**row))
+    return sums, later
+
+
+def _files(lake: Lake, stages: Mapping[str, str], last: str) -> tuple[dict[str, list[int]], int, list[str]]:
+    """Number and bytes by folder of the files up to the batch `last`, when the youngest of them was written, and the
+    numbers of later batches."""
+    sizes: dict[str, list[int]] = {}
+    youngest_ns, later = 0, []
+    for folder in ("recordings", *(f"annotations/{stage}-{mark}" for stage, mark in stages.items())):
+        infos = lake.storage.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        covered = [info for info in infos if info.base_name <= f"{last}.parquet"]
+        sizes[folder] = [len(covered), sum(info.size for info in covered)]
+        youngest_ns = max([youngest_ns, *(info.mtime_ns for info in covered)])
+        if folder == "recordings":
+            names = sorted(info.base_name for info in infos if info.base_name > f"{last}.parquet")
+            later = [name.removesuffix(".parquet").rpartition("-")[2] for name in names]
+    return sizes, youngest_ns, later
+
+
+def _groups(stages: Mapping[str, str]) -> str:
+    """SQL of rows and seconds by source, and by language of those that were decoded, in one pass."""
+    seconds = "duration_s" if "signal" in stages else "claimed_duration_s"
+    language = "language" if {"signal", "language"} <= stages.keys() else "NULL"
+    return (
+        "SELECT CASE grouping(source) WHEN 0 THEN 'sources' ELSE 'languages' END AS part, "
+        "CASE part WHEN 'sources' THEN source ELSE language END AS name, "
+        "CASE part WHEN 'sources' THEN count(*) ELSE count(duration_s) END AS count, sum(seconds) "
+        f"FROM (SELECT source, {language} AS language, {seconds} AS seconds, duration_s FROM annotations) "
+        "GROUP BY GROUPING SETS ((source), (language))"
+    )
