@@ -30,7 +30,8 @@ def text(value: Any) -> str:
 def bins(low: float, high: float, whole: bool) -> list[float]:
     """Edges of about `BARS` bars of a round width that hold [low, high]; bars of whole numbers are centred on them."""
     size = max(1.0, abs(high))
-    width = nice(max((high - low or size) / BARS, 1e-9 * size))
+    spread = high - low if high - low > 1e-6 * size else size  # scores that are all the same, but for rounding
+    width = nice(spread / BARS)
     if whole:
         width = max(1.0, width)
     shift = 0.5 if whole else 0.0
@@ -82,9 +83,10 @@ def histogram(
             hovertemplate="%{customdata[0]:.4~g} to %{customdata[1]:.4~g}: %{y:.3~f} h, %{customdata[2]:,} "
             f"{verdict}<extra></extra>",
         )
-    figure.update_layout(barmode="stack", showlegend=False, margin={"l": 46, "r": 12, "t": 6, "b": 26})
-    figure.update_xaxes(range=[edges[0], edges[-1]], fixedrange=True, nticks=6)
-    figure.update_yaxes(fixedrange=True, nticks=4, ticksuffix=" h", rangemode="tozero")
+    figure.update_layout(barmode="stack", showlegend=False, margin=MARGIN | {"r": 12, "b": 26})
+    # Left to itself, Plotly puts the ticks of few bars into their middles.
+    figure.update_xaxes(range=[edges[0], edges[-1]], fixedrange=True, tick0=0, dtick=nice((edges[-1] - edges[0]) / 6))
+    figure.update_yaxes(fixedrange=True, nticks=4, ticksuffix=" h", rangemode="tozero", automargin=True)
     total = sum(map(sum, hours.values()))
     return described(figure, 154, f"Histogram of {title}: {total:.2f} hours from {edges[0]:g} to {edges[-1]:g}")
 
@@ -125,12 +127,13 @@ def flow(links: Sequence[tuple[str, str, float, str, str]], label: str) -> dict[
         go.Sankey(
             arrangement="snap",
             node={
-                "label": [text(name) for name in names],
+                "label": [text(shortened(name)) for name in names],
+                "customdata": [text(name) for name in names],
                 "color": [color_of.get(name, GROUND) for name in names],
                 "pad": 18,
                 "thickness": 14,
                 "line": {"width": 0},
-                "hovertemplate": "%{label}<extra></extra>",
+                "hovertemplate": "%{customdata}<extra></extra>",
             },
             link={
                 "source": [names.index(link[0]) for link in links],
@@ -145,6 +148,20 @@ def flow(links: Sequence[tuple[str, str, float, str, str]], label: str) -> dict[
     figure.update_layout(margin={"l": 8, "r": 8, "t": 12, "b": 12})
     leaves = len({link[1] for link in links} - {link[0] for link in links})
     return described(figure, max(260, 44 * leaves), label)
+
+
+def shortened(name: str, width: int = 34) -> str:
+    """A combination of reasons by the first of them, so that names in a diagram do not run into one another.
+
+    >>> shortened("conversation + speech + one_language + little_music")
+    'conversation + speech + 2 more'
+    """
+    reasons = name.split(" + ")
+    shown = len(reasons)
+    while shown > 1 and len(name) > width:
+        shown -= 1
+        name = f"{' + '.join(reasons[:shown])} + {len(reasons) - shown} more"
+    return name
 
 
 def _faded(color: str) -> str:
@@ -188,7 +205,10 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
             hovertemplate=f"{text(split)}: first %{{x}} shards hold %{{y:,}} frames<extra></extra>",
         )
     figure.update_layout(margin=MARGIN | {"t": 10}, legend=LEGEND, showlegend=True)
-    figure.update_xaxes(fixedrange=True, title={"text": "shards", "standoff": 6}, rangemode="tozero", automargin=True)
+    figure.update_xaxes(
+        fixedrange=True, title={"text": "shards", "standoff": 6}, rangemode="tozero", automargin=True,
+        **_ticks(max((sums[-1][0] for sums in rows.values()), default=0)),
+    )  # fmt: skip
     figure.update_yaxes(fixedrange=True, automargin=True, rangemode="tozero")
     last = ", ".join(f"{split} {sums[-1][1]:,} frames in {sums[-1][0]} shards" for split, sums in rows.items())
     return described(figure, 330, f"Frames by number of shards: {last}")
@@ -208,10 +228,16 @@ def bars(rows: Iterable[tuple[str, float]], unit: str, color: str, label: str) -
     )
     figure.update_layout(margin=MARGIN | {"b": 30}, showlegend=False, bargap=0.3)
     figure.update_xaxes(
-        fixedrange=True, title={"text": unit, "standoff": 4}, nticks=5, rangemode="tozero", automargin=True
-    )
+        fixedrange=True, title={"text": unit, "standoff": 4}, nticks=5, rangemode="tozero", automargin=True,
+        **_ticks(max((value for _, value in rows), default=0)),
+    )  # fmt: skip
     figure.update_yaxes(fixedrange=True, type="category", autorange="reversed", automargin=True, ticksuffix=" ")
     return described(figure, 60 + 28 * max(2, len(rows)), label)
+
+
+def _ticks(most: float) -> dict[str, int]:
+    """Of an axis of counts: whole numbers where there are few."""
+    return {"dtick": 1} if 1 <= most <= 5 and float(most).is_integer() else {}
 
 
 def mel_scale() -> list[list[Any]]:

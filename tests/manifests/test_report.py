@@ -10,7 +10,7 @@ import pytest
 from lakes import rules, write_lake
 
 from manifests.lake import Lake
-from manifests.report import card, samples, thresholds
+from manifests.report import card, figures, samples, thresholds
 from manifests.report.figures import bins
 from manifests.report.page import render
 from manifests.report.report import Report
@@ -86,6 +86,10 @@ def test_bars_hold_every_value_in_steps_that_people_read(low: float, high: float
     assert bins(0, 3, whole=True)[:3] == [-0.5, 0.5, 1.5]
 
 
+def test_scores_that_are_the_same_but_for_rounding_get_one_bar_of_a_width_that_says_something() -> None:
+    assert bins(0.0, 1e-12, whole=False) == bins(0.0, 0.0, whole=False) == [0.0, 0.05, 0.1, 0.15, 0.2]
+
+
 def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> None:
     report = Report(lake, choose(lake))
     drawn = samples.browsed(report.connection, report.movable, 30, None)
@@ -101,6 +105,6 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
 
 
 def test_examples_in_docstrings_hold() -> None:
-    for module in (samples, card):
+    for module in (samples, card, figures):
         outcome = doctest.testmod(module)
         assert (outcome.failed, outcome.attempted > 0) == (0, True)
