@@ -78,15 +78,14 @@ class Sums:
         for view in ("recordings", *stages):
             names = MEASURES[view]
             measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
-            query = f"SELECT {measured}count(status), count(*) FILTER (status <> 'ok') FROM {view}"
+            failures = "histogram(coalesce(error_type, 'unknown')) FILTER (status <> 'ok')"
+            query = f"SELECT {measured}count(status), {failures} FROM {view}"  # one pass: opening files costs most
             *values, rows, failed = connection.execute(query).fetchall()[0]
             self.add(view, "status", Sum(rows))
             for number, name in enumerate(names):
                 self.add(view, name, Sum(*values[4 * number : 4 * number + 4]))
-            if failed:
-                query = f"SELECT error_type, count(*) FROM {view} WHERE status <> 'ok' GROUP BY ALL"
-                for error_type, count in connection.execute(query).fetchall():
-                    self.add(f"{view} failures", error_type, Sum(count))
+            for error_type, count in (failed or {}).items():
+                self.add(f"{view} failures", error_type, Sum(count))
         for part, name, count, seconds in connection.execute(_groups(stages)).fetchall():
             self.add(part, name, Sum(count, seconds))
 
