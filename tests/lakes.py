@@ -11,7 +11,7 @@ from manifests.windows import covered_s
 STAGES = {"signal": "s", "vad": "v", "diarize": "d"}
 
 
-def write_lake(root: Path, batches: list[list[dict[str, Any]]]) -> Lake:
+def write_lake(root: Path | str, batches: list[list[dict[str, Any]]]) -> Lake:
     lake = Lake.at(str(root))
     for index, batch in enumerate(batches):
         name = f"batch-{index:06d}"
