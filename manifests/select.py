@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from operator import itemgetter
 
 import duckdb
 import numpy as np
@@ -27,6 +28,8 @@ from manifests.windows import OF_RECORDING, cut, listed
 
 AT_ONCE = 20_000
 """Recordings and windows that are judged at a time."""
+SPAN = 100
+"""Batches that are judged in one process: whatever the number of processes, as sums of floats depend on it."""
 DURATIONS = ("duration_s", "claimed_duration_s")
 
 
@@ -63,31 +66,73 @@ class RuleError(ValueError):
     """A rule that DuckDB does not understand."""
 
 
-def select(lake: Lake, selection: Selection) -> Funnel:
+@dataclass(frozen=True)
+class Span:
+    """Batches that follow one another: what a process selects from on its own."""
+
+    number: int
+    batches: tuple[str, ...]
+    keepers: Mapping[str, str]
+    """By recording: the one with the same samples that was met before it."""
+
+
+def select(
+    lake: Lake,
+    selection: Selection,
+    spread: Callable[[Callable[[Span], tuple[int, Funnel]], Sequence[Span]], Iterable[tuple[int, Funnel]]] = map,
+) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
-    Raises RuleError before anything is written if a rule names an unknown column, and FileNotFoundError if a batch
-    has not been annotated.
+    `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
+    anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
     """
-    funnel = Funnel(selection.name)
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
     ):
         # On disk: the hashes of all samples do not fit into memory at any scale.
-        connection.execute("SET threads = 1; SET memory_limit = '200MB'")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        _confine(connection)
         check_rules(connection, selection)
         _find_duplicates(connection, lake, selection)
-        lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
-        for batches in _some(lake, selection):
-            verdicts, windows = _judge(connection, selection, batches)
-            funnel.add(verdicts, windows)
-            for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
-                pass
+        spans = list(_spans(connection, lake))
+    lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
+    judge = partial(_judge_span, lake, selection)
+    parts = spread(judge, spans) if len(spans) > 1 else map(judge, spans)
+    (_, funnel), *others = sorted(parts, key=itemgetter(0))
+    for _, part in others:
+        funnel.merge(part)
     funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
     return funnel
+
+
+def _confine(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let rules reach nothing but the tables they are given."""
+    connection.execute("SET threads = 1; SET memory_limit = '200MB'")
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+
+
+def _spans(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Iterator[Span]:
+    """All batches in order; one span without any for a lake without any."""
+    batches = list(lake.batches())
+    copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
+    for number, first in enumerate(range(0, max(1, len(batches)), SPAN)):
+        held = batches[first : first + SPAN]
+        edges = [min(held, default=""), max(held, default="")]
+        yield Span(number, tuple(held), dict(connection.execute(copies, edges).fetchall()))
+
+
+def _judge_span(lake: Lake, selection: Selection, span: Span) -> tuple[int, Funnel]:
+    """Write verdicts and windows of these batches, and count them."""
+    funnel = Funnel(selection.name)
+    with duckdb.connect() as connection:
+        _confine(connection)
+        for batches in _some(lake, selection, span.batches):
+            verdicts, windows = _judge(connection, selection, batches, span.keepers)
+            funnel.add(verdicts, windows)
+            for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
+                pass
+    return span.number, funnel
 
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
@@ -131,8 +176,8 @@ class Batch:
     annotations: dict[str, pa.Table]
 
 
-def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
-    """Batches in order, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
+def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[list[Batch]]:
+    """These batches, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
 
     def read(name: str) -> Batch:
         keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
@@ -141,7 +186,7 @@ def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
 
     held: list[Batch] = []
     expected = 0.0
-    for batch in lake.ahead(read, lake.batches()):
+    for batch in lake.ahead(read, names):
         held.append(batch)
         seconds = pc.sum(batch.annotations["signal"]["duration_s"]).as_py() or 0.0
         expected += len(batch.recordings) + seconds / (selection.stride_s or selection.window_s)
@@ -153,7 +198,7 @@ def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
 
 
 def _judge(
-    connection: duckdb.DuckDBPyConnection, selection: Selection, batches: Sequence[Batch]
+    connection: duckdb.DuckDBPyConnection, selection: Selection, batches: Sequence[Batch], keepers: Mapping[str, str]
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts and windows of batches that follow one another, in the order of their recordings."""
     recordings = pa.concat_tables(batch.recordings for batch in batches)
@@ -162,8 +207,6 @@ def _judge(
         for stage in selection.stages
     }
     measured = _measured(recordings, annotations)
-    copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
-    keepers = dict(connection.execute(copies, [batches[0].name, batches[-1].name]).fetchall())
     broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
     failures = _failures(recordings, annotations)
     duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from manifests.shards import ShardCommit, Statistics
 from manifests.tables import write_parquet_bytes
 from pipelines.annotate import expected, pending
 from pipelines.encode import Plan, ShardEncoder
+from pipelines.engines import Engine, Group
 from pipelines.ingest import MET, PART_ROWS, ingest
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
@@ -191,6 +193,10 @@ def run_step(step: str, root: Path) -> str:
         return f"{batches:,} batches, {seconds / 3600:,.0f} h expected"
     if step == "select":
         return f"{select(lake, SELECTION).total['windows']:,} windows"
+    if step == "select by two":
+        two = Engine(workers=(2, 2))
+        funnel = select(lake, SELECTION, lambda work, spans: two.run(spans, [Group("select", partial(partial, work))]))
+        return f"{funnel.total['windows']:,} windows"
     if step == "plan":
         plan = Plan(lake, "bench", EncodeConfig())
         ShardEncoder(lake, "bench", "bench", MARKS["signal"], EncodeConfig()).check_dataset(plan)
@@ -208,7 +214,18 @@ def run_step(step: str, root: Path) -> str:
     return f"{found.known:,} known, {found.new:,} new"
 
 
-STEPS = ("nothing done", "expected", "half done", "plan", "resume", "ledger", "select", "ingest new", "ingest known")
+STEPS = (
+    "nothing done",
+    "expected",
+    "half done",
+    "plan",
+    "resume",
+    "ledger",
+    "select",
+    "select by two",
+    "ingest new",
+    "ingest known",
+)
 
 
 def timed(step: str, root: Path) -> dict[str, Any]:
@@ -250,7 +267,7 @@ def main() -> None:
         root = writer.root = Path(tempfile.mkdtemp(prefix="speechmill-scale-", dir=given.folder))
         try:
             for step in given.steps:
-                if step == "select" and recordings > SELECTED:
+                if step.startswith("select") and recordings > SELECTED:
                     continue
                 if step in ("select", "ingest new"):
                     shutil.rmtree(root)
