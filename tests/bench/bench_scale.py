@@ -1,6 +1,7 @@
 """Units at scale: time and peak memory of what a run does before and after sound, over synthetic manifests without any.
 
-Each step has a process of its own. Recordings of half an hour, 40 in a batch, 43 in a shard: 10^7 are 5 million hours.
+Each step has a process of its own. Recordings of half an hour, 40 in a batch, 43 in a shard: 14,000,000 are 7 million
+hours in 350,000 batches.
 """
 
 from __future__ import annotations
