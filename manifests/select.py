@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from operator import attrgetter
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests import schemas
+from manifests import schemas, sums
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.spans import Array
-from manifests.sums import Summing
 from manifests.tables import joined
 from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
 
 AT_ONCE = 20_000
 """Recordings and windows that are judged at a time."""
+SPAN = 100
+"""Batches that are judged in one process: whatever the number of processes, as sums of floats depend on it."""
 DURATIONS = ("duration_s", "claimed_duration_s")
 
 
@@ -64,34 +66,86 @@ class RuleError(ValueError):
     """A rule that DuckDB does not understand."""
 
 
-def select(lake: Lake, selection: Selection) -> Funnel:
+@dataclass(frozen=True)
+class Span:
+    """Batches that follow one another: what a process selects from on its own."""
+
+    number: int
+    batches: tuple[str, ...]
+    keepers: Mapping[str, str]
+    """By recording: the one with the same samples that was met before it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came of a span."""
+
+    number: int
+    funnel: Funnel
+    sums: sums.Sums
+
+
+def select(
+    lake: Lake,
+    selection: Selection,
+    spread: Callable[[Callable[[Span], Part], Sequence[Span]], Iterable[Part]] = map,
+) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
-    Raises RuleError before anything is written if a rule names an unknown column, and FileNotFoundError if a batch
-    has not been annotated.
+    `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
+    anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
     """
-    funnel, summing = Funnel(selection.name), Summing(selection.stages)
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
     ):
         # On disk: the hashes of all samples do not fit into memory at any scale.
-        connection.execute("SET threads = 1; SET memory_limit = '200MB'")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        _confine(connection)
         check_rules(connection, selection)
         _find_duplicates(connection, lake, selection)
-        lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
-        for batches in _some(lake, selection):
+        spans = list(_spans(connection, lake))
+    lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
+    judge = partial(_judge_span, lake, selection)
+    parts = spread(judge, spans) if len(spans) > 1 else map(judge, spans)
+    made, *others = sorted(parts, key=attrgetter("number"))
+    for part in others:
+        made.funnel.merge(part.funnel)
+        made.sums.merge(part.sums)
+    made.funnel.check()
+    lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(made.funnel.as_dict()).encode())
+    sums.write(lake, selection.name, selection.stages, made.sums, max(spans[-1].batches, default=""))
+    return made.funnel
+
+
+def _confine(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let rules reach nothing but the tables they are given."""
+    connection.execute("SET threads = 1; SET memory_limit = '200MB'")
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+
+
+def _spans(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Iterator[Span]:
+    """All batches in order; one span without any for a lake without any."""
+    batches = list(lake.batches())
+    copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
+    for number, first in enumerate(range(0, max(1, len(batches)), SPAN)):
+        held = batches[first : first + SPAN]
+        edges = [min(held, default=""), max(held, default="")]
+        yield Span(number, tuple(held), dict(connection.execute(copies, edges).fetchall()))
+
+
+def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
+    """Write verdicts and windows of these batches, and count them."""
+    funnel, summing = Funnel(selection.name), sums.Summing(selection.stages)
+    with duckdb.connect() as connection:
+        _confine(connection)
+        for batches in _some(lake, selection, span.batches):
             tables = _tables(selection, batches)
-            verdicts, windows = _judge(connection, selection, batches, tables)
+            verdicts, windows = _judge(connection, selection, tables, span.keepers)
             funnel.add(verdicts, windows)
-            summing.add(tables, batches[-1].name)
+            summing.add(tables)
             for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
                 pass
-    funnel.check()
-    lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(funnel.as_dict()).encode())
-    summing.write(lake, selection.name)
-    return funnel
+    return Part(span.number, funnel, summing.done())
 
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
@@ -135,8 +189,8 @@ class Batch:
     annotations: dict[str, pa.Table]
 
 
-def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
-    """Batches in order, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
+def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[list[Batch]]:
+    """These batches, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
 
     def read(name: str) -> Batch:
         keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
@@ -145,7 +199,7 @@ def _some(lake: Lake, selection: Selection) -> Iterator[list[Batch]]:
 
     held: list[Batch] = []
     expected = 0.0
-    for batch in lake.ahead(read, lake.batches()):
+    for batch in lake.ahead(read, names):
         held.append(batch)
         seconds = pc.sum(batch.annotations["signal"]["duration_s"]).as_py() or 0.0
         expected += len(batch.recordings) + seconds / (selection.stride_s or selection.window_s)
@@ -169,13 +223,11 @@ def _tables(selection: Selection, batches: Sequence[Batch]) -> dict[str, pa.Tabl
 def _judge(
     connection: duckdb.DuckDBPyConnection,
     selection: Selection,
-    batches: Sequence[Batch],
     tables: Mapping[str, pa.Table],
+    keepers: Mapping[str, str],
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts and windows of batches that follow one another, in the order of their recordings."""
     recordings, measured = tables["recordings"], tables["annotations"]
-    copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
-    keepers = dict(connection.execute(copies, [batches[0].name, batches[-1].name]).fetchall())
     broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
     failures = _failures({"ingest": recordings, **{stage: tables[stage] for stage in selection.stages}})
     duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]

@@ -70,6 +70,11 @@ class Sums:
         sums = self.parts.setdefault(part, {})
         sums[name] = sums[name] + more if name in sums else more
 
+    def merge(self, other: Sums) -> None:
+        for part, sums in other.parts.items():
+            for name, one in sums.items():
+                self.add(part, name, one)
+
     def of(self, part: str) -> dict[str | None, Sum]:
         return self.parts.get(part, {})
 
@@ -94,17 +99,16 @@ class Summing:
     """Adds up the tables of batches that follow one another, many at a time: a query has a price of its own."""
 
     def __init__(self, stages: Mapping[str, str]) -> None:
-        self.stages, self.sums, self.last = stages, Sums(), ""
+        self.stages, self.sums = stages, Sums()
         self.connection = duckdb.connect(config={"threads": 1})
         self.held: list[dict[str, pa.Table]] = []
 
-    def add(self, tables: Mapping[str, pa.Table], last: str) -> None:
-        """Add `recordings`, the stages and `annotations`, which end with the batch `last`."""
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        """Add `recordings`, the stages and `annotations`."""
         columns = {view: ["status", "error_type", *MEASURES[view]] for view in ("recordings", *self.stages)}
         grouped = tables["annotations"].schema.names
         columns["annotations"] = [name for name in GROUPED if name in grouped]
         self.held.append({view: tables[view].select(names) for view, names in columns.items()})
-        self.last = last
         if sum(len(held["recordings"]) for held in self.held) > AT_ONCE:
             self._flush()
 
@@ -114,18 +118,23 @@ class Summing:
         self.sums.add_views(self.connection, self.stages)
         self.held.clear()
 
-    def write(self, lake: Lake, selection: str) -> None:
-        """Write the sums beside the selection as those of all batches up to the last."""
+    def done(self) -> Sums:
+        """The sums of all that was added."""
         if self.held:
             self._flush()
-        sizes, _, _ = _files(lake, self.stages, self.last)
-        rows = [
-            {"part": part, "name": name, **vars(one)}
-            for part, sums in sorted(self.sums.parts.items())
-            for name, one in sorted(sums.items(), key=lambda item: (item[0] is not None, item[0]))
-        ]
-        kept = {"last": self.last, "files": sizes, "sums": rows}
-        lake.storage.put(f"selections/{selection}/{SUMS}", pretty(kept).encode())
+        return self.sums
+
+
+def write(lake: Lake, selection: str, stages: Mapping[str, str], sums: Sums, last: str) -> None:
+    """Keep sums beside the selection as those of all batches up to `last`."""
+    sizes, _, _ = _files(lake, stages, last)
+    rows = [
+        {"part": part, "name": name, **vars(one)}
+        for part, named in sorted(sums.parts.items())
+        for name, one in sorted(named.items(), key=lambda item: (item[0] is not None, item[0]))
+    ]
+    kept = {"last": last, "files": sizes, "sums": rows}
+    lake.storage.put(f"selections/{selection}/{SUMS}", pretty(kept).encode())
 
 
 def summed(lake: Lake, choice: Choice) -> Sums:

@@ -9,14 +9,18 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
+import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -29,8 +33,6 @@ from pipelines.recipe import IngestConfig
 from pipelines.sources import Entry, entries, hinted_language
 
 PART_ROWS = 1000
-RECALLED = 20_000
-"""Names looked up in one query: each reads all that earlier runs saw."""
 UNKNOWN_DURATION_S = 1800.0
 """What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
 
@@ -42,6 +44,7 @@ MET = pa.schema(
         *[column for column in schemas.RECORDINGS if column.name not in ("uris", "hints", "source", "licence")],
     ]
 )
+NAMES = MET.names
 
 
 @dataclass
@@ -70,10 +73,13 @@ def ingest(
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-ingest-") as folder,
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
+        closing(sqlite3.connect(f"{folder}/seen.sqlite")) as seen,
     ):
-        connection.execute("SET threads = 1; SET memory_limit = '1GB'; SET preserve_insertion_order = true")
+        connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
+        connection.begin()  # the tables live as long as the run: no use in making each part of them durable
         number = _load_known(connection, lake)
-        _meet(connection, lake, entries(inputs, lake.config), result, progress)
+        _load_seen(seen, lake)
+        _meet(connection, seen, lake, entries(inputs, lake.config), result, progress)
         _add_names(connection, lake, result)
         _write_new(connection, lake, config, result, number)
     return result
@@ -84,7 +90,7 @@ def look(entry: Entry, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     # Surrogates stand for bytes of a file name that are not UTF-8; Parquet holds text only.
     uri = secretless(entry.uri).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0}
-    row["hint"] = json.dumps(entry.hint, ensure_ascii=False, sort_keys=True) if entry.hint else None
+    row["hint"] = _hint(entry)
     row["recording_id"] = "u" + hashlib.sha256(uri.encode()).hexdigest()[:19]
     try:
         if secretless(entry.uri) != entry.uri:
@@ -113,31 +119,37 @@ def _hash(file: BinaryIO, uri: str) -> dict[str, Any]:
 
 
 def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> int:
-    """Tables `known` (every name in the lake) and `seen` (names with size and time of change, from earlier runs).
-
-    Returns the number of the next batch.
-    """
+    """Table `known`: every name in the lake. Returns the number of the next batch."""
     number = max((int(batch.removeprefix("batch-")) + 1 for batch in lake.batches()), default=0)
     connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
     for table in joined(lake.recordings(["recording_id", "uris", "status"])):
         connection.register("part", table)
         connection.execute("INSERT INTO known SELECT batch, recording_id, unnest(uris), status FROM part")
-    connection.register("met_schema", MET.empty_table())
-    connection.execute("CREATE TABLE seen AS SELECT * FROM met_schema")
-    for table in joined(lake.read_each(lake.storage.list("runs/ingest"), str)):
-        connection.register("part", table.drop_columns("batch"))
-        connection.execute("INSERT INTO seen SELECT * FROM part")
     return number
+
+
+def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
+    """Table `seen`: rows of MET of names that earlier runs hashed, each found without reading the others."""
+    seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row)")
+    for _, table in lake.read_each(lake.storage.list("runs/ingest"), str):
+        hashed = pc.and_not(pc.greater(table["mtime_ns"], 0), pc.starts_with(table["recording_id"], "u"))
+        columns = table.filter(hashed).to_pydict()
+        rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
+        names = zip(columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, strict=True)
+        seen.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", names)
+    seen.execute("CREATE INDEX seen_names ON seen (uri, size_bytes, mtime_ns)")
 
 
 def _meet(
     connection: duckdb.DuckDBPyConnection,
+    seen: sqlite3.Connection,
     lake: Lake,
-    found: Iterator[Entry],
+    found: Iterable[Entry],
     result: Ingested,
     progress: Callable[[dict[str, Any]], None],
 ) -> None:
     """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
+    connection.register("met_schema", MET.empty_table())
     connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
     number = sum(1 for _ in lake.storage.list("runs/ingest"))
     part: list[dict[str, Any]] = []
@@ -154,48 +166,36 @@ def _meet(
         part.clear()
         fresh.clear()
 
-    while named := list(itertools.islice(found, RECALLED)):
-        recalled = _recall(connection, named, lake.config)
-        for position, entry in enumerate(named):
-            row = recalled.get(position)
-            if row is None:
-                row = look(entry, lake.config)
-                fresh.append(row)
-            part.append(row)
-            result.met += 1
-            progress(row)
-            if len(part) >= PART_ROWS:
-                flush()
+    for entry in found:
+        row = _recall(seen, entry, lake.config)
+        if row is None:
+            row = look(entry, lake.config)
+            fresh.append(row)
+        part.append(row)
+        result.met += 1
+        progress(row)
+        if len(part) >= PART_ROWS:
+            flush()
     flush()
 
 
-def _recall(
-    connection: duckdb.DuckDBPyConnection, named: Sequence[Entry], config: StorageConfig
-) -> dict[int, dict[str, Any]]:
-    """Rows of MET, by position in `named`, of those that an earlier run saw with the same size and time of change."""
-    statuses = []
-    for position, entry in enumerate(named):
-        if secretless(entry.uri) != entry.uri:
-            continue
-        try:
-            stat = entry.stat or stat_file(entry.uri, config)
-            os.fsencode(entry.uri).decode()
-        except (SpeechmillError, UnicodeDecodeError):
-            continue
-        statuses.append((position, entry.uri, *stat))
-    columns = list(zip(*statuses, strict=True)) or [()] * 4
-    kinds = (pa.int64(), pa.string(), pa.int64(), pa.int64())
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    connection.register("now", pa.table(arrays, ["position", "uri", "size_bytes", "mtime_ns"]))
-    found = connection.sql(
-        "SELECT DISTINCT ON (position) position, seen.* FROM seen JOIN now USING (uri, size_bytes, mtime_ns) "
-        "WHERE mtime_ns > 0 AND NOT starts_with(recording_id, 'u')"
-    ).to_arrow_table()
-    rows = {row.pop("position"): row for row in found.to_pylist()}
-    for position, row in rows.items():
-        hint = named[position].hint
-        row["hint"] = json.dumps(hint, ensure_ascii=False, sort_keys=True) if hint else None
-    return rows
+def _recall(seen: sqlite3.Connection, entry: Entry, config: StorageConfig) -> dict[str, Any] | None:
+    """The row of MET that an earlier run made of it, where its size and time of change are still the same."""
+    if secretless(entry.uri) != entry.uri:
+        return None
+    try:
+        stat = entry.stat or stat_file(entry.uri, config)
+        os.fsencode(entry.uri).decode()
+    except (SpeechmillError, UnicodeDecodeError):
+        return None
+    found = seen.execute("SELECT row FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?)", (entry.uri, *stat))
+    for (row,) in found:
+        return dict(zip(NAMES, pickle.loads(row), strict=True)) | {"hint": _hint(entry)}
+    return None
+
+
+def _hint(entry: Entry) -> str | None:
+    return json.dumps(entry.hint, ensure_ascii=False, sort_keys=True) if entry.hint else None
 
 
 def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingested) -> None:
@@ -208,7 +208,7 @@ def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingest
         "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met ON known.uri = met.uri "
         "WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id"
     )
-    changed = connection.cursor().execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
+    changed = connection.execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
     streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(PART_ROWS), []))
     for batch, changes in itertools.groupby(streamed, key=lambda row: row[0]):
         added: dict[str, set[str]] = defaultdict(set)

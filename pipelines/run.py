@@ -121,11 +121,17 @@ class Run:
 
     def select(self) -> Funnel:
         try:
-            return select(self.lake, self.selection())
+            return select(self.lake, self.selection(), self._spread)
         except RuleError as error:
             raise RecipeError(str(error), "correct the rule in the recipe") from error
         except FileNotFoundError as error:
             raise SpeechmillError(f"not annotated yet: {error.filename}", "run `speechmill annotate` first") from error
+
+    def _spread(self, work: Worker, units: Iterable[Any]) -> Iterator[Any]:
+        """Map over local workers. Other engines start slower than most selections end: there the driver selects."""
+        if self.engine.name != "local":
+            return map(work, units)
+        return self.engine.run(units, [Group("select", partial(partial, work))])
 
     def encode(self) -> pa.Table:
         """Encode what the selection keeps, describe the dataset and return its ledger."""

@@ -69,8 +69,8 @@ def entries(inputs: Iterable[str], config: StorageConfig = DEFAULT) -> Iterator[
 
 def _local(text: str, config: StorageConfig) -> Iterator[Entry]:
     if os.path.isdir(text):
-        for name in _walk(text):
-            yield from _file(_absolute(name), config)
+        for name in _walk(_absolute(text)):
+            yield from _file(name, config)
     elif os.path.lexists(text) or Member.parse(text):
         yield from _file(_absolute(text), config)
     elif glob.has_magic(text):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,27 @@ def test_any_engine_makes_the_bytes_of_one_process(
     (summary,) = (tmp_path / "lake/runs").glob("*/summary.json")
     steps = json.loads(summary.read_text())["steps"]
     assert (steps["annotate"]["recordings"], steps["encode"]["recordings"]) == (6, 6)
+
+
+@pytest.mark.slow
+def test_many_batches_are_selected_by_all_local_workers_to_the_bytes_of_one(
+    milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, expected = milled
+    need_namespaces()
+    shutil.copytree(folder / "whole", tmp_path / "lake")
+    shutil.rmtree(tmp_path / "lake/selections")
+    of_two = (
+        "import sys; from manifests import select; select.SPAN = 2; from pipelines.cli import main; sys.exit(main())"
+    )
+    words = "select", str(folder / "recipe.toml"), "--lake", str(tmp_path / "lake"), "--quiet", "--workers", "2"
+    done = alone(sys.executable, "-c", of_two, *words)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "lake") == expected
+    (vad,) = (tmp_path / "lake/annotations").glob("vad-*")
+    (vad / "batch-000003.parquet").unlink()
+    done = alone(sys.executable, "-c", of_two, *words)
+    assert (done.returncode, "run `speechmill annotate` first" in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.slow

@@ -158,3 +158,26 @@ def test_of_two_ingests_at_once_one_stops_and_nothing_is_lost_or_twice(tmp_path:
     assert "run the same command again" in caught.value.remedy
     ingest(lake, [mine, both], IngestConfig())
     assert sorted(row["uris"] for row in rows(lake)) == [[both], [mine]]
+
+
+def test_what_a_stopped_ingest_hashed_is_hashed_again_only_where_it_changed(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(sound(tmp_path / f"in/{n}.wav", level=n / 10 + 0.05)) for n in range(5)]
+    looked: list[str] = []
+    look = module.look
+    monkeypatch.setattr(module, "look", lambda entry, config: looked.append(entry.uri) or look(entry, config))
+    monkeypatch.setattr(module, "PART_ROWS", 2)
+
+    def stop(row: dict) -> None:
+        if row["uri"] == names[4]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(lake, [str(tmp_path / "in")], IngestConfig(), stop)
+    assert (looked, list(lake.batches())) == (names, [])
+    looked.clear()
+    sound(tmp_path / "in/1.wav", level=0.9)
+    result = ingest(lake, [*reversed(names), names[0]], IngestConfig())
+    assert (looked, result) == ([names[4], names[1]], Ingested(met=5, new=5, batches=1))
+    assert [row["uris"] for row in rows(lake)] == [[name] for name in names]
