@@ -41,10 +41,14 @@ def label(funnel: dict[str, Any]) -> str:
 def rows(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of the table of recordings or of windows, reasons last."""
     for name in ("in", "kept", "rejected", "failed"):
-        yield {"name": name, "count": f"{part[name]['count']:,}", "hours": f"{part[name]['hours']:,.3f}"}
+        yield {"name": name, "count": f"{part[name]['count']:,}", "hours": _cell(part[name]["hours"])}
     for name, row in part["reasons"].items():
         counts = {key: f"{row[key]:,}" for key in ("count", "alone_count")}
-        yield {"name": name, "reason": True, **counts, **{key: f"{row[key]:,.3f}" for key in ("hours", "alone_hours")}}
+        yield {"name": name, "reason": True, **counts, **{key: _cell(row[key]) for key in ("hours", "alone_hours")}}
+
+
+def _cell(hours: float) -> str:
+    return f"{hours:,.3f}" if hours < 1000 else f"{hours:,.0f}"  # five columns of a large lake fit their card
 
 
 def hours_text(hours: float) -> str:
