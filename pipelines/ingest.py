@@ -76,7 +76,6 @@ def ingest(
         closing(sqlite3.connect(f"{folder}/seen.sqlite")) as seen,
     ):
         connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
-        connection.begin()  # the tables live as long as the run: no use in making each part of them durable
         number = _load_known(connection, lake)
         _load_seen(seen, lake)
         _meet(connection, seen, lake, entries(inputs, lake.config), result, progress)

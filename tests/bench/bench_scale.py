@@ -111,7 +111,7 @@ class Writer:
         statistics.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
         files = {name: {"sha256": "0" * 64, "size_bytes": 10**9} for name in ("latents", "cuts")}
         commit = ShardCommit("train", 0, files, 1935, 0, 6192000, {"encoder": "e"}, statistics)
-        self._link([commit.to_json().encode()] * 5, count, lambda n: f"datasets/bench/commits/train/{n:06d}.json")
+        self._link([commit.to_json().encode()] * 20, count, lambda n: f"datasets/bench/commits/train/{n:06d}.json")
 
     def copy(self, name: str, count: int, key: Callable[[int], str]) -> None:
         """`count` files of a table with ids that no other file has."""
