@@ -101,14 +101,14 @@ class Dnsmos:
     """Both DNSMOS models on one thread, fed as speechmos 0.0.1.1 does (which would bring librosa and pandas)."""
 
     def __init__(self, p835_model: str, p808_model: str) -> None:
+        paths = [models.verified(name) for name in (p835_model, p808_model)]
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         # One thread whatever the machine has: results must not depend on where a unit ran.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.p835, self.p808 = (
-            onnxruntime.InferenceSession(str(models.verified(name)), options, providers=["CPUExecutionProvider"])
-            for name in (p835_model, p808_model)
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths
         )
 
     def __call__(self, samples: np.ndarray) -> tuple[float, float, float, float]:
