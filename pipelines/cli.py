@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,17 +76,17 @@ class Output:
     """What a command found: shown as text as it comes, or gathered into one JSON document."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
-        self.quiet, self.as_json = quiet, as_json
+        self.quiet, self.as_json, self.stdout = quiet, as_json, sys.stdout
         self.results: dict[str, Any] = {}
 
     def show(self, name: str, value: Any, text: str) -> None:
         self.results[name] = value
         if not (self.quiet or self.as_json):
-            click.echo(text)
+            click.echo(text, self.stdout)
 
     def close(self) -> None:
         if self.as_json:
-            click.echo(json.dumps(self.results, indent=1, ensure_ascii=False))
+            click.echo(json.dumps(self.results, indent=1, ensure_ascii=False), self.stdout)
 
 
 @contextmanager
@@ -105,7 +105,8 @@ def begun(
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *map(secretless, sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
-    with watch:
+    # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
+    with redirect_stdout(sys.stderr), closing(chosen), watch:
         yield Run(loaded, opened, watch, chosen), output
     output.results["run"] = watch.prefix
     output.close()

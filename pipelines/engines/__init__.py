@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,11 @@ class Engine:
         """Results of the last group, unordered. `units` is iterated once, where the engine wants: it is picklable."""
         run: Callable[..., Iterator[Any]] = importlib.import_module(f"pipelines.engines.{self.name}").run
         return run(units, groups, self)
+
+    def close(self) -> None:
+        """Leave the cluster, or end the one that a run started: it serves all runs until then."""
+        if self.name == "ray" and "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 def chain(groups: Sequence[Group]) -> Worker:

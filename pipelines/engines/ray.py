@@ -5,13 +5,11 @@ Retries, placement on GPUs, autoscaling and bounded in-flight work are Ray's own
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
 import pickle
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -37,38 +35,36 @@ class _Work:
 
 def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Any]:
     """Results as they come. SpeechmillError where the cluster cannot hold the workers; else what a worker raised."""
-    # Ray prints of dead workers and nodes, to stdout, where the results of a command go.
-    with contextlib.redirect_stdout(sys.stderr):
-        ray = _start(engine.ray_address)
-        pools = _pools(groups, engine.workers, ray.nodes())
-        refs, count = [], 0
-        for chunk in _chunks(units):
-            refs.append(ray.put(chunk))
-            count += len(chunk)
-        if not refs:
-            return
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = 1  # a unit a block: a block is what an actor takes, and what is done again
-        context.enable_progress_bars = False
-        data = ray.data.from_arrow_refs(refs).map_batches(_apart, batch_size=None, num_cpus=0)
-        for group, (least, first, most) in zip(groups, pools, strict=True):
-            data = data.map_batches(
-                _Work,
-                fn_constructor_args=(group.make,),
-                batch_size=1,
-                num_cpus=group.cpus,
-                num_gpus=group.gpus,
-                scheduling_strategy="DEFAULT",  # Ray Data's own spreads workers of CPU groups over nodes with a GPU too
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=least, initial_size=max(least, min(first, count)), max_size=max(least, min(most, count))
-                ),
-            )
-        try:
-            for row in data.iter_rows():
-                yield pickle.loads(row["unit"])
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
-        LOG.info("%s", data.stats())
+    ray = _start(engine.ray_address)
+    pools = _pools(groups, engine.workers, ray.nodes())
+    refs, count = [], 0
+    for chunk in _chunks(units):
+        refs.append(ray.put(chunk))
+        count += len(chunk)
+    if not refs:
+        return
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # a unit a block: a block is what an actor takes, and what is done again
+    context.enable_progress_bars = False
+    data = ray.data.from_arrow_refs(refs).map_batches(_apart, batch_size=None, num_cpus=0)
+    for group, (least, first, most) in zip(groups, pools, strict=True):
+        data = data.map_batches(
+            _Work,
+            fn_constructor_args=(group.make,),
+            batch_size=1,
+            num_cpus=group.cpus,
+            num_gpus=group.gpus,
+            scheduling_strategy="DEFAULT",  # Ray Data's own spreads workers of CPU groups over nodes with a GPU too
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least, initial_size=max(least, min(first, count)), max_size=max(least, min(most, count))
+            ),
+        )
+    try:
+        for row in data.iter_rows():
+            yield pickle.loads(row["unit"])
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+    LOG.info("%s", data.stats())
 
 
 def _start(address: str | None) -> Any:

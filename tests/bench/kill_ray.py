@@ -60,8 +60,8 @@ def disturbed(
     words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
 
     def start() -> subprocess.Popen[bytes]:
-        log = lake.with_suffix(".log").open("ab")
-        return subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=log, stderr=log)
+        found, log = lake.with_suffix(".out").open("ab"), lake.with_suffix(".log").open("ab")
+        return subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=found, stderr=log)
 
     wait_s = chance.uniform(0, within_s)
     driver = start()
@@ -128,6 +128,7 @@ def main() -> None:
                 if not killed.equal or killed.exits[-1]:
                     print((folder / "lake.log").read_text()[-4000:])
                 (folder / "lake.log").unlink()
+                (folder / "lake.out").unlink()
                 shutil.rmtree(folder / "lake")
         print({f"{what} {'equal' if equal else 'DIFFERENT'}": count for (what, equal), count in counts.items()})
     finally:

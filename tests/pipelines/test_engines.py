@@ -119,6 +119,7 @@ def test_kill_9_under_ray_costs_work_and_no_byte(
     assert killed.after_s > 0
     assert killed.exits == ([-signal.SIGKILL, 0] if what == "driver" else [0])
     assert killed.equal
+    assert (tmp_path / "lake.out").read_text() == "", "what Ray prints is no result"
 
 
 @pytest.mark.slow
@@ -138,7 +139,8 @@ def test_recordings_that_kill_their_workers_are_set_aside_alike_by_any_engine(tm
         outcomes = [alone(*words)]
         if outcomes[0].returncode:
             outcomes.append(alone(*words))
-        assert outcomes[-1].stdout == "5 signal: WorkerDiedError signal: WorkerDiedError\n", outcomes[-1].stderr
+        said = "5 signal: WorkerDiedError signal: WorkerDiedError"
+        assert said in outcomes[-1].stdout.splitlines(), outcomes[-1].stderr
         made.append(digests(root))
         commands.append(len(outcomes))
     assert made[0] == made[1] == made[2] == made[3]
@@ -193,9 +195,10 @@ def test_workers_become_more_when_a_node_joins(nodes: TwoNodes) -> None:
     words = nodes.inside(1, sys.executable, "-c", "import where; where.grow()", nodes.address)
     with subprocess.Popen(words, cwd=ROOT, env=nodes.env, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
-        places = [next(driver.stdout).strip()]
+        told = (line.strip() for line in driver.stdout if line.startswith("10.77."))  # Ray prints of the dead node
+        places = [next(told)]
         nodes.start(2)
-        places += [line.strip() for line in driver.stdout]
+        places += told
     assert driver.returncode == 0
     assert set(places[:-1]) == {"10.77.0.1"}
     assert places[-1] == "10.77.0.2"

@@ -52,7 +52,7 @@ def grow() -> None:
     """ADDRESS: where each of many units was, by one worker or two, told as it comes until both nodes were seen."""
     seen = set()
     for (address,) in Engine("ray", (1, 2), sys.argv[1]).run([[]] * 200, [Group("cpu", slow)]):
-        print(address, file=sys.__stdout__, flush=True)  # while Ray is at work, its own words go to stderr
+        print(address, flush=True)
         seen.add(address)
         if len(seen) == 2:
             return
