@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from operator import attrgetter
 
 import duckdb
 import numpy as np
@@ -88,13 +87,14 @@ class Part:
 def select(
     lake: Lake,
     selection: Selection,
-    spread: Callable[[Callable[[Span], Part], Sequence[Span]], Iterable[Part]] = map,
+    spread: Callable[[Callable[[Span], Part], Iterable[Span]], Iterable[Part]] = map,
 ) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
     `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
     anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
     """
+    batches = list(lake.batches())
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
@@ -103,18 +103,28 @@ def select(
         _confine(connection)
         check_rules(connection, selection)
         _find_duplicates(connection, lake, selection)
-        spans = list(_spans(connection, lake))
-    lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
-    judge = partial(_judge_span, lake, selection)
-    parts = spread(judge, spans) if len(spans) > 1 else map(judge, spans)
-    made, *others = sorted(parts, key=attrgetter("number"))
-    for part in others:
-        made.funnel.merge(part.funnel)
-        made.sums.merge(part.sums)
+        lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
+        over = spread if len(batches) > SPAN else map
+        parts = _in_order(over(partial(_judge_span, lake, selection), _spans(connection, batches)))
+        made = next(parts)
+        for part in parts:
+            made.funnel.merge(part.funnel)
+            made.sums.merge(part.sums)
     made.funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(made.funnel.as_dict()).encode())
-    sums.write(lake, selection.name, selection.stages, made.sums, max(spans[-1].batches, default=""))
+    sums.write(lake, selection.name, selection.stages, made.sums, max(batches, default=""))
     return made.funnel
+
+
+def _in_order(parts: Iterable[Part]) -> Iterator[Part]:
+    """Each part once those of all spans before its own were there: sums of floats depend on the order."""
+    early: dict[int, Part] = {}
+    number = 0
+    for part in parts:
+        early[part.number] = part
+        while number in early:
+            yield early.pop(number)
+            number += 1
 
 
 def _confine(connection: duckdb.DuckDBPyConnection) -> None:
@@ -123,9 +133,8 @@ def _confine(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
-def _spans(connection: duckdb.DuckDBPyConnection, lake: Lake) -> Iterator[Span]:
+def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str]) -> Iterator[Span]:
     """All batches in order; one span without any for a lake without any."""
-    batches = list(lake.batches())
     copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
     for number, first in enumerate(range(0, max(1, len(batches)), SPAN)):
         held = batches[first : first + SPAN]
@@ -173,9 +182,10 @@ def _find_duplicates(connection: duckdb.DuckDBPyConnection, lake: Lake, selectio
             "INSERT INTO samples SELECT batch, recording_id, pcm_sha256 FROM signal_hashes WHERE pcm_sha256 IS NOT NULL"
         )
     connection.execute(
-        "CREATE TABLE copies AS SELECT batch, recording_id, keeper FROM samples JOIN ("
-        "SELECT pcm_sha256, arg_min(recording_id, rowid) AS keeper FROM samples GROUP BY ALL HAVING count(*) > 1"
-        ") USING (pcm_sha256) WHERE recording_id <> keeper ORDER BY batch"
+        "CREATE TABLE copies AS SELECT s.batch, s.recording_id, f.recording_id AS keeper FROM samples AS s JOIN ("
+        "SELECT pcm_sha256, min(rowid) AS first FROM samples GROUP BY pcm_sha256 HAVING count(*) > 1"
+        ") USING (pcm_sha256) JOIN samples AS f ON f.rowid = first WHERE s.recording_id <> f.recording_id "
+        "ORDER BY s.batch"
     )
     connection.execute("DROP TABLE samples")
 

@@ -6,6 +6,7 @@ Runs in a worker: only batch names come in and only counts leave.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -121,8 +122,9 @@ class Annotator:
                     rows.pop(stage.name, None)
             if not rows:
                 return result
-        with self.attempts.begin(batch) as attempt:
-            at_once = 1 if attempt.careful else max((stage.at_once for stage in self.stages), default=1)
+        at_once = max((stage.at_once for stage in self.stages), default=1)
+        with self.attempts.begin(batch, at_once=at_once) as attempt:
+            at_once = 1 if attempt.careful else at_once
             decoded = _decoded(recordings, lake.config, attempt)
             while some := list(itertools.islice(decoded, at_once)):
                 for recording_id, found in self._annotate_some(some, done, list(rows)).items():
@@ -153,8 +155,8 @@ class Annotator:
                     signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
                     known = {name: table[recording_id] for name, table in done.items()} | {"signal": signal}
                     found[recording_id] = _Found(known, signal["duration_s"])
-                elif not isinstance(error, Exception) or isinstance(error, StorageError):
-                    raise error  # a storage that does not answer is no fault of the recording
+                elif not isinstance(error, Exception) or of_machine(error):
+                    raise error
                 else:
                     row = failed_row(recording_id, error)
                     found[recording_id] = _Found(dict.fromkeys(missing, row), 0.0, [told(row, "signal")])
@@ -177,8 +179,16 @@ class Annotator:
         try:
             row = stage.annotate(sound, known)
         except Exception as error:  # whatever a model throws costs one recording, is counted there, and the run goes on
+            if of_machine(error):
+                raise
             return failed_row(sound.recording_id, error)
         return {"recording_id": sound.recording_id, "status": "ok", **row}
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether an error is no recording's: a storage that does not answer, a full disk, no more files or memory."""
+    scarce = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in scarce)
 
 
 def pieces(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> int:

@@ -38,21 +38,24 @@ class Attempts:
         """`run` is the run's folder under runs/; without one no death was seen before."""
         self._storage, self._run = storage, run or f"runs/{uuid.uuid4().hex}"
 
-    def begin(self, unit: str, died_alone: bool = False) -> Attempt:
-        """An attempt at a unit; `died_alone` where a process of its own has just died at it."""
-        return Attempt(self._storage, self._run, unit, died_alone)
+    def begin(self, unit: str, died_alone: bool = False, at_once: int = 1) -> Attempt:
+        """An attempt at a unit, so many of its recordings at once.
+
+        `died_alone` where a process of its own has just died at it.
+        """
+        return Attempt(self._storage, self._run, unit, died_alone, at_once)
 
 
 class Attempt:
     """One attempt at a unit, as a context. The first writes one mark; those after a death, one for each recording."""
 
-    def __init__(self, storage: Storage, run: str, unit: str, died_alone: bool) -> None:
+    def __init__(self, storage: Storage, run: str, unit: str, died_alone: bool, at_once: int) -> None:
         self._storage, self._run, self._unit = storage, run, unit
         self._key = f"runs/attempts/{unit}.json"
         self._deaths: Counter[str] = Counter()
         """Deaths by the recording at hand; '' where none was named."""
         self.careful = False
-        """Whether an earlier attempt did not end: recordings are then taken strictly one at a time."""
+        """Whether an earlier attempt did not end: recordings are then taken strictly one at a time, each named."""
         try:
             mark = json.loads(storage.read(self._key))
         except FileNotFoundError:
@@ -64,6 +67,8 @@ class Attempt:
                 self._deaths[mark["at"] or ""] += DEATHS_ALONE
             elif mark["at"] is not None:  # None: left to this process, which has not begun before
                 self._deaths[mark["at"]] += 1
+        if at_once > 1:  # who shares a model's calls may move last digits: as it was, until a process died of it alone
+            self.careful = self._deaths[""] >= DEATHS_ALONE
 
     def at(self, recording_id: str) -> None:
         """Begin with a recording. Raises WorkerDiedError where it has killed its share of workers."""
@@ -117,12 +122,17 @@ class Guarded:
                     self._worker = self._make()
             return self._worker(unit)
         self._worker = None  # models are not held twice
+        silent = 0
         while True:
             attempt.hand_over()
             try:
                 result = alone(self._make, unit)
-            except BrokenProcessPool:
+            except BrokenProcessPool as error:
                 attempt = self._attempts.begin(self._name(unit), died_alone=True)
+                silent += not attempt.careful  # it had ended, and could not say how
+                if silent == MOST_DEATHS:
+                    what = f"{self._name(unit)}: processes died again and again when they had ended it"
+                    raise SpeechmillError(what, "give workers more memory, then run the same command again") from error
             else:
                 attempt.end()  # of a unit that is done already no attempt is made
                 return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -67,7 +68,7 @@ class Run:
                     self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
                     for number, group in enumerate(grouped(stages))
                 ]
-                self._count(step, self.engine.run(units, groups))
+                self._count(step, units, groups, self.recipe.max_failed_share)
         yield step
         long = list(pending_pieces(self.lake, units.marks, 3600 * self.recipe.piece_hours))
         for stage in stages:
@@ -76,7 +77,7 @@ class Run:
                     _, step.total_s = expected(self.lake, dict.fromkeys(piece.batch for piece in long))
                     make = partial(_piece_worker, *self._given(step), stage.name)
                     group = self._group("pieces", [stage], make, "name")
-                    self._count(step, self.engine.run(long, [group]))
+                    self._count(step, long, [group], self.recipe.max_failed_share)
                 yield step
 
     def _given(self, step: Step) -> tuple[Lake, Recipe, str, str]:
@@ -90,13 +91,14 @@ class Run:
         guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter(name))
         return Group("-".join([what, *(stage.name for stage in stages)]), guarded, cpus, gpus)
 
-    def _count(self, step: Step, results: Iterable[Done]) -> None:
-        """Count what comes back; SpeechmillError once too much of it failed."""
-        for done in results:
-            step.done(done)
-            if step.recordings >= MIN_TRIED and step.failed > self.recipe.max_failed_share * step.recordings:
-                what = f"{step.failed} of {step.recordings} recordings failed"
-                raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
+    def _count(self, step: Step, units: Iterable[Any], groups: Sequence[Group], max_failed_share: float = 1.0) -> None:
+        """Run units and count what comes back; SpeechmillError once too much of it failed."""
+        with closing(self.engine.run(units, groups)) as results:  # whatever is raised, the engine rests after it
+            for done in results:
+                step.done(done)
+                if step.recordings >= MIN_TRIED and step.failed > max_failed_share * step.recordings:
+                    what = f"{step.failed} of {step.recordings} recordings failed"
+                    raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
 
     def _models(self, encoder: encoders.Encoder) -> list[card.ModelUse]:
         """Every model that measured or encoded what a dataset holds."""
@@ -128,10 +130,9 @@ class Run:
             raise SpeechmillError(f"not annotated yet: {error.filename}", "run `speechmill annotate` first") from error
 
     def _spread(self, work: Worker, units: Iterable[Any]) -> Iterator[Any]:
-        """Map over local workers. Other engines start slower than most selections end: there the driver selects."""
-        if self.engine.name != "local":
-            return map(work, units)
-        return self.engine.run(units, [Group("select", partial(partial, work))])
+        """Map over workers: Ray's, else processes of this machine, as a Beam pipeline hands back nothing but counts."""
+        engine = self.engine if self.engine.name == "ray" else Engine("local", self.engine.workers)
+        return engine.run(units, [Group("select", partial(partial, work))])
 
     def encode(self) -> pa.Table:
         """Encode what the selection keeps, describe the dataset and return its ledger."""
@@ -146,8 +147,7 @@ class Run:
             ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
             step.total_s = sum(shard.seconds for shard in todo)
             make = partial(_encoder, *self._given(step), selection)
-            for done in self.engine.run(todo, [self._group("encode", [], make, "name")]):
-                step.done(done)
+            self._count(step, todo, [self._group("encode", [], make, "name")])
         encoder = encoders.load(config.encoder, config.settings)
         table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
         described = {"fields": fields(self.lake.storage, name), "recipe": self.recipe.resolved}
@@ -198,7 +198,8 @@ def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) ->
     def annotate(before: Done) -> Done:
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
         recordings, seconds = max(before.recordings, done.recordings), max(before.seconds, done.seconds)
-        return Done(before.unit, recordings, seconds, before.failures + done.failures)
+        failures = list(dict.fromkeys(before.failures + done.failures))  # sound that nobody can decode fails in each
+        return Done(before.unit, recordings, seconds, failures)
 
     return annotate
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class StorageError(OSError):
     """A storage that does not answer or refuses: no fault of one file, so a run stops. `remedy` says what to do."""
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str = "") -> None:
+        """Without `remedy` only where it is unpickled: it follows then."""
         super().__init__(message)
         self.remedy = remedy
 

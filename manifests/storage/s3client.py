@@ -42,6 +42,9 @@ class MissingError(FileNotFoundError):
     def __init__(self, uri: str, what: str = "there is no such object") -> None:
         super().__init__(errno.ENOENT, what, uri)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MissingError, (self.filename, self.strerror)
+
 
 class UploadGoneError(Exception):
     """The server does not know this multipart upload (any more)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,10 @@ class Engine:
         if self.options and self.name != "beam":
             raise SpeechmillError(f"{' '.join(self.options)}: options of Beam", "add --engine beam, or leave them out")
 
-    def run(self, units: Iterable[Any], groups: Sequence[Group]) -> Iterator[Any]:
+    def run(self, units: Iterable[Any], groups: Sequence[Group]) -> Generator[Any]:
         """Results of the last group, unordered. `units` is iterated once, where the engine wants: it is picklable."""
         run: Callable[..., Iterator[Any]] = importlib.import_module(f"pipelines.engines.{self.name}").run
-        return run(units, groups, self)
+        yield from run(units, groups, self)
 
     def close(self) -> None:
         """Leave the cluster, or end the one that a run started: it serves all runs until then."""

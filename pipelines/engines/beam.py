@@ -6,6 +6,7 @@ Where it runs, and every retry, is the runner's: any option of Beam passes throu
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from functools import partial
@@ -28,10 +29,11 @@ NAMESPACE = "speechmill"
 
 
 class _Held:
-    """A worker, as `Shared` can hold it."""
+    """A worker, as `Shared` can hold it, and who may use it: runners run bundles side by side in one process."""
 
     def __init__(self, group: Group) -> None:
         self.work: Worker = group.make()
+        self.alone = threading.Lock()
 
 
 class Work(beam.DoFn):
@@ -45,7 +47,9 @@ class Work(beam.DoFn):
 
     def process(self, unit: Any) -> Iterator[Any]:
         assert self.held is not None
-        yield self.held.work(unit)
+        with self.held.alone:
+            done = self.held.work(unit)
+        yield done
 
     def teardown(self) -> None:
         self.held = None
@@ -96,7 +100,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     try:
         result = pipeline.run()
         result.wait_until_finish()
-    except RuntimeError as error:
+    except Exception as error:  # each runner has errors of its own
         raise SpeechmillError(
             f"the pipeline failed: {error}", "run the same command again: what is done stays"
         ) from error
@@ -107,6 +111,6 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     yield Done("all", counts.get("recordings", 0), counts.get("milliseconds", 0) / 1000, failures)
     if counts.get("failed units"):
         raise SpeechmillError(
-            f"{counts['failed units']} units failed: {'; '.join(told['errors'])}",
+            f"{counts['failed units']} units failed: {'; '.join(told.get('errors', []))}",
             "mend that, then run the same command again",
         )

@@ -53,7 +53,10 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
                     continue
                 deaths = 0
                 for following in islice(source, 1):
-                    start(pool, following)
+                    try:
+                        start(pool, following)
+                    except BrokenProcessPool:  # killed when it had just ended
+                        start(_process(groups), following)
                 yield result
     except BaseException:  # Ctrl-C too: a unit may last an hour, and is begun again by the next run
         _terminate()

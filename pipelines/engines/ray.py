@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import socket
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.engines import Engine, Group, Worker
+from pipelines.engines.local import MAX_DEATHS
 from pipelines.errors import MissingExtraError, SpeechmillError
 from pipelines.watch import LOG
 
@@ -24,13 +26,22 @@ CHUNK = 256
 
 
 class _Work:
-    """An actor: one worker of a group; rows of pickled units in, rows of pickled results out."""
+    """An actor: one worker of a group; rows of pickled units in, rows of pickled results or errors out."""
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self.work = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"unit": [pickle.dumps(self.work(pickle.loads(unit))) for unit in batch["unit"]]}
+        return {"unit": [pickle.dumps(self._done(pickle.loads(unit))) for unit in batch["unit"]]}
+
+    def _done(self, unit: Any) -> Any:
+        if isinstance(unit, Exception):  # of a group before
+            return unit
+        try:
+            return self.work(unit)
+        except Exception as error:  # raised here, it would reach the driver without its cause and in words of Ray
+            error.add_note(traceback.format_exc())
+            return error
 
 
 def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Any]:
@@ -46,6 +57,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a unit a block: a block is what an actor takes, and what is done again
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # a unit may last hours, and its worker tells where it is itself
     data = ray.data.from_arrow_refs(refs).map_batches(_apart, batch_size=None, num_cpus=0)
     for group, (least, first, most) in zip(groups, pools, strict=True):
         data = data.map_batches(
@@ -54,6 +66,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
             batch_size=1,
             num_cpus=group.cpus,
             num_gpus=group.gpus,
+            max_task_retries=MAX_DEATHS,
             scheduling_strategy="DEFAULT",  # Ray Data's own spreads workers of CPU groups over nodes with a GPU too
             compute=ray.data.ActorPoolStrategy(
                 min_size=least, initial_size=max(least, min(first, count)), max_size=max(least, min(most, count))
@@ -61,9 +74,13 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
         )
     try:
         for row in data.iter_rows():
-            yield pickle.loads(row["unit"])
+            done = pickle.loads(row["unit"])
+            if isinstance(done, Exception):
+                raise done
+            yield done
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        what = f"Ray gave up: {str(error).partition(chr(10))[0]}"
+        raise SpeechmillError(what, "look into /tmp/ray/session_latest/logs; the same command goes on") from error
     LOG.info("%s", data.stats())
 
 
@@ -130,16 +147,3 @@ def _pools(groups: Sequence[Group], workers: tuple[int, int] | None, nodes: Any)
         while not workers and place(group):
             pass
     return [(least, placed[group], max(most, placed[group])) for group in groups]
-
-
-def _cause(error: Any) -> BaseException:
-    """What the worker raised, without Ray's wrapping; where it is Ray's own, its first line and a remedy."""
-    found: BaseException | None = error
-    while found is not None:
-        found = getattr(found, "cause", None) or found.__cause__
-        if isinstance(found, SpeechmillError | OSError):
-            return found
-    if hasattr(error, "cause"):  # a bug in a worker
-        return error
-    what, remedy = str(error).partition("\n")[0], "look into /tmp/ray/session_latest/logs; the same command goes on"
-    return SpeechmillError(f"Ray gave up: {what}", remedy)

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from tools import INFRA, tool
 
+from pipelines.engines import Group
+from pipelines.engines.ray import _pools
+
 KINDS = ["rayjob", "raycluster"]
 # The fields that we use, of ray.io/v1 as in KubeRay's custom resource definitions.
 JOB = {
@@ -98,6 +101,21 @@ def test_pods_hold_no_privilege_and_gpus_are_asked_for_by_the_gpu_group_alone(ki
 
 def test_both_kuberay_files_describe_one_cluster() -> None:
     assert cluster("rayjob") == cluster("raycluster")
+
+
+def test_the_job_finds_room_in_the_least_cluster_and_lets_it_grow() -> None:
+    words = documents("rayjob")[1]["spec"]["entrypoint"].split()
+    least, most = map(int, words[words.index("--workers") + 1].split(".."))
+    machines = [(1, cluster("rayjob")["headGroupSpec"])]
+    machines += [(group["minReplicas"], group) for group in cluster("rayjob")["workerGroupSpecs"]]
+    nodes = []
+    for count, group in machines:
+        (container,) = group["template"]["spec"]["containers"]
+        cpus = float(group["rayStartParams"].get("num-cpus", container["resources"]["limits"]["cpu"]))
+        nodes += [{"Alive": True, "Resources": {"CPU": cpus}}] * count
+    assert _pools([Group("annotate", list)], (least, most), nodes) == [(1, 1, 400)]
+    cpu = cluster("rayjob")["workerGroupSpecs"][0]
+    assert most == cpu["maxReplicas"] * int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 
 
 def test_ray_up_accepts_its_file_and_finds_a_planted_fault() -> None:

@@ -15,6 +15,7 @@ RAW, LAKE, LOGS = (f"speechmill-dev-{kind}-000000000000" for kind in ("raw", "la
 SOUND, LOG = "2026/call.wav", "raw/2026-01-01"
 SHARD, BATCH = "lake/datasets/demo/train/latents.000000.tar", "lake/recordings/batch-000000.parquet"
 SCRATCH, RUN, ELSEWHERE = "lake/runs/tmp/part", "lake/runs/ingest/000000.json", "other/lake.parquet"
+ATTEMPT, PIECE = "lake/runs/attempts/batch-000000.json", "lake/runs/pieces/diarize-0/batch-000000/0.json"
 WORKING = "lake/runs/20260101T000000Z-0000/working/batch-000000.json"
 HELD = {RAW: [SOUND], LAKE: [SHARD, BATCH, SCRATCH, RUN, ELSEWHERE], LOGS: [LOG]}
 
@@ -88,7 +89,7 @@ CALLS: dict[str, Call] = {
     "delete recordings": delete(LAKE, BATCH),
     "read runs": get(LAKE, RUN),
     "write runs": put(LAKE, "lake/runs/ingest/000001.json"),
-    "sweep scratch": lambda s3: [delete(LAKE, key)(s3) for key in (SCRATCH, WORKING)],
+    "sweep scratch": lambda s3: [delete(LAKE, key)(s3) for key in (SCRATCH, WORKING, ATTEMPT, PIECE)],
     "delete the log of a run": delete(LAKE, "lake/runs/20260101T000000Z-0000/log.txt"),
     "list unfinished uploads": lambda s3: s3.list_multipart_uploads(Bucket=LAKE),
     "read beside the lake": get(LAKE, ELSEWHERE),

@@ -15,8 +15,9 @@ import pytest
 
 from manifests.lake import Lake
 from manifests.schemas import BASE
-from manifests.storage import Storage, open_storage
+from manifests.storage import DeniedError, Storage, StorageError, open_storage
 from manifests.storage.ranged import BLOCK_BYTES
+from manifests.storage.retry import PersistentError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -39,6 +40,19 @@ def test_lists_keys_in_the_order_of_their_bytes_and_hides_scratch(storage: Stora
     assert list(storage.list()) == sorted(keys, key=str.encode)
     assert list(storage.list("b")) == ["b/1", "b/2", "b/c/3"]
     assert list(storage.list("nowhere")) == []
+
+
+def test_an_absent_key_is_told_over_processes_too(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        storage.read("none")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again), again.filename) == (type(caught.value), str(caught.value), caught.value.filename)
+
+
+@pytest.mark.parametrize("kind", [StorageError, DeniedError, PersistentError])
+def test_a_storage_that_refuses_is_told_over_processes_with_its_remedy(kind: type[StorageError]) -> None:
+    again = pickle.loads(pickle.dumps(kind("it is closed", "open it")))
+    assert (type(again), str(again), again.remedy) == (kind, "it is closed", "open it")
 
 
 def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:

@@ -1,5 +1,7 @@
 """Annotation of a batch: one row a recording and stage, failures included, committed once, never run twice."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,30 @@ def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(la
         "e": ("failed", "ingest: UnreadableAudioError"),
     }
     assert funnel.part("windows", "kept")[0] == 3
+
+
+@pytest.mark.parametrize(("number", "stops"), [(errno.ENOSPC, True), (errno.EMFILE, True), (errno.EIO, False)])
+def test_what_the_machine_lacks_is_no_recordings_fault(number: int, stops: bool, lake: Lake) -> None:
+    class Short(Vad):
+        def annotate(self, sound, known):
+            raise OSError(number, os.strerror(number))
+
+    annotator = Annotator(lake, [Short(VadConfig())])
+    if stops:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            annotator.annotate("batch-000000")
+        assert list(lake.annotated("vad", annotator.marks["vad"])) == []
+    else:
+        assert annotator.annotate("batch-000000").failed == 4
+
+
+def test_a_scratch_disk_that_is_full_while_decoding_stops_too(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args, **settings):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "decode_sound", full)
+    with pytest.raises(OSError, match="No space left"):
+        Annotator(lake, [Vad(VadConfig())]).annotate("batch-000000")
 
 
 def test_recordings_at_once_leave_the_rows_that_one_at_a_time_leaves(lake: Lake) -> None:

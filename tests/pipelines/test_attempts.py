@@ -66,6 +66,25 @@ def test_marks_of_an_interrupted_run_make_the_next_careful_and_blame_nobody(lake
         attempt.at("slow")
 
 
+def test_recordings_go_on_together_until_a_process_of_its_own_died_of_them(lake: Lake) -> None:
+    attempts = Attempts(lake.storage, "runs/one")
+    attempts.begin("unit", at_once=4).__enter__()
+    with attempts.begin("unit", at_once=4) as attempt:
+        assert not attempt.careful
+        attempt.hand_over()
+        alone = attempts.begin("unit", at_once=4)
+        assert not alone.careful
+        alone.__enter__()
+        assert attempts.begin("unit", died_alone=True, at_once=4).careful
+
+
+def test_a_process_that_dies_when_it_has_ended_is_not_begun_for_ever(lake: Lake) -> None:
+    attempts = Attempts(lake.storage, "runs/one")
+    attempts.begin("unit").__enter__()
+    with pytest.raises(SpeechmillError, match="unit: processes died again and again when they had ended it"):
+        Guarded(partial(where.mute, attempts), attempts, str)("unit")
+
+
 def test_a_unit_that_kills_at_no_recording_stops_the_run(lake: Lake) -> None:
     attempts = Attempts(lake.storage, "runs/one")
     for _ in range(MOST_DEATHS):

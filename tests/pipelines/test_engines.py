@@ -89,8 +89,9 @@ def test_any_engine_makes_the_bytes_of_one_process(
 
 
 @pytest.mark.slow
-def test_many_batches_are_selected_by_all_local_workers_to_the_bytes_of_one(
-    milled: tuple[Path, dict[str, str]], tmp_path: Path
+@pytest.mark.parametrize("engine", ["local", "ray", "beam"])
+def test_many_batches_are_selected_by_all_workers_to_the_bytes_of_one(
+    engine: str, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, expected = milled
     need_namespaces()
@@ -99,7 +100,8 @@ def test_many_batches_are_selected_by_all_local_workers_to_the_bytes_of_one(
     of_two = (
         "import sys; from manifests import select; select.SPAN = 2; from pipelines.cli import main; sys.exit(main())"
     )
-    words = "select", str(folder / "recipe.toml"), "--lake", str(tmp_path / "lake"), "--quiet", "--workers", "2"
+    words = ["select", str(folder / "recipe.toml"), "--lake", str(tmp_path / "lake"), "--quiet", "--workers", "2"]
+    words += ["--engine", engine]
     done = alone(sys.executable, "-c", of_two, *words)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "lake") == expected
@@ -152,6 +154,23 @@ def test_recordings_that_kill_their_workers_are_set_aside_alike_by_any_engine(tm
     assert {row["error"] for row in rows if row["error"]} == {
         "workers died again and again while at it (out of memory, or a crash)"
     }
+
+
+@pytest.mark.slow
+def test_ray_waits_for_long_units_and_not_for_ever_for_hopeless_ones() -> None:
+    need_namespaces()
+    done = alone(sys.executable, "-c", "import where; where.patient()")
+    assert done.stdout.endswith("3\n"), done.stderr
+    done = alone(sys.executable, "-c", "import where; where.hopeless()")
+    assert "Ray gave up: " in done.stdout, done.stderr
+
+
+def test_a_local_worker_that_is_killed_between_two_units_costs_nothing() -> None:
+    found = []
+    for unit in Engine("local", (2, 2)).run(range(6), [Group("ending", where.ending)]):
+        found.append(unit)
+        time.sleep(0.5)
+    assert sorted(found) == list(range(6))
 
 
 def test_a_killed_driver_takes_its_local_workers_along(tmp_path: Path) -> None:
@@ -262,6 +281,14 @@ def test_units_that_fail_under_beam_are_counted_told_and_cost_no_other() -> None
     with pytest.raises(SpeechmillError, match=r"1 units failed: SpeechmillError\('bad is bad'\)") as caught:
         next(results)
     assert "same command" in caught.value.remedy
+
+
+def test_threads_of_a_beam_process_share_a_worker_and_take_turns() -> None:
+    words = "--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=4"
+    (total,) = Engine("beam", None, None, words).run(
+        [Done(str(n), 1) for n in range(12)], [Group("one", where.crowded)]
+    )
+    assert total.recordings == 12
 
 
 @pytest.mark.parametrize(

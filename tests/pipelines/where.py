@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 
+from pipelines.attempts import Attempts
 from pipelines.engines import Engine, Group
 from pipelines.errors import SpeechmillError
 from pipelines.watch import Done, Failure
@@ -40,6 +43,66 @@ def slow() -> Callable[[list[str]], list[str]]:
         return work(places)
 
     return late
+
+
+def ending() -> Callable[[int], int]:
+    """A worker that dies soon after it has done a unit."""
+
+    def work(unit: int) -> int:
+        threading.Timer(0.2, os._exit, [1]).start()
+        return unit
+
+    return work
+
+
+def mute(attempts: Attempts) -> Callable[[str], None]:
+    """A worker that dies when it has ended its attempt."""
+
+    def work(unit: str) -> None:
+        attempts.begin(unit).end()
+        os._exit(1)
+
+    return work
+
+
+def fatal() -> Callable[[object], object]:
+    """A worker that any unit kills."""
+    return lambda unit: os._exit(1)
+
+
+def crowded() -> Callable[[Done], Done]:
+    """A worker that raises where it is called while it is at work."""
+    at_work = 0
+
+    def work(unit: Done) -> Done:
+        nonlocal at_work
+        at_work += 1
+        time.sleep(0.1)
+        at_work -= 1
+        if at_work:
+            raise SpeechmillError("one at a time")
+        return unit
+
+    return work
+
+
+def patient() -> None:
+    """Units that last longer than Ray would wait by itself for anything to move."""
+    import ray.data
+
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 0.2
+    print(len(list(Engine("ray", (1, 1)).run([[]] * 3, [Group("slow", slow)]))))
+
+
+def hopeless() -> None:
+    """A unit that no guard keeps from killing its workers; two deaths are enough here."""
+    from pipelines.engines import ray
+
+    ray.MAX_DEATHS = 2
+    try:
+        list(Engine("ray", (1, 1)).run([[]], [Group("fatal", fatal)]))
+    except SpeechmillError as error:
+        print(f"{error} {error.remedy}")
 
 
 def main() -> None:

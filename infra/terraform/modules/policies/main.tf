@@ -7,7 +7,7 @@ locals {
   lake    = "arn:${var.partition}:s3:::${var.lake_bucket}"
   folders = { for folder in ["recordings", "annotations", "selections", "datasets", "runs"] : folder => "${local.lake}/${var.lake_prefix}/${folder}/*" }
   # What a run writes for itself: which unit each worker is at, chunks of long recordings, files on their way.
-  scratch = [for folder in ["tmp", "pieces", "*/working", "*/attempts"] : "${local.lake}/${var.lake_prefix}/runs/${folder}/*"]
+  scratch = [for folder in ["tmp", "pieces", "attempts", "*/working"] : "${local.lake}/${var.lake_prefix}/runs/${folder}/*"]
 
   list = {
     for bucket, arn in { raw = local.raw, lake = local.lake } : bucket =>
