@@ -48,17 +48,17 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     """Results as they come. SpeechmillError where the cluster cannot hold the workers; else what a worker raised."""
     ray = _start(engine.ray_address)
     pools = _pools(groups, engine.workers, ray.nodes())
-    refs, count = [], 0
-    for chunk in _chunks(units):
-        refs.append(ray.put(chunk))
-        count += len(chunk)
-    if not refs:
+    chunks = [(ray.put(chunk), len(chunk)) for chunk in _chunks(units)]
+    if not chunks:
         return
+    refs, sizes = zip(*chunks, strict=True)
+    count = sum(sizes)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a unit a block: a block is what an actor takes, and what is done again
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a unit may last hours, and its worker tells where it is itself
-    data = ray.data.from_arrow_refs(refs).map_batches(_apart, batch_size=None, num_cpus=0)
+    apart = ray.data.TaskPoolStrategy(size=1)  # tasks that ask for no CPU would all start at once, a process each
+    data = ray.data.from_arrow_refs(list(refs)).map_batches(_apart, batch_size=None, num_cpus=0, compute=apart)
     for group, (least, first, most) in zip(groups, pools, strict=True):
         data = data.map_batches(
             _Work,
