@@ -6,7 +6,6 @@ Runs in a worker: only batch names come in and only counts leave.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,10 +19,11 @@ import pyarrow.compute as pc
 from manifests import schemas
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
-from manifests.storage import StorageConfig, StorageError
+from manifests.storage import StorageConfig
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
+from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.stages.base import Row, Stage
 from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
@@ -155,11 +155,11 @@ class Annotator:
                     signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
                     known = {name: table[recording_id] for name, table in done.items()} | {"signal": signal}
                     found[recording_id] = _Found(known, signal["duration_s"])
-                elif not isinstance(error, Exception) or of_machine(error):
+                elif not isinstance(error, Exception) or kind_of(error) is Kind.RUN:
                     raise error
                 else:
                     row = failed_row(recording_id, error)
-                    found[recording_id] = _Found(dict.fromkeys(missing, row), 0.0, [told(row, "signal")])
+                    found[recording_id] = _Found(dict.fromkeys(missing, row), 0.0, [to_failure(row, "signal")])
             for stage in self.stages:
                 if stage.name not in missing:
                     continue
@@ -170,7 +170,7 @@ class Annotator:
                     of = found[row["recording_id"]]
                     of.rows[stage.name] = row
                     if row["status"] != "ok":
-                        of.failures.append(told(row, stage.name))
+                        of.failures.append(to_failure(row, stage.name))
         return found
 
     def _run(self, stage: Stage, sound: DecodedSound, known: Mapping[str, Row]) -> Row:
@@ -179,16 +179,10 @@ class Annotator:
         try:
             row = stage.annotate(sound, known)
         except Exception as error:  # whatever a model throws costs one recording, is counted there, and the run goes on
-            if of_machine(error):
+            if kind_of(error) is Kind.RUN:
                 raise
             return failed_row(sound.recording_id, error)
         return {"recording_id": sound.recording_id, "status": "ok", **row}
-
-
-def of_machine(error: BaseException) -> bool:
-    """Whether an error is no recording's: a storage that does not answer, a full disk, no more files or memory."""
-    scarce = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in scarce)
 
 
 def pieces(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> int:
@@ -203,23 +197,6 @@ def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | No
     if not broken:
         return None
     return SpeechmillError(f"{stage.name} reads {', '.join(broken)}, which failed", "see the reason given there")
-
-
-def failed_row(recording_id: str, error: Exception) -> Row:
-    """The failed row of a recording: type, message and remedy."""
-    remedy = error.remedy if isinstance(error, SpeechmillError) else "report it with this message and the recording"
-    return {
-        "recording_id": recording_id,
-        "status": "failed",
-        "error_type": type(error).__name__,
-        "error": str(error),
-        "remedy": remedy,
-    }
-
-
-def told(row: Mapping[str, Any], stage: str) -> Failure:
-    """A failed row as a worker tells it."""
-    return Failure(row["recording_id"], stage, row["error_type"], row["error"], row["remedy"] or "")
 
 
 def _decoded(

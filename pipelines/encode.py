@@ -23,10 +23,10 @@ from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
-from pipelines.annotate import failed_row, told
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import present, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
+from pipelines.failures import failed_row, to_failure
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
 
@@ -160,7 +160,7 @@ class ShardEncoder:
             rows += [self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)]
             writer.failed += len(windows) - made
             if error:
-                done.failures.append(told(failed_row(recording_id, error), "encode"))
+                done.failures.append(to_failure(failed_row(recording_id, error), "encode"))
             seconds = sum(window["duration_s"] for window in windows[:made])
             done.recordings, done.seconds = done.recordings + 1, done.seconds + seconds
             progress(recording_id, seconds, error is not None)

@@ -19,6 +19,18 @@ class UnreadableAudioError(SpeechmillError):
     remedy = "check that the file is complete and plays; convert it with ffmpeg if its codec is unusual"
 
 
+class UnreachableAudioError(UnreadableAudioError):
+    """The bytes of a recording cannot be had at present: missing, denied, or on a server that does not answer."""
+
+    remedy = "make the file reachable again under its name, then run the same command again"
+
+
+class ChangedAudioError(UnreadableAudioError):
+    """The bytes under a recording's name are no longer those that its id is the hash of."""
+
+    remedy = "put the original file back, or ingest again: the new bytes become a recording of their own"
+
+
 class MissingExtraError(SpeechmillError):
     """An optional package is not installed; the remedy is the pip command that brings it."""
 

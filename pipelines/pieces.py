@@ -14,9 +14,10 @@ from typing import Any
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import Storage
-from pipelines.annotate import Progress, broken_needs, failed_row, first_readable, pending, pieces, told
+from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
+from pipelines.failures import failed_row, to_failure
 from pipelines.stages.base import Row, Span, Stage
 from pipelines.watch import Done
 
@@ -151,7 +152,7 @@ class PieceWorker:
             if not recording.broken:  # those were told by the stage that failed
                 done.recordings += 1
                 if row["status"] != "ok":
-                    done.failures.append(told(row, self.stage.name))
+                    done.failures.append(to_failure(row, self.stage.name))
 
     def _row(self, recording: _Recording) -> Row:
         if recording.broken:

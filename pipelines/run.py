@@ -19,11 +19,12 @@ from manifests.lake import Lake
 from manifests.report import card
 from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
-from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending, told
+from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
+from pipelines.failures import to_failure
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
 from pipelines.pieces import Piece, PieceWorker, pending_pieces
@@ -50,7 +51,7 @@ class Run:
                 step.recordings += 1
                 if row["status"] != "ok":
                     step.failed += 1
-                    step.fail(told(row, "ingest"))
+                    step.fail(to_failure(row, "ingest"))
 
             return ingest(self.lake, inputs, self.recipe.ingest, met)
 

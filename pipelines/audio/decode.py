@@ -37,7 +37,7 @@ class Decoder:
     def __init__(self, path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT) -> None:
         self.path = path
         self.block_samples = block_samples
-        self.container = open_container(path, config)
+        self.container, self._file = open_container(path, config)
         self.stream = audio_stream(self.container, path)
         if self.stream.codec_context.name in CHECKED:
             self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
@@ -62,6 +62,14 @@ class Decoder:
         if not self.num_samples:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
+
+    def prove(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
+        self._file.prove(self.path, sha256)
+
+    def close(self) -> None:
+        self.container.close()
+        self._file.close()
 
     @property
     def decode_error(self) -> str | None:

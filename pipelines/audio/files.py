@@ -16,7 +16,7 @@ from manifests.storage import DeniedError, Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3client import MissingError
-from pipelines.errors import UnreadableAudioError
+from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 
 DEFAULT = StorageConfig()
 MEMBER = re.compile(r"(?P<archive>.+\.tar)#(?P<name>.+):(?P<offset>\d+)\+(?P<size>\d+)")
@@ -109,17 +109,17 @@ def _told(uri: str, action: Any) -> Any:
     try:
         return action()
     except MissingError as error:
-        raise UnreadableAudioError(f"{uri!r}: {error.strerror}", "check the name or ingest again") from error
+        raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the name or ingest again") from error
     except DeniedError as error:
-        raise UnreadableAudioError(f"{uri!r}: {error}", error.remedy) from error
+        raise UnreachableAudioError(f"{uri!r}: {error}", error.remedy) from error
     except PermissionError as error:
-        raise UnreadableAudioError(f"{uri!r}: no permission to read it", "grant read permission") from error
+        raise UnreachableAudioError(f"{uri!r}: no permission to read it", "grant read permission") from error
     except FileNotFoundError as error:
-        raise UnreadableAudioError(f"{uri!r}: there is no such file", "check the name or ingest again") from error
+        raise UnreachableAudioError(f"{uri!r}: there is no such file", "check the name or ingest again") from error
     except OSError as error:
         if hasattr(error, "remedy"):  # a storage that fails is no fault of this file
             raise
-        raise UnreadableAudioError(f"{uri!r}: {error.strerror}", "check the name and the disk") from error
+        raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the name and the disk") from error
 
 
 class _Section(io.RawIOBase):

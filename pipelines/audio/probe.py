@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import re
-from typing import Any, BinaryIO
+from contextlib import closing
+from typing import Any
 
 import av
 
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT, open_file
+from pipelines.audio.hashing import HashingFile
 from pipelines.errors import UnreadableAudioError
 
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
 
 
-def open_container(path: str, config: StorageConfig = DEFAULT) -> av.container.InputContainer:
-    """Open any container FFmpeg reads. Raises UnreadableAudioError naming the file, what is wrong and a remedy."""
-    file = open_file(path, config)
+def open_container(path: str, config: StorageConfig = DEFAULT) -> tuple[av.container.InputContainer, HashingFile]:
+    """Open any container FFmpeg reads, and the file that it reads. Close both.
+
+    Raises UnreadableAudioError naming the file, what is wrong and a remedy.
+    """
+    file = HashingFile(open_file(path, config))
     head = file.read(8)
     if not head:
         file.close()
         raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
     file.seek(0)
     try:
-        # By bytes alone: FFmpeg takes some names for protocols and guesses raw formats from others. No protocol, so
-        # that a playlist cannot open other files.
+        # By bytes alone: FFmpeg guesses raw formats from some names. No protocol, so that a playlist cannot open other
+        # files.
         options = {"protocol_whitelist": "none"}
-        return av.open(_Nameless(file), mode="r", metadata_errors="replace", options=options)
+        return av.open(file, mode="r", metadata_errors="replace", options=options), file
     except (av.error.FFmpegError, ValueError) as error:
         file.close()
         what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
         raise UnreadableAudioError(f"{path!r}: {what}") from error
-
-
-class _Nameless:
-    """A file without its name, which PyAV would pass on."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioStream:
@@ -56,7 +54,8 @@ def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioS
 
 def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError."""
-    with open_container(path, config) as container:
+    container, file = open_container(path, config)
+    with container, closing(file):
         stream = audio_stream(container, path)
         context = stream.codec_context
         if stream.duration is not None and stream.time_base is not None:

@@ -1,0 +1,56 @@
+"""Proof that the bytes which are decoded are those which were ingested: a file that hashes what is read of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import BinaryIO
+
+from pipelines.errors import ChangedAudioError
+
+BLOCK_BYTES = 1 << 20
+
+
+class HashingFile:
+    """A seekable stream for FFmpeg that takes the sha256 of the file on the way, so that proof needs no second pass.
+
+    Decoding reads nearly in order, so each byte is hashed as it passes; what was skipped is read when the digest is
+    asked for. It has no `name`: PyAV would pass that to FFmpeg, which takes some names for protocols.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._hashed_bytes = 0
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        start, self._position = self._position, self._position + len(data)
+        if start <= self._hashed_bytes < self._position:
+            self._sha256.update(memoryview(data)[self._hashed_bytes - start :])
+            self._hashed_bytes = self._position
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = self._file.seek(offset, whence)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def sha256(self) -> str:
+        """The hex digest of the whole file; reads on from where hashing stands."""
+        self.seek(self._hashed_bytes)
+        while self.read(BLOCK_BYTES):
+            pass
+        return self._sha256.hexdigest()
+
+    def prove(self, path: str, sha256: str) -> None:
+        """Raise ChangedAudioError unless the whole file has this hex digest."""
+        if (found := self.sha256()) != sha256:
+            what = f"{path!r}: its sha256 is {found[:12]}..., {sha256[:12]}... when it was ingested"
+            raise ChangedAudioError(what)
+
+    def close(self) -> None:
+        self._file.close()

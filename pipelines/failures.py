@@ -1,0 +1,59 @@
+"""Kinds of failure. This module alone decides what an error means for a run, and how a failure is written down."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from manifests.storage import StorageError
+from pipelines.errors import MissingExtraError, RecipeError, SpeechmillError, UnreachableAudioError
+from pipelines.watch import Failure
+
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the operating system that say that the machine has run out of something."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation")
+"""Words with which PyTorch and ONNX Runtime report a failed allocation, in a plain RuntimeError."""
+
+
+class Kind(Enum):
+    """What an error means for the run in which it was raised."""
+
+    RECORDING = "recording"
+    """The fault of one recording: it becomes the failed row of that recording, and the run goes on."""
+    UNREACHABLE = "unreachable"
+    """The bytes of a recording cannot be had at present. Its unit of work is not committed, so that the same command
+    tries it again; all other units go on."""
+    RUN = "run"
+    """No recording's fault: the storage, the machine or the recipe. The run stops, and the same command resumes it."""
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Sort an error. Whatever has no sign of another kind is taken for the fault of the recording at hand."""
+    if isinstance(error, UnreachableAudioError):
+        return Kind.UNREACHABLE
+    if not isinstance(error, Exception) or isinstance(error, StorageError | RecipeError | MissingExtraError):
+        return Kind.RUN
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE):
+        return Kind.RUN
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY):
+        return Kind.RUN
+    return Kind.RECORDING
+
+
+def failed_row(recording_id: str, error: Exception) -> dict[str, Any]:
+    """The failed row of a recording: the columns BASE of `manifests.schemas`."""
+    remedy = error.remedy if isinstance(error, SpeechmillError) else "report it with this message and the recording"
+    return {
+        "recording_id": recording_id,
+        "status": "failed",
+        "error_type": type(error).__name__,
+        "error": str(error),
+        "remedy": remedy,
+    }
+
+
+def to_failure(row: Mapping[str, Any], stage: str) -> Failure:
+    """The failure that a failed row describes, as workers report it to the driver."""
+    return Failure(row["recording_id"], stage, row["error_type"], row["error"], row["remedy"] or "")
