@@ -24,7 +24,7 @@ from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.sound import present, stream_tracks
+from pipelines.audio.sound import TrackStream, present
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import failed_row, to_failure
 from pipelines.recipe import EncodeConfig
@@ -203,7 +203,7 @@ class ShardEncoder:
         try:
             attempt.at(recording["recording_id"])
             uri = present(recording, config)
-            blocks = stream_tracks(uri, self.encoder.sample_rate, dict(recording), config)
+            blocks = iter(TrackStream(uri, self.encoder.sample_rate, recording, config))
             for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
                 (features,) = self.encoder.encode([sound])
                 writer.add(window, recording, features, 1 / self.encoder.frame_rate)

@@ -13,7 +13,7 @@ import numpy as np
 from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.sound import present, stream_tracks
+from pipelines.audio.sound import TrackStream, present
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
@@ -56,7 +56,7 @@ def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig
     first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
     held: list[np.ndarray] = []
     position = 0
-    for block in stream_tracks(uri, RATE, dict(row), config):
+    for block in TrackStream(uri, RATE, row, config):
         held.append(block[:, max(0, first - position) : max(0, last - position)])
         position += block.shape[1]
         if position >= last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import av
 import numpy as np
@@ -23,6 +24,28 @@ GAP_S = 0.01
 """Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
 
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """The table `[decode]` of a recipe: what one file may cost."""
+
+    max_hours: float = 100.0
+    """Longer recordings are refused: a small file may claim, or expand to, any length."""
+    stall_s: float = 120.0
+    """Seconds of CPU time that decoding may take without yielding any new sound."""
+    memory_gb: float = 4.0
+    """Address space of the process that decodes, in 10^9 bytes."""
+    probe_s: float = 30.0
+    """Seconds of CPU time that reading a header may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_hours", "stall_s", "memory_gb", "probe_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"decode.{name} must be above 0")
+
+
+DECODE = DecodeConfig()
 
 
 class Decoder:

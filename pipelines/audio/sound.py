@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import DECODE, DecodeConfig, Decoder, resampled
 from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from pipelines.errors import SpeechmillError, UnreadableAudioError
@@ -110,12 +110,40 @@ def decode_sound(
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
 
 
-def stream_tracks(
-    path: str, sample_rate: int, signal: dict[str, Any], config: StorageConfig = DEFAULT
-) -> Iterator[np.ndarray]:
-    """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
-    decoder, blocks = _again(path, signal, config)
-    yield from resampled((tracks_of(block, signal) for block in blocks), decoder.sample_rate, sample_rate)
+class TrackStream:
+    """A recording decoded again, for an encoder. Iterate it once, prove it, and close it.
+
+    Yields float32 (tracks, n) blocks at `sample_rate`, from the recording's first sample on. `signal` is the signal row
+    of the recording, which tells how its channels become tracks. Raises UnreadableAudioError where the sound does not
+    decode or no longer has the rate and channels of the row.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        sample_rate: int,
+        signal: Mapping[str, Any],
+        config: StorageConfig = DEFAULT,
+        decode: DecodeConfig = DECODE,
+    ) -> None:
+        self._sample_rate, self._signal = sample_rate, dict(signal)
+        self._decoder = Decoder(uri, config=config)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        blocks = _as_annotated(self._decoder, self._signal)
+        tracks = (tracks_of(block, self._signal) for block in blocks)
+        yield from resampled(tracks, self._signal["sample_rate"], self._sample_rate)
+
+    def prove(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of the file have this hex digest; ends the iteration.
+
+        May be called after any block: what decoding has not read of the file is read then.
+        """
+        self._decoder.prove(sha256)
+
+    def close(self) -> None:
+        """End the decoding and close the file, at any time."""
+        self._decoder.close()
 
 
 def decode_span(
@@ -128,11 +156,12 @@ def decode_span(
 ) -> DecodedSound:
     """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
     check_size(path, size_bytes, config)
-    decoder, blocks = _again(path, signal, config)
+    decoder = Decoder(path, config=config)
+    blocks = _as_annotated(decoder, signal)
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
     passed = 0
     try:
-        for block in resampled(blocks, decoder.sample_rate, RATE):
+        for block in resampled(blocks, signal["sample_rate"], RATE):
             held = block[:, max(0, start - passed) : max(0, stop - passed)]
             spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
             passed += block.shape[1]
@@ -141,7 +170,7 @@ def decode_span(
     except BaseException:  # as above
         spool.close()
         raise
-    return DecodedSound(signal["recording_id"], spool, decoder.channels, num_samples_of(signal), signal, start)
+    return DecodedSound(signal["recording_id"], spool, signal["channels"], num_samples_of(signal), signal, start)
 
 
 def num_samples_of(signal: dict[str, Any]) -> int:
@@ -149,14 +178,13 @@ def num_samples_of(signal: dict[str, Any]) -> int:
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
 
 
-def _again(path: str, signal: dict[str, Any], config: StorageConfig) -> tuple[Decoder, Iterator[np.ndarray]]:
-    """The decoder and the blocks of a recording that was decoded before."""
-    decoder = Decoder(path, config=config)
-    blocks = iter(decoder)
-    first = next(blocks)
-    if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
-        raise UnreadableAudioError(f"{path!r}: changed since it was annotated", "ingest and annotate it again")
-    return decoder, _chain(first, blocks)
+def _as_annotated(decoder: Decoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The blocks of a decoder. Raises UnreadableAudioError where rate or channels are not those of the signal row."""
+    for block in decoder:
+        if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
+            what = f"{decoder.path!r}: changed since it was annotated"
+            raise UnreadableAudioError(what, "ingest and annotate it again")
+        yield block
 
 
 def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:
