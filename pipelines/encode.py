@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.sound import TrackStream, present
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import failed_row, to_failure
@@ -113,8 +115,10 @@ class ShardEncoder:
         signal_mark: str,
         config: EncodeConfig,
         attempts: Attempts | None = None,
+        decode: DecodeConfig = DECODE,
     ) -> None:
         self.attempts = attempts or Attempts(lake.storage)
+        self.decode = decode
         self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
         self.prefix = f"datasets/{dataset}"
         self.encoder = encoders.load(config.encoder, config.settings)
@@ -203,11 +207,11 @@ class ShardEncoder:
         try:
             attempt.at(recording["recording_id"])
             uri = present(recording, config)
-            blocks = iter(TrackStream(uri, self.encoder.sample_rate, recording, config))
-            for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
-                (features,) = self.encoder.encode([sound])
-                writer.add(window, recording, features, 1 / self.encoder.frame_rate)
-                made += 1
+            with closing(TrackStream(uri, self.encoder.sample_rate, recording, config, self.decode)) as stream:
+                for window, sound in zip(windows, self._windows_of(iter(stream), windows), strict=True):
+                    (features,) = self.encoder.encode([sound])
+                    writer.add(window, recording, features, 1 / self.encoder.frame_rate)
+                    made += 1
         except (SpeechmillError, ValueError) as error:  # told in the row of every window that was not made
             return made, error
         return made, None

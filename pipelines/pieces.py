@@ -16,6 +16,7 @@ from manifests.lake import Lake
 from manifests.storage import Storage
 from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
 from pipelines.attempts import Attempt, Attempts
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.failures import failed_row, to_failure
 from pipelines.stages.base import Row, Span, Stage
@@ -71,9 +72,16 @@ class _Recording:
 class PieceWorker:
     """A worker for pieces of one stage, set up already."""
 
-    def __init__(self, lake: Lake, stage: Stage, marks: Mapping[str, str], attempts: Attempts | None = None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        stage: Stage,
+        marks: Mapping[str, str],
+        attempts: Attempts | None = None,
+        decode: DecodeConfig = DECODE,
+    ) -> None:
         assert stage.piecewise
-        self.lake, self.stage, self.marks = lake, stage, marks
+        self.lake, self.stage, self.marks, self.decode = lake, stage, marks, decode
         self.attempts = attempts or Attempts(lake.storage)
 
     def hear(self, piece: Piece, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
@@ -128,7 +136,8 @@ class PieceWorker:
             attempt.at(f"{recording.recording_id}-{todo[0]}")
 
             def decode(uri: str) -> DecodedSound:
-                return decode_span(uri, recording.row["size_bytes"], signal, start, stop, self.lake.config)
+                size_bytes, sha256, config = recording.row["size_bytes"], recording.row["sha256"], self.lake.config
+                return decode_span(uri, size_bytes, signal, start, stop, config, sha256, self.decode)
 
             with first_readable(recording.row, decode) as sound:
                 for number in todo:

@@ -13,6 +13,7 @@ from typing import Any
 
 import encoders
 from manifests.storage import StorageConfig
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
@@ -98,6 +99,7 @@ class Recipe:
     """The run stops when more than this share of at least 100 recordings fails."""
     resolved: dict[str, Any]
     """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
+    decode: DecodeConfig = DECODE
     piece_hours: float = 20.0
     """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
 
@@ -136,7 +138,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    known = {"name", "ingest", "annotate", "select", "encode", "storage", "max_failed_share"}
+    known = {"name", "ingest", "decode", "annotate", "select", "encode", "storage", "max_failed_share"}
     _check_keys(raw, known, "recipe")
     name = raw.get("name")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
@@ -167,6 +169,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         _build(StorageConfig, raw.get("storage", {}), "storage"),
         float(raw.get("max_failed_share", 0.5)),
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
+        _build(DecodeConfig, raw.get("decode", {}), "decode"),
         piece_hours,
     )
 

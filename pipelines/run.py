@@ -21,6 +21,7 @@ from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
 from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
+from pipelines.audio.isolated import warm
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
@@ -53,7 +54,7 @@ class Run:
                     step.failed += 1
                     step.fail(to_failure(row, "ingest"))
 
-            return ingest(self.lake, inputs, self.recipe.ingest, met)
+            return ingest(self.lake, inputs, self.recipe.ingest, met, self.recipe.decode)
 
     def annotate(self) -> Iterator[Step]:
         """Annotate every pending batch, then what is left of those with long recordings; yields each step that was.
@@ -183,18 +184,21 @@ class Uncommitted:
 
 
 def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -> Callable[[Piece], Done]:
+    warm()  # it starts while the models are loaded
     stages = recipe.make_stages()
     (stage,) = [stage for stage in stages if stage.name == name]
     stage.setup()
-    worker = PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run))
+    worker = PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run), recipe.decode)
     return lambda piece: worker.hear(piece, Heartbeat(lake.storage, f"{beats}/{piece.name}.json"))
 
 
 def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:
     """A worker of the group `number`; it adds to what the groups before it did."""
+    warm()
     groups = grouped(recipe.make_stages())
     earlier = [stage for group in groups[:number] for stage in group]
-    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier, 3600 * recipe.piece_hours)
+    piece_s = 3600 * recipe.piece_hours
+    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier, piece_s, recipe.decode)
 
     def annotate(before: Done) -> Done:
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
@@ -206,6 +210,7 @@ def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) ->
 
 
 def _encoder(lake: Lake, recipe: Recipe, run: str, beats: str, selection: Selection) -> Callable[[Shard], Done]:
+    warm()
     signal, attempts = selection.stages["signal"], Attempts(lake.storage, run)
-    encoder = ShardEncoder(lake, recipe.name, selection.name, signal, recipe.encode, attempts)
+    encoder = ShardEncoder(lake, recipe.name, selection.name, signal, recipe.encode, attempts, recipe.decode)
     return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import av
@@ -56,11 +57,12 @@ def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig
     first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
     held: list[np.ndarray] = []
     position = 0
-    for block in TrackStream(uri, RATE, row, config):
-        held.append(block[:, max(0, first - position) : max(0, last - position)])
-        position += block.shape[1]
-        if position >= last:
-            break
+    with closing(TrackStream(uri, RATE, row, config)) as stream:
+        for block in stream:
+            held.append(block[:, max(0, first - position) : max(0, last - position)])
+            position += block.shape[1]
+            if position >= last:
+                break
     sound = np.concatenate(held, axis=1)
     if not sound.shape[1]:
         raise UnreadableAudioError(f"{uri!r}: ends before {start_s:.1f} s", "ingest and annotate it again")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
-import soxr
 
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.probe import audio_stream, open_container
+from pipelines.audio.resample import rechunk
 from pipelines.errors import UnreadableAudioError
 
 # Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
@@ -24,28 +24,6 @@ GAP_S = 0.01
 """Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
 
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """The table `[decode]` of a recipe: what one file may cost."""
-
-    max_hours: float = 100.0
-    """Longer recordings are refused: a small file may claim, or expand to, any length."""
-    stall_s: float = 120.0
-    """Seconds of CPU time that decoding may take without yielding any new sound."""
-    memory_gb: float = 4.0
-    """Address space of the process that decodes, in 10^9 bytes."""
-    probe_s: float = 30.0
-    """Seconds of CPU time that reading a header may take."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_hours", "stall_s", "memory_gb", "probe_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"decode.{name} must be above 0")
-
-
-DECODE = DecodeConfig()
 
 
 class Decoder:
@@ -90,6 +68,11 @@ class Decoder:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
         self._file.prove(self.path, sha256)
 
+    def facts(self) -> dict[str, Any]:
+        """What is known of the recording so far, as plain data; rate and channels are right from the first block on."""
+        about = ("sample_rate", "channels", "channel_layout", "num_samples")
+        return {name: getattr(self, name) for name in (*about, "decode_errors", "decode_error", "missing_s")}
+
     def close(self) -> None:
         self.container.close()
         self._file.close()
@@ -108,11 +91,15 @@ class Decoder:
                 packet = next(packets)
             except StopIteration:
                 return
+            except MemoryError:  # no damage of the file
+                raise
             except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
                 self._note(f"{type(error).__name__}: {error.strerror}")
                 return
             try:
                 yield from packet.decode()
+            except MemoryError:
+                raise
             except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
                 self._note(f"{type(error).__name__}: {error.strerror}")
 
@@ -185,45 +172,3 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
         samples -= np.float32(128)
     samples /= np.float32(scale)
     return samples
-
-
-def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks of `block_samples`, the last one shorter."""
-    held: list[np.ndarray] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += block.shape[1]
-        if count >= block_samples:
-            joined = np.concatenate(held, axis=1)
-            whole = count - count % block_samples
-            for start in range(0, whole, block_samples):
-                yield joined[:, start : start + block_samples]
-            held, count = [joined[:, whole:]], count - whole
-    if count:
-        yield np.concatenate(held, axis=1)
-
-
-def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
-    """Blocks at another rate (soxr, HQ), in all round(n * rate_out / rate_in) samples.
-
-    The blocks are cut to one fixed size first, so that the result never depends on how they came.
-    """
-    if rate_in == rate_out:
-        yield from blocks
-        return
-    stream: soxr.ResampleStream | None = None
-    taken = given = channels = 0
-    for block in rechunk(blocks, 1 << 16):
-        channels = block.shape[0]
-        stream = stream or soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
-        taken += block.shape[1]
-        out = stream.resample_chunk(np.ascontiguousarray(block.T))
-        given += len(out)
-        yield out.T
-    if stream is not None:
-        rest = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-        wanted = round(taken * rate_out / rate_in) - given
-        if len(rest) < wanted:  # soxr rounds the length on its own
-            rest = np.concatenate([rest, np.zeros((wanted - len(rest), rest.shape[1]), np.float32)])
-        yield rest[: max(0, wanted)].T

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import DECODE, DecodeConfig, Decoder, resampled
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, stat_file
+from pipelines.audio.isolated import IsolatedDecoder
+from pipelines.audio.resample import resampled
 from pipelines.audio.signal import ChannelMeter, SignalMeter
-from pipelines.errors import SpeechmillError, UnreadableAudioError
+from pipelines.errors import (
+    DecodeLimitError,
+    DecoderDiedError,
+    SpeechmillError,
+    UnreachableAudioError,
+    UnreadableAudioError,
+)
 
 RATE = 16000
 MEMORY_BYTES = 128 << 20
@@ -72,14 +81,39 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
 
 
 def decode_sound(
-    path: str, recording_id: str, size_bytes: int | None = None, config: StorageConfig = DEFAULT
+    path: str,
+    recording_id: str,
+    size_bytes: int | None = None,
+    config: StorageConfig = DEFAULT,
+    sha256: str | None = None,
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
 
-    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested.
+    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested, and
+    ChangedAudioError where `sha256` is given and its bytes have another one.
     """
     check_size(path, size_bytes, config)
-    decoder = Decoder(path, config=config)
+    with closing(IsolatedDecoder(path, config, decode)) as decoder, _proven(decoder, sha256):
+        return _decoded(decoder, recording_id)
+
+
+@contextmanager
+def _proven(decoder: IsolatedDecoder, sha256: str | None) -> Iterator[None]:
+    """Prove the bytes after what is done with them, also where they do not decode: others may be the reason."""
+    try:
+        yield
+    except (DecodeLimitError, DecoderDiedError):  # nothing is left that could be asked
+        raise
+    except UnreadableAudioError as error:
+        if sha256 is not None and not isinstance(error, UnreachableAudioError):
+            decoder.prove(sha256)
+        raise
+    if sha256 is not None:
+        decoder.prove(sha256)
+
+
+def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
     meter: SignalMeter | None = None
 
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -127,7 +161,7 @@ class TrackStream:
         decode: DecodeConfig = DECODE,
     ) -> None:
         self._sample_rate, self._signal = sample_rate, dict(signal)
-        self._decoder = Decoder(uri, config=config)
+        self._decoder = IsolatedDecoder(uri, config, decode)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         blocks = _as_annotated(self._decoder, self._signal)
@@ -142,7 +176,7 @@ class TrackStream:
         self._decoder.prove(sha256)
 
     def close(self) -> None:
-        """End the decoding and close the file, at any time."""
+        """End the decoding, at any time."""
         self._decoder.close()
 
 
@@ -153,21 +187,25 @@ def decode_span(
     start: int,
     stop: int,
     config: StorageConfig = DEFAULT,
+    sha256: str | None = None,
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
-    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
+    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there.
+
+    Raises as `decode_sound`.
+    """
     check_size(path, size_bytes, config)
-    decoder = Decoder(path, config=config)
-    blocks = _as_annotated(decoder, signal)
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
     passed = 0
     try:
-        for block in resampled(blocks, signal["sample_rate"], RATE):
-            held = block[:, max(0, start - passed) : max(0, stop - passed)]
-            spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
-            passed += block.shape[1]
-            if passed >= stop:
-                break
-    except BaseException:  # as above
+        with closing(IsolatedDecoder(path, config, decode)) as decoder, _proven(decoder, sha256):
+            for block in resampled(_as_annotated(decoder, signal), signal["sample_rate"], RATE):
+                held = block[:, max(0, start - passed) : max(0, stop - passed)]
+                spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
+                passed += block.shape[1]
+                if passed >= stop:
+                    break
+    except BaseException:  # a spool of a long recording must not outlive a failure; raised on
         spool.close()
         raise
     return DecodedSound(signal["recording_id"], spool, signal["channels"], num_samples_of(signal), signal, start)
@@ -178,7 +216,7 @@ def num_samples_of(signal: dict[str, Any]) -> int:
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
 
 
-def _as_annotated(decoder: Decoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
+def _as_annotated(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
     """The blocks of a decoder. Raises UnreadableAudioError where rate or channels are not those of the signal row."""
     for block in decoder:
         if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):

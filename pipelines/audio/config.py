@@ -1,0 +1,27 @@
+"""The table [decode] of a recipe. It lies apart from the decoder, so that reading a recipe loads no audio library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """The table `[decode]` of a recipe: what one file may cost."""
+
+    max_hours: float = 100.0
+    """Longer recordings are refused: a small file may claim, or expand to, any length."""
+    stall_s: float = 120.0
+    """Seconds of CPU time that decoding may take without yielding any new sound."""
+    memory_gb: float = 4.0
+    """Address space of the process that decodes, in 10^9 bytes."""
+    probe_s: float = 30.0
+    """Seconds of CPU time that reading a header may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_hours", "stall_s", "memory_gb", "probe_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"decode.{name} must be above 0")
+
+
+DECODE = DecodeConfig()
