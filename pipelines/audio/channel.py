@@ -1,23 +1,14 @@
-"""Between a process and the one that decodes for it: small messages over a socket, blocks of sound in shared memory."""
+"""Messages between a process and the one that decodes for it: small JSON objects over a socket."""
 
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
-import tempfile
 import threading
 from typing import Any
 
-import numpy as np
-
 MAX_MESSAGE_BYTES = 1 << 20
-BLOCK_SAMPLES = 1 << 18
-"""Samples of each channel in a block."""
-SLOTS = 3
-"""Blocks that may be on their way at once."""
-MAX_CHANNELS = 64
 
 
 class ClosedError(Exception):
@@ -69,33 +60,3 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
-
-
-def open_memory() -> int:
-    """The descriptor of a file without a name, in memory, that two processes share."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("speechmill-blocks")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def put_block(memory: int, slot: int, block: np.ndarray) -> None:
-    """Write float32 (channels, samples) to a slot; all blocks of one recording have equally many channels."""
-    rows = [np.ascontiguousarray(row).data for row in block]
-    written = os.pwritev(memory, rows, _offset(slot, len(block)))
-    if written != block.nbytes:
-        raise OSError(f"{written} of {block.nbytes} bytes of a block were written to shared memory")
-
-
-def get_block(memory: int, slot: int, channels: int, samples: int) -> np.ndarray:
-    """A copy of what `put_block` wrote."""
-    if not (0 <= slot < SLOTS and 0 < channels <= MAX_CHANNELS and 0 < samples <= BLOCK_SAMPLES):
-        raise ClosedError(f"no block is slot {slot} with {channels} x {samples} samples")
-    block = np.empty((channels, samples), np.float32)
-    if os.preadv(memory, [block.data], _offset(slot, channels)) != block.nbytes:
-        raise ClosedError("a block is missing in shared memory")
-    return block
-
-
-def _offset(slot: int, channels: int) -> int:
-    return slot * channels * BLOCK_SAMPLES * 4

@@ -23,7 +23,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.storage import StorageConfig, retry
-from pipelines.audio.channel import BLOCK_SAMPLES, MAX_CHANNELS, SLOTS, Channel, ClosedError, put_block
+from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.files import open_file
 from pipelines.audio.hashing import HashingFile
@@ -82,7 +82,6 @@ class _Child:
         self._inherited = resource.getrlimit(resource.RLIMIT_AS)
         self._environment: dict[str, str] | None = None
         self._retries: Counter[str] = Counter()
-        self._free = SLOTS
 
     def serve(self) -> NoReturn:
         while True:
@@ -92,6 +91,7 @@ class _Child:
             config, limits = _storage_config(request["config"]), _decode_config(request["decode"])
             if request["what"] == "probe":
                 try:
+                    self._limit_memory(limits)
                     self._tell("claims", claims=probe(request["path"], config))
                 except Exception as error:  # whatever it is, the parent raises it
                     self._fail(error, request["path"], limits)
@@ -100,28 +100,28 @@ class _Child:
                 self._tell("closed")
 
     def _prepare(self, request: dict[str, Any]) -> None:
-        """Stand where the parent stands: folder, credentials, limit of memory."""
+        """Stand where the parent stands: its folder, and the variables that tell credentials."""
         if request["folder"]:
             os.chdir(request["folder"])
         if request["environment"] not in (None, self._environment):
             os.environ.clear()
             os.environ.update(request["environment"])
             self._environment = request["environment"]
-        self._limit_bytes = _limit_bytes(_decode_config(request["decode"]))
+
+    def _limit_memory(self, limits: DecodeConfig) -> None:
+        # Never more than the machine has: where that is not there, it could not be said whose fault it is.
+        self._limit_bytes = min(int(limits.memory_gb * 1e9), os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
         soft, hard = self._inherited
         if soft == resource.RLIM_INFINITY or self._limit_bytes < soft:
             resource.setrlimit(resource.RLIMIT_AS, (self._limit_bytes, hard))
 
     def _decode(self, path: str, config: StorageConfig, limits: DecodeConfig) -> None:
         """Send the blocks of a recording, and serve the orders that follow, until the order to close comes."""
-        from pipelines.audio.decode import Decoder  # not needed by a process that only probes
-
         decoder: Decoder | None = None
         order: dict[str, Any] | None = None
-        self._free = SLOTS
         try:
             try:
-                decoder = Decoder(path, BLOCK_SAMPLES, config)
+                decoder = self._open(path, config, limits)
                 order = self._send_blocks(decoder, limits)
             except Exception as error:  # as above
                 self._fail(error, path, limits)
@@ -135,8 +135,20 @@ class _Child:
             if os.fstat(self._memory).st_size > LARGE_BYTES:
                 os.ftruncate(self._memory, 0)
 
+    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> Decoder:
+        try:  # not before: NumPy need not be loaded where headers are all that is read
+            from pipelines.audio.blocks import BLOCK_SAMPLES, SLOTS
+            from pipelines.audio.decode import Decoder
+        except (ImportError, MemoryError) as error:
+            raise OutOfMemoryError(f"what decodes cannot be loaded: {error}") from error
+        self._free = SLOTS
+        self._limit_memory(limits)
+        return Decoder(path, BLOCK_SAMPLES, config)
+
     def _send_blocks(self, decoder: Decoder, limits: DecodeConfig) -> dict[str, Any] | None:
         """All blocks and then the facts; or the order of the parent that came before that."""
+        from pipelines.audio.blocks import SLOTS, put_block
+
         for number, block in enumerate(_bounded(decoder, limits)):
             if (order := self._order(wait=self._free == 0)) is not None:
                 return order
@@ -167,7 +179,7 @@ class _Child:
                     file.prove(path, sha256)
             self._tell("proved")
         except Exception as error:  # as above
-            self._fail(error, path, limits)
+            self._fail(error, path, limits, proof=True)
 
     def _tell(self, kind: str, **what: Any) -> None:
         """Send a message, with what the storage had to try again since the last one."""
@@ -177,17 +189,17 @@ class _Child:
             self._retries = counted
         self._channel.send({"kind": kind, **what})
 
-    def _fail(self, error: Exception, path: str, limits: DecodeConfig) -> None:
+    def _fail(self, error: Exception, path: str, limits: DecodeConfig, proof: bool = False) -> None:
         if isinstance(error, ClosedError):
             raise error
-        if _is_of_memory(error):
+        if _is_of_memory(error) and not isinstance(error, OutOfMemoryError):
             if not self._could_give_all():
                 remedy = "give it more memory, or lower decode.memory_gb: a recording that needs more then fails alone"
                 error = OutOfMemoryError(f"{path!r}: the machine has no memory left to decode it", remedy)
             elif isinstance(error, MemoryError):
                 remedy = "leave it out, or raise decode.memory_gb in the recipe if it is sound"
                 error = DecodeLimitError(f"{path!r}: it takes more than {limits.memory_gb:g} GB to decode", remedy)
-        self._tell("error", error=_described(error))
+        self._tell("error", error=_described(error), proof=proof)
 
     def _could_give_all(self) -> bool:
         """Whether the machine would have given this process all the memory that the recipe allows it."""
@@ -201,6 +213,8 @@ class _Child:
 
 def _bounded(decoder: Decoder, limits: DecodeConfig) -> Iterator[Any]:
     """Its blocks, until they are more than a recording may have."""
+    from pipelines.audio.blocks import MAX_CHANNELS
+
     for block in decoder:
         if len(block) > MAX_CHANNELS:
             raise UnreadableAudioError(f"{decoder.path!r}: {len(block)} channels; at most {MAX_CHANNELS} are read")
@@ -223,11 +237,6 @@ def _decode_config(text: str) -> DecodeConfig:
 def _settings(text: str) -> dict[str, Any]:
     """Settings from JSON, which writes tuples as lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
-
-
-def _limit_bytes(limits: DecodeConfig) -> int:
-    """Never more than the machine has: of that it could not be said whose fault it is that it is not there."""
-    return min(int(limits.memory_gb * 1e9), os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
 
 
 def _address_space_bytes() -> int:

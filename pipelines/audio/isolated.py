@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import functools
 import importlib
 import json
 import logging
+import math
 import os
 import queue
 import signal
@@ -30,7 +30,8 @@ import numpy as np
 import manifests
 import pipelines
 from manifests.storage import StorageConfig, StorageError, retry
-from pipelines.audio.channel import Channel, ClosedError, get_block, open_memory
+from pipelines.audio.blocks import get_block, open_memory
+from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, scheme
 from pipelines.errors import DecodeLimitError, DecoderDiedError, OutOfMemoryError, SpeechmillError
@@ -203,8 +204,12 @@ def _started(start: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.
     global _starter
     with _starting:
         if _starter is None:
-            _starter = _Starter()
-            _starter.start()
+            made = _Starter()
+            try:
+                made.start()
+            except RuntimeError as error:
+                raise OutOfMemoryError(f"no process that decodes can be started: {error}") from error
+            _starter = made
     future: Future[subprocess.Popen[bytes]] = Future()
     _starter.wanted.put((future, start))
     return future
@@ -271,8 +276,8 @@ class _Job:
             self._orders.append(order)
             self._child.ask(order)
 
-    def answer(self, what: str, setting: str, cpu_s: float) -> dict[str, Any]:
-        """The next message of the child, or what it raised.
+    def answer(self, what: str, setting: str, cpu_s: float, proof: bool = False) -> dict[str, Any]:
+        """The next message of the child, or what it raised; while it proves, not what decoding raised before.
 
         Raises DecodeLimitError where `what` uses up `cpu_s`, which `setting` of the recipe gives, DecoderDiedError
         where a second child has died, and OutOfMemoryError where none can be started.
@@ -293,7 +298,7 @@ class _Job:
             except BaseException:  # of a child that could not be started, or Ctrl-C
                 self._kill()
                 raise
-            if message["kind"] == "error":
+            if message["kind"] == "error" and message["proof"] >= proof:
                 raise rebuilt(message["error"])
             if message["kind"] == "block" and self._skip:
                 self._skip -= 1
@@ -305,7 +310,7 @@ class _Job:
         assert self._child is not None
         try:
             block = get_block(self._child.memory, message["slot"], *message["shape"])
-        except ClosedError as error:
+        except ValueError as error:
             self._kill()
             raise DecoderDiedError(f"{self._path!r}: the process that decodes it is out of order: {error}") from None
         self._child.ask({"order": "taken"})
@@ -377,7 +382,7 @@ class IsolatedDecoder:
         """
         self._job.order({"order": "prove", "sha256": sha256})
         # No limit: what is left is to read the file to its end. Blocks that were on their way come first.
-        while self._job.answer("reading it", "stall_s", float("inf"))["kind"] != "proved":
+        while self._job.answer("reading it", "stall_s", math.inf, proof=True)["kind"] != "proved":
             pass
 
     def close(self) -> None:
@@ -415,9 +420,18 @@ def probe(path: str, config: StorageConfig = DEFAULT, decode: DecodeConfig = DEC
         return probing.result()
 
 
-@functools.lru_cache(maxsize=8)
+_texts: dict[int, tuple[StorageConfig | DecodeConfig, str]] = {}
+
+
 def _text(config: StorageConfig | DecodeConfig) -> str:
-    return json.dumps(vars(config))
+    """Settings as JSON, made once: hashing all of them for a cache would take as long as writing them."""
+    known, text = _texts.get(id(config), (None, ""))
+    if known is not config:
+        if len(_texts) > 8:
+            _texts.clear()
+        text = json.dumps(vars(config))
+        _texts[id(config)] = config, text
+    return text
 
 
 def rebuilt(told: dict[str, Any]) -> Exception:
