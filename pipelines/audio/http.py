@@ -55,8 +55,10 @@ class _Answer(NamedTuple):
     head: Head
     total: int | None
     """Size of the whole file in bytes, where the answer tells it."""
-    data: bytes
-    """The part that was asked for; of an answer with the whole file nothing."""
+    data: bytes = b""
+    """The part that was asked for."""
+    whole: bool = False
+    """Whether the answer is the whole file instead."""
 
     @property
     def version(self) -> tuple[int | None, str, str]:
@@ -78,7 +80,7 @@ class _Remote:
             first = self._get(0, block_bytes, spool)
         except _OtherFileError:
             first = self._get(0, None, spool)
-        if first.head.status != 200 and first.total is not None:
+        if first.total is not None and not first.whole:
             return buffered(_Parts(self, first, first.total, block_bytes)), Stat(first.total, _mtime_ns(first.head))
         size = spool.tell()
         spool.seek(0)
@@ -100,7 +102,7 @@ class _Remote:
         parts = [first.data[start:stop]] if start < len(first.data) else []
         while (at := start + sum(map(len, parts))) < stop:  # a server may send less than it was asked for
             answer = self._get(at, stop, None)
-            if answer.head.status != 206 or answer.version != first.version:
+            if answer.whole or answer.version != first.version:
                 raise _OtherFileError
             parts.append(answer.data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -184,25 +186,25 @@ class _Remote:
 
     def _answer(self, exchange: Exchange, head: Head, start: int, stop: int | None, spool: BinaryIO | None) -> _Answer:
         status = head.status
-        if status == 200:
-            self._check(head.length or 0)
-            size = self._copy(exchange, head, spool) if spool else head.length
-            return _Answer(head, size, b"")
         if status == 206 and stop is not None:
             return self._part(exchange, head, start, stop)
+        begin, end, total = _content_range(head)
+        if status == 200 or (status == 206 and begin == 0 and end is not None and total == end + 1):
+            self._check(head.length or 0)
+            return _Answer(head, self._copy(exchange, head, spool) if spool else head.length, whole=True)
         if status == 416 and stop is not None:
-            match = CONTENT_RANGE.fullmatch(head.first("content-range"))
-            if start or not match or match[3].strip("0"):
+            if start or total != 0:
                 raise _OtherFileError
-            return _Answer(head, 0, b"")  # of an empty file there is no first byte
+            return _Answer(head, 0)  # of an empty file there is no first byte
         if status in (408, 429) or status >= 500:
             after = head.first("retry-after")
             raise PassingError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
         raise RefusedError(head.told, "check the address and whether it may be read")
 
     def _part(self, exchange: Exchange, head: Head, start: int, stop: int) -> _Answer:
-        match = CONTENT_RANGE.fullmatch(head.first("content-range"))
-        begin, end, total = (size_of(text or "") for text in match.groups()) if match else (None, None, None)
+        begin, end, total = _content_range(head)
+        if begin is not None and total is None:
+            raise RefusedError("it does not tell its size", "leave it out")
         if begin != start or end is None or total is None or not begin <= end < total:
             raise _OtherFileError
         self._check(total)
@@ -281,6 +283,13 @@ class _Parts(RangedFile):
 
 def _spool() -> BinaryIO:
     return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+
+
+def _content_range(head: Head) -> tuple[int | None, int | None, int | None]:
+    """First and last byte of a part and the size of the whole file, None for each that is not told."""
+    match = CONTENT_RANGE.fullmatch(head.first("content-range"))
+    first, last, total = (size_of(text or "") for text in match.groups()) if match else (None, None, None)
+    return first, last, total
 
 
 def _checksum(data: bytes) -> tuple[int, bytes]:

@@ -87,7 +87,7 @@ def connect(found: AddressInfo, deadline: Deadline) -> socket.socket:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """Made once, since the certificates of all authorities are read for it."""
     return ssl.create_default_context()
 
@@ -96,7 +96,7 @@ def secured(plain: socket.socket, host: str, deadline: Deadline) -> socket.socke
     """The connection under TLS. Raises OSError, or RefusedError for no TLS or no valid certificate."""
     try:
         plain.settimeout(deadline.wait_s())
-        return _tls().wrap_socket(plain, server_hostname=host.removesuffix("."))
+        return tls().wrap_socket(plain, server_hostname=host.removesuffix("."))
     except ssl.SSLCertVerificationError as error:
         raise RefusedError(f"its certificate is not valid: {error.verify_message!r}") from error
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
