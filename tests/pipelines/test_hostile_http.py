@@ -66,7 +66,7 @@ class RawSite:
             request = b""
             while not request.endswith(b"\r\n\r\n"):
                 request += connection.recv(4096)
-            page = self.pages[request.split()[1].decode()]
+            page = self.pages.get(request.split()[1].decode(), b"")
             if callable(page):
                 page(connection)
             else:
