@@ -27,8 +27,8 @@ LEAD_S = 0.1
 """A stream that starts this much later than its container lacks its beginning; less is the delay of its codec."""
 JUMP_S = 3600.0
 """A frame that starts this much too late does not tell of missing sound: the clock of the container was set anew."""
-JUMP_BACK_S = 0.1
-"""The same of a frame that starts this much too early."""
+JUMP_BACK_S = 1.0
+"""The same of a frame that starts this much too early. FLAC, whose frames are numbered, has no clock."""
 SILENCE_SAMPLES = 1 << 16
 """Silence is put in by blocks of at most this many samples, so that memory stays bounded."""
 
@@ -212,8 +212,7 @@ class Decoder:
                 self.channel_layout = frame.layout.name
             self._follow(frame.time)
             if self.decode.fill_gaps:
-                for silence in self._silence(rate, channels):
-                    yield silence
+                yield from self._silence(rate, channels)
             self._count += frame.samples
             yield to_float(frame)
 
@@ -225,7 +224,7 @@ class Decoder:
             self._begins_s = self._lead_s(time_s)  # later than the stream's own time by the delay of its decoder
         missing_s = time_s - self._begins_s - self._elapsed_s
         grown_s = missing_s - self.missing_s
-        if grown_s > JUMP_S or grown_s < -JUMP_BACK_S:
+        if not self._flac and not -JUMP_BACK_S <= grown_s <= JUMP_S:
             self._begins_s, missing_s = self._begins_s + grown_s, self.missing_s
             # Each link of a chained Ogg file has a clock of its own.
             if not self._broken and self.container.format.name != "ogg":

@@ -50,7 +50,7 @@ class Readable(Protocol):
 
 
 class HeaderError(ValueError):
-    """A header that holds no end of chunks."""
+    """A header that cannot be read rightly; the message says why."""
 
 
 class SizeField(NamedTuple):
@@ -147,17 +147,19 @@ class _Chunk(NamedTuple):
         return struct.calcsize(self.layout)
 
 
-RIFF, RIFX, WAVE64, CAFF = _Chunk("<4sI", 2), _Chunk(">4sI", 2), _Chunk("<16sQ", 8, True), _Chunk(">4sq", 1)
+RIFF, FORM, WAVE64, CAFF = _Chunk("<4sI", 2), _Chunk(">4sI", 2), _Chunk("<16sQ", 8, True), _Chunk(">4sq", 1)
 
 
 def find_sound(file: Readable, size_bytes: int) -> SoundData | None:
     """Where the sound of such a file lies; None for any other format. Leaves the position anywhere.
 
-    Raises HeaderError where chunks without end stand before the sound.
+    Raises HeaderError where the sound is not reached after many chunks, or FFmpeg would misread it.
     """
     head = _read(file, 0, 40)
     header: _Header | None = None
-    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and head[8:12] == b"WAVE":
+    if head[:4] == b"RIFX":
+        raise HeaderError("it is a big-endian WAV (RIFX), of which FFmpeg reads the bytes of a sample in the wrong order")
+    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         header = _wave(file, head, size_bytes)
     elif head[:16] == W64["riff"] and head[24:40] == W64["wave"]:
         header = _wave64(file, size_bytes)
@@ -210,16 +212,15 @@ class View:
 
 
 def _wave(file: Readable, head: bytes, size_bytes: int) -> _Header | None:
-    chunk = RIFX if head[:4] == b"RIFX" else RIFF
-    order, long_size = chunk.layout[0], None
-    for name, size, offset in _chunks(file, chunk, 12, size_bytes):
+    long_size: SizeField | None = None
+    for name, size, offset in _chunks(file, RIFF, 12, size_bytes):
         if name == b"ds64" and head[:4] in (b"RF64", b"BW64"):
-            long_size = SizeField(offset + 8, order + "Q", 0)
+            long_size = SizeField(offset + 8, "<Q", 0)
         elif name == b"data" and long_size:
             declared = _number(file, long_size)
-            return None if declared is None else _Header(offset, declared, (long_size,), chunk)
+            return None if declared is None else _Header(offset, declared, (long_size,), RIFF)
         elif name == b"data":
-            return _Header(offset, size, (SizeField(offset - 4, order + "I", 0),), chunk)
+            return _Header(offset, size, (SizeField(offset - 4, "<I", 0),), RIFF)
     return None
 
 
@@ -232,7 +233,7 @@ def _wave64(file: Readable, size_bytes: int) -> _Header | None:
 
 def _aiff(file: Readable, size_bytes: int) -> _Header | None:
     described = False
-    for name, size, offset in _chunks(file, RIFX, 12, size_bytes):
+    for name, size, offset in _chunks(file, FORM, 12, size_bytes):
         described = described or name == b"COMM"
         if name == b"SSND":
             skipped = _number(file, SizeField(offset, ">I", 0))
@@ -241,7 +242,7 @@ def _aiff(file: Readable, size_bytes: int) -> _Header | None:
             start = offset + 8 + skipped
             fields = (SizeField(offset - 4, ">I", 8 + skipped), SizeField(4, ">I", start - 8))
             limit = 2**32 - 1 - fields[0].extra
-            return _Header(start, max(0, size - 8 - skipped), fields, RIFX, limit, described)
+            return _Header(start, max(0, size - 8 - skipped), fields, FORM, limit, described)
     return None
 
 
@@ -299,7 +300,7 @@ def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> tuple[int
             return declared_end, False
         if _read(file, declared_end, 8).startswith(TAGS) and size_bytes - declared_end < MAX_TAG_BYTES:
             return declared_end, False
-    if header.chunk in (RIFF, RIFX):
+    if header.chunk is RIFF:
         first = max(declared_end, size_bytes - SEARCHED_BYTES)
         for match in KNOWN_CHUNKS.finditer(_read(file, first, size_bytes - first)):
             if _only_chunks(file, header.chunk, first + match.start(), size_bytes) is not None:
