@@ -100,7 +100,8 @@ SIGNAL = pa.schema(
         field(
             "missing_s",
             pa.float64(),
-            "sound that the container's times show to be missing, apart from what was filled",
+            "sound that the container's times show to be missing, apart from what was filled; null where decoding breaks "
+            "off before the end",
             "s",
         ),
         field("filled_s", pa.float64(), "silence put in place of missing sound; null unless decode.fill_gaps", "s"),

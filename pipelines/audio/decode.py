@@ -23,12 +23,16 @@ CHECKED = {"ape", "flac", "tak", "tta", "wavpack"}
 """Codecs whose frames carry a checksum that FFmpeg compares only when asked: a damaged frame would pass as noise."""
 GAP_S = 0.01
 """Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
+VORBIS_GAP_S = 0.03
+"""The same of Vorbis, whose short blocks FFmpeg places up to 20 ms late."""
 LEAD_S = 0.1
 """A stream that starts this much later than its container lacks its beginning; less is the delay of its codec."""
 JUMP_S = 3600.0
 """A frame that starts this much too late does not tell of missing sound: the clock of the container was set anew."""
 JUMP_BACK_S = 1.0
 """The same of a frame that starts this much too early. FLAC, whose frames are numbered, has no clock."""
+FEW_PACKETS = 10
+"""After more packets in a row that do not decode, up to the end, it is not known how much sound they held."""
 SILENCE_SAMPLES = 1 << 16
 """Silence is put in by blocks of at most this many samples, so that memory stays bounded."""
 
@@ -99,6 +103,11 @@ class Decoder:
         """Samples so far of the present rate."""
         self._rate = self.sample_rate
         self.decode_errors = 0
+        self._gap_s = VORBIS_GAP_S if context.name == "vorbis" else GAP_S
+        self._timed = True
+        self._failed_packets = 0
+        """In a row."""
+        self._broken_off = False
         self.missing_s = 0.0
         """Seconds that the container's times show to be missing and that are not filled."""
         self.filled_s = 0.0
@@ -129,10 +138,17 @@ class Decoder:
     def decode_error(self) -> str | None:
         """The first error with its place in what was decoded, and how much the container's times show to be missing."""
         missing_s = self.missing_s + self.filled_s
+        if self.breaks_off:
+            return f"{self._first_error}; what follows does not decode"
         if not self._first_error or missing_s <= GAP_S:
             return self._first_error
         filled = f", {self.filled_s:.3f} s of it filled with silence" if self.filled_s else ""
         return f"{self._first_error}; {missing_s:.3f} s missing in all{filled}"
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether sound of unknown length is missing at the end: the container breaks off, or its last packets fail."""
+        return self._broken_off or self._failed_packets > FEW_PACKETS
 
     @property
     def _elapsed_s(self) -> float:
@@ -172,6 +188,7 @@ class Decoder:
         at_s = self._elapsed_s
         if form[0] != self._rate:
             self._position_s, self._count, self._rate = at_s, 0, form[0]
+            self._timed = False  # FFmpeg goes on to count the time of packets by the first rate
         self.format_changes += 1
         what = f"from {self.sample_rate} Hz x {self.channels} to {form[0]} Hz x {form[1]}"
         self.format_change = self.format_change or f"{what} at {at_s:.2f} s"
@@ -185,12 +202,15 @@ class Decoder:
                 return
             except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
                 self._note(f"{type(error).__name__}: {error.strerror}")
+                self._broken_off = True
                 return
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
                 self._note(f"{type(error).__name__}: {error.strerror}")
+                self._failed_packets += 1
                 continue
+            self._failed_packets = 0 if frames else self._failed_packets
             for frame in frames:
                 if impossible := impossible_format(*_format(frame)):
                     if not self._elapsed_s:
@@ -218,7 +238,7 @@ class Decoder:
 
     def _follow(self, time_s: float | None) -> None:
         """Count what is missing before `time_s` by the container's times: Ogg and PyAV drop damage without an error."""
-        if time_s is None:
+        if time_s is None or not self._timed:
             return
         if self._begins_s is None or not (self._elapsed_s or self._broken or self._flac):
             self._begins_s = self._lead_s(time_s)  # later than the stream's own time by the delay of its decoder
@@ -229,7 +249,7 @@ class Decoder:
             # Each link of a chained Ogg file has a clock of its own.
             if not self._broken and self.container.format.name != "ogg":
                 self._note(f"the container's clock jumps by {grown_s:.3f} s")
-        elif grown_s > GAP_S and not self._broken:
+        elif grown_s > self._gap_s and not self._broken:
             self._note("sound is missing")
         self.missing_s = missing_s
         self._broken = False
@@ -243,7 +263,7 @@ class Decoder:
 
     def _silence(self, rate: int, channels: int) -> Iterator[np.ndarray]:
         """Silence for what is missing before the present frame."""
-        if self.missing_s <= GAP_S:
+        if self.missing_s <= self._gap_s:
             return
         left = round(self.missing_s * rate)
         self.filled_s += left / rate

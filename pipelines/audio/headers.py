@@ -81,7 +81,8 @@ class SoundData:
     """Offset after the last byte of sound that is there."""
     fields: tuple[SizeField, ...]
     plain: bool
-    """Whether FFmpeg reads just this without help."""
+    """Whether the header is true and nothing follows the sound: of what does, FFmpeg may take a second chunk of sound
+    for the first, or walk through empty chunks for minutes."""
     limit: int | None
     """Most bytes of sound that FFmpeg reads of this format; None where there is no limit."""
 
@@ -275,66 +276,60 @@ def _chunks(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> Iter
 
 def _compared(file: Readable, header: _Header, size_bytes: int) -> SoundData | None:
     """The header beside the file; None where FFmpeg needs what stands after the sound."""
-    start, there = header.start, size_bytes - header.start
-    unknown = header.size in (0, 2_000_000_000) or header.size >= (OPEN_64 if header.bits == 64 else OPEN_32)
-    end, plain = (size_bytes, True) if header.size == there else _end_of_sound(file, header, size_bytes)
     if not header.complete:
         return None
+    start, there = header.start, size_bytes - header.start
+    unknown = header.size in (0, 2_000_000_000) or header.size >= (OPEN_64 if header.bits == 64 else OPEN_32)
+    end = size_bytes if header.size >= there else _end_of_sound(file, header, size_bytes)
     declared = None if unknown and header.size != end - start else header.size
+    plain = header.size == end - start and end == size_bytes
     return SoundData(start, declared, end, header.fields, plain, header.limit)
 
 
-def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> tuple[int, bool]:
-    """Where the sound ends of a file that is not as long as its header says, and whether FFmpeg sees that too."""
+def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> int:
+    """Where the sound ends of a file in which something follows after the declared size."""
     declared_end = header.start + header.size
-    if declared_end > size_bytes:
-        return size_bytes, False
     # A 32-bit size of a file beyond 4 GiB has wrapped, maybe more than once.
     wraps = range(declared_end, size_bytes + 1, 1 << 32) if header.bits == 32 else [declared_end]
     for end in wraps:
-        clean = _only_chunks(file, header.chunk, end, size_bytes)
-        if clean is not None:
-            return end, clean and end == declared_end and header.size > 0
+        if _only_chunks(file, header.chunk, end, size_bytes):
+            return end
     if header.size > 0:
         if size_bytes - declared_end < MIN_TAIL_BYTES or _only_zeros(file, declared_end, size_bytes):
-            return declared_end, False
+            return declared_end
         if _read(file, declared_end, 8).startswith(TAGS) and size_bytes - declared_end < MAX_TAG_BYTES:
-            return declared_end, False
+            return declared_end
     if header.chunk is RIFF:
         first = max(declared_end, size_bytes - SEARCHED_BYTES)
         for match in KNOWN_CHUNKS.finditer(_read(file, first, size_bytes - first)):
-            if _only_chunks(file, header.chunk, first + match.start(), size_bytes) is not None:
-                return first + match.start(), False
-    return size_bytes, False
+            if _only_chunks(file, header.chunk, first + match.start(), size_bytes):
+                return first + match.start()
+    return size_bytes
 
 
-def _only_chunks(file: Readable, chunk: _Chunk | None, offset: int, size_bytes: int) -> bool | None:
-    """None unless nothing but chunks stands from `offset` to the end of the file, maybe with tags or zeros after them.
-
-    False where FFmpeg should not be shown them: it would take the zeros, or very many chunks, one by one.
-    """
+def _only_chunks(file: Readable, chunk: _Chunk | None, offset: int, size_bytes: int) -> bool:
+    """Whether nothing but chunks stands from `offset` to the end of the file, maybe with tags or zeros after them."""
     if chunk is None:
-        return True if offset == size_bytes else None
+        return offset == size_bytes
     starts = sorted({offset, offset + -offset % chunk.align})  # they start at a multiple, but some writers forget it
-    found = [clean for start in starts if (clean := _walk(file, chunk, start, size_bytes)) is not None]
-    return found[0] if found else None
+    return any(_walk(file, chunk, start, size_bytes) for start in starts)
 
 
-def _walk(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> bool | None:
+def _walk(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> bool:
     for number in range(MAX_CHUNKS):
         if size_bytes - offset < chunk.width:
-            return True if number or offset >= size_bytes else None
+            return number > 0 or offset >= size_bytes
         found = chunk.read(file, offset)
         if found is None:
-            return None
+            return False
         name, size, following = found
         if size < 0 or not PRINTABLE.fullmatch(name[:4]):
-            ended = number and (_read(file, offset, 8).startswith(TAGS) or _only_zeros(file, offset, size_bytes))
-            return False if ended else None
+            tags = _read(file, offset, 8).startswith(TAGS)
+            return number > 0 and (tags or _only_zeros(file, offset, size_bytes))
         if following > size_bytes + chunk.align:  # cut short, in a chunk that is known
-            return True if KNOWN_CHUNKS.fullmatch(name[:4]) else None
+            return KNOWN_CHUNKS.fullmatch(name[:4]) is not None
         offset = following
-    return False
+    return True
 
 
 def _only_zeros(file: Readable, start: int, stop: int) -> bool:

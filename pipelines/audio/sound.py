@@ -121,11 +121,14 @@ def decode_sound(
 
 
 def _events(decoder: Decoder) -> dict[str, Any]:
-    """The columns that tell what happened while a recording was decoded; `filled_s` is null where nothing is filled."""
+    """The columns that tell what happened while a recording was decoded.
+
+    `filled_s` is null where gaps are not to be filled, `missing_s` where it is not known.
+    """
     return {
         "decode_errors": decoder.decode_errors,
         "decode_error": decoder.decode_error,
-        "missing_s": max(0.0, decoder.missing_s),
+        "missing_s": None if decoder.breaks_off else max(0.0, decoder.missing_s),
         "filled_s": decoder.filled_s if decoder.decode.fill_gaps else None,
         "format_changes": decoder.format_changes,
         "format_change": decoder.format_change,
