@@ -21,7 +21,7 @@ from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DecodeConfig
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
@@ -33,7 +33,7 @@ SIGNAL_VERSION = 3
 Progress = Callable[[str, float, bool], None]
 
 
-def fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DecodeConfig()) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DECODE) -> dict[str, str]:
     """Fingerprint of each stage, 'signal' first; a stage's covers those of the stages it reads."""
     found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION, **decode.changes()})}
     for stage in stages:
@@ -94,7 +94,7 @@ class Annotator:
         attempts: Attempts | None = None,
         earlier: Sequence[Stage] = (),
         piece_s: float = math.inf,
-        decode: DecodeConfig = DecodeConfig(),
+        decode: DecodeConfig = DECODE,
     ) -> None:
         """What longer recordings than `piece_s` need of stages that work in pieces is left to `pipelines.pieces`."""
         self.lake = lake

@@ -24,7 +24,7 @@ from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DecodeConfig
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import present, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import failed_row, to_failure
@@ -114,7 +114,7 @@ class ShardEncoder:
         signal_mark: str,
         config: EncodeConfig,
         attempts: Attempts | None = None,
-        decode: DecodeConfig = DecodeConfig(),
+        decode: DecodeConfig = DECODE,
     ) -> None:
         self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)

@@ -16,7 +16,7 @@ from manifests.lake import Lake
 from manifests.storage import Storage
 from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DecodeConfig
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.failures import failed_row, to_failure
 from pipelines.stages.base import Row, Span, Stage
@@ -78,7 +78,7 @@ class PieceWorker:
         stage: Stage,
         marks: Mapping[str, str],
         attempts: Attempts | None = None,
-        decode: DecodeConfig = DecodeConfig(),
+        decode: DecodeConfig = DECODE,
     ) -> None:
         assert stage.piecewise
         self.decode = decode

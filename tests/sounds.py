@@ -67,6 +67,9 @@ def write_coded(
             video.width = video.height = 64
             video.pix_fmt = "yuv420p"
         sounds = [container.add_stream(codec, rate=sample_rate, layout=layout) for _ in range(streams)]
+        if codec in ("wmav1", "wmav2"):  # it refuses the bit rate that FFmpeg would take
+            for stream in sounds:
+                stream.bit_rate = 48_000
         packets = []
         for number in range(25 * video_s):
             frame = av.VideoFrame(64, 64, "yuv420p")
@@ -76,11 +79,13 @@ def write_coded(
         for stream in sounds:
             fifo = av.AudioFifo()
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.astype(np.float32)), "fltp", layout)
-            frame.sample_rate, frame.pts = sample_rate, round(start_s * sample_rate)
-            frame.time_base = Fraction(1, sample_rate)
+            frame.sample_rate, position = sample_rate, round(start_s * sample_rate)
             for part in av.AudioResampler(stream.format.name, layout, sample_rate).resample(frame):
+                part.pts = None
                 fifo.write(part)
             while part := fifo.read(stream.codec_context.frame_size or 4096, partial=True):
+                part.pts, part.time_base = position, Fraction(1, sample_rate)
+                position += part.samples
                 packets += stream.encode(part)
             packets += stream.encode(None)
         for packet in sorted(packets, key=lambda packet: float(packet.dts * packet.time_base)):

@@ -54,6 +54,10 @@ class DecodeConfig:
         return {"fill_gaps": True} if self.fill_gaps else {}
 
 
+DECODE = DecodeConfig()
+"""The defaults."""
+
+
 class Decoder:
     """One pass over a recording. Iterate it once.
 
@@ -69,7 +73,7 @@ class Decoder:
         path: str,
         block_samples: int = 1 << 18,
         config: StorageConfig = DEFAULT,
-        decode: DecodeConfig = DecodeConfig(),
+        decode: DecodeConfig = DECODE,
         stream: int = 0,
     ) -> None:
         """`stream` is the number of the audio stream, from 0."""

@@ -21,15 +21,15 @@ MIN_TAIL_BYTES = 256
 SEARCHED_BYTES = 1 << 18
 """Known chunks are looked for in this much of the end of a file whose declared size is too small."""
 KNOWN_CHUNKS = re.compile(
-    rb"LIST|id3 |ID3 |bext|iXML|a[xX]ML|_PMX|cue |smpl|inst|plst|fact|PEAK|JUNK|junk|PAD |FLLR|umid|levl|chna|DISP|afsp|"
-    rb"MARK|COMT|NAME|AUTH|ANNO|\(c\) "
+    rb"LIST|id3 |ID3 |bext|iXML|a[xX]ML|_PMX|cue |smpl|inst|plst|fact|PEAK|JUNK|junk|PAD |FLLR|umid|levl|chna|DISP|"
+    rb"afsp|MARK|COMT|NAME|AUTH|ANNO|\(c\) "
 )
 PRINTABLE = re.compile(rb"[ -~]{4}")
 TAGS = (b"ID3", b"TAG", b"APETAGEX")
 """What taggers append to any file without a chunk of its own."""
 MAX_TAG_BYTES = 1 << 26
 OPEN_32 = 0x7FFF0000
-"""A 32-bit size from here on stands for 'not known yet' where less follows: SoX, arecord, FFmpeg and others use such."""
+"""A 32-bit size from here on stands for 'not known yet' where less follows: SoX, arecord and FFmpeg write such."""
 OPEN_64 = 1 << 40
 W64 = {
     name: bytes.fromhex(text)
@@ -159,7 +159,9 @@ def find_sound(file: Readable, size_bytes: int) -> SoundData | None:
     head = _read(file, 0, 40)
     header: _Header | None = None
     if head[:4] == b"RIFX":
-        raise HeaderError("it is a big-endian WAV (RIFX), of which FFmpeg reads the bytes of a sample in the wrong order")
+        raise HeaderError(
+            "it is a big-endian WAV (RIFX), of which FFmpeg reads the bytes of a sample in the wrong order"
+        )
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         header = _wave(file, head, size_bytes)
     elif head[:16] == W64["riff"] and head[24:40] == W64["wave"]:

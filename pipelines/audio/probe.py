@@ -73,7 +73,7 @@ def open_container(path: str, config: StorageConfig = DEFAULT) -> Opened:
 
 
 def _open(view: Readable) -> av.container.InputContainer:
-    """By bytes alone: FFmpeg guesses raw formats from some names. Again, with patience, where a stream stays unknown."""
+    """By bytes alone, since FFmpeg guesses raw formats from some names; with patience where a stream stays unknown."""
     view.seek(0)
     container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS)
     contexts = [stream.codec_context for stream in container.streams.audio]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import DecodeConfig, Decoder, resampled
+from pipelines.audio.decode import DECODE, DecodeConfig, Decoder, resampled
 from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from pipelines.errors import SpeechmillError, UnreadableAudioError
@@ -81,7 +81,7 @@ def decode_sound(
     recording_id: str,
     size_bytes: int | None = None,
     config: StorageConfig = DEFAULT,
-    decode: DecodeConfig = DecodeConfig(),
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
 
@@ -140,7 +140,7 @@ def stream_tracks(
     sample_rate: int,
     signal: dict[str, Any],
     config: StorageConfig = DEFAULT,
-    decode: DecodeConfig = DecodeConfig(),
+    decode: DecodeConfig = DECODE,
 ) -> Iterator[np.ndarray]:
     """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
     decoder, blocks = _again(path, signal, config, decode)
@@ -154,7 +154,7 @@ def decode_span(
     start: int,
     stop: int,
     config: StorageConfig = DEFAULT,
-    decode: DecodeConfig = DecodeConfig(),
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
     check_size(path, size_bytes, config)
