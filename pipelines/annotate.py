@@ -21,6 +21,7 @@ from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.attempts import Attempt, Attempts
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
@@ -28,13 +29,13 @@ from pipelines.stages.base import Row, Stage
 from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
 
-SIGNAL_VERSION = 2
+SIGNAL_VERSION = 3
 Progress = Callable[[str, float, bool], None]
 
 
-def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DECODE) -> dict[str, str]:
     """Fingerprint of each stage, 'signal' first; a stage's covers those of the stages it reads."""
-    found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION})}
+    found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION, **decode.changes()})}
     for stage in stages:
         found[stage.name] = stage.fingerprint(found)
     return found
@@ -93,13 +94,15 @@ class Annotator:
         attempts: Attempts | None = None,
         earlier: Sequence[Stage] = (),
         piece_s: float = math.inf,
+        decode: DecodeConfig = DECODE,
     ) -> None:
         """What longer recordings than `piece_s` need of stages that work in pieces is left to `pipelines.pieces`."""
         self.lake = lake
         self.stages = stages
         self.piece_s = piece_s
+        self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
-        self.marks = fingerprints([*earlier, *stages])
+        self.marks = fingerprints([*earlier, *stages], decode)
         for stage in stages:
             stage.setup()
 
@@ -125,7 +128,7 @@ class Annotator:
         at_once = max((stage.at_once for stage in self.stages), default=1)
         with self.attempts.begin(batch, at_once=at_once) as attempt:
             at_once = 1 if attempt.careful else at_once
-            decoded = _decoded(recordings, lake.config, attempt)
+            decoded = _decoded(recordings, lake.config, self.decode, attempt)
             while some := list(itertools.islice(decoded, at_once)):
                 for recording_id, found in self._annotate_some(some, done, list(rows)).items():
                     for name in rows:
@@ -200,24 +203,27 @@ def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | No
 
 
 def _decoded(
-    recordings: Sequence[Mapping[str, Any]], config: StorageConfig, attempt: Attempt
+    recordings: Sequence[Mapping[str, Any]], config: StorageConfig, decode: DecodeConfig, attempt: Attempt
 ) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
     """Each recording with its sound, the next one decoding in a thread meanwhile."""
     ahead = 0 if attempt.careful else 1
     with ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(_decode, row, config, attempt) for row in recordings[:ahead]]
+        jobs = [pool.submit(_decode, row, config, decode, attempt) for row in recordings[:ahead]]
         for index, recording in enumerate(recordings):
             jobs += [
-                pool.submit(_decode, row, config, attempt) for row in recordings[index + ahead : index + ahead + 1]
+                pool.submit(_decode, row, config, decode, attempt)
+                for row in recordings[index + ahead : index + ahead + 1]
             ]
             yield recording, jobs.pop(0)
 
 
-def _decode(recording: Mapping[str, Any], config: StorageConfig, attempt: Attempt) -> DecodedSound:
+def _decode(
+    recording: Mapping[str, Any], config: StorageConfig, decode: DecodeConfig, attempt: Attempt
+) -> DecodedSound:
     """Decode under one of its names, as an attempt allows."""
     attempt.at(recording["recording_id"])
     recording_id, size_bytes = recording["recording_id"], recording["size_bytes"]
-    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config))
+    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config, decode))
 
 
 def first_readable(recording: Mapping[str, Any], decode: Callable[[str], DecodedSound]) -> DecodedSound:

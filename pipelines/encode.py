@@ -24,6 +24,7 @@ from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import present, stream_tracks
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import failed_row, to_failure
@@ -113,7 +114,9 @@ class ShardEncoder:
         signal_mark: str,
         config: EncodeConfig,
         attempts: Attempts | None = None,
+        decode: DecodeConfig = DECODE,
     ) -> None:
+        self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
         self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
         self.prefix = f"datasets/{dataset}"
@@ -203,7 +206,7 @@ class ShardEncoder:
         try:
             attempt.at(recording["recording_id"])
             uri = present(recording, config)
-            blocks = stream_tracks(uri, self.encoder.sample_rate, dict(recording), config)
+            blocks = stream_tracks(uri, self.encoder.sample_rate, dict(recording), config, self.decode)
             for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
                 (features,) = self.encoder.encode([sound])
                 writer.add(window, recording, features, 1 / self.encoder.frame_rate)

@@ -16,6 +16,7 @@ from manifests.lake import Lake
 from manifests.storage import Storage
 from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
 from pipelines.attempts import Attempt, Attempts
+from pipelines.audio.decode import DECODE, DecodeConfig
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.failures import failed_row, to_failure
 from pipelines.stages.base import Row, Span, Stage
@@ -71,8 +72,16 @@ class _Recording:
 class PieceWorker:
     """A worker for pieces of one stage, set up already."""
 
-    def __init__(self, lake: Lake, stage: Stage, marks: Mapping[str, str], attempts: Attempts | None = None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        stage: Stage,
+        marks: Mapping[str, str],
+        attempts: Attempts | None = None,
+        decode: DecodeConfig = DECODE,
+    ) -> None:
         assert stage.piecewise
+        self.decode = decode
         self.lake, self.stage, self.marks = lake, stage, marks
         self.attempts = attempts or Attempts(lake.storage)
 
@@ -128,7 +137,8 @@ class PieceWorker:
             attempt.at(f"{recording.recording_id}-{todo[0]}")
 
             def decode(uri: str) -> DecodedSound:
-                return decode_span(uri, recording.row["size_bytes"], signal, start, stop, self.lake.config)
+                size_bytes = recording.row["size_bytes"]
+                return decode_span(uri, size_bytes, signal, start, stop, self.lake.config, self.decode)
 
             with first_readable(recording.row, decode) as sound:
                 for number in todo:

@@ -13,6 +13,7 @@ from typing import Any
 
 import encoders
 from manifests.storage import StorageConfig
+from pipelines.audio.decode import DecodeConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
@@ -90,6 +91,7 @@ class Recipe:
 
     name: str
     ingest: IngestConfig
+    decode: DecodeConfig
     stages: dict[str, Any]
     select: SelectConfig
     encode: EncodeConfig
@@ -136,7 +138,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    known = {"name", "ingest", "annotate", "select", "encode", "storage", "max_failed_share"}
+    known = {"name", "ingest", "decode", "annotate", "select", "encode", "storage", "max_failed_share"}
     _check_keys(raw, known, "recipe")
     name = raw.get("name")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
@@ -161,6 +163,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
     return Recipe(
         name,
         _build(IngestConfig, raw.get("ingest", {}), "ingest"),
+        _build(DecodeConfig, raw.get("decode", {}), "decode"),
         stages,
         _build(SelectConfig, raw.get("select", {}), "select"),
         encode,

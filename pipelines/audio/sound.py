@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import DECODE, DecodeConfig, Decoder, resampled
 from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from pipelines.errors import SpeechmillError, UnreadableAudioError
@@ -59,7 +60,7 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
     """Channels as analysed and encoded, (channels, n) to (tracks, n), by the relation that the signal row records.
 
     Speakers stay apart; of equal channels one is taken, of one-sided ones the live one; a room, a stereo mix and
-    surround are averaged.
+    surround are averaged, after channels of opposite phase in a room were inverted: they would cancel.
     """
     relation = signal["channel_relation"]
     if relation in ("mono", "speakers"):
@@ -67,19 +68,27 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
     if relation in ("dual_mono", "one_sided"):
         live = signal["live_channel"] if relation == "one_sided" else 0
         return block[live : live + 1]
+    if signal["inverted_channels"]:
+        signs = np.ones((len(block), 1), np.float32)
+        signs[signal["inverted_channels"]] = -1
+        block = block * signs
     mean: np.ndarray = block.mean(axis=0, keepdims=True, dtype=np.float32)
     return mean
 
 
 def decode_sound(
-    path: str, recording_id: str, size_bytes: int | None = None, config: StorageConfig = DEFAULT
+    path: str,
+    recording_id: str,
+    size_bytes: int | None = None,
+    config: StorageConfig = DEFAULT,
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
 
     Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested.
     """
     check_size(path, size_bytes, config)
-    decoder = Decoder(path, config=config)
+    decoder = Decoder(path, config=config, decode=decode)
     meter: SignalMeter | None = None
 
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -102,19 +111,39 @@ def decode_sound(
             num_samples += block.shape[1]
         assert meter is not None
         assert relations is not None
-        errors = {"decode_errors": decoder.decode_errors, "decode_error": decoder.decode_error}
-        signal = meter.finish() | relations.finish(decoder.channel_layout) | errors
+        signal = meter.finish() | relations.finish(decoder.channel_layout) | _events(decoder)
     except BaseException:  # a spool of a long recording must not outlive a failure; raised on
         spool.close()
         raise
+    finally:
+        decoder.close()
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
 
 
+def _events(decoder: Decoder) -> dict[str, Any]:
+    """The columns that tell what happened while a recording was decoded.
+
+    `filled_s` is null where gaps are not to be filled, `missing_s` where it is not known.
+    """
+    return {
+        "decode_errors": decoder.decode_errors,
+        "decode_error": decoder.decode_error,
+        "missing_s": None if decoder.breaks_off else max(0.0, decoder.missing_s),
+        "filled_s": decoder.filled_s if decoder.decode.fill_gaps else None,
+        "format_changes": decoder.format_changes,
+        "format_change": decoder.format_change,
+    }
+
+
 def stream_tracks(
-    path: str, sample_rate: int, signal: dict[str, Any], config: StorageConfig = DEFAULT
+    path: str,
+    sample_rate: int,
+    signal: dict[str, Any],
+    config: StorageConfig = DEFAULT,
+    decode: DecodeConfig = DECODE,
 ) -> Iterator[np.ndarray]:
     """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
-    decoder, blocks = _again(path, signal, config)
+    decoder, blocks = _again(path, signal, config, decode)
     yield from resampled((tracks_of(block, signal) for block in blocks), decoder.sample_rate, sample_rate)
 
 
@@ -125,10 +154,11 @@ def decode_span(
     start: int,
     stop: int,
     config: StorageConfig = DEFAULT,
+    decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
     check_size(path, size_bytes, config)
-    decoder, blocks = _again(path, signal, config)
+    decoder, blocks = _again(path, signal, config, decode)
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
     passed = 0
     try:
@@ -149,9 +179,12 @@ def num_samples_of(signal: dict[str, Any]) -> int:
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
 
 
-def _again(path: str, signal: dict[str, Any], config: StorageConfig) -> tuple[Decoder, Iterator[np.ndarray]]:
-    """The decoder and the blocks of a recording that was decoded before."""
-    decoder = Decoder(path, config=config)
+def _again(
+    path: str, signal: dict[str, Any], config: StorageConfig, decode: DecodeConfig
+) -> tuple[Decoder, Iterator[np.ndarray]]:
+    """The decoder and the blocks of a recording that was decoded before: gaps are filled if they were then."""
+    decode = dataclasses.replace(decode, fill_gaps=signal["filled_s"] is not None)
+    decoder = Decoder(path, config=config, decode=decode)
     blocks = iter(decoder)
     first = next(blocks)
     if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
