@@ -35,7 +35,14 @@ RECORDINGS = pa.schema(
         field("channels", pa.int32(), "claimed number of channels"),
         field("channel_layout", pa.string(), "claimed channel layout (mono, stereo, 5.1, ...)"),
         field("bit_depth", pa.int32(), "bits per sample where the codec has such", "bit"),
-        field("claimed_duration_s", pa.float64(), "duration that the header claims", "s"),
+        field("audio_streams", pa.int32(), "audio streams in the file, of which the first is read"),
+        field(
+            "claimed_duration_s",
+            pa.float64(),
+            "duration that the header claims, or of the plain samples that follow it; null where it could only be "
+            "estimated or cannot be true",
+            "s",
+        ),
         field("source", pa.string(), "collection the recording came from"),
         field("licence", pa.string(), "licence of the recording"),
         field("language_hint", pa.string(), "language that source metadata claims: recorded, not trusted"),
@@ -81,10 +88,25 @@ SIGNAL = pa.schema(
         field("duration_s", pa.float64(), "num_samples / sample_rate", "s"),
         field("channels", pa.int32(), "decoded channels"),
         field("pcm_sha256", pa.string(), "sha256 of rate, channels and interleaved little-endian float32 samples"),
-        field("decode_errors", pa.int32(), "packets that did not decode, and gaps in the times of those that did"),
+        field(
+            "decode_errors",
+            pa.int32(),
+            "packets that did not decode, gaps and jumps in the times of those that did, and headers that declare less "
+            "sound than follows",
+        ),
         field(
             "decode_error", pa.string(), "the first of them with its place, and the sound known to be missing in all"
         ),
+        field(
+            "missing_s",
+            pa.float64(),
+            "sound that the container's times show to be missing, apart from what was filled; null where decoding breaks "
+            "off before the end",
+            "s",
+        ),
+        field("filled_s", pa.float64(), "silence put in place of missing sound; null unless decode.fill_gaps", "s"),
+        field("format_changes", pa.int32(), "changes of rate or channels on the way; all is converted to the first"),
+        field("format_change", pa.string(), "the first of them, with its place"),
         field(
             "loudness_lufs", pa.float64(), "integrated loudness, EBU R128 / ITU-R BS.1770-4; null if gated away", "LUFS"
         ),
@@ -113,12 +135,22 @@ SIGNAL = pa.schema(
             pa.float64(),
             "largest normalised cross-correlation over +-20 ms, median of channel pairs",
         ),
+        field(
+            "phase_correlation",
+            pa.float64(),
+            "correlation of neighbouring channels without delay, the lowest of any pair; -1 is opposite phase",
+        ),
         field("envelope_correlation", pa.float64(), "correlation of 20 ms rms levels, median of channel pairs"),
         field(
             "leakage_db",
             pa.float64(),
             "level of a speaker in the other channel relative to their own, while they speak alone; null for one track",
             "dB",
+        ),
+        field(
+            "inverted_channels",
+            pa.list_(pa.int32()),
+            "channels of a room in opposite phase to the first, inverted before all are averaged",
         ),
         field("live_channel", pa.int32(), "the loudest channel"),
         field("tracks", pa.int32(), "analysis tracks: channels if each is a speaker, else 1"),

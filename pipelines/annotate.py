@@ -29,13 +29,13 @@ from pipelines.stages.base import Row, Stage
 from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
 
-SIGNAL_VERSION = 2
+SIGNAL_VERSION = 3
 Progress = Callable[[str, float, bool], None]
 
 
-def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DECODE) -> dict[str, str]:
     """Fingerprint of each stage, 'signal' first; a stage's covers those of the stages it reads."""
-    found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION})}
+    found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION, **decode.changes()})}
     for stage in stages:
         found[stage.name] = stage.fingerprint(found)
     return found
@@ -102,7 +102,7 @@ class Annotator:
         self.piece_s = piece_s
         self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
-        self.marks = fingerprints([*earlier, *stages])
+        self.marks = fingerprints([*earlier, *stages], decode)
         for stage in stages:
             stage.setup()
 

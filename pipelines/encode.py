@@ -117,8 +117,8 @@ class ShardEncoder:
         attempts: Attempts | None = None,
         decode: DecodeConfig = DECODE,
     ) -> None:
-        self.attempts = attempts or Attempts(lake.storage)
         self.decode = decode
+        self.attempts = attempts or Attempts(lake.storage)
         self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
         self.prefix = f"datasets/{dataset}"
         self.encoder = encoders.load(config.encoder, config.settings)

@@ -74,19 +74,23 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, named: M
             )
         start_s, end_s = window["start_s"], window["start_s"] + window["duration_s"]
     assert target.lake is not None  # or nothing was known
-    samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config)
+    filled = (found.get("signal") or {}).get("filled_s") is not None
+    samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config, filled)
     return samples, sample_rate, found["recording"]["recording_id"], start_s or 0.0
 
 
 def read_span(
-    recording: Mapping[str, Any], start_s: float, end_s: float | None, config: StorageConfig
+    recording: Mapping[str, Any], start_s: float, end_s: float | None, config: StorageConfig, filled: bool = False
 ) -> tuple[np.ndarray, int]:
     """Float32 (channels, samples) of a stretch at the recording's own rate, and that rate.
+
+    `filled` tells that gaps were filled with silence when it was annotated, which moves what comes after them.
 
     Raises SpeechmillError for a stretch that is empty, past the end or longer than 15 minutes.
     """
     import numpy as np
 
+    from pipelines.audio.config import DecodeConfig
     from pipelines.audio.isolated import IsolatedDecoder
     from pipelines.audio.sound import present
 
@@ -95,7 +99,8 @@ def read_span(
     if end_s is not None and end_s - start_s > LONGEST_S:
         raise SpeechmillError(f"{end_s - start_s:g} s are too much at once", f"take {LONGEST_S:g} s at most")
     blocks, position = [], 0
-    with closing(IsolatedDecoder(present(recording, config), config)) as decoder:
+    decode = DecodeConfig(fill_gaps=filled)
+    with closing(IsolatedDecoder(present(recording, config), config, decode)) as decoder:
         for block in decoder:
             rate = decoder.sample_rate
             first, last = round(start_s * rate), round((start_s + LONGEST_S if end_s is None else end_s) * rate)

@@ -13,7 +13,7 @@ from typing import Any
 
 import encoders
 from manifests.storage import StorageConfig
-from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.config import DecodeConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 
@@ -91,6 +91,7 @@ class Recipe:
 
     name: str
     ingest: IngestConfig
+    decode: DecodeConfig
     stages: dict[str, Any]
     select: SelectConfig
     encode: EncodeConfig
@@ -99,7 +100,6 @@ class Recipe:
     """The run stops when more than this share of at least 100 recordings fails."""
     resolved: dict[str, Any]
     """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
-    decode: DecodeConfig = DECODE
     piece_hours: float = 20.0
     """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
 
@@ -163,13 +163,13 @@ def parse(raw: dict[str, Any]) -> Recipe:
     return Recipe(
         name,
         _build(IngestConfig, raw.get("ingest", {}), "ingest"),
+        _build(DecodeConfig, raw.get("decode", {}), "decode"),
         stages,
         _build(SelectConfig, raw.get("select", {}), "select"),
         encode,
         _build(StorageConfig, raw.get("storage", {}), "storage"),
         float(raw.get("max_failed_share", 0.5)),
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
-        _build(DecodeConfig, raw.get("decode", {}), "decode"),
         piece_hours,
     )
 

@@ -50,6 +50,8 @@ class Run:
 
             def met(row: dict[str, Any]) -> None:
                 step.recordings += 1
+                if (row.get("audio_streams") or 1) > 1:
+                    step.note(f"{row['uri']}: {row['audio_streams']} audio streams, of which the first is read")
                 if row["status"] != "ok":
                     step.failed += 1
                     step.fail(to_failure(row, "ingest"))
@@ -62,7 +64,7 @@ class Run:
         Raises SpeechmillError once more than `max_failed_share` of the recordings failed.
         """
         stages = self.recipe.make_stages()
-        units = Pending(self.lake, fingerprints(stages))
+        units = Pending(self.lake, fingerprints(stages, self.recipe.decode))
         with self.watch.step("annotate") as step:
             batches, step.total_s = expected(self.lake, pending(self.lake, units.marks))
             if batches:  # no models are loaded for nothing
@@ -114,7 +116,7 @@ class Run:
 
     def selection(self) -> Selection:
         config = self.recipe.select
-        marks = fingerprints(self.recipe.make_stages())
+        marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
         settings: dict[str, Any] = {
             name: getattr(config, name)
             for name in ("context_s", "continuation_s", "stride_s", "grid_s", "align", "seed")
@@ -188,7 +190,8 @@ def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -
     stages = recipe.make_stages()
     (stage,) = [stage for stage in stages if stage.name == name]
     stage.setup()
-    worker = PieceWorker(lake, stage, fingerprints(stages), Attempts(lake.storage, run), recipe.decode)
+    marks = fingerprints(stages, recipe.decode)
+    worker = PieceWorker(lake, stage, marks, Attempts(lake.storage, run), recipe.decode)
     return lambda piece: worker.hear(piece, Heartbeat(lake.storage, f"{beats}/{piece.name}.json"))
 
 
@@ -197,8 +200,8 @@ def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) ->
     warm()
     groups = grouped(recipe.make_stages())
     earlier = [stage for group in groups[:number] for stage in group]
-    piece_s = 3600 * recipe.piece_hours
-    annotator = Annotator(lake, groups[number], Attempts(lake.storage, run), earlier, piece_s, recipe.decode)
+    piece_s, attempts = 3600 * recipe.piece_hours, Attempts(lake.storage, run)
+    annotator = Annotator(lake, groups[number], attempts, earlier, piece_s, recipe.decode)
 
     def annotate(before: Done) -> Done:
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))

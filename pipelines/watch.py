@@ -29,6 +29,7 @@ BEAT_S = 5.0
 PLAIN_S = 30.0
 SHOWN_FAILURES = 5
 """Failures shown as they happen; all are in the log."""
+SHOWN_NOTES = 5
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Step:
         self.recordings = self.failed = 0
         self.done_s = self.flying_s = 0.0
         self.reasons: Counter[str] = Counter()
+        self.notes = 0
         self.begun = time.monotonic()
         self.ended: float | None = None
 
@@ -117,6 +119,15 @@ class Step:
             self.watch.print(f"failed: {what}")
         elif shown == SHOWN_FAILURES + 1:
             self.watch.print(f"failed: more, see {self.watch.prefix}/log.txt")
+
+    def note(self, what: str) -> None:
+        """Log what is worth knowing and no failure; the first few of a step are shown too."""
+        self.notes += 1
+        LOG.info("%s", what)
+        if self.notes <= SHOWN_NOTES:
+            self.watch.print(f"note: {what}")
+        elif self.notes == SHOWN_NOTES + 1:
+            self.watch.print(f"note: more, see {self.watch.prefix}/log.txt")
 
     @property
     def wall_s(self) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 
 from pipelines.audio.decode import Decoder
@@ -41,3 +43,53 @@ class ArraySound:
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         return self.samples[:, start:stop]
+
+
+def write_coded(
+    path: Path,
+    samples: np.ndarray,
+    sample_rate: int,
+    codec: str,
+    options: dict[str, str] | None = None,
+    start_s: float = 0.0,
+    streams: int = 1,
+    video_s: int = 0,
+    left_out: tuple[tuple[float, float], ...] = (),
+) -> None:
+    """Samples (channels, n) as a file that FFmpeg writes, in the format that its suffix names.
+
+    The sound starts at `start_s`, `streams` times over, beside `video_s` seconds of a picture if any; packets between
+    the times in `left_out` are not written.
+    """
+    layout = {1: "mono", 2: "stereo"}[len(samples)]
+    with av.open(str(path), "w", options=options or {}) as container:
+        if video_s:
+            video = container.add_stream("mpeg2video", rate=25)
+            video.width = video.height = 64
+            video.pix_fmt = "yuv420p"
+        sounds = [container.add_stream(codec, rate=sample_rate, layout=layout) for _ in range(streams)]
+        if codec in ("wmav1", "wmav2"):  # it refuses the bit rate that FFmpeg would take
+            for stream in sounds:
+                stream.bit_rate = 48_000
+        packets = []
+        for number in range(25 * video_s):
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            frame.pts = number
+            packets += video.encode(frame)
+        packets += video.encode(None) if video_s else []
+        for stream in sounds:
+            fifo = av.AudioFifo()
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.astype(np.float32)), "fltp", layout)
+            frame.sample_rate, position = sample_rate, round(start_s * sample_rate)
+            for part in av.AudioResampler(stream.format.name, layout, sample_rate).resample(frame):
+                part.pts = None
+                fifo.write(part)
+            while part := fifo.read(stream.codec_context.frame_size or 4096, partial=True):
+                part.pts, part.time_base = position, Fraction(1, sample_rate)
+                position += part.samples
+                packets += stream.encode(part)
+            packets += stream.encode(None)
+        for packet in sorted(packets, key=lambda packet: float(packet.dts * packet.time_base)):
+            time_s = float(packet.dts * packet.time_base)
+            if not any(first <= time_s < last for first, last in left_out):
+                container.mux(packet)

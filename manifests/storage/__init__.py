@@ -5,6 +5,7 @@ Writes are atomic: a key holds either nothing, the old bytes or the new ones, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -61,19 +62,28 @@ class StorageConfig:
     concurrency: int = 8
     """Requests in flight for one object."""
     http_private: bool = False
-    """Whether HTTP inputs may lie at loopback, link-local and private addresses."""
+    """Whether HTTP inputs may lie at loopback, link-local and private addresses. Otherwise each address that a name or
+    a redirect leads to must be of the public internet; metadata services of clouds are refused also where they look
+    so."""
     http_max_gb: float = 8.0
-    """Largest file taken over HTTP, in 10^9 bytes."""
+    """Largest file taken over HTTP, in 10^9 bytes. Beside the file an answer may hold 512 KiB and twice its size:
+    headers, interim answers, marks of chunks and trailers. A line of them has at most 64 KiB."""
     http_max_s: float = 3600.0
-    """Longest time for one file over HTTP, tries included."""
+    """Longest time in which servers are waited for while one file is read over HTTP: over all requests, tries,
+    redirects, look-ups of names, handshakes, headers and bodies. The time that the reader takes does not count."""
+    http_redirects: int = 20
+    """Redirects that are followed from one URL, as browsers do; never from https:// to http://, nor in a circle."""
 
     def __post_init__(self) -> None:
         if self.encryption not in (None, "AES256", "aws:kms"):
             raise ValueError(f"encryption must be 'AES256' or 'aws:kms', not {self.encryption!r}")
         if (self.kms_key_id or self.bucket_key) and self.encryption != "aws:kms":
             raise ValueError("kms_key_id and bucket_key must be with encryption = 'aws:kms'")
-        if min(self.retry_s, self.timeout_s, self.http_max_gb, self.http_max_s) <= 0 or self.concurrency < 1:
-            raise ValueError("retry_s, timeout_s, http_max_gb, http_max_s and concurrency must be above 0")
+        limits = (self.retry_s, self.timeout_s, self.http_max_gb, self.http_max_s)
+        if not all(0 < limit < math.inf for limit in limits) or self.concurrency < 1:
+            raise ValueError("retry_s, timeout_s, http_max_gb, http_max_s and concurrency must be finite and above 0")
+        if self.http_redirects < 0:
+            raise ValueError("http_redirects must be 0 or more")
 
 
 _default: ContextVar[StorageConfig] = ContextVar("storage", default=StorageConfig())  # noqa: B039 (it is frozen)

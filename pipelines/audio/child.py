@@ -110,7 +110,7 @@ class _Child:
 
     def _limit_memory(self, limits: DecodeConfig) -> None:
         # Never more than the machine has: where that is not there, it could not be said whose fault it is.
-        self._limit_bytes = min(int(limits.memory_gb * 1e9), os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
+        self._limit_bytes = int(min(limits.memory_gb * 1e9, os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE))
         soft, hard = self._inherited
         if soft == resource.RLIM_INFINITY or self._limit_bytes < soft:
             resource.setrlimit(resource.RLIMIT_AS, (self._limit_bytes, hard))
@@ -143,7 +143,7 @@ class _Child:
             raise OutOfMemoryError(f"what decodes cannot be loaded: {error}") from error
         self._free = SLOTS
         self._limit_memory(limits)
-        return Decoder(path, BLOCK_SAMPLES, config)
+        return Decoder(path, BLOCK_SAMPLES, config, limits)
 
     def _send_blocks(self, decoder: Decoder, limits: DecodeConfig) -> dict[str, Any] | None:
         """All blocks and then the facts; or the order of the parent that came before that."""
@@ -215,10 +215,12 @@ def _bounded(decoder: Decoder, limits: DecodeConfig) -> Iterator[Any]:
     """Its blocks, until they are more than a recording may have."""
     from pipelines.audio.blocks import MAX_CHANNELS
 
+    num_samples = 0
     for block in decoder:
+        num_samples += block.shape[1]
         if len(block) > MAX_CHANNELS:
             raise UnreadableAudioError(f"{decoder.path!r}: {len(block)} channels; at most {MAX_CHANNELS} are read")
-        if decoder.num_samples > limits.max_hours * 3600 * decoder.sample_rate:
+        if num_samples > limits.max_hours * 3600 * decoder.sample_rate:
             what = f"{decoder.path!r}: it is longer than {limits.max_hours:g} hours"
             raise DecodeLimitError(what, "cut it, leave it out, or raise decode.max_hours in the recipe")
         yield block

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """The table `[decode]` of a recipe: what one file may cost."""
+    """How recordings are decoded, and what one of them may cost: the table [decode] of a recipe."""
 
+    fill_gaps: bool = False
+    """Whether sound that the container's times show to be missing is replaced by silence, so that the tracks of a
+    meeting, whose senders send nothing while they are silent, stay aligned."""
     max_hours: float = 100.0
     """Longer recordings are refused: a small file may claim, or expand to, any length."""
     stall_s: float = 120.0
@@ -25,5 +28,10 @@ class DecodeConfig:
         if self.memory_gb < 0.25:
             raise ValueError("decode.memory_gb must be at least 0.25: so much is taken before anything is decoded")
 
+    def changes(self) -> dict[str, bool]:
+        """The settings that make other samples than the defaults do, for fingerprints."""
+        return {"fill_gaps": True} if self.fill_gaps else {}
+
 
 DECODE = DecodeConfig()
+"""The defaults."""

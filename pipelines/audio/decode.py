@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import av
 import numpy as np
 
 from manifests.storage import StorageConfig
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.probe import audio_stream, open_container
-from pipelines.audio.resample import rechunk
+from pipelines.audio.probe import audio_stream, bit_depth, impossible_format, open_container
+from pipelines.audio.resample import rechunk, resampled
 from pipelines.errors import UnreadableAudioError
 
 # Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
@@ -22,67 +24,171 @@ CHECKED = {"ape", "flac", "tak", "tta", "wavpack"}
 """Codecs whose frames carry a checksum that FFmpeg compares only when asked: a damaged frame would pass as noise."""
 GAP_S = 0.01
 """Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
+VORBIS_GAP_S = 0.03
+"""The same of Vorbis, whose short blocks FFmpeg places up to 20 ms late."""
+LEAD_S = 0.1
+"""A stream that starts this much later than its container lacks its beginning; less is the delay of its codec."""
+JUMP_S = 3600.0
+"""A frame that starts this much too late does not tell of missing sound: the clock of the container was set anew."""
+JUMP_BACK_S = 1.0
+"""The same of a frame that starts this much too early. FLAC, whose frames are numbered, has no clock."""
+FEW_PACKETS = 10
+"""After more packets in a row that do not decode, up to the end, it is not known how much sound they held."""
+SILENCE_SAMPLES = 1 << 16
+"""Silence is put in by blocks of at most this many samples, so that memory stays bounded."""
 
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+FACTS = (
+    "sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "filled_s", "breaks_off",
+    "format_changes", "format_change",
+)  # fmt: skip
+"""Names of what `Decoder.facts` tells."""
+Format = tuple[int, int]
+"""Sampling rate in Hz and number of channels."""
 
 
 class Decoder:
     """One pass over a recording. Iterate it once.
 
-    Yields float32 (channels, samples), full scale 1, of `block_samples` each but for the last. `decode_errors` counts
-    the packets that did not decode and the gaps that damage left in the container's times. Nothing is put in their
-    place. Raises UnreadableAudioError where nothing decodes, samples are not finite, or rate or channels change on the
-    way.
+    Yields float32 (channels, samples), full scale 1, of `block_samples` each but for the last. All blocks have the rate
+    and channels of the first frame: what has others later is converted, and `format_changes` counts the changes.
+    `decode_errors` counts the packets that did not decode, the gaps and jumps in the container's times, and a header
+    that declares less sound than follows. Nothing is put in place of missing sound unless `decode.fill_gaps` is set.
+    Raises UnreadableAudioError where nothing decodes or samples are not finite.
     """
 
-    def __init__(self, path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT) -> None:
+    def __init__(
+        self,
+        path: str,
+        block_samples: int = 1 << 18,
+        config: StorageConfig = DEFAULT,
+        decode: DecodeConfig = DECODE,
+        stream: int = 0,
+    ) -> None:
+        """`stream` is the number of the audio stream, from 0."""
         self.path = path
         self.block_samples = block_samples
-        self.container, self._file = open_container(path, config)
-        self.stream = audio_stream(self.container, path)
-        if self.stream.codec_context.name in CHECKED:
-            self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        self.sample_rate = self.stream.codec_context.sample_rate
-        self.channels = self.stream.codec_context.channels
-        self.channel_layout = self.stream.codec_context.layout.name
+        self.decode = decode
+        self._opened = open_container(path, config)
+        try:
+            self._begin(stream)
+        except BaseException:  # raised on
+            self.close()
+            raise
+
+    def _begin(self, stream: int) -> None:
+        self.container = self._opened.container
+        self.stream = audio_stream(self.container, self.path, stream)
+        context = self.stream.codec_context
+        if context.name in CHECKED:
+            context.options = {"err_detect": "crccheck+explode"}
+        self.sample_rate = context.sample_rate
+        self.channels = context.channels
+        self.channel_layout = context.layout.name
         # A FLAC file begins at 0 and its header holds its exact length. Of a damaged one FFmpeg would take a later time
         # for the start, and the last frame may go without an error.
-        flac = self.container.format.name == "flac"
-        self._begins_s = 0.0 if flac else self._seconds(self.stream.start_time)
-        self._ends_s = self._seconds(self.stream.duration) if flac else None
-        self.num_samples = 0
+        self._flac = self.container.format.name == "flac"
+        self._begins_s = 0.0 if self._flac else self._seconds(self.stream.start_time)
+        self._ends_s = self._seconds(self.stream.duration) if self._flac else None
+        self._position_s = 0.0
+        """Seconds before the samples that `_count` counts."""
+        self._count = 0
+        """Samples so far of the present rate."""
+        self._rate = self.sample_rate
         self.decode_errors = 0
+        self._gap_s = VORBIS_GAP_S if context.name == "vorbis" else GAP_S
+        self._timed = True
+        self._failed_packets = 0
+        """In a row."""
+        self._broken_off = False
         self.missing_s = 0.0
+        """Seconds that the container's times show to be missing and that are not filled."""
+        self.filled_s = 0.0
+        """Seconds of silence that were put in place of missing sound."""
+        self.format_changes = 0
+        self.format_change: str | None = None
+        """The first change of rate or channels, with its place."""
         self._first_error: str | None = None
         self._broken = False  # since the last frame: its gap is no second error
+        self._compare_header()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with self.container:
-            yield from self._finite(rechunk(map(self._samples, self._frames()), self.block_samples))
+            yield from self._finite(rechunk(self._blocks(), self.block_samples))
         self._follow(self._ends_s)
-        if not self.num_samples:
+        if not self._elapsed_s:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
 
     def prove(self, sha256: str) -> None:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
-        self._file.prove(self.path, sha256)
+        self._opened.file.prove(self.path, sha256)
 
     def facts(self) -> dict[str, Any]:
         """What is known of the recording so far, as plain data; rate and channels are right from the first block on."""
-        about = ("sample_rate", "channels", "channel_layout", "num_samples")
-        return {name: getattr(self, name) for name in (*about, "decode_errors", "decode_error", "missing_s")}
+        return {name: getattr(self, name) for name in FACTS}
 
     def close(self) -> None:
-        self.container.close()
-        self._file.close()
+        self._opened.close()
 
     @property
     def decode_error(self) -> str | None:
         """The first error with its place in what was decoded, and how much the container's times show to be missing."""
-        if self._first_error and self.missing_s > GAP_S:
-            return f"{self._first_error}; {self.missing_s:.3f} s missing in all"
-        return self._first_error
+        missing_s = self.missing_s + self.filled_s
+        if self.breaks_off:
+            return f"{self._first_error}; what follows does not decode"
+        if not self._first_error or missing_s <= GAP_S:
+            return self._first_error
+        filled = f", {self.filled_s:.3f} s of it filled with silence" if self.filled_s else ""
+        return f"{self._first_error}; {missing_s:.3f} s missing in all{filled}"
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether sound of unknown length is missing at the end: the container breaks off, or its last packets fail."""
+        return self._broken_off or self._failed_packets > FEW_PACKETS
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self._position_s + self._count / self._rate
+
+    def _compare_header(self) -> None:
+        """Tell of a header that declares less or more sound than the file holds; of plain samples it is exact."""
+        data, context = self._opened.data, self.stream.codec_context
+        bytes_per_s = (context.bit_rate or 0) / 8
+        if data is None or data.declared is None or not bytes_per_s:
+            return
+        undeclared_s, unread_s = data.undeclared / bytes_per_s, data.unread / bytes_per_s
+        if undeclared_s > GAP_S:
+            declared_s = data.declared / bytes_per_s
+            self.decode_errors += 1
+            self._first_error = f"its header declares {declared_s:.2f} s of sound, {undeclared_s:.3f} s more follow"
+        if unread_s > GAP_S:
+            self.decode_errors += 1
+            self._first_error = f"its format ends at 4 GiB, {unread_s:.3f} s of sound beyond are not read"
+        if data.absent / bytes_per_s > GAP_S and context.name.startswith("pcm_") and bit_depth(context):
+            self._ends_s = (self._begins_s or 0.0) + data.declared / bytes_per_s
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """float32 (channels, samples) in the format of the first frame."""
+        for number, (form, frames) in enumerate(itertools.groupby(self._frames(), _format)):
+            if number == 0:  # the first frame knows better than the header
+                self.sample_rate, self.channels = self._rate, _ = form
+            else:
+                self._change(form)
+            blocks = self._samples(frames, form)
+            if form == (self.sample_rate, self.channels):
+                yield from blocks
+            else:
+                yield from resampled((remixed(block, self.channels) for block in blocks), form[0], self.sample_rate)
+
+    def _change(self, form: Format) -> None:
+        at_s = self._elapsed_s
+        if form[0] != self._rate:
+            self._position_s, self._count, self._rate = at_s, 0, form[0]
+            self._timed = False  # FFmpeg goes on to count the time of packets by the first rate
+        self.format_changes += 1
+        what = f"from {self.sample_rate} Hz x {self.channels} to {form[0]} Hz x {form[1]}"
+        self.format_change = self.format_change or f"{what} at {at_s:.2f} s"
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         packets = self.container.demux(self.stream)
@@ -95,45 +201,79 @@ class Decoder:
                 raise
             except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
                 self._note(f"{type(error).__name__}: {error.strerror}")
+                self._broken_off = True
                 return
             try:
-                yield from packet.decode()
+                frames = packet.decode()
             except MemoryError:
                 raise
             except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
                 self._note(f"{type(error).__name__}: {error.strerror}")
+                self._failed_packets += 1
+                continue
+            self._failed_packets = 0 if frames else self._failed_packets
+            for frame in frames:
+                if impossible := impossible_format(*_format(frame)):
+                    if not self._elapsed_s:
+                        raise UnreadableAudioError(f"{self.path!r}: it decodes to {impossible}")
+                    self._note(f"a frame of {impossible}")
+                elif frame.samples:
+                    yield frame
 
     def _note(self, what: str) -> None:
         self.decode_errors += 1
-        self._first_error = self._first_error or f"{what} at {self.num_samples / self.sample_rate:.2f} s"
+        self._first_error = self._first_error or f"{what} at {self._elapsed_s:.2f} s"
         self._broken = True
 
-    def _samples(self, frame: av.AudioFrame) -> np.ndarray:
-        channels = frame.layout.nb_channels
-        if (frame.sample_rate, channels) != (self.sample_rate, self.channels):
-            if not self.num_samples:  # the first frame knows better than the header
-                self.sample_rate, self.channels = frame.sample_rate, channels
+    def _samples(self, frames: Iterable[av.AudioFrame], form: Format) -> Iterator[np.ndarray]:
+        """The samples of frames of one format, and silence where it is to fill gaps."""
+        rate, channels = form
+        for frame in frames:
+            if not self._elapsed_s:
                 self.channel_layout = frame.layout.name
-            else:
-                change = f"{self.sample_rate} Hz x {self.channels} to {frame.sample_rate} Hz x {channels}"
-                at_s = self.num_samples / self.sample_rate
-                raise UnreadableAudioError(
-                    f"{self.path!r}: rate or channels change from {change} at {at_s:.2f} s", "split it there"
-                )
-        self._follow(frame.time)
-        self.num_samples += frame.samples
-        return to_float(frame)
+            self._follow(frame.time)
+            if self.decode.fill_gaps:
+                yield from self._silence(rate, channels)
+            self._count += frame.samples
+            yield to_float(frame)
 
     def _follow(self, time_s: float | None) -> None:
         """Count what is missing before `time_s` by the container's times: Ogg and PyAV drop damage without an error."""
-        if time_s is None:
+        if time_s is None or not self._timed:
             return
-        self._begins_s = time_s if self._begins_s is None else self._begins_s
-        missing_s = time_s - self._begins_s - self.num_samples / self.sample_rate
-        if missing_s > self.missing_s + GAP_S and not self._broken:
+        if self._begins_s is None or not (self._elapsed_s or self._broken or self._flac):
+            self._begins_s = self._lead_s(time_s)  # later than the stream's own time by the delay of its decoder
+        missing_s = time_s - self._begins_s - self._elapsed_s
+        grown_s = missing_s - self.missing_s
+        if not self._flac and not -JUMP_BACK_S <= grown_s <= JUMP_S:
+            self._begins_s, missing_s = self._begins_s + grown_s, self.missing_s
+            # Each link of a chained Ogg file has a clock of its own.
+            if not self._broken and self.container.format.name != "ogg":
+                self._note(f"the container's clock jumps by {grown_s:.3f} s")
+        elif grown_s > self._gap_s and not self._broken:
             self._note("sound is missing")
         self.missing_s = missing_s
         self._broken = False
+
+    def _lead_s(self, time_s: float) -> float:
+        """When the sound should begin whose first frame has this time: with its container, if gaps are to be filled."""
+        start_s = None if self.container.start_time is None else self.container.start_time / av.time_base
+        if self.decode.fill_gaps and start_s is not None and LEAD_S < time_s - start_s <= JUMP_S:
+            return start_s
+        return time_s
+
+    def _silence(self, rate: int, channels: int) -> Iterator[np.ndarray]:
+        """Silence for what is missing before the present frame."""
+        if self.missing_s <= self._gap_s:
+            return
+        left = round(self.missing_s * rate)
+        self.filled_s += left / rate
+        self.missing_s -= left / rate
+        self._count += left
+        while left:
+            count = min(left, SILENCE_SAMPLES)
+            yield np.zeros((channels, count), np.float32)
+            left -= count
 
     def _seconds(self, time: int | None) -> float | None:
         return None if time is None or self.stream.time_base is None else float(time * self.stream.time_base)
@@ -144,14 +284,28 @@ class Decoder:
         for block in blocks:
             if not np.isfinite(block).all():
                 finite = np.isfinite(block).all(axis=0)
-                first, bad = seen + int(np.argmin(finite)), int(np.sum(~finite))
-                bad += sum(int(np.sum(~np.isfinite(later).all(axis=0))) for later in blocks)
+                first, bad, total = seen + int(np.argmin(finite)), int(np.sum(~finite)), seen + block.shape[1]
+                for later in blocks:
+                    bad += int(np.sum(~np.isfinite(later).all(axis=0)))
+                    total += later.shape[1]
                 raise UnreadableAudioError(
-                    f"{self.path!r}: {bad} of {self.num_samples} samples are not finite, the first is sample {first}",
+                    f"{self.path!r}: {bad} of {total} samples are not finite, the first is sample {first}",
                     "export it again from its source",
                 )
             seen += block.shape[1]
             yield block
+
+
+def _format(frame: av.AudioFrame) -> Format:
+    return frame.sample_rate, frame.layout.nb_channels
+
+
+def remixed(block: np.ndarray, channels: int) -> np.ndarray:
+    """A block (channels, samples) with another number of channels: each is the mean of those that there were."""
+    if len(block) == channels:
+        return block
+    mean: np.ndarray = block.mean(axis=0, keepdims=True, dtype=np.float32)
+    return np.repeat(mean, channels, axis=0)
 
 
 def to_float(frame: av.AudioFrame) -> np.ndarray:

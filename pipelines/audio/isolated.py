@@ -356,14 +356,13 @@ class IsolatedDecoder:
     """
 
     def __init__(self, path: str, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> None:
-        self.path = path
-        self._decode = decode
+        self.path, self.decode = path, decode
         self._facts: dict[str, Any] = {}
         self._job = _Job("decode", path, config, decode, "closed")
 
     def __iter__(self) -> Iterator[np.ndarray]:
         while True:
-            message = self._job.answer("decoding without any new sound", "stall_s", self._decode.stall_s)
+            message = self._job.answer("decoding without any new sound", "stall_s", self.decode.stall_s)
             self._facts |= message.get("facts", {})
             if message["kind"] == "decoded":
                 return

@@ -2,76 +2,135 @@
 
 from __future__ import annotations
 
+import io
 import re
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import av
 
 from manifests.storage import StorageConfig
+from pipelines.audio.claims import claimed_duration_s
 from pipelines.audio.files import DEFAULT, open_file
 from pipelines.audio.hashing import HashingFile
+from pipelines.audio.headers import HeaderError, Readable, SoundData, corrected, find_sound
 from pipelines.errors import UnreadableAudioError
 
+MIN_RATE_HZ = 4000
+"""Below this there is no band that the filters of loudness and the models of speech could hear."""
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
+OPTIONS = {"protocol_whitelist": "none"}
+"""No protocol, so that a playlist cannot open other files."""
+PATIENT = {"analyzeduration": "600000000", "probesize": "100000000"}
+"""Microseconds and bytes that FFmpeg may read until it knows every stream, where its defaults did not suffice."""
+WITHOUT_HEADER = ("mpegts", "mpeg", "flv")
+"""Containers in which a stream is known only once its first packet has come."""
 
 
-def open_container(path: str, config: StorageConfig = DEFAULT) -> tuple[av.container.InputContainer, HashingFile]:
-    """Open any container FFmpeg reads, and the file that it reads. Close both.
+@dataclass(frozen=True)
+class Opened:
+    """A container that FFmpeg reads. Close the container, then the file."""
+
+    container: av.container.InputContainer
+    file: HashingFile
+    """What is on disk, hashed as it passes."""
+    view: Readable
+    """What FFmpeg is shown of it."""
+    size_bytes: int
+    data: SoundData | None
+    """Where the sound lies, in formats whose headers are compared with the file."""
+
+    def close(self) -> None:
+        self.container.close()
+        self.file.close()
+
+
+def open_container(path: str, config: StorageConfig = DEFAULT) -> Opened:
+    """Open any container FFmpeg reads, with a false size in its header corrected.
 
     Raises UnreadableAudioError naming the file, what is wrong and a remedy.
     """
     file = HashingFile(open_file(path, config))
-    head = file.read(8)
-    if not head:
-        file.close()
-        raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
-    file.seek(0)
     try:
-        # By bytes alone: FFmpeg guesses raw formats from some names. No protocol, so that a playlist cannot open other
-        # files.
-        options = {"protocol_whitelist": "none"}
-        return av.open(file, mode="r", metadata_errors="replace", options=options), file
-    except (av.error.FFmpegError, ValueError) as error:
+        head = file.read(8)
+        if not head:
+            raise UnreadableAudioError(f"{path!r}: the file is empty (0 bytes)", "fetch it again or leave it out")
+        try:
+            size_bytes = file.seek(0, io.SEEK_END)
+            data = find_sound(file, size_bytes)
+            view = corrected(file, data)
+            return Opened(_open(view), file, view, size_bytes, data)
+        except HeaderError as error:
+            raise UnreadableAudioError(f"{path!r}: {error}") from error
+        except (av.error.FFmpegError, ValueError) as error:
+            what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
+            raise UnreadableAudioError(f"{path!r}: {what}") from error
+    except BaseException:  # raised on
         file.close()
-        what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
-        raise UnreadableAudioError(f"{path!r}: {what}") from error
+        raise
 
 
-def audio_stream(container: av.container.InputContainer, path: str) -> av.AudioStream:
-    """The first audio stream, checked for claims that cannot be true."""
-    if not container.streams.audio:
+def _open(view: Readable) -> av.container.InputContainer:
+    """By bytes alone, since FFmpeg guesses raw formats from some names; with patience where a stream stays unknown."""
+    view.seek(0)
+    container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS)
+    contexts = [stream.codec_context for stream in container.streams.audio]
+    unknown = any(context is not None and not (context.sample_rate and context.channels) for context in contexts)
+    if unknown or (not contexts and container.format.name in WITHOUT_HEADER):
+        container.close()
+        view.seek(0)
+        container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS | PATIENT)
+    return container
+
+
+def audio_stream(container: av.container.InputContainer, path: str, number: int = 0) -> av.AudioStream:
+    """The audio stream of this number, from 0, checked for claims that cannot be true."""
+    streams = container.streams.audio
+    if not streams:
         raise UnreadableAudioError(f"{path!r}: it has no audio stream", "leave it out")
-    stream = container.streams.audio[0]
-    rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-    if not 0 < rate <= MAX_RATE_HZ or not 0 < channels <= MAX_CHANNELS:
-        what = f"its header claims {rate} Hz and {channels} channels"
-        limit = f"at most {MAX_RATE_HZ} Hz and {MAX_CHANNELS} channels are read"
-        raise UnreadableAudioError(f"{path!r}: {what}; {limit}")
+    if number >= len(streams):
+        what = f"{path!r}: it has {len(streams)} audio streams, and stream {number} was asked for"
+        raise UnreadableAudioError(what, "ingest it again")
+    stream = streams[number]
+    if stream.codec_context is None:
+        raise UnreadableAudioError(f"{path!r}: FFmpeg has no decoder for the codec of its audio stream")
+    if not stream.codec_context.sample_rate or not stream.codec_context.channels:
+        what = f"{path!r}: FFmpeg does not find the sampling rate and the channels of its audio stream"
+        raise UnreadableAudioError(what)
+    if impossible := impossible_format(stream.codec_context.sample_rate, stream.codec_context.channels):
+        raise UnreadableAudioError(f"{path!r}: its header claims {impossible}")
     return stream
+
+
+def impossible_format(sample_rate: int, channels: int) -> str | None:
+    """What is wrong with a rate or a number of channels that is not read; None where nothing is."""
+    if MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ and 0 < channels <= MAX_CHANNELS:
+        return None
+    limits = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz and at most {MAX_CHANNELS} channels are read"
+    return f"{sample_rate} Hz and {channels} channels; {limits}"
 
 
 def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
     """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError."""
-    container, file = open_container(path, config)
-    with container, closing(file):
+    opened = open_container(path, config)
+    container = opened.container
+    with container, closing(opened.file):
         stream = audio_stream(container, path)
         context = stream.codec_context
-        if stream.duration is not None and stream.time_base is not None:
-            duration_s = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            duration_s = container.duration / av.time_base
-        else:
-            duration_s = None
+        depth = bit_depth(context)
         return {
             "container": container.format.name,
             "codec": context.name,
             "sample_rate": context.sample_rate,
             "channels": context.channels,
             "channel_layout": context.layout.name,
-            "bit_depth": bit_depth(context),
-            "claimed_duration_s": duration_s,
+            "bit_depth": depth,
+            "audio_streams": len(container.streams.audio),
+            "claimed_duration_s": claimed_duration_s(
+                container, stream, opened.view, opened.size_bytes, opened.data, depth
+            ),
         }
 
 

@@ -28,6 +28,9 @@ OWN_VOICE_DB = 6.0
 MIN_ALONE_S = 0.5
 LIVE_DB = 40.0
 """A channel this far below the loudest is dead: no microphone was on it."""
+OPPOSITE_SHARE = 1 / 2
+"""Two channels are of opposite phase where their sum has less than this share of the power of their difference: of
+equally loud ones, where their correlation is below -1/3. Their mean would cancel what they have in common."""
 MAX_CORRELATION = 0.3
 """Microphones of one room and stereo mixes share their waveform within 20 ms; separate speakers share leakage only."""
 MAX_ENVELOPE_CORRELATION = 0.5
@@ -197,15 +200,18 @@ class ChannelMeter:
             self.energy += np.square(part).sum(axis=1)
 
     def finish(self, layout: str) -> dict[str, Any]:
-        """The columns channel_relation, live_channel, channel_correlation, envelope_correlation, leakage_db, tracks."""
-        row: dict[str, Any] = dict.fromkeys(("channel_correlation", "envelope_correlation", "leakage_db"))
+        """The columns of `manifests.schemas.SIGNAL` that tell how the channels relate."""
+        measures = ("channel_correlation", "phase_correlation", "envelope_correlation", "leakage_db")
+        row: dict[str, Any] = dict.fromkeys(measures)
         row |= {"channel_relation": "mono", "live_channel": int(np.argmax(self.energy)), "tracks": 1}
+        row["inverted_channels"] = []
         if self.channels == 1:
             return row
         scale = np.sqrt(self.energy[:-1] * self.energy[1:]) + 1e-20
         normalised = self.cross / scale[:, None]
         levels = np.concatenate([np.zeros((self.channels, 0), np.float32), *self.levels], axis=1)
         row["channel_correlation"] = float(np.median(np.abs(normalised).max(axis=1)))
+        row["phase_correlation"] = float(normalised[:, self.lag].min())
         row["envelope_correlation"] = float(
             np.median([_correlation(*pair) for pair in itertools.pairwise(10 ** (levels.astype(np.float64) / 20))])
         )
@@ -226,8 +232,14 @@ class ChannelMeter:
         ):
             row |= {"channel_relation": "speakers", "tracks": self.channels, "leakage_db": _leakage(levels)}
         else:
-            row["channel_relation"] = "room"
+            row |= {"channel_relation": "room", "inverted_channels": self._inverted()}
         return row
+
+    def _inverted(self) -> list[int]:
+        """Channels in opposite phase to the first one, each compared with the one before it."""
+        powers, products = self.energy[:-1] + self.energy[1:], 2 * self.cross[:, self.lag]
+        opposite = powers + products < OPPOSITE_SHARE * (powers - products)
+        return [int(channel) for channel in 1 + np.flatnonzero(np.cumsum(opposite) % 2)]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:

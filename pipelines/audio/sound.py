@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -68,7 +69,7 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
     """Channels as analysed and encoded, (channels, n) to (tracks, n), by the relation that the signal row records.
 
     Speakers stay apart; of equal channels one is taken, of one-sided ones the live one; a room, a stereo mix and
-    surround are averaged.
+    surround are averaged, after channels of opposite phase in a room were inverted: they would cancel.
     """
     relation = signal["channel_relation"]
     if relation in ("mono", "speakers"):
@@ -76,6 +77,10 @@ def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
     if relation in ("dual_mono", "one_sided"):
         live = signal["live_channel"] if relation == "one_sided" else 0
         return block[live : live + 1]
+    if signal["inverted_channels"]:
+        signs = np.ones((len(block), 1), np.float32)
+        signs[signal["inverted_channels"]] = -1
+        block = block * signs
     mean: np.ndarray = block.mean(axis=0, keepdims=True, dtype=np.float32)
     return mean
 
@@ -136,12 +141,26 @@ def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
             num_samples += block.shape[1]
         assert meter is not None
         assert relations is not None
-        errors = {"decode_errors": decoder.decode_errors, "decode_error": decoder.decode_error}
-        signal = meter.finish() | relations.finish(decoder.channel_layout) | errors
+        signal = meter.finish() | relations.finish(decoder.channel_layout) | _events(decoder)
     except BaseException:  # a spool of a long recording must not outlive a failure; raised on
         spool.close()
         raise
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
+
+
+def _events(decoder: IsolatedDecoder) -> dict[str, Any]:
+    """The columns that tell what happened while a recording was decoded.
+
+    `filled_s` is null where gaps are not to be filled, `missing_s` where it is not known.
+    """
+    return {
+        "decode_errors": decoder.decode_errors,
+        "decode_error": decoder.decode_error,
+        "missing_s": None if decoder.breaks_off else max(0.0, decoder.missing_s),
+        "filled_s": decoder.filled_s if decoder.decode.fill_gaps else None,
+        "format_changes": decoder.format_changes,
+        "format_change": decoder.format_change,
+    }
 
 
 class TrackStream:
@@ -161,7 +180,7 @@ class TrackStream:
         decode: DecodeConfig = DECODE,
     ) -> None:
         self._sample_rate, self._signal = sample_rate, dict(signal)
-        self._decoder = IsolatedDecoder(uri, config, decode)
+        self._decoder = _decoder_again(uri, signal, config, decode)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         blocks = _as_annotated(self._decoder, self._signal)
@@ -198,7 +217,7 @@ def decode_span(
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
     passed = 0
     try:
-        with closing(IsolatedDecoder(path, config, decode)) as decoder, _proven(decoder, sha256):
+        with closing(_decoder_again(path, signal, config, decode)) as decoder, _proven(decoder, sha256):
             for block in resampled(_as_annotated(decoder, signal), signal["sample_rate"], RATE):
                 held = block[:, max(0, start - passed) : max(0, stop - passed)]
                 spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
@@ -214,6 +233,13 @@ def decode_span(
 def num_samples_of(signal: dict[str, Any]) -> int:
     """Samples at 16 kHz of the recording that a signal row describes."""
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
+
+
+def _decoder_again(
+    path: str, signal: Mapping[str, Any], config: StorageConfig, decode: DecodeConfig
+) -> IsolatedDecoder:
+    """The decoder of a recording that was decoded before: gaps are filled if they were then."""
+    return IsolatedDecoder(path, config, dataclasses.replace(decode, fill_gaps=signal["filled_s"] is not None))
 
 
 def _as_annotated(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:

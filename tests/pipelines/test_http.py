@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from manifests.storage import StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from pipelines.audio.files import open_file, stat_file
 from pipelines.audio.http import is_public
-from pipelines.errors import UnreadableAudioError
+from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 
@@ -74,6 +77,15 @@ class Site:
         return None
 
 
+def redirect_raw(target: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A redirect whose `Location` is sent byte by byte as it is."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: " + target + b"\r\n\r\n")
+
+    return answer
+
+
 def redirect(target: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
@@ -109,10 +121,169 @@ def test_redirects_are_followed_but_not_for_ever_and_only_to_http(site: Site) ->
     site.pages |= {"/1": redirect("/2"), "/2": redirect(f"{site.url}/3"), "/3": b"sound", "/loop": redirect("/loop")}
     site.pages |= {"/file": redirect("file:///etc/passwd"), "/nowhere": redirect("")}
     assert open_file(f"{site.url}/1", CONFIG).read() == b"sound"
-    for path, message in (("/loop", "redirects"), ("/file", "only http"), ("/nowhere", "redirects")):
-        with pytest.raises(UnreadableAudioError) as caught:
+    for path, message in (("/loop", "in a circle"), ("/file", "only http"), ("/nowhere", "redirects to nowhere")):
+        with pytest.raises(UnreachableAudioError) as caught:
             open_file(f"{site.url}{path}", CONFIG)
         assert message in f"{caught.value} {caught.value.remedy}"
+
+
+def test_as_many_redirects_as_the_recipe_says_are_followed_and_20_without_a_word(site: Site) -> None:
+    site.pages |= {f"/{number}": redirect(f"/{number - 1}") for number in range(1, 22)} | {"/0": b"sound"}
+    assert open_file(f"{site.url}/20", CONFIG).read() == b"sound"
+    with pytest.raises(UnreachableAudioError, match="more than 20 redirects") as caught:
+        open_file(f"{site.url}/21", CONFIG)
+    assert "http_redirects" in caught.value.remedy
+    more = replace(CONFIG, http_redirects=21)
+    assert open_file(f"{site.url}/21", more).read() == b"sound"
+    with pytest.raises(ValueError, match="http_redirects"):
+        replace(CONFIG, http_redirects=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("/a.wav?title=café", "/a.wav?title=caf%C3%A9"),
+        ("/café episode.wav", "/caf%C3%A9%20episode.wav"),
+        ("/caf%C3%A9%20episode.wav", "/caf%C3%A9%20episode.wav"),
+        ("/a.wav?title=a b#part", "/a.wav?title=a%20b"),
+        ("/хор.wav", "/%D1%85%D0%BE%D1%80.wav"),
+        ("/100%.wav?x=[1]|{2}", "/100%.wav?x=[1]|{2}"),
+        ("?x=1", "/?x=1"),
+    ],
+)
+def test_urls_are_asked_for_as_browsers_do_given_or_redirected_to(site: Site, given: str, asked: str) -> None:
+    site.pages[asked] = b"sound"
+    site.pages |= {"/utf-8": redirect_raw(f"{site.url}{given}".encode()), "/relative": redirect_raw(given.encode())}
+    assert open_file(f"{site.url}{given}", CONFIG).read() == b"sound"
+    assert open_file(f"{site.url}/utf-8", CONFIG).read() == b"sound"
+    if given.startswith("/"):
+        assert open_file(f"{site.url}/relative", CONFIG).read() == b"sound"
+
+
+def test_a_redirect_whose_bytes_are_not_utf_8_is_followed_to_just_those_bytes(site: Site) -> None:
+    site.pages |= {"/a": redirect_raw(b"\\caf\xe9 1.wav"), "/caf%E9%201.wav": b"sound"}
+    assert open_file(f"{site.url}/a", CONFIG).read() == b"sound"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1/x.wav", "http://h:99999/x.wav", "http://h:-1/", "http://h:abc/x.wav", "http://h:0/x.wav"),
+        *(
+            "http://a..b/x.wav",
+            f"http://{'a' * 70}/x.wav",
+            f"http://{'a.' * 200}b/x.wav",
+            "http://℀.x/x.wav",
+            "http://",
+        ),
+        *(
+            "http:///x.wav",
+            "http://a b/x.wav",
+            "http://a\0b/x.wav",
+            "http://h/\ud800.wav",
+            "http://straße.example/x.wav",
+        ),
+        *("http://\ud800/x.wav", "http://a\x1b[31mb/x.wav", "http://[v1.x]/", "http://[1::2::3]/", "http://%zz/"),
+        "http://no-such-host.invalid/x.wav",
+    ],
+)
+def test_what_is_no_url_fails_at_once_given_or_redirected_to(site: Site, url: str) -> None:
+    site.pages["/a"] = redirect_raw(url.encode("utf-8", "surrogatepass"))
+    patient = replace(CONFIG, retry_s=60.0)
+    began = time.monotonic()
+    for name in (url, f"{site.url}/a"):
+        with pytest.raises(UnreachableAudioError) as caught:
+            open_file(name, patient)
+        assert "\x1b" not in f"{caught.value}{caught.value.remedy}"
+    assert time.monotonic() - began < 5
+
+
+def test_a_password_in_a_redirect_is_neither_used_nor_shown(site: Site) -> None:
+    port = site.server.server_port
+    site.pages |= {"/a": redirect(f"http://user:plantedsecret@127.0.0.1:{port}/b"), "/b": b"sound"}
+    site.pages["/c"] = redirect("http://user:plantedsecret@[::1/b")
+    for path in ("/a", "/c"):
+        with pytest.raises(UnreachableAudioError) as caught:
+            open_file(f"{site.url}{path}", CONFIG)
+        assert "plantedsecret" not in f"{caught.value}{caught.value.remedy}"
+    assert [path for path, _ in site.seen] == ["/a", "/c"]
+
+
+def versions(site: Site, *pages: bytes, header: str = "ETag") -> Callable[[BaseHTTPRequestHandler], None]:
+    """Mirrors behind one name: each answer is of the next page and has another value of `header`."""
+    count = itertools.count()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        number = next(count)
+        page, wanted = pages[number % len(pages)], handler.headers["Range"]
+        start, stop = (int(text) for text in wanted[6:].split("-")) if wanted else (0, len(page))
+        handler.send_response(206 if wanted else 200)
+        if wanted:
+            stop = min(stop + 1, len(page))
+            handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(page)}")
+        handler.send_header("Content-Length", str(stop - start))
+        handler.send_header(header, f"Fri, 27 Nov 2026 00:00:{number % 60:02d} GMT")
+        handler.end_headers()
+        handler.wfile.write(page[start:stop])
+
+    return answer
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_mirrors_that_name_one_file_differently_give_its_bytes_from_one_answer(site: Site, header: str) -> None:
+    data = bytes(range(251)) * 12_000
+    site.pages["/a"] = versions(site, data, header=header)
+    with open_file(f"{site.url}/a", CONFIG, 1 << 20) as file:
+        assert file.read() == data
+        file.seek(5)
+        assert file.read(10) == data[5:15]
+    assert [wanted for _, wanted in site.seen].count(None) == 1
+
+
+@pytest.mark.parametrize("change", [0, -1])
+def test_mirrors_whose_bytes_or_sizes_differ_are_told(site: Site, change: int) -> None:
+    data = bytes(range(251)) * 12_000
+    other = data[:change] if change else b"x" + data[1:]
+    site.pages["/a"] = versions(site, data, other, other)
+    with (
+        open_file(f"{site.url}/a", CONFIG, 1 << 20) as file,
+        pytest.raises(UnreachableAudioError, match="while"),
+    ):
+        file.read()
+
+
+def test_parts_that_are_larger_or_smaller_than_asked_for_are_taken_and_other_parts_are_not(site: Site) -> None:
+    data = bytes(range(251)) * 12_000
+
+    def part(shift: Callable[[int, int], tuple[int, int]]) -> Callable[[BaseHTTPRequestHandler], None]:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            if not (wanted := handler.headers["Range"]):
+                return site.send(handler, data)
+            start, stop = shift(*(int(text) for text in wanted[6:].split("-")))
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{stop}/{len(data)}")
+            handler.end_headers()
+            with contextlib.suppress(OSError):  # the client hangs up
+                handler.wfile.write(data[start : stop + 1])
+
+        return answer
+
+    def always(handler: BaseHTTPRequestHandler) -> None:
+        """The whole file as a part of itself, also where no part was asked for."""
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # the client hangs up
+            handler.wfile.write(data)
+
+    site.pages["/to-the-end"] = part(lambda start, stop: (start, len(data) - 1))
+    site.pages["/little"] = part(lambda start, stop: (start, min(start + 99_999, len(data) - 1)))
+    site.pages["/elsewhere"] = part(lambda start, stop: (start + 1 if start else 0, min(stop, len(data) - 1)))
+    site.pages["/whole"] = part(lambda start, stop: (0, len(data) - 1))
+    site.pages["/always"] = always
+    for path in ("/to-the-end", "/little", "/elsewhere", "/whole", "/always"):
+        with open_file(f"{site.url}{path}", CONFIG, 1 << 20) as file:
+            assert file.read() == data, path
 
 
 def test_private_addresses_are_refused_however_they_are_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +322,15 @@ def test_a_redirect_to_the_inside_is_refused(site: Site, monkeypatch: pytest.Mon
         ("8.8.8.8", True), ("2600::1", True), ("10.0.0.1", False), ("169.254.169.254", False), ("100.64.0.1", False),
         ("0.0.0.0", False), ("224.0.0.1", False), ("fe80::1%eth0", False), ("fd00:ec2::254", False), ("::1", False),
         ("::ffff:10.0.0.1", False), ("64:ff9b::a9fe:a9fe", False), ("2002:7f00:1::", False), ("64:ff9b::808:808", True),
+        ("168.63.129.16", False), ("192.0.0.192", False), ("100.100.100.200", False), ("192.80.8.124", False),
+        ("64:ff9b:1::a00:1", False), ("64:ff9b:1::808:808", False), ("fec0::1", False), ("::127.0.0.1", False),
+        ("::10.0.0.1", False), ("::8.8.8.8", False), ("::ffff:8.8.8.8", False), ("::ffff:0:10.0.0.1", False),
+        ("::", False), ("255.255.255.255", False), ("192.88.99.1", False), ("198.18.0.1", False), ("100::1", False),
+        ("240.0.0.1", False), ("172.31.0.1", False), ("172.32.0.1", True), ("169.254.170.2", False), ("5f00::1", False),
+        ("fd20:ce::254", False), ("fd00:42::42", False), ("2001::1", False), ("2001:db8::1", False), ("ff02::1", False),
+        ("2002:808:808::1", False), ("3fff::1", False), ("4000::1", False), ("2001:4860:4860::8888", True),
+        ("2600::5efe:10.0.0.1", False), ("2600::200:5efe:a9fe:a9fe", False), ("2600::5efe:8.8.8.8", True), ("h", False),
+        ("fe80::1%25eth0", False), ("1.1.1.1", True), ("2400:cb00::1", True), ("2a00:1450::1", True), ("", False),
     ],
 )  # fmt: skip
 def test_public_addresses_are_told_from_those_of_the_inside(address: str, public: bool) -> None:

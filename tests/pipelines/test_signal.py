@@ -15,6 +15,7 @@ from pipelines.audio.decode import Decoder
 from pipelines.audio.signal import ChannelMeter, ClipCounter, RunCounter, SignalMeter
 from pipelines.audio.sound import DecodedSound, TrackStream, decode_sound
 from pipelines.errors import UnreadableAudioError
+from pipelines.stages.vad import Vad
 
 RNG = np.random.default_rng(1)
 
@@ -249,6 +250,64 @@ def test_silent_inverted_and_very_short_channels_are_one_track(tmp_path: Path) -
         assert np.abs(sound.read()).max() > 0.4
     with sound_of(tmp_path, RNG.uniform(-0.5, 0.5, (2, 100))) as sound:
         assert sound.signal["leakage_db"] is None
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize("noise_db", [None, 30, 20, 15, 10, 5])
+@pytest.mark.parametrize(("level", "late"), [(1.0, 0), (0.5, 0), (1.0, 1), (1.0, 2)])
+def test_a_voice_in_opposite_phase_is_not_averaged_away(
+    recordings: Path, tmp_path: Path, vad: Vad, noise_db: float | None, level: float, late: int
+) -> None:
+    voice = soundfile.read(recordings / "watson/en-US_Broadband_sample1.flac")[0][: 20 * 16000]
+
+    def heard(voice: np.ndarray) -> np.ndarray:
+        noise = 0 if noise_db is None else voice.std() * 10 ** (-noise_db / 20) * RNG.standard_normal(len(voice))
+        return 0.5 * (voice + noise)
+
+    with sound_of(tmp_path, np.stack([heard(voice), -level * heard(np.roll(voice, late))])) as sound:
+        row = vad.annotate(sound, {"signal": {"status": "ok", **sound.signal}})
+        assert row["speech_share"] == pytest.approx(0.87, abs=0.06)
+        assert sound.signal["tracks"] == 1
+        assert sound.signal["channel_relation"] in ("dual_mono", "room")
+        assert sound.signal["phase_correlation"] < -0.5
+        assert np.abs(np.corrcoef(sound.read()[0], voice)[0, 1]) > 0.8
+        again = np.concatenate(list(TrackStream(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
+        np.testing.assert_array_equal(again, sound.read())
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize("kind", ["mp3", "opus"])
+def test_a_coded_voice_in_opposite_phase_is_not_averaged_away(recordings: Path, tmp_path: Path, kind: str) -> None:
+    voice = soundfile.read(recordings / "watson/en-US_Broadband_sample1.flac")[0][: 20 * 16000]
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, 0.5 * np.stack([voice, -voice], axis=1), 16000, format={"opus": "OGG"}.get(kind), **(
+        {"subtype": "OPUS"} if kind == "opus" else {}
+    ))  # fmt: skip
+    with decode_sound(str(path), "x") as sound:
+        assert sound.read().std() > 0.4 * voice.std()
+
+
+@pytest.mark.parametrize("direct", [0.0, 0.5, 1.0])
+def test_microphones_of_one_room_are_averaged_as_they_are(conversation: Path, tmp_path: Path, direct: float) -> None:
+    voice = soundfile.read(conversation)[0]
+    channels = []
+    for seed in (1, 2):
+        echo = np.random.default_rng(seed).standard_normal(4800) * np.exp(-np.arange(4800) / 1280)
+        echo /= np.sqrt(np.square(echo).sum())
+        echo[0] += direct
+        channels.append(0.2 * np.convolve(voice, echo)[: len(voice)])
+    with sound_of(tmp_path, np.stack(channels)) as sound:
+        assert (sound.signal["channel_relation"], sound.signal["inverted_channels"]) == ("room", [])
+        np.testing.assert_allclose(sound.read()[0], np.mean(channels, axis=0), atol=1e-6)
+
+
+def test_of_many_microphones_the_inverted_ones_are_found(conversation: Path, tmp_path: Path) -> None:
+    voice = soundfile.read(conversation)[0]
+    signs = (1, -1, -1, 1)
+    noisy = [0.5 * sign * (voice + 0.5 * voice.std() * RNG.standard_normal(len(voice))) for sign in signs]
+    with sound_of(tmp_path, np.stack(noisy)) as sound:
+        assert (sound.signal["channel_relation"], sound.signal["inverted_channels"]) == ("room", [1, 2])
+        assert np.corrcoef(sound.read()[0], voice)[0, 1] > 0.95
 
 
 def turns_of_two(first: np.ndarray, second: np.ndarray, overlap: float, seconds: int = 60) -> np.ndarray:
