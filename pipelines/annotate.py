@@ -21,7 +21,7 @@ from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DECODE, DecodeConfig
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
@@ -222,8 +222,8 @@ def _decode(
 ) -> DecodedSound:
     """Decode under one of its names, as an attempt allows."""
     attempt.at(recording["recording_id"])
-    recording_id, size_bytes = recording["recording_id"], recording["size_bytes"]
-    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config, decode))
+    recording_id, size_bytes, sha256 = (recording[name] for name in ("recording_id", "size_bytes", "sha256"))
+    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config, sha256, decode))
 
 
 def first_readable(recording: Mapping[str, Any], decode: Callable[[str], DecodedSound]) -> DecodedSound:

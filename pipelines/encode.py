@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,8 +25,8 @@ from manifests.lake import Lake
 from manifests.shards import ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DECODE, DecodeConfig
-from pipelines.audio.sound import present, stream_tracks
+from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.sound import TrackStream, present
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import failed_row, to_failure
 from pipelines.recipe import EncodeConfig
@@ -206,11 +207,11 @@ class ShardEncoder:
         try:
             attempt.at(recording["recording_id"])
             uri = present(recording, config)
-            blocks = stream_tracks(uri, self.encoder.sample_rate, dict(recording), config, self.decode)
-            for window, sound in zip(windows, self._windows_of(blocks, windows), strict=True):
-                (features,) = self.encoder.encode([sound])
-                writer.add(window, recording, features, 1 / self.encoder.frame_rate)
-                made += 1
+            with closing(TrackStream(uri, self.encoder.sample_rate, recording, config, self.decode)) as stream:
+                for window, sound in zip(windows, self._windows_of(iter(stream), windows), strict=True):
+                    (features,) = self.encoder.encode([sound])
+                    writer.add(window, recording, features, 1 / self.encoder.frame_rate)
+                    made += 1
         except (SpeechmillError, ValueError) as error:  # told in the row of every window that was not made
             return made, error
         return made, None

@@ -31,6 +31,24 @@ class ChangedAudioError(UnreadableAudioError):
     remedy = "put the original file back, or ingest again: the new bytes become a recording of their own"
 
 
+class DecodeLimitError(UnreadableAudioError):
+    """A recording that costs more time, memory or length than the table [decode] of the recipe allows."""
+
+
+class DecoderDiedError(UnreadableAudioError):
+    """A recording at which the process that decodes crashed or was killed, and again in a fresh process."""
+
+    remedy = "convert it with ffmpeg, or leave it out; if memory ran out, use fewer workers or lower decode.memory_gb"
+
+
+class OutOfMemoryError(OSError, MemoryError):
+    """The machine lacks the memory or the processes to decode at all: no recording's fault, so the run stops."""
+
+    def __init__(self, message: str, remedy: str = "give the machine more memory, or use fewer workers") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
 class MissingExtraError(SpeechmillError):
     """An optional package is not installed; the remedy is the pip command that brings it."""
 

@@ -26,8 +26,9 @@ from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import StorageConfig, StorageError
 from manifests.tables import joined, write_parquet_bytes
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
-from pipelines.audio.probe import probe
+from pipelines.audio.isolated import Probing
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 from pipelines.recipe import IngestConfig
 from pipelines.sources import Entry, entries, hinted_language
@@ -64,6 +65,7 @@ def ingest(
     inputs: Iterable[str],
     config: IngestConfig,
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    decode: DecodeConfig = DECODE,
 ) -> Ingested:
     """Add what `inputs` name to the lake. Again, it adds only what is new; a killed ingest is finished by the next.
 
@@ -78,13 +80,13 @@ def ingest(
         connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
         number = _load_known(connection, lake)
         _load_seen(seen, lake)
-        _meet(connection, seen, lake, entries(inputs, lake.config), result, progress)
+        _meet(connection, seen, lake, entries(inputs, lake.config), result, progress, decode)
         _add_names(connection, lake, result)
         _write_new(connection, lake, config, result, number)
     return result
 
 
-def look(entry: Entry, config: StorageConfig = DEFAULT) -> dict[str, Any]:
+def look(entry: Entry, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> dict[str, Any]:
     """One name as a row of MET: hashed and probed; what cannot be read becomes a failed row with a remedy."""
     # Surrogates stand for bytes of a file name that are not UTF-8; Parquet holds text only.
     uri = secretless(entry.uri).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -99,9 +101,9 @@ def look(entry: Entry, config: StorageConfig = DEFAULT) -> dict[str, Any]:
         if uri != entry.uri:
             raise UnreadableAudioError(f"{uri!r}: its name is not UTF-8", "rename the file")
         stat = entry.stat or stat_file(uri, config)
-        with open_file(uri, config) as file:
+        with open_file(uri, config) as file, Probing(uri, config, decode) as probing:  # it works while this one hashes
             row |= _hash(file, uri) | {"mtime_ns": stat.mtime_ns}
-        row |= probe(uri, config)
+            row |= probing.result()
     except SpeechmillError as error:
         row |= {"status": "failed", "error_type": type(error).__name__, "error": str(error), "remedy": error.remedy}
     return row
@@ -146,6 +148,7 @@ def _meet(
     found: Iterable[Entry],
     result: Ingested,
     progress: Callable[[dict[str, Any]], None],
+    decode: DecodeConfig,
 ) -> None:
     """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
     connection.register("met_schema", MET.empty_table())
@@ -168,7 +171,7 @@ def _meet(
     for entry in found:
         row = _recall(seen, entry, lake.config)
         if row is None:
-            row = look(entry, lake.config)
+            row = look(entry, lake.config, decode)
             fresh.append(row)
         part.append(row)
         result.met += 1

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,22 +90,24 @@ def read_span(
     """
     import numpy as np
 
-    from pipelines.audio.decode import DecodeConfig, Decoder
+    from pipelines.audio.config import DecodeConfig
+    from pipelines.audio.isolated import IsolatedDecoder
     from pipelines.audio.sound import present
 
     if end_s is not None and end_s <= start_s:
         raise SpeechmillError(f"nothing lies between {start_s:g} s and {end_s:g} s", "END must come after START")
     if end_s is not None and end_s - start_s > LONGEST_S:
         raise SpeechmillError(f"{end_s - start_s:g} s are too much at once", f"take {LONGEST_S:g} s at most")
-    decoder = Decoder(present(recording, config), config=config, decode=DecodeConfig(fill_gaps=filled))
     blocks, position = [], 0
-    for block in decoder:
-        rate = decoder.sample_rate
-        first, last = round(start_s * rate), round((start_s + LONGEST_S if end_s is None else end_s) * rate)
-        blocks.append(block[:, max(0, first - position) : max(0, last - position)])
-        position += block.shape[1]
-        if position >= last:
-            break
+    decode = DecodeConfig(fill_gaps=filled)
+    with closing(IsolatedDecoder(present(recording, config), config, decode)) as decoder:
+        for block in decoder:
+            rate = decoder.sample_rate
+            first, last = round(start_s * rate), round((start_s + LONGEST_S if end_s is None else end_s) * rate)
+            blocks.append(block[:, max(0, first - position) : max(0, last - position)])
+            position += block.shape[1]
+            if position >= last:
+                break
     samples = np.concatenate(blocks, axis=1)
     if not samples.shape[1]:
         raise SpeechmillError(f"it ends at {position / rate:.2f} s, before {start_s:g} s", "take an earlier START")

@@ -16,7 +16,7 @@ from manifests.lake import Lake
 from manifests.storage import Storage
 from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
 from pipelines.attempts import Attempt, Attempts
-from pipelines.audio.decode import DECODE, DecodeConfig
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.failures import failed_row, to_failure
 from pipelines.stages.base import Row, Span, Stage
@@ -81,8 +81,7 @@ class PieceWorker:
         decode: DecodeConfig = DECODE,
     ) -> None:
         assert stage.piecewise
-        self.decode = decode
-        self.lake, self.stage, self.marks = lake, stage, marks
+        self.lake, self.stage, self.marks, self.decode = lake, stage, marks, decode
         self.attempts = attempts or Attempts(lake.storage)
 
     def hear(self, piece: Piece, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
@@ -137,8 +136,8 @@ class PieceWorker:
             attempt.at(f"{recording.recording_id}-{todo[0]}")
 
             def decode(uri: str) -> DecodedSound:
-                size_bytes = recording.row["size_bytes"]
-                return decode_span(uri, size_bytes, signal, start, stop, self.lake.config, self.decode)
+                size_bytes, sha256, config = recording.row["size_bytes"], recording.row["sha256"], self.lake.config
+                return decode_span(uri, size_bytes, signal, start, stop, config, sha256, self.decode)
 
             with first_readable(recording.row, decode) as sound:
                 for number in todo:

@@ -13,7 +13,7 @@ from typing import Any
 
 import encoders
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import DecodeConfig
+from pipelines.audio.config import DecodeConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
 

@@ -21,6 +21,7 @@ from manifests.select import RuleError, Selection, select
 from manifests.shards import fields
 from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
+from pipelines.audio.isolated import warm
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
@@ -55,7 +56,7 @@ class Run:
                     step.failed += 1
                     step.fail(to_failure(row, "ingest"))
 
-            return ingest(self.lake, inputs, self.recipe.ingest, met)
+            return ingest(self.lake, inputs, self.recipe.ingest, met, self.recipe.decode)
 
     def annotate(self) -> Iterator[Step]:
         """Annotate every pending batch, then what is left of those with long recordings; yields each step that was.
@@ -185,6 +186,7 @@ class Uncommitted:
 
 
 def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -> Callable[[Piece], Done]:
+    warm()  # it starts while the models are loaded
     stages = recipe.make_stages()
     (stage,) = [stage for stage in stages if stage.name == name]
     stage.setup()
@@ -195,6 +197,7 @@ def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -
 
 def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:
     """A worker of the group `number`; it adds to what the groups before it did."""
+    warm()
     groups = grouped(recipe.make_stages())
     earlier = [stage for group in groups[:number] for stage in group]
     piece_s, attempts = 3600 * recipe.piece_hours, Attempts(lake.storage, run)
@@ -210,6 +213,7 @@ def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) ->
 
 
 def _encoder(lake: Lake, recipe: Recipe, run: str, beats: str, selection: Selection) -> Callable[[Shard], Done]:
+    warm()
     signal, attempts = selection.stages["signal"], Attempts(lake.storage, run)
     encoder = ShardEncoder(lake, recipe.name, selection.name, signal, recipe.encode, attempts, recipe.decode)
     return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import av
@@ -13,7 +14,7 @@ import numpy as np
 from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.sound import present, stream_tracks
+from pipelines.audio.sound import TrackStream, present
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
@@ -56,11 +57,12 @@ def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig
     first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
     held: list[np.ndarray] = []
     position = 0
-    for block in stream_tracks(uri, RATE, dict(row), config):
-        held.append(block[:, max(0, first - position) : max(0, last - position)])
-        position += block.shape[1]
-        if position >= last:
-            break
+    with closing(TrackStream(uri, RATE, row, config)) as stream:
+        for block in stream:
+            held.append(block[:, max(0, first - position) : max(0, last - position)])
+            position += block.shape[1]
+            if position >= last:
+                break
     sound = np.concatenate(held, axis=1)
     if not sound.shape[1]:
         raise UnreadableAudioError(f"{uri!r}: ends before {start_s:.1f} s", "ingest and annotate it again")

@@ -10,7 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import Decoder
+from pipelines.audio.resample import resampled
 
 RECORDINGS = Path(os.environ.get("SPEECHMILL_TEST_AUDIO", Path(__file__).resolve().parents[2] / "shared" / "audio"))
 """Folder of the real test recordings; it may be missing."""

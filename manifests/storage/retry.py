@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from manifests.storage import StorageError
@@ -50,6 +50,14 @@ def retries() -> Counter[str]:
         return _causes.copy()
 
 
+def count(causes: Mapping[str, int]) -> None:
+    """Count tries, by cause, that a process made on behalf of this one."""
+    with _lock:
+        if not _causes:  # not atexit, which worker processes skip
+            multiprocessing.util.Finalize(None, _tell, exitpriority=10)
+        _causes.update(causes)
+
+
 def _tell() -> None:
     counted = retries()
     told = ", ".join(f"{number} {cause}" for cause, number in counted.most_common())
@@ -77,10 +85,8 @@ def persist(attempt: Callable[[int], Result], what: str, limit_s: float) -> Resu
                 told = f"{what}: {error.cause}, {number + 1} times in {failing_s:.0f} s"
                 remedy = "check the server and the network; the same command goes on from what is done"
                 raise PersistentError(told, remedy) from error
+            count({error.cause: 1})
             with _lock:
-                if not _causes:  # not atexit, which worker processes skip
-                    multiprocessing.util.Finalize(None, _tell, exitpriority=10)
-                _causes[error.cause] += 1
                 if error.busy:
                     _resume_at = max(_resume_at, time.monotonic() + pause)
                 now = time.monotonic()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
-import soxr
 
 from manifests.storage import StorageConfig
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.probe import audio_stream, bit_depth, impossible_format, open_container
+from pipelines.audio.resample import rechunk, resampled
 from pipelines.errors import UnreadableAudioError
 
 # Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
@@ -37,25 +38,13 @@ SILENCE_SAMPLES = 1 << 16
 """Silence is put in by blocks of at most this many samples, so that memory stays bounded."""
 
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+FACTS = (
+    "sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "filled_s", "breaks_off",
+    "format_changes", "format_change",
+)  # fmt: skip
+"""Names of what `Decoder.facts` tells."""
 Format = tuple[int, int]
 """Sampling rate in Hz and number of channels."""
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """How recordings are decoded: the table [decode] of a recipe."""
-
-    fill_gaps: bool = False
-    """Whether sound that the container's times show to be missing is replaced by silence, so that the tracks of a
-    meeting, whose senders send nothing while they are silent, stay aligned."""
-
-    def changes(self) -> dict[str, bool]:
-        """The settings that make other samples than the defaults do, for fingerprints."""
-        return {"fill_gaps": True} if self.fill_gaps else {}
-
-
-DECODE = DecodeConfig()
-"""The defaults."""
 
 
 class Decoder:
@@ -135,6 +124,10 @@ class Decoder:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
         self._opened.file.prove(self.path, sha256)
 
+    def facts(self) -> dict[str, Any]:
+        """What is known of the recording so far, as plain data; rate and channels are right from the first block on."""
+        return {name: getattr(self, name) for name in FACTS}
+
     def close(self) -> None:
         self._opened.close()
 
@@ -204,12 +197,16 @@ class Decoder:
                 packet = next(packets)
             except StopIteration:
                 return
+            except MemoryError:  # no damage of the file
+                raise
             except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
                 self._note(f"{type(error).__name__}: {error.strerror}")
                 self._broken_off = True
                 return
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
                 self._note(f"{type(error).__name__}: {error.strerror}")
                 self._failed_packets += 1
@@ -329,45 +326,3 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
         samples -= np.float32(128)
     samples /= np.float32(scale)
     return samples
-
-
-def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks of `block_samples`, the last one shorter."""
-    held: list[np.ndarray] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += block.shape[1]
-        if count >= block_samples:
-            joined = np.concatenate(held, axis=1)
-            whole = count - count % block_samples
-            for start in range(0, whole, block_samples):
-                yield joined[:, start : start + block_samples]
-            held, count = [joined[:, whole:]], count - whole
-    if count:
-        yield np.concatenate(held, axis=1)
-
-
-def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
-    """Blocks at another rate (soxr, HQ), in all round(n * rate_out / rate_in) samples.
-
-    The blocks are cut to one fixed size first, so that the result never depends on how they came.
-    """
-    if rate_in == rate_out:
-        yield from blocks
-        return
-    stream: soxr.ResampleStream | None = None
-    taken = given = channels = 0
-    for block in rechunk(blocks, 1 << 16):
-        channels = block.shape[0]
-        stream = stream or soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
-        taken += block.shape[1]
-        out = stream.resample_chunk(np.ascontiguousarray(block.T))
-        given += len(out)
-        yield out.T
-    if stream is not None:
-        rest = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-        wanted = round(taken * rate_out / rate_in) - given
-        if len(rest) < wanted:  # soxr rounds the length on its own
-            rest = np.concatenate([rest, np.zeros((wanted - len(rest), rest.shape[1]), np.float32)])
-        yield rest[: max(0, wanted)].T

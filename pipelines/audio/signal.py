@@ -6,7 +6,6 @@ import hashlib
 import itertools
 from typing import Any
 
-import av
 import numpy as np
 import pyloudnorm
 import scipy.signal
@@ -155,6 +154,8 @@ def channel_weights(channels: int, layout: str) -> np.ndarray:
     """
     if channels < NAMED_CHANNELS or not layout:
         return np.ones(channels)
+    import av  # a table of names is all that is asked of it here
+
     names = [channel.name for channel in av.AudioLayout(layout).channels]
     surrounds = {"SL", "SR"} if "SL" in names else {"BL", "BR"}
     return np.array([0.0 if name.startswith("LFE") else 1.41 if name in surrounds else 1.0 for name in names])

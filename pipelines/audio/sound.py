@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from manifests.storage import StorageConfig
-from pipelines.audio.decode import DECODE, DecodeConfig, Decoder, resampled
+from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, stat_file
+from pipelines.audio.isolated import IsolatedDecoder
+from pipelines.audio.resample import resampled
 from pipelines.audio.signal import ChannelMeter, SignalMeter
-from pipelines.errors import SpeechmillError, UnreadableAudioError
+from pipelines.errors import (
+    DecodeLimitError,
+    DecoderDiedError,
+    SpeechmillError,
+    UnreachableAudioError,
+    UnreadableAudioError,
+)
 
 RATE = 16000
 MEMORY_BYTES = 128 << 20
@@ -81,14 +90,35 @@ def decode_sound(
     recording_id: str,
     size_bytes: int | None = None,
     config: StorageConfig = DEFAULT,
+    sha256: str | None = None,
     decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
     """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
 
-    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested.
+    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested, and
+    ChangedAudioError where `sha256` is given and its bytes have another one.
     """
     check_size(path, size_bytes, config)
-    decoder = Decoder(path, config=config, decode=decode)
+    with closing(IsolatedDecoder(path, config, decode)) as decoder, _proven(decoder, sha256):
+        return _decoded(decoder, recording_id)
+
+
+@contextmanager
+def _proven(decoder: IsolatedDecoder, sha256: str | None) -> Iterator[None]:
+    """Prove the bytes after what is done with them, also where they do not decode: others may be the reason."""
+    try:
+        yield
+    except (DecodeLimitError, DecoderDiedError):  # nothing is left that could be asked
+        raise
+    except UnreadableAudioError as error:
+        if sha256 is not None and not isinstance(error, UnreachableAudioError):
+            decoder.prove(sha256)
+        raise
+    if sha256 is not None:
+        decoder.prove(sha256)
+
+
+def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
     meter: SignalMeter | None = None
 
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -115,12 +145,10 @@ def decode_sound(
     except BaseException:  # a spool of a long recording must not outlive a failure; raised on
         spool.close()
         raise
-    finally:
-        decoder.close()
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
 
 
-def _events(decoder: Decoder) -> dict[str, Any]:
+def _events(decoder: IsolatedDecoder) -> dict[str, Any]:
     """The columns that tell what happened while a recording was decoded.
 
     `filled_s` is null where gaps are not to be filled, `missing_s` where it is not known.
@@ -135,16 +163,40 @@ def _events(decoder: Decoder) -> dict[str, Any]:
     }
 
 
-def stream_tracks(
-    path: str,
-    sample_rate: int,
-    signal: dict[str, Any],
-    config: StorageConfig = DEFAULT,
-    decode: DecodeConfig = DECODE,
-) -> Iterator[np.ndarray]:
-    """Decode again, for an encoder: float32 (tracks, n) blocks at its rate, from the first sample on."""
-    decoder, blocks = _again(path, signal, config, decode)
-    yield from resampled((tracks_of(block, signal) for block in blocks), decoder.sample_rate, sample_rate)
+class TrackStream:
+    """A recording decoded again, for an encoder. Iterate it once, prove it, and close it.
+
+    Yields float32 (tracks, n) blocks at `sample_rate`, from the recording's first sample on. `signal` is the signal row
+    of the recording, which tells how its channels become tracks. Raises UnreadableAudioError where the sound does not
+    decode or no longer has the rate and channels of the row.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        sample_rate: int,
+        signal: Mapping[str, Any],
+        config: StorageConfig = DEFAULT,
+        decode: DecodeConfig = DECODE,
+    ) -> None:
+        self._sample_rate, self._signal = sample_rate, dict(signal)
+        self._decoder = _decoder_again(uri, signal, config, decode)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        blocks = _as_annotated(self._decoder, self._signal)
+        tracks = (tracks_of(block, self._signal) for block in blocks)
+        yield from resampled(tracks, self._signal["sample_rate"], self._sample_rate)
+
+    def prove(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of the file have this hex digest; ends the iteration.
+
+        May be called after any block: what decoding has not read of the file is read then.
+        """
+        self._decoder.prove(sha256)
+
+    def close(self) -> None:
+        """End the decoding, at any time."""
+        self._decoder.close()
 
 
 def decode_span(
@@ -154,24 +206,28 @@ def decode_span(
     start: int,
     stop: int,
     config: StorageConfig = DEFAULT,
+    sha256: str | None = None,
     decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
-    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there."""
+    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there.
+
+    Raises as `decode_sound`.
+    """
     check_size(path, size_bytes, config)
-    decoder, blocks = _again(path, signal, config, decode)
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
     passed = 0
     try:
-        for block in resampled(blocks, decoder.sample_rate, RATE):
-            held = block[:, max(0, start - passed) : max(0, stop - passed)]
-            spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
-            passed += block.shape[1]
-            if passed >= stop:
-                break
-    except BaseException:  # as above
+        with closing(_decoder_again(path, signal, config, decode)) as decoder, _proven(decoder, sha256):
+            for block in resampled(_as_annotated(decoder, signal), signal["sample_rate"], RATE):
+                held = block[:, max(0, start - passed) : max(0, stop - passed)]
+                spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
+                passed += block.shape[1]
+                if passed >= stop:
+                    break
+    except BaseException:  # a spool of a long recording must not outlive a failure; raised on
         spool.close()
         raise
-    return DecodedSound(signal["recording_id"], spool, decoder.channels, num_samples_of(signal), signal, start)
+    return DecodedSound(signal["recording_id"], spool, signal["channels"], num_samples_of(signal), signal, start)
 
 
 def num_samples_of(signal: dict[str, Any]) -> int:
@@ -179,17 +235,20 @@ def num_samples_of(signal: dict[str, Any]) -> int:
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
 
 
-def _again(
-    path: str, signal: dict[str, Any], config: StorageConfig, decode: DecodeConfig
-) -> tuple[Decoder, Iterator[np.ndarray]]:
-    """The decoder and the blocks of a recording that was decoded before: gaps are filled if they were then."""
-    decode = dataclasses.replace(decode, fill_gaps=signal["filled_s"] is not None)
-    decoder = Decoder(path, config=config, decode=decode)
-    blocks = iter(decoder)
-    first = next(blocks)
-    if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
-        raise UnreadableAudioError(f"{path!r}: changed since it was annotated", "ingest and annotate it again")
-    return decoder, _chain(first, blocks)
+def _decoder_again(
+    path: str, signal: Mapping[str, Any], config: StorageConfig, decode: DecodeConfig
+) -> IsolatedDecoder:
+    """The decoder of a recording that was decoded before: gaps are filled if they were then."""
+    return IsolatedDecoder(path, config, dataclasses.replace(decode, fill_gaps=signal["filled_s"] is not None))
+
+
+def _as_annotated(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The blocks of a decoder. Raises UnreadableAudioError where rate or channels are not those of the signal row."""
+    for block in decoder:
+        if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
+            what = f"{decoder.path!r}: changed since it was annotated"
+            raise UnreadableAudioError(what, "ingest and annotate it again")
+        yield block
 
 
 def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:

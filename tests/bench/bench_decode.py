@@ -23,7 +23,8 @@ import numpy as np
 import soundfile
 from sounds import packaged_conversation
 
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import Decoder
+from pipelines.audio.resample import resampled
 from pipelines.audio.signal import SignalMeter
 
 FORMATS = {

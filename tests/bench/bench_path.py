@@ -21,7 +21,8 @@ from sounds import RECORDINGS, ArraySound
 import encoders
 from manifests.lake import Lake
 from pipelines import recipe
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import Decoder
+from pipelines.audio.resample import resampled
 from pipelines.audio.sound import decode_sound
 from pipelines.run import Run
 from pipelines.watch import Watch

@@ -12,8 +12,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.audio.decode import Decoder, rechunk, resampled
+from pipelines.audio.decode import Decoder
 from pipelines.audio.probe import probe
+from pipelines.audio.resample import rechunk, resampled
 from pipelines.errors import UnreadableAudioError
 
 RNG = np.random.default_rng(0)

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 from sounds import write_coded
 
-from pipelines.audio.decode import DECODE, DecodeConfig, Decoder
+from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.decode import Decoder
 from pipelines.audio.probe import probe
-from pipelines.audio.sound import decode_sound, stream_tracks
+from pipelines.audio.sound import TrackStream, decode_sound
 from pipelines.errors import UnreadableAudioError
 
 FILL = DecodeConfig(fill_gaps=True)
@@ -102,7 +103,7 @@ def test_what_is_encoded_is_filled_as_it_was_when_it_was_annotated(tmp_path: Pat
     write_coded(path, speech, 16000, "flac", left_out=GAPS)
     for decode in (DecodeConfig(), FILL):
         with decode_sound(str(path), "x", decode=decode) as sound:
-            again = np.concatenate(list(stream_tracks(str(path), 16000, sound.signal)), axis=1)
+            again = np.concatenate(list(TrackStream(str(path), 16000, sound.signal)), axis=1)
             np.testing.assert_array_equal(again, sound.read())
 
 

@@ -12,7 +12,8 @@ import encoders
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
-from pipelines.audio.decode import Decoder, resampled
+from pipelines.audio.decode import Decoder
+from pipelines.audio.resample import resampled
 from pipelines.encode import Plan, ShardEncoder
 from pipelines.errors import RecipeError
 from pipelines.ingest import ingest

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipelines.audio import signal
 from pipelines.audio.decode import Decoder
 from pipelines.audio.signal import ChannelMeter, ClipCounter, RunCounter, SignalMeter
-from pipelines.audio.sound import DecodedSound, decode_sound, stream_tracks
+from pipelines.audio.sound import DecodedSound, TrackStream, decode_sound
 from pipelines.errors import UnreadableAudioError
 from pipelines.stages.vad import Vad
 
@@ -230,7 +230,7 @@ def test_ranges_read_back_are_the_whole_and_spooling_changes_nothing(
 def test_the_encoder_hears_the_same_tracks(tmp_path: Path) -> None:
     samples = RNG.uniform(-0.5, 0.5, (2, 50000)).astype(np.float32)
     with sound_of(tmp_path, samples) as sound:
-        again = np.concatenate(list(stream_tracks(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
+        again = np.concatenate(list(TrackStream(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
         np.testing.assert_array_equal(again, sound.read())
 
 
@@ -271,7 +271,7 @@ def test_a_voice_in_opposite_phase_is_not_averaged_away(
         assert sound.signal["channel_relation"] in ("dual_mono", "room")
         assert sound.signal["phase_correlation"] < -0.5
         assert np.abs(np.corrcoef(sound.read()[0], voice)[0, 1]) > 0.8
-        again = np.concatenate(list(stream_tracks(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
+        again = np.concatenate(list(TrackStream(str(tmp_path / "x.wav"), 16000, sound.signal)), axis=1)
         np.testing.assert_array_equal(again, sound.read())
 
 

@@ -1,0 +1,50 @@
+"""Streams of blocks, float32 (channels, samples): cut to one size, or at another rate. Knows nothing of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soxr
+
+
+def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `block_samples`, the last one shorter."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += block.shape[1]
+        if count >= block_samples:
+            joined = np.concatenate(held, axis=1)
+            whole = count - count % block_samples
+            for start in range(0, whole, block_samples):
+                yield joined[:, start : start + block_samples]
+            held, count = [joined[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(held, axis=1)
+
+
+def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
+    """Blocks at another rate (soxr, HQ), in all round(n * rate_out / rate_in) samples.
+
+    The blocks are cut to one fixed size first, so that the result never depends on how they came.
+    """
+    if rate_in == rate_out:
+        yield from blocks
+        return
+    stream: soxr.ResampleStream | None = None
+    taken = given = channels = 0
+    for block in rechunk(blocks, 1 << 16):
+        channels = block.shape[0]
+        stream = stream or soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
+        taken += block.shape[1]
+        out = stream.resample_chunk(np.ascontiguousarray(block.T))
+        given += len(out)
+        yield out.T
+    if stream is not None:
+        rest = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+        wanted = round(taken * rate_out / rate_in) - given
+        if len(rest) < wanted:  # soxr rounds the length on its own
+            rest = np.concatenate([rest, np.zeros((wanted - len(rest), rest.shape[1]), np.float32)])
+        yield rest[: max(0, wanted)].T
