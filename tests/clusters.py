@@ -73,11 +73,17 @@ class TwoNodes:
     """
 
     def __init__(
-        self, *gpus: int, head: str = "", other: str = "", dashboard: bool = False, env: dict[str, str] | None = None
+        self,
+        *gpus: int,
+        head: str = "",
+        other: str = "",
+        dashboard: bool = False,
+        token: bool = True,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.gpus = gpus or (0, 0)
         self.commands = (head or readme("ray start --head"), other or readme("ray start --address"))
-        self.dashboard = dashboard
+        self.dashboard, self.token = dashboard, token
         self.folder = tempfile.mkdtemp(prefix="ray")
         self.names = [f"mill{os.getpid()}{side}" for side in "ab"]
         self.ip = "10.77.0.1"
@@ -91,7 +97,8 @@ class TwoNodes:
         for home, name in zip(self.homes, self.names, strict=True):
             home.mkdir()
             _sh(f"ip netns add {name}")
-        self.bring_token()
+        if self.token:
+            self.bring_token()
         _sh(f"ip -n {first} link add mill type veth peer name mill netns {second}")
         for number, name in enumerate(self.names, 1):
             _sh(f"ip -n {name} addr add 10.77.0.{number}/24 dev mill")
