@@ -186,7 +186,9 @@ def _connected(address: str | None) -> Any:
         else:
             with _authentication(address):
                 ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
+    except SpeechmillError:
+        raise
+    except Exception as error:  # Ray raises this very class where its processes do not start in time
         remedy = (
             "give --ray-address as HOST:PORT of the head node, port 6379 by default, and look at `ray status` there"
         )
