@@ -189,9 +189,9 @@ def _connected(address: str | None) -> Any:
     except SpeechmillError:
         raise
     except Exception as error:  # Ray raises this very class where its processes do not start in time
-        remedy = (
-            "give --ray-address as HOST:PORT of the head node, port 6379 by default, and look at `ray status` there"
-        )
+        remedy = "give --ray-address as HOST:PORT of the head node, port 6379 by default; there, try `ray status`"
+        if address == "local":
+            remedy = "look into /tmp/ray/session_latest/logs; where the machine is busy or short of memory, try again"
         raise SpeechmillError(f"no Ray at {address}: {error}", remedy) from error
     return ray
 
