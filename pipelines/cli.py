@@ -192,6 +192,9 @@ def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
         f"ingest: {found.met} names: {found.new} new, {found.renamed} new names of known bytes, "
         f"{found.known} known; {found.failed} unreadable"
     )
+    if found.left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(found.left_out.items())[:8])
+        text += f"; left out {sum(found.left_out.values()):,}: {reasons}"
     output.show("ingest", dataclasses.asdict(found), text)
 
 

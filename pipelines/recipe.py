@@ -33,6 +33,29 @@ class IngestConfig:
     """Collection the recordings come from."""
     licence: str | None = None
     """Licence of the recordings."""
+    max_line_mb: float = 8.0
+    """Longest line of a list or manifest, in 10^6 bytes; a longer one becomes a failed row, and the next are read."""
+    max_manifest_gb: float = 16.0
+    """Longest list or manifest, unpacked, in 10^9 bytes; a longer one is read up to there, and the command fails."""
+    max_hint_mb: float = 1.0
+    """Longest line of a manifest or JSON beside a recording that is kept as its hint, in 10^6 bytes."""
+    max_tar_header_mb: float = 1.0
+    """Longest extended header in a tar, in 10^6 bytes."""
+    max_tar_headers: int = 16
+    """Most extended headers before one member of a tar."""
+
+    def __post_init__(self) -> None:
+        above_0 = (
+            "batch_hours",
+            "max_line_mb",
+            "max_manifest_gb",
+            "max_hint_mb",
+            "max_tar_header_mb",
+            "max_tar_headers",
+        )
+        for name in above_0:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ingest.{name} must be above 0")
 
 
 @dataclass(frozen=True)

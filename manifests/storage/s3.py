@@ -72,7 +72,7 @@ class S3Storage:
             rows, more = self._request("ListBucket", prefix, page)
             for last, stat in rows:
                 if not (last.endswith("/") and deep) and last != folder:  # a console's folder
-                    yield last[len(self.prefix) :].lstrip("/"), stat
+                    yield last.removeprefix(f"{self.prefix}/") if self.prefix else last, stat
 
     def read(self, key: str) -> bytes:
         return self._object(key).read()

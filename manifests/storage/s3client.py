@@ -46,6 +46,10 @@ class MissingError(FileNotFoundError):
         return MissingError, (self.filename, self.strerror)
 
 
+class MissingBucketError(StorageError):
+    """No such bucket. Where it holds the lake, the run stops; where a list names it, that name alone fails."""
+
+
 class UploadGoneError(Exception):
     """The server does not know this multipart upload (any more)."""
 
@@ -147,7 +151,7 @@ def _meaning(error: Any, what: str, uri: str, number: int) -> Exception:
         cause = f"status {status}" if code.isdigit() else code
         return PassingError(cause, float(after_s) if after_s.isdigit() else 0.0, code in BUSY)
     if code == "NoSuchBucket":
-        return StorageError(told, "check the bucket's name, or make it (infra/terraform)")
+        return MissingBucketError(told, "check the bucket's name, or make it (infra/terraform)")
     if code == "NoSuchUpload":
         return UploadGoneError(told)
     if code in WRONG_REGION or status == 301:
