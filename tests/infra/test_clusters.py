@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clusters import ROOT, TwoNodes, need_namespaces
 from millings import command, digests, make_input
 from tools import INFRA, tool
 
+from pipelines.cli import cli
 from pipelines.engines import Group
 from pipelines.engines.ray import _pools
 
@@ -199,3 +201,14 @@ def test_a_login_shell_of_the_image_finds_what_ray_up_calls() -> None:
     *programs, folder = line.split("ln -s ")[1].split()
     assert [Path(program).name for program in programs] == ["ray", "speechmill"]
     assert folder.rstrip("/") in ["/usr/local/bin", "/usr/bin", "/bin"]
+
+
+def test_the_documented_commands_for_beam_hand_its_options_on() -> None:
+    blocks = (INFRA / "beam" / "README.md").read_text().split("```")[1::2]
+    lines = [shlex.split(block.replace("\\\n", " ")) for block in blocks if block.strip().startswith("speechmill run")]
+    runners = []
+    for line in lines:
+        given = cli.commands["run"].make_context("run", line[2:]).params
+        assert (given["recipe"], given["engine"]) == ("my.toml", "beam")
+        runners.append(given["beam_options"][:2])
+    assert runners == [("--runner", "DataflowRunner"), ("--runner", "FlinkRunner")]
