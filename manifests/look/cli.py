@@ -33,11 +33,12 @@ def told() -> Iterator[None]:
 
     from manifests.exchange.foreign.rows import ManifestError
     from manifests.select import RuleError
+    from manifests.sql import NotReadingError
     from manifests.views import ChoiceError
 
     try:
         yield
-    except (ChoiceError, ManifestError) as error:
+    except (ChoiceError, ManifestError, NotReadingError) as error:
         raise LookError(str(error), error.remedy) from error
     except RuleError as error:
         raise LookError(str(error), "correct the rule") from error

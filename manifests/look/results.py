@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, TextIO
 import duckdb
 
 from manifests.look import terminal
+from manifests.sql import ask, reading
 from manifests.views import ChoiceError
 
 SHOWN = 100
@@ -19,17 +20,13 @@ BATCH = 10_000
 
 
 def write(connection: duckdb.DuckDBPyConnection, sql: str, kind: str, output: str | None) -> None:
-    """Run one statement that reads and write its rows. Raises ChoiceError for any other statement."""
-    statements = connection.extract_statements(sql)
-    reading = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-    if len(statements) != 1 or statements[0].type not in reading:
-        raise ChoiceError("only one statement that reads can be asked", "write one SELECT; -o FILE keeps its result")
+    """Run one statement that reads and write its rows. Raises NotReadingError for any other statement."""
     if kind == "parquet" and output is None:
         raise ChoiceError("Parquet is not for a terminal", "add -o FILE.parquet")
     if kind == "parquet":
-        _parquet(connection.sql(sql), str(output))
+        _parquet(connection.sql(reading(connection, sql)), str(output))
         return
-    found = connection.execute(statements[0])
+    found = ask(connection, sql)
     with _text(output) as file:
         {"table": _table, "csv": _csv, "json": _json}[kind](found, file)
 

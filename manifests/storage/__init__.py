@@ -30,6 +30,20 @@ class DeniedError(StorageError, PermissionError):
     """What these credentials may not do."""
 
 
+def checked_key(key: str) -> str:
+    """`key`, if it lies below the root of every storage. StorageError for any other, so that nothing leaves a lake.
+
+    >>> checked_key("recordings/batch-000000.parquet")
+    'recordings/batch-000000.parquet'
+    """
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        remedy = "correct the name that it is made of, in the recipe or in the lake's JSON files"
+        raise StorageError(
+            f"{key!r:.200} is not a key of a lake: it is empty, absolute or has an empty part or dots", remedy
+        )
+    return key
+
+
 class Stat(NamedTuple):
     size_bytes: int
     mtime_ns: int
