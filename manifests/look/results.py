@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 import duckdb
 
 from manifests.look import terminal
+from manifests.output import one_line, to_json
 from manifests.sql import ask, reading
 from manifests.views import ChoiceError
 
@@ -58,10 +59,12 @@ def _table(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
 def _csv(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
     import csv
 
+    # Data goes into a file or a pipe as it is; only a terminal must not see what it would obey.
+    shown: Callable[[Any], Any] = (lambda value: one_line(str(_plain(value)))) if file.isatty() else _plain
     writer = csv.writer(file)
-    writer.writerow(_names(found))
+    writer.writerow(map(shown, _names(found)))
     for row in _rows(found):
-        writer.writerow([_plain(value) for value in row])
+        writer.writerow(map(shown, row))
 
 
 def _plain(value: Any) -> Any:
@@ -71,7 +74,7 @@ def _plain(value: Any) -> Any:
 def _json(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
     names, before = _names(found), "["
     for row in _rows(found):
-        text = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
+        text = to_json(dict(zip(names, row, strict=True)))
         file.write(f"{before}\n {text}")
         before = ","
     file.write("[]\n" if before == "[" else "\n]\n")
