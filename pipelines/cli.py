@@ -95,14 +95,26 @@ class Output:
 
 @contextmanager
 def begun(
-    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, **engine: Any
+    recipe: str,
+    lake: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    inputs: tuple[str, ...] = (),
+    measures: bool = False,
+    **engine: Any,
 ) -> Iterator[tuple[Any, Output]]:
-    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once."""
+    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once.
+
+    What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
+    """
+    from pipelines import extras
     from pipelines.run import Run
     from pipelines.watch import Watch
 
     chosen = _engine(**engine)
     loaded = _recipe(recipe, overrides)
+    extras.check(loaded, chosen, [lake, *inputs], measures)
     opened = _lake(lake, loaded.storage)
     opened.sweep()
     output = Output(quiet, as_json)
@@ -149,7 +161,7 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 @INPUTS
 def run(inputs: tuple[str, ...], **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, inputs=inputs, measures=True) as (work, output):
         do_ingest(work, output, inputs)
         do_annotate(work, output)
         do_select(work, output)
@@ -161,7 +173,7 @@ def run(inputs: tuple[str, ...], **settings: Any) -> None:
 @INPUTS
 def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
     """Add recordings to the lake: probe headers, hash bytes, decode nothing."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, inputs=inputs) as (work, output):
         do_ingest(work, output, inputs)
 
 
@@ -169,7 +181,7 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 @options
 def annotate(**settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, measures=True) as (work, output):
         do_annotate(work, output)
 
 

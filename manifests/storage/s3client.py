@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -64,17 +65,29 @@ def client(config: StorageConfig) -> Any:
         return _client(config, variables)
 
 
+@functools.cache
+def check_packages() -> None:
+    """StorageError where a package is missing without which S3 cannot be reached."""
+    missing = [name for name in ("boto3", "fsspec", "google_crc32c") if not _installed(name)]
+    if missing:
+        raise StorageError(f"S3 needs {', '.join(missing)}", "pip install 'speechmill[s3]'")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 @functools.lru_cache(maxsize=16)
 def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> Any:
-    """StorageError where a package or the profile is missing."""
-    try:
-        import boto3
-        import google_crc32c  # noqa: F401 (told here, before anything is sent)
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import ProfileNotFound
-    except ImportError as error:
-        raise StorageError(f"S3 needs {error.name}", "pip install 'speechmill[s3]'") from error
+    """StorageError where the profile is missing."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import ProfileNotFound
+
     settings = Config(
         # `persist` repeats requests, bodies included, which botocore does not.
         retries={"total_max_attempts": 1},
@@ -100,6 +113,8 @@ def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> An
 
 def request(config: StorageConfig, what: str, uri: str, attempt: Callable[[Any, int], Result]) -> Result:
     """`attempt(client, number)` until it works; every failure leaves as FileNotFoundError or StorageError."""
+
+    check_packages()
 
     def once(number: int) -> Result:
         with translated(what, uri, number):
