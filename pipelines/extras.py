@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator
 
+from manifests.storage.s3client import PACKAGES, installed
 from pipelines.engines import Engine
 from pipelines.errors import MissingExtraError
 from pipelines.models import MODELS
@@ -14,7 +14,6 @@ from pipelines.recipe import Recipe
 
 ENGINES = {"ray": ("ray",), "beam": ("apache_beam",)}
 """Packages of an engine, by its name, which is that of its extra."""
-S3 = ("boto3", "fsspec", "google_crc32c")
 EXTRA = re.compile(r"speechmill\[([\w,-]+)\]")
 BARE = "pip install --no-deps "
 
@@ -31,7 +30,7 @@ def check(recipe: Recipe, engine: Engine, places: Iterable[str], measures: bool)
         for package in ENGINES.get(engine.name, ())
     ]
     if any(place.lower().startswith("s3://") for place in places):
-        needs += [("s3", package, "pip install 'speechmill[s3]'") for package in S3]
+        needs += [("s3", package, "pip install 'speechmill[s3]'") for package in PACKAGES]
     if measures and not elsewhere:
         needs += _of_stages(recipe)
     missing = [(user, package, command) for user, package, command in needs if not installed(package)]
@@ -50,14 +49,6 @@ def _of_stages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             if model := MODELS.get(name):
                 for package in [model.package, *(part[0] for part in model.parts)]:
                     yield stage.name, package, model.pip
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be found; it is not imported."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of what it lies in
-        return False
 
 
 def install(commands: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from manifests.storage import DeniedError, Stat, StorageConfig, StorageError, ch
 from manifests.storage.local import DAY_S, make_scratch, private_folder, sweep_dead
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
 from manifests.storage.retry import PassingError
-from manifests.storage.s3client import MissingError, UploadGoneError, request
+from manifests.storage.s3client import MissingError, UploadGoneError, check_packages, request
 from manifests.storage.s3object import Blocks, S3Object, as_ns, payer
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class S3Storage:
     """
 
     def __init__(self, root: str, config: StorageConfig | None = None) -> None:
+        check_packages()
         parts = urlsplit(root, allow_fragments=False)
         if not parts.netloc or "@" in parts.netloc or "?" in root:
             raise ValueError(f"{root.partition('?')[0].rpartition('@')[2]}: name a lake s3://bucket/prefix and no more")

@@ -34,6 +34,8 @@ WRONG_REGION = frozenset(
     ["PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"]
 )
 
+PACKAGES = ("boto3", "fsspec", "google_crc32c")
+"""What S3 needs beyond the core: the extra `s3`."""
 CREDENTIALS = "check AWS_PROFILE or [storage] profile, the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
@@ -68,15 +70,16 @@ def client(config: StorageConfig) -> Any:
 @functools.cache
 def check_packages() -> None:
     """StorageError where a package is missing without which S3 cannot be reached."""
-    missing = [name for name in ("boto3", "fsspec", "google_crc32c") if not _installed(name)]
+    missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         raise StorageError(f"S3 needs {', '.join(missing)}", "pip install 'speechmill[s3]'")
 
 
-def _installed(name: str) -> bool:
+def installed(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
     try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of what it lies in
         return False
 
 
