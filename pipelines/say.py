@@ -9,6 +9,8 @@ from manifests.output import printable
 
 WORD = re.compile(r"\S+")
 OPTION = re.compile(r"(?P<name>-{0,2}[A-Za-z][\w.-]*)(=(?P<value>.*))?", re.DOTALL)
+SECRET = re.compile(r"(?i)passw|secret|token|credential|(?<![a-z])(key|auth|jwt|sas)(?![a-z])")
+"""What the name of an option has where its value is a secret."""
 HIDDEN = "***"
 
 
@@ -34,14 +36,6 @@ def public_command(words: Iterable[str]) -> Iterator[str]:
             yield HIDDEN
             hide = False
             continue
-        secret = option is not None and _is_secret(option["name"].rpartition(".")[2].lstrip("-"))
+        secret = option is not None and SECRET.search(option["name"].rpartition(".")[2]) is not None
         hide = secret and word.startswith("-") and "=" not in word
         yield f"{option['name']}={HIDDEN}" if option and secret and option["value"] else public(word)
-
-
-def _is_secret(name: str) -> bool:
-    """Whether an option of this name holds a secret: a parameter of a URL would be one."""
-    from pipelines.audio.files import secretless
-
-    url = f"https://host/?{name}=value"
-    return secretless(url) != url

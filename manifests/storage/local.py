@@ -71,13 +71,15 @@ class LocalStorage:
         return self._place(key).is_file()
 
     def put(self, key: str, data: bytes) -> None:
+        target = self._place(key)
         temporary = self._temporary(data)
         try:
-            self._rename(temporary, key)
+            self._rename(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 
     def put_file(self, key: str, path: Path) -> None:
+        target = self._place(key)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         if path.stat().st_dev != self._tmp().stat().st_dev:
@@ -85,7 +87,7 @@ class LocalStorage:
             shutil.move(path, moved)
             self.put_file(key, moved)
             return
-        self._rename(path, key)
+        self._rename(path, target)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         target = self._place(key)
@@ -142,8 +144,7 @@ class LocalStorage:
             raise
         return path
 
-    def _rename(self, path: Path, key: str) -> None:
-        target = self._place(key)
+    def _rename(self, path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
         _fsync_folder(target.parent)

@@ -27,6 +27,7 @@ sys.meta_path.insert(0, Absent())
 from pipelines.cli import main
 main()
 """
+QUALITY = "annotate.quality={}"
 EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality")]
 
 
@@ -53,9 +54,7 @@ def test_every_missing_package_of_a_recipe_is_told_at_once_before_any_work(
 
 
 def test_one_missing_extra_is_one_command(tmp_path: Path, conversation: Path) -> None:
-    done = without(
-        ["quality"], "run", "demo", "--in", str(conversation), "--lake", str(tmp_path), "--set", EVERYTHING[3]
-    )
+    done = without(["quality"], "run", "demo", "--in", str(conversation), "--lake", str(tmp_path), "--set", QUALITY)
     assert done.returncode == 1
     assert done.stderr.splitlines()[1] == "remedy: pip install 'speechmill[quality]'"
     assert list(tmp_path.iterdir()) == []
