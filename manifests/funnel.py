@@ -10,6 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+LEAST_BYTES_PER_S = 1.0
+"""No codec packs even silence tighter: a header that claims more sound than its file could hold claims nothing."""
+
+
+def credible_s(recordings: pa.Table) -> pa.ChunkedArray:
+    """Durations that headers claim, in seconds, null where they claim more than `size_bytes` could hold."""
+    claimed, size = recordings["claimed_duration_s"], recordings["size_bytes"]
+    most = pc.divide(size.cast(pa.float64()), LEAST_BYTES_PER_S)
+    return pc.if_else(pc.fill_null(pc.less_equal(claimed, most), True), claimed, None)
+
 
 class Funnel:
     """Running counts over verdicts and windows; memory grows with the combinations of reasons, not with rows."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from manifests.corrupt import parse_json, parse_parquet
 from manifests.storage import Storage, StorageConfig, default_config, open_storage
 from manifests.tables import write_parquet_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+BATCH = re.compile(r"batch-\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,7 @@ class Lake:
 
     def batches(self) -> Iterator[str]:
         """Names of the batches, in order: 'batch-000000', ..."""
-        for key in self.storage.list("recordings"):
-            if key.endswith(".parquet"):
-                yield key.removeprefix("recordings/").removesuffix(".parquet")
+        return self._batches("recordings")
 
     def recordings_key(self, batch: str) -> str:
         return f"recordings/{batch}.parquet"
@@ -45,9 +45,14 @@ class Lake:
 
     def annotated(self, stage: str, fingerprint: str) -> Iterator[str]:
         """Names of the batches that this stage has annotated, in order."""
-        prefix = f"annotations/{stage}-{fingerprint}"
-        for key in self.storage.list(prefix):
-            yield key.removeprefix(f"{prefix}/").removesuffix(".parquet")
+        return self._batches(f"annotations/{stage}-{fingerprint}")
+
+    def _batches(self, folder: str) -> Iterator[str]:
+        """Names of the batches that have a file in a folder; what else lies there is no part of the lake."""
+        for key in self.storage.list(folder):
+            name = key.removeprefix(f"{folder}/").removesuffix(".parquet")
+            if BATCH.fullmatch(name) and key.endswith(".parquet"):
+                yield name
 
     def windows_key(self, selection: str, batch: str) -> str:
         return f"selections/{selection}/{batch.replace('batch', 'windows')}.parquet"
@@ -56,10 +61,15 @@ class Lake:
         return f"selections/{selection}/{batch.replace('batch', 'verdicts')}.parquet"
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        """One Parquet file as a table: a batch is small by construction."""
-        # Not read_table: it takes twice as long. One thread: pyarrow 26 may abort a process soon after a threaded read.
-        with pq.ParquetFile(pa.BufferReader(self.storage.read(key))) as file:
-            return file.read(columns, use_threads=False)
+        """One Parquet file as a table: a batch is small by construction.
+
+        Raises FileNotFoundError where there is none, and CorruptFileError, with its name, for a damaged one.
+        """
+        return parse_parquet(key, self.storage.read(key), columns)
+
+    def read_json(self, key: str, *names: str) -> dict[str, Any]:
+        """One JSON object that has these names; raises as `read`."""
+        return parse_json(key, self.storage.read(key), names)
 
     def write(self, key: str, table: pa.Table) -> None:
         """Commit one Parquet file; equal tables give equal bytes."""

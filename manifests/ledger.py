@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import safetensors.numpy
 
 from manifests import schemas
+from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
-from manifests.shards import ShardCommit, Statistics
+from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
 from manifests.tables import joined
 
 PATCHES = range(1, 7)
 GROUP = ["split", "language", "num_speakers", "source"]
 
 
-def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
-    """Count the windows of every shard (SHARD_WINDOWS) into the LEDGER schema, shard by shard.
+def build(lake: Lake, dataset: str, encoder: str) -> tuple[pa.Table, Statistics]:
+    """The ledger and the statistics of all committed shards of a dataset, shard by shard.
 
-    Tokens at patch k are floor(frames / k) of each window and track, context and continuation apart.
+    Tokens at patch k are floor(frames / k) of each window and track, context and continuation apart. Raises
+    CorruptFileError where a shard's table of windows is not the one that its commit describes.
     """
     connection = duckdb.connect()
     connection.execute("SET threads = 1")
@@ -37,9 +41,19 @@ def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
         f"FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
     )
     connection.execute(f"CREATE TABLE counts AS {query}")
-    columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
-    keys = lake.storage.list(f"datasets/{dataset}/windows")
-    for table in joined(lake.read_each(keys, str, columns)):
+    whole = Statistics()
+
+    def read(shard: ShardFiles) -> tuple[str, pa.Table, Statistics]:
+        commit = ShardCommit.read(lake.storage, f"datasets/{dataset}/{shard.commit}")
+        return shard.windows, committed_windows(lake, dataset, shard, commit), commit.statistics
+
+    def tables() -> Iterator[tuple[str, pa.Table]]:
+        columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
+        for name, table, statistics in lake.ahead(read, committed(lake.storage, dataset)):
+            whole.merge(statistics)
+            yield name, table.select(columns)
+
+    for table in joined(tables()):
         connection.register("shard_windows", table)
         connection.execute(f"INSERT INTO counts {query}")
     per_patch = " UNION ALL ".join(
@@ -50,15 +64,37 @@ def build(lake: Lake, dataset: str, encoder: str) -> pa.Table:
     )
     order = "split, language, num_speakers, source, patch"
     table = connection.sql(f"{per_patch} ORDER BY {order}", params={"encoder": encoder}).to_arrow_table()
-    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER)
+    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER), whole
+
+
+def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> pa.Table:
+    """A committed shard's table of windows (SHARD_WINDOWS).
+
+    Raises CorruptFileError where it is missing, or has not the bytes or the counts that the commit says.
+    """
+    key = f"datasets/{dataset}/{shard.windows}"
+    try:
+        data = lake.storage.read(key)
+    except FileNotFoundError as error:
+        raise CorruptFileError.of(key, f"missing, though {shard.commit} says that it was written") from error
+    table = parse_parquet(key, data)
+    described = commit.files.get(shard.windows)
+    if described is None:
+        raise CorruptFileError.of(key, f"is not in {shard.commit}")
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+        raise CorruptFileError.of(key, f"has not the sha256 that {shard.commit} says")
+    made = table.filter(pc.equal(table["status"], "ok"))
+    frames = pc.sum(pc.multiply(pc.add(made["context_frames"], made["continuation_frames"]), made["tracks"])).as_py()
+    found = {"windows": len(made), "failed": len(table) - len(made), "frames": frames or 0}
+    for what, count in found.items():
+        if count != (said := getattr(commit, what)):
+            raise CorruptFileError.of(key, f"holds {count:,} {what}, {shard.commit} says {said:,}")
+    return table
 
 
 def write(lake: Lake, dataset: str, encoder: str) -> pa.Table:
-    """Write `ledger.parquet` and `stats.safetensors` of a dataset and return the ledger."""
-    table = build(lake, dataset, encoder)
-    whole = Statistics()
-    for record in lake.ahead(lake.storage.read, lake.storage.list(f"datasets/{dataset}/commits")):
-        whole.merge(ShardCommit.from_json(record).statistics)
+    """Write `ledger.parquet` and `stats.safetensors` of a dataset and return the ledger; raises as `build`."""
+    table, whole = build(lake, dataset, encoder)
     lake.storage.put(f"datasets/{dataset}/stats.safetensors", safetensors.numpy.save(whole.arrays()))
     lake.write(f"datasets/{dataset}/ledger.parquet", table)
     return table

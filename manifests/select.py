@@ -5,7 +5,6 @@ Every recording becomes kept, rejected with every rule it breaks, or failed with
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import schemas, sums
+from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
-from manifests.funnel import Funnel
+from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
@@ -30,7 +30,6 @@ AT_ONCE = 20_000
 """Recordings and windows that are judged at a time."""
 SPAN = 100
 """Batches that are judged in one process: whatever the number of processes, as sums of floats depend on it."""
-DURATIONS = ("duration_s", "claimed_duration_s")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,11 @@ class Selection:
     @classmethod
     def stored(cls, lake: Lake, name: str) -> Selection:
         """The selection that was written under `name`; FileNotFoundError where there is none."""
-        return cls(**json.loads(lake.storage.read(f"selections/{name}/selection.json")))
+        key = f"selections/{name}/selection.json"
+        try:
+            return cls(**lake.read_json(key))
+        except TypeError as error:
+            raise CorruptFileError.of(key, f"is no selection: {error}") from error
 
 
 class RuleError(ValueError):
@@ -252,7 +255,8 @@ def _judge(
     made = cut(measured.select(needed).filter(kept), selection)
     counts, covered_s = np.zeros(len(kept), np.int64), np.zeros(len(kept))
     counts[kept], covered_s[kept] = made.counts, made.covered_s
-    known_s = (pc.if_else(pc.not_equal(measured[name], 0), measured[name], None) for name in DURATIONS)
+    durations = (measured["duration_s"], credible_s(recordings))
+    known_s = (pc.if_else(pc.not_equal(seconds, 0), seconds, None) for seconds in durations)
     duration_s = pc.coalesce(*known_s, 0.0).to_numpy()
     first = pa.array(np.cumsum(counts) - counts, mask=counts == 0)
     windowed_s = np.minimum(duration_s, covered_s)

@@ -10,16 +10,21 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from manifests import schemas
+from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
 from manifests.storage import Storage
+from manifests.tables import write_parquet_bytes
 
 
 @dataclass
@@ -82,6 +87,7 @@ class ShardCommit:
     split: str
     shard: int
     files: dict[str, dict[str, Any]]
+    """sha256 and size in bytes of the cuts, the arrays and the table of windows, by their names in the dataset."""
     windows: int
     failed: int
     frames: int
@@ -96,6 +102,49 @@ class ShardCommit:
         raw = json.loads(text)
         return cls(**raw | {"statistics": Statistics(**raw["statistics"])})
 
+    @classmethod
+    def read(cls, storage: Storage, key: str) -> ShardCommit:
+        """The record under `key`. Raises CorruptFileError where it is none."""
+        try:
+            return cls.from_json(storage.read(key))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptFileError.of(key, f"is no record of a shard: {error}") from error
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """Where the parts of a shard lie in the folder of its dataset."""
+
+    split: str
+    shard: int
+
+    @property
+    def commit(self) -> str:
+        return f"commits/{self.split}/{self.shard:06d}.json"
+
+    @property
+    def cuts(self) -> str:
+        return f"{self.split}/cuts.{self.shard:06d}.jsonl.gz"
+
+    @property
+    def latents(self) -> str:
+        return f"{self.split}/latents.{self.shard:06d}.tar"
+
+    @property
+    def windows(self) -> str:
+        return f"windows/{self.split}-{self.shard:06d}.parquet"
+
+
+COMMIT = re.compile(r"commits/(?P<split>\w[^/]*)/(?P<shard>\d{6,})\.json")
+
+
+def committed(storage: Storage, dataset: str) -> Iterator[ShardFiles]:
+    """The committed shards of a dataset, in order of their names; other files among the commits are no part of it."""
+    prefix = f"datasets/{dataset}/"
+    for key in storage.list(f"{prefix}commits"):
+        if match := COMMIT.fullmatch(key.removeprefix(prefix)):
+            yield ShardFiles(match["split"], int(match["shard"]))
+
 
 def fields(storage: Storage, dataset: str) -> dict[str, dict[str, list[str]]]:
     """Of each split the files of its committed shards, relative to the dataset's folder, as `CutSet.from_shar` takes.
@@ -103,27 +152,53 @@ def fields(storage: Storage, dataset: str) -> dict[str, dict[str, list[str]]]:
     An object store cannot be globbed by readers: `fields.json` lists what they would look for.
     """
     listed: dict[str, dict[str, list[str]]] = {}
-    prefix = f"datasets/{dataset}/commits/"
-    for key in storage.list(prefix.rstrip("/")):
-        split, number = key.removeprefix(prefix).removesuffix(".json").split("/")
-        of_split = listed.setdefault(split, {"cuts": [], "latents": []})
-        of_split["cuts"].append(f"{split}/cuts.{number}.jsonl.gz")
-        of_split["latents"].append(f"{split}/latents.{number}.tar")
+    for shard in committed(storage, dataset):
+        of_split = listed.setdefault(shard.split, {"cuts": [], "latents": []})
+        of_split["cuts"].append(shard.cuts)
+        of_split["latents"].append(shard.latents)
     return listed
 
 
 class ShardWriter:
-    """Writes one shard into a local folder; equal windows give equal bytes (times, owners and names are fixed)."""
+    """Writes one shard into a local folder; equal windows give equal bytes (times, owners and names are fixed).
+
+    Windows are added recording by recording, each inside `recording`, which takes all of them back where an error
+    leaves it.
+    """
 
     def __init__(self, folder: Path, split: str, shard: int, fingerprints: Mapping[str, str]) -> None:
-        self.split, self.shard, self.fingerprints = split, shard, dict(fingerprints)
-        self.cuts_path = folder / f"cuts.{shard:06d}.jsonl.gz"
-        self.tar_path = folder / f"latents.{shard:06d}.tar"
-        self._cuts_file = self.cuts_path.open("wb")
+        self.folder, self.split, self.shard, self.fingerprints = folder, split, shard, dict(fingerprints)
+        self.files = ShardFiles(split, shard)
+        for name in (self.files.cuts, self.files.windows):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        self._cuts_file = (folder / self.files.cuts).open("wb")
         self._cuts = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._cuts_file, mtime=0)
-        self._tar = tarfile.open(self.tar_path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (finish closes it)
-        self.windows = self.failed = self.frames = 0
-        self.statistics = Statistics()
+        self._tar_file = (folder / self.files.latents).open("wb")
+        self._tar = tarfile.open(fileobj=self._tar_file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (as above)
+        self._rows: list[dict[str, Any]] = []
+        self._frames = 0
+        self._statistics = Statistics()
+        self._at_hand: _AtHand | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """The windows of one recording. All that was added inside is taken back where an error leaves it."""
+        begun = self._tar.offset
+        self._at_hand = at_hand = _AtHand()
+        try:
+            yield
+        except BaseException:
+            self._tar_file.seek(begun)
+            self._tar_file.truncate()
+            self._tar.offset = begun
+            raise
+        finally:
+            self._at_hand = None
+        for line in at_hand.cuts:  # a compressed stream cannot be cut back: its lines wait until here
+            self._cuts.write(line)
+        self._rows += at_hand.rows
+        self._frames += at_hand.frames
+        self._statistics.merge(at_hand.statistics)
 
     def add(
         self, window: Mapping[str, Any], recording: Mapping[str, Any], features: np.ndarray, frame_shift_s: float
@@ -133,6 +208,7 @@ class ShardWriter:
         `features` is float32 (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values
         that float16 cannot hold.
         """
+        held = self._held()
         tracks, frames, _ = features.shape
         with np.errstate(over="ignore"):
             stored = features.astype(np.float16)
@@ -150,25 +226,68 @@ class ShardWriter:
         self._member(f"{key}.npy", data.getvalue())
         self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
         cut = cut_of(window, recording, tracks)
-        self._cuts.write(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-        self.statistics.add(stored)
-        self.windows += 1
-        self.frames += tracks * frames
+        held.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        held.statistics.add(stored)
+        held.frames += tracks * frames
+        context = round(window["context_s"] / frame_shift_s)
+        made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
+        held.rows.append(self._row(window) | made)
+
+    def fail(self, window: Mapping[str, Any], error: str) -> None:
+        """Record that a window (a row of WINDOWS) could not be made, and why."""
+        failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
+        self._held().rows.append(self._row(window) | failed)
+
+    def _held(self) -> _AtHand:
+        assert self._at_hand is not None, "windows are added inside `recording`"
+        return self._at_hand
+
+    def _row(self, window: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: window[name] for name in OF_WINDOW} | {"shard": self.shard}
 
     def _member(self, name: str, data: bytes) -> None:
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644
         self._tar.addfile(info, io.BytesIO(data))
+        self._tar.members.clear()  # type: ignore[attr-defined] # a list of all of them, which nobody reads
 
     def finish(self) -> ShardCommit:
-        """Close both files and describe them."""
+        """Close the files and describe them: they lie in `folder` under the names of `files` of the result."""
         self._tar.close()
+        self._tar_file.close()
         self._cuts.close()
         self._cuts_file.close()
-        files = {path.name: _describe(path) for path in (self.cuts_path, self.tar_path)}
+        windows = write_parquet_bytes(schemas.table(self._rows, schemas.SHARD_WINDOWS))
+        (self.folder / self.files.windows).write_bytes(windows)
+        names = (self.files.cuts, self.files.latents, self.files.windows)
+        made = sum(row["status"] == "ok" for row in self._rows)
         return ShardCommit(
-            self.split, self.shard, files, self.windows, self.failed, self.frames, self.fingerprints, self.statistics
+            self.split,
+            self.shard,
+            {name: _describe(self.folder / name) for name in names},
+            made,
+            len(self._rows) - made,
+            self._frames,
+            self.fingerprints,
+            self._statistics,
         )
+
+
+OF_WINDOW = (
+    "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers", "source",
+    "licence",
+)  # fmt: skip
+"""What a row of SHARD_WINDOWS repeats of the row of WINDOWS."""
+
+
+@dataclass
+class _AtHand:
+    """What was added of the recording at hand, but for its arrays, which are in the archive already."""
+
+    cuts: list[bytes] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    frames: int = 0
+    statistics: Statistics = field(default_factory=Statistics)
 
 
 def _describe(path: Path) -> dict[str, Any]:

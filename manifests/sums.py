@@ -5,7 +5,6 @@ They stand for files that did not change since; `summed` reads the batches that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from manifests.fingerprint import pretty
-from manifests.lake import Lake
+from manifests.lake import BATCH, Lake
 from manifests.views import Choice, open_views
 
 MEASURES: dict[str, list[str]] = {
@@ -154,7 +153,7 @@ def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
     folder = f"selections/{choice.selection}"
     if not lake.storage.exists(f"{folder}/{SUMS}"):
         return sums, None
-    kept = json.loads(lake.storage.read(f"{folder}/{SUMS}"))
+    kept = lake.read_json(f"{folder}/{SUMS}")
     sizes, youngest_ns, later = _files(lake, choice.stages, kept["last"])
     begun, done = (lake.storage.stat(f"{folder}/{name}").mtime_ns for name in ("selection.json", SUMS))
     if sizes != kept["files"] or not youngest_ns < begun <= done:
@@ -170,7 +169,8 @@ def _files(lake: Lake, stages: Mapping[str, str], last: str) -> tuple[dict[str, 
     sizes: dict[str, list[int]] = {}
     youngest_ns, later = 0, []
     for folder in ("recordings", *(f"annotations/{stage}-{mark}" for stage, mark in stages.items())):
-        infos = lake.storage.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        listed = lake.storage.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        infos = [info for info in listed if BATCH.fullmatch(info.base_name.removesuffix(".parquet"))]
         covered = [info for info in infos if info.base_name <= f"{last}.parquet"]
         sizes[folder] = [len(covered), sum(info.size for info in covered)]
         youngest_ns = max([youngest_ns, *(info.mtime_ns for info in covered)])

@@ -20,16 +20,17 @@ from typing import IO, Any, BinaryIO, cast
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import safetensors
 import safetensors.numpy
 
-from manifests import schemas
+from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
 from manifests.ledger import GROUP, PATCHES
-from manifests.shards import ShardCommit, Statistics
+from manifests.made import made
+from manifests.shards import ShardCommit, ShardFiles, Statistics
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # a dot merges samples in WebDataset, a slash breaks Lhotse
+WINDOWS = r"windows/(\w[^/]*)-(\d{6,})\.parquet"
 ARRAY = {"storage_type": "shar", "storage_path": "", "storage_key": ""}
 # tarfile on a damaged stream, gzip on one, numpy and json on damaged contents
 DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
@@ -44,9 +45,11 @@ class Problem:
 
     key: str
     what: str
+    note: bool = False
+    """Whether it is no fault of the dataset, but worth knowing."""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.what}"
+        return f"{'note: ' * self.note}{self.key}: {self.what}"
 
 
 class _DamagedError(Exception):
@@ -95,7 +98,7 @@ class _Count:
 
 
 def verify(lake: Lake, dataset: str, progress: Progress | None = None) -> list[Problem]:
-    """Every problem of `datasets/<dataset>`, shard by shard, then ledger and statistics; none: an empty list.
+    """Every problem of `datasets/<dataset>`, shard by shard, then ledger and statistics, then notes; else nothing.
 
     Each shard is read once, as a stream: memory holds one window and one shard's table of windows. `progress` is
     told each shard's name and how many bytes it had.
@@ -118,7 +121,7 @@ class _Verifier:
     def run(self) -> list[Problem]:
         self.keys = {key.removeprefix(f"{self.prefix}/") for key in self.lake.storage.list(self.prefix)}
         shards = self._shards()
-        if not shards:
+        if not shards and "plan.json" not in self.keys:  # with a plan, nothing may have been selected
             self.problem("commits", "no shard here; check the dataset's name and the lake")
             return self.problems
         for split, number in shards:
@@ -134,16 +137,17 @@ class _Verifier:
         else:
             self._ledger()
             self._statistics()
+        self._selected()
         return self.problems
 
     def _shards(self) -> list[tuple[str, int]]:
         """Shards that any record or file names, gaps in the numbering included; names what should not be there."""
         last: dict[str, int] = {}
         patterns = (
-            r"commits/(.+)/(\d{6,})\.json",
-            r"windows/(.+)-(\d{6,})\.parquet",
-            r"([^/]+)/cuts\.(\d{6,})\.jsonl\.gz",
-            r"([^/]+)/latents\.(\d{6,})\.tar",
+            r"commits/(\w[^/]*)/(\d{6,})\.json",
+            WINDOWS,
+            r"(\w[^/]*)/cuts\.(\d{6,})\.jsonl\.gz",
+            r"(\w[^/]*)/latents\.(\d{6,})\.tar",
         )
         for key in sorted(self.keys):
             match = next((found for pattern in patterns if (found := re.fullmatch(pattern, key))), None)
@@ -154,12 +158,8 @@ class _Verifier:
         return [(split, number) for split in sorted(last) for number in range(last[split] + 1)]
 
     def _shard(self, split: str, number: int) -> None:
-        names = {
-            "commit": f"commits/{split}/{number:06d}.json",
-            "windows": f"windows/{split}-{number:06d}.parquet",
-            "cuts": f"{split}/cuts.{number:06d}.jsonl.gz",
-            "tar": f"{split}/latents.{number:06d}.tar",
-        }
+        files = ShardFiles(split, number)
+        names = {"commit": files.commit, "windows": files.windows, "cuts": files.cuts, "tar": files.latents}
         missing = [name for name in names.values() if name not in self.keys]
         for name in missing:
             self.problem(name, "missing")
@@ -184,8 +184,8 @@ class _Verifier:
 
     def _commit(self, name: str, split: str, number: int) -> ShardCommit:
         try:
-            commit = ShardCommit.from_json(self.lake.storage.read(f"{self.prefix}/{name}"))
-        except (ValueError, TypeError, KeyError) as error:
+            commit = ShardCommit.read(self.lake.storage, f"{self.prefix}/{name}")
+        except CorruptFileError as error:
             raise self._damaged(name, error) from error
         if (commit.split, commit.shard) != (split, number):
             self.problem(name, f"is the record of {commit.split}/{commit.shard:06d}")
@@ -197,13 +197,12 @@ class _Verifier:
 
     def _rows(self, name: str, commit: ShardCommit) -> list[dict[str, Any]]:
         """The windows that were made, in their order."""
+        data = _Hashing(io.BytesIO(self.lake.storage.read(f"{self.prefix}/{name}")))
         try:
-            table = self.lake.read(f"{self.prefix}/{name}")
-        except (pa.ArrowInvalid, OSError) as error:
+            rows = parse_parquet(f"{self.prefix}/{name}", data.read()).to_pylist()
+        except CorruptFileError as error:
             raise self._damaged(name, error) from error
-        if not table.schema.equals(schemas.SHARD_WINDOWS):
-            raise self._damaged(name, ValueError("columns are not those of SHARD_WINDOWS"))
-        rows = table.to_pylist()
+        self._compare_file(name, data, commit)
         for row in rows:
             if (row["split"], row["shard"]) != (commit.split, commit.shard):
                 self.problem(name, f"window {row['window_id']} is of {row['split']}/{row['shard']:06d}")
@@ -308,7 +307,7 @@ class _Verifier:
             raise self._damaged(name, error) from error
 
     def _compare_file(self, name: str, stream: _Hashing, commit: ShardCommit) -> None:
-        known = commit.files.get(name.rsplit("/", 1)[1])
+        known = commit.files.get(name)
         if known is None:
             self.problem(name, "is not in its commit")
             return
@@ -328,10 +327,10 @@ class _Verifier:
         """Windows that stand in two shards: each shard alone is sound, their sum is not."""
         with duckdb.connect() as connection:
             connection.execute("SET threads = 1; CREATE TABLE met (window_id VARCHAR, shard VARCHAR)")
-            for key in sorted(key for key in self.keys if key.startswith("windows/")):
+            for key in sorted(key for key in self.keys if re.fullmatch(WINDOWS, key)):
                 try:
                     connection.register("shard_windows", self.lake.read(f"{self.prefix}/{key}", ["window_id"]))
-                except (pa.ArrowInvalid, OSError):
+                except CorruptFileError:
                     continue  # told with its shard
                 connection.execute("INSERT INTO met SELECT window_id, ? FROM shard_windows", [key])
             repeated = "SELECT window_id, list(shard ORDER BY shard) FROM met GROUP BY 1 HAVING count(*) > 1 ORDER BY 1"
@@ -345,11 +344,8 @@ class _Verifier:
             return
         try:
             table = self.lake.read(f"{self.prefix}/{name}")
-        except (pa.ArrowInvalid, OSError) as error:
+        except CorruptFileError as error:
             self.problems.append(self._damaged(name, error).problem)
-            return
-        if not table.schema.equals(schemas.LEDGER):
-            self.problem(name, "columns are not those of LEDGER")
             return
         expected = self._expected()
         for row in table.to_pylist():
@@ -396,6 +392,22 @@ class _Verifier:
         for which in sorted(stored.keys() | counted.keys()):
             if which not in stored or which not in counted or not np.array_equal(stored[which], counted[which]):
                 self.problem(name, f"{which} is not that of the shards")
+
+    def _selected(self) -> None:
+        """Windows that the selection of the dataset keeps are in its shards, and no shard is empty."""
+        try:
+            selection = self.lake.read_json(f"{self.prefix}/plan.json")["selection"]
+        except (FileNotFoundError, CorruptFileError, KeyError):
+            return  # nothing says what it should hold; `manifest validate` tells of that
+        kept = selection if self.lake.storage.exists(f"selections/{selection}/selection.json") else None
+        try:
+            found = made(self.lake, self.prefix.removeprefix("datasets/"), kept)
+        except (duckdb.Error, CorruptFileError) as error:
+            self.problem("plan.json", f"its selection cannot be compared: {str(error).partition(chr(10))[0]}")
+            return
+        for name, what in found.problems(selection):
+            self.problem(name, what)
+        self.problems += [Problem(f"{self.prefix}/windows", note, note=True) for note in found.notes()]
 
 
 def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -7,25 +7,30 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import duckdb
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from manifests import schemas
+from manifests.corrupt import opened
 from manifests.lake import Lake
 from manifests.names import LONGEST_OF_FOLDER, checked_name
+from manifests.shards import committed
 from manifests.storage.local import private_folder
 
 MEMORY_LIMIT = "700MB"
 """Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
 
 REMOTE = "lake://"
+
+NUMBER = "[0-9]" * 6
+"""In a pattern of names: the number of a batch. Files of other names are no part of a lake."""
 
 CACHED = 2000
 """Batches up to which footers are kept in memory, 40 kB each, which no limit of DuckDB's counts."""
@@ -94,7 +99,7 @@ def _check(what: str, name: str | None, known: list[str]) -> None:
 def _made_of(lake: Lake, dataset: str) -> str | None:
     """The selection of a dataset, as its plan says."""
     try:
-        plan = json.loads(lake.storage.read(f"datasets/{dataset}/plan.json"))
+        plan = lake.read_json(f"datasets/{dataset}/plan.json", "selection")
     except FileNotFoundError:
         return None
     return str(plan["selection"])
@@ -104,18 +109,20 @@ def _newest(lake: Lake, prefix: str, names: list[str]) -> str | None:
     """The folder whose first-written file is the youngest."""
     file = {"selections": "selection.json", "datasets": "plan.json"}[prefix]
     infos = lake.storage.filesystem().get_file_info([f"{prefix}/{name}/{file}" for name in names])
-    dated = zip((info.mtime_ns or 0 for info in infos), names, strict=True)
+    there = zip(infos, names, strict=True)
+    dated = [(info.mtime_ns or 0, name) for info, name in there if info.type == pafs.FileType.File]
     return max(dated, default=(0, None))[1]
 
 
 def _stages(lake: Lake, selection: str | None, named: Mapping[str, str]) -> dict[str, str]:
     if selection is not None:
-        stored = json.loads(lake.storage.read(f"selections/{selection}/selection.json"))
+        stored = lake.read_json(f"selections/{selection}/selection.json", "stages")
         return {**stored["stages"], **named}
     marks: dict[str, list[str]] = {}
     for name in folders(lake, "annotations"):
         stage, _, mark = name.rpartition("-")
-        marks.setdefault(stage, []).append(mark)
+        if stage in schemas.STAGES:
+            marks.setdefault(stage, []).append(mark)
     for stage, found in marks.items():
         if len(found) > 1 and stage not in named:
             raise ChoiceError(
@@ -144,6 +151,21 @@ def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
     connection.execute("SET lock_configuration = true")
 
 
+def _read_all(lake: Lake, choice: Choice) -> None:
+    """Read every file that views are made of. Raises CorruptFileError."""
+    folders = ["recordings", *(f"annotations/{stage}-{mark}" for stage, mark in choice.stages.items())]
+    folders += [f"selections/{choice.selection}"] if choice.selection else []
+    keys = [key for folder in folders for key in lake.storage.list(folder) if BATCH_FILE.search(key)]
+    if choice.dataset:
+        ledger = f"datasets/{choice.dataset}/ledger.parquet"
+        keys += [*committed_windows(lake, choice.dataset), *([ledger] if lake.storage.exists(ledger) else [])]
+    for _ in lake.ahead(lambda key: lake.read(key).num_rows, keys):
+        pass
+
+
+BATCH_FILE = re.compile(r"/(batch|verdicts|windows)-\d{6}\.parquet$")
+
+
 def open_views(
     lake: Lake,
     choice: Choice | None = None,
@@ -158,23 +180,25 @@ def open_views(
     A local lake is read by DuckDB itself, any other through its storage's filesystem.
     """
     choice = choice or choose(lake)
+    opened(partial(_read_all, lake, choice))
     connection = connect()
     folder = root_of(connection, lake)
     base = glob.escape(folder)
-    patterns = {"recordings": "recordings/batch-*.parquet"}
-    patterns |= {stage: f"annotations/{stage}-{mark}/batch-*.parquet" for stage, mark in choice.stages.items()}
+    patterns = {"recordings": f"recordings/batch-{NUMBER}.parquet"}
+    patterns |= {stage: f"annotations/{stage}-{mark}/batch-{NUMBER}.parquet" for stage, mark in choice.stages.items()}
     if choice.selection:
-        patterns |= {name: f"selections/{choice.selection}/{name}-*.parquet" for name in ("verdicts", "windows")}
+        patterns |= {name: f"selections/{choice.selection}/{name}-{NUMBER}.parquet" for name in ("verdicts", "windows")}
     if choice.dataset:
-        patterns |= {"shard_windows": f"datasets/{choice.dataset}/windows/*.parquet"}
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     if len(numbers) <= CACHED if numbers else not _matches(connection, base + patterns["recordings"], CACHED):
         connection.execute("SET parquet_metadata_cache = true")
     made: dict[str, list[str]] = {}
     for name, pattern in patterns.items():
-        some = dict.fromkeys(base + pattern.replace("-*", f"-{number}") for number in numbers or ["*"])
+        some = dict.fromkeys(base + pattern.replace(NUMBER, number) for number in numbers or [NUMBER])
         if found := [one for one in some if _matches(connection, one)]:
             made[name] = found
+    if choice.dataset and (keys := committed_windows(lake, choice.dataset)):
+        made["shard_windows"] = [base + glob.escape(key) for key in keys]
     for name, schema in VIEWS.items():
         source = f"FROM {parquet(made[name])}" if name in made else nothing(schema)
         connection.execute(f"CREATE VIEW {name} AS {source}")
@@ -228,6 +252,13 @@ def _sql_type(kind: pa.DataType) -> str:
     return {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN"}[
         str(kind)
     ]
+
+
+def committed_windows(lake: Lake, dataset: str) -> list[str]:
+    """Keys of the tables of windows of the committed shards: what a killed run left, or somebody put there, is none."""
+    prefix = f"datasets/{dataset}/"
+    there = set(lake.storage.list(f"{prefix}windows"))
+    return [key for shard in committed(lake.storage, dataset) if (key := prefix + shard.windows) in there]
 
 
 def _matches(connection: duckdb.DuckDBPyConnection, pattern: str, more_than: int = 0) -> bool:
@@ -332,7 +363,7 @@ def _same_ids(
     if not numbers:
         return True
     ones, others = (
-        parquet(dict.fromkeys(pattern.replace("-*", f"-{number}") for pattern in patterns for number in numbers))
+        parquet(dict.fromkeys(pattern.replace(NUMBER, number) for pattern in patterns for number in numbers))
         for patterns in (recordings, other)
     )
     wrong = (

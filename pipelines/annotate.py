@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.fingerprint import fingerprint
+from manifests.funnel import credible_s
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
@@ -53,13 +55,41 @@ def pending(lake: Lake, marks: Mapping[str, str]) -> Iterator[str]:
             yield batch
 
 
+@dataclass(frozen=True)
+class Retry:
+    """Which failed rows are made anew: those of one type of error, or all of them."""
+
+    error_type: str | None = None
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of a stage is one of them."""
+        return bool(row["status"] != "ok") and self.error_type in (None, row["error_type"])
+
+
+def failed(lake: Lake, marks: Mapping[str, str], retry: Retry) -> Iterator[str]:
+    """Batches that hold a row which `retry` wants, or one that may have been skipped because of such a row."""
+
+    def holds(batch: str) -> tuple[str, bool]:
+        for stage, mark in marks.items():
+            try:
+                rows = lake.read(lake.annotation_key(stage, mark, batch), ["status", "error_type"])
+            except FileNotFoundError:
+                continue
+            broken = rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist()
+            if any(retry.wants(row) or row["error_type"] == SkippedError.__name__ for row in broken):
+                return batch, True
+        return batch, False
+
+    return (batch for batch, found in lake.ahead(holds, lake.batches()) if found)
+
+
 def expected(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
     """How many batches, and the seconds of sound that their headers claim; beyond a hundred batches by their mean."""
     read_s, read, count = 0.0, 0, 0
     for batch in batches:
         count += 1
         if read < 100:
-            claimed = lake.read(lake.recordings_key(batch), ["claimed_duration_s"])["claimed_duration_s"]
+            claimed = credible_s(lake.read(lake.recordings_key(batch), ["claimed_duration_s", "size_bytes"]))
             read_s += pc.sum(claimed).as_py() or 0.0
             read += 1
     return count, read_s * count / max(1, read)
@@ -84,6 +114,20 @@ class _Found:
     failures: list[Failure] = field(default_factory=list)
 
 
+class SkippedError(SpeechmillError):
+    """A stage was not run on a recording, because one that it reads has failed there."""
+
+    remedy = "see the reason given there"
+
+
+class UncommittedError(Exception):
+    """A batch cannot be committed, since the bytes of a recording in it cannot be had at present."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
 class Annotator:
     """A worker's stages, set up once a process; those of `earlier` were done by another group of workers."""
 
@@ -95,59 +139,109 @@ class Annotator:
         earlier: Sequence[Stage] = (),
         piece_s: float = math.inf,
         decode: DecodeConfig = DECODE,
+        unreachable: str = "stop",
+        retry: Retry | None = None,
     ) -> None:
-        """What longer recordings than `piece_s` need of stages that work in pieces is left to `pipelines.pieces`."""
+        """What longer recordings than `piece_s` need of stages that work in pieces is left to `pipelines.pieces`.
+
+        `unreachable` is that of the recipe. With `retry`, failed rows are made anew.
+        """
         self.lake = lake
         self.stages = stages
         self.piece_s = piece_s
         self.decode = decode
+        self.unreachable, self.retry = unreachable, retry
         self.attempts = attempts or Attempts(lake.storage)
         self.marks = fingerprints([*earlier, *stages], decode)
+        self.own = {stage.name for stage in stages} | (set() if earlier else {"signal"})
         for stage in stages:
             stage.setup()
 
     def annotate(self, batch: str, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Commit what `batch` lacks, one file a stage. Done stages are read back, not run again."""
+        """Commit what `batch` lacks, one file a stage. Rows that are there are read back, not made again.
+
+        Nothing is committed where the bytes of a recording that needs decoding cannot be had, unless the recipe has
+        such recordings counted as failed: the result then says so, and the same command does that batch another time.
+        """
         lake, result = self.lake, Done(batch)
-        keys = {name: lake.annotation_key(name, mark, batch) for name, mark in self.marks.items()}
-        done = {
-            name: {row["recording_id"]: row for row in lake.read(key).to_pylist()}
-            for name, key in keys.items()
-            if lake.storage.exists(key)
-        }
-        rows: dict[str, list[Row]] = {name: [] for name in keys if name not in done}
-        if not rows:
-            return result
         recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
-        if pieces(recordings, self.piece_s) > 1:
-            for stage in self.stages:
-                if stage.piecewise:
-                    rows.pop(stage.name, None)
-            if not rows:
-                return result
+        made = {name: self._made(name, batch) for name in self.marks}
+        own = set(self.own)
+        if holds_long(recordings, self.piece_s):
+            own -= {stage.name for stage in self.stages if stage.piecewise}
+        lacking = {row["recording_id"]: self._lacking(row["recording_id"], own, made) for row in recordings}
+        lacking = {recording_id: stages for recording_id, stages in lacking.items() if stages}
+        files = {name for name in own if made[name] is None}.union(*lacking.values())
+        if not files:
+            return result
+        todo = [row for row in recordings if row["recording_id"] in lacking]
+        if self.unreachable == "stop" and (lost := unreachable_among(todo, lake, "signal")):
+            return Done(batch, unreachable=lost, uncommitted=1)
+        kept = {
+            name: {row_id: row for row_id, row in (rows or {}).items() if name not in lacking.get(row_id, ())}
+            for name, rows in made.items()
+        }
         at_once = max((stage.at_once for stage in self.stages), default=1)
-        with self.attempts.begin(batch, at_once=at_once) as attempt:
-            at_once = 1 if attempt.careful else at_once
-            decoded = _decoded(recordings, lake.config, self.decode, attempt)
-            while some := list(itertools.islice(decoded, at_once)):
-                for recording_id, found in self._annotate_some(some, done, list(rows)).items():
-                    for name in rows:
-                        rows[name].append(found.rows[name])
-                    result.recordings += 1
-                    result.seconds += found.seconds
-                    result.failures += found.failures
-                    progress(recording_id, found.seconds, bool(found.failures))
-            for name, made in rows.items():
-                lake.write(keys[name], schemas.table(made, schemas.STAGES[name]))
+        try:
+            with self.attempts.begin(batch, at_once=at_once) as attempt:
+                at_once = 1 if attempt.careful else at_once
+                decoded = _decoded(todo, lake.config, self.decode, attempt)
+                while some := list(itertools.islice(decoded, at_once)):
+                    for recording_id, found in self._annotate_some(some, kept, lacking).items():
+                        for name in lacking[recording_id]:
+                            kept[name][recording_id] = found.rows[name]
+                        result.recordings += 1
+                        result.seconds += found.seconds
+                        result.failures += found.failures
+                        progress(recording_id, found.seconds, bool(found.failures))
+                for name in (name for name in self.marks if name in files):
+                    rows = [kept[name][row["recording_id"]] for row in recordings]
+                    lake.write(self._key(name, batch), schemas.table(rows, schemas.STAGES[name]))
+        except UncommittedError as error:
+            return Done(batch, unreachable=[error.failure], uncommitted=1)
         return result
+
+    def _key(self, stage: str, batch: str) -> str:
+        return self.lake.annotation_key(stage, self.marks[stage], batch)
+
+    def _made(self, stage: str, batch: str) -> dict[str, Row] | None:
+        """The rows of a stage that are there, by recording; None where the stage was not run on this batch."""
+        try:
+            rows = self.lake.read(self._key(stage, batch)).to_pylist()
+        except FileNotFoundError:
+            return None
+        return {row["recording_id"]: row for row in rows}
+
+    def _lacking(
+        self, recording_id: str, own: Collection[str], made: Mapping[str, Mapping[str, Row] | None]
+    ) -> list[str]:
+        """The stages of which a recording is to have a row made, in order."""
+        lacking: list[str] = []
+        needs = {stage.name: stage.needs for stage in self.stages}
+        for name in self.marks:
+            row = (made[name] or {}).get(recording_id)
+            if name in own and (row is None or self._again(row, {"signal", *needs.get(name, ())}, lacking, made)):
+                lacking.append(name)
+        return lacking
+
+    def _again(
+        self, row: Row, needs: set[str], lacking: Collection[str], made: Mapping[str, Mapping[str, Row] | None]
+    ) -> bool:
+        """Whether a row that is there is made anew: its stage failed, or a stage that it reads did, until now."""
+        if self.retry is None or row["status"] == "ok":
+            return False
+        if self.retry.wants(row) or needs & set(lacking):
+            return True
+        read = [(made[name] or {}).get(row["recording_id"]) for name in needs]
+        return row["error_type"] == SkippedError.__name__ and all(other and other["status"] == "ok" for other in read)
 
     def _annotate_some(
         self,
         some: Sequence[tuple[Mapping[str, Any], Future[DecodedSound]]],
-        done: Mapping[str, Mapping[str, Row]],
-        missing: Sequence[str],
+        kept: Mapping[str, Mapping[str, Row]],
+        lacking: Mapping[str, Sequence[str]],
     ) -> dict[str, _Found]:
-        """What is found of each recording, with a row of each stage in `missing`."""
+        """What is found of each recording, with a row of each stage that it lacks."""
         found: dict[str, _Found] = {}
         sounds: dict[str, DecodedSound] = {}
         with contextlib.ExitStack() as stack:
@@ -156,17 +250,23 @@ class Annotator:
                 if error is None:
                     sound = sounds[recording_id] = stack.enter_context(decoded.result())
                     signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
-                    known = {name: table[recording_id] for name, table in done.items()} | {"signal": signal}
-                    found[recording_id] = _Found(known, signal["duration_s"])
+                    known = {name: rows[recording_id] for name, rows in kept.items() if recording_id in rows}
+                    found[recording_id] = _Found(known | {"signal": signal}, signal["duration_s"])
                 elif not isinstance(error, Exception) or kind_of(error) is Kind.RUN:
                     raise error
                 else:
                     row = failed_row(recording_id, error)
-                    found[recording_id] = _Found(dict.fromkeys(missing, row), 0.0, [to_failure(row, "signal")])
+                    if self.unreachable == "stop" and kind_of(error) is Kind.UNREACHABLE:
+                        raise UncommittedError(to_failure(row, "signal"))
+                    found[recording_id] = _Found(
+                        dict.fromkeys(lacking[recording_id], row), 0.0, [to_failure(row, "signal")]
+                    )
             for stage in self.stages:
-                if stage.name not in missing:
-                    continue
-                jobs = [partial(self._run, stage, sound, found[name].rows) for name, sound in sounds.items()]
+                jobs = [
+                    partial(self._run, stage, sound, found[recording_id].rows)
+                    for recording_id, sound in sounds.items()
+                    if stage.name in lacking[recording_id]
+                ]
                 batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
                 rows = [row for batch in batches for row in together(batch)]
                 for row in rows:
@@ -188,10 +288,9 @@ class Annotator:
         return {"recording_id": sound.recording_id, "status": "ok", **row}
 
 
-def pieces(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> int:
-    """Pieces of a batch, by the longest duration that its RECORDINGS rows claim; 1 where none is above `piece_s`."""
-    longest_s = max((row["claimed_duration_s"] or 0.0 for row in recordings), default=0.0)
-    return max(1, math.ceil(longest_s / piece_s))
+def holds_long(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> bool:
+    """Whether a recording (RECORDINGS rows) claims to be longer than `piece_s`."""
+    return any((row["claimed_duration_s"] or 0.0) > piece_s for row in recordings)
 
 
 def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | None:
@@ -199,7 +298,7 @@ def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | No
     broken = [name for name in stage.needs if known[name]["status"] != "ok"]
     if not broken:
         return None
-    return SpeechmillError(f"{stage.name} reads {', '.join(broken)}, which failed", "see the reason given there")
+    return SkippedError(f"{stage.name} reads {', '.join(broken)}, which failed")
 
 
 def _decoded(
@@ -223,15 +322,6 @@ def _decode(
     """Decode under one of its names, as an attempt allows."""
     attempt.at(recording["recording_id"])
     recording_id, size_bytes, sha256 = (recording[name] for name in ("recording_id", "size_bytes", "sha256"))
-    return first_readable(recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config, sha256, decode))
-
-
-def first_readable(recording: Mapping[str, Any], decode: Callable[[str], DecodedSound]) -> DecodedSound:
-    """The sound under the first of its names that still holds it."""
-    *others, last = recording["uris"]
-    for uri in others:
-        try:
-            return decode(uri)
-        except SpeechmillError:
-            continue  # the same bytes may still lie under another name; the last name's error is told
-    return decode(last)
+    return first_readable(
+        recording, lambda uri: decode_sound(uri, recording_id, size_bytes, config, sha256, decode), config
+    )

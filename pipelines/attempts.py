@@ -28,7 +28,8 @@ DEATHS_ALONE = 3
 class WorkerDiedError(SpeechmillError):
     """A recording at which workers died again and again."""
 
-    remedy = "convert it with ffmpeg if its codec is unusual; or give workers more memory, and delete this row's file"
+    remedy = "give workers more memory, or convert it with ffmpeg if its codec is unusual"
+    passing = True
 
 
 class Attempts:

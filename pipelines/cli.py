@@ -10,11 +10,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
+from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import JSON, manifest
 from manifests.output import one_line, printable, say, to_json
 from manifests.version import version
@@ -24,8 +25,10 @@ from pipelines.errors import SpeechmillError
 from pipelines.say import public, public_command
 
 if TYPE_CHECKING:
+    from manifests.exchange.validate import Problem
     from manifests.lake import Lake
     from manifests.storage import StorageConfig
+    from pipelines.annotate import Retry
     from pipelines.engines import Engine
     from pipelines.recipe import Recipe
     from pipelines.run import Run
@@ -37,6 +40,13 @@ def cli() -> None:
     """Mill conversational recordings into sharded datasets, with every token accounted for."""
 
 
+def _check_sources(lake: Lake) -> Iterator[Problem]:
+    from pipelines.check import check_sources
+
+    return check_sources(lake)
+
+
+SOUND_CHECKS.append(_check_sources)
 cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
@@ -76,6 +86,13 @@ INPUTS = click.option(
 )  # fmt: skip
 
 
+EVERY = "*"
+RETRY = click.option(
+    "--retry-failed", is_flag=False, flag_value=EVERY, metavar="[ERROR_TYPE]",
+    help="Also do again what failed before, or only what failed with one type of error; give it after RECIPE.",
+)  # fmt: skip
+
+
 class Output:
     """What a command found: shown as text as it comes, or gathered into one JSON document."""
 
@@ -102,6 +119,7 @@ def begun(
     as_json: bool,
     inputs: tuple[str, ...] = (),
     measures: bool = False,
+    retry_failed: str | None = None,
     **engine: Any,
 ) -> Iterator[tuple[Any, Output]]:
     """A Run under its watch, and where its results go; imports happen here, so that --help answers at once.
@@ -122,9 +140,15 @@ def begun(
     watch.results = output.results
     # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
     with redirect_stdout(sys.stderr), closing(chosen), watch:
-        yield Run(loaded, opened, watch, chosen), output
+        yield Run(loaded, opened, watch, chosen, _retry(retry_failed)), output
     output.results["run"] = watch.prefix
     output.close()
+
+
+def _retry(error_type: str | None) -> Retry | None:
+    from pipelines.annotate import Retry
+
+    return None if error_type is None else Retry(None if error_type == EVERY else error_type)
 
 
 def _recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
@@ -158,6 +182,7 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 
 @cli.command()
 @options
+@RETRY
 @INPUTS
 def run(inputs: tuple[str, ...], **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
@@ -179,6 +204,7 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 
 @cli.command()
 @options
+@RETRY
 def annotate(**settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
     with begun(**settings, measures=True) as (work, output):
@@ -195,6 +221,7 @@ def select(**settings: Any) -> None:
 
 @cli.command()
 @options
+@RETRY
 def encode(**settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
     with begun(**settings) as (work, output):
@@ -269,10 +296,11 @@ def tokens_verify(recipe: str, lake: str, overrides: tuple[str, ...], quiet: boo
     for problem in problems:
         say(one_line(str(problem)), error=True)
     output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")
-    if not problems:
+    wrong = any(not problem.note for problem in problems)
+    if not wrong:
         output.show("verified", name, f"datasets/{name}: every shard, count and token is as recorded")
     output.close()
-    if problems:
+    if wrong:
         sys.exit(3)
 
 
@@ -381,11 +409,18 @@ def main() -> None:
         say("interrupted: the same command goes on from here", error=True)
         sys.exit(130)
     except (SpeechmillError, OSError) as error:
-        say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
+        _tell(error)
+    except Exception as error:  # a bug, unless it was met in a damaged file
+        damage = sys.modules["manifests.corrupt"].damaged(error) if "manifests.corrupt" in sys.modules else None
+        if damage is not None:
+            _tell(damage)
+        say(public(traceback.format_exc()), error=True, end="")  # it may quote a name
         sys.exit(1)
-    except Exception:  # a bug: it shows its traceback, which may quote a name
-        say(public(traceback.format_exc()), error=True, end="")
-        sys.exit(1)
+
+
+def _tell(error: SpeechmillError | OSError) -> NoReturn:
+    say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
+    sys.exit(1)
 
 
 def _inset(text: str) -> str:

@@ -7,10 +7,11 @@ import itertools
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,20 +20,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import encoders
-from manifests import schemas
 from manifests.fingerprint import canonical, fingerprint, pretty
 from manifests.lake import Lake
-from manifests.shards import ShardWriter
+from manifests.shards import ShardCommit, ShardFiles, ShardWriter
 from manifests.tables import joined
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.sound import TrackStream, present
-from pipelines.errors import RecipeError, SpeechmillError
-from pipelines.failures import failed_row, to_failure
+from pipelines.audio.reach import first_readable, unreachable_among
+from pipelines.audio.sound import TrackStream
+from pipelines.errors import ChangedAudioError, RecipeError, UnreachableAudioError
+from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
 
 Progress = Callable[[str, float, bool], None]
+Window = Mapping[str, Any]
+"""A row of WINDOWS."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Shard:
     recordings: tuple[tuple[str, str], ...]
     seconds: float
     """Of sound in its windows."""
+    again: bool = False
+    """Whether it is to be made anew although it is committed."""
 
     @property
     def name(self) -> str:
@@ -51,7 +56,7 @@ class Shard:
 
     @property
     def commit_key(self) -> str:
-        return f"commits/{self.split}/{self.number:06d}.json"
+        return ShardFiles(self.split, self.number).commit
 
 
 class Plan:
@@ -116,10 +121,13 @@ class ShardEncoder:
         config: EncodeConfig,
         attempts: Attempts | None = None,
         decode: DecodeConfig = DECODE,
+        unreachable: str = "stop",
     ) -> None:
+        """`unreachable` is that of the recipe."""
         self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
         self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
+        self.unreachable = unreachable
         self.prefix = f"datasets/{dataset}"
         self.encoder = encoders.load(config.encoder, config.settings)
         self.fingerprints = {"encoder": f"{self.encoder.name}-{self.encoder.fingerprint}", "selection": selection}
@@ -139,48 +147,54 @@ class ShardEncoder:
             )
 
     def encode(self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Make and commit one shard; nothing is done where its commit record is already there."""
+        """Make and commit one shard; nothing is done where its commit record is already there, unless `shard.again`.
+
+        A shard is committed whole or not at all. It is not committed where the bytes of a recording that was annotated
+        cannot be had: the result then says so, and the same command makes that shard another time.
+        """
         storage = self.lake.storage
         done = Done(shard.name)
-        if storage.exists(f"{self.prefix}/{shard.commit_key}"):
+        if storage.exists(f"{self.prefix}/{shard.commit_key}") and not shard.again:
             return done
+        known = self._look_up(shard)
+        if self.unreachable == "stop":  # known at once, and not after hours of encoding
+            lost = unreachable_among((recording for _, recording in known.values()), self.lake, "encode")
+            if lost:
+                return Done(shard.name, unreachable=lost, uncommitted=1)
         folder = storage.scratch()
         try:
             with self.attempts.begin(shard.name) as attempt:
-                self._make(
-                    shard, ShardWriter(folder, shard.split, shard.number, self.fingerprints), attempt, done, progress
-                )
+                writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
+                for recording_id, _ in shard.recordings:
+                    windows, recording = known[recording_id]
+                    try:
+                        made_s, error = self._encode_recording(windows, recording, writer, attempt)
+                    except (UnreachableAudioError, ChangedAudioError) as lost_error:
+                        failure = to_failure(failed_row(recording_id, lost_error), "encode")
+                        return Done(shard.name, unreachable=[failure], uncommitted=1)
+                    if error:
+                        done.failures.append(to_failure(failed_row(recording_id, error), "encode"))
+                    done.recordings, done.seconds = done.recordings + 1, done.seconds + made_s
+                    progress(recording_id, made_s, error is not None)
+                self._commit(shard, writer.finish(), folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return done
 
-    def _make(self, shard: Shard, writer: ShardWriter, attempt: Attempt, done: Done, progress: Progress) -> None:
+    def _commit(self, shard: Shard, commit: ShardCommit, folder: Path) -> None:
         storage = self.lake.storage
-        rows: list[dict[str, Any]] = []
-        known = self._look_up(shard)
-        for recording_id, _ in shard.recordings:
-            windows, recording = known[recording_id]
-            made, error = self._encode_recording(windows, recording, writer, attempt)
-            rows += [self._row(window, shard, error if index >= made else None) for index, window in enumerate(windows)]
-            writer.failed += len(windows) - made
-            if error:
-                done.failures.append(to_failure(failed_row(recording_id, error), "encode"))
-            seconds = sum(window["duration_s"] for window in windows[:made])
-            done.recordings, done.seconds = done.recordings + 1, done.seconds + seconds
-            progress(recording_id, seconds, error is not None)
-        commit = writer.finish()
-        for path in (writer.tar_path, writer.cuts_path):
-            storage.put_file(f"{self.prefix}/{shard.split}/{path.name}", path)
-        windows_key = f"{self.prefix}/windows/{shard.name}.parquet"
-        self.lake.write(windows_key, schemas.table(rows, schemas.SHARD_WINDOWS))
+        if shard.again:  # first, so that whatever is killed from here on, the shard is made another time
+            storage.delete(f"{self.prefix}/{shard.commit_key}")
+        for name in commit.files:
+            storage.put_file(f"{self.prefix}/{name}", folder / name)
         storage.put_if_absent(f"{self.prefix}/{shard.commit_key}", commit.to_json().encode())
 
-    def _look_up(self, shard: Shard) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
+    def _look_up(self, shard: Shard) -> dict[str, tuple[list[Window], dict[str, Any]]]:
         """Kept windows, and RECORDINGS and SIGNAL columns, of each recording; the tables of a batch are read once."""
         by_batch: dict[str, list[str]] = defaultdict(list)
         for recording_id, batch in shard.recordings:
             by_batch[batch].append(recording_id)
-        known: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+        known: dict[str, tuple[list[Window], dict[str, Any]]] = {}
         for batch, ids in by_batch.items():
             wanted = pa.array(ids)
 
@@ -200,23 +214,60 @@ class ShardEncoder:
         return known
 
     def _encode_recording(
-        self, windows: list[dict[str, Any]], recording: Mapping[str, Any], writer: ShardWriter, attempt: Attempt
-    ) -> tuple[int, Exception | None]:
-        """Encode the windows in order of time; returns how many were made, and why it went no further."""
-        made, config = 0, self.lake.config
+        self, windows: Sequence[Window], recording: Mapping[str, Any], writer: ShardWriter, attempt: Attempt
+    ) -> tuple[float, Exception | None]:
+        """Encode the windows of a recording in order of time, or record why one could not be made.
+
+        Returns the seconds of the windows that were made, and the first error. Raises UnreachableAudioError or
+        ChangedAudioError, and takes all of its windows back, where the bytes that were annotated cannot be had, unless
+        the recipe has them counted as failed; and whatever is no recording's fault.
+        """
         try:
             attempt.at(recording["recording_id"])
-            uri = present(recording, config)
-            with closing(TrackStream(uri, self.encoder.sample_rate, recording, config, self.decode)) as stream:
-                for window, sound in zip(windows, self._windows_of(iter(stream), windows), strict=True):
-                    (features,) = self.encoder.encode([sound])
-                    writer.add(window, recording, features, 1 / self.encoder.frame_rate)
-                    made += 1
-        except (SpeechmillError, ValueError) as error:  # told in the row of every window that was not made
-            return made, error
-        return made, None
+            return first_readable(
+                recording, lambda uri: self._encode_file(uri, windows, recording, writer), self.lake.config
+            )
+        except Exception as error:
+            lost = isinstance(error, UnreachableAudioError | ChangedAudioError)
+            if kind_of(error) is Kind.RUN or (lost and self.unreachable == "stop"):
+                raise
+            with writer.recording():
+                _fail(writer, windows, error)
+            return 0.0, error
 
-    def _windows_of(self, blocks: Iterator[np.ndarray], windows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+    def _encode_file(
+        self, uri: str, windows: Sequence[Window], recording: Mapping[str, Any], writer: ShardWriter
+    ) -> tuple[float, Exception | None]:
+        """As `_encode_recording`, under one of its names; ChangedAudioError unless its bytes are those annotated."""
+        made_s, errors = 0.0, list[Exception]()
+        rate = self.encoder.frame_rate
+        with (
+            writer.recording(),
+            closing(TrackStream(uri, self.encoder.sample_rate, recording, self.lake.config, self.decode)) as stream,
+            closing(self._windows_of(iter(stream), windows)) as sounds,
+        ):
+            for number, window in enumerate(windows):
+                try:
+                    sound = next(sounds)
+                except Exception as error:  # decoding goes no further: no later window can be made
+                    if kind_of(error) is not Kind.RECORDING:
+                        raise
+                    errors.append(error)
+                    _fail(writer, windows[number:], error)
+                    break
+                try:
+                    (features,) = self.encoder.encode([sound])
+                    writer.add(window, recording, features, 1 / rate)
+                    made_s += window["duration_s"]
+                except Exception as error:  # of this window alone
+                    if kind_of(error) is not Kind.RECORDING:
+                        raise
+                    errors.append(error)
+                    _fail(writer, [window], error)
+            stream.prove(recording["sha256"])
+        return made_s, errors[0] if errors else None
+
+    def _windows_of(self, blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Generator[np.ndarray]:
         """float32 (tracks, context + N + context) of each window, with real sound around it, zeros past the ends."""
         encoder = self.encoder
         held = next(blocks)
@@ -224,9 +275,8 @@ class ShardEncoder:
         for window in windows:
             start = round(window["start_s"] * encoder.sample_rate)
             count = round(window["duration_s"] * encoder.frame_rate) * encoder.hop_samples
-            if start % encoder.hop_samples:
-                what = f"window {window['window_id']} starts between two frames of {encoder.name}"
-                raise RecipeError(what, f"make select.grid_s a multiple of {1 / encoder.frame_rate} s")
+            # The recipe was refused otherwise: `check_grid`.
+            assert start % encoder.hop_samples == 0, f"window {window['window_id']} starts between two frames"
             first, last = start - encoder.context_samples, start + count + encoder.context_samples
             while offset + held.shape[1] < last and (block := next(blocks, None)) is not None:
                 passed = min(max(0, first - offset), held.shape[1])
@@ -236,15 +286,7 @@ class ShardEncoder:
             before = max(0, -first)
             yield np.pad(piece, ((0, 0), (before, last - first - before - piece.shape[1])))
 
-    def _row(self, window: Mapping[str, Any], shard: Shard, error: Exception | None) -> dict[str, Any]:
-        rate = self.encoder.frame_rate
-        context = round(window["context_s"] * rate)
-        same = ("window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language")
-        row = {name: window[name] for name in (*same, "num_speakers", "source", "licence")}
-        return row | {
-            "shard": shard.number,
-            "status": "failed" if error else "ok",
-            "error": f"{type(error).__name__}: {error}" if error else None,
-            "context_frames": 0 if error else context,
-            "continuation_frames": 0 if error else round(window["duration_s"] * rate) - context,
-        }
+
+def _fail(writer: ShardWriter, windows: Iterable[Window], error: Exception) -> None:
+    for window in windows:
+        writer.fail(window, f"{type(error).__name__}: {error}")

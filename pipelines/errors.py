@@ -7,6 +7,8 @@ class SpeechmillError(Exception):
     """Something a user did or has; `remedy` says what to do. Shown without a traceback."""
 
     remedy = ""
+    passing = False
+    """Whether the same recording may well succeed another time: its failed row then says how to try it again."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -22,13 +24,15 @@ class UnreadableAudioError(SpeechmillError):
 class UnreachableAudioError(UnreadableAudioError):
     """The bytes of a recording cannot be had at present: missing, denied, or on a server that does not answer."""
 
-    remedy = "make the file reachable again under its name, then run the same command again"
+    remedy = "make the file reachable again under its name"
+    passing = True
 
 
 class ChangedAudioError(UnreadableAudioError):
     """The bytes under a recording's name are no longer those that its id is the hash of."""
 
-    remedy = "put the original file back, or ingest again: the new bytes become a recording of their own"
+    remedy = "put the original file back; or ingest again, which makes the new bytes a recording of their own"
+    passing = True
 
 
 class DecodeLimitError(UnreadableAudioError):
@@ -39,6 +43,7 @@ class DecoderDiedError(UnreadableAudioError):
     """A recording at which the process that decodes crashed or was killed, and again in a fresh process."""
 
     remedy = "convert it with ffmpeg, or leave it out; if memory ran out, use fewer workers or lower decode.memory_gb"
+    passing = True
 
 
 class OutOfMemoryError(OSError, MemoryError):

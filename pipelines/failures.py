@@ -7,14 +7,25 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from manifests.corrupt import CorruptFileError
 from manifests.storage import StorageError
-from pipelines.errors import MissingExtraError, RecipeError, SpeechmillError, UnreachableAudioError
+from pipelines.errors import (
+    MissingExtraError,
+    RecipeError,
+    SpeechmillError,
+    UnreachableAudioError,
+)
 from pipelines.watch import Failure
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of the operating system that say that the machine has run out of something."""
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation")
-"""Words with which PyTorch and ONNX Runtime report a failed allocation, in a plain RuntimeError."""
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "bad_alloc",
+    "bad allocation",
+)  # fmt: skip
+"""Words with which PyTorch, ONNX Runtime and CTranslate2 report a failed allocation, in errors of no class of its own.
+
+ONNX Runtime's errors are not even RuntimeErrors."""
 
 
 class Kind(Enum):
@@ -31,25 +42,37 @@ class Kind(Enum):
 
 def kind_of(error: BaseException) -> Kind:
     """Sort an error. Whatever has no sign of another kind is taken for the fault of the recording at hand."""
+    if not isinstance(error, Exception) or _scarce(error):
+        return Kind.RUN
     if isinstance(error, UnreachableAudioError):
         return Kind.UNREACHABLE
-    if not isinstance(error, Exception) or isinstance(error, StorageError | RecipeError | MissingExtraError):
-        return Kind.RUN
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE):
-        return Kind.RUN
-    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY):
+    if isinstance(error, StorageError | CorruptFileError | RecipeError | MissingExtraError):
         return Kind.RUN
     return Kind.RECORDING
 
 
+def _scarce(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, says that the machine has run out of something."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE):
+        return True
+    # The words of our own errors quote names of files, which may be any words.
+    if not isinstance(error, SpeechmillError) and any(words in str(error).lower() for words in OUT_OF_MEMORY):
+        return True
+    return error.__cause__ is not None and _scarce(error.__cause__)
+
+
 def failed_row(recording_id: str, error: Exception) -> dict[str, Any]:
     """The failed row of a recording: the columns BASE of `manifests.schemas`."""
-    remedy = error.remedy if isinstance(error, SpeechmillError) else "report it with this message and the recording"
+    name, remedy = type(error).__name__, "report it with this message and the recording"
+    if isinstance(error, SpeechmillError):
+        remedy = error.remedy
+        if error.passing:
+            remedy += f"; then run the same command again with --retry-failed {name}"
     return {
         "recording_id": recording_id,
         "status": "failed",
-        "error_type": type(error).__name__,
-        "error": str(error),
+        "error_type": name,
+        "error": str(error) or name,
         "remedy": remedy,
     }
 

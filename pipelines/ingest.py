@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 import pickle
+import re
 import sqlite3
 import tempfile
 from collections import defaultdict
@@ -42,6 +43,7 @@ MAX_HINTS_BYTES = 16_000_000
 MAX_BATCH_BYTES = 64_000_000
 """Of the hints in a batch."""
 MAX_ERROR_LETTERS = 2000
+SEEN = re.compile(r"runs/ingest/\d{6}\.parquet")
 UNKNOWN_DURATION_S = 1800.0
 """What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
 # A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
@@ -198,12 +200,17 @@ def _failed_owners(connection: duckdb.DuckDBPyConnection) -> set[str]:
 def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
     """Table `seen`: rows of MET of names that earlier runs hashed, each found without reading the others."""
     seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row)")
-    for _, table in lake.read_each(lake.storage.list("runs/ingest"), str):
+    for _, table in lake.read_each(_seen_keys(lake), str):
         columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()  # others cannot be told from changed ones
         rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
         names = zip(columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, strict=True)
         seen.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", names)
     seen.execute("CREATE INDEX seen_names ON seen (uri, size_bytes, mtime_ns)")
+
+
+def _seen_keys(lake: Lake) -> Iterator[str]:
+    """Files of rows of MET that earlier runs left; other files beside them are nobody's."""
+    return (key for key in lake.storage.list("runs/ingest") if SEEN.fullmatch(key))
 
 
 def _meet(
@@ -217,7 +224,7 @@ def _meet(
     """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
     connection.register("met_schema", MET.empty_table())
     connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
-    number = sum(1 for _ in lake.storage.list("runs/ingest"))
+    number = max((int(key[-14:-8]) + 1 for key in _seen_keys(lake)), default=0)
     part: list[dict[str, Any]] = []
     fresh: list[dict[str, Any]] = []
     held_bytes = 0

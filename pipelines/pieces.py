@@ -5,20 +5,34 @@ The row does not depend on it: a stage that hears chunks makes it from the same 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
+
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import Storage
-from pipelines.annotate import Progress, broken_needs, first_readable, pending, pieces
+from pipelines.annotate import (
+    Progress,
+    Retry,
+    SkippedError,
+    UncommittedError,
+    broken_needs,
+    failed,
+    holds_long,
+    pending,
+)
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
-from pipelines.failures import failed_row, to_failure
+from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.stages.base import Row, Span, Stage
 from pipelines.watch import Done
 
@@ -36,12 +50,42 @@ class Piece:
         return f"{self.batch}-piece-{self.number}"
 
 
-def pending_pieces(lake: Lake, marks: Mapping[str, str], piece_s: float) -> Iterator[Piece]:
-    """Pieces of the batches that lack something and hold a long recording: few, whatever the size of the lake."""
-    for batch in pending(lake, marks):
-        of = pieces(lake.read(lake.recordings_key(batch), ["claimed_duration_s"]).to_pylist(), piece_s)
-        if of > 1:
+@dataclass(frozen=True)
+class PendingPieces:
+    """Pieces of one stage for the batches that lack it and hold a long recording; picklable, and listed one by one.
+
+    With `retry`, also one piece for each such batch that holds a failed row to be made anew.
+    """
+
+    lake: Lake
+    marks: Mapping[str, str]
+    stage: str
+    needs: tuple[str, ...]
+    piece_s: float
+    retry: Retry | None = None
+
+    def batches(self) -> Iterator[str]:
+        """Names of these batches, in order. One that lacks what the stage reads is not among them."""
+        of_stage = {self.stage: self.marks[self.stage]}
+        again = failed(self.lake, of_stage, self.retry) if self.retry else iter(())
+        for batch, _ in itertools.groupby(heapq.merge(pending(self.lake, of_stage), again)):
+            recordings = self.lake.read(self.lake.recordings_key(batch), ["status", "claimed_duration_s"])
+            read = recordings.filter(pc.equal(recordings["status"], "ok")).to_pylist()
+            if holds_long(read, self.piece_s) and all(self._has(name, batch) for name in ("signal", *self.needs)):
+                yield batch
+
+    def __iter__(self) -> Iterator[Piece]:
+        for batch in self.batches():
+            of = 1 if self._has(self.stage, batch) else self._count(batch)
             yield from (Piece(batch, number, of) for number in range(of))
+
+    def _has(self, stage: str, batch: str) -> bool:
+        return self.lake.storage.exists(self.lake.annotation_key(stage, self.marks[stage], batch))
+
+    def _count(self, batch: str) -> int:
+        """Pieces of a batch by the longest recording that was decoded: what a header claims may be anything."""
+        signal = self.lake.read(self.lake.annotation_key("signal", self.marks["signal"], batch), ["duration_s"])
+        return max(1, math.ceil((pc.max(signal["duration_s"]).as_py() or 0.0) / self.piece_s))
 
 
 @dataclass
@@ -56,11 +100,12 @@ class Outlined:
 
 @dataclass
 class _Recording:
-    """What is known of a recording, and the chunks to hear; or the row of one of which an earlier stage failed."""
+    """What is known of a recording, and the chunks to hear; or its row, where there are none to hear."""
 
     row: Mapping[str, Any]
     known: dict[str, Row]
-    broken: Row | None = None
+    settled: Row | None = None
+    """Its row, where it is there already, or where an earlier stage failed."""
     outline: Outlined | None = None
     chunks: list[Span] = field(default_factory=list)
 
@@ -79,29 +124,56 @@ class PieceWorker:
         marks: Mapping[str, str],
         attempts: Attempts | None = None,
         decode: DecodeConfig = DECODE,
+        unreachable: str = "stop",
+        retry: Retry | None = None,
     ) -> None:
+        """`unreachable` is that of the recipe. With `retry`, failed rows are made anew."""
         assert stage.piecewise
         self.lake, self.stage, self.marks, self.decode = lake, stage, marks, decode
+        self.unreachable, self.retry = unreachable, retry
         self.attempts = attempts or Attempts(lake.storage)
 
     def hear(self, piece: Piece, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Hear what of the piece is not kept yet; commit the batch where with it all is there."""
+        """Hear what of the piece is not kept yet; commit the batch where with it all is there.
+
+        Where the bytes of a recording cannot be had, the result says so, and the same command hears the piece another
+        time, unless the recipe has such recordings counted as failed.
+        """
         done = Done(piece.name)
-        if self.lake.storage.exists(self._key(piece.batch)):
+        made = self._made(piece.batch)
+        if made is not None and self.retry is None:
             return done
-        recordings = list(self._recordings(piece.batch))
+        recordings = list(self._recordings(piece.batch, made or {}))
+        if made is not None and all(recording.settled is made.get(recording.recording_id) for recording in recordings):
+            return done
         numbered = [(item, number) for item in recordings for number in range(len(item.chunks))]
         first, last = (len(numbered) * at // piece.of for at in (piece.number, piece.number + 1))
-        with self.attempts.begin(piece.name) as attempt:
-            for _, share in itertools.groupby(numbered[first:last], key=lambda pair: pair[0].recording_id):
-                taken = list(share)
-                for seconds in self._hear(taken[0][0], [number for _, number in taken], attempt):
-                    done.seconds += seconds
-                    progress(taken[0][0].recording_id, seconds, False)
-            self._join(piece.batch, recordings, done)
+        share = numbered[first:last]
+        if self.unreachable == "stop":
+            rows = {item.recording_id: item.row for item, number in share if not self._kept(item).has(number)}
+            if lost := unreachable_among(rows.values(), self.lake, self.stage.name):
+                return Done(piece.name, unreachable=lost, uncommitted=1)
+        try:
+            with self.attempts.begin(piece.name) as attempt:
+                for _, of_recording in itertools.groupby(share, key=lambda pair: pair[0].recording_id):
+                    taken = list(of_recording)
+                    for seconds in self._hear(taken[0][0], [number for _, number in taken], attempt):
+                        done.seconds += seconds
+                        progress(taken[0][0].recording_id, seconds, False)
+                self._join(piece.batch, recordings, done)
+        except UncommittedError as error:
+            return Done(piece.name, unreachable=[error.failure], uncommitted=1)
         return done
 
-    def _recordings(self, batch: str) -> Iterator[_Recording]:
+    def _made(self, batch: str) -> dict[str, Row] | None:
+        """The rows of the batch that are there, but for those to be made anew; None where there are none."""
+        try:
+            rows = self.lake.read(self._key(batch)).to_pylist()
+        except FileNotFoundError:
+            return None
+        return {row["recording_id"]: row for row in rows}
+
+    def _recordings(self, batch: str, made: Mapping[str, Row]) -> Iterator[_Recording]:
         tables = {
             name: {row["recording_id"]: row for row in self.lake.read(self._key(batch, name)).to_pylist()}
             for name in {"signal", *self.stage.needs}
@@ -110,13 +182,21 @@ class PieceWorker:
             if row["status"] == "ok":
                 known = {name: table[row["recording_id"]] for name, table in tables.items()}
                 signal = known["signal"]
-                if signal["status"] != "ok":
+                row_made = made.get(row["recording_id"])
+                if row_made and not self._again(row_made):
+                    yield _Recording(row, known, row_made)
+                elif signal["status"] != "ok":
                     yield _Recording(row, known, {name: signal[name] for name in schemas.BASE_NAMES})
                 elif error := broken_needs(self.stage, known):
                     yield _Recording(row, known, failed_row(row["recording_id"], error))
                 else:
                     outline = Outlined(row["recording_id"], num_samples_of(signal), signal["tracks"])
                     yield _Recording(row, known, None, outline, self.stage.chunks(outline, known))
+
+    def _again(self, row: Row) -> bool:
+        """Whether a row that is there is made anew."""
+        skipped = row["error_type"] == SkippedError.__name__
+        return self.retry is not None and row["status"] != "ok" and (skipped or self.retry.wants(row))
 
     def _hear(self, recording: _Recording, numbers: Sequence[int], attempt: Attempt) -> Iterator[float]:
         """Keep what is heard in these chunks; yields the seconds of each as it is there."""
@@ -139,15 +219,19 @@ class PieceWorker:
                 size_bytes, sha256, config = recording.row["size_bytes"], recording.row["sha256"], self.lake.config
                 return decode_span(uri, size_bytes, signal, start, stop, config, sha256, self.decode)
 
-            with first_readable(recording.row, decode) as sound:
+            with first_readable(recording.row, decode, self.lake.config) as sound:
                 for number in todo:
                     attempt.at(f"{recording.recording_id}-{number}")
                     kept.put(number, self.stage.hear(sound, recording.chunks[number]))
                     yield _seconds(recording.chunks[number])
-        except OSError:  # of the storage or a full disk: no fault of the recording
-            raise
         except Exception as error:  # whatever a model throws costs one recording, as in `Annotator`
-            kept.fail(failed_row(recording.recording_id, error))
+            kind = kind_of(error)
+            if kind is Kind.RUN:
+                raise
+            row = failed_row(recording.recording_id, error)
+            if kind is Kind.UNREACHABLE and self.unreachable == "stop":
+                raise UncommittedError(to_failure(row, self.stage.name)) from error
+            kept.fail(row)
 
     def _join(self, batch: str, recordings: Sequence[_Recording], done: Done) -> None:
         """Commit the batch, count its recordings and forget its chunks, if all are there."""
@@ -158,14 +242,14 @@ class PieceWorker:
         self.lake.write(self._key(batch), schemas.table(rows, self.stage.schema))
         for recording, row in zip(recordings, rows, strict=True):
             self._kept(recording).clear()
-            if not recording.broken:  # those were told by the stage that failed
+            if not recording.settled:  # those were told before
                 done.recordings += 1
                 if row["status"] != "ok":
                     done.failures.append(to_failure(row, self.stage.name))
 
     def _row(self, recording: _Recording) -> Row:
-        if recording.broken:
-            return recording.broken
+        if recording.settled:
+            return recording.settled
         assert recording.outline is not None
         kept = self._kept(recording)
         if failed := kept.failed():
@@ -174,6 +258,8 @@ class PieceWorker:
         try:
             row = self.stage.join(recording.outline, recording.known, heard)
         except Exception as error:  # as above
+            if kind_of(error) is Kind.RUN:
+                raise
             return failed_row(recording.recording_id, error)
         return {"recording_id": recording.recording_id, "status": "ok", **row}
 

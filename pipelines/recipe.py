@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,8 @@ class SelectConfig:
     """Rules that a window must meet."""
 
     def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
+            raise ValueError("select.context_s, continuation_s, stride_s and grid_s must be finite numbers")
         if self.context_s < 0 or self.continuation_s <= 0:
             raise ValueError("select.context_s must be at least 0 and select.continuation_s above 0")
         if self.grid_s <= 0 or (self.stride_s is not None and self.stride_s <= 0):
@@ -126,11 +130,15 @@ class Recipe:
     encode: EncodeConfig
     storage: StorageConfig
     max_failed_share: float
-    """The run stops when more than this share of at least 100 recordings fails."""
+    """A step stops when more than this share of at least 100 recordings fails in it."""
     resolved: dict[str, Any]
     """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
     piece_hours: float = 20.0
     """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
+    unreachable: str = "stop"
+    """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
+    'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
+    goes on once the files are back; 'fail' counts the recording as failed."""
 
     def make_stages(self) -> list[Stage]:
         made = []
@@ -167,7 +175,8 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    known = {"name", "ingest", "decode", "annotate", "select", "encode", "storage", "max_failed_share"}
+    tables = {"ingest", "decode", "annotate", "select", "encode", "storage"}
+    known = {"name", *tables, "max_failed_share", "unreachable"}
     _check_keys(raw, known, "recipe")
     try:
         name = checked_name(raw.get("name"), "the recipe's name")
@@ -192,20 +201,49 @@ def parse(raw: dict[str, Any]) -> Recipe:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
     encode = _build(EncodeConfig, raw.get("encode", {}), "encode")
     try:
-        encoders.load(encode.encoder, encode.settings)
+        encoder = encoders.load(encode.encoder, encode.settings)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[encode] {error}", "correct encode.encoder or encode.settings") from error
+    select = _build(SelectConfig, raw.get("select", {}), "select")
+    check_grid(select, encoder)
+    unreachable = raw.get("unreachable", Recipe.unreachable)
+    if unreachable not in ("stop", "fail"):
+        raise RecipeError(f"unreachable = {unreachable!r}", "write 'stop' or 'fail'")
     return Recipe(
         name,
         _build(IngestConfig, raw.get("ingest", {}), "ingest"),
         _build(DecodeConfig, raw.get("decode", {}), "decode"),
         stages,
-        _build(SelectConfig, raw.get("select", {}), "select"),
+        select,
         encode,
         _build(StorageConfig, raw.get("storage", {}), "storage"),
         max_failed_share,
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
+        unreachable,
+    )
+
+
+def check_grid(select: SelectConfig, encoder: encoders.Encoder) -> None:
+    """Raise RecipeError unless each window begins where a frame of the encoder does.
+
+    Starts of windows are multiples of `grid_s`, and without turns of the stride, which is rounded up to the grid; they
+    are kept to the microsecond.
+    """
+    grid_us = Fraction(str(select.grid_s)) * 10**6
+    step_us = grid_us
+    if select.align == "none":
+        stride_s = select.stride_s or select.context_s + select.continuation_s
+        steps = Fraction(str(round(stride_s, 9))) * 10**6 / grid_us
+        step_us *= max(1, math.ceil(steps - Fraction(1, 10**6)))  # as `manifests.windows.cut_starts` rounds it
+    hop_us = Fraction(encoder.hop_samples * 10**6, encoder.sample_rate)
+    if step_us.denominator == 1 and (step_us / hop_us).denominator == 1:
+        return
+    grid_s = float(hop_us * hop_us.denominator / 10**6)
+    raise RecipeError(
+        f"windows would start every {float(step_us) / 1e6:g} s, between two frames of {encoder.name}, one of which "
+        f"takes {float(hop_us) / 1e6:g} s",
+        f"set select.grid_s to {grid_s:g} or a multiple of it",
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -18,8 +20,8 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.report import card
 from manifests.select import RuleError, Selection, select
-from manifests.shards import fields
-from pipelines.annotate import Annotator, expected, fingerprints, grouped, pending
+from manifests.shards import ShardCommit, ShardFiles, committed, fields
+from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
 from pipelines.audio.isolated import warm
 from pipelines.encode import Plan, Shard, ShardEncoder
@@ -28,7 +30,7 @@ from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import to_failure
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
-from pipelines.pieces import Piece, PieceWorker, pending_pieces
+from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.recipe import Recipe
 from pipelines.stages.base import Stage
 from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
@@ -44,6 +46,8 @@ class Run:
     lake: Lake
     watch: Watch
     engine: Engine = field(default_factory=Engine)
+    retry: Retry | None = None
+    """Which failed recordings and shards are done another time."""
 
     def ingest(self, inputs: Iterable[str]) -> Ingested:
         with self.watch.step("ingest") as step:
@@ -61,7 +65,8 @@ class Run:
     def annotate(self) -> Iterator[Step]:
         """Annotate every pending batch, then what is left of those with long recordings; yields each step that was.
 
-        Raises SpeechmillError once more than `max_failed_share` of the recordings failed.
+        Raises SpeechmillError once more than `max_failed_share` of the recordings failed, and at the end where units
+        were not committed because recordings could not be had.
         """
         stages = self.recipe.make_stages()
         for stage in stages:
@@ -69,29 +74,32 @@ class Run:
                 what = f"{stage.name}: trust = true: the files of {stage.trusted} may run code of their own"
                 LOG.warning("%s", what)
                 self.watch.print(what)
-        units = Pending(self.lake, fingerprints(stages, self.recipe.decode))
+        units = Pending(self.lake, fingerprints(stages, self.recipe.decode), self.retry)
         with self.watch.step("annotate") as step:
-            batches, step.total_s = expected(self.lake, pending(self.lake, units.marks))
+            batches, step.total_s = expected(self.lake, (unit.unit for unit in units))
             if batches:  # no models are loaded for nothing
                 groups = [
                     self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
                     for number, group in enumerate(grouped(stages))
                 ]
-                self._count(step, units, groups, self.recipe.max_failed_share)
+                self._count(step, units, groups)
         yield step
-        long = list(pending_pieces(self.lake, units.marks, 3600 * self.recipe.piece_hours))
+        steps = [step]
         for stage in stages:
-            if stage.piecewise and long:
+            piece_s = 3600 * self.recipe.piece_hours
+            long = PendingPieces(self.lake, units.marks, stage.name, stage.needs, piece_s, self.retry)
+            if stage.piecewise and next(long.batches(), None):
                 with self.watch.step(stage.name) as step:
-                    _, step.total_s = expected(self.lake, dict.fromkeys(piece.batch for piece in long))
+                    _, step.total_s = expected(self.lake, long.batches())
                     make = partial(_piece_worker, *self._given(step), stage.name)
-                    group = self._group("pieces", [stage], make, "name")
-                    self._count(step, long, [group], self.recipe.max_failed_share)
+                    self._count(step, long, [self._group("pieces", [stage], make, "name")])
                 yield step
+                steps.append(step)
+        _check_committed(steps, "batches")
 
-    def _given(self, step: Step) -> tuple[Lake, Recipe, str, str]:
+    def _given(self, step: Step) -> tuple[Lake, Recipe, Retry | None, str, str]:
         """What every worker is made of."""
-        return self.lake, self.recipe, self.watch.prefix, step.beat_prefix
+        return self.lake, self.recipe, self.retry, self.watch.prefix, step.beat_prefix
 
     def _group(self, what: str, stages: Sequence[Stage], make: Callable[[], Worker], name: str) -> Group:
         """A group that occupies what the hungriest of its stages does. `name` is the attribute that names its units."""
@@ -100,12 +108,13 @@ class Run:
         guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter(name))
         return Group("-".join([what, *(stage.name for stage in stages)]), guarded, cpus, gpus)
 
-    def _count(self, step: Step, units: Iterable[Any], groups: Sequence[Group], max_failed_share: float = 1.0) -> None:
+    def _count(self, step: Step, units: Iterable[Any], groups: Sequence[Group]) -> None:
         """Run units and count what comes back; SpeechmillError once too much of it failed."""
+        most = self.recipe.max_failed_share
         with closing(self.engine.run(units, groups)) as results:  # whatever is raised, the engine rests after it
             for done in results:
                 step.done(done)
-                if step.recordings >= MIN_TRIED and step.failed > max_failed_share * step.recordings:
+                if step.recordings >= MIN_TRIED and step.failed > most * step.recordings:
                     what = f"{step.failed} of {step.recordings} recordings failed"
                     raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
 
@@ -152,11 +161,12 @@ class Run:
             except FileNotFoundError as error:
                 what = f"not selected yet: {error.filename}"
                 raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
-            todo = Uncommitted(self.lake, name, plan)
+            todo = Uncommitted(self.lake, name, plan, self.retry)
             ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
             step.total_s = sum(shard.seconds for shard in todo)
             make = partial(_encoder, *self._given(step), selection)
             self._count(step, todo, [self._group("encode", [], make, "name")])
+        _check_committed([step], "shards")
         encoder = encoders.load(config.encoder, config.settings)
         table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
         described = {"fields": fields(self.lake.storage, name), "recipe": self.recipe.resolved}
@@ -168,57 +178,98 @@ class Run:
 
 @dataclass(frozen=True)
 class Pending:
-    """Batches that lack something, each with nothing done yet; picklable, so that an engine may list them elsewhere."""
+    """Batches that lack something, or hold failed rows to be made anew, each with nothing done yet.
+
+    Picklable, so that an engine may list them elsewhere.
+    """
 
     lake: Lake
     marks: Mapping[str, str]
+    retry: Retry | None = None
 
     def __iter__(self) -> Iterator[Done]:
-        return map(Done, pending(self.lake, self.marks))
+        again = failed(self.lake, self.marks, self.retry) if self.retry else iter(())
+        merged = heapq.merge(pending(self.lake, self.marks), again)
+        return (Done(batch) for batch, _ in itertools.groupby(merged))
 
 
 @dataclass(frozen=True)
 class Uncommitted:
-    """Shards without a commit record; picklable too."""
+    """Shards without a commit record, or with failed windows to be made anew; picklable too."""
 
     lake: Lake
     dataset: str
     plan: Plan
+    retry: Retry | None = None
 
     def __iter__(self) -> Iterator[Shard]:
-        committed = set(self.lake.storage.list(f"datasets/{self.dataset}/commits"))
-        return (shard for shard in self.plan if f"datasets/{self.dataset}/{shard.commit_key}" not in committed)
+        done = {files.commit for files in committed(self.lake.storage, self.dataset)}
+        for shard in self.plan:
+            if shard.commit_key not in done:
+                yield shard
+            elif self.retry and self._failed(shard):
+                yield replace(shard, again=True)
+
+    def _failed(self, shard: Shard) -> bool:
+        assert self.retry is not None
+        files = ShardFiles(shard.split, shard.number)
+        commit = ShardCommit.read(self.lake.storage, f"datasets/{self.dataset}/{files.commit}")
+        if not commit.failed:
+            return False
+        errors = ledger.committed_windows(self.lake, self.dataset, files, commit)["error"].drop_null().to_pylist()
+        return any(self.retry.error_type in (None, error.partition(":")[0]) for error in errors)
 
 
-def _piece_worker(lake: Lake, recipe: Recipe, run: str, beats: str, name: str) -> Callable[[Piece], Done]:
+def _check_committed(steps: Sequence[Step], units: str) -> None:
+    """Raise SpeechmillError where units of these steps were not committed, with the first few recordings to blame."""
+    uncommitted = sum(step.uncommitted for step in steps)
+    if uncommitted:
+        named = [f"{lost.recording_id}: {lost.error}" for step in steps for lost in step.unreachable]
+        raise SpeechmillError(
+            f"{uncommitted:,} {units} were not committed, because recordings in them cannot be had as they were "
+            f"ingested; the first are: {'; '.join(named)}",
+            "put the files back under their names, then run the same command again: it does what is left; or count "
+            "such recordings as failed: --set unreachable=fail",
+        )
+
+
+def _piece_worker(
+    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, name: str
+) -> Callable[[Piece], Done]:
     warm()  # it starts while the models are loaded
     stages = recipe.make_stages()
     (stage,) = [stage for stage in stages if stage.name == name]
     stage.setup()
-    marks = fingerprints(stages, recipe.decode)
-    worker = PieceWorker(lake, stage, marks, Attempts(lake.storage, run), recipe.decode)
+    marks, attempts = fingerprints(stages, recipe.decode), Attempts(lake.storage, run)
+    worker = PieceWorker(lake, stage, marks, attempts, recipe.decode, recipe.unreachable, retry)
     return lambda piece: worker.hear(piece, Heartbeat(lake.storage, f"{beats}/{piece.name}.json"))
 
 
-def _annotator(lake: Lake, recipe: Recipe, run: str, beats: str, number: int) -> Callable[[Done], Done]:
+def _annotator(
+    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, number: int
+) -> Callable[[Done], Done]:
     """A worker of the group `number`; it adds to what the groups before it did."""
     warm()
     groups = grouped(recipe.make_stages())
     earlier = [stage for group in groups[:number] for stage in group]
     piece_s, attempts = 3600 * recipe.piece_hours, Attempts(lake.storage, run)
-    annotator = Annotator(lake, groups[number], attempts, earlier, piece_s, recipe.decode)
+    annotator = Annotator(lake, groups[number], attempts, earlier, piece_s, recipe.decode, recipe.unreachable, retry)
 
     def annotate(before: Done) -> Done:
+        if before.uncommitted:  # it lacks what this group reads
+            return before
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
         recordings, seconds = max(before.recordings, done.recordings), max(before.seconds, done.seconds)
         failures = list(dict.fromkeys(before.failures + done.failures))  # sound that nobody can decode fails in each
-        return Done(before.unit, recordings, seconds, failures)
+        return Done(before.unit, recordings, seconds, failures, done.unreachable, done.uncommitted)
 
     return annotate
 
 
-def _encoder(lake: Lake, recipe: Recipe, run: str, beats: str, selection: Selection) -> Callable[[Shard], Done]:
+def _encoder(
+    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, selection: Selection
+) -> Callable[[Shard], Done]:
     warm()
-    signal, attempts = selection.stages["signal"], Attempts(lake.storage, run)
-    encoder = ShardEncoder(lake, recipe.name, selection.name, signal, recipe.encode, attempts, recipe.decode)
+    given = lake, recipe.name, selection.name, selection.stages["signal"], recipe.encode
+    encoder = ShardEncoder(*given, Attempts(lake.storage, run), recipe.decode, recipe.unreachable)
     return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

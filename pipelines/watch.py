@@ -60,6 +60,11 @@ class Done:
     """Of sound."""
     failures: list[Failure] = field(default_factory=list)
 
+    unreachable: list[Failure] = field(default_factory=list)
+    """The first few recordings whose sound could not be had, and because of which the unit was not committed."""
+    uncommitted: int = 0
+    """Units that were not committed because of them: this one, or those that an engine has summed up."""
+
     @property
     def failed(self) -> int:
         """Recordings of which anything failed."""
@@ -91,6 +96,9 @@ class Step:
         self.done_s = self.flying_s = 0.0
         self.reasons: Counter[str] = Counter()
         self.notes = 0
+        self.uncommitted = 0
+        self.unreachable: list[Failure] = []
+        """The first few recordings because of which units were not committed."""
         self.begun = time.monotonic()
         self.ended: float | None = None
 
@@ -110,6 +118,11 @@ class Step:
         self.failed += done.failed
         for failure in done.failures:
             self.fail(failure)
+        self.uncommitted += done.uncommitted
+        for failure in done.unreachable:
+            LOG.warning("%s %s: not committed: %s: %s", self.name, done.unit, failure.recording_id, failure.error)
+            if len(self.unreachable) < SHOWN_FAILURES:
+                self.unreachable.append(failure)
         self.watch.storage.delete(f"{self.beat_prefix}/{done.unit}.json")
 
     def fail(self, failure: Failure) -> None:
@@ -169,6 +182,8 @@ class Step:
     def _poll(self) -> None:
         flying_s = 0.0
         for key in self.watch.storage.list(self.beat_prefix):
+            if key.rpartition("/")[2].startswith("."):  # left by a network file system or a desktop
+                continue
             try:
                 flying_s += json.loads(self.watch.storage.read(key))["seconds"]
             except FileNotFoundError:

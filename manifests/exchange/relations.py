@@ -18,6 +18,7 @@ from manifests import views
 from manifests.exchange.foreign.load import load
 from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.lake import Lake
+from manifests.shards import committed
 
 BATCH_ROWS = 2000
 
@@ -84,8 +85,8 @@ def split_key(path: str) -> tuple[str | None, str]:
 
 
 def splits(lake: Lake, dataset: str) -> list[str]:
-    """The folders of shards of a dataset, which are foreign manifests too."""
-    names = [name for name in views.folders(lake, dataset) if name not in ("commits", "windows")]
+    """The folders of shards of the dataset in the folder `dataset`, which are foreign manifests too."""
+    names = sorted({shard.split for shard in committed(lake.storage, dataset.removeprefix("datasets/"))})
     return [f"{lake.storage.root}/{dataset}/{name}" for name in names]
 
 

@@ -7,7 +7,6 @@ shards are compared; `manifests.verify` recounts them from their bytes.
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,23 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from manifests import schemas, views
+from manifests import ledger, schemas, views
+from manifests.corrupt import CorruptFileError, difference, remedy_of
 from manifests.exchange import checks
 from manifests.exchange.checks import Rule
 from manifests.exchange.relations import Source
 from manifests.lake import Lake
-from manifests.shards import ShardCommit
+from manifests.made import made
+from manifests.shards import ShardCommit, committed
 from manifests.verify import verify
 
-COPY = "bring it back from a copy, or delete it and run its step again"
 ENCODE = "run encode again, which makes what has no commit"
+MAKE = (
+    "run encode again, with --retry-failed for shards that are empty; where it refuses, recordings were added since: "
+    "encode under another name"
+)
+RETRY = "see their rows; encode with --retry-failed does their shards again"
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,12 @@ class Problem:
     remedy: str
     rows: int | None = None
     example: str | None = None
+    note: bool = False
+    """Whether it is no fault of the lake, but worth knowing."""
 
     def __str__(self) -> str:
         counted = "" if self.rows is None else f" ({self.rows:,} rows, first {self.example})"
-        return f"{self.key}: {self.what}{counted}; remedy: {self.remedy}"
+        return f"{'note: ' * self.note}{self.key}: {self.what}{counted}; remedy: {self.remedy}"
 
 
 def validate(lake: Lake, only: str = "", deep: bool = False) -> list[Problem]:
@@ -134,18 +140,25 @@ class _LakeCheck:
     def _wanted(self, folder: str) -> bool:
         return not self.only or f"{folder}/".startswith(f"{self.only}/") or self.only.startswith(f"{folder}/")
 
-    def _rows(self, folder: str, names: str = "*.parquet") -> str:
-        """A query for the rows of a folder's files with the key of each."""
+    def _rows(self, folder: str, kind: str = "batch") -> str:
+        """A query for the rows of a folder's files of a kind with the key of each."""
         key = f"concat({views.quoted(folder + '/')}, parse_filename(filename)) AS key"
-        pattern = views.quoted(f"{self.root}{folder}/{names}")
-        files = f"read_parquet({pattern}, hive_partitioning = false, filename = true)"
+        files = views.parquet(self._patterns(folder, kind), filename=True)
         return f"SELECT * EXCLUDE (filename), {key} FROM {files}"
 
-    def _queried(self, folder: str, names: str = "*.parquet") -> bool:
-        """Whether a folder has files, and all of them can be queried."""
-        pattern = f"{self.root}{folder}/{names}"
-        ((files,),) = self.connection.execute("SELECT count(*) FROM glob($1)", [pattern]).fetchall()
-        return files > 0 and folder not in self.broken
+    def _patterns(self, folder: str, kind: str) -> list[str]:
+        if kind == "shards":
+            keys = views.committed_windows(self.lake, folder.split("/")[1])
+            return [self.root + glob.escape(key) for key in keys]
+        return [f"{self.root}{folder}/{kind}-{views.NUMBER}.parquet"]
+
+    def _queried(self, folder: str, kind: str = "batch") -> bool:
+        """Whether a folder has files of a kind, and all of them can be queried."""
+        found = (
+            self.connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall()
+            for pattern in self._patterns(folder, kind)
+        )
+        return folder not in self.broken and any(found)
 
     # Files: each is whole, of its schema, and has the recordings of its batch in their order.
 
@@ -179,6 +192,9 @@ class _LakeCheck:
                 stem = key.rpartition("/")[2].removesuffix(".parquet")
                 if key.endswith(".parquet") and "batch-" + stem.rpartition("-")[2] not in batches:
                     yield Problem(key, "there is no such batch of recordings", "delete it, or bring the batch back")
+        for key in self.lake.storage.list("recordings"):
+            if key.endswith(".parquet") and key.rpartition("/")[2].removesuffix(".parquet") not in batches:
+                yield Problem(key, "its name is not that of a batch, so that nothing reads it", "move it elsewhere")
 
     def _schema(self, folder: str) -> pa.Schema | None:
         return schemas.STAGES.get(folder.removeprefix("annotations/").rpartition("-")[0])
@@ -186,17 +202,16 @@ class _LakeCheck:
     def _read(self, key: str, schema: pa.Schema, columns: list[str]) -> tuple[pa.Table | None, list[Problem]]:
         """Columns of a file, if it is there, whole and of its schema. A file not there is a step not yet done."""
         try:
-            with self.lake.storage.open(key) as stream:
-                file = pq.ParquetFile(stream)
-                if file.schema_arrow.equals(schema):
-                    return file.read(columns, use_threads=False), []
-                what = _difference(file.schema_arrow, schema)
+            table = self.lake.read(key)  # all of it: each page is held against its checksum
+            if table.schema.equals(schema):
+                return table.select(columns), []
+            what, remedy = difference(table.schema, schema), remedy_of(key)
         except FileNotFoundError:
             return None, []
-        except (pa.ArrowInvalid, OSError) as error:
-            what = f"cannot be read: {str(error).splitlines()[0]}"
+        except CorruptFileError as error:
+            what, remedy = error.what, error.remedy
         self.broken.add(key.rpartition("/")[0])
-        return None, [Problem(key, what, COPY)]
+        return None, [Problem(key, what, remedy)]
 
     # Rows: one scan a table, unless a file of it could not be read.
 
@@ -229,17 +244,17 @@ class _LakeCheck:
     def _selection(self, folder: str) -> Iterator[Problem]:
         stored: dict[str, Any] = {}
         funnel: dict[str, Any] = {}
-        for name, into in (("selection.json", stored), ("funnel.json", funnel)):
+        for name, into, keys in (("selection.json", stored, ["stages"]), ("funnel.json", funnel, ["windows"])):
             try:
-                into |= json.loads(self.lake.storage.read(f"{folder}/{name}"))
-            except (FileNotFoundError, ValueError) as error:
+                into |= self.lake.read_json(f"{folder}/{name}", *keys)
+            except (FileNotFoundError, CorruptFileError) as error:
                 yield Problem(f"{folder}/{name}", f"cannot be read: {error}", checks.SELECT)
         for stage, mark in stored.get("stages", {}).items():
             if f"{stage}-{mark}" not in views.folders(self.lake, "annotations"):
                 yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
-        if not self._queried(folder, "verdicts-*.parquet"):
+        if not self._queried(folder, "verdicts"):
             return
-        verdicts, windows = self._rows(folder, "verdicts-*.parquet"), self._rows(folder, "windows-*.parquet")
+        verdicts, windows = self._rows(folder, "verdicts"), self._rows(folder, "windows")
         found = f"SELECT recording_id, count(*) AS found FROM ({windows}) GROUP BY ALL"
         judged = (
             f"SELECT v.*, coalesce(found, 0) AS found FROM ({verdicts}) AS v LEFT JOIN ({found}) USING (recording_id)"
@@ -260,30 +275,25 @@ class _LakeCheck:
                 yield Problem(f"{folder}/funnel.json", f"counts {told:,} {what}, there are {count:,}", checks.SELECT)
 
     def _dataset(self, folder: str, selections: list[str]) -> Iterator[Problem]:
-        storage = self.lake.storage
-        committed: dict[str, ShardCommit] = {}
-        for key in storage.list(f"{folder}/commits"):
-            try:
-                committed[key] = ShardCommit.from_json(storage.read(key))
-            except (ValueError, TypeError, KeyError) as error:
-                yield Problem(key, f"cannot be read: {error}", "delete it and run encode again")
+        storage, name = self.lake.storage, folder.removeprefix("datasets/")
         expected: set[str] = set()
-        for key, commit in committed.items():
-            names = {f"{folder}/{commit.split}/{name}": known["size_bytes"] for name, known in commit.files.items()}
-            for name, size_bytes in names.items():
-                yield from self._size(name, size_bytes, key)
-            table = f"{folder}/windows/{commit.split}-{commit.shard:06d}.parquet"
-            rows, problem = self._read(table, schemas.SHARD_WINDOWS, ["window_id"])
-            yield from problem
-            if rows is None and not problem:
-                yield Problem(table, "missing", f"delete {key} and run encode again")
-            elif rows is not None and rows.num_rows != commit.windows + commit.failed:
-                what = f"{rows.num_rows:,} windows, its commit says {commit.windows + commit.failed:,}"
-                yield Problem(table, what, f"delete {key} and run encode again")
-            expected |= {table, *names}
-        if not committed:
-            yield Problem(folder, "no shard is committed", ENCODE)
-            return
+        for shard in committed(storage, name):
+            key = f"{folder}/{shard.commit}"
+            try:
+                commit = ShardCommit.read(storage, key)
+            except CorruptFileError as error:
+                yield Problem(key, error.what, error.remedy)
+                continue
+            expected |= {f"{folder}/{file}" for file in (shard.cuts, shard.latents, shard.windows)}
+            for file, known in commit.files.items():
+                yield from self._size(f"{folder}/{file}", known["size_bytes"], key)
+            try:
+                ledger.committed_windows(self.lake, name, shard, commit)
+            except CorruptFileError as error:
+                table, problem = self._read(error.key, schemas.SHARD_WINDOWS, [])
+                yield from problem
+                if table is not None:  # what is missing was told with the sizes
+                    yield Problem(error.key, error.what, error.remedy)
         for part in views.folders(self.lake, folder):
             for key in storage.list(f"{folder}/{part}") if part != "commits" else ():
                 if key not in expected:
@@ -294,8 +304,8 @@ class _LakeCheck:
                     )
         yield from self._shard_windows(folder, selections)
         if self.deep:
-            for found in verify(self.lake, folder.removeprefix("datasets/")):
-                yield Problem(found.key, found.what, "delete the commit of that shard and run encode again")
+            for found in verify(self.lake, name):
+                yield Problem(found.key, found.what, remedy_of(found.key), note=found.note)
 
     def _size(self, key: str, size_bytes: int, commit: str) -> Iterator[Problem]:
         try:
@@ -308,45 +318,40 @@ class _LakeCheck:
             yield Problem(key, what, f"delete {commit} and run encode again")
 
     def _shard_windows(self, folder: str, selections: list[str]) -> Iterator[Problem]:
-        """Windows of shards are kept by the selection, each in one shard, and the ledger counts them all."""
-        if not self._queried(f"{folder}/windows"):
-            return
-        rows = self._rows(f"{folder}/windows")
+        """What the selection keeps is in the shards, each window in one of them, and the ledger counts them all."""
         try:
-            name = json.loads(self.lake.storage.read(f"{folder}/plan.json"))["selection"]
-        except (FileNotFoundError, ValueError, KeyError) as error:
+            name = str(self.lake.read_json(f"{folder}/plan.json", "selection")["selection"])
+        except (FileNotFoundError, CorruptFileError) as error:
             yield Problem(f"{folder}/plan.json", f"cannot be read: {error}", ENCODE)
             return
         selection = f"selections/{name}"
-        if name in selections and self._queried(selection, "windows-*.parquet"):
-            kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows-*.parquet')}) WHERE kept"
-            joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
-        else:
+        there = name in selections and selection not in self.broken
+        if not there:
             yield Problem(
                 f"{folder}/plan.json", f"{selection} is not there or broken", "bring it back, or select again"
             )
-            joined = f"SELECT *, true AS selected FROM ({rows})"
+        elif not self.deep and f"{folder}/windows" not in self.broken:  # `verify` counts it, too
+            found = made(self.lake, folder.removeprefix("datasets/"), name)
+            for part, what in found.problems(name):
+                yield Problem(f"{folder}/{part}", what, MAKE)
+            for note in found.notes():
+                yield Problem(f"{folder}/windows", note, RETRY, note=True)
+        if not self._queried(f"{folder}/windows", "shards"):
+            return
+        rows = self._rows(f"{folder}/windows", "shards")
+        joined = f"SELECT *, true AS selected FROM ({rows})"
+        if there and self._queried(selection, "windows"):
+            kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows')}) WHERE kept"
+            joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
         yield from broken_rules(self.connection, joined, "window_id", checks.SHARD_WINDOWS)
         yield from repeated(self.connection, f"({rows})", "window_id", f"{folder}/windows", "encode under another name")
-        ledger, problem = self._read(f"{folder}/ledger.parquet", schemas.LEDGER, ["patch", "windows"])
+        counts, problem = self._read(f"{folder}/ledger.parquet", schemas.LEDGER, ["patch", "windows"])
         yield from problem
-        if ledger is None:
+        if counts is None:
             if not problem:
                 yield Problem(f"{folder}/ledger.parquet", "missing", ENCODE)
             return
-        counted = pc.sum(ledger.filter(pc.equal(ledger["patch"], 1))["windows"]).as_py() or 0
-        ((made,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
-        if counted != made:
-            yield Problem(f"{folder}/ledger.parquet", f"counts {counted:,} windows, the shards {made:,}", ENCODE)
-
-
-def _difference(found: pa.Schema, schema: pa.Schema) -> str:
-    """The first column that differs."""
-    for column in schema:
-        position = found.get_field_index(column.name)
-        if position < 0:
-            return f"has no column {column.name}"
-        if not found.field(position).equals(column):
-            return f"column {column.name} is {found.field(position).type}, not {column.type}"
-    extra = [name for name in found.names if name not in schema.names]
-    return f"has a column {extra[0]} that is not known" if extra else "has its columns in another order"
+        counted = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
+        ((ok,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
+        if counted != ok:
+            yield Problem(f"{folder}/ledger.parquet", f"counts {counted:,} windows, the shards {ok:,}", ENCODE)

@@ -33,6 +33,7 @@ def told() -> Iterator[None]:
     """Errors of SQL, rules and names, for people."""
     import duckdb
 
+    from manifests.corrupt import damaged
     from manifests.exchange.foreign.rows import ManifestError
     from manifests.select import RuleError
     from manifests.sql import NotReadingError
@@ -45,6 +46,8 @@ def told() -> Iterator[None]:
     except RuleError as error:
         raise LookError(str(error), "correct the rule") from error
     except duckdb.Error as error:
+        if damage := damaged(error):
+            raise damage from error
         what = str(error).partition("\n\nLINE")[0].replace("\n", " ")
         remedy = (
             'correct it; `speechmill manifest query LAKE "SHOW TABLES"` lists the views, "DESCRIBE annotations" columns'
@@ -278,13 +281,11 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
 @looking
 def funnel(as_json: bool, **named: Any) -> None:
     """The funnel of a selection as it was stored: in, kept, rejected and why, failed."""
-    import json
-
     from manifests.funnel import Funnel
     from manifests.look import terminal
 
     target, name = selected(named)
-    stored = json.loads(target.lake.storage.read(f"selections/{name}/funnel.json"))  # type: ignore[union-attr]
+    stored = target.lake.read_json(f"selections/{name}/funnel.json", "recordings", "windows")  # type: ignore[union-attr]
     if as_json:
         terminal.as_json(stored)
     else:
@@ -336,8 +337,6 @@ def what_if(
     **named: Any,
 ) -> None:
     """The funnel under changed rules, beside the stored one; nothing is written."""
-    import json
-
     from manifests.look import terminal
     from manifests.look import what_if as asking
     from manifests.select import Selection
@@ -347,7 +346,7 @@ def what_if(
     stored = Selection.stored(target.lake, name)
     changed = asking.change(stored, _named(rules), _named(window_rules), drop, asking.settings(overrides))
     found = asking.what_if(target.lake, target.choice, stored, changed, sample)
-    before = json.loads(target.lake.storage.read(f"selections/{name}/funnel.json"))
+    before = target.lake.read_json(f"selections/{name}/funnel.json", "recordings", "windows")
     now = found.funnel.as_dict()
     if as_json:
         terminal.as_json(

@@ -60,7 +60,7 @@ def _settings(target: Target) -> dict[str, Any]:
     found: dict[str, Any] = {"stages": dict(target.choice.stages)}
     for name, key in keys.items():
         if target.lake.storage.exists(key):
-            found[name] = json.loads(target.lake.storage.read(key))
+            found[name] = target.lake.read_json(key)
     for name in ("name", "stages"):
         found.get("selection", {}).pop(name, None)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -154,7 +153,7 @@ def overview(lake: Lake, choice: Choice, sums: Sums) -> dict[str, Any]:
     if "signal" in choice.stages:
         result["recordings"]["hours"] = sum(row["hours"] or 0.0 for row in result.get("sources", []))
     if choice.selection:
-        funnel = json.loads(lake.storage.read(f"selections/{choice.selection}/funnel.json"))
+        funnel = lake.read_json(f"selections/{choice.selection}/funnel.json", "recordings", "windows")
         parts = {
             what: {part: funnel[what][part] for part in ("in", "kept", "rejected", "failed")}
             for what in ("recordings", "windows")

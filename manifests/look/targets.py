@@ -6,9 +6,11 @@ import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import duckdb
 
+from manifests.corrupt import opened
 from manifests.lake import Lake
 from manifests.views import (
     Choice,
@@ -52,7 +54,9 @@ class Target:
             return _foreign(self.file)
         folder, _, name = self.file.rpartition("/")
         connection = connect()
-        root = root_of(connection, Lake.at(folder or "."))
+        lake = Lake.at(folder or ".")
+        opened(partial(lake.read, name))
+        root = root_of(connection, lake)
         pattern = glob.escape(root + name)
         connection.execute(f"CREATE VIEW data AS FROM {parquet([pattern])}")
         lock(connection, [root, glob.escape(root)])

@@ -76,7 +76,7 @@ class Card:
         self.prefix = f"datasets/{dataset}"
         self.plan = self._json("plan.json")
         self.recipe = self._json("recipe.json")
-        self.selection = json.loads(lake.storage.read(f"selections/{self.plan['selection']}/selection.json"))
+        self.selection = lake.read_json(f"selections/{self.plan['selection']}/selection.json")
         self.connection = open_views(lake, Choice({}, self.plan["selection"], dataset), [])
         self.splits = self._rows(
             "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
@@ -95,7 +95,7 @@ class Card:
         )
 
     def _json(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.lake.storage.read(f"{self.prefix}/{name}")))
+        return self.lake.read_json(f"{self.prefix}/{name}")
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(query).fetchall()

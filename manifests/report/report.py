@@ -5,7 +5,6 @@ DuckDB aggregates what the page shows; of single rows it holds a sample only, wh
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,7 +199,7 @@ class Report:
         key = f"selections/{self.choice.selection}/funnel.json"
         if not self.lake.storage.exists(key):  # nothing is selected, or selecting was interrupted
             return []
-        funnel = json.loads(self.lake.storage.read(key))
+        funnel = self.lake.read_json(key)
         self.figures["funnel-flow"] = figures.flow(flow.links(funnel), flow.label(funnel))
         return [{"name": what, "rows": list(flow.rows(funnel[what]))} for what in ("recordings", "windows")]
 
@@ -324,7 +323,7 @@ class Report:
         for name in reversed(folders(self.lake, "runs")):
             key = f"runs/{name}/summary.json"
             if len(self.summaries) < MAX_RUNS and self.lake.storage.exists(key):
-                self.summaries.append(json.loads(self.lake.storage.read(key)))
+                self.summaries.append(self.lake.read_json(key))
         rates = [
             (f"{run['begun'][:16].replace('T', ' ')} {step}", counts["hours_per_hour"])
             for run in self.summaries
@@ -357,7 +356,7 @@ class Report:
         if self.choice.stages:
             blocks.append({"name": "Stages and their fingerprints", "rows": list(self.choice.stages.items())})
         if self.choice.dataset:
-            plan = json.loads(self.lake.storage.read(f"datasets/{self.choice.dataset}/plan.json"))
+            plan = self.lake.read_json(f"datasets/{self.choice.dataset}/plan.json")
             blocks.append({"name": "Dataset", "rows": [("name", self.choice.dataset), *plan.items()]})
         if self.summaries:
             machine = self.summaries[0]["machine"]

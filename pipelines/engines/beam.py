@@ -59,11 +59,12 @@ class Count(beam.DoFn):
     """Results as counters, on whatever page the runner has."""
 
     def process(self, done: Done) -> None:
-        counts = {"units": 1, "recordings": done.recordings, "failed": done.failed}
+        counts = {"units": 1, "recordings": done.recordings, "failed": done.failed, "uncommitted": done.uncommitted}
         for name, count in (counts | {"milliseconds": round(1000 * done.seconds)}).items():
             Metrics.counter(NAMESPACE, name).inc(count)
-        for failure in done.failures:
-            Metrics.string_set(NAMESPACE, "failures").add(json.dumps(astuple(failure)))
+        for name, failures in (("failures", done.failures), ("unreachable", done.unreachable)):
+            for failure in failures:
+                Metrics.string_set(NAMESPACE, name).add(json.dumps(astuple(failure)))
 
 
 class Report(beam.DoFn):
@@ -107,8 +108,11 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
     counts = {counter.key.metric.name: counter.result for counter in found["counters"]}
     told = {strings.key.metric.name: sorted(strings.result) for strings in found["string_sets"]}
-    failures = [Failure(*json.loads(text)) for text in told.get("failures", [])]
-    yield Done("all", counts.get("recordings", 0), counts.get("milliseconds", 0) / 1000, failures)
+    failures, unreachable = (
+        [Failure(*json.loads(text)) for text in told.get(name, [])] for name in ("failures", "unreachable")
+    )
+    seconds = counts.get("milliseconds", 0) / 1000
+    yield Done("all", counts.get("recordings", 0), seconds, failures, unreachable, counts.get("uncommitted", 0))
     if counts.get("failed units"):
         raise SpeechmillError(
             f"{counts['failed units']} units failed: {'; '.join(told.get('errors', []))}",

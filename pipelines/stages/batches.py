@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pipelines.errors import SpeechmillError
+from pipelines.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Batches:
     def __call__(self, rows: Sequence[Inputs]) -> list[Any]:
         """The result of each row. Inside `together`, its rows and those of the other jobs fill the same batches.
 
-        Raises SpeechmillError where one row alone does not fit into memory.
+        Raises OutOfMemoryError where one row alone does not fit into memory.
         """
         seat: _Seat | None = getattr(_here, "seat", None)
         return seat.meeting.call(seat.number, self, rows) if seat and rows else self.run(rows)
@@ -73,7 +73,8 @@ class Batches:
                     raise
                 if len(batch) == 1:
                     what = f"{self.model}: one window does not fit into memory: {error}"
-                    raise SpeechmillError(what, "use a smaller model, another device or fewer workers on it") from error
+                    remedy = "use a smaller model, another device or fewer workers on it"
+                    raise OutOfMemoryError(what, remedy) from error
             self.most = len(batch) // 2
             self._free()  # only here: inside the except, the failed call's frames still hold their tensors
             log.warning(

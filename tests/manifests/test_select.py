@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakes import rules, write_lake
 
+from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import RuleError, Selection, select
 from manifests.windows import cut_starts, draw_split
@@ -118,3 +119,19 @@ def test_splits_are_stable_and_near_their_shares() -> None:
     assert 0.77 < drawn.count("train") / 4000 < 0.83
     assert drawn == [draw_split(str(n), splits, seed=1) for n in range(4000)]
     assert drawn != [draw_split(str(n), splits, seed=2) for n in range(4000)]
+
+
+def test_a_header_that_claims_more_than_its_file_could_hold_adds_no_hours(tmp_path: Path) -> None:
+    """A recording of 32 kB that claims four million years and does not decode counts no hours; another one does."""
+    recordings = [
+        {"id": "good", "duration_s": 20.0, "speech": [(0, 20)]},
+        {"id": "absurd", "duration_s": 1.4e14, "error": "UnreadableAudioError"},
+        {"id": "believed", "duration_s": 30.0, "error": "UnreadableAudioError"},
+    ]
+    lake = write_lake(tmp_path, [recordings])
+    key = lake.recordings_key("batch-000000")
+    rows = lake.read(key).to_pylist()
+    lake.write(key, schemas.table([row | {"size_bytes": 32_000} for row in rows], schemas.RECORDINGS))
+    funnel = select(lake, rules())
+    assert (funnel.total["recordings"], funnel.total_s["recordings"]) == (3, 50.0)
+    assert funnel.part("recordings", "failed") == (2, 30.0)

@@ -1,5 +1,6 @@
 """Shards are the same bytes each time, and the same arrays in every reader."""
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -22,19 +23,19 @@ def window(number: int) -> dict:
     return {
         "window_id": f"abc-{number * 8000:09d}", "recording_id": "abc", "split": "train", "start_s": number * 8.0,
         "duration_s": 8.0, "context_s": 2.0, "source": "here", "licence": None, "language": "en", "num_speakers": 2,
-        "speech_share": 0.9, "overlap_share": 0.1,
+        "speech_share": 0.9, "overlap_share": 0.1, "tracks": 1,
         "turns": [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}],
     }  # fmt: skip
 
 
 def write(folder: Path, tracks: int = 1, shards: int = 2, each: int = 3) -> dict[str, np.ndarray]:
-    folder.mkdir()
     arrays = {}
     for shard in range(shards):
         writer = ShardWriter(folder, "train", shard, {"encoder": "logmel-x"})
         for number in range(shard * each, (shard + 1) * each):
             features = np.random.default_rng(number).normal(size=(tracks, 640, 80)).astype(np.float32)
-            writer.add(window(number), RECORDING | {"channels": tracks}, features, 0.0125)
+            with writer.recording():
+                writer.add(window(number), RECORDING | {"channels": tracks}, features, 0.0125)
             stored = features.astype(np.float16)
             arrays[window(number)["window_id"]] = stored[0] if tracks == 1 else stored
         commit = writer.finish()
@@ -53,7 +54,7 @@ def test_lhotse_webdataset_and_datasets_read_equal_arrays(
     import webdataset
     import wids
 
-    expected = write(tmp_path / "train", tracks)
+    expected = write(tmp_path, tracks)
     cuts = list(lhotse.CutSet.from_shar(in_dir=str(tmp_path / "train")))
     for cut in cuts:
         lhotse.validate(cut)
@@ -86,9 +87,10 @@ def test_a_recording_with_one_live_channel_makes_cuts_of_that_channel(tmp_path: 
 
     writer = ShardWriter(tmp_path, "train", 0, {})
     known = RECORDING | {"channels": 2, "channel_relation": "one_sided", "live_channel": 1}
-    writer.add(window(0), known, np.zeros((1, 640, 80), np.float32), 0.0125)
+    with writer.recording():
+        writer.add(window(0), known, np.zeros((1, 640, 80), np.float32), 0.0125)
     writer.finish()
-    (cut,) = lhotse.CutSet.from_shar(in_dir=str(tmp_path))
+    (cut,) = lhotse.CutSet.from_shar(in_dir=str(tmp_path / "train"))
     lhotse.validate(cut)
     assert (cut.channel, cut.supervisions[0].channel, cut.channel_relation) == (1, 1, "one_sided")
 
@@ -96,8 +98,11 @@ def test_a_recording_with_one_live_channel_makes_cuts_of_that_channel(tmp_path: 
 def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a")
     write(tmp_path / "b")
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["cuts.000000.jsonl.gz", "cuts.000001.jsonl.gz", "latents.000000.tar", "latents.000001.tar"]
+    files = sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*.*"))
+    assert files == [
+        "train/cuts.000000.jsonl.gz", "train/cuts.000001.jsonl.gz", "train/latents.000000.tar",
+        "train/latents.000001.tar", "windows/train-000000.parquet", "windows/train-000001.parquet",
+    ]  # fmt: skip
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
     first = json.loads(gzip.decompress((tmp_path / "a" / files[0]).read_bytes()).splitlines()[0])
     assert first["recording"]["sources"][0]["source"] == "/sound/a.wav"
@@ -105,8 +110,30 @@ def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_what_float16_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "train", 0, {})
-    with pytest.raises(ValueError, match="abc-000000000"):
+    with pytest.raises(ValueError, match="abc-000000000"), writer.recording():
         writer.add(window(0), RECORDING, np.full((1, 4, 2), 1e6, np.float32), 0.0125)
+
+
+def test_a_recording_that_is_taken_back_leaves_no_byte(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(1, 640, 80)).astype(np.float32)
+    made = {}
+    for name, taken_back in (("plain", []), ("back", [0, 2, 3])):
+        writer = ShardWriter(tmp_path / name, "train", 0, {"encoder": "logmel-x"})
+        for number in range(4):
+            if number in taken_back:
+                with contextlib.suppress(KeyError), writer.recording():
+                    for other in (7, 8):
+                        writer.add(window(other), RECORDING, 9 * features, 0.0125)
+                    writer.fail(window(9), "ValueError: no")
+                    raise KeyError
+            with writer.recording():
+                writer.add(window(number), RECORDING, features * number, 0.0125)
+                writer.fail(window(number + 20), "ValueError: no")
+        made[name] = writer.finish()
+        files = {name: (writer.folder / name).read_bytes() for name in made[name].files}
+    assert made["plain"] == made["back"]
+    assert (made["back"].windows, made["back"].failed) == (4, 4)
+    assert all((tmp_path / "plain" / name).read_bytes() == data for name, data in files.items())
 
 
 FEATURES = hnp.arrays(

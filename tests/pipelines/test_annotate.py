@@ -114,7 +114,7 @@ def test_recordings_at_once_leave_the_rows_that_one_at_a_time_leaves(lake: Lake)
         result = annotator.annotate("batch-000000")
         # Voice activity is read back the second time, its failure is not told again.
         assert [failure.reason for failure in result.failures][-2:] == [
-            "language: SpeechmillError",
+            "language: SkippedError",
             "signal: UnreadableAudioError",
         ]
         key = lake.annotation_key("language", annotator.marks["language"], "batch-000000")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sounds import ArraySound
 
-from pipelines.errors import SpeechmillError
+from pipelines.errors import OutOfMemoryError
 from pipelines.stages.batches import Batches, fit, resolve_device, together
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
@@ -77,7 +77,7 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
 
 def test_one_window_that_does_not_fit_says_what_to_do() -> None:
     rows = [(np.zeros(1),)] * 6
-    with pytest.raises(SpeechmillError, match="one window does not fit") as caught:
+    with pytest.raises(OutOfMemoryError, match="one window does not fit") as caught:
         Batches("language", 4, lambda rows: full(len(rows), 0))(rows)
     assert "smaller model" in caught.value.remedy
     with pytest.raises(RuntimeError, match="something else"):

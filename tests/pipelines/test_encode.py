@@ -1,5 +1,6 @@
 """Encoding: shards that equal the encoder on the decoded sound, made once, the same after any interruption."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -96,23 +97,134 @@ def test_other_settings_never_mix_with_a_finished_dataset(made: tuple[Lake, dict
         ShardEncoder(lake, "mine", "s", marks["signal"], other).check_dataset(shards)
 
 
-def test_a_recording_that_went_away_costs_its_windows_and_says_so(made: tuple[Lake, dict[str, str]]) -> None:
+def test_a_shard_whose_recording_went_away_waits_for_it_and_the_others_are_made(
+    made: tuple[Lake, dict[str, str]],
+) -> None:
+    lake, marks = made
+    name = lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py()[0]
+    shards = list(Plan(lake, "s", CONFIG))
+    whole, worker = (ShardEncoder(lake, dataset, "s", marks["signal"], CONFIG) for dataset in ("there", "gone"))
+    for shard in shards:
+        whole.encode(shard)
+    Path(name).rename(name + ".away")
+    try:
+        dones = [worker.encode(shard) for shard in shards]
+    finally:
+        Path(name + ".away").rename(name)
+    (lost,) = [done for done in dones if done.uncommitted]
+    (failure,) = lost.unreachable
+    assert (failure.reason, name in failure.error) == ("encode: UnreachableAudioError", True)
+    assert (lost.recordings, lost.seconds, lost.failures) == (0, 0, [])
+    assert [done.failures for done in dones] == [[]] * len(dones)
+    assert {key.removeprefix("commits/") for key in files(lake, "gone") if key.startswith("commits")} == {
+        f"train/{shard.number:06d}.json" for shard in shards if shard.name != lost.unit
+    }
+    assert [worker.encode(shard).recordings > 0 for shard in shards] == [shard.name == lost.unit for shard in shards]
+    assert files(lake, "gone") == files(lake, "there")
+
+
+def test_a_recording_that_went_away_is_counted_as_failed_where_the_recipe_says_so(
+    made: tuple[Lake, dict[str, str]],
+) -> None:
     lake, marks = made
     name = lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py()[0]
     Path(name).rename(name + ".away")
     try:
-        worker = ShardEncoder(lake, "gone", "s", marks["signal"], CONFIG)
+        worker = ShardEncoder(lake, "accepted", "s", marks["signal"], CONFIG, unreachable="fail")
         dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
     finally:
         Path(name + ".away").rename(name)
     (failure,) = [failure for done in dones for failure in done.failures]
-    assert (failure.reason, name in failure.error) == ("encode: UnreadableAudioError", True)
-    assert sum(done.seconds for done in dones) == 9 * 8
-    rows = [row for key in lake.storage.list("datasets/gone/windows") for row in lake.read(key).to_pylist()]
+    assert (failure.reason, name in failure.error) == ("encode: UnreachableAudioError", True)
+    rows = [row for key in lake.storage.list("datasets/accepted/windows") for row in lake.read(key).to_pylist()]
     failed = [row for row in rows if row["status"] == "failed"]
-    assert len(rows) == 12
-    assert len(failed) == 3
+    assert (len(rows), len(failed)) == (12, 3)
     assert all(name in row["error"] and row["continuation_frames"] == 0 for row in failed)
+
+
+@pytest.mark.parametrize("names", [1, 2])
+def test_other_bytes_under_a_name_are_never_encoded(
+    names: int, made: tuple[Lake, dict[str, str]], tmp_path: Path
+) -> None:
+    """Noise of the same size: only its bytes tell. A second name that holds the recording is read in its place."""
+    lake = Lake.at(str(shutil.copytree(made[0].storage.root, tmp_path / "lake")))
+    ((uris, *_), *_) = [[row["uris"]] for row in lake.read(lake.recordings_key("batch-000000")).to_pylist()]
+    original = Path(uris[0])
+    data = original.read_bytes()
+    if names == 2:
+        ingest(lake, [str(shutil.copy(original, tmp_path / "zzz.wav"))], IngestConfig())
+    shards = list(Plan(lake, "s", CONFIG))
+    worker = ShardEncoder(lake, "replaced", "s", made[1]["signal"], CONFIG)
+    noise = np.random.default_rng(0).integers(-3000, 3000, (len(data) - 44) // 2, np.int16).tobytes()
+    try:
+        original.write_bytes(data[:44] + noise)
+        dones = [worker.encode(shard) for shard in shards]
+    finally:
+        original.write_bytes(data)
+    lost = [failure.reason for done in dones for failure in done.unreachable]
+    assert lost == (["encode: ChangedAudioError"] if names == 1 else [])
+    for shard in shards:
+        worker.encode(shard)
+    assert sum(len(rows) for rows in _ok_rows(lake, "replaced")) == 12
+    whole = ShardEncoder(lake, "original", "s", made[1]["signal"], CONFIG)
+    for shard in shards:
+        whole.encode(shard)
+    assert files(lake, "replaced") == files(lake, "original")
+
+
+def _ok_rows(lake: Lake, dataset: str) -> list[list[dict]]:
+    tables = (lake.read(key).to_pylist() for key in lake.storage.list(f"datasets/{dataset}/windows"))
+    return [[row for row in rows if row["status"] == "ok"] for rows in tables]
+
+
+def test_one_window_that_cannot_be_made_costs_no_other_window(
+    made: tuple[Lake, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, marks = made
+    worker = ShardEncoder(lake, "window", "s", marks["signal"], CONFIG)
+    encode, calls = worker.encoder.encode, []
+
+    def overflowing(windows):
+        calls.append(1)
+        (features,) = encode(windows)
+        return [features * (1e9 if len(calls) == 1 else 1)]
+
+    monkeypatch.setattr(worker.encoder, "encode", overflowing)
+    dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
+    (failure,) = [failure for done in dones for failure in done.failures]
+    assert (failure.reason, "float16" in failure.error) == ("encode: ValueError", True)
+    assert sum(len(rows) for rows in _ok_rows(lake, "window")) == 11
+
+
+@pytest.mark.parametrize(
+    ("error", "stops"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (RecipeError("wrong"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ZeroDivisionError(), False),
+    ],
+)
+def test_what_the_machine_lacks_stops_encoding_and_commits_nothing(
+    error: Exception, stops: bool, made: tuple[Lake, dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lake, marks = made
+    worker = ShardEncoder(lake, f"error-{tmp_path.name}", "s", marks["signal"], CONFIG)
+
+    def failing(windows):
+        raise error
+
+    monkeypatch.setattr(worker.encoder, "encode", failing)
+    shard = next(iter(Plan(lake, "s", CONFIG)))
+    if stops:
+        with pytest.raises(type(error)):
+            worker.encode(shard)
+        assert files(lake, f"error-{tmp_path.name}") == {}
+    else:
+        assert worker.encode(shard).failed == len(shard.recordings)
 
 
 def test_a_recording_is_read_under_the_name_that_still_holds_it(made: tuple[Lake, dict[str, str]]) -> None:

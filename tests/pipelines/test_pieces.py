@@ -11,7 +11,7 @@ from manifests.lake import Lake
 from pipelines.annotate import Annotator, pending
 from pipelines.audio.sound import decode_sound, decode_span, num_samples_of
 from pipelines.ingest import ingest
-from pipelines.pieces import Piece, PieceWorker, pending_pieces
+from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.recipe import IngestConfig
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad
@@ -40,6 +40,10 @@ def long(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Path:
     bad[20000] = np.nan
     soundfile.write(folder / "bad.wav", bad, rate, subtype="FLOAT")
     return folder
+
+
+def pending_pieces(lake: Lake, marks: dict[str, str], piece_s: float) -> PendingPieces:
+    return PendingPieces(lake, marks, "diarize", Diarize.needs, piece_s)
 
 
 def made(root: Path, source: Path, vad: Vad, stage: Diarize, piece_s: float) -> tuple[Lake, Annotator]:

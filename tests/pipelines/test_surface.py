@@ -11,11 +11,11 @@ STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
 LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 SURFACE = {
-    "run": STEP | {"--in"},
+    "run": STEP | {"--in", "--retry-failed"},
     "ingest": STEP | {"--in"},
-    "annotate": STEP,
+    "annotate": STEP | {"--retry-failed"},
     "select": STEP,
-    "encode": STEP,
+    "encode": STEP | {"--retry-failed"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
     "models list": set(),

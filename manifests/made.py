@@ -1,0 +1,72 @@
+"""What a dataset holds of what its selection keeps: windows that no shard holds, and those that could not be made."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from manifests.lake import Lake
+from manifests.views import NUMBER, VIEWS, committed_windows, connect, nothing, parquet, root_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """Counts over the committed shards of a dataset, against the windows that its selection keeps now."""
+
+    windows: int
+    """Windows that were made."""
+    failed: dict[str, int]
+    """Windows that could not be made, by type of error."""
+    empty: list[tuple[str, int, str]]
+    """Shards without a window that was made: split and number, how many failed, and why the first did."""
+    missing: int
+    """Windows that the selection keeps and no committed shard names,"""
+    example: str | None
+    """and the first of them."""
+
+    def notes(self) -> Iterator[str]:
+        """What is no fault of the dataset, but worth knowing: its windows that failed are recorded and counted."""
+        for error_type, count in self.failed.items():
+            yield f"{count:,} of {self.windows + sum(self.failed.values()):,} windows could not be made: {error_type}"
+
+    def problems(self, selection: str) -> Iterator[tuple[str, str]]:
+        """Parts of the dataset, and what is wrong with each."""
+        for shard, count, error in self.empty:
+            yield (
+                f"windows/{shard}.parquet",
+                f"an empty shard: all of its {count:,} windows failed, the first with {error}",
+            )
+        if self.missing:
+            yield (
+                "commits",
+                f"{self.missing:,} windows that selections/{selection} keeps are in no committed shard, the first is "
+                f"{self.example}",
+            )
+
+
+def made(lake: Lake, dataset: str, selection: str | None) -> Made:
+    """Count what was made; without a selection to hold it against, nothing is missing.
+
+    Raises duckdb.Error and CorruptFileError where a file cannot be read.
+    """
+    connection = connect()
+    base = glob.escape(root_of(connection, lake))
+    tables = {"shard_windows": [base + glob.escape(key) for key in committed_windows(lake, dataset)]}
+    tables["windows"] = [f"{base}selections/{selection}/windows-{NUMBER}.parquet"] if selection else []
+    for name, patterns in tables.items():
+        there = any(connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [one]).fetchall() for one in patterns[:1])
+        connection.execute(f"CREATE VIEW {name} AS {'FROM ' + parquet(patterns) if there else nothing(VIEWS[name])}")
+    by_type = connection.execute(
+        "SELECT split_part(error, ':', 1) AS error_type, count(*) AS count FROM shard_windows WHERE status <> 'ok' "
+        "GROUP BY ALL ORDER BY count DESC, error_type"
+    ).fetchall()
+    empty = connection.execute(
+        "SELECT format('{}-{:06d}', split, shard) AS name, count(*), min_by(error, window_id) FROM shard_windows "
+        "GROUP BY ALL HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY name"
+    ).fetchall()
+    ((windows,),) = connection.execute("SELECT count(*) FROM shard_windows WHERE status = 'ok'").fetchall()
+    ((missing, example),) = connection.execute(
+        "SELECT count(*), min(window_id) FROM (FROM windows WHERE kept) ANTI JOIN shard_windows USING (window_id)"
+    ).fetchall()
+    return Made(windows, dict(by_type), empty, missing, example)
