@@ -18,7 +18,7 @@ from test_cli import ROOT, digests, speechmill
 RECIPE = """
 name = "restart"
 [ingest]
-batch_hours = 0.017
+batch_hours = 0.008
 [annotate.vad]
 [select]
 context_s = 2.0
@@ -26,6 +26,11 @@ continuation_s = 6.0
 [encode]
 shard_mb = 0.3
 """
+
+# Where SIGINT is ignored, as under nohup or in the background, a process inherits that, and Ctrl-C does nothing.
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pipelines.cli import main; main()"
+)
 
 
 @pytest.fixture
@@ -89,14 +94,14 @@ def test_ctrl_c_is_told_without_a_traceback_and_the_same_command_goes_on(
     tmp_path: Path, words: list[str], expected: dict[str, str], workers: int
 ) -> None:
     lake = tmp_path / "lake"
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words, str(lake)]
-    command += ["--workers", str(workers)]
+    command = [sys.executable, "-c", INTERRUPTIBLE, *words, str(lake), "--workers", str(workers)]
     # Its own group, as a terminal gives it: Ctrl-C reaches the workers too.
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not list(lake.glob("annotations/vad-*/*.parquet")):
         time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[1]
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
     assert told.splitlines()[-1] == "interrupted: the same command goes on from here"
     assert "Traceback" not in told
