@@ -95,6 +95,10 @@ class Decoder:
         self._count = 0
         """Samples so far of the present rate."""
         self._rate = self.sample_rate
+        self._form = (self.sample_rate, self.channels)
+        """Of the last frame."""
+        self._started = False
+        self._heard = False
         self.decode_errors = 0
         self._gap_s = VORBIS_GAP_S if context.name == "vorbis" else GAP_S
         self._timed = True
@@ -116,7 +120,7 @@ class Decoder:
         with self.container:
             yield from self._finite(rechunk(self._blocks(), self.block_samples))
         self._follow(self._ends_s)
-        if not self._elapsed_s:
+        if not self._heard:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
 
@@ -170,16 +174,28 @@ class Decoder:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """float32 (channels, samples) in the format of the first frame."""
-        for number, (form, frames) in enumerate(itertools.groupby(self._frames(), _format)):
-            if number == 0:  # the first frame knows better than the header
+        for form, frames in itertools.groupby(self._frames(), _format):
+            if impossible := impossible_format(*form):
+                self._skip(frames, impossible)
+                continue
+            if not self._started:  # the first frame knows better than the header
+                self._started = True
                 self.sample_rate, self.channels = self._rate, _ = form
-            else:
+            elif form != self._form:
                 self._change(form)
+            self._form = form
             blocks = self._samples(frames, form)
             if form == (self.sample_rate, self.channels):
                 yield from blocks
             else:
                 yield from resampled((remixed(block, self.channels) for block in blocks), form[0], self.sample_rate)
+
+    def _skip(self, frames: Iterable[av.AudioFrame], impossible: str) -> None:
+        """Leave out frames of a format that is not read; damage makes such."""
+        if not self._started:
+            raise UnreadableAudioError(f"{self.path!r}: it decodes to {impossible}")
+        for _ in frames:
+            self._note(f"a frame of {impossible}")
 
     def _change(self, form: Format) -> None:
         at_s = self._elapsed_s
@@ -211,14 +227,9 @@ class Decoder:
                 self._note(f"{type(error).__name__}: {error.strerror}")
                 self._failed_packets += 1
                 continue
-            self._failed_packets = 0 if frames else self._failed_packets
-            for frame in frames:
-                if impossible := impossible_format(*_format(frame)):
-                    if not self._elapsed_s:
-                        raise UnreadableAudioError(f"{self.path!r}: it decodes to {impossible}")
-                    self._note(f"a frame of {impossible}")
-                elif frame.samples:
-                    yield frame
+            if frames:
+                self._failed_packets = 0
+                yield from frames
 
     def _note(self, what: str) -> None:
         self.decode_errors += 1
@@ -227,23 +238,24 @@ class Decoder:
 
     def _samples(self, frames: Iterable[av.AudioFrame], form: Format) -> Iterator[np.ndarray]:
         """The samples of frames of one format, and silence where it is to fill gaps."""
-        rate, channels = form
         for frame in frames:
-            if not self._elapsed_s:
+            if not self._heard:
                 self.channel_layout = frame.layout.name
             self._follow(frame.time)
             if self.decode.fill_gaps:
-                yield from self._silence(rate, channels)
-            self._count += frame.samples
-            yield to_float(frame)
+                yield from self._silence(*form)
+            block = to_float(frame)
+            self._count += block.shape[1]
+            self._heard = True
+            yield block
 
     def _follow(self, time_s: float | None) -> None:
         """Count what is missing before `time_s` by the container's times: Ogg and PyAV drop damage without an error."""
         if time_s is None or not self._timed:
             return
-        if self._begins_s is None or not (self._elapsed_s or self._broken or self._flac):
+        if self._begins_s is None or not (self._heard or self._broken or self._flac):
             self._begins_s = self._lead_s(time_s)  # later than the stream's own time by the delay of its decoder
-        missing_s = time_s - self._begins_s - self._elapsed_s
+        missing_s = time_s - self._begins_s - (self._position_s + self._count / self._rate)
         grown_s = missing_s - self.missing_s
         if not self._flac and not -JUMP_BACK_S <= grown_s <= JUMP_S:
             self._begins_s, missing_s = self._begins_s + grown_s, self.missing_s
