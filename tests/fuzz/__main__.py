@@ -1,6 +1,7 @@
 """`make fuzz`: hostile inputs for as long as it is told, and one of them again.
 
 python -m fuzz --seconds 600 [--target names] [--seed 7] [--finds FOLDER]
+python -m fuzz --plans 60 --seed 7
 python -m fuzz --repeat FOLDER/plan.txt
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import random
 import sys
 import tempfile
@@ -25,6 +27,7 @@ ROUND = 100
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="time for all targets together")
+    parser.add_argument("--plans", type=int, help="so many plans for each target instead, however long they take")
     parser.add_argument("--target", action="append", choices=sorted(PLANS), help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="draws the same plans again")
     parser.add_argument("--finds", type=Path, help="folder for what breaks a rule; a new temporary one if not given")
@@ -49,19 +52,20 @@ def _repeat(path: Path, worker: Worker) -> int:
 def _hunt(options: argparse.Namespace, worker: Worker) -> int:
     targets = options.target or list(PLANS)
     folder = options.finds or Path(tempfile.mkdtemp(prefix="speechmill-finds-"))
-    print(f"seed {options.seed}, {options.seconds / len(targets):.0f} s for each of {', '.join(targets)}", flush=True)
+    each_s = float("inf") if options.plans else options.seconds / len(targets)
+    print(f"seed {options.seed}: {', '.join(targets)}", flush=True)
     found = 0
     for target in targets:
         hunt = Hunt(target, worker)
-        until = time.monotonic() + options.seconds / len(targets)
-        seed = options.seed
-        while time.monotonic() < until:
+        until = time.monotonic() + each_s
+        for number in itertools.count():
             before = set(hunt.finds)
-            hunt.run(ROUND, seed, until)
-            seed += 1
+            hunt.run(options.plans or ROUND, options.seed + number, until)
             for problem in set(hunt.finds) - before:
                 made = keep(target, *hunt.finds[problem], folder)
                 print(f"FOUND {target}: {problem}\n  repeat: make fuzz REPEAT={made}/plan.txt", flush=True)
+            if options.plans or time.monotonic() > until:
+                break
         print(hunt.report(), flush=True)
         found += len(hunt.finds)
     print(f"{found} finds" + (f" in {folder}" if found else ""))

@@ -1,10 +1,11 @@
-"""Through many plans in search of one that breaks a rule, which is then made as small as Hypothesis can in short time."""
+"""Through many plans in search of one that breaks a rule; Hypothesis then makes it as small as it can in a minute."""
 
 from __future__ import annotations
 
 import pprint
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from hypothesis import HealthCheck, Phase, settings
 
 from fuzz.oracle import Verdict
 from fuzz.plans import PLANS
-from fuzz.scenes import Plan, laid_out
+from fuzz.scenes import Plan, inputs_of, laid_out
 from fuzz.worker import Worker
 
 SHRINK_S = 60.0
 """Time for making one find smaller."""
 
 
-class Found(Exception):
+class FoundError(Exception):
     """A plan that breaks a rule which no plan before it broke in the same way."""
 
 
@@ -30,7 +31,8 @@ class Hunt:
 
     target: str
     worker: Worker
-    tried: int = 0
+    plans: int = 0
+    inputs: int = 0
     ok: int = 0
     failed: int = 0
     seconds: float = 0.0
@@ -41,7 +43,7 @@ class Hunt:
     """By problem, its smallest plan."""
 
     def run(self, examples: int, seed: int, until: float = float("inf")) -> None:
-        """Judge so many plans, or as many as fit before `until` (monotonic seconds). The same seed draws the same plans.
+        """Judge so many plans, or as many as fit before `until` (monotonic seconds). A seed draws the same plans again.
 
         Finds are kept; after one the others of this call are not tried, and plans with its problem pass from then on.
         """
@@ -64,7 +66,7 @@ class Hunt:
                     stop_shrinking = 0.0
             verdicts[key] = verdict
             self.finds[problem] = (plan, verdict)
-            raise Found(problem)
+            raise FoundError(problem)
 
         configured = settings(
             max_examples=examples,
@@ -76,10 +78,8 @@ class Hunt:
             report_multiple_bugs=False,
             print_blob=False,
         )
-        try:
+        with suppress(FoundError):  # it is among the finds
             hypothesis.seed(seed)(configured(hypothesis.given(PLANS[self.target])(judge)))()
-        except Found:
-            pass
 
     def judge(self, plan: Plan) -> Verdict:
         """Judge one plan that is given."""
@@ -90,7 +90,8 @@ class Hunt:
 
     def _judge(self, plan: Plan) -> Verdict:
         verdict = self.worker.judge(self.target, plan)
-        self.tried += 1
+        self.plans += 1
+        self.inputs += inputs_of(plan)
         self.ok += verdict.ok
         self.failed += verdict.failed
         self.seconds += verdict.seconds
@@ -101,7 +102,8 @@ class Hunt:
 
     def report(self) -> str:
         return (
-            f"{self.target}: {self.tried} inputs, {len(self.finds)} finds, {self.ok} rows ok, {self.failed} failed\n"
+            f"{self.target}: {self.inputs} inputs in {self.plans} plans, {len(self.finds)} finds; "
+            f"{self.ok} rows ok, {self.failed} failed\n"
             f"  slowest {self.slowest[0]:.2f} s: {self.slowest[1]}\n"
             f"  largest {self.largest[0] / 1e6:.0f} MB: {self.largest[1]}\n"
             f"  failures: {', '.join(f'{name} {count}' for name, count in self.errors.most_common())}"

@@ -30,10 +30,10 @@ from pipelines.failures import Kind, kind_of
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 
-CONFIG = StorageConfig(http_private=True, http_max_s=3.0, http_max_gb=0.02, retry_s=0.2, timeout_s=0.5)
+CONFIG = StorageConfig(http_private=True, http_max_s=1.5, http_max_gb=0.02, retry_s=0.1, timeout_s=0.4)
 
 
-class Broken(Exception):
+class BrokenRuleError(Exception):
     """A rule that does not hold."""
 
 
@@ -73,7 +73,7 @@ def judge(target: str, plan: Plan, folder: Path) -> Verdict:
 
 def _place(error: Exception) -> str:
     """The error and the innermost line of ours that it passed: what tells one fault from another."""
-    if isinstance(error, Broken):
+    if isinstance(error, BrokenRuleError):
         return str(error.args[0])
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/pipelines/" in frame.filename or "/manifests/" in frame.filename]
@@ -86,7 +86,7 @@ def _check_rows(lake: Lake, scene: Scene, good: str, met: int, verdict: Verdict)
     for _, table in lake.recordings():
         table.validate(full=True)
         if not table.schema.equals(schemas.RECORDINGS):
-            raise Broken("rows of another schema", str(table.schema))
+            raise BrokenRuleError("rows of another schema", str(table.schema))
         rows += table.to_pylist()
     for row in rows:
         _check_row(row)
@@ -95,34 +95,34 @@ def _check_rows(lake: Lake, scene: Scene, good: str, met: int, verdict: Verdict)
         verdict.errors += [row["error_type"]] if row["status"] == "failed" else []
     names = [name for row in rows for name in row["uris"]]
     if met != len(names) or len(names) != len(set(names)):
-        raise Broken("names met are not those in the lake", f"{met} met, {len(names)} in the lake: {names}")
+        raise BrokenRuleError("names met are not those in the lake", f"{met} met, {len(names)} in the lake: {names}")
     if not any(good in row["uris"] and row["status"] == "ok" for row in rows):
-        raise Broken("the good recording is not ingested", str(rows))
+        raise BrokenRuleError("the good recording is not ingested", str(rows))
     found = len(names) - 1
     if found < scene.at_least or (scene.exact and found != scene.at_least):
-        raise Broken("names are lost or made up", f"{scene.at_least} given, {found} met: {names}")
+        raise BrokenRuleError("names are lost or made up", f"{scene.at_least} given, {found} met: {names}")
 
 
 def _check_row(row: dict[str, Any]) -> None:
     for text in [*row["uris"], *(value for value in row.values() if isinstance(value, str))]:
         text.encode()
     if row["hints"] is not None and not isinstance(json.loads(row["hints"]), list):
-        raise Broken("hints are no list", row["hints"])
+        raise BrokenRuleError("hints are no list", row["hints"])
     if row["status"] == "failed":
         if not (row["error_type"] and row["error"] and row["remedy"]):
-            raise Broken("a failed row without type, reason or remedy", str(row))
+            raise BrokenRuleError("a failed row without type, reason or remedy", str(row))
         return
     if row["sha256"] is None or row["recording_id"] != row["sha256"][:20]:
-        raise Broken("an id that is not the hash", str(row))
+        raise BrokenRuleError("an id that is not the hash", str(row))
     length_s = row["claimed_duration_s"]
     if not (row["sample_rate"] > 0 < row["channels"]) or not (length_s is None or 0 <= length_s < math.inf):
-        raise Broken("an impossible claim passes", str(row))
+        raise BrokenRuleError("an impossible claim passes", str(row))
 
 
 def _check_decoding(path: Path, verdict: Verdict) -> None:
     first, second = _decoded(path), _decoded(path)
     if first != second:
-        raise Broken("decoding twice gives two results", f"{first}\n{second}")
+        raise BrokenRuleError("decoding twice gives two results", f"{first}\n{second}")
     if first[0] != "ok":
         verdict.errors.append(f"decode: {first[0]}")
 
@@ -140,13 +140,11 @@ def _decoded(path: Path) -> tuple[str, str]:
         samples = sound.read()
         signal = dict(sound.signal)
     if sound.num_samples <= 0 or samples.shape != (sound.tracks, sound.num_samples):
-        raise Broken("decoded sound of another length", f"{sound.num_samples} samples, {samples.shape} read")
+        raise BrokenRuleError("decoded sound of another length", f"{sound.num_samples} samples, {samples.shape} read")
     if not np.isfinite(samples).all():
-        raise Broken("samples are not finite", str(signal))
+        raise BrokenRuleError("samples are not finite", str(signal))
     if any(isinstance(value, float) and not math.isfinite(value) for value in signal.values()):
-        raise Broken("measures are not finite", str(signal))
+        raise BrokenRuleError("measures are not finite", str(signal))
     made = schemas.table([{"recording_id": "x", "status": "ok"} | signal], schemas.SIGNAL)
     made.validate(full=True)
     return "ok", signal["pcm_sha256"]
-
-

@@ -3,11 +3,11 @@
 Plans by target ('<n>' in them becomes a number of its own for each line, member or URL, so that no two names are one):
 
 - names       {"names": [bytes, ...], "on_disk": bool, "edits": [...]}: lines of a .txt list, or files in a folder
-- manifests   {"lines": [(bytes, names), ...], "edits": [...], "gzip": None or [edits after packing]}: JSON lines, each with
-              the number of recordings that it names for certain
+- manifests   {"lines": [(bytes, rows), ...], "edits": [...], "gzip": None or [edits after packing]}: JSON lines, each
+              with the number of rows that it makes at least
 - archives    {"members": [(type, name, payload, {field: bytes}), ...], "edits": [...]}: headers and contents of a tar
 - answers     {"answers": [(status, [(header, value), ...], body, pieces), ...], "tail": bytes}: what a server sends
-- containers  {"sound": one of sounds.NAMES, "edits": [...]}
+- containers  {"sounds": [(one of sounds.NAMES, edits), ...]}: damaged files
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def _manifests(plan: Plan, folder: Path) -> Scene:
     path = folder / ("list.jsonl" if plan["gzip"] is None else "list.jsonl.gz")
     path.write_bytes(data if plan["gzip"] is None else edited(gzip.compress(data, mtime=0), plan["gzip"]))
     if plan["edits"] or plan["gzip"]:
-        return Scene([str(path)], 0)
-    return Scene([str(path)], sum(max(1, names) for _, names in plan["lines"]))
+        return Scene([str(path)], plan.get("at_least", 0))
+    return Scene([str(path)], sum(rows for _, rows in plan["lines"]))
 
 
 def _archives(plan: Plan, folder: Path) -> Scene:
@@ -82,13 +82,22 @@ def _archives(plan: Plan, folder: Path) -> Scene:
     whole = not plan["edits"] and not any(fields for *_, fields in plan["members"])
     plain = whole and all(kind in (b"0", b"5") for kind, *_ in plan["members"])
     sound = sum(kind == b"0" and name.endswith(b".wav") for kind, name, *_ in plan["members"])
-    return Scene([str(folder / "calls.tar")], sound if plain else 1 if not whole else 0, exact=plain)
+    if plain:
+        return Scene([str(folder / "calls.tar")], sound, exact=True)
+    return Scene([str(folder / "calls.tar")], plan.get("at_least", 0 if whole else 1))
 
 
 def _containers(plan: Plan, folder: Path) -> Scene:
-    path = folder / f"{plan['sound']}.wav"
-    path.write_bytes(edited(sounds.sound(plan["sound"]), plan["edits"]))
-    return Scene([str(path)], 1, sounds=[path])
+    made = []
+    for number, (name, edits) in enumerate(plan["sounds"]):
+        made.append(folder / f"{number}-{name}.wav")  # FFmpeg must find out by itself what it is
+        made[-1].write_bytes(edited(sounds.sound(name), edits))
+    return Scene([str(path) for path in made], len(made), sounds=made)
+
+
+def inputs_of(plan: Plan) -> int:
+    """Names, lines, members, answers or files of a plan."""
+    return sum(len(plan.get(part, ())) for part in ("names", "lines", "members", "answers", "sounds"))
 
 
 SCENES: dict[str, Callable[[Plan, Path], Scene]] = {
