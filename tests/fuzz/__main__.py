@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fuzz.hunt import Hunt, keep
+from fuzz.hunt import Hunt, keep, write_plan
 from fuzz.plans import PLANS
 from fuzz.worker import Worker
 
@@ -67,8 +67,10 @@ def _hunt(options: argparse.Namespace, worker: Worker) -> int:
             if options.plans or time.monotonic() > until:
                 break
         print(hunt.report(), flush=True)
+        write_plan(target, hunt.slowest[1], folder / f"{target}-slowest.txt")
+        write_plan(target, hunt.largest[1], folder / f"{target}-largest.txt")
         found += len(hunt.finds)
-    print(f"{found} finds" + (f" in {folder}" if found else ""))
+    print(f"{found} finds; the slowest and the largest inputs, and what was found, are in {folder}")
     return 1 if found else 0
 
 

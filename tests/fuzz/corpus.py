@@ -6,10 +6,9 @@ import gzip
 from typing import Any
 
 from fuzz import sounds, words
-from fuzz.plans import CHUNKED, FOUND, MOVED, NEMO, OK, PARTIAL, PLAIN, RANGED, RECORDING, object_of
+from fuzz.plans import AT_ONCE, CHUNKED, FOUND, MOVED, NEMO, OK, PARTIAL, PLAIN, RANGED, RECORDING, object_of
 from fuzz.scenes import Plan
 
-AT_ONCE = (1 << 20, 0.0, 0)
 WAV: Any = ("wav", [])
 
 
@@ -18,7 +17,7 @@ def _list(*names: bytes) -> Plan:
 
 
 def _lines(*lines: bytes, packed: list[Any] | None = None) -> Plan:
-    """Each line makes a row of its own, be it a failed one; a list that breaks off makes one at the place where it does."""
+    """Each line makes a row of its own, be it a failed one; a list that breaks off makes one where it does."""
     return {"lines": [(line, 1) for line in lines], "edits": [], "gzip": packed, "at_least": 1}
 
 

@@ -37,8 +37,8 @@ class Hunt:
     failed: int = 0
     seconds: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
-    slowest: tuple[float, str] = (0.0, "")
-    largest: tuple[int, str] = (0, "")
+    slowest: tuple[float, Plan] = field(default_factory=lambda: (0.0, {}))
+    largest: tuple[int, Plan] = field(default_factory=lambda: (0, {}))
     finds: dict[str, tuple[Plan, Verdict]] = field(default_factory=dict)
     """By problem, its smallest plan."""
 
@@ -96,16 +96,18 @@ class Hunt:
         self.failed += verdict.failed
         self.seconds += verdict.seconds
         self.errors.update(verdict.errors)
-        self.slowest = max(self.slowest, (verdict.seconds, shown(plan)))
-        self.largest = max(self.largest, (verdict.peak_bytes, shown(plan)))
+        if verdict.seconds > self.slowest[0]:
+            self.slowest = (verdict.seconds, plan)
+        if verdict.peak_bytes > self.largest[0]:
+            self.largest = (verdict.peak_bytes, plan)
         return verdict
 
     def report(self) -> str:
         return (
             f"{self.target}: {self.inputs} inputs in {self.plans} plans, {len(self.finds)} finds; "
             f"{self.ok} rows ok, {self.failed} failed\n"
-            f"  slowest {self.slowest[0]:.2f} s: {self.slowest[1]}\n"
-            f"  largest {self.largest[0] / 1e6:.0f} MB: {self.largest[1]}\n"
+            f"  slowest {self.slowest[0]:.2f} s: {shown(self.slowest[1])}\n"
+            f"  largest {self.largest[0] / 1e6:.0f} MB: {shown(self.largest[1])}\n"
             f"  failures: {', '.join(f'{name} {count}' for name, count in self.errors.most_common())}"
         )
 
@@ -119,8 +121,14 @@ def keep(target: str, plan: Plan, verdict: Verdict, folder: Path) -> Path:
     """Write a find where it can be looked at and repeated from: its plan, its files and what it did."""
     made = folder / f"{target}-{time.strftime('%Y%m%d-%H%M%S')}-{abs(hash(verdict.problem)) % 10**6:06d}"
     (made / "files").mkdir(parents=True)
-    (made / "plan.txt").write_text(pprint.pformat((target, plan), width=120))
+    write_plan(target, plan, made / "plan.txt")
     with laid_out(target, plan, made / "files"):
         pass
     (made / "told.txt").write_text(f"{verdict.problem}\n\n{verdict.detail}\n")
     return made
+
+
+def write_plan(target: str, plan: Plan, path: Path) -> None:
+    """Write it as a Python literal, from which it is judged again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(pprint.pformat((target, plan), width=120))

@@ -30,7 +30,7 @@ from pipelines.failures import Kind, kind_of
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 
-CONFIG = StorageConfig(http_private=True, http_max_s=1.5, http_max_gb=0.02, retry_s=0.1, timeout_s=0.4)
+CONFIG = StorageConfig(http_private=True, http_max_s=1.0, http_max_gb=0.02, retry_s=0.1, timeout_s=0.3)
 
 
 class BrokenRuleError(Exception):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from fuzz import sounds
-from fuzz.corpus import AT_ONCE, CORPUS, MEMBER
+from fuzz.corpus import CORPUS, MEMBER
 from fuzz.edits import edited
+from fuzz.plans import AT_ONCE
 from fuzz.scenes import tar
 from fuzz.worker import Worker
 
