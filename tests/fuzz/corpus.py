@@ -180,7 +180,8 @@ CONTAINERS: dict[str, Plan] = {
     "samples that are not finite": _sounds(
         *(("wav_float", [("put", 4000, _little(bits, 4))]) for bits in (0x7FC00000, 0x7F800000, 0x7F7FFFFF, 0xFF7FFFFF))
     ),
-} | {f"{name} cut short": _sounds((name, [("cut", 1000)]), (name, [("cut", -400)])) for name in sounds.NAMES}
+    "every kind cut short": _sounds(*((name, [("cut", at)]) for name in sounds.NAMES for at in (1000, -400))),
+}
 
 CORPUS: dict[str, tuple[str, Plan]] = {
     name: (target, plan)
