@@ -68,6 +68,7 @@ def _hunt(options: argparse.Namespace, worker: Worker) -> int:
                 break
         print(hunt.report(), flush=True)
         write_plan(target, hunt.slowest[1], folder / f"{target}-slowest.txt")
+        write_plan(target, hunt.busiest[1], folder / f"{target}-busiest.txt")
         write_plan(target, hunt.largest[1], folder / f"{target}-largest.txt")
         found += len(hunt.finds)
     print(f"{found} finds; the slowest and the largest inputs, and what was found, are in {folder}")

@@ -38,6 +38,7 @@ class Hunt:
     seconds: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     slowest: tuple[float, Plan] = field(default_factory=lambda: (0.0, {}))
+    busiest: tuple[float, Plan] = field(default_factory=lambda: (0.0, {}))
     largest: tuple[int, Plan] = field(default_factory=lambda: (0, {}))
     finds: dict[str, tuple[Plan, Verdict]] = field(default_factory=dict)
     """By problem, its smallest plan."""
@@ -98,6 +99,8 @@ class Hunt:
         self.errors.update(verdict.errors)
         if verdict.seconds > self.slowest[0]:
             self.slowest = (verdict.seconds, plan)
+        if verdict.cpu_s > self.busiest[0]:
+            self.busiest = (verdict.cpu_s, plan)
         if verdict.peak_bytes > self.largest[0]:
             self.largest = (verdict.peak_bytes, plan)
         return verdict
@@ -107,6 +110,7 @@ class Hunt:
             f"{self.target}: {self.inputs} inputs in {self.plans} plans, {len(self.finds)} finds; "
             f"{self.ok} rows ok, {self.failed} failed\n"
             f"  slowest {self.slowest[0]:.2f} s: {shown(self.slowest[1])}\n"
+            f"  busiest {self.busiest[0]:.2f} s of CPU: {shown(self.busiest[1])}\n"
             f"  largest {self.largest[0] / 1e6:.0f} MB: {shown(self.largest[1])}\n"
             f"  failures: {', '.join(f'{name} {count}' for name, count in self.errors.most_common())}"
         )

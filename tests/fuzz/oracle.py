@@ -1,7 +1,8 @@
 """What must hold of every input, however hostile.
 
 - Nothing leaves ingest: each name becomes a row, ok or failed with its reason and remedy, and as many names are met as
-  were given. The good recording beside it is ingested.
+  were given. The good recording beside it is ingested. What cannot be read to its end, or names nothing, may be told by
+  an InputError besides, after that.
 - Rows fit their schemas, as text too. What is ok claims a rate and channels, and its id is the hash of its bytes.
 - Decoding ends in finite samples, at least one, or in an UnreadableAudioError; the same each time.
 """
@@ -29,6 +30,7 @@ from pipelines.errors import SpeechmillError, UnreadableAudioError
 from pipelines.failures import Kind, kind_of
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
+from pipelines.sources import InputError
 
 CONFIG = StorageConfig(http_private=True, http_max_s=1.0, http_max_gb=0.02, retry_s=0.1, timeout_s=0.3)
 
@@ -44,11 +46,14 @@ class Verdict:
     problem: str | None = None
     detail: str = ""
     seconds: float = 0.0
+    cpu_s: float = 0.0
     peak_bytes: int = 0
     ok: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
     """Types of the errors that became rows."""
+    told: str = ""
+    """What an InputError said of the inputs as a whole."""
 
 
 def judge(target: str, plan: Plan, folder: Path) -> Verdict:
@@ -60,8 +65,14 @@ def judge(target: str, plan: Plan, folder: Path) -> Verdict:
         with laid_out(target, plan, folder) as scene:
             started = time.monotonic()
             lake = Lake.at(str(folder / "lake"), CONFIG)
-            result = ingest(lake, [*scene.inputs, str(good)], IngestConfig())
-            _check_rows(lake, scene, str(good), result.met, verdict)
+            try:
+                met = ingest(lake, [*scene.inputs, str(good)], IngestConfig()).met
+            except InputError as error:  # told at the end, when everything else is in the lake
+                if not error.remedy:
+                    raise
+                verdict.told = str(error)
+                met = None
+            _check_rows(lake, scene, str(good), met, verdict)
             for path in scene.sounds:
                 _check_decoding(path, verdict)
             verdict.seconds = time.monotonic() - started
@@ -81,7 +92,7 @@ def _place(error: Exception) -> str:
     return f"{type(error).__name__} at {Path(last.filename).name} in {last.name} ({kind_of(error).value})"
 
 
-def _check_rows(lake: Lake, scene: Scene, good: str, met: int, verdict: Verdict) -> None:
+def _check_rows(lake: Lake, scene: Scene, good: str, met: int | None, verdict: Verdict) -> None:
     rows: list[dict[str, Any]] = []
     for _, table in lake.recordings():
         table.validate(full=True)
@@ -94,12 +105,12 @@ def _check_rows(lake: Lake, scene: Scene, good: str, met: int, verdict: Verdict)
         verdict.failed += row["status"] == "failed"
         verdict.errors += [row["error_type"]] if row["status"] == "failed" else []
     names = [name for row in rows for name in row["uris"]]
-    if met != len(names) or len(names) != len(set(names)):
+    if met not in (None, len(names)) or len(names) != len(set(names)):
         raise BrokenRuleError("names met are not those in the lake", f"{met} met, {len(names)} in the lake: {names}")
     if not any(good in row["uris"] and row["status"] == "ok" for row in rows):
         raise BrokenRuleError("the good recording is not ingested", str(rows))
     found = len(names) - 1
-    if found < scene.at_least or (scene.exact and found != scene.at_least):
+    if found + bool(verdict.told) < scene.at_least or (scene.exact and found != scene.at_least):
         raise BrokenRuleError("names are lost or made up", f"{scene.at_least} given, {found} met: {names}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import resource
 import shutil
 import sys
@@ -18,8 +19,10 @@ import psutil
 
 from fuzz.oracle import Verdict, judge
 
-LIMIT_S = 30.0
-"""Longest time for one input, on a busy machine; HTTP answers take up to http_max_s each besides."""
+LIMIT_S = 120.0
+"""Longest time for one plan, waiting included."""
+LIMIT_CPU_S = 30.0
+"""Longest time that one plan may compute, of the process and its children together: this holds on a busy machine too."""
 LIMIT_BYTES = 1 << 30
 """Peak of resident memory while one input is judged, of the process and its children together. Imports and DuckDB alone
 take about 250 MB."""
@@ -47,14 +50,18 @@ class Worker:
         self._pipe.recv()  # imported
 
     def judge(self, target: str, plan: Any) -> Verdict:
+        _, cpu_before_s = _use(self._process.pid)
         self._pipe.send((target, plan))
         started = time.monotonic()
         while not self._pipe.poll(0.1):
             taken_s = time.monotonic() - started
             if taken_s > self.limit_s:
                 return self._ended(Verdict("it takes too long", f"over {self.limit_s:.0f} s", taken_s))
-            if (held := _resident(self._process.pid)) > LIMIT_BYTES:
-                return self._ended(Verdict("it takes too much memory", f"{held} bytes", taken_s, held))
+            held, cpu_s = _use(self._process.pid)
+            if cpu_s - cpu_before_s > LIMIT_CPU_S:
+                return self._ended(Verdict("it takes too long", f"over {LIMIT_CPU_S:.0f} s of CPU", taken_s))
+            if held > LIMIT_BYTES:
+                return self._ended(Verdict("it takes too much memory", f"{held} bytes", taken_s, peak_bytes=held))
         try:
             verdict: Verdict = self._pipe.recv()
         except EOFError:
@@ -91,26 +98,31 @@ def _work(pipe: Connection, scratch: str) -> None:
         except EOFError:
             return
         gc.collect()
-        before = _forget_peaks()
+        before, (_, cpu_before_s) = _forget_peaks(), _use(os.getpid())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             verdict = judge(target, plan, Path(folder))
         verdict.peak_bytes = _peak_bytes(before)
+        verdict.cpu_s = _use(os.getpid())[1] - cpu_before_s
         pipe.send(verdict)
 
 
-def _resident(pid: int) -> int:
-    """Bytes of a process and its children at this moment."""
-    held = 0
+def _use(pid: int) -> tuple[int, float]:
+    """Bytes that a process and its children hold at this moment, and seconds of CPU that they have used."""
+    held, cpu_s = 0, 0.0
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 held += process.memory_info().rss
-    return held
+                times = process.cpu_times()
+                cpu_s += times.user + times.system
+        ended = parent.cpu_times()
+        cpu_s += ended.children_user + ended.children_system
+    return held, cpu_s
 
 
 def _family() -> list[int]:
-    return [psutil.Process().pid, *(child.pid for child in psutil.Process().children(recursive=True))]
+    return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
 
 
 def _forget_peaks() -> int:
