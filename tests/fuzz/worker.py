@@ -22,7 +22,7 @@ from fuzz.oracle import Verdict, judge
 LIMIT_S = 120.0
 """Longest time for one plan, waiting included."""
 LIMIT_CPU_S = 30.0
-"""Longest time that one plan may compute, of the process and its children together: this holds on a busy machine too."""
+"""Longest time that one plan may compute, in the process and its children: it means the same on a busy machine."""
 LIMIT_BYTES = 1 << 30
 """Peak of resident memory while one input is judged, of the process and its children together. Imports and DuckDB alone
 take about 250 MB."""
