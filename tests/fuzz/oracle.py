@@ -25,6 +25,7 @@ from fuzz.scenes import Plan, Scene, laid_out
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
+from pipelines.audio.config import DecodeConfig
 from pipelines.audio.sound import decode_sound
 from pipelines.errors import SpeechmillError, UnreadableAudioError
 from pipelines.failures import Kind, kind_of
@@ -32,6 +33,7 @@ from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 from pipelines.sources import InputError
 
+DECODE = DecodeConfig(max_hours=1.0, stall_s=5.0, probe_s=3.0, memory_gb=0.6)
 CONFIG = StorageConfig(http_private=True, http_max_s=1.0, http_max_gb=0.02, retry_s=0.1, timeout_s=0.3)
 
 
@@ -66,7 +68,7 @@ def judge(target: str, plan: Plan, folder: Path) -> Verdict:
             started = time.monotonic()
             lake = Lake.at(str(folder / "lake"), CONFIG)
             try:
-                met = ingest(lake, [*scene.inputs, str(good)], IngestConfig()).met
+                met = ingest(lake, [*scene.inputs, str(good)], IngestConfig(), decode=DECODE).met
             except InputError as error:  # told at the end, when everything else is in the lake
                 if not error.remedy:
                     raise
@@ -141,8 +143,9 @@ def _check_decoding(path: Path, verdict: Verdict) -> None:
 def _decoded(path: Path) -> tuple[str, str]:
     """('ok', hash of the samples), or the type and text of the error; raises what is no fault of a recording."""
     data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
     try:
-        sound = decode_sound(str(path), hashlib.sha256(data).hexdigest()[:20], len(data), CONFIG)
+        sound = decode_sound(str(path), sha256[:20], len(data), CONFIG, sha256, DECODE)
     except SpeechmillError as error:
         if not isinstance(error, UnreadableAudioError) or kind_of(error) is not Kind.RECORDING or not error.remedy:
             raise
