@@ -1,7 +1,7 @@
 """`make fuzz`: hostile inputs for as long as it is told, and one of them again.
 
 python -m fuzz --seconds 600 [--target names] [--seed 7] [--finds FOLDER]
-python -m fuzz --plans 60 --seed 7
+python -m fuzz --plans 30 --seed 7
 python -m fuzz --repeat FOLDER/plan.txt
 """
 

@@ -27,6 +27,13 @@ damage: SearchStrategy[tuple[Any, ...]] = st.one_of(
     st.tuples(st.just("tail"), st.sampled_from([0, 0xFF, 0x20, 0x30]), st.integers(1, 1 << 20)),
 )
 """An edit of any bytes."""
+
+
+def several(one: SearchStrategy[Any], most: int) -> SearchStrategy[list[Any]]:
+    """1 to `most`, any number as likely as another: `lists` alone draws few, and each plan costs a whole ingest."""
+    return st.integers(1, most).flatmap(lambda number: st.lists(one, min_size=number, max_size=number))
+
+
 rarely = st.lists(damage, max_size=2) | st.just([])
 
 
@@ -65,11 +72,9 @@ def _fits_a_folder(name: bytes) -> bool:
     return b"/" not in name and b"\0" not in name and len(name) < 200
 
 
-_on_disk = st.lists(st.builds(lambda text: text + b"<n>.wav", odd_text.filter(_fits_a_folder)), min_size=1, max_size=20)
+_on_disk = several(st.builds(lambda text: text + b"<n>.wav", odd_text.filter(_fits_a_folder)), 30)
 names = st.one_of(
-    st.fixed_dictionaries(
-        {"names": st.lists(_name(), min_size=1, max_size=20), "on_disk": st.just(False), "edits": rarely}
-    ),
+    st.fixed_dictionaries({"names": several(_name(), 40), "on_disk": st.just(False), "edits": rarely}),
     st.fixed_dictionaries({"names": _on_disk, "on_disk": st.just(True), "edits": st.just([])}),
 )
 
@@ -141,7 +146,7 @@ def _line(draw: st.DrawFn) -> tuple[bytes, int]:
 
 manifests = st.fixed_dictionaries(
     {
-        "lines": st.lists(_line(), min_size=1, max_size=20),
+        "lines": several(_line(), 30),
         "edits": rarely,
         "gzip": st.one_of(st.none(), st.none(), st.just([]), st.lists(damage, min_size=1, max_size=2)),
     }
@@ -176,7 +181,7 @@ def _member(draw: st.DrawFn) -> tuple[bytes, bytes, Any, dict[str, bytes]]:
     return kind, text + b"<n>.wav", draw(member_bodies), told
 
 
-archives = st.fixed_dictionaries({"members": st.lists(_member(), min_size=1, max_size=8), "edits": rarely})
+archives = st.fixed_dictionaries({"members": several(_member(), 16), "edits": rarely})
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -221,7 +226,7 @@ def _reply(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, bytes]], Any, Any]
 
 answers = st.fixed_dictionaries(
     {
-        "answers": st.lists(_reply(), min_size=1, max_size=6),
+        "answers": several(_reply(), 10),
         "tail": st.sampled_from([b"", b"", b"\r\n", b"x" * 100, b"HTTP/1.1 200 OK\r\n\r\n"]),
     }
 )
@@ -252,7 +257,7 @@ def _damaged_sound(draw: st.DrawFn) -> tuple[str, list[tuple[Any, ...]]]:
     return name, edits
 
 
-containers = st.fixed_dictionaries({"sounds": st.lists(_damaged_sound(), min_size=1, max_size=8)})
+containers = st.fixed_dictionaries({"sounds": several(_damaged_sound(), 16)})
 
 
 PLANS: dict[str, SearchStrategy[Plan]] = {

@@ -19,7 +19,7 @@ from fuzz.scenes import tar
 from fuzz.worker import Worker
 
 pytestmark = pytest.mark.fuzz
-PLANS = 60
+PLANS = 30
 """Of each target: about a minute in all."""
 SEED = 20261127
 
