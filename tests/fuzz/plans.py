@@ -178,7 +178,7 @@ def _member(draw: st.DrawFn) -> tuple[bytes, bytes, Any, dict[str, bytes]]:
     if kind in b"LK":
         return kind, b"././@LongLink", draw(odd_text) + b"<n>.wav\0", told
     text = draw(odd_text.filter(lambda name: b"\0" not in name and len(name) < 90))
-    return kind, text + b"<n>.wav", draw(member_bodies), told
+    return kind, text + b"<n>.wav", b"" if kind == b"5" else draw(member_bodies), told  # a folder holds no bytes
 
 
 archives = st.fixed_dictionaries({"members": several(_member(), 16), "edits": rarely})
