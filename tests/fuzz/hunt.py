@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from fuzz.oracle import Verdict
 from fuzz.plans import PLANS
 from fuzz.scenes import Plan, inputs_of, laid_out
-from fuzz.worker import Worker
+from fuzz.worker import TOO_LARGE, TOO_LONG, Worker
 
 SHRINK_S = 60.0
 """Time for making one find smaller."""
@@ -54,7 +54,7 @@ class Hunt:
 
         def judge(plan: Plan) -> None:
             nonlocal chased, stop_shrinking
-            key = repr(plan)
+            key = repr(sorted(plan.items()))
             if key not in verdicts and time.monotonic() > min(stop_shrinking, until):
                 return
             verdict = verdicts.get(key) or self._judge(plan)
@@ -63,7 +63,7 @@ class Hunt:
                 return
             if chased is None:
                 chased, stop_shrinking = problem, time.monotonic() + SHRINK_S
-                if "too" in problem:  # each try takes long
+                if problem in (TOO_LONG, TOO_LARGE):  # as each try to make it smaller would be
                     stop_shrinking = 0.0
             verdicts[key] = verdict
             self.finds[problem] = (plan, verdict)

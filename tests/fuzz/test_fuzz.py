@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,8 @@ import pytest
 from fuzz import sounds
 from fuzz.corpus import CORPUS, MEMBER
 from fuzz.edits import edited
+from fuzz.hunt import keep
+from fuzz.oracle import Verdict
 from fuzz.plans import AT_ONCE
 from fuzz.scenes import tar
 from fuzz.worker import Worker
@@ -38,6 +41,7 @@ def test_what_broke_a_rule_once_becomes_rows(worker: Worker, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute of computing, which on a machine that is busy otherwise takes many
 def test_hostile_inputs_of_a_fixed_seed_become_rows(tmp_path: Path) -> None:
     # In a process of its own: Hypothesis also draws constants of the modules that are loaded, which differ by test run.
     command = [sys.executable, "-m", "fuzz", "--plans", str(PLANS), "--seed", str(SEED), "--finds", str(tmp_path)]
@@ -60,6 +64,14 @@ def test_an_input_that_takes_too_long_is_ended_and_the_next_one_is_judged() -> N
         assert made.judge("answers", {"answers": [(b"HTTP/1.1 404 x", [], b"", AT_ONCE)]}).problem is None
     finally:
         made.close()
+
+
+def test_a_find_is_kept_with_its_files_and_can_be_judged_again(tmp_path: Path) -> None:
+    target, plan = CORPUS["a wrong checksum"]
+    kept = keep(target, plan, Verdict("names are lost or made up", "3 given, 1 met"), tmp_path)
+    assert (kept / "files" / "calls.tar").read_bytes() == tar(plan["members"])
+    assert "3 given" in (kept / "told.txt").read_text()
+    assert ast.literal_eval((kept / "plan.txt").read_text()) == (target, plan)
 
 
 def test_archives_and_sounds_are_whole_before_they_are_damaged() -> None:

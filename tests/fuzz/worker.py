@@ -28,6 +28,7 @@ LIMIT_BYTES = 1 << 30
 take about 250 MB."""
 
 ROOM_BYTES = 1 << 30
+TOO_LONG, TOO_LARGE = "it takes too long", "it takes too much memory"
 
 
 class Worker:
@@ -56,12 +57,12 @@ class Worker:
         while not self._pipe.poll(0.1):
             taken_s = time.monotonic() - started
             if taken_s > self.limit_s:
-                return self._ended(Verdict("it takes too long", f"over {self.limit_s:.0f} s", taken_s))
+                return self._ended(Verdict(TOO_LONG, f"over {self.limit_s:.0f} s", taken_s))
             held, cpu_s = _use(self._process.pid)
             if cpu_s - cpu_before_s > LIMIT_CPU_S:
-                return self._ended(Verdict("it takes too long", f"over {LIMIT_CPU_S:.0f} s of CPU", taken_s))
+                return self._ended(Verdict(TOO_LONG, f"over {LIMIT_CPU_S:.0f} s of CPU", taken_s))
             if held > LIMIT_BYTES:
-                return self._ended(Verdict("it takes too much memory", f"{held} bytes", taken_s, peak_bytes=held))
+                return self._ended(Verdict(TOO_LARGE, f"{held} bytes", taken_s, peak_bytes=held))
         try:
             verdict: Verdict = self._pipe.recv()
         except EOFError:
@@ -69,7 +70,7 @@ class Worker:
             taken_s = time.monotonic() - started
             return self._ended(Verdict("the process died", f"exit code {self._process.exitcode}", taken_s))
         if verdict.problem is None and verdict.peak_bytes > LIMIT_BYTES:
-            verdict.problem, verdict.detail = "it takes too much memory", f"{verdict.peak_bytes} bytes"
+            verdict.problem, verdict.detail = TOO_LARGE, f"{verdict.peak_bytes} bytes"
         return verdict
 
     def _ended(self, verdict: Verdict) -> Verdict:
