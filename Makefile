@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo browser servers infra-tools test bench lint format clean
+.PHONY: demo browser servers infra-tools test fuzz bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -48,6 +48,13 @@ infra-tools: .venv-infra/ready
 
 test: lint browser servers infra-tools
 	$(BIN)/python -m pytest
+
+# Hostile inputs for SECONDS, from a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. What breaks a rule
+# is written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt judges it again.
+SECONDS ?= 600
+fuzz: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPEAT),--repeat $(REPEAT),--seconds $(SECONDS)) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/ready
 	for bench in tests/bench/bench_*.py tests/bench/accuracy_*.py; do [ ! -e $$bench ] || $(BIN)/python $$bench || exit 1; done
