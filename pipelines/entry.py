@@ -42,6 +42,8 @@ class Entry:
     hint: Hint | None = None
     stat: Stat | None = None
     """Size and time of change, if a listing or an archive told them."""
+    hashed: dict[str, Any] | None = None
+    """What an earlier ingest found out about the same bytes, so that they are not hashed again."""
     error: Exception | None = None
     """What is wrong, if that is known already: the entry becomes a failed row."""
 

@@ -51,6 +51,7 @@ OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
 
 UNREAD = "starts_with(recording_id, 'u')"
 """Rows of names whose bytes could not be had."""
+ADD_SEEN = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
 HASHED = ("recording_id", "sha256", "size_bytes", "mtime_ns")
 NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
 MET = pa.schema(
@@ -120,16 +121,10 @@ def ingest(
     return result
 
 
-def look(
-    entry: Entry,
-    config: StorageConfig = DEFAULT,
-    hashed: dict[str, Any] | None = None,
-    decode: DecodeConfig = DECODE,
-) -> dict[str, Any]:
+def look(entry: Entry, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> dict[str, Any]:
     """One name as a row of MET: hashed and probed. Whatever is wrong with it makes a failed row with a remedy.
 
-    `hashed` is what an earlier ingest found of the same bytes: they are probed only. Raises what is the run's own
-    failure (see `failures.Kind`).
+    Raises what is the run's own failure (see `failures.Kind`).
     """
     uri = _printable(entry.uri)
     row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0, **_said(entry)}
@@ -140,7 +135,7 @@ def look(
         if entry.error:
             raise entry.error
         with Probing(uri, config, decode) as probing:  # it works while this process hashes
-            row |= hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
+            row |= entry.hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
             row |= probing.result()
     except Exception as error:
         if kind_of(error) is Kind.RUN:
@@ -199,12 +194,12 @@ def _failed_owners(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
     """Table `seen`: rows of MET of names that earlier runs hashed, each found without reading the others."""
-    seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row)")
+    seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row, now)")
     for _, table in lake.read_each(_seen_keys(lake), str):
         columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()  # others cannot be told from changed ones
         rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
-        names = zip(columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, strict=True)
-        seen.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", names)
+        told = (columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, itertools.repeat(False))
+        seen.executemany(ADD_SEEN, zip(*told, strict=False))
     seen.execute("CREATE INDEX seen_names ON seen (uri, size_bytes, mtime_ns)")
 
 
@@ -263,29 +258,31 @@ def _row(
     seen: sqlite3.Connection, entry: Entry, config: StorageConfig, decode: DecodeConfig
 ) -> tuple[dict[str, Any], bool]:
     """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
-    recalled = None
+    recalled: dict[str, Any] = {}
     if entry.error is None:
         try:
             entry = replace(entry, stat=entry.stat or stat_file(entry.uri, config))
-            recalled = _recall(seen, entry)
+            recalled, of_this_run = _recall(seen, entry)
+            if recalled and (of_this_run or recalled["status"] == "ok"):
+                return recalled | _said(entry), False
         except Exception as error:
             entry = failed_entry(entry.uri, error, entry.hint)
-    if recalled is None:
-        row = look(entry, config, decode=decode)
-        return row, "sha256" in row
-    if recalled["status"] == "ok":
-        return recalled | _said(entry), False
-    # Hashed, but not probed: that may have failed for a reason of that day.
-    row = look(entry, config, {name: recalled[name] for name in HASHED}, decode)
-    return row, row["status"] == "ok"
+    # What was hashed, but could not be probed, is probed again: that may have failed for a reason of that day.
+    if recalled:
+        entry = replace(entry, hashed={name: recalled[name] for name in HASHED})
+    row = look(entry, config, decode)
+    if row["mtime_ns"]:  # a manifest may name a recording in thousands of lines
+        values = tuple(row.get(name) for name in NAMES)
+        seen.execute(ADD_SEEN, (row["uri"], row["size_bytes"], row["mtime_ns"], pickle.dumps(values), True))
+    return row, "sha256" in row and not (recalled and row["status"] != "ok")
 
 
-def _recall(seen: sqlite3.Connection, entry: Entry) -> dict[str, Any] | None:
-    """The newest row of MET that an earlier run made of it, if its size and time of change are still the same."""
-    newest = "SELECT row FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
-    for (row,) in seen.execute(newest, (entry.uri, *(entry.stat or ()))):
-        return dict(zip(NAMES, pickle.loads(row), strict=True))
-    return None
+def _recall(seen: sqlite3.Connection, entry: Entry) -> tuple[dict[str, Any], bool]:
+    """The newest row of MET of an entry, if its size and time of change are the same, and whether this run made it."""
+    newest = "SELECT row, now FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
+    for row, now in seen.execute(newest, (entry.uri, *(entry.stat or ()))):
+        return dict(zip(NAMES, pickle.loads(row), strict=True)), bool(now)
+    return {}, False
 
 
 def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, notes: Notes, result: Ingested) -> None:

@@ -107,19 +107,46 @@ class _Sources:
         elif os.path.lexists(text) or Member.parse(text):
             yield from self._file(_absolute(text))
         else:
-            found = sorted(glob.glob(text, recursive=True, include_hidden=False))
-            if not found:
+            matched = False
+            for entry in self._pattern(text):
+                matched = True
+                yield from [entry] if entry.error else self._local(entry.uri)
+            if not matched:
                 what = f"the pattern {text!r} matches nothing"
                 self.notes.problems.append(InputError(what, "check the pattern; quote it in the shell"))
-            for name in _distinct(found) if "**" in text else found:
-                # '**' names every file below a folder itself.
-                if os.path.basename(text) != "**" or not os.path.isdir(name):
-                    yield from self._local(name)
+
+    def _pattern(self, pattern: str) -> Iterator[Entry]:
+        """Files and folders whose names match, sorted. '**' crosses folders, linked ones as in `_folder`."""
+        parts = pattern.split("/")
+        if "**" not in parts:
+            yield from map(Entry, sorted(glob.glob(pattern, include_hidden=False)))
+            return
+        # Python's own '**' follows links in circles.
+        first = parts.index("**")
+        before = "/".join(parts[:first]) or ("/" if first else ".")
+        found: list[Entry] = []
+        for top in filter(os.path.isdir, glob.glob(before, include_hidden=False)):
+            for parent, folders, names, errors in self._walk(top):
+                found += _unlisted(errors)
+                inside = [part for part in os.path.relpath(parent, top).split("/") if part != "."]
+                # '**' at the end names every file itself.
+                for name in names if parts[-1] == "**" else [*names, *folders]:
+                    if _matches([*inside, name], parts[first:]):
+                        found.append(Entry(os.path.join(parent, name)))
+        yield from sorted(found, key=lambda entry: entry.uri)
 
     def _folder(self, folder: str) -> Iterator[Entry]:
-        """The sound below a folder and below the folders that are linked there, each read once.
+        """The sound below a folder and below the folders that are linked there, each read once."""
+        for parent, _, names, errors in self._walk(folder):
+            yield from _unlisted(errors)
+            for name in names:
+                if self._wanted(name):
+                    yield from self._recording(Entry(os.path.join(parent, name)))
 
-        Linked folders come after the others, so that what lies below both has the name without the link.
+    def _walk(self, folder: str) -> Iterator[tuple[str, list[str], list[str], list[OSError]]]:
+        """Each folder with the sorted names of the folders and files in it, and what could not be listed before it.
+
+        Linked folders are entered after the others, so that what lies below both has the name without the link.
         """
         root = os.path.realpath(folder)
         entered, waiting = {root}, deque([folder])
@@ -128,16 +155,15 @@ class _Sources:
             top = waiting.popleft()
             real_top = os.path.realpath(top)
             for parent, folders, names in os.walk(top, onerror=errors.append):
-                yield from _unlisted(errors)
-                real = real_top + parent[len(top) :]
+                real = real_top + parent[len(top.rstrip("/")) :]
                 folders[:] = sorted(name for name in folders if os.path.join(real, name) not in entered)
-                for name in sorted(names):
-                    if self._wanted(name):
-                        yield from self._recording(Entry(os.path.join(parent, name)))
+                yield parent, folders, sorted(names), errors
+                errors.clear()
                 for path in (os.path.join(parent, name) for name in folders):
                     if os.path.islink(path) and self._enters(os.path.realpath(path), root, entered):
                         waiting.append(path)
-            yield from _unlisted(errors)
+        if errors:
+            yield folder, [], [], errors
 
     def _enters(self, linked: str, root: str, entered: set[str]) -> bool:
         """Whether a linked folder is still to be read; `entered` are the folders below which everything is."""
@@ -227,16 +253,13 @@ def _unlisted(errors: list[OSError]) -> Iterator[Entry]:
         entry = failed_entry(str(error.filename), error)
         what = f"{entry.uri!r}: the folder cannot be listed ({error.strerror})"
         yield Entry(entry.uri, error=UnreachableAudioError(what, "grant permission to read it, then ingest again"))
-    errors.clear()
 
 
-def _distinct(found: list[str]) -> list[str]:
-    """Of several names that lead to one file through linked folders, the one with the fewest folders."""
-    folders: dict[str, str] = {}
-    files: dict[tuple[str, str], str] = {}
-    for name in sorted(found, key=lambda name: (name.count("/"), name)):
-        folder, _, last = name.rstrip("/").rpartition("/")
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder or ".")
-        files.setdefault((folders[folder], last), name)
-    return sorted(files.values())
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    """Whether the parts of a path match those of a pattern; hidden names match only what begins with a dot too."""
+    if not names or not patterns:
+        return not names and all(pattern == "**" for pattern in patterns)
+    shown = not names[0].startswith(".") or patterns[0].startswith(".")
+    if patterns[0] == "**":
+        return _matches(names, patterns[1:]) or (shown and _matches(names[1:], patterns))
+    return shown and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
