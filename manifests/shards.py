@@ -22,6 +22,7 @@ import numpy as np
 
 from manifests import schemas
 from manifests.corrupt import CorruptFileError
+from manifests.exchange.foreign.lhotse import sources_of
 from manifests.fingerprint import pretty
 from manifests.storage import Storage
 from manifests.tables import write_parquet_bytes
@@ -325,7 +326,7 @@ def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int)
         "supervisions": supervisions,
         "recording": {
             "id": window["recording_id"],
-            "sources": [{"type": "file", "channels": channels, "source": recording["uris"][0]}],
+            "sources": sources_of(recording["uris"][0], channels),
             "sampling_rate": recording["sample_rate"],
             "num_samples": recording["num_samples"],
             "duration": recording["num_samples"] / recording["sample_rate"],

@@ -29,6 +29,7 @@ from manifests.tables import joined, write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
 from pipelines.audio.isolated import Probing
+from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
 from pipelines.entry import Entry, InputError, Notes, failed_entry
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, failed_row, kind_of
@@ -106,7 +107,7 @@ def ingest(
         _load_seen(seen, lake)
         notes.watched = _failed_owners(connection)
         try:
-            _meet(connection, seen, lake, entries(inputs, lake.config, config, notes), progress, decode)
+            _meet(connection, seen, lake, entries(inputs, lake.config, config, notes), config, progress, decode)
         except InputError as error:
             problem = error
         while not _write_new(connection, lake, config, result, number):
@@ -160,15 +161,19 @@ def _said(entry: Entry) -> dict[str, Any]:
 
 
 def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
-    with open_file(uri, config) as file:
-        try:
-            digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-        except OSError as error:
-            if kind_of(error) is Kind.RUN:
-                raise
-            raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
-        size = file.tell()
-    return {"recording_id": digest[:20], "sha256": digest, "size_bytes": size, "mtime_ns": stat.mtime_ns}
+    digests, size_bytes = [], 0
+    for name in files_of(uri):
+        with open_file(name, config) as file:
+            try:
+                digests.append(hashlib.file_digest(cast(Any, file), "sha256").hexdigest())
+            except OSError as error:
+                if kind_of(error) is Kind.RUN:
+                    raise
+                raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
+            size_bytes += file.tell()
+    sha256 = combined_sha256(digests)
+    found = {"recording_id": id_of(uri, sha256), "sha256": sha256}
+    return found | {"size_bytes": size_bytes, "mtime_ns": stat.mtime_ns}
 
 
 def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake, first: int = 0) -> int:
@@ -213,6 +218,7 @@ def _meet(
     seen: sqlite3.Connection,
     lake: Lake,
     found: Iterable[Entry],
+    config: IngestConfig,
     progress: Callable[[dict[str, Any]], None],
     decode: DecodeConfig,
 ) -> None:
@@ -238,16 +244,24 @@ def _meet(
         fresh.clear()
         held_bytes = 0
 
+    def meet(entry: Entry) -> dict[str, Any]:
+        nonlocal held_bytes
+        row, is_new = _row(seen, entry, lake.config, decode)
+        if is_new:
+            fresh.append(row)
+        part.append(row)
+        held_bytes += len(row["uri"]) + len(row["hint"] or "")
+        progress(row)
+        if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
+            flush()
+        return row
+
     try:
         for entry in found:
-            row, is_new = _row(seen, entry, lake.config, decode)
-            if is_new:
-                fresh.append(row)
-            part.append(row)
-            held_bytes += len(row["uri"]) + len(row["hint"] or "")
-            progress(row)
-            if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
-                flush()
+            row = meet(entry)
+            if config.all_audio_streams and files_of(entry.uri) == (entry.uri,):
+                for stream in range(1, row.get("audio_streams") or 1):
+                    meet(replace(entry, uri=str(Part(entry.uri, stream))))
     except InputError:
         flush()
         raise

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 from urllib.parse import quote, urljoin
 
-from manifests.exchange.foreign.lhotse import audio_names
+from manifests.exchange.foreign.lhotse import NamedAudio, named_audio
 from manifests.storage import StorageConfig
 from pipelines.audio.files import open_file, scheme, secretless, split_s3
+from pipelines.audio.parts import MAX_FILES, Channels, Part
 from pipelines.entry import Entry, InputError, Notes, UnreadableLineError, failed_entry, make_hint
 from pipelines.errors import UnreadableAudioError
 from pipelines.failures import Kind, kind_of
@@ -56,7 +57,7 @@ def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, note
             if not text:
                 continue
             said = json.loads(text.decode())
-            names = [_joined(name, uri) for name in audio_names(said)]
+            names = [_name(audio, uri) for audio in named_audio(said, limits.excerpts)]
             if (hint := make_hint(said, max_hint_bytes)) is None:
                 notes.leave_out("hints too long or too deep")
         except Exception as error:
@@ -72,6 +73,16 @@ def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, note
     if first_bad and not good:
         what = f"{uri} is no manifest: of {bad_lines} lines none names a recording; the first: {first_bad}"
         raise InputError(what, "give JSON lines with 'audio_filepath', 'sources' or 'recording'")
+
+
+def _name(audio: NamedAudio, listing: str) -> str:
+    """The name of a recording that a manifest names: of a file, of a part of one, or of the files of its channels."""
+    files = [_joined(file, listing) for file in audio.files]
+    if audio.duration_s is not None:
+        files = [str(Part(file, 0, audio.start_s, audio.start_s + audio.duration_s)) for file in files]
+    if len(files) > MAX_FILES:
+        raise TypeError(f"it names {len(files)} sources; at most {MAX_FILES} are read")
+    return files[0] if len(files) == 1 else str(Channels(tuple(files)))
 
 
 def _line_error(uri: str, number: int, error: Exception) -> Exception:

@@ -37,6 +37,11 @@ class IngestConfig:
     """Collection the recordings come from."""
     licence: str | None = None
     """Licence of the recordings."""
+    excerpts: bool = False
+    """Whether a line of a manifest that names a part of a file (NeMo's `offset` and `duration`, the `start` and
+    `duration` of a Lhotse cut) makes that part a recording; otherwise the whole file is one recording."""
+    all_audio_streams: bool = False
+    """Whether further audio streams of a file become recordings of their own; otherwise only the first is read."""
     max_line_mb: float = 8.0
     """Longest line of a list or manifest, in 10^6 bytes; a longer one becomes a failed row, and the next are read."""
     max_manifest_gb: float = 16.0

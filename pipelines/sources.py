@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.s3 import S3Storage
 from pipelines.audio.files import DEFAULT, Member, scheme, secretless, split_s3
+from pipelines.audio.parts import Part
 from pipelines.entry import Entry, InputError, Notes, failed_entry
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
@@ -65,8 +66,13 @@ def _check(text: str) -> None:
             raise InputError(str(error), error.remedy) from error
     elif kind and kind not in ("http", "https"):
         raise InputError(f"{secretless(text)!r}: this scheme is not known", "name s3://, http://, https:// or a path")
-    elif not kind and not (_exists(text) or Member.parse(text) or glob.has_magic(text)):
+    elif not kind and not (_exists(text) or _is_derived(text) or glob.has_magic(text)):
         raise InputError(f"there is no {text!r}", "name a file, a folder, a pattern, a list or a manifest")
+
+
+def _is_derived(name: str) -> bool:
+    """Whether a name means something inside a file: no file need have it."""
+    return bool(Part.parse(name) or Member.parse(name))
 
 
 def _exists(path: str) -> bool:
@@ -78,6 +84,9 @@ def _exists(path: str) -> bool:
 
 def _checked(entry: Entry) -> Entry:
     """The entry, or its error where its name holds a secret, which a lake would keep."""
+    if Part.parse(entry.uri) and not scheme(entry.uri) and _exists(entry.uri):
+        what = f"{entry.uri!r}: a name that ends so means a part of another file"
+        return Entry(entry.uri, error=UnreadableAudioError(what, "rename the file, then ingest again"))
     if "://" not in entry.uri or (shown := secretless(entry.uri)) == entry.uri:
         return entry
     what = f"{shown!r}: its URL carries a password or a signature, which a lake would keep"
@@ -104,7 +113,7 @@ class _Sources:
     def _local(self, text: str) -> Iterator[Entry]:
         if os.path.isdir(text):
             yield from self._folder(_absolute(text))
-        elif os.path.lexists(text) or Member.parse(text):
+        elif os.path.lexists(text) or _is_derived(text):
             yield from self._file(_absolute(text))
         else:
             matched = False
@@ -182,7 +191,7 @@ class _Sources:
         """
         bucket, key = split_s3(uri)
         storage = S3Storage(bucket, self.config)
-        if Member.parse(uri) or (key and not key.endswith("/") and storage.exists(key)):
+        if _is_derived(uri) or (key and not key.endswith("/") and storage.exists(key)):
             yield from self._file(uri)
             return
         magic = MAGIC.search(key)

@@ -19,19 +19,17 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.storage import StorageConfig, retry
 from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
-from pipelines.audio.files import open_file
-from pipelines.audio.hashing import HashingFile
+from pipelines.audio.hashing import check_sha256, sha256_of
 from pipelines.audio.probe import probe
 from pipelines.errors import DecodeLimitError, OutOfMemoryError, SpeechmillError, UnreadableAudioError
 
 if TYPE_CHECKING:
-    from pipelines.audio.decode import Decoder
+    from pipelines.audio.partial import AnyDecoder
 
 PR_SET_PDEATHSIG = 1
 LARGE_BYTES = 32 << 20
@@ -117,7 +115,7 @@ class _Child:
 
     def _decode(self, path: str, config: StorageConfig, limits: DecodeConfig) -> None:
         """Send the blocks of a recording, and serve the orders that follow, until the order to close comes."""
-        decoder: Decoder | None = None
+        decoder: AnyDecoder | None = None
         order: dict[str, Any] | None = None
         try:
             try:
@@ -135,17 +133,17 @@ class _Child:
             if os.fstat(self._memory).st_size > LARGE_BYTES:
                 os.ftruncate(self._memory, 0)
 
-    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> Decoder:
+    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> AnyDecoder:
         try:  # not before: NumPy need not be loaded where headers are all that is read
             from pipelines.audio.blocks import BLOCK_SAMPLES, SLOTS
-            from pipelines.audio.decode import Decoder
+            from pipelines.audio.partial import open_decoder
         except (ImportError, MemoryError) as error:
             raise OutOfMemoryError(f"what decodes cannot be loaded: {error}") from error
         self._free = SLOTS
         self._limit_memory(limits)
-        return Decoder(path, BLOCK_SAMPLES, config, limits)
+        return open_decoder(path, BLOCK_SAMPLES, config, limits)
 
-    def _send_blocks(self, decoder: Decoder, limits: DecodeConfig) -> dict[str, Any] | None:
+    def _send_blocks(self, decoder: AnyDecoder, limits: DecodeConfig) -> dict[str, Any] | None:
         """All blocks and then the facts; or the order of the parent that came before that."""
         from pipelines.audio.blocks import SLOTS, put_block
 
@@ -169,14 +167,13 @@ class _Child:
         return None
 
     def _prove(
-        self, decoder: Decoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
+        self, decoder: AnyDecoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
     ) -> None:
         try:
             if decoder is not None:
                 decoder.prove(sha256)
             else:  # it could not be opened as sound; its bytes may be others all the same
-                with closing(HashingFile(open_file(path, config))) as file:
-                    file.prove(path, sha256)
+                check_sha256(path, sha256_of(path, config), sha256)
             self._tell("proved")
         except Exception as error:  # as above
             self._fail(error, path, limits, proof=True)
@@ -211,7 +208,7 @@ class _Child:
         return True
 
 
-def _bounded(decoder: Decoder, limits: DecodeConfig) -> Iterator[Any]:
+def _bounded(decoder: AnyDecoder, limits: DecodeConfig) -> Iterator[Any]:
     """Its blocks, until they are more than a recording may have."""
     from pipelines.audio.blocks import MAX_CHANNELS
 

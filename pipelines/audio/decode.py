@@ -128,6 +128,10 @@ class Decoder:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
         self._opened.file.prove(self.path, sha256)
 
+    def sha256(self) -> str:
+        """The hex digest of the bytes of the file; reads what decoding did not."""
+        return self._opened.file.sha256()
+
     def facts(self) -> dict[str, Any]:
         """What is known of the recording so far, as plain data; rate and channels are right from the first block on."""
         return {name: getattr(self, name) for name in FACTS}

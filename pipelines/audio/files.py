@@ -17,6 +17,7 @@ from manifests.storage import DeniedError, Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3client import MissingBucketError, MissingError
+from pipelines.audio.parts import Part, files_of
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, kind_of
 
@@ -69,6 +70,8 @@ def open_file(uri: str, config: StorageConfig = DEFAULT, block_bytes: int = BLOC
 
     Raises UnreadableAudioError for what is wrong with this one file, StorageError for the storage behind it.
     """
+    if part := Part.parse(uri):
+        return open_file(part.file, config, block_bytes)
     if member := Member.parse(uri):
         return _open_member(uri, member, config)
     if scheme(uri) == "s3":
@@ -83,7 +86,12 @@ def open_file(uri: str, config: StorageConfig = DEFAULT, block_bytes: int = BLOC
 
 
 def stat_file(uri: str, config: StorageConfig = DEFAULT) -> Stat:
-    """Its size and time of change; raises as `open_file`."""
+    """Its size and time of change; raises as `open_file`. Of several files they are the sum and the latest."""
+    if len(files := files_of(uri)) > 1:
+        stats = [stat_file(file, config) for file in files]
+        return Stat(sum(found.size_bytes for found in stats), max(found.mtime_ns for found in stats))
+    if part := Part.parse(uri):
+        return stat_file(part.file, config)
     if member := Member.parse(uri):
         archive = stat_file(member.archive, config)
         _check_inside(uri, member, archive.size_bytes)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
+from manifests.storage import StorageConfig
+from pipelines.audio.files import DEFAULT, open_file
+from pipelines.audio.parts import combined_sha256, files_of
 from pipelines.errors import ChangedAudioError
 
 BLOCK_BYTES = 1 << 20
@@ -48,9 +51,23 @@ class HashingFile:
 
     def prove(self, path: str, sha256: str) -> None:
         """Raise ChangedAudioError unless the whole file has this hex digest."""
-        if (found := self.sha256()) != sha256:
-            what = f"{path!r}: its sha256 is {found[:12]}..., {sha256[:12]}... when it was ingested"
-            raise ChangedAudioError(what)
+        check_sha256(path, self.sha256(), sha256)
 
     def close(self) -> None:
         self._file.close()
+
+
+def check_sha256(path: str, found: str, sha256: str) -> None:
+    """Raise ChangedAudioError where the bytes found are not those that were ingested."""
+    if found != sha256:
+        what = f"{path!r}: its sha256 is {found[:12]}..., {sha256[:12]}... when it was ingested"
+        raise ChangedAudioError(what)
+
+
+def sha256_of(path: str, config: StorageConfig = DEFAULT) -> str:
+    """The hex digest of the bytes of a recording, in one file or in several."""
+    digests = []
+    for name in files_of(path):
+        with open_file(name, config) as file:
+            digests.append(hashlib.file_digest(cast(Any, file), "sha256").hexdigest())
+    return combined_sha256(digests)

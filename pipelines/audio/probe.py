@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from pipelines.audio.claims import claimed_duration_s
 from pipelines.audio.files import DEFAULT, open_file
 from pipelines.audio.hashing import HashingFile
 from pipelines.audio.headers import HeaderError, Readable, SoundData, corrected, find_sound
+from pipelines.audio.parts import Channels, Part
 from pipelines.errors import UnreadableAudioError
 
 MIN_RATE_HZ = 4000
@@ -113,13 +115,46 @@ def impossible_format(sample_rate: int, channels: int) -> str | None:
 
 
 def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
-    """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError."""
+    """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError.
+
+    Of several files (see `parts.Channels`) the formats of the first, all channels, and the longest duration.
+    """
+    channels = Channels.parse(path)
+    claims = [_probe(file, config) for file in (channels.files if channels else [path])]
+    if len(claims) > 1:
+        check_rates(path, [one["sample_rate"] for one in claims])
+        count, durations = sum(one["channels"] for one in claims), [one["claimed_duration_s"] for one in claims]
+        check_channels(path, count)
+        claims[0] |= {"channels": count, "channel_layout": f"{count} channels"}
+        claims[0]["claimed_duration_s"] = None if None in durations else max(durations)
+        claims[0]["audio_streams"] = max(one["audio_streams"] for one in claims)
+    return claims[0]
+
+
+def check_rates(path: str, rates: Sequence[int]) -> None:
+    """Raise UnreadableAudioError where the files of one recording differ in their sampling rates."""
+    if len(set(rates)) > 1:
+        what = f"{path!r}: its files have sampling rates of {', '.join(f'{rate} Hz' for rate in rates)}"
+        raise UnreadableAudioError(what, "resample them to one rate, or ingest each file by itself")
+
+
+def check_channels(path: str, channels: int) -> None:
+    """Raise UnreadableAudioError where the files of one recording have too many channels together."""
+    if channels > MAX_CHANNELS:
+        raise UnreadableAudioError(f"{path!r}: its files have {channels} channels; at most {MAX_CHANNELS} are read")
+
+
+def _probe(path: str, config: StorageConfig) -> dict[str, Any]:
+    part = Part.parse(path) or Part(path)
     opened = open_container(path, config)
     container = opened.container
     with container, closing(opened.file):
-        stream = audio_stream(container, path)
+        stream = audio_stream(container, path, part.stream)
         context = stream.codec_context
         depth = bit_depth(context)
+        duration_s = claimed_duration_s(container, stream, opened.view, opened.size_bytes, opened.data, depth)
+        if part.end_s is not None:
+            duration_s = part.end_s - part.start_s
         return {
             "container": container.format.name,
             "codec": context.name,
@@ -128,9 +163,7 @@ def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
             "channel_layout": context.layout.name,
             "bit_depth": depth,
             "audio_streams": len(container.streams.audio),
-            "claimed_duration_s": claimed_duration_s(
-                container, stream, opened.view, opened.size_bytes, opened.data, depth
-            ),
+            "claimed_duration_s": duration_s,
         }
 
 

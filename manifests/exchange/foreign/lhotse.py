@@ -5,12 +5,14 @@ Fields are those of lhotse 1.33 (Recording, SupervisionSegment, MonoCut, MultiCu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_json
 
 FORM = "lhotse"
+MAX_SPAN_S = 1e9
 
 
 def read(line: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
@@ -42,12 +44,9 @@ def recording_row(line: Mapping[str, Any]) -> Row:
 def recording(row: Mapping[str, Any]) -> dict[str, Any]:
     """A Recording; several names of a file become one source, the first."""
     channels = list(range(row["channels"]))
-    sources = [
-        {"type": "url" if "://" in uri else "file", "channels": channels, "source": uri} for uri in row["uris"][:1]
-    ]
     line = {
         "id": row["recording_id"],
-        "sources": sources,
+        "sources": [source for uri in row["uris"][:1] for source in sources_of(uri, channels)],
         "sampling_rate": row["sample_rate"],
         "num_samples": row["num_samples"],
         "duration": row["duration_s"],
@@ -148,23 +147,79 @@ def _channel(channels: list[int]) -> int | list[int]:
     return channels[0] if len(channels) == 1 else channels
 
 
-def audio_names(line: object) -> list[str]:
-    """The files of a recording, or of the recordings of a cut, or of a line of NeMo; at least one.
+class NamedAudio(NamedTuple):
+    """A recording that a line of a manifest names, and the part of it that the line is about."""
+
+    files: tuple[str, ...]
+    """One file, or several in the order of the channels that they hold."""
+    start_s: float = 0.0
+    duration_s: float | None = None
+    """None where the line is about the whole recording."""
+
+
+def named_audio(line: object, spans: bool) -> list[NamedAudio]:
+    """What a recording, a cut, the cuts of a mix, or a line of NeMo names; at least one.
+
+    Where `spans` is false, every line is taken to be about the whole recording.
 
     Raises KeyError for a missing field, TypeError for a field of another type and for sources that are no files.
     """
     if not isinstance(line, Mapping):
         raise TypeError(f"{_shown(line)} is no JSON object")
     if "audio_filepath" in line:
-        return [_name(line["audio_filepath"], "audio_filepath")]
+        start_s, duration_s = _span(line, "offset") if spans and "offset" in line else (0.0, None)
+        return [NamedAudio((_name(line["audio_filepath"], "audio_filepath"),), start_s, duration_s)]
     if "tracks" in line:  # MixedCut
         cuts = [_field(track, "cut") for track in _items(line["tracks"], "tracks")]
-        names = [name for cut in cuts if "recording" in cut for name in audio_names(cut)]
+        named = [one for cut in cuts if "recording" in cut for one in named_audio(cut, spans)]
     else:
-        names = [_source_name(source) for source in _items(_field(line, "recording", line)["sources"], "sources")]
-    if not names:
+        recording = _field(line, "recording", line)
+        sources = [
+            (_source_channels(source), _source_name(source)) for source in _items(recording["sources"], "sources")
+        ]
+        files = tuple(name for _, name in sorted(sources, key=lambda source: source[0]))
+        span: tuple[float, float | None] = _span(line, "start") if spans and "recording" in line else (0.0, None)
+        named = [NamedAudio(files, *span)] if files else []
+    if not named:
         raise TypeError("it names no file")
-    return names
+    return named
+
+
+def _span(line: Mapping[str, Any], start: str) -> tuple[float, float]:
+    """Start and duration in seconds."""
+    values = [line.get(start, 0.0), line["duration"]]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise TypeError(f"{start} and duration are {_shown(values)}, not seconds")
+    start_s, duration_s = map(float, values)
+    if not (0 <= start_s < MAX_SPAN_S and 0 < duration_s < MAX_SPAN_S):
+        raise TypeError(f"{start} and duration are {_shown(values)}, no part of a recording")
+    return start_s, duration_s
+
+
+def _source_channels(source: object) -> int:
+    """The first channel of a source; 0 where it names none."""
+    channels = source.get("channels") if isinstance(source, Mapping) else None
+    numbers = [c for c in channels if isinstance(c, int)] if isinstance(channels, list) else []
+    return min(numbers, default=0)
+
+
+def sources_of(uri: str, channels: list[int]) -> list[dict[str, Any]]:
+    """The sources of a Lhotse recording: a file, or where `uri` is a JSON list of a name a channel, each of them."""
+    try:
+        names = json.loads(uri) if uri.startswith('["') else []
+    except ValueError:
+        names = []
+    pairs: Iterable[tuple[str, Any]] = (
+        zip(names, channels, strict=True) if len(names) == len(channels) else [(uri, channels)]
+    )
+    return [
+        {
+            "type": "url" if "://" in name else "file",
+            "channels": held if isinstance(held, list) else [held],
+            "source": name,
+        }
+        for name, held in pairs
+    ]
 
 
 def _source_name(source: object) -> str:

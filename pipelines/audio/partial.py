@@ -1,0 +1,153 @@
+"""Decoding recordings that are not one whole file: excerpts and streams of a file, and channels in several files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from manifests.storage import StorageConfig
+from pipelines.audio.config import DECODE, DecodeConfig
+from pipelines.audio.decode import Decoder
+from pipelines.audio.files import DEFAULT
+from pipelines.audio.hashing import check_sha256
+from pipelines.audio.parts import Channels, Part, combined_sha256
+from pipelines.audio.probe import check_channels, check_rates
+from pipelines.audio.resample import rechunk
+from pipelines.errors import UnreadableAudioError
+
+
+class AnyDecoder(Protocol):
+    """What `Decoder` offers to whoever decodes a recording, whole or not."""
+
+    path: str
+
+    @property
+    def sample_rate(self) -> int: ...
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+    def prove(self, sha256: str) -> None: ...
+    def sha256(self) -> str: ...
+    def facts(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
+def open_decoder(
+    path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE
+) -> AnyDecoder:
+    """The decoder of a recording of this name (see `parts`)."""
+    if channels := Channels.parse(path):
+        return BesideDecoder(path, channels, block_samples, config, decode)
+    part = Part.parse(path)
+    if part is None:
+        return Decoder(path, block_samples, config, decode)
+    decoder = Decoder(part.file, block_samples, config, decode, part.stream)
+    decoder.path = path
+    return decoder if part.end_s is None else ExcerptDecoder(decoder, part)
+
+
+class ExcerptDecoder:
+    """The samples [start, end) of a file, each bound rounded to the nearest sample. Decodes from the file's beginning
+    on, so that the samples are those that decoding all of it gives.
+    """
+
+    def __init__(self, decoder: Decoder, part: Part) -> None:
+        self._decoder, self._part, self.path = decoder, part, decoder.path
+
+    @property
+    def sample_rate(self) -> int:
+        return self._decoder.sample_rate
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from rechunk(self._cut(), self._decoder.block_samples)
+
+    def _cut(self) -> Iterator[np.ndarray]:
+        passed = given = 0
+        for block in self._decoder:
+            start, end = (round(edge * self.sample_rate) for edge in (self._part.start_s, self._part.end_s or 0.0))
+            cut = block[:, max(0, start - passed) : max(0, end - passed)]
+            passed += block.shape[1]
+            given += cut.shape[1]
+            if cut.shape[1]:
+                yield cut
+            if passed >= end:
+                break
+        if not given:
+            what = f"{self.path!r}: the file ends at {passed / self.sample_rate:.3f} s, before the excerpt begins"
+            raise UnreadableAudioError(what, "correct the offset in the manifest, then ingest again")
+
+    def facts(self) -> dict[str, Any]:
+        """Those of the file, up to the end of the excerpt."""
+        return self._decoder.facts()
+
+    def prove(self, sha256: str) -> None:
+        self._decoder.prove(sha256)
+
+    def sha256(self) -> str:
+        return self._decoder.sha256()
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+class BesideDecoder:
+    """Files of one rate beside each other, their channels in order. Shorter ones end in silence, which counts as
+    missing sound, like all that is missing in one of them.
+    """
+
+    def __init__(
+        self, path: str, channels: Channels, block_samples: int, config: StorageConfig, decode: DecodeConfig
+    ) -> None:
+        self.path, self._shorter_s = path, 0.0
+        self._decoders: list[AnyDecoder] = []
+        try:
+            for file in channels.files:
+                self._decoders.append(open_decoder(file, block_samples, config, decode))
+        except BaseException:  # raised on
+            self.close()
+            raise
+
+    @property
+    def sample_rate(self) -> int:
+        return self._decoders[0].sample_rate
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        sounds = [iter(decoder) for decoder in self._decoders]
+        blocks = [next(sound) for sound in sounds]
+        check_rates(self.path, [decoder.sample_rate for decoder in self._decoders])
+        check_channels(self.path, sum(len(block) for block in blocks))
+        lengths = np.zeros(len(blocks), np.int64)
+        while longest := max(block.shape[1] for block in blocks):
+            lengths += [block.shape[1] for block in blocks]
+            yield np.concatenate([np.pad(block, ((0, 0), (0, longest - block.shape[1]))) for block in blocks])
+            blocks = [next(sound, block[:, :0]) for sound, block in zip(sounds, blocks, strict=True)]
+        self._shorter_s = int(lengths.max() - lengths.min()) / self.sample_rate
+
+    def facts(self) -> dict[str, Any]:
+        """Counts summed over the files, the first error and change, and the longest time missing in one of them."""
+        every = [decoder.facts() for decoder in self._decoders]
+        facts = dict(every[0])
+        channels = sum(one["channels"] for one in every)
+        facts |= {"channels": channels, "channel_layout": f"{channels} channels"}
+        for name in ("decode_errors", "format_changes"):
+            facts[name] = sum(one[name] for one in every)
+        for name in ("decode_error", "format_change"):
+            facts[name] = next((one[name] for one in every if one[name]), None)
+        facts["filled_s"] = max(one["filled_s"] for one in every)
+        facts["breaks_off"] = any(one["breaks_off"] for one in every)
+        facts["missing_s"] = max(self._shorter_s, *(one["missing_s"] for one in every))
+        if self._shorter_s:
+            facts["decode_errors"] += 1
+            facts["decode_error"] = facts["decode_error"] or f"its files differ in length by {self._shorter_s:.3f} s"
+        return facts
+
+    def prove(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of all files, in order, are those of this digest."""
+        check_sha256(self.path, self.sha256(), sha256)
+
+    def sha256(self) -> str:
+        return combined_sha256([decoder.sha256() for decoder in self._decoders])
+
+    def close(self) -> None:
+        for decoder in self._decoders:
+            decoder.close()
