@@ -172,14 +172,19 @@ def test_what_was_hashed_but_could_not_be_probed_is_probed_again_and_put_right_w
     copy = tmp_path / "copy/a.wav"
     copy.parent.mkdir()
     shutil.copy(first, copy)
-    probe = module.probe
+    whole = module.Probing
 
-    def broken(uri: str, config: object) -> dict:
-        if uri.endswith("a.wav"):
-            raise AttributeError("'NoneType' object has no attribute 'sample_rate'")
-        return probe(uri, config)
+    class Broken(whole):
+        def __init__(self, uri: str, *given: object) -> None:
+            self.uri = uri
+            super().__init__(uri, *given)
 
-    monkeypatch.setattr(module, "probe", broken)
+        def result(self) -> dict:
+            if self.uri.endswith("a.wav"):
+                raise AttributeError("'NoneType' object has no attribute 'sample_rate'")
+            return super().result()
+
+    monkeypatch.setattr(module, "Probing", Broken)
     assert ingest(lake, [str(tmp_path / "in"), str(copy)], IngestConfig()).failed == 1
     failed = next(row for row in rows(lake) if row["status"] == "failed")
     assert (failed["uris"], failed["error_type"]) == ([str(copy), str(first)], "AttributeError")
@@ -187,7 +192,7 @@ def test_what_was_hashed_but_could_not_be_probed_is_probed_again_and_put_right_w
     before = digests(lake)
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, known=2)
     assert digests(lake) == before
-    monkeypatch.setattr(module, "probe", probe)
+    monkeypatch.setattr(module, "Probing", whole)
     monkeypatch.setattr(module, "_hash", lambda *_: pytest.fail("hashed again"))
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, new=1, known=1, batches=1)
     assert [(row["uris"], row["status"]) for row in rows(lake)] == [
@@ -204,8 +209,8 @@ def test_a_recording_named_in_many_lines_is_read_once(
     (tmp_path / "b.wav").write_bytes(b"no sound")
     lines = [{"audio_filepath": name, "offset": n, "duration": 1} for n in range(50) for name in ("a.wav", "b.wav")]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    probe, probed = module.probe, []
-    monkeypatch.setattr(module, "probe", lambda uri, config: probed.append(uri) or probe(uri, config))
+    probing, probed = module.Probing, []
+    monkeypatch.setattr(module, "Probing", lambda uri, *given: probed.append(uri) or probing(uri, *given))
     assert ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig()) == Ingested(met=2, new=2, failed=1, batches=1)
     assert len(probed) == 2
     assert [len(json.loads(row["hints"])) for row in rows(lake)] == [50, 50]
@@ -216,7 +221,7 @@ def test_a_killed_repair_of_a_failure_is_finished_by_the_next_ingest(
 ) -> None:
     sound(tmp_path / "in/a.wav")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "probe", lambda uri, config: [][0])
+        patch.setattr(module.Probing, "result", lambda probing: [][0])
         ingest(lake, [str(tmp_path / "in")], IngestConfig())
 
     def killed(*_: object) -> None:
@@ -237,8 +242,8 @@ def test_absurd_claims_of_length_do_not_break_batches(
 ) -> None:
     for n in range(3):
         sound(tmp_path / f"in/{n}.wav", level=n / 10 + 0.05)
-    probe = module.probe
-    monkeypatch.setattr(module, "probe", lambda uri, config: probe(uri, config) | {"claimed_duration_s": claim})
+    result = module.Probing.result
+    monkeypatch.setattr(module.Probing, "result", lambda probing: result(probing) | {"claimed_duration_s": claim})
     ingest(lake, [str(tmp_path / "in")], IngestConfig(batch_hours=0.4))
     assert [len(table) for _, table in lake.recordings()] == [1, 1, 1]
 
@@ -246,11 +251,11 @@ def test_absurd_claims_of_length_do_not_break_batches(
 def test_what_is_the_runs_own_fault_stops_the_ingest(
     tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scarce(uri: str, config: object) -> dict:
+    def scarce(probing: object) -> dict:
         raise OSError(errno.EMFILE, "Too many open files")
 
     sound(tmp_path / "in/a.wav")
-    monkeypatch.setattr(module, "probe", scarce)
+    monkeypatch.setattr(module.Probing, "result", scarce)
     with pytest.raises(OSError, match="Too many open files"):
         ingest(lake, [str(tmp_path / "in")], IngestConfig())
 
