@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from manifests.output import to_json
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -19,4 +21,4 @@ def fingerprint(value: Any) -> str:
 
 def pretty(value: Any) -> str:
     """JSON for people and for comparison: sorted keys, a line each."""
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    return to_json(value, indent=1, sort_keys=True) + "\n"

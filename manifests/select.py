@@ -21,6 +21,7 @@ from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.spans import Array
+from manifests.sql import NotReadingError, reading
 from manifests.tables import joined
 from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
@@ -164,8 +165,9 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
             try:
+                reading(connection, f"SELECT {_broken(condition)}")
                 broken_rules(connection, table, {name: condition})
-            except duckdb.Error as error:
+            except (duckdb.Error, NotReadingError) as error:
                 known = ", ".join(table.schema.names)
                 what = str(error).partition("\n\nLINE")[0].replace("\n", "; ")
                 raise RuleError(f"rule {name} = {condition!r}: {what}; the columns are {known}") from error
@@ -299,8 +301,13 @@ def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: 
     if not rules:
         return np.zeros((len(table), 0), bool)
     connection.register("judged", table)
-    broken = (f"NOT coalesce(({condition}), false) AS r{n}" for n, condition in enumerate(rules.values()))
+    broken = (f"{_broken(condition)} AS r{n}" for n, condition in enumerate(rules.values()))
     return np.column_stack(list(connection.execute(f"SELECT {', '.join(broken)} FROM judged").fetchnumpy().values()))
+
+
+def _broken(condition: str) -> str:
+    """SQL of whether a rule does not hold."""
+    return f"NOT coalesce(({condition}), false)"
 
 
 def judge_windows(connection: duckdb.DuckDBPyConnection, windows: pa.Table, rules: Mapping[str, str]) -> pa.Table:

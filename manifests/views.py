@@ -10,7 +10,6 @@ import glob
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,8 @@ import pyarrow.fs as pafs
 
 from manifests import schemas
 from manifests.lake import Lake
+from manifests.names import LONGEST_OF_FOLDER, checked_name
+from manifests.storage.local import private_folder
 
 MEMORY_LIMIT = "700MB"
 """Of DuckDB's own buffers, which spill to disk beyond it; the process takes about 150 MB more."""
@@ -80,7 +81,13 @@ def folders(lake: Lake, prefix: str) -> list[str]:
 
 
 def _check(what: str, name: str | None, known: list[str]) -> None:
-    if name is not None and name not in known:
+    if name is None:
+        return
+    try:
+        checked_name(name, what, LONGEST_OF_FOLDER)
+    except ValueError as error:
+        raise ChoiceError(str(error), f"there is: {', '.join(known) or 'none'}") from error
+    if name not in known:
         raise ChoiceError(f"no {what} {name!r}", f"there is: {', '.join(known) or 'none'}")
 
 
@@ -120,7 +127,7 @@ def _stages(lake: Lake, selection: str | None, named: Mapping[str, str]) -> dict
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A connection with bounded memory and all threads that spills into the system's temporary folder."""
-    spill = os.path.join(tempfile.gettempdir(), f"speechmill-{os.getpid()}")
+    spill = str(private_folder() / f"duckdb-{os.getpid()}")
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {quoted(spill)}")
     connection.execute("SET enable_progress_bar = false")
@@ -128,7 +135,10 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def lock(connection: duckdb.DuckDBPyConnection, folders: Iterable[str]) -> None:
-    """From here on SQL of this connection reads nothing outside `folders` and changes no setting."""
+    """From here on SQL of this connection reaches no file outside `folders` and changes no setting.
+
+    DuckDB can write where it can read: SQL that is not ours goes through `manifests.sql`, which lets it read only.
+    """
     listed = ", ".join(quoted(folder) for folder in folders)
     connection.execute(f"SET allowed_directories = [{listed}]; SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
+import io
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
 from manifests.look.cli import JSON, manifest
+from manifests.output import one_line, printable, say, to_json
+from manifests.version import version
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.errors import SpeechmillError
+from pipelines.say import public, public_command
 
 if TYPE_CHECKING:
     from manifests.lake import Lake
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="speechmill")
+@click.version_option(version(), prog_name="speechmill")
 def cli() -> None:
     """Mill conversational recordings into sharded datasets, with every token accounted for."""
 
@@ -82,28 +86,39 @@ class Output:
     def show(self, name: str, value: Any, text: str) -> None:
         self.results[name] = value
         if not (self.quiet or self.as_json):
-            click.echo(text, self.stdout)
+            click.echo(printable(text), self.stdout)
 
     def close(self) -> None:
         if self.as_json:
-            click.echo(json.dumps(self.results, indent=1, ensure_ascii=False), self.stdout)
+            click.echo(to_json(self.results, indent=1), self.stdout)
 
 
 @contextmanager
 def begun(
-    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, **engine: Any
+    recipe: str,
+    lake: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    inputs: tuple[str, ...] = (),
+    measures: bool = False,
+    **engine: Any,
 ) -> Iterator[tuple[Any, Output]]:
-    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once."""
-    from pipelines.audio.files import secretless
+    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once.
+
+    What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
+    """
+    from pipelines import extras
     from pipelines.run import Run
     from pipelines.watch import Watch
 
     chosen = _engine(**engine)
     loaded = _recipe(recipe, overrides)
+    extras.check(loaded, chosen, [lake, *inputs], measures)
     opened = _lake(lake, loaded.storage)
     opened.sweep()
     output = Output(quiet, as_json)
-    watch = Watch(opened.storage, shlex.join(["speechmill", *map(secretless, sys.argv[1:])]), loaded.resolved, quiet)
+    watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
     # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
     with redirect_stdout(sys.stderr), closing(chosen), watch:
@@ -146,7 +161,7 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 @INPUTS
 def run(inputs: tuple[str, ...], **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, inputs=inputs, measures=True) as (work, output):
         do_ingest(work, output, inputs)
         do_annotate(work, output)
         do_select(work, output)
@@ -158,7 +173,7 @@ def run(inputs: tuple[str, ...], **settings: Any) -> None:
 @INPUTS
 def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
     """Add recordings to the lake: probe headers, hash bytes, decode nothing."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, inputs=inputs) as (work, output):
         do_ingest(work, output, inputs)
 
 
@@ -166,7 +181,7 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 @options
 def annotate(**settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
-    with begun(**settings) as (work, output):
+    with begun(**settings, measures=True) as (work, output):
         do_annotate(work, output)
 
 
@@ -192,6 +207,9 @@ def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
         f"ingest: {found.met} names: {found.new} new, {found.renamed} new names of known bytes, "
         f"{found.known} known; {found.failed} unreadable"
     )
+    if found.left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(found.left_out.items())[:8])
+        text += f"; left out {sum(found.left_out.values()):,}: {reasons}"
     output.show("ingest", dataclasses.asdict(found), text)
 
 
@@ -249,7 +267,7 @@ def tokens_verify(recipe: str, lake: str, overrides: tuple[str, ...], quiet: boo
     name = loaded.name
     problems = verify(_lake(lake, loaded.storage), name)
     for problem in problems:
-        click.echo(str(problem), err=True)
+        say(one_line(str(problem)), error=True)
     output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")
     if not problems:
         output.show("verified", name, f"datasets/{name}: every shard, count and token is as recorded")
@@ -274,7 +292,7 @@ def models_list() -> None:
             state = "installed"
         except SpeechmillError as error:
             state = error.remedy
-        click.echo(f"{model.name:<26}{model.licence:<12}{state}\n    {model.what}")
+        say(f"{model.name:<26}{model.licence:<12}{state}\n    {model.what}")
 
 
 @models.command("verify")
@@ -291,7 +309,7 @@ def models_verify(names: tuple[str, ...]) -> None:
             state = "ok"
         except SpeechmillError as error:
             state, wrong = f"{error}; remedy: {error.remedy}", wrong + 1
-        click.echo(f"{name:<26}{model.sha256[:12]}  {state}")
+        say(f"{name:<26}{model.sha256[:12]}  {state}")
     if wrong:
         sys.exit(3)
 
@@ -302,7 +320,7 @@ def models_where(model: str) -> None:
     """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
     from pipelines import models as registry
 
-    click.echo(registry.resolve(model)[0])
+    say(str(registry.resolve(model)[0]))
 
 
 @manifest.command()
@@ -331,7 +349,7 @@ def report(lake: str, **settings: Any) -> None:
     from pipelines.report import report_lake
 
     path, size = report_lake(_lake(lake), **settings)
-    click.echo(f"{path}: {size / 1e6:.1f} MB")
+    say(f"{path}: {size / 1e6:.1f} MB")
 
 
 def _reach(context: click.Context, parameter: click.Parameter, recipe: str | None) -> None:
@@ -355,14 +373,24 @@ def main() -> None:
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        say(public(told.getvalue()), error=True, end="")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: the same command goes on from here", err=True)
+        say("interrupted: the same command goes on from here", error=True)
         sys.exit(130)
-    except (SpeechmillError, OSError) as error:  # anything else is a bug and shows its traceback
-        click.echo(f"error: {error}\nremedy: {_remedy(error)}", err=True)
+    except (SpeechmillError, OSError) as error:
+        say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
         sys.exit(1)
+    except Exception:  # a bug: it shows its traceback, which may quote a name
+        say(public(traceback.format_exc()), error=True, end="")
+        sys.exit(1)
+
+
+def _inset(text: str) -> str:
+    """Lines of which only the first begins where ours do: a name in an error cannot pose as a line of ours."""
+    return public(text).replace("\n", "\n  ")
 
 
 def _remedy(error: SpeechmillError | OSError) -> str:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import os
+import math
 import pickle
 import sqlite3
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -24,25 +23,41 @@ import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.storage import StorageConfig, StorageError
+from manifests.storage import Stat, StorageConfig
 from manifests.tables import joined, write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
 from pipelines.audio.isolated import Probing
-from pipelines.errors import SpeechmillError, UnreadableAudioError
+from pipelines.entry import Entry, InputError, Notes, failed_entry
+from pipelines.errors import UnreachableAudioError, UnreadableAudioError
+from pipelines.failures import Kind, failed_row, kind_of
 from pipelines.recipe import IngestConfig
-from pipelines.sources import Entry, entries, hinted_language
+from pipelines.sources import entries
 
 PART_ROWS = 1000
+PART_BYTES = 32 << 20
+"""Names and hints are held up to so many rows or bytes."""
+MAX_HINTS_BYTES = 16_000_000
+"""Hints kept of one recording: further ones, in the order of their text, are left out."""
+MAX_BATCH_BYTES = 64_000_000
+"""Of the hints in a batch."""
+MAX_ERROR_LETTERS = 2000
 UNKNOWN_DURATION_S = 1800.0
 """What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
+# A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
+OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
 
+UNREAD = "starts_with(recording_id, 'u')"
+"""Rows of names whose bytes could not be had."""
+HASHED = ("recording_id", "sha256", "size_bytes", "mtime_ns")
+NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
 MET = pa.schema(
     [
         pa.field("uri", pa.string()),
         pa.field("hint", pa.string()),
+        pa.field("languages", pa.list_(pa.string())),
         pa.field("mtime_ns", pa.int64()),
-        *[column for column in schemas.RECORDINGS if column.name not in ("uris", "hints", "source", "licence")],
+        *[column for column in schemas.RECORDINGS if column.name not in NOT_MET],
     ]
 )
 NAMES = MET.names
@@ -58,6 +73,8 @@ class Ingested:
     renamed: int = 0
     failed: int = 0
     batches: int = 0
+    left_out: dict[str, int] = field(default_factory=dict, compare=False)
+    """Files and other things below the inputs that were not read, by suffix or reason."""
 
 
 def ingest(
@@ -69,72 +86,120 @@ def ingest(
 ) -> Ingested:
     """Add what `inputs` name to the lake. Again, it adds only what is new; a killed ingest is finished by the next.
 
-    `progress` is told each name as a row of MET. Raises InputError for inputs that name nothing.
+    What failed before and can be read now is put right. `progress` is told each name as a row of MET. Raises
+    InputError for inputs that hold no sound or cannot be read to their end, once everything else is in the lake.
     """
-    result = Ingested()
+    result, notes = Ingested(), Notes()
+    problem: InputError | None = None
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-ingest-") as folder,
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
         closing(sqlite3.connect(f"{folder}/seen.sqlite")) as seen,
     ):
         connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
+        connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
+        connection.execute("CREATE TABLE replaced (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
         number = _load_known(connection, lake)
         _load_seen(seen, lake)
-        _meet(connection, seen, lake, entries(inputs, lake.config), result, progress, decode)
-        _add_names(connection, lake, result)
-        _write_new(connection, lake, config, result, number)
+        notes.watched = _failed_owners(connection)
+        try:
+            _meet(connection, seen, lake, entries(inputs, lake.config, config, notes), progress, decode)
+        except InputError as error:
+            problem = error
+        while not _write_new(connection, lake, config, result, number):
+            number = _load_known(connection, lake, number)  # another ingest took a number: see what it added
+        _add_names(connection, lake, notes, result)
+        # A name listed twice in one run is one name.
+        result.met = _count(connection, "(SELECT DISTINCT recording_id, uri FROM met)")
+        result.known = result.met - result.new - result.renamed
+        result.left_out = dict(notes.left_out.most_common())
+    if problem:
+        raise problem
     return result
 
 
-def look(entry: Entry, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> dict[str, Any]:
-    """One name as a row of MET: hashed and probed; what cannot be read becomes a failed row with a remedy."""
-    # Surrogates stand for bytes of a file name that are not UTF-8; Parquet holds text only.
-    uri = secretless(entry.uri).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0}
-    row["hint"] = _hint(entry)
+def look(
+    entry: Entry,
+    config: StorageConfig = DEFAULT,
+    hashed: dict[str, Any] | None = None,
+    decode: DecodeConfig = DECODE,
+) -> dict[str, Any]:
+    """One name as a row of MET: hashed and probed. Whatever is wrong with it makes a failed row with a remedy.
+
+    `hashed` is what an earlier ingest found of the same bytes: they are probed only. Raises what is the run's own
+    failure (see `failures.Kind`).
+    """
+    uri = _printable(entry.uri)
+    row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0, **_said(entry)}
     row["recording_id"] = "u" + hashlib.sha256(uri.encode()).hexdigest()[:19]
     try:
-        if secretless(entry.uri) != entry.uri:
-            row["hint"] = None  # it names the URL again
-            what = f"{uri!r}: its URL carries a password or a signature, which a lake would keep"
-            raise UnreadableAudioError(what, "name it as s3://bucket/key, or serve it without secrets in the URL")
         if uri != entry.uri:
             raise UnreadableAudioError(f"{uri!r}: its name is not UTF-8", "rename the file")
-        stat = entry.stat or stat_file(uri, config)
-        with open_file(uri, config) as file, Probing(uri, config, decode) as probing:  # it works while this one hashes
-            row |= _hash(file, uri) | {"mtime_ns": stat.mtime_ns}
+        if entry.error:
+            raise entry.error
+        with Probing(uri, config, decode) as probing:  # it works while this process hashes
+            row |= hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
             row |= probing.result()
-    except SpeechmillError as error:
-        row |= {"status": "failed", "error_type": type(error).__name__, "error": str(error), "remedy": error.remedy}
+    except Exception as error:
+        if kind_of(error) is Kind.RUN:
+            raise
+        row |= failed_row(row["recording_id"], error)
+        row["error"] = _printable(secretless(row["error"]))[:MAX_ERROR_LETTERS]
     return row
 
 
-def _hash(file: BinaryIO, uri: str) -> dict[str, Any]:
+def _printable(text: str) -> str:
+    """Text that Parquet can hold: surrogates that stand for bytes which are not UTF-8 become escapes."""
     try:
-        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-    except StorageError:
-        raise
-    except OSError as error:
-        raise UnreadableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
-    return {"recording_id": digest[:20], "sha256": digest, "size_bytes": file.tell()}
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "backslashreplace")
 
 
-def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake) -> int:
-    """Table `known`: every name in the lake. Returns the number of the next batch."""
-    number = max((int(batch.removeprefix("batch-")) + 1 for batch in lake.batches()), default=0)
-    connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
-    for table in joined(lake.recordings(["recording_id", "uris", "status"])):
+def _said(entry: Entry) -> dict[str, Any]:
+    """The columns of MET that hold what was said of a name where it was met."""
+    return {"hint": entry.hint.text, "languages": entry.hint.languages} if entry.hint else {"hint": None}
+
+
+def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
+    with open_file(uri, config) as file:
+        try:
+            digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        except OSError as error:
+            if kind_of(error) is Kind.RUN:
+                raise
+            raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
+        size = file.tell()
+    return {"recording_id": digest[:20], "sha256": digest, "size_bytes": size, "mtime_ns": stat.mtime_ns}
+
+
+def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake, first: int = 0) -> int:
+    """Add the names in batches from number `first` on to the table `known`. Returns the number of the next batch."""
+    batches = [batch for batch in lake.batches() if _number(batch) >= first]
+    found = lake.read_each(batches, lake.recordings_key, ["recording_id", "uris", "status"])
+    for table in joined(found):
         connection.register("part", table)
         connection.execute("INSERT INTO known SELECT batch, recording_id, unnest(uris), status FROM part")
-    return number
+    return max((_number(batch) + 1 for batch in batches), default=first)
+
+
+def _number(batch: str) -> int:
+    return int(batch.removeprefix("batch-"))
+
+
+def _failed_owners(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Lists, manifests and archives of which the lake holds failures: of themselves, of their lines or members."""
+    owner = "regexp_extract(uri, $owner, 1)"
+    found = connection.execute(f"SELECT DISTINCT {owner} FROM known WHERE {UNREAD} AND {owner} <> ''", {"owner": OWNER})
+    return {name for (name,) in found.fetchall()}
 
 
 def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
     """Table `seen`: rows of MET of names that earlier runs hashed, each found without reading the others."""
     seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row)")
     for _, table in lake.read_each(lake.storage.list("runs/ingest"), str):
-        hashed = pc.and_not(pc.greater(table["mtime_ns"], 0), pc.starts_with(table["recording_id"], "u"))
-        columns = table.filter(hashed).to_pydict()
+        columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()  # others cannot be told from changed ones
         rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
         names = zip(columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, strict=True)
         seen.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", names)
@@ -146,7 +211,6 @@ def _meet(
     seen: sqlite3.Connection,
     lake: Lake,
     found: Iterable[Entry],
-    result: Ingested,
     progress: Callable[[dict[str, Any]], None],
     decode: DecodeConfig,
 ) -> None:
@@ -156,59 +220,89 @@ def _meet(
     number = sum(1 for _ in lake.storage.list("runs/ingest"))
     part: list[dict[str, Any]] = []
     fresh: list[dict[str, Any]] = []
+    held_bytes = 0
 
     def flush() -> None:
-        nonlocal number
+        nonlocal number, held_bytes
         if part:
             connection.register("part", schemas.table(part, MET))
             connection.execute("INSERT INTO met SELECT * FROM part")
         if fresh:  # kept at once, so that a killed ingest need not hash again
-            lake.write(f"runs/ingest/{number:06d}.parquet", schemas.table(fresh, MET))
+            data = write_parquet_bytes(schemas.table(fresh, MET))
+            while not lake.storage.put_if_absent(f"runs/ingest/{number:06d}.parquet", data):
+                number += 1
             number += 1
         part.clear()
         fresh.clear()
+        held_bytes = 0
 
-    for entry in found:
-        row = _recall(seen, entry, lake.config)
-        if row is None:
-            row = look(entry, lake.config, decode)
-            fresh.append(row)
-        part.append(row)
-        result.met += 1
-        progress(row)
-        if len(part) >= PART_ROWS:
-            flush()
+    try:
+        for entry in found:
+            row, is_new = _row(seen, entry, lake.config, decode)
+            if is_new:
+                fresh.append(row)
+            part.append(row)
+            held_bytes += len(row["uri"]) + len(row["hint"] or "")
+            progress(row)
+            if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
+                flush()
+    except InputError:
+        flush()
+        raise
     flush()
 
 
-def _recall(seen: sqlite3.Connection, entry: Entry, config: StorageConfig) -> dict[str, Any] | None:
-    """The row of MET that an earlier run made of it, where its size and time of change are still the same."""
-    if secretless(entry.uri) != entry.uri:
-        return None
-    try:
-        stat = entry.stat or stat_file(entry.uri, config)
-        os.fsencode(entry.uri).decode()
-    except (SpeechmillError, UnicodeDecodeError):
-        return None
-    found = seen.execute("SELECT row FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?)", (entry.uri, *stat))
-    for (row,) in found:
-        return dict(zip(NAMES, pickle.loads(row), strict=True)) | {"hint": _hint(entry)}
+def _row(
+    seen: sqlite3.Connection, entry: Entry, config: StorageConfig, decode: DecodeConfig
+) -> tuple[dict[str, Any], bool]:
+    """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
+    recalled = None
+    if entry.error is None:
+        try:
+            entry = replace(entry, stat=entry.stat or stat_file(entry.uri, config))
+            recalled = _recall(seen, entry)
+        except Exception as error:
+            entry = failed_entry(entry.uri, error, entry.hint)
+    if recalled is None:
+        row = look(entry, config, decode=decode)
+        return row, "sha256" in row
+    if recalled["status"] == "ok":
+        return recalled | _said(entry), False
+    # Hashed, but not probed: that may have failed for a reason of that day.
+    row = look(entry, config, {name: recalled[name] for name in HASHED}, decode)
+    return row, row["status"] == "ok"
+
+
+def _recall(seen: sqlite3.Connection, entry: Entry) -> dict[str, Any] | None:
+    """The newest row of MET that an earlier run made of it, if its size and time of change are still the same."""
+    newest = "SELECT row FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
+    for (row,) in seen.execute(newest, (entry.uri, *(entry.stat or ()))):
+        return dict(zip(NAMES, pickle.loads(row), strict=True))
     return None
 
 
-def _hint(entry: Entry) -> str | None:
-    return json.dumps(entry.hint, ensure_ascii=False, sort_keys=True) if entry.hint else None
+def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, notes: Notes, result: Ingested) -> None:
+    """Give known recordings the new names they were met under, and drop failures that hold no more.
 
-
-def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingested) -> None:
-    """Give known recordings the new names they were met under; drop failures of names that can be read now."""
-    result.known = _count(connection, "met SEMI JOIN known USING (recording_id, uri)")
+    A failure holds no more where its name or its bytes can be read now (they are in the lake as another row), or
+    where it is of a list or archive that was read to its end without naming it again.
+    """
+    connection.execute("CREATE TABLE finished (owner VARCHAR)")
+    connection.executemany("INSERT INTO finished VALUES (?)", [[name] for name in sorted(notes.finished)] or [[None]])
     connection.execute(
         "CREATE TABLE changes AS SELECT DISTINCT k.batch, met.recording_id, met.uri AS added FROM met "
         "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = met.recording_id "
         "ANTI JOIN known ON known.recording_id = met.recording_id AND known.uri = met.uri "
         "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met ON known.uri = met.uri "
-        "WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id"
+        f"WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id "
+        "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM replaced "
+        # An ingest that was killed between writing a recording anew and dropping its failure.
+        "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE status <> 'ok') "
+        "SEMI JOIN (FROM known WHERE status = 'ok') AS ok USING (recording_id) "
+        f"UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE {UNREAD}) AS k "
+        "SEMI JOIN finished ON finished.owner = regexp_extract(k.uri, $owner, 1) "
+        "ANTI JOIN met ON met.uri = k.uri",
+        {"owner": OWNER},
     )
     changed = connection.execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
     streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(PART_ROWS), []))
@@ -219,67 +313,99 @@ def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, result: Ingest
             (added[recording_id] if uri else mended).add(uri or recording_id)
         rows = []
         for row in lake.read(lake.recordings_key(batch)).to_pylist():
+            if row["recording_id"] in mended:
+                continue
             names = added[row["recording_id"]]
             result.renamed += len(names)
-            row["uris"] = sorted({*row["uris"], *names})
-            if row["recording_id"] not in mended:
-                rows.append(row)
+            rows.append(row | {"uris": sorted({*row["uris"], *names})})
         lake.write(lake.recordings_key(batch), schemas.table(rows, schemas.RECORDINGS))
 
 
 def _write_new(
     connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, result: Ingested, number: int
-) -> None:
+) -> bool:
     """Recordings that the lake lacks, in order of their first name, packed into batches from `number` on.
 
-    SpeechmillError where a batch of that number has come into being meanwhile: what it holds is not known here.
+    So are recordings of which the lake has only failures, and which can be read now; `replaced` holds their old rows.
+    False where another ingest has written a batch of that number: what it holds must be known first.
     """
+    _set_replaced(connection)
+    _bound_hints(connection)
     connection.execute(
-        "CREATE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, list_sort(list(DISTINCT uri)) AS uris, "
+        "CREATE OR REPLACE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, max(status) AS best, "
+        "list_sort(list(DISTINCT uri)) AS uris, list_sort(list_distinct(flatten(list(languages)))) AS languages, "
         "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM met "
         "ANTI JOIN known USING (recording_id) GROUP BY recording_id"
     )
     reader = connection.sql(
-        "SELECT m.* EXCLUDE (uri, hint, mtime_ns, language_hint), f.uris, f.hints FROM fresh AS f "
-        "JOIN (FROM met SELECT DISTINCT ON (recording_id, uri) *) AS m "
-        "ON m.recording_id = f.recording_id AND m.uri = f.first_uri ORDER BY f.first_uri"
+        "SELECT m.* EXCLUDE (uri, hint, mtime_ns, languages), f.uris, f.hints, f.languages, r.uris AS old_uris "
+        "FROM fresh AS f JOIN (FROM met SELECT DISTINCT ON (recording_id, status) *) AS m "
+        "ON m.recording_id = f.recording_id AND m.status = f.best "
+        "LEFT JOIN (SELECT recording_id, list(uri) AS uris FROM replaced GROUP BY recording_id) AS r "
+        "ON r.recording_id = f.recording_id ORDER BY f.first_uri"
     ).to_arrow_reader(PART_ROWS)
-    for rows in _batches(reader, config):
+    for rows, names in _batches(reader, config):
         key = lake.recordings_key(f"batch-{number:06d}")
         if not lake.storage.put_if_absent(key, write_parquet_bytes(schemas.table(rows, schemas.RECORDINGS))):
-            what = f"another ingest added {key} meanwhile"
-            raise SpeechmillError(what, "wait until it ends, then run the same command again: nothing is lost")
+            return False
         number += 1
         result.batches += 1
-        result.new += sum(len(row["uris"]) for row in rows)
+        result.new += names
         result.failed += sum(row["status"] != "ok" for row in rows)
-    # A name listed twice in one run is one name.
-    result.met = _count(connection, "(SELECT DISTINCT recording_id, uri FROM met)")
+    return True
 
 
-def _batches(reader: pa.RecordBatchReader, config: IngestConfig) -> Iterator[list[dict[str, Any]]]:
+def _set_replaced(connection: duckdb.DuckDBPyConnection) -> None:
+    """Move from `known` to `replaced` the failures of bytes that can be read now and are nowhere readable yet."""
+    connection.execute(
+        "CREATE OR REPLACE TABLE mended AS SELECT DISTINCT recording_id FROM (FROM known WHERE status <> 'ok') "
+        "SEMI JOIN (FROM met WHERE status = 'ok') AS m USING (recording_id) "
+        "ANTI JOIN (FROM known WHERE status = 'ok') AS k USING (recording_id)"
+    )
+    connection.execute("INSERT INTO replaced FROM known SEMI JOIN mended USING (recording_id)")
+    connection.execute("DELETE FROM known WHERE recording_id IN (FROM mended)")
+
+
+def _bound_hints(connection: duckdb.DuckDBPyConnection) -> None:
+    """Leave out what of the hints of one recording is beyond MAX_HINTS_BYTES."""
+    connection.execute(
+        "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM met WHERE hint IS NOT NULL "
+        f"GROUP BY recording_id HAVING sum(strlen(hint)) > {MAX_HINTS_BYTES}"
+    )
+    connection.execute(
+        "UPDATE met SET hint = NULL WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, "
+        "sum(strlen(hint)) OVER (PARTITION BY recording_id ORDER BY hint, rowid) AS bytes "
+        f"FROM met SEMI JOIN heavy USING (recording_id) WHERE hint IS NOT NULL) WHERE bytes > {MAX_HINTS_BYTES})"
+    )
+
+
+def _batches(reader: pa.RecordBatchReader, config: IngestConfig) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The rows of each batch, and how many names were met of them."""
     held: list[dict[str, Any]] = []
-    held_s = 0.0
+    held_s, held_bytes, names = 0.0, 0, 0
     for part in reader:
         for row in part.to_pylist():
-            hints = [json.loads(hint) for hint in row["hints"] or []]
-            row["hints"] = json.dumps(hints, ensure_ascii=False) if hints else None
-            row["language_hint"] = hinted_language(hints)
+            hints, languages, old_uris = row.pop("hints"), row.pop("languages"), row.pop("old_uris")
+            met = len(row["uris"])
+            row["uris"] = sorted({*row["uris"], *(old_uris or [])})
+            row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each is a JSON object already
+            row["language_hint"] = languages[0] if languages and len(languages) == 1 else None
             row |= {"source": config.source, "licence": config.licence}
-            duration_s = row["claimed_duration_s"] or UNKNOWN_DURATION_S
-            if held and held_s + duration_s > config.batch_hours * 3600:
-                yield held
-                held, held_s = [], 0.0
+            duration_s, size = _counted_s(row["claimed_duration_s"]), len(row["hints"] or "")
+            if held and (held_s + duration_s > config.batch_hours * 3600 or held_bytes + size > MAX_BATCH_BYTES):
+                yield held, names
+                held, held_s, held_bytes, names = [], 0.0, 0, 0
             held.append(row)
-            held_s += duration_s
+            held_s, held_bytes, names = held_s + duration_s, held_bytes + size, names + met
     if held:
-        yield held
+        yield held, names
+
+
+def _counted_s(claimed_s: float | None) -> float:
+    """What a recording counts in a batch; a claim that cannot be true is none."""
+    return claimed_s if claimed_s and math.isfinite(claimed_s) and claimed_s > 0 else UNKNOWN_DURATION_S
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    return _first(connection.execute(f"SELECT count(*) FROM {table}"))
-
-
-def _first(cursor: duckdb.DuckDBPyConnection) -> int:
-    ((number,),) = cursor.fetchall()
+    ((number,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
     return int(number)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import encoders
+from manifests.names import checked_name
 from manifests.storage import StorageConfig
+from pipelines import typed
 from pipelines.audio.config import DecodeConfig
 from pipelines.errors import RecipeError
 from pipelines.stages.base import Stage
@@ -33,6 +35,29 @@ class IngestConfig:
     """Collection the recordings come from."""
     licence: str | None = None
     """Licence of the recordings."""
+    max_line_mb: float = 8.0
+    """Longest line of a list or manifest, in 10^6 bytes; a longer one becomes a failed row, and the next are read."""
+    max_manifest_gb: float = 16.0
+    """Longest list or manifest, unpacked, in 10^9 bytes; a longer one is read up to there, and the command fails."""
+    max_hint_mb: float = 1.0
+    """Longest line of a manifest or JSON beside a recording that is kept as its hint, in 10^6 bytes."""
+    max_tar_header_mb: float = 1.0
+    """Longest extended header in a tar, in 10^6 bytes."""
+    max_tar_headers: int = 16
+    """Most extended headers before one member of a tar."""
+
+    def __post_init__(self) -> None:
+        above_0 = (
+            "batch_hours",
+            "max_line_mb",
+            "max_manifest_gb",
+            "max_hint_mb",
+            "max_tar_header_mb",
+            "max_tar_headers",
+        )
+        for name in above_0:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ingest.{name} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,10 @@ class SelectConfig:
             raise ValueError("select.grid_s and select.stride_s must be above 0")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
+        for split in self.splits:
+            checked_name(split, "the split")
+        if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
+            raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"select.splits must be shares that sum to 1, not {self.splits}")
 
@@ -129,7 +158,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
     try:
         raw = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
     for override in overrides:
         _override(raw, override)
@@ -140,17 +169,23 @@ def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
     known = {"name", "ingest", "decode", "annotate", "select", "encode", "storage", "max_failed_share"}
     _check_keys(raw, known, "recipe")
-    name = raw.get("name")
-    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_" for c in name):
-        raise RecipeError(f"name = {name!r}", "give the recipe a name of letters, digits, '-' and '_'")
+    try:
+        name = checked_name(raw.get("name"), "the recipe's name")
+    except ValueError as error:
+        raise RecipeError(str(error), 'give the recipe such a name: name = "first-try"') from error
     annotate = raw.get("annotate", {})
     _check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
     piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
-    if not isinstance(piece_hours, int | float) or piece_hours <= 0:
+    if not isinstance(piece_hours, int | float) or not piece_hours > 0:
         raise RecipeError(f"annotate.piece_hours = {piece_hours!r}", "give a number of hours above 0")
+    max_failed_share = raw.get("max_failed_share", 0.5)
+    if not isinstance(max_failed_share, int | float) or not 0 <= max_failed_share <= 1:
+        raise RecipeError(f"max_failed_share = {max_failed_share!r}", "give a share from 0 to 1")
     stages: dict[str, Any] = {}
     for stage, (module, _, config) in STAGES.items():
         settings = annotate.get(stage)
+        if settings is not None and not isinstance(settings, dict):
+            raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
         if settings is not None and settings.pop("enabled", True):
             stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
@@ -158,7 +193,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
     encode = _build(EncodeConfig, raw.get("encode", {}), "encode")
     try:
         encoders.load(encode.encoder, encode.settings)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"[encode] {error}", "correct encode.encoder or encode.settings") from error
     return Recipe(
         name,
@@ -168,7 +203,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         _build(SelectConfig, raw.get("select", {}), "select"),
         encode,
         _build(StorageConfig, raw.get("storage", {}), "storage"),
-        float(raw.get("max_failed_share", 0.5)),
+        max_failed_share,
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
     )
@@ -177,6 +212,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
 def _build(kind: Any, settings: dict[str, Any], where: str) -> Any:
     _check_keys(settings, {f.name for f in fields(kind)}, where)
     try:
+        typed.check(kind, settings)
         return kind(**settings)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[{where}] {error}", "correct the recipe or the --set that changed it") from error
@@ -192,6 +228,10 @@ def _check_keys(table: Any, known: set[str], where: str) -> None:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
+    try:
+        override.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"--set {override!r} is not UTF-8", "write --set table.key=value in UTF-8") from error
     key, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"--set {override!r}", "write --set table.key=value")

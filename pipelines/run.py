@@ -31,7 +31,7 @@ from pipelines.models import MODELS
 from pipelines.pieces import Piece, PieceWorker, pending_pieces
 from pipelines.recipe import Recipe
 from pipelines.stages.base import Stage
-from pipelines.watch import Done, Heartbeat, Step, Watch
+from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
 
 MIN_TRIED = 100
 
@@ -64,6 +64,11 @@ class Run:
         Raises SpeechmillError once more than `max_failed_share` of the recordings failed.
         """
         stages = self.recipe.make_stages()
+        for stage in stages:
+            if stage.trusted:
+                what = f"{stage.name}: trust = true: the files of {stage.trusted} may run code of their own"
+                LOG.warning("%s", what)
+                self.watch.print(what)
         units = Pending(self.lake, fingerprints(stages, self.recipe.decode))
         with self.watch.step("annotate") as step:
             batches, step.total_s = expected(self.lake, pending(self.lake, units.marks))

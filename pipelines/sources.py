@@ -1,219 +1,242 @@
 """What `--in` may name: files, folders, patterns, lists, Lhotse or NeMo manifests, and tar archives of sound.
 
-Each on disk, in S3 or (but for folders and patterns) behind HTTP(S).
+Each on disk, in S3 or (but for folders and patterns) behind HTTP(S). Whatever is wrong with one name, line, member or
+folder costs only itself: it becomes an entry with an error.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
-import gzip
-import io
-import itertools
-import json
 import os
-import posixpath
 import re
-import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, cast
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from manifests.exchange.foreign.lhotse import audio_names
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.s3 import S3Storage
-from pipelines.audio.files import DEFAULT, Member, open_file, scheme, secretless, split_s3, stat_file
-from pipelines.errors import SpeechmillError, UnreadableAudioError
+from pipelines.audio.files import DEFAULT, Member, scheme, secretless, split_s3
+from pipelines.entry import Entry, InputError, Notes, failed_entry
+from pipelines.errors import UnreachableAudioError, UnreadableAudioError
+from pipelines.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
+from pipelines.members import archive_entries
+from pipelines.recipe import IngestConfig
+from pipelines.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
 
-# fmt: off
-AUDIO_SUFFIXES = frozenset([
-    ".wav", ".flac", ".mp3", ".m4a", ".mp4", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".webm", ".mkv", ".mka", ".mov",
-    ".wma", ".aac", ".ac3", ".amr", ".caf", ".au", ".sph", ".w64", ".wv", ".ts", ".3gp",
-])
-# fmt: on
-MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
-LIST_SUFFIXES = (".txt", ".lst")
 MAGIC = re.compile(r"[*?[]")
-MAX_HINT_BYTES = 1 << 20
-HEADERS_BYTES = 1 << 16
-"""Read at a time from an archive far away: little more than a header."""
+CONTENTS = "name a file, a folder, a pattern, a list, a manifest or an archive that holds sound"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One name of a recording, and what a manifest said of it (recorded, not trusted)."""
+def entries(
+    inputs: Iterable[str],
+    config: StorageConfig = DEFAULT,
+    limits: IngestConfig | None = None,
+    notes: Notes | None = None,
+) -> Iterator[Entry]:
+    """Every recording that the inputs name, folders in sorted order.
 
-    uri: str
-    hint: dict[str, Any] | None = None
-    stat: Stat | None = None
-    """Where a list of the bucket told it already."""
-
-
-class InputError(SpeechmillError):
-    """Something named by `--in` that cannot be read as a list of recordings."""
-
-
-def entries(inputs: Iterable[str], config: StorageConfig = DEFAULT) -> Iterator[Entry]:
-    """Every recording that the inputs name, folders in sorted order. Raises InputError for what names nothing."""
+    Raises InputError at once for an input that does not exist, and for those that turn out to hold no sound or
+    cannot be read to their end only after everything else was named.
+    """
+    inputs, notes = list(inputs), notes or Notes()
+    sources = _Sources(config, limits or IngestConfig(), notes)
     for text in inputs:
-        if scheme(text) == "s3":
-            yield from _bucket(text, config)
-        elif scheme(text) in ("http", "https"):
-            yield from _file(text, config)
-        elif scheme(text):
-            raise InputError(f"{text!r}: this scheme is not known", "name s3://, http://, https:// or a path")
-        else:
-            yield from _local(text, config)
+        _check(text)
+    for text in inputs:
+        problems, empty = len(notes.problems), True
+        for entry in sources.named(text):
+            empty = False
+            yield _checked(entry)
+        if empty and problems == len(notes.problems):
+            notes.problems.append(InputError(f"there is no sound in {text!r}", CONTENTS))
+    if notes.problems:
+        first = notes.problems[0]
+        raise InputError("\n".join(str(problem) for problem in notes.problems), first.remedy)
 
 
-def _local(text: str, config: StorageConfig) -> Iterator[Entry]:
-    if os.path.isdir(text):
-        for name in _walk(_absolute(text)):
-            yield from _file(name, config)
-    elif os.path.lexists(text) or Member.parse(text):
-        yield from _file(_absolute(text), config)
-    elif glob.has_magic(text):
-        found = sorted(glob.glob(text, recursive=True, include_hidden=False))
-        if not found:
-            raise InputError(f"the pattern {text!r} matches nothing", "check the pattern; quote it in the shell")
-        for name in found:
-            yield from _local(name, config)
-    else:
+def _check(text: str) -> None:
+    """Raise InputError for what can be seen to name nothing without reading anything."""
+    kind = scheme(text)
+    if kind == "s3":
+        try:
+            split_s3(text)
+        except UnreadableAudioError as error:
+            raise InputError(str(error), error.remedy) from error
+    elif kind and kind not in ("http", "https"):
+        raise InputError(f"{secretless(text)!r}: this scheme is not known", "name s3://, http://, https:// or a path")
+    elif not kind and not (_exists(text) or Member.parse(text) or glob.has_magic(text)):
         raise InputError(f"there is no {text!r}", "name a file, a folder, a pattern, a list or a manifest")
 
 
-def _bucket(uri: str, config: StorageConfig) -> Iterator[Entry]:
-    """An object, the sound below a prefix, or what a pattern matches; '*' crosses folders."""
-    bucket, key = split_s3(uri)
-    storage = S3Storage(bucket, config)
-    magic = MAGIC.search(key)
-    if Member.parse(uri) or (key and not magic and not key.endswith("/") and storage.exists(key)):
-        yield from _file(uri, config)
-        return
-    folder = key[: magic.start()].rpartition("/")[0] if magic else key
-    named = False
-    for name, stat in storage.stats(folder):
-        if fnmatch.fnmatchcase(name, key) if magic else _is_sound(name):
-            named = True
-            yield from _file(f"{bucket}/{name}", config, stat)
-    if not named:
-        raise InputError(f"there is no sound at {uri!r}", "name an object, a prefix or a pattern that exists")
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL
+        return False
 
 
-def _file(uri: str, config: StorageConfig, stat: Stat | None = None) -> Iterator[Entry]:
-    path = urlsplit(uri).path if scheme(uri) in ("http", "https") else uri
-    if path.endswith(MANIFEST_SUFFIXES):
-        yield from _manifest(uri, config)
-    elif path.endswith(LIST_SUFFIXES):
-        with _opened(uri, config) as file:
-            for line in io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape"):
-                if name := line.strip():
-                    yield from _recording(_joined(name, uri), config)
-    else:
-        yield from _recording(uri, config, stat)
+def _checked(entry: Entry) -> Entry:
+    """The entry, or its error where its name holds a secret, which a lake would keep."""
+    if "://" not in entry.uri or (shown := secretless(entry.uri)) == entry.uri:
+        return entry
+    what = f"{shown!r}: its URL carries a password or a signature, which a lake would keep"
+    remedy = "name it as s3://bucket/key, or serve it without secrets in the URL"
+    return Entry(shown, error=UnreadableAudioError(what, remedy))
 
 
-def _recording(uri: str, config: StorageConfig, stat: Stat | None = None) -> Iterator[Entry]:
-    if uri.endswith(".tar"):
-        yield from _archive(uri, config)
-    else:
-        yield Entry(uri, stat=stat)
+class _Sources:
+    """Reads inputs; what is left out and what cannot be read as a whole goes to `notes`."""
 
+    def __init__(self, config: StorageConfig, limits: IngestConfig, notes: Notes) -> None:
+        self.config, self.limits, self.notes = config, limits, notes
 
-def _walk(folder: str) -> Iterator[str]:
-    """Files with a suffix of sound below a folder; anything else is named by itself, a pattern or a list."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(parent, name) for name in sorted(names) if _is_sound(name))
+    def named(self, text: str) -> Iterator[Entry]:
+        """What one input names."""
+        kind = scheme(text)
+        if kind == "s3":
+            yield from self._bucket(text)
+        elif kind:
+            yield from self._file(text)
+        else:
+            yield from self._local(text)
 
+    def _local(self, text: str) -> Iterator[Entry]:
+        if os.path.isdir(text):
+            yield from self._folder(_absolute(text))
+        elif os.path.lexists(text) or Member.parse(text):
+            yield from self._file(_absolute(text))
+        else:
+            found = sorted(glob.glob(text, recursive=True, include_hidden=False))
+            if not found:
+                what = f"the pattern {text!r} matches nothing"
+                self.notes.problems.append(InputError(what, "check the pattern; quote it in the shell"))
+            for name in _distinct(found) if "**" in text else found:
+                # '**' names every file below a folder itself.
+                if os.path.basename(text) != "**" or not os.path.isdir(name):
+                    yield from self._local(name)
 
-def _is_sound(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES or name.endswith(".tar")
+    def _folder(self, folder: str) -> Iterator[Entry]:
+        """The sound below a folder and below the folders that are linked there, each read once.
+
+        Linked folders come after the others, so that what lies below both has the name without the link.
+        """
+        root = os.path.realpath(folder)
+        entered, waiting = {root}, deque([folder])
+        errors: list[OSError] = []
+        while waiting:
+            top = waiting.popleft()
+            real_top = os.path.realpath(top)
+            for parent, folders, names in os.walk(top, onerror=errors.append):
+                yield from _unlisted(errors)
+                real = real_top + parent[len(top) :]
+                folders[:] = sorted(name for name in folders if os.path.join(real, name) not in entered)
+                for name in sorted(names):
+                    if self._wanted(name):
+                        yield from self._recording(Entry(os.path.join(parent, name)))
+                for path in (os.path.join(parent, name) for name in folders):
+                    if os.path.islink(path) and self._enters(os.path.realpath(path), root, entered):
+                        waiting.append(path)
+            yield from _unlisted(errors)
+
+    def _enters(self, linked: str, root: str, entered: set[str]) -> bool:
+        """Whether a linked folder is still to be read; `entered` are the folders below which everything is."""
+        if any(folder in entered for folder in _with_parents(linked)):
+            return False
+        if root.startswith(linked.rstrip("/") + "/"):
+            self.notes.leave_out("linked folders that hold the folder itself")
+            return False
+        entered.add(linked)
+        return True
+
+    def _bucket(self, uri: str) -> Iterator[Entry]:
+        """An object, the sound below a prefix, or what a pattern matches; '*' crosses folders.
+
+        An object or prefix that exists under this very name is meant, whatever brackets are in it.
+        """
+        bucket, key = split_s3(uri)
+        storage = S3Storage(bucket, self.config)
+        if Member.parse(uri) or (key and not key.endswith("/") and storage.exists(key)):
+            yield from self._file(uri)
+            return
+        magic = MAGIC.search(key)
+        if magic and next(storage.stats(key.rstrip("/")), None):
+            magic = None
+        folder = key[: magic.start()].rpartition("/")[0] if magic else key
+        for name, stat in storage.stats(folder):
+            if fnmatch.fnmatchcase(name, key) if magic else self._wanted(name):
+                yield from self._file(f"{bucket}/{name}", stat)
+
+    def _file(self, uri: str, stat: Stat | None = None) -> Iterator[Entry]:
+        """What a file names: itself, or if it is a list, a manifest or an archive, what that holds."""
+        path = (urlsplit(uri).path if scheme(uri) in ("http", "https") else uri).lower()
+        if path.endswith(MANIFEST_SUFFIXES):
+            yield from self._listed(uri, manifest_entries(uri, self.config, self.limits, self.notes))
+        elif path.endswith(LIST_SUFFIXES):
+            for entry in self._listed(uri, list_entries(uri, self.config, self.limits)):
+                yield from self._recording(entry)
+        else:
+            yield from self._recording(Entry(uri, stat=stat))
+
+    def _listed(self, uri: str, found: Iterator[Entry]) -> Iterator[Entry]:
+        """What a list or manifest names, and a problem where it cannot be read to its end."""
+        try:
+            yield from found
+            self.notes.finish(uri)
+        except InputError as error:
+            self.notes.problems.append(error)
+
+    def _recording(self, entry: Entry) -> Iterator[Entry]:
+        if entry.error is None and is_tar(entry.uri) and secretless(entry.uri) == entry.uri:
+            yield from self._archive(entry.uri)
+        elif entry.error is None and entry.uri.lower().endswith(COMPRESSED_TARS):
+            what = f"{entry.uri!r}: archives are read by place, which compressed ones do not allow"
+            yield Entry(entry.uri, error=UnreadableAudioError(what, "unpack it, or pack it as a plain .tar"))
+        else:
+            yield entry
+
+    def _archive(self, uri: str) -> Iterator[Entry]:
+        try:
+            yield from archive_entries(uri, self.config, self.limits, self.notes)
+            self.notes.finish(uri)
+        except Exception as error:
+            yield failed_entry(uri, error)
+
+    def _wanted(self, name: str) -> bool:
+        """Whether a walk takes a file; any other is named by itself, a pattern or a list, and counted here."""
+        if is_sound(name) or is_tar(name):
+            return True
+        self.notes.leave_out(suffix(name))
+        return False
 
 
 def _absolute(name: str) -> str:
     return os.path.normpath(os.path.abspath(name))
 
 
-def _joined(name: str, listing: str) -> str:
-    """What a list or manifest means by a name: relative to where it lies itself."""
-    if scheme(name):
-        return name
-    if scheme(listing) in ("http", "https"):
-        return urljoin(listing, quote(name))
-    if scheme(listing) == "s3":
-        bucket, key = split_s3(listing)
-        return f"{bucket}/{posixpath.normpath(posixpath.join('/', posixpath.dirname(key), name)).lstrip('/')}"
-    return os.path.normpath(os.path.join(os.path.dirname(listing), name))
+def _with_parents(path: str) -> Iterator[str]:
+    while path != os.path.dirname(path):
+        yield path
+        path = os.path.dirname(path)
+    yield path
 
 
-def _opened(uri: str, config: StorageConfig) -> BinaryIO:
-    if (shown := secretless(uri)) != uri:
-        what = f"{shown!r}: its URL carries a password or a signature"
-        raise InputError(what, "name it as s3://bucket/key, or serve it without secrets in the URL")
-    try:
-        return open_file(uri, config)
-    except UnreadableAudioError as error:
-        raise InputError(str(error), error.remedy) from error
+def _unlisted(errors: list[OSError]) -> Iterator[Entry]:
+    """Entries of folders that could not be listed, with whatever they hold."""
+    for error in errors:
+        entry = failed_entry(str(error.filename), error)
+        what = f"{entry.uri!r}: the folder cannot be listed ({error.strerror})"
+        yield Entry(entry.uri, error=UnreachableAudioError(what, "grant permission to read it, then ingest again"))
+    errors.clear()
 
 
-def _archive(uri: str, config: StorageConfig) -> Iterator[Entry]:
-    """The sound in a tar, its headers alone read. A WebDataset's `KEY.json` beside `KEY.flac` is its hint."""
-    if secretless(uri) != uri:
-        yield Entry(uri)
-        return
-    try:
-        modified_ns = stat_file(uri, config).mtime_ns
-        with open_file(uri, config, HEADERS_BYTES) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            members = (member for member in archive if member.isreg())
-            for _, group in itertools.groupby(members, lambda member: _sample(member.name)):
-                hint, sounds = None, []
-                for member in group:
-                    if member.name.endswith(".json") and member.size <= MAX_HINT_BYTES:
-                        hint = _hint(archive.extractfile(member))
-                    elif _is_sound(member.name):
-                        sounds.append(member)
-                for member in sounds:
-                    named = Member(uri, member.name, member.offset_data, member.size)
-                    yield Entry(str(named), hint, Stat(member.size, modified_ns))
-    except (UnreadableAudioError, tarfile.TarError):
-        yield Entry(uri)  # becomes a failed row
-
-
-def _sample(name: str) -> str:
-    """WebDataset's key: up to the first dot of the last part of the name."""
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + last.partition(".")[0]
-
-
-def _hint(file: IO[bytes] | None) -> dict[str, Any] | None:
-    try:
-        read = json.load(file) if file else None
-    except ValueError:
-        return None
-    return read if isinstance(read, dict) else None
-
-
-def _manifest(uri: str, config: StorageConfig) -> Iterator[Entry]:
-    with _opened(uri, config) as raw:
-        file = gzip.GzipFile(fileobj=raw) if uri.endswith(".gz") else raw
-        for number, line in enumerate(io.TextIOWrapper(cast(Any, file), encoding="utf-8"), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                names = audio_names(row)
-            except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-                what = f"{uri}:{number} is no line of a Lhotse or NeMo manifest ({type(error).__name__}: {error})"
-                raise InputError(what, "give JSON lines with 'audio_filepath', 'sources' or 'recording'") from error
-            for name in names:
-                yield Entry(_joined(name, uri), row)
-
-
-def hinted_language(hints: list[dict[str, Any]]) -> str | None:
-    """The language that all hints agree on: NeMo's lang, or the language of Lhotse supervisions."""
-    languages = {hint["lang"] for hint in hints if hint.get("lang")}
-    for hint in hints:
-        languages |= {s["language"] for s in hint.get("supervisions") or [] if s.get("language")}
-    return languages.pop() if len(languages) == 1 else None
+def _distinct(found: list[str]) -> list[str]:
+    """Of several names that lead to one file through linked folders, the one with the fewest folders."""
+    folders: dict[str, str] = {}
+    files: dict[tuple[str, str], str] = {}
+    for name in sorted(found, key=lambda name: (name.count("/"), name)):
+        folder, _, last = name.rstrip("/").rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder or ".")
+        files.setdefault((folders[folder], last), name)
+    return sorted(files.values())

@@ -20,8 +20,11 @@ from types import TracebackType
 from typing import Any
 
 from manifests.fingerprint import pretty
+from manifests.output import one_line
 from manifests.storage import Storage, StorageError
+from manifests.version import version
 from pipelines.errors import SpeechmillError
+from pipelines.say import public
 
 LOG = logging.getLogger("speechmill")
 STORAGE_LOG = logging.getLogger("speechmill.storage")
@@ -112,7 +115,7 @@ class Step:
     def fail(self, failure: Failure) -> None:
         """Log a failure; the first few of a step are shown too."""
         self.reasons[failure.reason] += 1
-        what = f"{failure.recording_id}: {failure.reason}: {failure.error}; remedy: {failure.remedy}"
+        what = one_line(f"{failure.recording_id}: {failure.reason}: {failure.error}; remedy: {failure.remedy}")
         LOG.warning("%s", what)
         shown = self.reasons.total()
         if shown <= SHOWN_FAILURES:
@@ -173,6 +176,13 @@ class Step:
         self.flying_s = flying_s
 
 
+class _Formatter(logging.Formatter):
+    """Lines of the log: a person will look at them in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return public(super().format(record))
+
+
 class _Telling(logging.Handler):
     """What the storage waits for, to the person: the log may lie in that storage."""
 
@@ -205,7 +215,7 @@ class Watch:
         self.storage.put(f"{self.prefix}/recipe.json", pretty(self.recipe).encode())
         self._log = self.storage.log(f"{self.prefix}/log.txt")
         self._handler = logging.StreamHandler(self._log)
-        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter = _Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         formatter.converter = time.gmtime
         self._handler.setFormatter(formatter)
         LOG.addHandler(self._handler)
@@ -222,8 +232,9 @@ class Watch:
         outcome: dict[str, Any] = {"outcome": "done"}
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
-            outcome = {"outcome": "interrupted" if interrupted else "stopped", "error": f"{kind.__name__}: {error}"}  # type: ignore[union-attr]
-            LOG.error("%s", "interrupted" if interrupted else outcome["error"], exc_info=not _expected(error))
+            what = public(f"{type(error).__name__}: {error}")
+            outcome = {"outcome": "interrupted" if interrupted else "stopped", "error": what}
+            LOG.error("%s", "interrupted" if interrupted else what, exc_info=not _expected(error))
         LOG.removeHandler(self._handler)
         self._log.close()
         STORAGE_LOG.removeHandler(self._telling)
@@ -257,9 +268,9 @@ class Watch:
     def print(self, text: str) -> None:
         """A line for the person at the terminal, above the bar if there is one."""
         if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(public(text), markup=False, highlight=False)
         elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(public(text), file=sys.stderr, flush=True)
 
     def _show(self, step: Step, stop: threading.Event) -> None:
         if self.quiet:
@@ -311,13 +322,14 @@ def _memory_bytes() -> int:
 
 
 def _machine() -> dict[str, Any]:
-    names = ("speechmill", "numpy", "av", "soxr", "onnxruntime", "torch", "pyannote-audio", "faster-whisper", "duckdb")
+    names = ("numpy", "av", "soxr", "onnxruntime", "torch", "pyannote-audio", "faster-whisper", "duckdb")
     versions = {}
     for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    versions["speechmill"] = version()
     return {
         "host": platform.node(), "platform": platform.platform(), "python": platform.python_version(),
         "cpus": os.cpu_count(), "versions": versions,

@@ -6,7 +6,6 @@ A cut or killed node is then every process of a namespace, and nothing is found 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -29,11 +28,25 @@ QUICK = {  # a dead node is noticed in seconds, and a busy machine does not stop
 ISOLATED = "unshare --net --pid --fork --kill-child --mount-proc"
 
 
-def environment(folder: str, **more: str) -> dict[str, str]:
-    """Of a driver or node: a token of its own, this checkout and the tests importable, files under a short path."""
+def environment(home: str, **more: str) -> dict[str, str]:
+    """Of a driver or node: Ray as anybody has it who has set nothing, files and token in a home of its own.
+
+    This checkout and the tests are importable.
+    """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipelines")])
-    own = {"RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return os.environ | own | {"RAY_USAGE_STATS_ENABLED": "0"} | QUICK | more
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cache = os.environ.get("SPEECHMILL_CACHE", str(Path.home() / ".cache/speechmill"))
+    own = {"HOME": home, "RAY_TMPDIR": home, "PATH": commands, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return inherited | own | {"SPEECHMILL_CACHE": cache, "RAY_USAGE_STATS_ENABLED": "0"} | QUICK | more
+
+
+def readme(word: str) -> str:
+    """The command of README.md's block about Ray that has these words in it."""
+    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+    (block,) = (block for block in blocks if "ray start --head" in block)
+    (line,) = (line.partition("#")[0].strip() for line in block.splitlines() if word in line.partition("#")[0])
+    return line
 
 
 def need_namespaces() -> None:
@@ -44,29 +57,48 @@ def need_namespaces() -> None:
 
 def alone(*words: str, timeout_s: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a network and a process tree of its own: whatever it starts ends with it."""
-    folder = tempfile.mkdtemp(prefix="ray")
+    home = tempfile.mkdtemp(prefix="ray")
     command = [*ISOLATED.split(), "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *words]
-    env = environment(folder, RAY_AUTH_TOKEN=secrets.token_hex(16), **more)
+    env = environment(home, **more)
     try:
         return subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT, timeout=timeout_s)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 class TwoNodes:
-    """A Ray cluster of two `ray start` processes with a CPU each, joined by a cable that the test made."""
+    """A Ray cluster of two machines with a CPU each, joined by a cable that the test made.
 
-    def __init__(self, *gpus: int) -> None:
+    They are started by the commands of README.md, or by others; with the first one's token in the second one's home.
+    """
+
+    def __init__(
+        self,
+        *gpus: int,
+        head: str = "",
+        other: str = "",
+        dashboard: bool = False,
+        token: bool = True,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.gpus = gpus or (0, 0)
+        self.commands = (head or readme("ray start --head"), other or readme("ray start --address"))
+        self.dashboard, self.token = dashboard, token
         self.folder = tempfile.mkdtemp(prefix="ray")
         self.names = [f"mill{os.getpid()}{side}" for side in "ab"]
-        self.address = "10.77.0.1:6379"
-        self.env = environment(self.folder, RAY_AUTH_TOKEN=secrets.token_hex(16))
+        self.ip = "10.77.0.1"
+        self.address = f"{self.ip}:6379"
+        self.homes = [Path(self.folder) / side for side in "ab"]
+        self.envs = [environment(str(home), **env or {}) for home in self.homes]
+        self.env = self.envs[0]
 
     def __enter__(self) -> TwoNodes:
         first, second = self.names
-        for name in self.names:
+        for home, name in zip(self.homes, self.names, strict=True):
+            home.mkdir()
             _sh(f"ip netns add {name}")
+        if self.token:
+            self.bring_token()
         _sh(f"ip -n {first} link add mill type veth peer name mill netns {second}")
         for number, name in enumerate(self.names, 1):
             _sh(f"ip -n {name} addr add 10.77.0.{number}/24 dev mill")
@@ -85,11 +117,26 @@ class TwoNodes:
 
     def start(self, number: int) -> None:
         """Start node 1, the head, or 2, and wait until the cluster counts it."""
-        role = "--head --port=6379 --include-dashboard=false" if number == 1 else f"--address={self.address}"
-        words = f"start {role} --node-ip-address=10.77.0.{number} --num-cpus=1 --num-gpus={self.gpus[number - 1]}"
-        ray = [str(Path(sys.executable).with_name("ray")), *words.split(), "--object-store-memory=100000000"]
-        done = subprocess.run(self.inside(number, *ray), env=self.env, capture_output=True, text=True, timeout=120)
+        command = self.commands[number - 1].replace("HEAD", self.ip)
+        given = {"--node-ip-address": f"10.77.0.{number}", "--num-cpus": "1", "--num-gpus": str(self.gpus[number - 1])}
+        given["--object-store-memory"] = "100000000"
+        if number == 1 and not self.dashboard:
+            given["--include-dashboard"] = "false"
+        command += "".join(f" {name}={value}" for name, value in given.items() if name not in command)
+        self.shell(number, command)
+
+    def bring_token(self) -> None:
+        """Make a token on the first node and copy it to the second, as README.md says."""
+        subprocess.run(readme("get-auth-token"), shell=True, env=self.env, check=True, capture_output=True, timeout=60)
+        (self.homes[1] / ".ray").mkdir()
+        shutil.copy(self.homes[0] / ".ray/auth_token", self.homes[1] / ".ray/auth_token")
+
+    def shell(self, number: int, command: str) -> str:
+        """What a command line prints that is typed on a node, where it must succeed."""
+        words, env = self.inside(number, "bash", "-c", command), self.envs[number - 1]
+        done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout + done.stderr
 
     def inside(self, number: int, *words: str) -> list[str]:
         """A command as it runs on a node."""
@@ -116,7 +163,7 @@ class TwoNodes:
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"MapWorker(MapBatches(_Work))" in line:
+            if line.startswith(b"ray::_Work"):
                 found.append(pid)
         return found
 

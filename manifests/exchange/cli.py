@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
+
+from manifests.output import one_line, say, to_json
 
 FORMS = (
     "lhotse", "lhotse-recordings", "lhotse-supervisions", "lhotse-cuts", "nemo", "nemo-diarization", "rttm", "moshi",
@@ -63,15 +64,15 @@ def convert(sources: Sequence[str], form: str, out: str, selection: str | None, 
         raise click.UsageError(f"{sources[0]} is of a lake: give the lake, a selection or a dataset of it, alone")
     result = conversion.convert(source, form, out)
     if as_json:
-        click.echo(json.dumps({"format": form, **asdict(result)}, indent=1, ensure_ascii=False))
+        say(to_json({"format": form, **asdict(result)}, indent=1))
         return
     for path, rows in result.files.items():
-        click.echo(f"{rows:>12,}  {path}")
+        say(f"{rows:>12,}  {one_line(path)}")
     for reason, (count, examples) in result.left_out.items():
         such = f" ({', '.join(examples)}{', ...' if count > len(examples) else ''})" if examples else ""
-        click.echo(f"left out: {count:,} {reason}{such}", err=True)
+        say(one_line(f"left out: {count:,} {reason}{such}"), error=True)
     for what in result.lost:
-        click.echo(f"not in {form}: {what}", err=True)
+        say(one_line(f"not in {form}: {what}"), error=True)
 
 
 @click.command()
@@ -99,11 +100,11 @@ def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
     if foreign:
         problems += checking.validate_foreign(open_foreign(foreign))
     if as_json:
-        click.echo(json.dumps({"problems": [asdict(problem) for problem in problems]}, indent=1, ensure_ascii=False))
+        say(to_json({"problems": [asdict(problem) for problem in problems]}, indent=1))
     else:
         for problem in problems:
-            click.echo(str(problem), err=True)
+            say(one_line(str(problem)), error=True)
     if problems:
         sys.exit(3)
     if not as_json:
-        click.echo(f"{', '.join(sources)}: no problem found")
+        say(f"{', '.join(sources)}: no problem found")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.exchange.cli import convert, validate
+from manifests.output import one_line, say
 
 if TYPE_CHECKING:
     from manifests.look.targets import Target
@@ -23,7 +24,8 @@ class LookError(click.ClickException):
         self.remedy = remedy
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}\nremedy: {self.remedy}", err=True, file=file)
+        text = f"error: {one_line(self.message)}\nremedy: {one_line(self.remedy)}"
+        click.echo(text, err=True, file=file)
 
 
 @contextlib.contextmanager
@@ -33,11 +35,12 @@ def told() -> Iterator[None]:
 
     from manifests.exchange.foreign.rows import ManifestError
     from manifests.select import RuleError
+    from manifests.sql import NotReadingError
     from manifests.views import ChoiceError
 
     try:
         yield
-    except (ChoiceError, ManifestError) as error:
+    except (ChoiceError, ManifestError, NotReadingError) as error:
         raise LookError(str(error), error.remedy) from error
     except RuleError as error:
         raise LookError(str(error), "correct the rule") from error
@@ -286,7 +289,7 @@ def funnel(as_json: bool, **named: Any) -> None:
         terminal.as_json(stored)
     else:
         terminal.echo(f"selection {name}")
-        click.echo(Funnel.from_dict(stored).render())
+        say(Funnel.from_dict(stored).render())
 
 
 def selected(named: Mapping[str, Any]) -> tuple[Target, str]:

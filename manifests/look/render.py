@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from manifests.look import terminal
+from manifests.output import one_line
 
 
 def groups(rows: list[dict[str, Any]]) -> None:
@@ -52,7 +53,7 @@ def histogram(found: dict[str, Any]) -> None:
             str(row["value"]) if "value" in row else f"{terminal.number(row['from'])} to {terminal.number(row['to'])}"
         )
         hours = "" if row["hours"] is None else f"{row['hours']:>12,.3f} h"
-        terminal.echo(f"{name[:22]:>22} {terminal.bar(row['count'], most, 28):<28}{row['count']:>12,}{hours}")
+        terminal.echo(f"{one_line(name)[:22]:>22} {terminal.bar(row['count'], most, 28):<28}{row['count']:>12,}{hours}")
 
 
 def overview(found: dict[str, Any]) -> None:

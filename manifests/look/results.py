@@ -6,12 +6,14 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 import duckdb
 
 from manifests.look import terminal
+from manifests.output import one_line, to_json
+from manifests.sql import ask, reading
 from manifests.views import ChoiceError
 
 SHOWN = 100
@@ -19,17 +21,13 @@ BATCH = 10_000
 
 
 def write(connection: duckdb.DuckDBPyConnection, sql: str, kind: str, output: str | None) -> None:
-    """Run one statement that reads and write its rows. Raises ChoiceError for any other statement."""
-    statements = connection.extract_statements(sql)
-    reading = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-    if len(statements) != 1 or statements[0].type not in reading:
-        raise ChoiceError("only one statement that reads can be asked", "write one SELECT; -o FILE keeps its result")
+    """Run one statement that reads and write its rows. Raises NotReadingError for any other statement."""
     if kind == "parquet" and output is None:
         raise ChoiceError("Parquet is not for a terminal", "add -o FILE.parquet")
     if kind == "parquet":
-        _parquet(connection.sql(sql), str(output))
+        _parquet(connection.sql(reading(connection, sql)), str(output))
         return
-    found = connection.execute(statements[0])
+    found = ask(connection, sql)
     with _text(output) as file:
         {"table": _table, "csv": _csv, "json": _json}[kind](found, file)
 
@@ -61,10 +59,12 @@ def _table(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
 def _csv(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
     import csv
 
+    # Data goes into a file or a pipe as it is; only a terminal must not see what it would obey.
+    shown: Callable[[Any], Any] = (lambda value: one_line(str(_plain(value)))) if file.isatty() else _plain
     writer = csv.writer(file)
-    writer.writerow(_names(found))
+    writer.writerow(map(shown, _names(found)))
     for row in _rows(found):
-        writer.writerow([_plain(value) for value in row])
+        writer.writerow(map(shown, row))
 
 
 def _plain(value: Any) -> Any:
@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 def _json(found: duckdb.DuckDBPyConnection, file: TextIO) -> None:
     names, before = _names(found), "["
     for row in _rows(found):
-        text = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
+        text = to_json(dict(zip(names, row, strict=True)))
         file.write(f"{before}\n {text}")
         before = ","
     file.write("[]\n" if before == "[" else "\n]\n")

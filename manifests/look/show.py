@@ -15,6 +15,7 @@ from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.stats import rows_of
 from manifests.look.targets import Target
+from manifests.output import one_line
 from manifests.views import ChoiceError
 from manifests.windows import union
 
@@ -87,7 +88,7 @@ def render(row: Mapping[str, Any]) -> None:
     if verdict:
         of = f" of {verdict['duplicate_of']}" if verdict["duplicate_of"] else ""
         why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
-        terminal.echo(f"{verdict['verdict']}{why}")
+        terminal.echo(one_line(f"{verdict['verdict']}{why}"))
     for number, uri in enumerate(recording["uris"]):
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}
@@ -180,7 +181,7 @@ def _timeline(row: Mapping[str, Any]) -> None:
         lines["windows"] = "".join(cells)
     terminal.heading("timeline" + " " * 8 + terminal.ruler(duration_s, WIDTH))
     for name, line in lines.items():
-        terminal.echo(f"  {name[:13]:<14}{line}")
+        terminal.echo(f"  {one_line(name)[:13]:<14}{line}")
     if row["windows"]:
         terminal.echo("  | starts a window, k kept, x rejected")
 

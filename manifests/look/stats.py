@@ -11,6 +11,7 @@ import duckdb
 import pyarrow.compute as pc
 
 from manifests.lake import Lake
+from manifests.sql import ask
 from manifests.sums import MEASURES, Sum, Sums
 from manifests.views import Choice
 
@@ -21,8 +22,8 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> Rows:
-    """The rows of a query by column; for answers that are small."""
-    found = connection.execute(query, list(values))
+    """The rows of a query by column; for answers that are small. Raises as `manifests.sql.ask`."""
+    found = ask(connection, query, values)
     names = [column[0] for column in found.description or []]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
@@ -115,7 +116,7 @@ def _quantiles(connection: duckdb.DuckDBPyConnection, view: str, column: str, wh
     """Exact up to `EXACT` values, which it holds all; beyond that by t-digest, in little memory."""
     function = "quantile_cont" if count <= EXACT else "approx_quantile"
     query = f"SELECT {function}({column}, {list(QUANTILES)!r}) FROM {view} WHERE {where}"
-    ((values,),) = connection.execute(query).fetchall()
+    ((values,),) = ask(connection, query).fetchall()
     named = dict(zip(map(str, QUANTILES), values or [], strict=False))
     return {"quantiles": named, "exact": count <= EXACT}
 

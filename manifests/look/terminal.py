@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,13 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manifests.output import one_line, printable, to_json
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def as_json(value: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    click.echo(to_json(value, indent=1))
 
 
 def number(value: Any) -> str:
@@ -35,16 +36,17 @@ def number(value: Any) -> str:
         digits = max(0, min(4, 3 - math.floor(math.log10(abs(value)))))
         return f"{value:,.{digits}f}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {number(item)}" for key, item in value.items())
+        return ", ".join(f"{one_line(str(key))} {number(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(number(item) for item in value)
-    return str(value)
+    return one_line(str(value))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Rows under their names; numbers to the right, what is too long cut with an ellipsis."""
-    rows = list(rows)
-    made = Table(box=None, pad_edge=False, title=title or None, title_justify="left", header_style="bold")
+    rows, columns = list(rows), [one_line(name) for name in columns]
+    above = Text(one_line(title)) if title else None
+    made = Table(box=None, pad_edge=False, title=above, title_justify="left", header_style="bold")
     for index, name in enumerate(columns):
         values = [row[index] for row in rows if row[index] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
@@ -64,22 +66,22 @@ def pairs(rows: Mapping[str, Any], indent: str = "  ") -> None:
     made.add_column(style="cyan", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows.items():
-        made.add_row(Text(indent + name), Text(number(value)))
+        made.add_row(Text(indent + one_line(name)), Text(number(value)))
     echo(made)
 
 
 def echo(text: Any) -> None:
-    """Print with rich: colours and the width of the terminal, neither where it is piped."""
+    """Print with rich: colours and the width of the terminal, neither where it is piped. Strings hold no markup."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 80
     with console.capture() as captured:
-        console.print(text)
+        console.print(Text(printable(text)) if isinstance(text, str) else text)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def heading(text: str) -> None:
-    echo(Text(text, style="bold"))
+    echo(Text(printable(text), style="bold"))
 
 
 def bar(value: float, most: float, width: int) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.version import version
 from manifests.views import Choice, open_views
 
 HUB_LICENCES = {
@@ -118,7 +118,7 @@ class Card:
             f"{self.windows:,} windows ({self.hours:,.2f} h) of conversational speech as continuous features of the "
             f"encoder {self.plan['encoder']}, {self.selection['context_s']:g} s of context and "
             f"{self.selection['continuation_s']:g} s of continuation each, made by speechmill "
-            f"{metadata.version('speechmill')}."
+            f"{version()}."
         )
 
     # ---- README.md ----
@@ -190,7 +190,7 @@ stores."""
             [
                 "## Provenance",
                 f"Recipe `{self.recipe['name']}` (`recipe.json`), selection `{self.plan['selection']}`, plan of the "
-                f"shards `{self.plan['plan']}`, speechmill {metadata.version('speechmill')}. A recording or window is "
+                f"shards `{self.plan['plan']}`, speechmill {version()}. A recording or window is "
                 "kept where every rule holds; what was not measured does not hold.",
                 _table(["rules for", "name", "condition"], rules),
                 _table(["stage", "fingerprint"], stages),

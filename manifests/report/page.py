@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any
 
 import jinja2
@@ -12,6 +12,7 @@ import plotly.offline
 
 from manifests.report.figures import COLORS, mel_scale
 from manifests.report.samples import Browsed
+from manifests.version import version
 
 LIMIT_BYTES = 20_000_000
 
@@ -32,7 +33,7 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
         "verdicts": verdicts,
         "legend": [(name, COLORS[name]) for name in verdicts],
         "whatif_note": _whatif_note(whatif),
-        "footer": f"speechmill {metadata.version('speechmill')}. This page loads nothing: it holds all that it shows.",
+        "footer": f"speechmill {version()}. This page loads nothing: it holds all that it shows.",
     }
     left = limit_bytes - len(template.render(page, data=data | {"samples": []}, samples=[], samples_note="").encode())
     taken: list[dict[str, Any]] = []

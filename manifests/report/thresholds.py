@@ -11,6 +11,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from manifests.sql import NotReadingError, ask
+
 MAX_RECORDINGS = 10_000
 MAX_WINDOWS = 40_000
 
@@ -49,8 +51,8 @@ def thresholds(
 def is_number(connection: duckdb.DuckDBPyConnection, expression: str, view: str) -> bool:
     """Whether `expression` is a number over the columns of `view`."""
     try:
-        ((_, kind, *_),) = connection.execute(f"DESCRIBE SELECT ({expression}) FROM {view}").fetchall()
-    except duckdb.Error:
+        ((_, kind, *_),) = ask(connection, f"DESCRIBE SELECT ({expression}) FROM {view}").fetchall()
+    except (duckdb.Error, NotReadingError):
         return False
     return kind in NUMBERS or kind.startswith(("FLOAT", "DOUBLE", "DECIMAL"))
 

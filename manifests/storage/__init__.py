@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TextIO
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -28,6 +29,20 @@ class StorageError(OSError):
 
 class DeniedError(StorageError, PermissionError):
     """What these credentials may not do."""
+
+
+def checked_key(key: str) -> str:
+    """`key`, if it lies below the root of every storage. StorageError for any other, so that nothing leaves a lake.
+
+    >>> checked_key("recordings/batch-000000.parquet")
+    'recordings/batch-000000.parquet'
+    """
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        remedy = "correct the name that it is made of, in the recipe or in the lake's JSON files"
+        raise StorageError(
+            f"{key!r:.200} is not a key of a lake: it is empty, absolute or has an empty part or dots", remedy
+        )
+    return key
 
 
 class Stat(NamedTuple):
@@ -75,6 +90,8 @@ class StorageConfig:
     """Redirects that are followed from one URL, as browsers do; never from https:// to http://, nor in a circle."""
 
     def __post_init__(self) -> None:
+        if self.endpoint_url and "@" in urlsplit(self.endpoint_url).netloc:  # and it must not be shown either
+            raise ValueError("endpoint_url must not hold a user or a password: give AWS_ACCESS_KEY_ID or a profile")
         if self.encryption not in (None, "AES256", "aws:kms"):
             raise ValueError(f"encryption must be 'AES256' or 'aws:kms', not {self.encryption!r}")
         if (self.kms_key_id or self.bucket_key) and self.encryption != "aws:kms":

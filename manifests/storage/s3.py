@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
 from urllib.parse import urlsplit
 
-from manifests.storage import DeniedError, Stat, StorageConfig, StorageError
-from manifests.storage.local import DAY_S, make_scratch, sweep_dead
+from manifests.storage import DeniedError, Stat, StorageConfig, StorageError, checked_key
+from manifests.storage.local import DAY_S, make_scratch, private_folder, sweep_dead
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
 from manifests.storage.retry import PassingError
-from manifests.storage.s3client import MissingError, UploadGoneError, request
+from manifests.storage.s3client import MissingError, UploadGoneError, check_packages, request
 from manifests.storage.s3object import Blocks, S3Object, as_ns, payer
 
 if TYPE_CHECKING:
@@ -30,9 +29,13 @@ LAST_NAME = "\U0010ffff"
 
 
 class S3Storage:
-    """Keys under `s3://bucket/prefix`. Sent to a worker it is a name and a configuration; no secret travels."""
+    """Keys under `s3://bucket/prefix`. Sent to a worker it is a name and a configuration; no secret travels.
+
+    What is read may have any key, as inputs in buckets of others do; what is written must have that of a lake.
+    """
 
     def __init__(self, root: str, config: StorageConfig | None = None) -> None:
+        check_packages()
         parts = urlsplit(root, allow_fragments=False)
         if not parts.netloc or "@" in parts.netloc or "?" in root:
             raise ValueError(f"{root.partition('?')[0].rpartition('@')[2]}: name a lake s3://bucket/prefix and no more")
@@ -72,7 +75,7 @@ class S3Storage:
             rows, more = self._request("ListBucket", prefix, page)
             for last, stat in rows:
                 if not (last.endswith("/") and deep) and last != folder:  # a console's folder
-                    yield last[len(self.prefix) :].lstrip("/"), stat
+                    yield last.removeprefix(f"{self.prefix}/") if self.prefix else last, stat
 
     def read(self, key: str) -> bytes:
         return self._object(key).read()
@@ -105,29 +108,30 @@ class S3Storage:
         return True
 
     def put(self, key: str, data: bytes) -> None:
-        self._object(key).put(len(data), lambda start, stop: data[start:stop])
+        self._object(checked_key(key)).put(len(data), lambda start, stop: data[start:stop])
 
     def put_file(self, key: str, path: Path) -> None:
+        checked_key(key)
         with path.open("rb") as file:
             size = path.stat().st_size
             self._object(key).put(size, lambda start, stop: os.pread(file.fileno(), stop - start, start))
         path.unlink()
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self._object(key).put_if_absent(data)
+        return self._object(checked_key(key)).put_if_absent(data)
 
     def delete(self, key: str) -> None:
-        self._object(key).delete()
+        self._object(checked_key(key)).delete()
 
     def scratch(self) -> Path:
-        return make_scratch(_scratch())
+        return make_scratch(private_folder())
 
     def log(self, key: str) -> TextIO:
-        return _Log(self, key)
+        return _Log(self, checked_key(key))
 
     def sweep(self) -> None:
         """Uploads begun over a day ago are aborted; younger ones may belong to a living writer elsewhere."""
-        sweep_dead(_scratch())
+        sweep_dead(private_folder())
         limit, who_pays = datetime.now(UTC) - timedelta(seconds=DAY_S), payer(self.config)
 
         def abort(client: Any, number: int) -> None:
@@ -186,9 +190,3 @@ class _Log(io.StringIO):
     def _put(self) -> None:
         with contextlib.suppress(StorageError):  # what the log is about goes on, or fails by itself
             self.storage.put(self.key, self.getvalue().encode("utf-8", "backslashreplace"))
-
-
-def _scratch() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"speechmill-{os.getuid()}"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ WRONG_REGION = frozenset(
     ["PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"]
 )
 
+PACKAGES = ("boto3", "fsspec", "google_crc32c")
+"""What S3 needs beyond the core: the extra `s3`."""
 CREDENTIALS = "check AWS_PROFILE or [storage] profile, the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
@@ -44,6 +47,10 @@ class MissingError(FileNotFoundError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MissingError, (self.filename, self.strerror)
+
+
+class MissingBucketError(StorageError):
+    """No such bucket. Where it holds the lake, the run stops; where a list names it, that name alone fails."""
 
 
 class UploadGoneError(Exception):
@@ -64,17 +71,30 @@ def client(config: StorageConfig) -> Any:
         return _client(config, variables)
 
 
+@functools.cache
+def check_packages() -> None:
+    """StorageError where a package is missing without which S3 cannot be reached."""
+    missing = [name for name in PACKAGES if not installed(name)]
+    if missing:
+        raise StorageError(f"S3 needs {', '.join(missing)}", "pip install 'speechmill[s3]'")
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of what it lies in
+        return False
+
+
 @functools.lru_cache(maxsize=16)
 def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> Any:
-    """StorageError where a package or the profile is missing."""
-    try:
-        import boto3
-        import google_crc32c  # noqa: F401 (told here, before anything is sent)
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import ProfileNotFound
-    except ImportError as error:
-        raise StorageError(f"S3 needs {error.name}", "pip install 'speechmill[s3]'") from error
+    """StorageError where the profile is missing."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import ProfileNotFound
+
     settings = Config(
         # `persist` repeats requests, bodies included, which botocore does not.
         retries={"total_max_attempts": 1},
@@ -100,6 +120,8 @@ def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> An
 
 def request(config: StorageConfig, what: str, uri: str, attempt: Callable[[Any, int], Result]) -> Result:
     """`attempt(client, number)` until it works; every failure leaves as FileNotFoundError or StorageError."""
+
+    check_packages()
 
     def once(number: int) -> Result:
         with translated(what, uri, number):
@@ -147,7 +169,7 @@ def _meaning(error: Any, what: str, uri: str, number: int) -> Exception:
         cause = f"status {status}" if code.isdigit() else code
         return PassingError(cause, float(after_s) if after_s.isdigit() else 0.0, code in BUSY)
     if code == "NoSuchBucket":
-        return StorageError(told, "check the bucket's name, or make it (infra/terraform)")
+        return MissingBucketError(told, "check the bucket's name, or make it (infra/terraform)")
     if code == "NoSuchUpload":
         return UploadGoneError(told)
     if code in WRONG_REGION or status == 301:

@@ -6,21 +6,39 @@ A member is named `ARCHIVE.tar#NAME:OFFSET+SIZE`, so that it is read by range wi
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import stat
 from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote
 
 from manifests.storage import DeniedError, Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
-from manifests.storage.s3client import MissingError
+from manifests.storage.s3client import MissingBucketError, MissingError
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
+from pipelines.failures import Kind, kind_of
 
 DEFAULT = StorageConfig()
-MEMBER = re.compile(r"(?P<archive>.+\.tar)#(?P<name>.+):(?P<offset>\d+)\+(?P<size>\d+)")
-SECRETS = re.compile(r"(?i)(.*-)?(signature|sig|security-token|token|access_token|api_?key|password|secret|credential)")
+# The archive is the shortest name that fits, since the names of members are in the hands of whoever packed them.
+MEMBER = re.compile(r"(?s)(?P<archive>.+?\.(?i:tar))#(?P<name>.+):(?P<offset>\d{1,20})\+(?P<size>\d{1,20})")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+MAX_KEY_BYTES = 1024
+
+# The scheme's length is bounded so that no text takes a time that is quadratic in its length.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://")
+USER = re.compile(r"(://)[^/?#\\\s\"'<>]*@")
+QUERY = re.compile(r"[?&;#]")
+SECRET_WORDS = frozenset(["auth", "hmac", "jwt", "key", "pass", "pwd", "sas", "sig", "sign"])
+"""A query parameter is a secret if one of the words of its name is one of these: `Key-Pair-Id`, `x_sig`, `apiKey`."""
+# fmt: off
+SECRET_PARTS = (
+    "accesskey", "apikey", "authoriz", "bearer", "credential", "jwt", "passphrase", "passw", "secret", "sessid",
+    "sessionid", "signature", "token",
+)
+# fmt: on
+"""A query parameter is a secret if its name holds one of these, whatever stands between their letters."""
 
 
 class Member(NamedTuple):
@@ -47,18 +65,19 @@ def scheme(uri: str) -> str:
 
 
 def open_file(uri: str, config: StorageConfig = DEFAULT, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-    """A seekable stream of it, from afar in blocks. UnreadableAudioError tells what is wrong with this one file,
-    StorageError with the storage behind it.
+    """A seekable stream of its bytes; what lies far away is read in blocks of `block_bytes`.
+
+    Raises UnreadableAudioError for what is wrong with this one file, StorageError for the storage behind it.
     """
     if member := Member.parse(uri):
-        return io.BufferedReader(cast(Any, _Section(open_file(member.archive, config), member.offset, member.size)))
+        return _open_member(uri, member, config)
     if scheme(uri) == "s3":
-        bucket, key = split_s3(uri)
+        bucket, key = _object(uri)
         return _told(uri, lambda: S3Storage(bucket, config).open(key, block_bytes))
     if scheme(uri) in ("http", "https"):
         from pipelines.audio.http import open_http
 
-        return open_http(uri, config, block_bytes)[0]
+        return cast(BinaryIO, _told(uri, lambda: open_http(uri, config, block_bytes)[0]))
     _told(uri, lambda: _check_regular(uri))
     return _told(uri, lambda: open(uri, "rb"))
 
@@ -66,42 +85,89 @@ def open_file(uri: str, config: StorageConfig = DEFAULT, block_bytes: int = BLOC
 def stat_file(uri: str, config: StorageConfig = DEFAULT) -> Stat:
     """Its size and time of change; raises as `open_file`."""
     if member := Member.parse(uri):
-        return Stat(member.size, stat_file(member.archive, config).mtime_ns)
+        archive = stat_file(member.archive, config)
+        _check_inside(uri, member, archive.size_bytes)
+        return Stat(member.size, archive.mtime_ns)
     if scheme(uri) == "s3":
-        bucket, key = split_s3(uri)
+        bucket, key = _object(uri)
         return _told(uri, lambda: S3Storage(bucket, config).stat(key))
     if scheme(uri) in ("http", "https"):
         from pipelines.audio.http import stat_http
 
-        return stat_http(uri, config)
+        return cast(Stat, _told(uri, lambda: stat_http(uri, config)))
     status = _told(uri, lambda: os.stat(uri))
     return Stat(status.st_size, status.st_mtime_ns)
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """'s3://bucket' and the key."""
+    """'s3://bucket' and the key. Raises UnreadableAudioError for what cannot be the name of a bucket."""
     bucket, _, key = uri[len("s3://") :].partition("/")
+    if not BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise UnreadableAudioError(f"{uri!r}: {bucket!r} is no name of a bucket", "name it s3://bucket/key")
     return f"s3://{bucket}", key
 
 
+def _object(uri: str) -> tuple[str, str]:
+    """'s3://bucket' and the key of an object that can exist."""
+    bucket, key = split_s3(uri)
+    if not key or key.startswith("/") or key.endswith("/") or "\0" in key:
+        raise UnreadableAudioError(f"{uri!r}: {key!r} is no key of a recording", "name it s3://bucket/key")
+    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        raise UnreadableAudioError(f"{uri!r}: its key is longer than {MAX_KEY_BYTES} bytes", "correct the name")
+    return bucket, key
+
+
 def secretless(text: str) -> str:
-    """A URI or a word of a command, or as much as can be shown where it carries a password or a signature."""
-    before, found, url = text.partition("https://")
-    if not found:
-        before, found, url = text.partition("http://")
-    if not found:
+    """A URI, a word of a command or any text, without the passwords and signatures of the URLs in it.
+
+    A URL loses the user before its host. It loses its query and fragment if the name of one of their parameters is
+    that of a secret, or if the value of one is a URL that holds a secret itself.
+    """
+    starts = [match.start() for match in URL.finditer(text)] if "://" in text else []
+    if not starts:
         return text
-    parts = urlsplit(shown := found + url)
-    if "@" in parts.netloc:
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    if any(SECRETS.fullmatch(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        shown = urlsplit(shown)._replace(query="", fragment="").geturl()
-    return before + shown
+    urls = (_secretless_url(text[start:stop]) for start, stop in itertools.pairwise([*starts, len(text)]))
+    return text[: starts[0]] + "".join(urls)
+
+
+def _secretless_url(url: str) -> str:
+    url = USER.sub(r"\1", url, count=1)
+    if scheme(url) == "s3":  # a key may hold any character, and has no query
+        return url
+    before, *parameters = QUERY.split(url)
+    for parameter in parameters:
+        name, equals, value = parameter.partition("=")
+        inner = unquote(value)
+        if (equals and _is_secret(unquote(name))) or (inner != value and secretless(inner) != inner):
+            return before
+    return url
+
+
+def _is_secret(name: str) -> bool:
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", name)]
+    joined = "".join(words)
+    return not SECRET_WORDS.isdisjoint([*words, joined]) or any(part in joined for part in SECRET_PARTS)
 
 
 def _check_regular(path: str) -> None:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadableAudioError(f"{path!r}: not a regular file", "give a file, not a pipe or a device")
+
+
+def _open_member(uri: str, member: Member, config: StorageConfig) -> BinaryIO:
+    file = open_file(member.archive, config)
+    try:
+        _check_inside(uri, member, file.seek(0, os.SEEK_END))
+    except UnreadableAudioError:
+        file.close()
+        raise
+    return io.BufferedReader(cast(Any, _Section(file, member.offset, member.size)))
+
+
+def _check_inside(uri: str, member: Member, archive_bytes: int) -> None:
+    if member.offset + member.size > archive_bytes:
+        what = f"{uri!r}: it ends beyond the {archive_bytes} bytes of its archive, which is cut short or was replaced"
+        raise UnreadableAudioError(what, "fetch or pack the archive again, then ingest again")
 
 
 def _told(uri: str, action: Any) -> Any:
@@ -110,16 +176,18 @@ def _told(uri: str, action: Any) -> Any:
         return action()
     except MissingError as error:
         raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the name or ingest again") from error
-    except DeniedError as error:
+    except (DeniedError, MissingBucketError) as error:
         raise UnreachableAudioError(f"{uri!r}: {error}", error.remedy) from error
     except PermissionError as error:
         raise UnreachableAudioError(f"{uri!r}: no permission to read it", "grant read permission") from error
     except FileNotFoundError as error:
         raise UnreachableAudioError(f"{uri!r}: there is no such file", "check the name or ingest again") from error
     except OSError as error:
-        if hasattr(error, "remedy"):  # a storage that fails is no fault of this file
+        if kind_of(error) is Kind.RUN:  # a storage or a machine that fails is no fault of this file
             raise
         raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the name and the disk") from error
+    except ValueError as error:  # a NUL, half of a pair of surrogates, or a URL with an impossible host or port
+        raise UnreadableAudioError(f"{uri!r}: nothing can have this name ({error})", "correct the name") from error
 
 
 class _Section(io.RawIOBase):

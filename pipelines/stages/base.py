@@ -53,6 +53,8 @@ class Stage:
     name: ClassVar[str]
     version: ClassVar[int]
     needs: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it imports beyond the core; the extra that brings it has the stage's name."""
     schema: ClassVar[pa.Schema]
     piecewise: ClassVar[bool] = False
     """Whether it hears chunks of a recording on their own: `chunks`, `hear` and `join` are then `annotate` in parts."""
@@ -66,6 +68,15 @@ class Stage:
     def model_hashes(self) -> dict[str, str]:
         """sha256 of every weight file by model name."""
         return {}
+
+    def registered(self) -> tuple[str, ...]:
+        """Names of the models that it loads; those in the registry lie inside packages of their own."""
+        return ()
+
+    @property
+    def trusted(self) -> str | None:
+        """The model whose files may run code of their own, as the recipe allows; None where no file is run."""
+        return None
 
     def fingerprint(self, needed: Mapping[str, str]) -> str:
         """Hash of configuration, weights, version and the fingerprints of the stages this one reads."""

@@ -31,8 +31,10 @@ def resolve_device(device: str) -> str:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     if device != "auto":
         return device
-    import torch
-
+    try:
+        import torch
+    except ImportError:  # whether it is needed at all is told once the whole recipe is read, see `pipelines.extras`
+        return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from manifests.schemas import DIARIZE
 from pipelines import models
-from pipelines.errors import MissingExtraError, SpeechmillError
+from pipelines.errors import MissingExtraError, RecipeError, SpeechmillError
 from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
 from pipelines.stages.batches import PRECISIONS, fit, resolve_device
 from pipelines.stages.linking import chunk_edges, link
@@ -27,7 +27,9 @@ class DiarizeConfig:
     """Defaults: segmentation-3.0 and GE2E embeddings, both from installed packages."""
 
     pipeline: str | None = None
-    """A whole pyannote pipeline instead: hub id, folder or config.yaml. Its files may hold pickled code: trust it."""
+    """A whole pyannote pipeline instead: hub id, folder or config.yaml. Of its files none is run, unless `trust`."""
+    trust: bool = False
+    """Load a pipeline whose files may run code of their own: other classes than pyannote's, pickled checkpoints."""
     revision: str | None = None
     """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it stood for."""
     threshold: float = 0.45
@@ -91,6 +93,7 @@ class Diarize(Stage):
     name = "diarize"
     version = 2
     needs = ("vad",)
+    packages = ("pyannote.audio", "torch", "torchaudio")
     schema = DIARIZE
     piecewise = True
     config: DiarizeConfig
@@ -100,10 +103,17 @@ class Diarize(Stage):
         self.resources = Resources(cpus=float(config.threads), gpus=1.0 if config.device == "cuda" else 0.0)
         self.at_once = config.recordings_at_once
 
+    def registered(self) -> tuple[str, ...]:
+        return OFFLINE if self._named is None else ()
+
     def model_hashes(self) -> dict[str, str]:
         if self._named is None:
             return {name: models.get(name).sha256 for name in OFFLINE}
         return {self._named: models.identity(self._named)}
+
+    @property
+    def trusted(self) -> str | None:
+        return self._named if self.config.trust else None
 
     @property
     def _named(self) -> str | None:
@@ -123,6 +133,7 @@ class Diarize(Stage):
             import torch
             from pyannote.audio import Pipeline
 
+            from pipelines.stages.pretrained import load_pipeline
             from pipelines.stages.speakers import OfflineDiarization
         except ImportError as error:
             raise MissingExtraError(
@@ -142,7 +153,10 @@ class Diarize(Stage):
             remedy = "name a folder that holds it, or a hub id whose terms you accepted, with the hub in reach"
             assert self._named is not None
             try:
-                pipeline = Pipeline.from_pretrained(models.resolve(self._named)[0])
+                place = models.resolve(self._named)[0]
+                pipeline = Pipeline.from_pretrained(place) if config.trust else load_pipeline(place)
+            except RecipeError:
+                raise
             except (OSError, ValueError, SpeechmillError) as error:
                 raise SpeechmillError(f"pipeline {self._named!r}: {error}", remedy) from error
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size

@@ -78,6 +78,7 @@ class Language(Stage):
     name = "language"
     version = 1
     needs = ("vad",)
+    packages = ("faster_whisper",)
     schema = LANGUAGE
     config: LanguageConfig
 
@@ -85,6 +86,9 @@ class Language(Stage):
         super().__init__(config)
         self.resources = Resources(cpus=float(config.cpu_threads), gpus=1.0 if config.device == "cuda" else 0.0)
         self.at_once = config.recordings_at_once
+
+    def registered(self) -> tuple[str, ...]:
+        return (self.config.model,)
 
     def model_hashes(self) -> dict[str, str]:
         return {self.config.model: models.identity(self.config.model)}

@@ -64,8 +64,12 @@ class Quality(Stage):
     name = "quality"
     version = 1
     needs = ("vad",)
+    packages = ("onnxruntime",)
     schema = QUALITY
     config: QualityConfig
+
+    def registered(self) -> tuple[str, ...]:
+        return self.config.p835_model, self.config.p808_model
 
     def model_hashes(self) -> dict[str, str]:
         return {name: models.get(name).sha256 for name in (self.config.p835_model, self.config.p808_model)}

@@ -50,8 +50,12 @@ class Vad(Stage):
 
     name = "vad"
     version = 2
+    packages = ("silero_vad", "torch")
     schema = VAD
     config: VadConfig
+
+    def registered(self) -> tuple[str, ...]:
+        return (self.config.model,)
 
     def model_hashes(self) -> dict[str, str]:
         return {self.config.model: models.get(self.config.model).sha256}

@@ -1,4 +1,4 @@
-"""The whole path over hours of sound on two workers: local, Ray and Beam, start-up apart, and what Ray sends around.
+"""The whole path over hours of sound on two workers: local, Ray and Beam, start-up apart.
 
 `python tests/bench/bench_engines.py [--hours 3] [--rounds 1] [--stages vad,diarize,language,quality]`. Rounds are
 interleaved, so that only ratios of a round are told.
@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -42,8 +41,8 @@ def make(folder: Path, hours: float, stages: list[str], minutes: int = 10) -> No
     (folder / "recipe.toml").write_text(recipe + "".join(f"[annotate.{name}]\n" for name in stages if name != "vad"))
 
 
-def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], float | None, Path]:
-    """Wall seconds of the command, of its steps, bytes that Ray's operators put out, and the lake."""
+def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], Path]:
+    """Wall seconds of the command, of its steps, and the lake."""
     lake = folder / f"lake-{engine}"
     shutil.rmtree(lake, ignore_errors=True)
     begun = time.monotonic()
@@ -52,11 +51,7 @@ def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], float | N
     wall_s = time.monotonic() - begun
     (summary,) = lake.glob("runs/*/summary.json")
     steps = {name: step["wall_s"] for name, step in json.loads(summary.read_text())["steps"].items()}
-    sent = None
-    if engine == "ray":
-        sizes = re.findall(r"Output size bytes per block: .* (\d+) total", (summary.parent / "log.txt").read_text())
-        sent = float(sum(map(int, sizes)))
-    return wall_s, steps, sent, lake
+    return wall_s, steps, lake
 
 
 def main() -> None:
@@ -75,14 +70,13 @@ def main() -> None:
             # The start-up of an engine is what a minute for each worker takes: work of a second.
             startup = {engine: timed(root / "short", engine)[0] for engine in ENGINES}
             found = {engine: timed(root / "long", engine) for engine in ENGINES}
-            assert len({tuple(digests(each[3]).items()) for each in found.values()}) == 1
-            for engine, (wall_s, steps, sent, _) in found.items():
+            assert len({tuple(digests(each[2]).items()) for each in found.values()}) == 1
+            for engine, (wall_s, steps, _) in found.items():
                 work_s, base_s = wall_s - startup[engine], found["local"][0] - startup["local"]
                 each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in steps.items())
-                sent_text = "" if sent is None else f"; {sent / hours / 1000:.1f} kB an hour over the object store"
                 print(
                     f"{number + 1} {engine:<6}{wall_s:>7.1f} s = {startup[engine]:.1f} start + {work_s:.1f} ({each}); "
-                    f"{work_s / base_s:.2f} of local{sent_text}; load {os.getloadavg()[0]:.1f}",
+                    f"{work_s / base_s:.2f} of local; load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
     finally:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import secrets
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from clusters import ROOT, TwoNodes, need_namespaces
+from millings import command, digests, make_input
 from tools import INFRA, tool
 
+from pipelines.cli import cli
 from pipelines.engines import Group
 from pipelines.engines.ray import _pools
 
@@ -22,8 +27,8 @@ JOB = {
     "ttlSecondsAfterFinished": int, "rayClusterSpec": dict,
 }  # fmt: skip
 CLUSTER = {
-    "rayVersion": str, "enableInTreeAutoscaling": bool, "autoscalerOptions": dict, "headGroupSpec": dict,
-    "workerGroupSpecs": list,
+    "rayVersion": str, "authOptions": dict, "enableInTreeAutoscaling": bool, "autoscalerOptions": dict,
+    "headGroupSpec": dict, "workerGroupSpecs": list,
 }  # fmt: skip
 GROUP = {
     "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "rayStartParams": dict, "template": dict,
@@ -55,7 +60,8 @@ def test_kuberays_fields_are_its_own(kind: str) -> None:
     assert (ray["apiVersion"], ray["kind"].lower()) == ("ray.io/v1", kind)
     if kind == "rayjob":
         has(ray["spec"], JOB, {"entrypoint", "rayClusterSpec"})
-    has(cluster(kind), CLUSTER, {"rayVersion", "headGroupSpec", "workerGroupSpecs"})
+    has(cluster(kind), CLUSTER, {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"})
+    assert cluster(kind)["authOptions"] == {"mode": "token"}  # KubeRay knows this, and disabled
     has(cluster(kind)["headGroupSpec"], GROUP, {"rayStartParams", "template"})
     for group in cluster(kind)["workerGroupSpecs"]:
         has(group, GROUP, GROUP.keys())  # type: ignore[arg-type]
@@ -113,7 +119,7 @@ def test_the_job_finds_room_in_the_least_cluster_and_lets_it_grow() -> None:
         (container,) = group["template"]["spec"]["containers"]
         cpus = float(group["rayStartParams"].get("num-cpus", container["resources"]["limits"]["cpu"]))
         nodes += [{"Alive": True, "Resources": {"CPU": cpus}}] * count
-    assert _pools([Group("annotate", list)], (least, most), nodes) == [(1, 1, 400)]
+    assert _pools([Group("annotate", list)], (least, most), nodes) == [(1, 400)]
     cpu = cluster("rayjob")["workerGroupSpecs"][0]
     assert most == cpu["maxReplicas"] * int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 
@@ -129,3 +135,80 @@ def test_ray_up_accepts_its_file_and_finds_a_planted_fault() -> None:
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
     with pytest.raises(jsonschema.ValidationError):
         validate_config(config | {"max_worker": 2})
+
+
+@pytest.fixture(scope="module")
+def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with input and recipe, and the digests of the lake that one process makes of it."""
+    folder = tmp_path_factory.mktemp("milled")
+    make_input(folder, 2)
+    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    return folder, digests(folder / "whole")
+
+
+def filled(line: str, folder: Path, lake: Path) -> str:
+    """A documented command over that input; nothing but its names is replaced."""
+    for word, value in {"cd-slm": folder / "recipe.toml", "RAW/": folder / "in", "LAKE": lake}.items():
+        assert f" {word}" in line
+        line = line.replace(f" {word}", f" {value}")
+    return line
+
+
+@pytest.mark.slow
+def test_kuberays_job_runs_with_the_token_that_kuberay_hands_to_every_container(
+    milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    need_namespaces()
+    head, cpu, _ = groups("rayjob")
+    starts = [
+        " ".join([start, *(f"--{key}={value}" for key, value in group["rayStartParams"].items())])
+        for start, group in (("ray start --head", head), ("ray start --address=HEAD:6379", cpu))
+    ]
+    token = secrets.token_hex(16)
+    operator = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}  # what it sets for authOptions
+    entrypoint = filled(documents("rayjob")[1]["spec"]["entrypoint"], milled[0], tmp_path / "lake")
+    with TwoNodes(head=starts[0], other=starts[1], dashboard=True, token=False, env=operator) as nodes:
+        printed = nodes.shell(1, f"ray job submit --address http://{nodes.ip}:8265 -- {entrypoint}")
+    assert "succeeded" in printed
+    assert token not in printed
+    assert digests(tmp_path / "lake") == milled[1]
+
+
+@pytest.mark.slow
+def test_ray_ups_cluster_runs_with_the_token_that_is_copied_to_every_machine(
+    milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    need_namespaces()
+    config = yaml.safe_load((INFRA / "ray" / "aws.yaml").read_text())
+    assert config["file_mounts"] == {"/home/speechmill/.ray/auth_token": "~/.ray/auth_token"}  # which TwoNodes copies
+    assert "useradd --create-home --uid 10001 speechmill" in (INFRA / "image" / "Dockerfile").read_text()
+    container = dict(option.split(" ")[1].split("=") for option in config["docker"]["run_options"] if "--env" in option)
+    head, other = (
+        config[f"{role}_start_ray_commands"][-1].replace("$RAY_HEAD_IP", "HEAD") for role in ("head", "worker")
+    )
+    # Without `ray stop`, which would end every Ray of the machine that both nodes are on.
+    head = head.replace(" --autoscaling-config=~/ray_bootstrap_config.yaml", "")  # it would ask AWS for machines
+    (line,) = (line for line in (INFRA / "README.md").read_text().splitlines() if line.startswith("ray exec"))
+    told = filled(line.split("'")[1], milled[0], tmp_path / "lake")
+    with TwoNodes(head=head, other=other, env=container) as nodes:
+        nodes.shell(1, told)
+    assert digests(tmp_path / "lake") == milled[1]
+
+
+def test_a_login_shell_of_the_image_finds_what_ray_up_calls() -> None:
+    """Debian's login shells forget the PATH of the image; both programs lie where they look all the same."""
+    (line,) = (line for line in (INFRA / "image" / "Dockerfile").read_text().splitlines() if "ln -s" in line)
+    *programs, folder = line.split("ln -s ")[1].split()
+    assert [Path(program).name for program in programs] == ["ray", "speechmill"]
+    assert folder.rstrip("/") in ["/usr/local/bin", "/usr/bin", "/bin"]
+
+
+def test_the_documented_commands_for_beam_hand_its_options_on() -> None:
+    blocks = (INFRA / "beam" / "README.md").read_text().split("```")[1::2]
+    lines = [shlex.split(block.replace("\\\n", " ")) for block in blocks if block.strip().startswith("speechmill run")]
+    runners = []
+    for line in lines:
+        given = cli.commands["run"].make_context("run", line[2:]).params
+        assert (given["recipe"], given["engine"]) == ("my.toml", "beam")
+        runners.append(given["beam_options"][:2])
+    assert runners == [("--runner", "DataflowRunner"), ("--runner", "FlinkRunner")]

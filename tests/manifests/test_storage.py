@@ -171,3 +171,34 @@ def test_a_name_that_is_no_home_is_refused_without_its_secrets(root: str) -> Non
         open_storage(root)
     assert "secret" not in str(caught.value)
     assert "signature" not in str(caught.value)
+
+
+BAD_KEYS = ["../x", "a/../../x", "/etc/x", "a//b", "a/./b", "..", ".", "a/", "", "a\0b"]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_no_key_writes_outside_the_root(storage: Storage, tmp_path: Path, key: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    file = made(tmp_path / "given", b"x")
+    for action in (
+        lambda: storage.put(key, b"x"),
+        lambda: storage.put_file(key, file),
+        lambda: storage.put_if_absent(key, b"x"),
+        lambda: storage.delete(key),
+        lambda: storage.log(key),
+    ):
+        with pytest.raises(StorageError) as caught:
+            action()
+        assert caught.value.remedy
+    file.unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert list(storage.list()) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/hostname", "a\0b"])
+def test_no_key_reads_outside_the_root_of_a_disk(tmp_path: Path, key: str) -> None:
+    (tmp_path / "x").write_bytes(b"of another")
+    storage = open_storage(str(tmp_path / "lake"))
+    for action in (storage.read, storage.open, storage.stat, storage.exists, lambda key: list(storage.list(key))):
+        with pytest.raises(StorageError):
+            action(key)

@@ -10,17 +10,20 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pyannote.audio import Model
+from pyannote.audio.core.task import Problem, Resolution, Specifications
+from pyannote.audio.models.embedding import WeSpeakerResNet34
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
 from sounds import ArraySound
 
 from manifests import schemas
-from pipelines.errors import SpeechmillError
+from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.stages.base import Row
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.linking import chunk_edges, link
-from pipelines.stages.speakers import GE2E, load_embedding
+from pipelines.stages.speakers import GE2E, load_embedding, load_segmentation
 from pipelines.stages.vad import Vad
 
 
@@ -256,3 +259,120 @@ def test_the_fingerprint_moves_with_configuration_and_with_what_is_read() -> Non
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         DiarizeConfig(**settings)
+
+
+CLUSTERING = {"method": "centroid", "threshold": 0.45, "min_cluster_size": 12}
+PARAMS = {"clustering": CLUSTERING, "segmentation": {"min_duration_off": 0.0}}
+DIARIZATION = "pyannote.audio.pipelines.SpeakerDiarization"
+
+
+class Opens:
+    """What a pickle may hold: a call that makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def pipeline_of(folder: Path, name: str = DIARIZATION, **config: object) -> Path:
+    """A folder with a config.yaml of a pipeline whose models lie beside it, as repositories on a hub have them."""
+    folder.mkdir(exist_ok=True)
+    params = {
+        "segmentation": "$model/segmentation", "embedding": {"checkpoint": str(folder), "subfolder": "embedding"},
+        "plda": "$model/plda",
+        "clustering": "AgglomerativeClustering",
+    }  # fmt: skip
+    described = {"pipeline": {"name": name, "params": params}, "params": PARAMS, **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(described))
+    (folder / "plda").mkdir()
+    ones, many = np.ones(4), np.eye(4)
+    np.savez(folder / "plda/xvec_transform.npz", mean1=ones, mean2=ones, lda=many)
+    np.savez(folder / "plda/plda.npz", mu=ones, tr=many, psi=ones)
+    return folder
+
+
+def save_model(model: Model, folder: Path, **more: object) -> None:
+    """A checkpoint as pyannote writes it, with its own classes beside the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = {
+        "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "pytorch-lightning_version": "2.6.0",
+        "versions": {"torch": torch.__version__}, **more,
+    }  # fmt: skip
+    model.on_save_checkpoint(saved)
+    torch.save({**saved, **more}, folder / "pytorch_model.bin")
+
+
+def test_a_pipeline_of_pyannotes_own_classes_needs_no_trust(tmp_path: Path, conversation: Path) -> None:
+    folder = pipeline_of(tmp_path / "p")
+    save_model(load_segmentation(), folder / "segmentation")
+    save_model(embedding_of_pyannote(), folder / "embedding")
+    trusting, careful = (diarize(pipeline=str(folder), trust=trust) for trust in (True, False))
+    sound = ArraySound.from_file(conversation)
+    heard = known((0, 0.0, 30.0))
+    row = careful.annotate(sound, heard)
+    check(row, 30)
+    assert row == trusting.annotate(sound, heard)
+
+
+def embedding_of_pyannote() -> Model:
+    torch.manual_seed(0)
+    model = WeSpeakerResNet34()
+    model.specifications = Specifications(
+        problem=Problem.REPRESENTATION, resolution=Resolution.CHUNK, duration=5.0, classes=["a", "b"]
+    )
+    return model
+
+
+@pytest.mark.parametrize("part", ["segmentation", "embedding"])
+def test_a_checkpoint_that_runs_code_is_refused_before_it_runs(tmp_path: Path, part: str) -> None:
+    mark = tmp_path / "it ran"
+    folder = pipeline_of(tmp_path / "p")
+    models = {"segmentation": load_segmentation(), "embedding": embedding_of_pyannote()}
+    for name, model in models.items():
+        save_model(model, folder / name, **({"callbacks": Opens(mark)} if name == part else {}))
+    with pytest.raises(RecipeError, match="may run code") as caught:
+        diarize(pipeline=str(folder))
+    assert "trust = true" in caught.value.remedy
+    assert not mark.exists()
+    diarize(pipeline=str(folder), trust=True)
+    assert mark.exists()
+
+
+def test_a_checkpoint_of_a_class_of_others_is_refused(tmp_path: Path) -> None:
+    folder = pipeline_of(tmp_path / "p")
+    other = {"architecture": {"module": "subprocess", "class": "Popen"}, "versions": {"pyannote.audio": "4.0.0"}}
+    save_model(load_segmentation(), folder / "segmentation", **{"pyannote.audio": other})
+    with pytest.raises(RecipeError, match=r"subprocess\.Popen") as caught:
+        diarize(pipeline=str(folder))
+    assert "trust = true" in caught.value.remedy
+
+
+def test_a_configuration_that_calls_other_classes_is_refused_before_it_does(tmp_path: Path) -> None:
+    mark = tmp_path / "it ran"
+    popen = {"name": "subprocess.Popen", "params": {"args": ["touch", str(mark)]}}
+    configurations = [
+        {"pipeline": popen},
+        {"pipeline": {"name": "os.system", "params": {"command": f"touch '{mark}'"}}},
+        {"pipeline": {"name": DIARIZATION, "params": {}}, "preprocessors": {"audio": popen}},
+        {"pipeline": {"name": ["subprocess.Popen"]}},
+        {"pipeline": {"name": DIARIZATION, "params": {"segmentation": popen}}},
+        {"pipeline": {"name": DIARIZATION, "params": {"segmentation": 5}}},
+        {
+            "pipeline": {
+                "name": "pipelines.stages.speakers.OfflineDiarization",
+                "params": {"embedding": "speechbrain/x"},
+            }
+        },
+        {"pipeline": "subprocess.Popen"},
+        ["subprocess.Popen"],
+    ]
+    texts = [yaml.safe_dump(configuration) for configuration in configurations]
+    texts.append(f"pipeline: !!python/object/apply:os.system ['touch {mark}']")
+    for text in texts:
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(RecipeError) as caught:
+            diarize(pipeline=str(tmp_path))
+        assert "pipeline" in caught.value.remedy
+        assert not mark.exists(), text

@@ -86,14 +86,6 @@ def crowded() -> Callable[[Done], Done]:
     return work
 
 
-def patient() -> None:
-    """Units that last longer than Ray would wait by itself for anything to move."""
-    import ray.data
-
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 0.2
-    print(len(list(Engine("ray", (1, 1)).run([[]] * 3, [Group("slow", slow)]))))
-
-
 def hopeless() -> None:
     """A unit that no guard keeps from killing its workers; two deaths are enough here."""
     from pipelines.engines import ray
@@ -105,10 +97,31 @@ def hopeless() -> None:
         print(f"{error} {error.remedy}")
 
 
+def stored() -> None:
+    """ADDRESS: bytes in all object stores of the cluster while units wait, are under way and come back."""
+    import ray
+
+    for done in Engine("ray", (1, 1), sys.argv[1]).run([[]] * 12, [Group("cpu", slow, 1.0, 1.0)]):
+        kept = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
+        print(kept, *done, flush=True)
+    ref = ray.put(b"x" * 10_000_000)
+    time.sleep(5)  # nodes report what they hold from time to time
+    kept = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
+    print(kept, "control", ref is not None)
+
+
 def main() -> None:
     """ADDRESS: where eight units were, by a group without and one with a GPU."""
     groups = [Group("cpu", place), Group("gpu", place, 1.0, 1.0)]
     print(json.dumps(list(Engine("ray", None, sys.argv[1]).run([[]] * 8, groups))))
+
+
+def told() -> None:
+    """ADDRESS: where a unit was, or the error and its remedy."""
+    try:
+        print(list(Engine("ray", None, sys.argv[1]).run([[]], [Group("cpu", place)])))
+    except SpeechmillError as error:
+        print(f"{error} remedy: {error.remedy}")
 
 
 def grow() -> None:

@@ -148,15 +148,56 @@ def _channel(channels: list[int]) -> int | list[int]:
     return channels[0] if len(channels) == 1 else channels
 
 
-def audio_names(line: Mapping[str, Any]) -> list[str]:
-    """The files of a recording, or of the recordings of a cut, or of a line of NeMo; TypeError for other sources."""
+def audio_names(line: object) -> list[str]:
+    """The files of a recording, or of the recordings of a cut, or of a line of NeMo; at least one.
+
+    Raises KeyError for a missing field, TypeError for a field of another type and for sources that are no files.
+    """
+    if not isinstance(line, Mapping):
+        raise TypeError(f"{_shown(line)} is no JSON object")
     if "audio_filepath" in line:
-        return [line["audio_filepath"]]
+        return [_name(line["audio_filepath"], "audio_filepath")]
     if "tracks" in line:  # MixedCut
-        return [name for track in line["tracks"] if "recording" in track["cut"] for name in audio_names(track["cut"])]
-    names = []
-    for source in line.get("recording", line)["sources"]:
-        if source["type"] not in ("file", "url"):
-            raise TypeError(f"source type {source['type']!r} holds no file")
-        names.append(source["source"])
+        cuts = [_field(track, "cut") for track in _items(line["tracks"], "tracks")]
+        names = [name for cut in cuts if "recording" in cut for name in audio_names(cut)]
+    else:
+        names = [_source_name(source) for source in _items(_field(line, "recording", line)["sources"], "sources")]
+    if not names:
+        raise TypeError("it names no file")
     return names
+
+
+def _source_name(source: object) -> str:
+    if not isinstance(source, Mapping):
+        raise TypeError(f"source {_shown(source)} is no JSON object")
+    if source["type"] not in ("file", "url"):
+        raise TypeError(f"source type {_shown(source['type'])} holds no file")
+    return _name(source["source"], "source")
+
+
+def _field(line: object, key: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """A field that is a JSON object itself."""
+    if not isinstance(line, Mapping):
+        raise TypeError(f"{_shown(line)} is no JSON object")
+    value = line[key] if default is None else line.get(key, default)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{key} is {_shown(value)}, not a JSON object")
+    return value
+
+
+def _items(value: object, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is {_shown(value)}, not a list")
+    return value
+
+
+def _name(value: object, key: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{key} is {_shown(value)}, not the name of a file")
+    return value
+
+
+def _shown(value: object) -> str:
+    """A value as an error can hold it."""
+    told = repr(value)
+    return told if len(told) <= 60 else f"{told[:60]}..."

@@ -1,4 +1,4 @@
-"""Reader and voice activity on Ray Data, two cores: NeMo Curator's against ours, start-up apart.
+"""Reader and voice activity on Ray, two cores: NeMo Curator's against ours, start-up apart.
 
 `SPEECHMILL_CURATOR=/path/to/its/environment python tests/bench/peers/bench_vad_ray.py [FILES]`, files of 300 s; it is
 given a fifth of them. Ours also measures levels, loudness, channels and the hash of the samples, and commits Parquet.

