@@ -26,8 +26,8 @@ from manifests.lake import Lake
 from manifests.storage import Stat, StorageConfig
 from manifests.tables import joined, write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
-from pipelines.audio.isolated import Probing
+from pipelines.audio.files import DEFAULT, open_file, scheme, secretless, stat_file
+from pipelines.audio.probing import Prober
 from pipelines.entry import Entry, InputError, Notes, failed_entry
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, failed_row, kind_of
@@ -122,7 +122,7 @@ def look(
     entry: Entry,
     config: StorageConfig = DEFAULT,
     hashed: dict[str, Any] | None = None,
-    decode: DecodeConfig = DECODE,
+    prober: Prober | None = None,
 ) -> dict[str, Any]:
     """One name as a row of MET: hashed and probed. Whatever is wrong with it makes a failed row with a remedy.
 
@@ -137,9 +137,11 @@ def look(
             raise UnreadableAudioError(f"{uri!r}: its name is not UTF-8", "rename the file")
         if entry.error:
             raise entry.error
-        with Probing(uri, config, decode) as probing:  # it works while this process hashes
-            row |= hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
-            row |= probing.result()
+        prober = prober or Prober(config)
+        if _local(entry):
+            prober.begin(uri)  # it works while this process hashes
+        row |= hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
+        row |= prober.result(uri)
     except Exception as error:
         if kind_of(error) is Kind.RUN:
             raise
@@ -237,24 +239,29 @@ def _meet(
         held_bytes = 0
 
     try:
-        for entry in found:
-            row, is_new = _row(seen, entry, lake.config, decode)
-            if is_new:
-                fresh.append(row)
-            part.append(row)
-            held_bytes += len(row["uri"]) + len(row["hint"] or "")
-            progress(row)
-            if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
-                flush()
+        with Prober(lake.config, decode) as prober:
+            for entry in prober.ahead(found, _local):
+                row, is_new = _row(seen, entry, prober, lake.config)
+                if is_new:
+                    fresh.append(row)
+                part.append(row)
+                held_bytes += len(row["uri"]) + len(row["hint"] or "")
+                progress(row)
+                if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
+                    flush()
     except InputError:
         flush()
         raise
     flush()
 
 
-def _row(
-    seen: sqlite3.Connection, entry: Entry, config: StorageConfig, decode: DecodeConfig
-) -> tuple[dict[str, Any], bool]:
+def _local(entry: Entry) -> str | None:
+    """The file of this machine that an entry names, whose header may be read ahead."""
+    is_local = entry.error is None and not scheme(entry.uri) and _printable(entry.uri) == entry.uri
+    return entry.uri if is_local else None
+
+
+def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: StorageConfig) -> tuple[dict[str, Any], bool]:
     """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
     recalled = None
     if entry.error is None:
@@ -264,12 +271,12 @@ def _row(
         except Exception as error:
             entry = failed_entry(entry.uri, error, entry.hint)
     if recalled is None:
-        row = look(entry, config, decode=decode)
+        row = look(entry, config, prober=prober)
         return row, "sha256" in row
     if recalled["status"] == "ok":
         return recalled | _said(entry), False
     # Hashed, but not probed: that may have failed for a reason of that day.
-    row = look(entry, config, {name: recalled[name] for name in HASHED}, decode)
+    row = look(entry, config, {name: recalled[name] for name in HASHED}, prober)
     return row, row["status"] == "ok"
 
 
