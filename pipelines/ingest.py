@@ -27,9 +27,9 @@ from manifests.lake import Lake
 from manifests.storage import Stat, StorageConfig
 from manifests.tables import joined, write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.files import DEFAULT, open_file, secretless, stat_file
-from pipelines.audio.isolated import Probing
+from pipelines.audio.files import DEFAULT, open_file, scheme, secretless, stat_file
 from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
+from pipelines.audio.probing import Prober
 from pipelines.entry import Entry, InputError, Notes, failed_entry
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, failed_row, kind_of
@@ -122,7 +122,7 @@ def ingest(
     return result
 
 
-def look(entry: Entry, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> dict[str, Any]:
+def look(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = None) -> dict[str, Any]:
     """One name as a row of MET: hashed and probed. Whatever is wrong with it makes a failed row with a remedy.
 
     Raises what is the run's own failure (see `failures.Kind`).
@@ -135,9 +135,11 @@ def look(entry: Entry, config: StorageConfig = DEFAULT, decode: DecodeConfig = D
             raise UnreadableAudioError(f"{uri!r}: its name is not UTF-8", "rename the file")
         if entry.error:
             raise entry.error
-        with Probing(uri, config, decode) as probing:  # it works while this process hashes
-            row |= entry.hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
-            row |= probing.result()
+        prober = prober or Prober(config)
+        if _local(entry):
+            prober.begin(uri)  # it works while this process hashes
+        row |= entry.hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
+        row |= prober.result(uri)
     except Exception as error:
         if kind_of(error) is Kind.RUN:
             raise
@@ -244,9 +246,9 @@ def _meet(
         fresh.clear()
         held_bytes = 0
 
-    def meet(entry: Entry) -> dict[str, Any]:
+    def meet(entry: Entry, prober: Prober) -> dict[str, Any]:
         nonlocal held_bytes
-        row, is_new = _row(seen, entry, lake.config, decode)
+        row, is_new = _row(seen, entry, prober, lake.config)
         if is_new:
             fresh.append(row)
         part.append(row)
@@ -257,20 +259,25 @@ def _meet(
         return row
 
     try:
-        for entry in found:
-            row = meet(entry)
-            if config.all_audio_streams and files_of(entry.uri) == (entry.uri,):
-                for stream in range(1, row.get("audio_streams") or 1):
-                    meet(replace(entry, uri=str(Part(entry.uri, stream))))
+        with Prober(lake.config, decode) as prober:
+            for entry in prober.ahead(found, _local):
+                row = meet(entry, prober)
+                if config.all_audio_streams and files_of(entry.uri) == (entry.uri,):
+                    for stream in range(1, row.get("audio_streams") or 1):
+                        meet(replace(entry, uri=str(Part(entry.uri, stream))), prober)
     except InputError:
         flush()
         raise
     flush()
 
 
-def _row(
-    seen: sqlite3.Connection, entry: Entry, config: StorageConfig, decode: DecodeConfig
-) -> tuple[dict[str, Any], bool]:
+def _local(entry: Entry) -> str | None:
+    """The file of this machine that an entry names, whose header may be read ahead."""
+    is_local = entry.error is None and not scheme(entry.uri) and _printable(entry.uri) == entry.uri
+    return entry.uri if is_local else None
+
+
+def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: StorageConfig) -> tuple[dict[str, Any], bool]:
     """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
     recalled: dict[str, Any] = {}
     if entry.error is None:
@@ -284,7 +291,7 @@ def _row(
     # What was hashed, but could not be probed, is probed again: that may have failed for a reason of that day.
     if recalled:
         entry = replace(entry, hashed={name: recalled[name] for name in HASHED})
-    row = look(entry, config, decode)
+    row = look(entry, config, prober)
     if row["mtime_ns"]:  # a manifest may name a recording in thousands of lines
         values = tuple(row.get(name) for name in NAMES)
         seen.execute(ADD_SEEN, (row["uri"], row["size_bytes"], row["mtime_ns"], pickle.dumps(values), True))

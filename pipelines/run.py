@@ -23,7 +23,7 @@ from manifests.select import RuleError, Selection, select
 from manifests.shards import ShardCommit, ShardFiles, committed, fields
 from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
-from pipelines.audio.isolated import warm
+from pipelines.audio.children import warm
 from pipelines.encode import Plan, Shard, ShardEncoder
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError

@@ -1,4 +1,4 @@
-"""What the process that decodes runs: one file after the other, as its parent (`isolated.py`) asks.
+"""What the process that decodes runs: one file after the other, as its parent (`children.py`) asks.
 
 The files are untrusted: this process may hang, crash or be killed, and nothing but the file at hand is lost. It is
 started for every process that decodes, so it imports little.
@@ -254,7 +254,7 @@ def _is_of_memory(error: BaseException | None) -> bool:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-    """An error as JSON, for `isolated.rebuilt`."""
+    """An error as JSON, for `jobs.rebuilt`."""
     told: dict[str, Any] = {
         "kinds": [[kind.__module__, kind.__qualname__] for kind in type(error).__mro__],
         "message": str(error),

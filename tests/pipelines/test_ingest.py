@@ -172,19 +172,14 @@ def test_what_was_hashed_but_could_not_be_probed_is_probed_again_and_put_right_w
     copy = tmp_path / "copy/a.wav"
     copy.parent.mkdir()
     shutil.copy(first, copy)
-    whole = module.Probing
+    result = module.Prober.result
 
-    class Broken(whole):
-        def __init__(self, uri: str, *given: object) -> None:
-            self.uri = uri
-            super().__init__(uri, *given)
+    def broken(prober: module.Prober, path: str) -> dict:
+        if path.endswith("a.wav"):
+            raise AttributeError("'NoneType' object has no attribute 'sample_rate'")
+        return result(prober, path)
 
-        def result(self) -> dict:
-            if self.uri.endswith("a.wav"):
-                raise AttributeError("'NoneType' object has no attribute 'sample_rate'")
-            return super().result()
-
-    monkeypatch.setattr(module, "Probing", Broken)
+    monkeypatch.setattr(module.Prober, "result", broken)
     assert ingest(lake, [str(tmp_path / "in"), str(copy)], IngestConfig()).failed == 1
     failed = next(row for row in rows(lake) if row["status"] == "failed")
     assert (failed["uris"], failed["error_type"]) == ([str(copy), str(first)], "AttributeError")
@@ -192,7 +187,7 @@ def test_what_was_hashed_but_could_not_be_probed_is_probed_again_and_put_right_w
     before = digests(lake)
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, known=2)
     assert digests(lake) == before
-    monkeypatch.setattr(module, "Probing", whole)
+    monkeypatch.setattr(module.Prober, "result", result)
     monkeypatch.setattr(module, "_hash", lambda *_: pytest.fail("hashed again"))
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, new=1, known=1, batches=1)
     assert [(row["uris"], row["status"]) for row in rows(lake)] == [
@@ -209,8 +204,8 @@ def test_a_recording_named_in_many_lines_is_read_once(
     (tmp_path / "b.wav").write_bytes(b"no sound")
     lines = [{"audio_filepath": name, "offset": n, "duration": 1} for n in range(50) for name in ("a.wav", "b.wav")]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    probing, probed = module.Probing, []
-    monkeypatch.setattr(module, "Probing", lambda uri, *given: probed.append(uri) or probing(uri, *given))
+    result, probed = module.Prober.result, []
+    monkeypatch.setattr(module.Prober, "result", lambda prober, path: probed.append(path) or result(prober, path))
     assert ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig()) == Ingested(met=2, new=2, failed=1, batches=1)
     assert len(probed) == 2
     assert [len(json.loads(row["hints"])) for row in rows(lake)] == [50, 50]
@@ -221,7 +216,7 @@ def test_a_killed_repair_of_a_failure_is_finished_by_the_next_ingest(
 ) -> None:
     sound(tmp_path / "in/a.wav")
     with monkeypatch.context() as patch:
-        patch.setattr(module.Probing, "result", lambda probing: [][0])
+        patch.setattr(module.Prober, "result", lambda prober, path: [][0])
         ingest(lake, [str(tmp_path / "in")], IngestConfig())
 
     def killed(*_: object) -> None:
@@ -242,8 +237,9 @@ def test_absurd_claims_of_length_do_not_break_batches(
 ) -> None:
     for n in range(3):
         sound(tmp_path / f"in/{n}.wav", level=n / 10 + 0.05)
-    result = module.Probing.result
-    monkeypatch.setattr(module.Probing, "result", lambda probing: result(probing) | {"claimed_duration_s": claim})
+    result = module.Prober.result
+    absurd = {"claimed_duration_s": claim}
+    monkeypatch.setattr(module.Prober, "result", lambda prober, path: result(prober, path) | absurd)
     ingest(lake, [str(tmp_path / "in")], IngestConfig(batch_hours=0.4))
     assert [len(table) for _, table in lake.recordings()] == [1, 1, 1]
 
@@ -251,11 +247,11 @@ def test_absurd_claims_of_length_do_not_break_batches(
 def test_what_is_the_runs_own_fault_stops_the_ingest(
     tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scarce(probing: object) -> dict:
+    def scarce(prober: object, path: str) -> dict:
         raise OSError(errno.EMFILE, "Too many open files")
 
     sound(tmp_path / "in/a.wav")
-    monkeypatch.setattr(module.Probing, "result", scarce)
+    monkeypatch.setattr(module.Prober, "result", scarce)
     with pytest.raises(OSError, match="Too many open files"):
         ingest(lake, [str(tmp_path / "in")], IngestConfig())
 

@@ -27,11 +27,12 @@ from test_cli import ROOT
 from manifests.lake import Lake
 from manifests.storage import StorageConfig, retry
 from pipelines.annotate import Annotator
-from pipelines.audio import isolated
+from pipelines.audio import children as module
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.decode import Decoder
-from pipelines.audio.isolated import IsolatedDecoder, Probing, probe
+from pipelines.audio.isolated import IsolatedDecoder
 from pipelines.audio.probe import probe as probe_here
+from pipelines.audio.probing import Prober, probe
 from pipelines.audio.sound import TrackStream, decode_sound, decode_span
 from pipelines.errors import (
     ChangedAudioError,
@@ -73,9 +74,9 @@ def die(child: psutil.Process, number: int) -> None:
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     """Each test begins without any child."""
-    for child in isolated._idle:
+    for child in module._idle:
         child.end()
-    isolated._idle.clear()
+    module._idle.clear()
     for process in children():  # of a test that failed
         process.kill()
         process.wait()
@@ -157,7 +158,7 @@ def test_errors_are_of_the_same_class_with_the_same_words(tmp_path: Path) -> Non
         kinds.add(told[0])
         assert error(lambda path=path: probe(path)) == error(lambda path=path: probe_here(path))
     assert kinds == {UnreadableAudioError, UnreachableAudioError}
-    assert len(children()) <= isolated.KEPT
+    assert len(children()) <= module.KEPT
 
 
 def test_a_name_relative_to_a_folder_that_was_changed_to_later_is_found(
@@ -209,9 +210,10 @@ def test_a_death_while_probing_is_made_good_by_another_child(conversation: Path)
     probe(str(conversation))
     (child,) = children()
     child.suspend()
-    with Probing(str(conversation)) as probing:
+    with Prober() as prober:
+        prober.begin(str(conversation))
         child.kill()
-        assert probing.result() == probe_here(str(conversation))
+        assert prober.result(str(conversation)) == probe_here(str(conversation))
 
 
 def test_decoding_that_yields_nothing_is_ended_by_its_cpu_time(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_decoding_that_yields_nothing_is_ended_by_its_cpu_time(tmp_path: Path) -
 
 
 def test_probing_is_ended_by_its_cpu_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "POLL_S", 0.001)  # no header that is known takes long
+    monkeypatch.setattr(module, "POLL_S", 0.001)  # no header that is known takes long
     path = slow_to_decode(tmp_path)
     with pytest.raises(DecodeLimitError, match=r"slow\.mp3.*reading its header took more than 1e-09 s") as raised:
         probe(path, decode=DecodeConfig(probe_s=1e-9))
@@ -310,7 +312,7 @@ def test_threads_decode_side_by_side(long: str, conversation: Path) -> None:
         heard = list(pool.map(lambda path: list(IsolatedDecoder(path)), paths))
     for path, blocks in zip(paths, heard, strict=True):
         assert same(blocks, list(Decoder(path)))
-    assert len(children()) <= isolated.KEPT
+    assert len(children()) <= module.KEPT
 
 
 def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: Path, long: str) -> None:
@@ -327,7 +329,7 @@ def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: 
                 pass
             decoder.close()
             if number % 20 == 0:
-                isolated._idle[-1].end()  # as where it died
+                module._idle[-1].end()  # as where it died
 
     def open_files() -> tuple[int, int]:
         (child,) = children()
@@ -335,7 +337,7 @@ def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: 
         return psutil.Process().num_fds(), child.num_fds()
 
     some(3)
-    isolated._idle[-1].end()
+    module._idle[-1].end()
     some(3)
     before = open_files()
     some(200)
@@ -344,7 +346,7 @@ def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: 
 
 KEEP_DECODING = """
 import sys, time
-from pipelines.audio.isolated import IsolatedDecoder, _idle
+from pipelines.audio.isolated import IsolatedDecoder
 import psutil
 blocks = iter(IsolatedDecoder(sys.argv[1]))
 if sys.argv[2] == "waiting":
@@ -512,3 +514,57 @@ def test_a_header_that_claims_gigabytes_costs_what_the_file_holds(tmp_path: Path
     (child,) = children()
     assert child.memory_info().rss < 300 << 20
     decoder.close()
+
+
+def test_headers_are_read_ahead_in_order_and_a_death_costs_none_of_them(recordings: Path) -> None:
+    paths = [str(recordings / name) for name in NAMES] * 8
+    found = []
+    with Prober() as prober:
+        for number, path in enumerate(prober.ahead(paths, str)):
+            found.append(prober.result(path))
+            if number == 5:
+                (child,) = children()
+                child.kill()
+    assert found == [probe_here(path) for path in paths]
+
+
+def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
+    """Killed by hand at the second of three files that are read ahead."""
+    first, second, third = (str(recordings / name) for name in NAMES)
+    with Prober() as prober:
+        prober.begin(first)
+        assert prober.result(first) == probe_here(first)
+        (child,) = children()
+        child.suspend()
+        prober.begin(second)
+        prober.begin(third)
+        child.kill()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(prober.result, second)
+            until(lambda: len(children()) == 1 and children()[0].pid != child.pid)
+            children()[0].kill()
+            with pytest.raises(DecoderDiedError, match=r"stereo8k\.flac.*twice: SIGKILL"):
+                asked.result()
+        assert prober.result(third) == probe_here(third)
+
+
+def test_no_header_is_read_of_names_that_nobody_asks_for(tmp_path: Path) -> None:
+    with Prober() as prober:
+        assert list(prober.ahead(map(str, range(100)), str)) == [str(number) for number in range(100)]
+    assert children() == []
+
+
+def test_what_ends_the_names_is_raised_after_those_before_it(conversation: Path) -> None:
+    def names() -> Iterator[str]:
+        yield from [str(conversation)] * 20
+        raise KeyError("no more")
+
+    passed = []
+
+    def read(prober: Prober) -> None:
+        for name in prober.ahead(names(), str):
+            passed.append(prober.result(name))
+
+    with Prober() as prober, pytest.raises(KeyError, match="no more"):
+        read(prober)
+    assert passed == [probe_here(str(conversation))] * 20
