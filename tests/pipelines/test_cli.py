@@ -56,6 +56,20 @@ def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Pa
     assert digests(tmp_path / "two") == before
 
 
+def test_ingest_tells_what_it_left_out_by_suffix(tmp_path: Path, conversation: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "call.wav").write_bytes(conversation.read_bytes())
+    for name in ("a.json", "b.json", "c.tar.gz"):
+        (folder / name).write_bytes(b"")
+    done = speechmill("ingest", "demo", "--in", str(folder), "--lake", str(tmp_path / "lake"))
+    assert "0 unreadable; left out 3: 2 .json, 1 .tar.gz" in done.stdout
+    told = json.loads(
+        speechmill("ingest", "demo", "--in", str(folder), "--lake", str(tmp_path / "lake"), "--json").stdout
+    )
+    assert told["ingest"]["left_out"] == {".json": 2, ".tar.gz": 1}
+
+
 def test_models_are_listed_verified_and_found() -> None:
     assert "campplus" in speechmill("models", "list").stdout
     verified = speechmill("models", "verify", "silero-vad", "ge2e")
