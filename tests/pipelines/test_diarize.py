@@ -17,6 +17,7 @@ from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
 from sounds import ArraySound
+from test_cli import speechmill
 
 from manifests import schemas
 from pipelines.errors import RecipeError, SpeechmillError
@@ -376,3 +377,24 @@ def test_a_configuration_that_calls_other_classes_is_refused_before_it_does(tmp_
             diarize(pipeline=str(tmp_path))
         assert "pipeline" in caught.value.remedy
         assert not mark.exists(), text
+
+
+def test_a_command_refuses_such_a_pipeline_and_says_when_a_recipe_trusts_one(
+    tmp_path: Path, conversation: Path
+) -> None:
+    mark, lake = tmp_path / "it ran", str(tmp_path / "lake")
+    folder = tmp_path / "p"
+    folder.mkdir()
+    popen = {"name": "subprocess.Popen", "params": {"args": ["touch", str(mark)]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"pipeline": popen}))
+    words = ["demo", "--lake", lake, "--set", f"annotate={{vad={{}}, diarize={{pipeline='{folder}'}}}}"]
+    words += ["--set", "select.recordings={}", "--set", "select.windows={}"]
+    done = speechmill("run", *words, "--in", str(conversation))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "subprocess.Popen" in done.stderr
+    assert "trust = true in [annotate.diarize]" in done.stderr
+    assert not mark.exists()
+    elsewhere = [word.replace(lake, str(tmp_path / "empty")) for word in words]
+    trusting = speechmill("annotate", *elsewhere, "--set", "annotate.diarize.trust=true")
+    assert trusting.returncode == 0, trusting.stderr
+    assert f"diarize: trust = true: the files of {folder} may run code of their own" in trusting.stderr
