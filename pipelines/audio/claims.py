@@ -20,14 +20,16 @@ MAX_CLAIM_S = 1e7
 """A longer claim than this, some 2,800 hours, is not believed."""
 LEAST_BYTES_PER_S = 1.0
 """No codec needs less for a second: two hours of digital silence take 363 kB in FLAC."""
-TAG_BYTES = 1 << 16
-"""Searched for the first frame of an MP3."""
+MAX_ID3_TAGS = 16
+FRAME_BYTES = 1 << 12
+"""Searched for the first frame of an MP3; much more only where junk stands before it."""
+JUNK_BYTES = 1 << 16
 MP3_TOLERANCE_S = 0.3
 OGG_PAGE_BYTES = 65_307
-"""The largest page."""
+"""The largest page; common ones have 4 kB."""
 MATROSKA_INFO, MATROSKA_DURATION = b"\x15\x49\xa9\x66", b"\x44\x89"
-MATROSKA_BYTES = 1 << 18
-"""Searched for the segment's description."""
+MATROSKA_BYTES = (1 << 12, 1 << 18)
+"""Searched for the segment's description; much more only where it does not stand at the beginning."""
 
 
 def claimed_duration_s(
@@ -69,25 +71,32 @@ def _is_claim(name: str, claimed_s: float, file: Readable, size_bytes: int) -> b
     if name == "ogg":
         return not is_chained(file, size_bytes)
     if name == "matroska,webm":
-        file.seek(0)
-        _, found, info = file.read(MATROSKA_BYTES).partition(MATROSKA_INFO)
-        return bool(found) and MATROSKA_DURATION in info[:1024]
+        for size in MATROSKA_BYTES:
+            file.seek(0)
+            _, found, info = file.read(size).partition(MATROSKA_INFO)
+            if MATROSKA_DURATION in info[:1024]:
+                return True
+            if found and len(info) >= 1024:
+                return False
+        return False
     return name in WITH_LENGTH
 
 
 def mp3_duration_s(file: Readable) -> float | None:
     """Seconds by the count of frames that the first frame of an MP3 holds (Xing, Info or VBRI); None without one."""
     start = 0
-    while True:
+    for _ in range(MAX_ID3_TAGS):
         file.seek(start)
         tag = file.read(10)
         if len(tag) < 10 or tag[:3] != b"ID3":
             break
         size = sum((byte & 127) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
         start += 10 + size + (10 if tag[5] & 0x10 else 0)
-    file.seek(start)
-    head = file.read(TAG_BYTES)
-    match = re.search(rb"Xing|Info|VBRI", head)
+    for size in (FRAME_BYTES, JUNK_BYTES):
+        file.seek(start)
+        head = file.read(size)
+        if (match := re.search(rb"Xing|Info|VBRI", head)) or _mp3_frame(head[:8]):
+            break
     frame = _mp3_frame(head[: match.start()]) if match else None
     if match is None or frame is None:
         return None
@@ -124,7 +133,9 @@ def is_chained(file: Readable, size_bytes: int) -> bool:
             break
         serials.add(page[14:18])
         offset += 27 + page[26] + sum(page[27 : 27 + page[26]])
-    file.seek(max(0, size_bytes - 2 * OGG_PAGE_BYTES))
-    tail = file.read(2 * OGG_PAGE_BYTES)
-    at = tail.rfind(b"OggS")
-    return at < 0 or tail[at + 14 : at + 18] not in serials
+    for size in (OGG_PAGE_BYTES // 8, 2 * OGG_PAGE_BYTES):
+        file.seek(max(0, size_bytes - size))
+        tail = file.read(size)
+        if 0 <= (at := tail.rfind(b"OggS")) <= len(tail) - 18:
+            return tail[at + 14 : at + 18] not in serials
+    return True

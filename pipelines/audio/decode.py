@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -45,6 +46,8 @@ FACTS = (
 """Names of what `Decoder.facts` tells."""
 Format = tuple[int, int]
 """Sampling rate in Hz and number of channels."""
+FORMAT = operator.attrgetter("sample_rate", "layout.nb_channels")
+"""The format of a frame."""
 
 
 class Decoder:
@@ -178,7 +181,7 @@ class Decoder:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """float32 (channels, samples) in the format of the first frame."""
-        for form, frames in itertools.groupby(self._frames(), _format):
+        for form, frames in itertools.groupby(self._frames(), FORMAT):
             if impossible := impossible_format(*form):
                 self._skip(frames, impossible)
                 continue
@@ -310,10 +313,6 @@ class Decoder:
                 )
             seen += block.shape[1]
             yield block
-
-
-def _format(frame: av.AudioFrame) -> Format:
-    return frame.sample_rate, frame.layout.nb_channels
 
 
 def remixed(block: np.ndarray, channels: int) -> np.ndarray:
