@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
-from pipelines.audio.files import open_file, stat_file
-from pipelines.audio.hashing import HashingFile
+from pipelines.audio.files import stat_file
+from pipelines.audio.hashing import check_sha256, sha256_of
 from pipelines.errors import ChangedAudioError, SpeechmillError, UnreachableAudioError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.watch import Failure
@@ -74,9 +74,5 @@ def check_size(uri: str, size_bytes: int | None, config: StorageConfig) -> None:
 
 
 def prove(uri: str, sha256: str, config: StorageConfig) -> None:
-    """Raise ChangedAudioError unless the bytes of a file have this hex digest; reads all of them."""
-    file = HashingFile(open_file(uri, config))
-    try:
-        file.prove(uri, sha256)
-    finally:
-        file.close()
+    """Raise ChangedAudioError unless the bytes of a recording have this hex digest; reads all of them."""
+    check_sha256(uri, sha256_of(uri, config), sha256)

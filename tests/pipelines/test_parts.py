@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from millings import RECIPE, conversation
 
 from manifests.exchange.foreign.lhotse import sources_of
 from manifests.lake import Lake
@@ -184,3 +188,26 @@ def test_parts_of_one_file_have_ids_of_their_own() -> None:
     ids = {id_of(name, "ab" * 32) for name in ("a", "a#audio=1", "a#t=0,1", "a#t=0,2", "a#audio=1&t=0,1")}
     assert len(ids) == 5
     assert id_of("b#audio=1", "ab" * 32) == id_of("a#audio=1", "ab" * 32), "it does not depend on where the file lies"
+
+
+def test_channels_in_files_of_their_own_and_excerpts_are_encoded_and_proven(tmp_path: Path) -> None:
+    speech, rate = conversation()
+    for name, shift in (("l", 0), ("r", 7 * rate)):
+        soundfile.write(tmp_path / f"{name}.wav", np.roll(speech, shift), rate)
+    sources = [{"type": "file", "channels": [n], "source": f"{name}.wav"} for n, name in enumerate("lr")]
+    lines = [{"id": "call", "sources": sources}, {"audio_filepath": "l.wav", "offset": 8.5, "duration": 20}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = ["run", str(tmp_path / "recipe.toml"), "--in", str(tmp_path / "m.jsonl"), "--lake", str(tmp_path / "lake")]
+    command = [sys.executable, "-m", "pipelines"]
+    subprocess.run([*command, *words, "--quiet", "--set", "ingest.excerpts=true"], check=True)
+    cuts = [
+        json.loads(line)
+        for path in (tmp_path / "lake/datasets/cheap/train").glob("cuts.*")
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    named = {source["source"] for cut in cuts for source in cut["recording"]["sources"]}
+    assert named == {str(tmp_path / "l.wav"), str(tmp_path / "r.wav"), str(tmp_path / "l.wav#t=8.5,28.5")}
+    verify = ["tokens", "verify", str(tmp_path / "recipe.toml"), "--lake", str(tmp_path / "lake")]
+    subprocess.run([*command, *verify], check=True)
+    subprocess.run([*command, "manifest", "validate", str(tmp_path / "lake"), "--deep"], check=True)
