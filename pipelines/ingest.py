@@ -159,7 +159,7 @@ def _printable(text: str) -> str:
 
 def _said(entry: Entry) -> dict[str, Any]:
     """The columns of MET that hold what was said of a name where it was met."""
-    return {"hint": entry.hint.text, "languages": entry.hint.languages} if entry.hint else {"hint": None}
+    return {"hint": entry.hint and entry.hint.text, "languages": entry.hint and entry.hint.languages}
 
 
 def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
@@ -282,10 +282,12 @@ def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: Storage
     recalled: dict[str, Any] = {}
     if entry.error is None:
         try:
-            entry = replace(entry, stat=entry.stat or stat_file(entry.uri, config))
-            recalled, of_this_run = _recall(seen, entry)
+            stat = entry.stat or stat_file(entry.uri, config)
+            recalled, of_this_run = _recall(seen, entry.uri, stat)
             if recalled and (of_this_run or recalled["status"] == "ok"):
-                return recalled | _said(entry), False
+                recalled.update(_said(entry))
+                return recalled, False
+            entry = replace(entry, stat=stat)
         except Exception as error:
             entry = failed_entry(entry.uri, error, entry.hint)
     # What was hashed, but could not be probed, is probed again: that may have failed for a reason of that day.
@@ -298,10 +300,10 @@ def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: Storage
     return row, "sha256" in row and not (recalled and row["status"] != "ok")
 
 
-def _recall(seen: sqlite3.Connection, entry: Entry) -> tuple[dict[str, Any], bool]:
-    """The newest row of MET of an entry, if its size and time of change are the same, and whether this run made it."""
+def _recall(seen: sqlite3.Connection, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
+    """The newest row of MET of a name, if its size and time of change are the same, and whether this run made it."""
     newest = "SELECT row, now FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
-    for row, now in seen.execute(newest, (entry.uri, *(entry.stat or ()))):
+    for row, now in seen.execute(newest, (uri, *stat)):
         return dict(zip(NAMES, pickle.loads(row), strict=True)), bool(now)
     return {}, False
 
@@ -412,7 +414,8 @@ def _batches(reader: pa.RecordBatchReader, config: IngestConfig) -> Iterator[tup
         for row in part.to_pylist():
             hints, languages, old_uris = row.pop("hints"), row.pop("languages"), row.pop("old_uris")
             met = len(row["uris"])
-            row["uris"] = sorted({*row["uris"], *(old_uris or [])})
+            if old_uris:
+                row["uris"] = sorted({*row["uris"], *old_uris})
             row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each is a JSON object already
             row["language_hint"] = languages[0] if languages and len(languages) == 1 else None
             row |= {"source": config.source, "licence": config.licence}

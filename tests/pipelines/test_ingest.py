@@ -211,6 +211,15 @@ def test_a_recording_named_in_many_lines_is_read_once(
     assert [len(json.loads(row["hints"])) for row in rows(lake)] == [50, 50]
 
 
+def test_a_hint_counts_only_for_the_ingest_that_met_it(tmp_path: Path, lake: Lake) -> None:
+    sound(tmp_path / "a.wav")
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "lang": "de"}) + "\n")
+    ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig())
+    lake.storage.delete("recordings/batch-000000.parquet")  # what was hashed is still remembered
+    ingest(lake, [str(tmp_path / "a.wav")], IngestConfig())
+    assert [(row["hints"], row["language_hint"]) for row in rows(lake)] == [(None, None)]
+
+
 def test_a_killed_repair_of_a_failure_is_finished_by_the_next_ingest(
     tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

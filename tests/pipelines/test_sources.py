@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from servers import S3Server
 from tars import sound
 
 from manifests.lake import Lake
@@ -143,13 +144,11 @@ def test_brackets_in_keys_mean_themselves_where_such_an_object_or_prefix_exists(
     assert notes.left_out == {".md": 1}
 
 
-def test_a_key_with_an_empty_part_is_not_taken_for_another_object(bucket: str, tmp_path: Path) -> None:
-    client_put = open_storage(f"s3://{bucket}").put
-    client_put("odd//double.wav", sound(0.1))
-    client_put("odd/double.wav", sound(0.2))
-    client_put("x.wav", sound(0.3))
+def test_a_key_with_an_empty_part_is_not_taken_for_another_object(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     names = ["../odd//double.wav", f"s3://{bucket}//x.wav", f"s3://{bucket}/x.wav/", "s3://no-such-bucket-at-all/x.wav"]
-    client_put("lists/l.txt", "\n".join(names).encode())
+    objects = {"odd//double.wav": sound(0.1), "odd/double.wav": sound(0.2), "x.wav": sound(0.3)}
+    for key, data in (objects | {"lists/l.txt": "\n".join(names).encode()}).items():
+        s3.client().put_object(Bucket=bucket, Key=key, Body=data)
     lake = Lake.at(str(tmp_path / "lake"))
     ingest(lake, [f"s3://{bucket}/lists/l.txt"], IngestConfig())
     rows = [row for _, table in lake.recordings() for row in table.to_pylist()]
