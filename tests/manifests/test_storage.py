@@ -13,8 +13,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
+from manifests import schemas
 from manifests.lake import Lake
-from manifests.schemas import BASE
 from manifests.storage import DeniedError, Storage, StorageError, open_storage
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.retry import PersistentError
@@ -156,7 +156,7 @@ def test_it_can_be_sent_to_a_worker(storage: Storage) -> None:
 
 def test_equal_tables_are_equal_bytes_and_batches_are_listed(storage: Storage) -> None:
     lake = Lake(storage)
-    table = pa.Table.from_pylist([{"recording_id": "a", "status": "ok"}], schema=pa.schema(BASE))
+    table = schemas.table([{"recording_id": "a", "uris": ["a.wav"], "status": "ok"}], schemas.RECORDINGS)
     lake.write(lake.recordings_key("batch-000001"), table)
     lake.write(lake.recordings_key("batch-000000"), pa.concat_tables([table]))
     assert list(lake.batches()) == ["batch-000000", "batch-000001"]
