@@ -37,9 +37,11 @@ def make_long(path: Path, speech: Path, hours: float) -> None:
     decoder = Decoder(str(speech))
     once = path.with_name("once.mp3")
     with soundfile.SoundFile(once, "w", decoder.sample_rate, decoder.channels) as file:
+        num_samples = 0
         for block in decoder:
             file.write(block.T)
-    duration_s = decoder.num_samples / decoder.sample_rate
+            num_samples += block.shape[1]
+    duration_s = num_samples / decoder.sample_rate
     with path.open("wb") as file:
         for _ in range(max(1, round(3600 * hours / duration_s))):
             with once.open("rb") as copied:
