@@ -92,12 +92,12 @@ def main() -> None:
     chance = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
     folder = Path(tempfile.mkdtemp(prefix="kill"))
     try:
-        make_input(folder, 12, 10)
+        make_input(folder, 12, 2)
         begun = time.monotonic()
         subprocess.run(command(folder, folder / "whole", "--workers", "2"), cwd=ROOT, check=True, capture_output=True)
         lasts_s = time.monotonic() - begun
         expected = digests(folder / "whole")
-        print(f"12 recordings of 5 minutes, {len(expected)} files; undisturbed {lasts_s:.1f} s, 2 workers", flush=True)
+        print(f"12 recordings of a minute, {len(expected)} files; undisturbed {lasts_s:.1f} s, 2 workers", flush=True)
         print("lake  killed   kills  exits                equal  verified", flush=True)
         done: Counter[str] = Counter()
         lakes = equals = 0
