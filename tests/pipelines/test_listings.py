@@ -172,12 +172,13 @@ def test_wide_encodings_are_told_with_file_line_and_remedy_and_other_inputs_are_
     assert [row["uris"] for row in rows(lake)] == [[str(tmp_path / "b.wav")]]
 
 
-WHOLE = gzip.compress(GOOD * 5000)
+WHOLE = gzip.compress(GOOD * 5000, mtime=0)
 
 
 @pytest.mark.parametrize(
     "data",
     [WHOLE[: len(WHOLE) // 2], WHOLE[:-3], WHOLE[:-8] + b"\1\2\3\4" + WHOLE[-4:], WHOLE[:40] + b"\xff" * 60, GOOD],
+    ids=["cut in the middle", "cut at the end", "wrong checksum", "damaged", "not gzip"],
 )
 def test_a_damaged_gzip_is_told_after_everything_readable_was_ingested(lake: Lake, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.jsonl.gz").write_bytes(data)
