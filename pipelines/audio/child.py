@@ -193,7 +193,7 @@ class _Child:
             if not self._could_give_all():
                 remedy = "give it more memory, or lower decode.memory_gb: a recording that needs more then fails alone"
                 error = OutOfMemoryError(f"{path!r}: the machine has no memory left to decode it", remedy)
-            elif isinstance(error, MemoryError):
+            elif isinstance(error, MemoryError | ImportError):
                 remedy = "leave it out, or raise decode.memory_gb in the recipe if it is sound"
                 error = DecodeLimitError(f"{path!r}: it takes more than {limits.memory_gb:g} GB to decode", remedy)
         self._tell("error", error=_described(error), proof=proof)
@@ -247,8 +247,13 @@ def _address_space_bytes() -> int:
 
 
 def _is_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, or this error says in other words that it did."""
+    """Whether memory ran out, or this error says in other words that it did.
+
+    PyAV imports parts of itself when a file needs them; a library that finds no room is an ImportError.
+    """
     while error is not None and not isinstance(error, MemoryError):
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            return True
         error = error.__cause__
     return error is not None
 
