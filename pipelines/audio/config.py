@@ -25,8 +25,8 @@ class DecodeConfig:
         for name in ("max_hours", "stall_s", "memory_gb", "probe_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"decode.{name} must be above 0")
-        if self.memory_gb < 0.25:
-            raise ValueError("decode.memory_gb must be at least 0.25: so much is taken before anything is decoded")
+        if self.memory_gb < 0.4:
+            raise ValueError("decode.memory_gb must be at least 0.4: about as much is taken before anything is decoded")
 
     def changes(self) -> dict[str, bool]:
         """The settings that make other samples than the defaults do, for fingerprints."""

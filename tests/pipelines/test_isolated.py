@@ -259,8 +259,8 @@ def wide(tmp_path: Path) -> str:
 
 
 def test_a_recording_that_needs_more_memory_than_the_limit_fails_alone(wide: str, conversation: Path) -> None:
-    limits = DecodeConfig(memory_gb=0.3)
-    with pytest.raises(DecodeLimitError, match=r"wide\.wav.*more than 0\.3 GB") as raised:
+    limits = DecodeConfig(memory_gb=0.45)
+    with pytest.raises(DecodeLimitError, match=r"wide\.wav.*more than 0\.45 GB") as raised:
         list(IsolatedDecoder(wide, decode=limits))
     assert (kind_of(raised.value), "decode.memory_gb" in raised.value.remedy) == (Kind.RECORDING, True)
     assert len(list(IsolatedDecoder(str(conversation), decode=limits))) == 2
