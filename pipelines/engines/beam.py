@@ -107,7 +107,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
         ) from error
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
     counts = {counter.key.metric.name: counter.result or 0 for counter in found["counters"]}
-    told = {strings.key.metric.name: sorted(strings.result) for strings in found["string_sets"]}
+    told = {strings.key.metric.name: sorted(strings.result or ()) for strings in found["string_sets"]}
     failures, unreachable = (
         [Failure(*json.loads(text)) for text in told.get(name, [])] for name in ("failures", "unreachable")
     )
