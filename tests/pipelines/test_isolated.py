@@ -280,9 +280,7 @@ except Exception as error:
 
 
 # How much the libraries of a child take depends on where they are installed.
-@pytest.mark.parametrize(
-    ("limit_mb", "what"), [(450, "no memory left to decode"), (60, "can be started")]
-)
+@pytest.mark.parametrize(("limit_mb", "what"), [(450, "no memory left to decode"), (60, "can be started")])
 def test_where_the_machine_gives_less_memory_than_the_recipe_the_run_stops(limit_mb: int, what: str, wide: str) -> None:
     words = [sys.executable, "-c", TRY, wide, str(limit_mb * 10**6)]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
