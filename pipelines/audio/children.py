@@ -19,8 +19,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import manifests
-import pipelines
 from manifests.storage import retry
 from pipelines.audio.blocks import open_memory
 from pipelines.audio.channel import Channel, ClosedError
@@ -155,7 +153,8 @@ class Child:
 def _start(theirs: socket.socket, memory: int) -> subprocess.Popen[bytes]:
     """The process of a child. Raises OutOfMemoryError where the machine has no more processes or memory."""
     # An installation may find our packages by hooks that `-S`, which starts faster, leaves out: name their folders.
-    ours = {str(Path(package.__path__[0]).parent) for package in (pipelines, manifests)}
+    # A package without __init__.py may have other folders too, such as those of our tests; a module has one.
+    ours = {str(Path(module).parents[2]) for module in (__file__, retry.__file__)}
     path = [*sorted(ours), *(os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))]
     words = [sys.executable, "-S", "-c", BOOT, str(theirs.fileno()), str(memory), str(os.getpid()), *path]
     # NumPy's threads would do nothing here, and their stacks count as address space.

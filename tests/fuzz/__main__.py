@@ -62,8 +62,10 @@ def _hunt(options: argparse.Namespace, worker: Worker) -> int:
             before = set(hunt.finds)
             hunt.run(options.plans or ROUND, options.seed + number, until)
             for problem in set(hunt.finds) - before:
-                made = keep(target, *hunt.finds[problem], folder)
-                print(f"FOUND {target}: {problem}\n  repeat: make fuzz REPEAT={made}/plan.txt", flush=True)
+                plan, verdict = hunt.finds[problem]
+                made = keep(target, plan, verdict, folder)
+                print(f"FOUND {target}: {problem}\n  {verdict.detail.strip()[-500:]}")
+                print(f"  repeat: make fuzz REPEAT={made}/plan.txt", flush=True)
             if options.plans or time.monotonic() > until:
                 break
         print(hunt.report(), flush=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -54,8 +54,13 @@ NAMES = ("fw/jfk.flac", "lca_calls/lca_40_stereo8k.flac", "google/multi.flac")
 
 
 def children() -> list[psutil.Process]:
-    """The processes that decode for this one."""
-    return [child for child in psutil.Process().children() if any("audio.child" in word for word in child.cmdline())]
+    """The living processes that decode for this one."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # of one that is dead and has still to be waited for, too
+            if any("audio.child" in word for word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 def until(met: Callable[[], bool]) -> None:
