@@ -19,7 +19,7 @@ REMEDIES = (
         "bring it back from a copy; or delete it and ingest its sound again, which makes a new batch of its recordings",
     ),
     (r"annotations/.*", "delete it and run `speechmill annotate` again, which measures its recordings anew"),
-    (r"selections/.*", "run `speechmill select` again, which writes it anew"),
+    (r"selections/.*", "delete it and run `speechmill select` again, which writes it anew"),
     (
         r"datasets/(?P<name>[^/]+)/windows/(?P<split>.+)-(?P<number>\d+)\.parquet",
         "delete datasets/{name}/commits/{split}/{number}.json and run `speechmill encode` again, which makes that "

@@ -88,7 +88,7 @@ class Funnel:
         for key, count in self.count[what].items():
             for reason in key[1:]:
                 row = rows.setdefault(reason, {"count": 0, "hours": 0.0, "alone_count": 0, "alone_hours": 0.0})
-                hours = self.seconds[what][key] / 3600
+                hours = _hours(self.seconds[what][key])
                 row["count"] += count
                 row["hours"] += hours
                 if len(key) == 2:
@@ -107,18 +107,18 @@ class Funnel:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON has it; `jointly` lists each combination of reasons with its count and hours."""
-        result: dict[str, Any] = {"selection": self.name, "remainder_hours": self.remainder_s / 3600}
+        result: dict[str, Any] = {"selection": self.name, "remainder_hours": _hours(self.remainder_s)}
         for what in ("recordings", "windows"):
             verdicts = {}
             for verdict in ("kept", "rejected", "failed"):
                 count, seconds = self.part(what, verdict)
-                verdicts[verdict] = {"count": count, "hours": seconds / 3600}
+                verdicts[verdict] = {"count": count, "hours": _hours(seconds)}
             jointly = [
-                {"verdict": key[0], "reasons": list(key[1:]), "count": count, "hours": self.seconds[what][key] / 3600}
+                {"verdict": key[0], "reasons": list(key[1:]), "count": count, "hours": _hours(self.seconds[what][key])}
                 for key, count in sorted(self.count[what].items(), key=lambda item: (-item[1], item[0]))
             ]
             result[what] = {
-                "in": {"count": self.total[what], "hours": self.total_s[what] / 3600},
+                "in": {"count": self.total[what], "hours": _hours(self.total_s[what])},
                 **verdicts,
                 "reasons": self.reasons(what),
                 "jointly": jointly,
@@ -141,3 +141,8 @@ class Funnel:
                 )
         lines.append(f"  outside any window{'':<24}{self.remainder_s / 3600:>12,.3f}")
         return "\n".join(lines)
+
+
+def _hours(seconds: float) -> float:
+    """Hours to some microseconds: the last bits of a sum depend on its order, and a funnel is stored and read back."""
+    return round(seconds / 3600, 9)

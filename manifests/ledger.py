@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -15,56 +17,121 @@ from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
 from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
 from manifests.tables import joined
+from manifests.versions import generation
 
 PATCHES = range(1, 7)
 GROUP = ["split", "language", "num_speakers", "source"]
 
 
-def build(lake: Lake, dataset: str, encoder: str) -> tuple[pa.Table, Statistics]:
-    """The ledger and the statistics of all committed shards of a dataset, shard by shard.
+@dataclass(frozen=True)
+class Book:
+    """What is counted of a version of a dataset."""
 
-    Tokens at patch k are floor(frames / k) of each window and track, context and continuation apart. Raises
-    CorruptFileError where a shard's table of windows is not the one that its commit describes.
+    ledger: pa.Table
+    """LEDGER schema."""
+    statistics: dict[str, Statistics]
+    """By split."""
+    commits_sha256: str
+    """Of the records of its shards, in their order."""
+
+    def total(self, column: str) -> int:
+        """The sum of a column of whole numbers of the ledger, at one patch size."""
+        table = self.ledger.filter(pc.equal(self.ledger["patch"], 1))
+        return int(pc.sum(table[column]).as_py() or 0)
+
+    @property
+    def hours(self) -> float:
+        return float(pc.sum(self.ledger.filter(pc.equal(self.ledger["patch"], 1))["hours"]).as_py() or 0.0)
+
+
+def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str, int]]) -> list[Book]:
+    """What is to be said of each version of a dataset; `history` gives, oldest first, its number of shards by split.
+
+    Every shard is read once. Tokens at patch k are floor(frames / k) of each window and track, context and continuation
+    apart. Raises CorruptFileError where a shard's table of windows is not the one that its commit describes.
     """
     connection = duckdb.connect()
     connection.execute("SET threads = 1")
-    connection.register("shard_windows", schemas.SHARD_WINDOWS.empty_table())
+    connection.register(
+        "shard_windows", schemas.SHARD_WINDOWS.empty_table().append_column("batch", pa.array([], pa.string()))
+    )
     group = ", ".join(GROUP)
     sums = ", ".join(
         f"sum(tracks * (context_frames // {k})) AS context_{k}, "
         f"sum(tracks * (continuation_frames // {k})) AS continuation_{k}"
         for k in PATCHES
     )
+    # Seconds are added as whole microseconds, so that the sum does not depend on its order.
     query = (
-        f"SELECT {group}, count(*) AS windows, sum(duration_s) / 3600 AS hours, "
+        f"SELECT batch::INTEGER AS generation, {group}, count(*) AS windows, "
+        "sum(round(duration_s * 1e6)::HUGEINT) AS microseconds, "
         f"sum(tracks * (context_frames + continuation_frames)) AS frames, {sums} "
-        f"FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
+        "FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
     )
     connection.execute(f"CREATE TABLE counts AS {query}")
-    whole = Statistics()
+    statistics = [defaultdict[str, Statistics](Statistics) for _ in history]
+    records: list[list[str]] = [[] for _ in history]
 
-    def read(shard: ShardFiles) -> tuple[str, pa.Table, Statistics]:
-        commit = ShardCommit.read(lake.storage, f"datasets/{dataset}/{shard.commit}")
-        return shard.windows, committed_windows(lake, dataset, shard, commit), commit.statistics
+    def read(shard: ShardFiles) -> tuple[int, ShardFiles, pa.Table, Statistics, str]:
+        key = f"datasets/{dataset}/{shard.commit}"
+        commit = ShardCommit.read(lake.storage, key)
+        made = generation(history, shard)
+        assert made is not None
+        record = hashlib.sha256(commit.to_json().encode()).hexdigest()
+        return made, shard, committed_windows(lake, dataset, shard, commit), commit.statistics, record
 
     def tables() -> Iterator[tuple[str, pa.Table]]:
         columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
-        for name, table, statistics in lake.ahead(read, committed(lake.storage, dataset)):
-            whole.merge(statistics)
-            yield name, table.select(columns)
+        of_versions = (shard for shard in committed(lake.storage, dataset) if generation(history, shard) is not None)
+        for made, shard, table, added, record in lake.ahead(read, of_versions):
+            statistics[made][shard.split].merge(added)
+            records[made].append(record)
+            yield str(made), table.select(columns)
 
     for table in joined(tables()):
         connection.register("shard_windows", table)
         connection.execute(f"INSERT INTO counts {query}")
+    books: list[Book] = []
+    for index in range(len(history)):
+        before = books[-1] if books else Book(schemas.LEDGER.empty_table(), {}, "")
+        whole = {split: Statistics() for split in sorted({*before.statistics, *statistics[index]})}
+        for part in (before.statistics, statistics[index]):
+            for split, added in part.items():
+                whole[split].merge(added)
+        chained = hashlib.sha256("".join([before.commits_sha256, *records[index]]).encode()).hexdigest()
+        books.append(Book(_ledger(connection, encoder, index), whole, chained))
+    return books
+
+
+def _ledger(connection: duckdb.DuckDBPyConnection, encoder: str, last: int) -> pa.Table:
+    """The ledger (LEDGER schema) of what was counted of the generations up to `last`."""
+    group = ", ".join(GROUP)
     per_patch = " UNION ALL ".join(
-        f"SELECT {group}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, sum(hours) AS hours, "
-        f"sum(frames) AS frames, sum(context_{k}) AS context_tokens, sum(continuation_{k}) AS continuation_tokens "
-        f"FROM counts GROUP BY ALL"
+        f"SELECT {group}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, "
+        f"sum(microseconds)::DOUBLE / 3.6e9 AS hours, sum(frames) AS frames, sum(context_{k}) AS context_tokens, "
+        f"sum(continuation_{k}) AS continuation_tokens FROM counts WHERE generation <= $last GROUP BY ALL"
         for k in PATCHES
     )
     order = "split, language, num_speakers, source, patch"
-    table = connection.sql(f"{per_patch} ORDER BY {order}", params={"encoder": encoder}).to_arrow_table()
-    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER), whole
+    parameters = {"encoder": encoder, "last": last}
+    table = connection.sql(f"{per_patch} ORDER BY {order}", params=parameters).to_arrow_table()
+    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER)
+
+
+def statistics_file(statistics: Mapping[str, Statistics]) -> bytes:
+    """`stats.safetensors`: of each split `<split>.mean`, `.variance`, `.min`, `.max` (float64, a value a dimension) and
+    `.count` (int64, frames over all tracks); and without a prefix those of the split by which trainers normalise.
+
+    That is `train`, so that nothing of what a model is tested on enters its normalisation; without such a split it is
+    the one with the most frames.
+    """
+    arrays = {
+        f"{split}.{name}": array for split, of_split in statistics.items() for name, array in of_split.arrays().items()
+    }
+    if statistics:
+        default = max(statistics, key=lambda split: (split == "train", statistics[split].count, split))
+        return safetensors.numpy.save(arrays | statistics[default].arrays(), {"default_split": default})
+    return safetensors.numpy.save(arrays)
 
 
 def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> pa.Table:
@@ -89,14 +156,6 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
     for what, count in found.items():
         if count != (said := getattr(commit, what)):
             raise CorruptFileError.of(key, f"holds {count:,} {what}, {shard.commit} says {said:,}")
-    return table
-
-
-def write(lake: Lake, dataset: str, encoder: str) -> pa.Table:
-    """Write `ledger.parquet` and `stats.safetensors` of a dataset and return the ledger; raises as `build`."""
-    table, whole = build(lake, dataset, encoder)
-    lake.storage.put(f"datasets/{dataset}/stats.safetensors", safetensors.numpy.save(whole.arrays()))
-    lake.write(f"datasets/{dataset}/ledger.parquet", table)
     return table
 
 

@@ -6,7 +6,10 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
+from manifests.sums import written_sha256
+from manifests.versions import versions
 from manifests.views import NUMBER, VIEWS, committed_windows, connect, nothing, parquet, root_of
 
 
@@ -24,25 +27,27 @@ class Made:
     """Windows that the selection keeps and no committed shard names,"""
     example: str | None
     """and the first of them."""
+    grown: bool = False
+    """Whether the selection was made anew since the newest version, so that these are for the next one."""
 
     def notes(self) -> Iterator[str]:
         """What is no fault of the dataset, but worth knowing: its windows that failed are recorded and counted."""
         for error_type, count in self.failed.items():
             yield f"{count:,} of {self.windows + sum(self.failed.values()):,} windows could not be made: {error_type}"
 
-    def problems(self, selection: str) -> Iterator[tuple[str, str]]:
-        """Parts of the dataset, and what is wrong with each."""
+    def problems(self, selection: str) -> Iterator[tuple[str, str, bool]]:
+        """Parts of the dataset, what is wrong with each, and whether that is no fault but only worth knowing."""
         for shard, count, error in self.empty:
-            yield (
-                f"windows/{shard}.parquet",
-                f"an empty shard: all of its {count:,} windows failed, the first with {error}",
-            )
+            what = f"an empty shard: all of its {count:,} windows failed, the first with {error}"
+            yield f"windows/{shard}.parquet", what, False
         if self.missing:
-            yield (
-                "commits",
+            what = (
                 f"{self.missing:,} windows that selections/{selection} keeps are in no committed shard, the first is "
-                f"{self.example}",
             )
+            what += str(self.example)
+            if self.grown:
+                what += "; the selection is younger than the newest version: `speechmill encode` makes the next one"
+            yield "commits", what, self.grown
 
 
 def made(lake: Lake, dataset: str, selection: str | None) -> Made:
@@ -69,4 +74,14 @@ def made(lake: Lake, dataset: str, selection: str | None) -> Made:
     ((missing, example),) = connection.execute(
         "SELECT count(*), min(window_id) FROM (FROM windows WHERE kept) ANTI JOIN shard_windows USING (window_id)"
     ).fetchall()
-    return Made(windows, dict(by_type), empty, missing, example)
+    return Made(windows, dict(by_type), empty, missing, example, bool(missing) and _has_grown(lake, dataset, selection))
+
+
+def _has_grown(lake: Lake, dataset: str, selection: str | None) -> bool:
+    known = versions(lake, dataset)
+    if selection is None or not known or known[-1].selected is None:
+        return False
+    try:
+        return written_sha256(lake, selection) != known[-1].selected
+    except (FileNotFoundError, CorruptFileError):
+        return False

@@ -265,6 +265,9 @@ SHARD_WINDOWS = pa.schema(
         field("num_speakers", pa.int32(), "speakers heard in the window"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
+        field("array_offset", pa.int64(), "where the window's .npy file begins in the shard's archive", "byte"),
+        field("array_bytes", pa.int64(), "size of that .npy file", "byte"),
+        field("array_crc32", pa.int64(), "CRC-32 of that .npy file, as zlib counts it"),
     ]
 )
 

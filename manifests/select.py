@@ -5,7 +5,9 @@ Every recording becomes kept, rejected with every rule it breaks, or failed with
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,7 +24,7 @@ from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
-from manifests.tables import joined
+from manifests.tables import joined, write_parquet_bytes
 from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
 
@@ -86,6 +88,8 @@ class Part:
     number: int
     funnel: Funnel
     sums: sums.Sums
+    written: bytes
+    """The hash of the verdicts and windows that were written."""
 
 
 def select(
@@ -95,10 +99,13 @@ def select(
 ) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
-    `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
-    anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
+    Nothing is done again where that was done of the lake as it is. `spread` maps spans over processes, results in any
+    order; a single span is judged here. Raises RuleError before anything is written if a rule names an unknown column,
+    and FileNotFoundError if a batch has not been annotated.
     """
     batches = list(lake.batches())
+    if _is_made(lake, selection, len(batches)):
+        return Funnel.from_dict(lake.read_json(f"selections/{selection.name}/funnel.json"))
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
@@ -111,13 +118,28 @@ def select(
         over = spread if len(batches) > SPAN else map
         parts = _in_order(over(partial(_judge_span, lake, selection), _spans(connection, batches)))
         made = next(parts)
+        written = hashlib.sha256(made.written)
         for part in parts:
             made.funnel.merge(part.funnel)
             made.sums.merge(part.sums)
+            written.update(part.written)
     made.funnel.check()
     lake.storage.put(f"selections/{selection.name}/funnel.json", pretty(made.funnel.as_dict()).encode())
-    sums.write(lake, selection.name, selection.stages, made.sums, max(batches, default=""))
+    sums.write(lake, selection.name, selection.stages, made.sums, max(batches, default=""), written.hexdigest())
     return made.funnel
+
+
+def _is_made(lake: Lake, selection: Selection, batches: int) -> bool:
+    """Whether this selection is there, whole, and of the lake as it is now."""
+    folder = f"selections/{selection.name}"
+    kinds = Counter(key.removeprefix(f"{folder}/").partition("-")[0] for key in lake.storage.list(folder))
+    if not kinds["verdicts"] == kinds["windows"] == batches or not kinds["funnel.json"]:
+        return False
+    try:
+        same = Selection.stored(lake, selection.name) == selection
+        return same and sums.up_to_date(lake, selection.name, selection.stages)
+    except (FileNotFoundError, CorruptFileError):
+        return False
 
 
 def _in_order(parts: Iterable[Part]) -> Iterator[Part]:
@@ -148,7 +170,14 @@ def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str]) -> Ite
 
 def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
     """Write verdicts and windows of these batches, and count them."""
-    funnel, summing = Funnel(selection.name), sums.Summing(selection.stages)
+    funnel, summing, written = Funnel(selection.name), sums.Summing(selection.stages), hashlib.sha256()
+
+    def write(made: tuple[str, pa.Table]) -> bytes:
+        key, table = made
+        data = write_parquet_bytes(table)
+        lake.storage.put(key, data)
+        return hashlib.sha256(data).digest()
+
     with duckdb.connect() as connection:
         _confine(connection)
         for batches in _some(lake, selection, span.batches):
@@ -156,9 +185,9 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
             verdicts, windows = _judge(connection, selection, tables, span.keepers)
             funnel.add(verdicts, windows)
             summing.add(tables)
-            for _ in lake.ahead(lambda made: lake.write(*made), _files(lake, selection, batches, verdicts, windows)):
-                pass
-    return Part(span.number, funnel, summing.done())
+            for digest in lake.ahead(write, _files(lake, selection, batches, verdicts, windows)):
+                written.update(digest)
+    return Part(span.number, funnel, summing.done(), written.digest())
 
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -206,10 +207,9 @@ class ShardWriter:
     ) -> None:
         """Add a window (a row of WINDOWS) of a recording (its RECORDINGS and SIGNAL columns).
 
-        `features` is float32 (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values
-        that float16 cannot hold.
+        `features` is float (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values that
+        float16 cannot hold.
         """
-        held = self._held()
         tracks, frames, _ = features.shape
         with np.errstate(over="ignore"):
             stored = features.astype(np.float16)
@@ -221,36 +221,45 @@ class ShardWriter:
         array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(stored.shape)}
         manifest = {"array": array, "temporal_dim": temporal_dim, "frame_shift": frame_shift_s}
         manifest["start"] = window["start_s"]
-        data = io.BytesIO()
-        np.save(data, stored, allow_pickle=False)
-        key = window["window_id"]
-        self._member(f"{key}.npy", data.getvalue())
-        self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
-        cut = cut_of(window, recording, tracks)
-        held.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-        held.statistics.add(stored)
-        held.frames += tracks * frames
         context = round(window["context_s"] / frame_shift_s)
         made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
-        held.rows.append(self._row(window) | made)
+        row = {name: window[name] for name in OF_WINDOW} | made
+        self.add_made(row, cut_of(window, recording, tracks), stored, manifest)
+
+    def add_made(
+        self, row: Mapping[str, Any], cut: Mapping[str, Any], stored: np.ndarray, manifest: Mapping[str, Any]
+    ) -> None:
+        """Add a window as a shard holds it: its row of SHARD_WINDOWS, its cut, its float16 array, and the manifest of
+        that array."""
+        held, key = self._held(), row["window_id"]
+        data = io.BytesIO()
+        np.save(data, stored, allow_pickle=False)
+        npy = data.getvalue()
+        offset = self._member(f"{key}.npy", npy)
+        self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
+        held.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        held.statistics.add(stored)
+        held.frames += stored.size // stored.shape[-1]
+        place = {"array_offset": offset, "array_bytes": len(npy), "array_crc32": zlib.crc32(npy)}
+        held.rows.append({**row, "shard": self.shard, **place})
 
     def fail(self, window: Mapping[str, Any], error: str) -> None:
-        """Record that a window (a row of WINDOWS) could not be made, and why."""
+        """Record that a window (a row of WINDOWS or of SHARD_WINDOWS) could not be made, and why."""
         failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
-        self._held().rows.append(self._row(window) | failed)
+        self._held().rows.append({name: window[name] for name in OF_WINDOW} | failed | {"shard": self.shard})
 
     def _held(self) -> _AtHand:
         assert self._at_hand is not None, "windows are added inside `recording`"
         return self._at_hand
 
-    def _row(self, window: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: window[name] for name in OF_WINDOW} | {"shard": self.shard}
-
-    def _member(self, name: str, data: bytes) -> None:
+    def _member(self, name: str, data: bytes) -> int:
+        """Add a file to the archive; where its bytes begin there."""
+        offset = self._tar.offset + tarfile.BLOCKSIZE  # after its header
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644
         self._tar.addfile(info, io.BytesIO(data))
         self._tar.members.clear()  # type: ignore[attr-defined] # a list of all of them, which nobody reads
+        return offset
 
     def finish(self) -> ShardCommit:
         """Close the files and describe them: they lie in `folder` under the names of `files` of the result."""
@@ -272,6 +281,24 @@ class ShardWriter:
             self.fingerprints,
             self._statistics,
         )
+
+
+def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.ndarray:
+    """The float16 features, (tracks, frames, dim), of a window that a committed shard holds (a row of SHARD_WINDOWS).
+
+    Raises CorruptFileError where the archive is gone or holds other bytes there than were written.
+    """
+    key = f"datasets/{dataset}/{ShardFiles(row['split'], row['shard']).latents}"
+    try:
+        with storage.open(key) as file:
+            file.seek(row["array_offset"])
+            data = file.read(row["array_bytes"])
+    except FileNotFoundError as error:
+        raise CorruptFileError.of(key, "missing, though its shard is committed") from error
+    if zlib.crc32(data) != row["array_crc32"]:
+        raise CorruptFileError.of(key, f"the features of {row['window_id']} are not those that were written")
+    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return array[None] if array.ndim == 2 else array
 
 
 OF_WINDOW = (

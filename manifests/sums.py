@@ -124,15 +124,15 @@ class Summing:
         return self.sums
 
 
-def write(lake: Lake, selection: str, stages: Mapping[str, str], sums: Sums, last: str) -> None:
-    """Keep sums beside the selection as those of all batches up to `last`."""
+def write(lake: Lake, selection: str, stages: Mapping[str, str], sums: Sums, last: str, written: str) -> None:
+    """Keep sums beside the selection as those of all batches up to `last`, with the hash of what `select` wrote."""
     sizes, _, _ = _files(lake, stages, last)
     rows = [
         {"part": part, "name": name, **vars(one)}
         for part, named in sorted(sums.parts.items())
         for name, one in sorted(named.items(), key=lambda item: (item[0] is not None, item[0]))
     ]
-    kept = {"last": last, "files": sizes, "sums": rows}
+    kept = {"last": last, "files": sizes, "written_sha256": written, "sums": rows}
     lake.storage.put(f"selections/{selection}/{SUMS}", pretty(kept).encode())
 
 
@@ -142,6 +142,17 @@ def summed(lake: Lake, choice: Choice) -> Sums:
     if later != [] or not sums.parts:
         sums.add_views(open_views(lake, choice, ("signal", "language"), later), choice.stages)
     return sums
+
+
+def written_sha256(lake: Lake, selection: str) -> str:
+    """The hash of the verdicts and windows of a selection as `select` wrote them; FileNotFoundError before it did."""
+    return str(lake.read_json(f"selections/{selection}/{SUMS}", "written_sha256")["written_sha256"])
+
+
+def up_to_date(lake: Lake, selection: str, stages: Mapping[str, str]) -> bool:
+    """Whether a selection was made of the lake as it is now."""
+    sums, later = _kept(lake, Choice(stages, selection))
+    return bool(sums.parts) and later == []
 
 
 def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:

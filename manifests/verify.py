@@ -14,20 +14,20 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import IO, Any, BinaryIO, cast
 
 import duckdb
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
-from manifests.ledger import GROUP, PATCHES
+from manifests.ledger import GROUP
 from manifests.made import made
+from manifests.recount import Recount, by_version, folders
 from manifests.shards import ShardCommit, ShardFiles, Statistics
+from manifests.versions import generation, versions
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # a dot merges samples in WebDataset, a slash breaks Lhotse
 WINDOWS = r"windows/(\w[^/]*)-(\d{6,})\.parquet"
@@ -77,26 +77,6 @@ class _Hashing:
             pass
 
 
-@dataclass
-class _Count:
-    """Whole numbers of one ledger group, and its seconds."""
-
-    windows: int = 0
-    frames: int = 0
-    duration_s: float = 0.0
-    context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
-    continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
-
-    def add(self, row: Row, tracks: int) -> None:
-        context, continuation = row["context_frames"], row["continuation_frames"]
-        self.windows += 1
-        self.frames += tracks * (context + continuation)
-        self.duration_s += row["duration_s"]
-        for index, k in enumerate(PATCHES):
-            self.context[index] += tracks * (context // k)
-            self.continuation[index] += tracks * (continuation // k)
-
-
 def verify(lake: Lake, dataset: str, progress: Progress | None = None) -> list[Problem]:
     """Every problem of `datasets/<dataset>`, shard by shard, then ledger and statistics, then notes; else nothing.
 
@@ -110,10 +90,12 @@ class _Verifier:
     def __init__(self, lake: Lake, prefix: str, progress: Progress) -> None:
         self.lake, self.prefix, self.progress = lake, prefix, progress
         self.problems: list[Problem] = []
-        self.counts: dict[tuple[Any, ...], _Count] = {}
-        self.statistics = Statistics()
         self.fingerprints: dict[str, str] = {}
         self.uncounted = 0
+        self.versions = versions(lake, prefix.removeprefix("datasets/"))
+        self.history = [version.shards for version in self.versions]
+        self.added = [Recount() for _ in self.versions]
+        self.unfinished = 0
 
     def problem(self, key: str, what: str) -> None:
         self.problems.append(Problem(f"{self.prefix}/{key}", what))
@@ -124,10 +106,16 @@ class _Verifier:
         if not shards and "plan.json" not in self.keys:  # with a plan, nothing may have been selected
             self.problem("commits", "no shard here; check the dataset's name and the lake")
             return self.problems
+        if not self.versions:
+            self.problem("versions", "no version is complete yet; run `speechmill encode` again, which finishes it")
         for split, number in shards:
             before = len(self.problems)
+            made = generation(self.history, ShardFiles(split, number))
+            if made is None:
+                self.unfinished += not self._missing(ShardFiles(split, number))
+                continue
             try:
-                self._shard(split, number)
+                self._shard(split, number, self.added[made])
             except _DamagedError as error:
                 self.problems.insert(before, error.problem)
                 self.uncounted += 1
@@ -135,10 +123,21 @@ class _Verifier:
         if self.uncounted:
             self.problem("ledger.parquet", f"not compared: {self.uncounted} shards could not be counted")
         else:
-            self._ledger()
-            self._statistics()
+            self._recounted()
+        if self.unfinished:
+            what = (
+                f"{self.unfinished:,} shards of no version yet; run `speechmill encode` again, which goes on with them"
+            )
+            self.problems.append(Problem(f"{self.prefix}/versions", what, note=True))
         self._selected()
         return self.problems
+
+    def _recounted(self) -> None:
+        """Hold the ledger and the statistics of each version against its shards."""
+        for index, whole in enumerate(by_version(self.added)):
+            for folder in folders(self.versions, index):
+                for name, what in whole.differences(self.lake, self.prefix, folder, self.fingerprints.get("encoder")):
+                    self.problem(name, what)
 
     def _shards(self) -> list[tuple[str, int]]:
         """Shards that any record or file names, gaps in the numbering included; names what should not be there."""
@@ -153,17 +152,16 @@ class _Verifier:
             match = next((found for pattern in patterns if (found := re.fullmatch(pattern, key))), None)
             if match:
                 last[match[1]] = max(last.get(match[1], 0), int(match[2]))
-            elif "/" in key:
+            elif "/" in key and not key.startswith("versions/"):
                 self.problem(key, "does not belong here: readers would take it for a part of the dataset; move it")
+        for split, count in (self.history[-1] if self.history else {}).items():
+            last[split] = max(last.get(split, 0), count - 1)
         return [(split, number) for split in sorted(last) for number in range(last[split] + 1)]
 
-    def _shard(self, split: str, number: int) -> None:
+    def _shard(self, split: str, number: int, recount: Recount) -> None:
         files = ShardFiles(split, number)
         names = {"commit": files.commit, "windows": files.windows, "cuts": files.cuts, "tar": files.latents}
-        missing = [name for name in names.values() if name not in self.keys]
-        for name in missing:
-            self.problem(name, "missing")
-        if missing:
+        if self._missing(files):
             self.uncounted += 1
             return
         commit = self._commit(names["commit"], split, number)
@@ -175,12 +173,19 @@ class _Verifier:
         ):
             streams = {"cuts": _Hashing(cuts), "tar": _Hashing(tar)}
             try:
-                self._windows(names, streams, rows, commit)
+                self._windows(names, streams, rows, commit, recount)
             finally:
                 for which, stream in streams.items():
                     stream.drain()
                     self._compare_file(names[which], stream, commit)
         self.progress(f"{split}/{number:06d}", sum(stream.size_bytes for stream in streams.values()))
+
+    def _missing(self, files: ShardFiles) -> bool:
+        """Name the parts of a shard that are not there."""
+        missing = [n for n in (files.commit, files.windows, files.cuts, files.latents) if n not in self.keys]
+        for name in missing:
+            self.problem(name, "missing")
+        return bool(missing)
 
     def _commit(self, name: str, split: str, number: int) -> ShardCommit:
         try:
@@ -211,7 +216,12 @@ class _Verifier:
         return made
 
     def _windows(
-        self, names: dict[str, str], streams: dict[str, _Hashing], rows: list[dict[str, Any]], commit: ShardCommit
+        self,
+        names: dict[str, str],
+        streams: dict[str, _Hashing],
+        rows: list[dict[str, Any]],
+        commit: ShardCommit,
+        recount: Recount,
     ) -> None:
         statistics, windows, frames = Statistics(), 0, 0
         cuts = self._cuts(names["cuts"], streams["cuts"])
@@ -231,12 +241,12 @@ class _Verifier:
             tracks = 1 if array.ndim == 2 else array.shape[0]
             windows, frames = windows + 1, frames + tracks * array.shape[-2]
             statistics.add(array)
-            self.counts.setdefault(_group(row["split"], cut.get("custom") or {}), _Count()).add(row, tracks)
+            recount.add(_group(row["split"], cut.get("custom") or {}), row, tracks)
         self._compare(names["commit"], "windows", commit.windows, windows, "its shard")
         self._compare(names["commit"], "frames", commit.frames, frames, "its shard")
         if commit.statistics != statistics:
             self.problem(names["commit"], "its statistics are not those of its shard")
-        self.statistics.merge(statistics)
+        recount.statistics.setdefault(commit.split, Statistics()).merge(statistics)
 
     def _one(
         self,
@@ -337,62 +347,6 @@ class _Verifier:
             for window_id, shards in connection.execute(repeated).fetchall():
                 self.problem(shards[-1], f"{window_id} stands in {' and '.join(shards)}")
 
-    def _ledger(self) -> None:
-        name = "ledger.parquet"
-        if name not in self.keys:
-            self.problem(name, "missing")
-            return
-        try:
-            table = self.lake.read(f"{self.prefix}/{name}")
-        except CorruptFileError as error:
-            self.problems.append(self._damaged(name, error).problem)
-            return
-        expected = self._expected()
-        for row in table.to_pylist():
-            key = (*(row[column] for column in GROUP), row["encoder"], row["patch"])
-            counted = expected.pop(key, None)
-            where = f"row {' / '.join(map(str, key))}"
-            if counted is None:
-                self.problem(name, f"{where}: no window of the shards is of it, or it is there twice")
-                continue
-            hours = counted.pop("hours")
-            for column, value in counted.items():
-                self._compare(name, f"{where}: {column}", row[column], value, "the recount")
-            # The sum of seconds depends on the order of summing, in its last bits.
-            if not math.isclose(row["hours"], hours, rel_tol=1e-9):
-                self.problem(name, f"{where}: hours {row['hours']}, the recount says {hours}")
-        for key in expected:
-            self.problem(name, f"row {' / '.join(map(str, key))}: missing")
-
-    def _expected(self) -> dict[tuple[Any, ...], dict[str, Any]]:
-        encoder = self.fingerprints.get("encoder")
-        return {
-            (*group, encoder, k): {
-                "windows": count.windows,
-                "hours": count.duration_s / 3600,
-                "frames": count.frames,
-                "context_tokens": count.context[index],
-                "continuation_tokens": count.continuation[index],
-            }
-            for group, count in self.counts.items()
-            for index, k in enumerate(PATCHES)
-        }
-
-    def _statistics(self) -> None:
-        name = "stats.safetensors"
-        if name not in self.keys:
-            self.problem(name, "missing")
-            return
-        try:
-            stored = safetensors.numpy.load(self.lake.storage.read(f"{self.prefix}/{name}"))
-        except safetensors.SafetensorError as error:
-            self.problems.append(self._damaged(name, error).problem)
-            return
-        counted = self.statistics.arrays()
-        for which in sorted(stored.keys() | counted.keys()):
-            if which not in stored or which not in counted or not np.array_equal(stored[which], counted[which]):
-                self.problem(name, f"{which} is not that of the shards")
-
     def _selected(self) -> None:
         """Windows that the selection of the dataset keeps are in its shards, and no shard is empty."""
         try:
@@ -405,8 +359,8 @@ class _Verifier:
         except (duckdb.Error, CorruptFileError) as error:
             self.problem("plan.json", f"its selection cannot be compared: {str(error).partition(chr(10))[0]}")
             return
-        for name, what in found.problems(selection):
-            self.problem(name, what)
+        for name, what, note in found.problems(selection):
+            self.problems.append(Problem(f"{self.prefix}/{name}", what, note))
         self.problems += [Problem(f"{self.prefix}/windows", note, note=True) for note in found.notes()]
 
 

@@ -255,7 +255,13 @@ def do_select(work: Run, output: Output) -> None:
 def do_encode(work: Run, output: Output) -> None:
     from manifests import ledger
 
-    table = work.encode()
+    made = work.encode()
+    number = made.version.version
+    text = f"datasets/{made.dataset}: version {number}"
+    if number == made.versions_before:
+        text += ", which holds all that is selected"
+    table = work.lake.read(f"datasets/{made.dataset}/ledger.parquet")
+    output.show("dataset", {"name": made.dataset, "version": number}, text)
     output.show("encode", table.to_pylist(), ledger.render(table, work.recipe.encode.patch))
 
 
@@ -264,35 +270,62 @@ def tokens() -> None:
     """The ledger of a dataset: print it, or recount it from the shards."""
 
 
+DATASET = (
+    click.option("--dataset", metavar="NAME", help="A dataset by its name; the newest that RECIPE made if not given."),
+    click.option("--version", type=click.IntRange(1), help="A version of the dataset; the newest if not given."),
+)
+
+
 @tokens.command("show")
 @lake_options
+@DATASET[0]
+@DATASET[1]
 @click.option("--by", default="split,language,num_speakers,source", show_default=True, help="Columns to count by.")
-def tokens_show(recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, by: str) -> None:
+def tokens_show(
+    recipe: str,
+    lake: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    by: str,
+    dataset: str | None,
+    version: int | None,
+) -> None:
     """Print the ledger of RECIPE's dataset."""
     from manifests import ledger
+    from pipelines.dataset import dataset_of
 
     loaded, output = _recipe(recipe, overrides), Output(quiet, as_json)
     columns = by.split(",")
     if not set(columns) <= set(ledger.GROUP):
         raise click.BadParameter(f"{by!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
+    opened = _lake(lake, loaded.storage)
+    name = dataset or dataset_of(opened, loaded)
+    folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
     try:
-        table = _lake(lake, loaded.storage).read(f"datasets/{loaded.name}/ledger.parquet")
+        table = opened.read(f"{folder}/ledger.parquet")
     except FileNotFoundError as error:
-        remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
-        raise SpeechmillError(f"no dataset {loaded.name} in {lake}", remedy) from error
+        remedy = "`speechmill datasets list` shows which there are; `speechmill encode` finishes one"
+        raise SpeechmillError(f"no {folder}/ledger.parquet in {lake}", remedy) from error
+    output.show("dataset", name, f"{folder}:")
     output.show("ledger", table.to_pylist(), ledger.render(table, loaded.encode.patch, columns))
     output.close()
 
 
 @tokens.command("verify")
 @lake_options
-def tokens_verify(recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+@DATASET[0]
+def tokens_verify(
+    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, dataset: str | None
+) -> None:
     """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
+    from pipelines.dataset import dataset_of
 
     loaded, output = _recipe(recipe, overrides), Output(quiet, as_json)
-    name = loaded.name
-    problems = verify(_lake(lake, loaded.storage), name)
+    opened = _lake(lake, loaded.storage)
+    name = dataset or dataset_of(opened, loaded)
+    problems = verify(opened, name)
     for problem in problems:
         say(one_line(str(problem)), error=True)
     output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")

@@ -1,112 +1,40 @@
-"""Encode: kept windows to features in shards. The plan is a pure function of the selection; a shard is the commit."""
+"""Encode: kept windows to features in shards. A shard is the commit; see `plan.py` for which there are."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import encoders
-from manifests.fingerprint import canonical, fingerprint, pretty
+from manifests.amend import replace_shard
+from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
-from manifests.shards import ShardCommit, ShardFiles, ShardWriter
-from manifests.tables import joined
+from manifests.shards import ShardCommit, ShardFiles, ShardWriter, stored_array
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import TrackStream
-from pipelines.errors import ChangedAudioError, RecipeError, UnreachableAudioError
+from pipelines.errors import ChangedAudioError, UnreachableAudioError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
+from pipelines.plan import Shard, Source
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
+
+if TYPE_CHECKING:
+    from pipelines.annotate import Retry
 
 Progress = Callable[[str, float, bool], None]
 Window = Mapping[str, Any]
 """A row of WINDOWS."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A unit of encoding: which recordings, in order, and the batch that holds each."""
-
-    split: str
-    number: int
-    recordings: tuple[tuple[str, str], ...]
-    seconds: float
-    """Of sound in its windows."""
-    again: bool = False
-    """Whether it is to be made anew although it is committed."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}-{self.number:06d}"
-
-    @property
-    def commit_key(self) -> str:
-        return ShardFiles(self.split, self.number).commit
-
-
-class Plan:
-    """Shards of whole recordings in the order of their seeded hash, so that any prefix is a fair sample.
-
-    A recording is never cut between shards; one larger than `shard_mb` has a shard to itself. Iterate it as often as
-    needed: the order lies in a temporary file, so memory stays flat whatever the number of recordings.
-    """
-
-    def __init__(self, lake: Lake, selection: str, config: EncodeConfig) -> None:
-        self._given = lake, selection, config
-        encoder = encoders.load(config.encoder, config.settings)
-        self._shard_seconds = config.shard_mb * 1e6 / (encoder.frame_rate * encoder.dim * 2)
-        self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
-        self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
-        self._connection.execute("SET threads = 1; SET memory_limit = '100MB'")
-        self._connection.execute(
-            "CREATE TABLE kept (split VARCHAR, place UBIGINT, recording_id VARCHAR, batch UINTEGER, seconds DOUBLE, "
-            "size_s DOUBLE)"
-        )
-        columns = ["recording_id", "split", "kept", "duration_s", "tracks"]
-        for table in joined(lake.read_each(lake.batches(), partial(lake.windows_key, selection), columns)):
-            self._connection.register("cut", table)
-            self._connection.execute(
-                "INSERT INTO kept SELECT split, ('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, "
-                "recording_id, batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks) "
-                "FROM cut WHERE kept GROUP BY split, recording_id, batch",
-                {"seed": str(config.seed)},
-            )
-        self._connection.execute("CREATE TABLE planned AS FROM kept ORDER BY split, place, recording_id")
-        self._connection.execute("DROP TABLE kept")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it was made from: it is planned again, to the same shards, where an engine iterates it."""
-        return Plan, self._given
-
-    def __iter__(self) -> Iterator[Shard]:
-        rows = self._connection.cursor().execute("FROM planned")
-        streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
-        for split, of_split in itertools.groupby(streamed, key=lambda row: row[0]):
-            held: list[tuple[str, str]] = []
-            held_s, seconds_held, number = 0.0, 0.0, 0
-            for _, _, recording_id, batch, seconds, size_s in of_split:
-                if held and held_s + size_s > self._shard_seconds:
-                    yield Shard(split, number, tuple(held), seconds_held)
-                    number, held, held_s, seconds_held = number + 1, [], 0.0, 0.0
-                held.append((recording_id, f"batch-{batch:06d}"))
-                held_s += size_s
-                seconds_held += seconds
-            yield Shard(split, number, tuple(held), seconds_held)
 
 
 class ShardEncoder:
@@ -122,29 +50,16 @@ class ShardEncoder:
         attempts: Attempts | None = None,
         decode: DecodeConfig = DECODE,
         unreachable: str = "stop",
+        retry: Retry | None = None,
     ) -> None:
-        """`unreachable` is that of the recipe."""
+        """`unreachable` is that of the recipe; windows that failed before as `retry` says are tried again."""
         self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
-        self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
-        self.unreachable = unreachable
+        self.lake, self.dataset, self.selection, self.signal_mark = lake, dataset, selection, signal_mark
+        self.unreachable, self.retry = unreachable, retry
         self.prefix = f"datasets/{dataset}"
         self.encoder = encoders.load(config.encoder, config.settings)
-        self.fingerprints = {"encoder": f"{self.encoder.name}-{self.encoder.fingerprint}", "selection": selection}
-        self.fingerprints["plan"] = fingerprint({"shard_mb": config.shard_mb, "seed": config.seed})
-
-    def check_dataset(self, shards: Iterable[Shard]) -> None:
-        """Refuse a dataset of this name that other settings or other recordings made. Raises RecipeError."""
-        planned = hashlib.sha256()
-        for shard in shards:
-            planned.update(canonical([shard.split, shard.number, shard.recordings]).encode())
-        text = pretty(self.fingerprints | {"shards": planned.hexdigest()[:12]})
-        key = f"{self.prefix}/plan.json"
-        if not self.lake.storage.put_if_absent(key, text.encode()) and self.lake.storage.read(key) != text.encode():
-            raise RecipeError(
-                f"{self.prefix} was made from other recordings or by another selection or encoder",
-                "give the recipe another name, or delete that folder to make it again",
-            )
+        self.fingerprints = made_by(config, selection, signal_mark)
 
     def encode(self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
         """Make and commit one shard; nothing is done where its commit record is already there, unless `shard.again`.
@@ -158,24 +73,23 @@ class ShardEncoder:
             return done
         known = self._look_up(shard)
         if self.unreachable == "stop":  # known at once, and not after hours of encoding
-            lost = unreachable_among((recording for _, recording in known.values()), self.lake, "encode")
-            if lost:
+            needed = (job.recording for job in known.values() if job.lacks_features)
+            if lost := unreachable_among(needed, self.lake, "encode"):
                 return Done(shard.name, unreachable=lost, uncommitted=1)
         folder = storage.scratch()
         try:
             with self.attempts.begin(shard.name) as attempt:
                 writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
-                for recording_id, _ in shard.recordings:
-                    windows, recording = known[recording_id]
+                for job in known.values():
                     try:
-                        made_s, error = self._encode_recording(windows, recording, writer, attempt)
+                        made_s, error = self._encode_recording(job, writer, attempt)
                     except (UnreachableAudioError, ChangedAudioError) as lost_error:
-                        failure = to_failure(failed_row(recording_id, lost_error), "encode")
+                        failure = to_failure(failed_row(job.recording_id, lost_error), "encode")
                         return Done(shard.name, unreachable=[failure], uncommitted=1)
                     if error:
-                        done.failures.append(to_failure(failed_row(recording_id, error), "encode"))
+                        done.failures.append(to_failure(failed_row(job.recording_id, error), "encode"))
                     done.recordings, done.seconds = done.recordings + 1, done.seconds + made_s
-                    progress(recording_id, made_s, error is not None)
+                    progress(job.recording_id, made_s, error is not None)
                 self._commit(shard, writer.finish(), folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -183,18 +97,20 @@ class ShardEncoder:
 
     def _commit(self, shard: Shard, commit: ShardCommit, folder: Path) -> None:
         storage = self.lake.storage
-        if shard.again:  # first, so that whatever is killed from here on, the shard is made another time
-            storage.delete(f"{self.prefix}/{shard.commit_key}")
+        if shard.again:
+            replace_shard(self.lake, self.dataset, commit, folder)
+            return
         for name in commit.files:
             storage.put_file(f"{self.prefix}/{name}", folder / name)
         storage.put_if_absent(f"{self.prefix}/{shard.commit_key}", commit.to_json().encode())
 
-    def _look_up(self, shard: Shard) -> dict[str, tuple[list[Window], dict[str, Any]]]:
-        """Kept windows, and RECORDINGS and SIGNAL columns, of each recording; the tables of a batch are read once."""
+    def _look_up(self, shard: Shard) -> dict[str, _Job]:
+        """What is to be done with each recording; the tables of a batch, and of a source, are read once."""
         by_batch: dict[str, list[str]] = defaultdict(list)
-        for recording_id, batch in shard.recordings:
-            by_batch[batch].append(recording_id)
-        known: dict[str, tuple[list[Window], dict[str, Any]]] = {}
+        for planned in shard.recordings:
+            by_batch[planned.batch].append(planned.recording_id)
+        elsewhere = set(shard.elsewhere)
+        known: dict[str, _Job] = {}
         for batch, ids in by_batch.items():
             wanted = pa.array(ids)
 
@@ -207,15 +123,28 @@ class ShardEncoder:
                 row["recording_id"]: row for row in rows(self.lake.annotation_key("signal", self.signal_mark, batch))
             }
             for row in rows(self.lake.recordings_key(batch)):
-                known[row["recording_id"]] = ([], row | signal[row["recording_id"]])
+                known[row["recording_id"]] = _Job(row | signal[row["recording_id"]])
             for row in rows(self.lake.windows_key(self.selection, batch)):
-                if row["kept"]:
-                    known[row["recording_id"]][0].append(row)
-        return known
+                if row["kept"] and row["window_id"] not in elsewhere:
+                    known[row["recording_id"]].windows[row["window_id"]] = row
+        jobs = {planned.recording_id: known[planned.recording_id] for planned in shard.recordings}
+        for source in dict.fromkeys(source for planned in shard.recordings for source in planned.sources):
+            for row in self._held_by(source, pa.array(list(jobs))):
+                jobs[row["recording_id"]].offer(source, row)
+        return jobs
 
-    def _encode_recording(
-        self, windows: Sequence[Window], recording: Mapping[str, Any], writer: ShardWriter, attempt: Attempt
-    ) -> tuple[float, Exception | None]:
+    def _held_by(self, source: Source, wanted: pa.Array) -> list[dict[str, Any]]:
+        """The windows of these recordings that a committed shard can give, or of which it says that they failed."""
+        files = ShardFiles(source.split, source.number)
+        table = self.lake.read(f"datasets/{source.dataset}/{files.windows}")
+        rows: list[dict[str, Any]] = table.filter(pc.is_in(table["recording_id"], wanted)).to_pylist()
+        own = source.dataset == self.dataset  # others may have failed for reasons that do not hold here
+        return [row for row in rows if row["status"] == "ok" or (own and not self._is_tried_again(row))]
+
+    def _is_tried_again(self, row: Mapping[str, Any]) -> bool:
+        return self.retry is not None and self.retry.error_type in (None, row["error"].partition(":")[0])
+
+    def _encode_recording(self, job: _Job, writer: ShardWriter, attempt: Attempt) -> tuple[float, Exception | None]:
         """Encode the windows of a recording in order of time, or record why one could not be made.
 
         Returns the seconds of the windows that were made, and the first error. Raises UnreachableAudioError or
@@ -223,48 +152,62 @@ class ShardEncoder:
         the recipe has them counted as failed; and whatever is no recording's fault.
         """
         try:
-            attempt.at(recording["recording_id"])
-            return first_readable(
-                recording, lambda uri: self._encode_file(uri, windows, recording, writer), self.lake.config
-            )
+            attempt.at(job.recording_id)
+            if not job.lacks_features:
+                with writer.recording():
+                    return self._add_windows(job, iter(()), writer)
+            return first_readable(job.recording, lambda uri: self._encode_file(uri, job, writer), self.lake.config)
         except Exception as error:
             lost = isinstance(error, UnreachableAudioError | ChangedAudioError)
             if kind_of(error) is Kind.RUN or (lost and self.unreachable == "stop"):
                 raise
             with writer.recording():
-                _fail(writer, windows, error)
+                _fail(writer, job.windows.values(), error)
             return 0.0, error
 
-    def _encode_file(
-        self, uri: str, windows: Sequence[Window], recording: Mapping[str, Any], writer: ShardWriter
-    ) -> tuple[float, Exception | None]:
+    def _encode_file(self, uri: str, job: _Job, writer: ShardWriter) -> tuple[float, Exception | None]:
         """As `_encode_recording`, under one of its names; ChangedAudioError unless its bytes are those annotated."""
-        made_s, errors = 0.0, list[Exception]()
-        rate = self.encoder.frame_rate
+        given = uri, self.encoder.sample_rate, job.recording, self.lake.config, self.decode
+        lacking = [window for window_id, window in job.windows.items() if window_id not in job.held]
         with (
             writer.recording(),
-            closing(TrackStream(uri, self.encoder.sample_rate, recording, self.lake.config, self.decode)) as stream,
-            closing(self._windows_of(iter(stream), windows)) as sounds,
+            closing(TrackStream(*given)) as stream,
+            closing(self._windows_of(iter(stream), lacking)) as sounds,
         ):
-            for number, window in enumerate(windows):
-                try:
-                    sound = next(sounds)
-                except Exception as error:  # decoding goes no further: no later window can be made
-                    if kind_of(error) is not Kind.RECORDING:
+            result = self._add_windows(job, sounds, writer)
+            stream.prove(job.recording["sha256"])
+        return result
+
+    def _add_windows(
+        self, job: _Job, sounds: Iterator[np.ndarray], writer: ShardWriter
+    ) -> tuple[float, Exception | None]:
+        """Add the windows of a recording: those that other shards hold as they are, the others of their `sounds`."""
+        made_s, errors, rate = 0.0, list[Exception](), self.encoder.frame_rate
+        ended: Exception | None = None
+        for window_id, window in job.windows.items():
+            try:
+                if window_id in job.held:
+                    source, row = job.held[window_id]
+                    if row["status"] != "ok":
+                        writer.fail(window, row["error"])
+                        continue
+                    features = stored_array(self.lake.storage, source.dataset, row)
+                elif ended is not None:
+                    raise ended
+                else:
+                    try:
+                        sound = next(sounds)
+                    except Exception as error:  # decoding goes no further: no later window can be made
+                        ended = error
                         raise
-                    errors.append(error)
-                    _fail(writer, windows[number:], error)
-                    break
-                try:
                     (features,) = self.encoder.encode([sound])
-                    writer.add(window, recording, features, 1 / rate)
-                    made_s += window["duration_s"]
-                except Exception as error:  # of this window alone
-                    if kind_of(error) is not Kind.RECORDING:
-                        raise
-                    errors.append(error)
-                    _fail(writer, [window], error)
-            stream.prove(recording["sha256"])
+                writer.add(window, job.recording, features, 1 / rate)
+                made_s += window["duration_s"]
+            except Exception as error:  # of this window alone
+                if kind_of(error) is not Kind.RECORDING:
+                    raise
+                errors.append(error)
+                _fail(writer, [window], error)
         return made_s, errors[0] if errors else None
 
     def _windows_of(self, blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Generator[np.ndarray]:
@@ -290,3 +233,39 @@ class ShardEncoder:
 def _fail(writer: ShardWriter, windows: Iterable[Window], error: Exception) -> None:
     for window in windows:
         writer.fail(window, f"{type(error).__name__}: {error}")
+
+
+@dataclass
+class _Job:
+    """What is to be made of one recording: its RECORDINGS and SIGNAL columns, its windows, and what is held of them."""
+
+    recording: dict[str, Any]
+    windows: dict[str, Window] = field(default_factory=dict)
+    """By id, in order of time."""
+    held: dict[str, tuple[Source, Mapping[str, Any]]] = field(default_factory=dict)
+    """By window, a shard that holds its features, and the row of SHARD_WINDOWS that says where."""
+
+    @property
+    def recording_id(self) -> str:
+        return str(self.recording["recording_id"])
+
+    @property
+    def lacks_features(self) -> bool:
+        return len(self.held) < len(self.windows)
+
+    def offer(self, source: Source, row: Mapping[str, Any]) -> None:
+        """Take a window from a shard, if it is one of those wanted."""
+        window = self.windows.get(row["window_id"])
+        if window and all(window[name] == row[name] for name in ("start_s", "duration_s", "tracks")):
+            self.held.setdefault(row["window_id"], (source, row))
+
+
+def made_by(config: EncodeConfig, selection: str, signal_mark: str) -> dict[str, str]:
+    """What a dataset is made by: while all of it is the same, the dataset grows; otherwise there is another one."""
+    encoder = encoders.load(config.encoder, config.settings)
+    return {
+        "encoder": f"{encoder.name}-{encoder.fingerprint}",
+        "selection": selection,
+        "signal": signal_mark,
+        "plan": fingerprint({"shard_mb": config.shard_mb, "seed": config.seed}),
+    }

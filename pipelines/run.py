@@ -6,31 +6,33 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import pyarrow as pa
-
 import encoders
-from manifests import ledger
 from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.publish import publish
 from manifests.report import card
 from manifests.select import RuleError, Selection, select
-from manifests.shards import ShardCommit, ShardFiles, committed, fields
+from manifests.shards import committed
+from manifests.sums import written_sha256
+from manifests.versions import Version, committed_numbers, versions
 from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
 from pipelines.audio.children import warm
-from pipelines.encode import Plan, Shard, ShardEncoder
+from pipelines.dataset import Dataset
+from pipelines.encode import ShardEncoder, made_by
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import to_failure
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
+from pipelines.plan import Plan, Shard
 from pipelines.recipe import Recipe
 from pipelines.stages.base import Stage
 from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
@@ -152,28 +154,61 @@ class Run:
         engine = self.engine if self.engine.name == "ray" else Engine("local", self.engine.workers)
         return engine.run(units, [Group("select", partial(partial, work))])
 
-    def encode(self) -> pa.Table:
-        """Encode what the selection keeps, describe the dataset and return its ledger."""
-        selection, config, name = self.selection(), self.recipe.encode, self.recipe.name
+    def encode(self) -> Encoded:
+        """Encode what the selection keeps and no shard holds, and describe the dataset.
+
+        Nothing is done where the newest version of the dataset holds what is selected now.
+        """
+        selection, config = self.selection(), self.recipe.encode
+        made = made_by(config, selection.name, selection.stages["signal"])
+        dataset = Dataset.of(self.lake, self.recipe.name, made)
+        try:
+            selected = written_sha256(self.lake, selection.name)
+        except FileNotFoundError as error:
+            what = f"not selected yet: {error.filename}"
+            raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
+        before = versions(self.lake, dataset.name)
+        about = self._about(encoders.load(config.encoder, config.settings))
         with self.watch.step("encode", 0.0) as step:
-            try:
-                plan = Plan(self.lake, selection.name, config)
-            except FileNotFoundError as error:
-                what = f"not selected yet: {error.filename}"
-                raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
-            todo = Uncommitted(self.lake, name, plan, self.retry)
-            ShardEncoder(self.lake, name, selection.name, selection.stages["signal"], config).check_dataset(plan)
-            step.total_s = sum(shard.seconds for shard in todo)
-            make = partial(_encoder, *self._given(step), selection)
-            self._count(step, todo, [self._group("encode", [], make, "name")])
-        _check_committed([step], "shards")
-        encoder = encoders.load(config.encoder, config.settings)
-        table = ledger.write(self.lake, name, f"{encoder.name}-{encoder.fingerprint}")
-        described = {"fields": fields(self.lake.storage, name), "recipe": self.recipe.resolved}
-        for what, value in described.items():
-            self.lake.storage.put(f"datasets/{name}/{what}.json", pretty(value).encode())
-        card.write(self.lake, name, self._models(encoder))
-        return table
+            if self._is_encoded(dataset, before, selected, about):
+                return Encoded(dataset.name, before[-1], len(before))
+            with dataset.making(config, self.retry) as plan:
+                todo = Uncommitted(self.lake, dataset.name, plan)
+                step.total_s = sum(shard.seconds for shard in todo)
+                make = partial(_encoder, *self._given(step), dataset.name, selection)
+                self._count(step, todo, [self._group("encode", [], make, "name")])
+                _check_committed([step], "shards")
+                for name, data in about.items():
+                    self.lake.storage.put(f"{dataset.prefix}/{name}", data)
+                newest = publish(self.lake, dataset.name, selected)
+        return Encoded(dataset.name, newest, len(before))
+
+    def _about(self, encoder: encoders.Encoder) -> dict[str, bytes]:
+        """What the card of a dataset says of the recipe and the models."""
+        models = {"models": [asdict(use) for use in self._models(encoder)]}
+        return {"recipe.json": pretty(self.recipe.resolved).encode(), "models.json": pretty(models).encode()}
+
+    def _is_encoded(
+        self, dataset: Dataset, known: Sequence[Version], selected: str, about: Mapping[str, bytes]
+    ) -> bool:
+        """Whether the newest version holds the windows that are selected now, and was described with these words."""
+        if not known or known[-1].selected != selected or self.retry or dataset.is_begun():
+            return False
+        numbers = committed_numbers(self.lake, dataset.name)
+        if {split: len(of_split) for split, of_split in numbers.items()} != known[-1].shards:
+            return False
+        storage = self.lake.storage
+        keys = {name: f"{dataset.prefix}/{name}" for name in about}
+        return all(storage.exists(key) and storage.read(key) == about[name] for name, key in keys.items())
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode` left: a dataset, its newest version, and how many versions there were before."""
+
+    dataset: str
+    version: Version
+    versions_before: int
 
 
 @dataclass(frozen=True)
@@ -195,29 +230,15 @@ class Pending:
 
 @dataclass(frozen=True)
 class Uncommitted:
-    """Shards without a commit record, or with failed windows to be made anew; picklable too."""
+    """Shards without a commit record, and those that are to be made again; picklable too."""
 
     lake: Lake
     dataset: str
     plan: Plan
-    retry: Retry | None = None
 
     def __iter__(self) -> Iterator[Shard]:
         done = {files.commit for files in committed(self.lake.storage, self.dataset)}
-        for shard in self.plan:
-            if shard.commit_key not in done:
-                yield shard
-            elif self.retry and self._failed(shard):
-                yield replace(shard, again=True)
-
-    def _failed(self, shard: Shard) -> bool:
-        assert self.retry is not None
-        files = ShardFiles(shard.split, shard.number)
-        commit = ShardCommit.read(self.lake.storage, f"datasets/{self.dataset}/{files.commit}")
-        if not commit.failed:
-            return False
-        errors = ledger.committed_windows(self.lake, self.dataset, files, commit)["error"].drop_null().to_pylist()
-        return any(self.retry.error_type in (None, error.partition(":")[0]) for error in errors)
+        return (shard for shard in self.plan if shard.again or shard.commit_key not in done)
 
 
 def _check_committed(steps: Sequence[Step], units: str) -> None:
@@ -267,9 +288,9 @@ def _annotator(
 
 
 def _encoder(
-    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, selection: Selection
+    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, dataset: str, selection: Selection
 ) -> Callable[[Shard], Done]:
     warm()
-    given = lake, recipe.name, selection.name, selection.stages["signal"], recipe.encode
-    encoder = ShardEncoder(*given, Attempts(lake.storage, run), recipe.decode, recipe.unreachable)
+    given = lake, dataset, selection.name, selection.stages["signal"], recipe.encode
+    encoder = ShardEncoder(*given, Attempts(lake.storage, run), recipe.decode, recipe.unreachable, retry)
     return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))

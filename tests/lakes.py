@@ -1,10 +1,13 @@
 """Small lakes written by hand: what was measured is given, no sound is needed."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from manifests import schemas
+from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.publish import publish
 from manifests.select import Selection
 from manifests.windows import covered_s
 
@@ -49,3 +52,14 @@ def rules(**changes: Any) -> Selection:
         "windows": {"spoken": "speech_share > 0.5"},
     }
     return Selection("sel", STAGES, context_s=2, continuation_s=6, **(settings | changes))
+
+
+def publish_by_hand(lake: Lake, dataset: str, encoder: str) -> None:
+    """Describe shards that were written by hand, of a selection that keeps nothing else."""
+    prefix = f"datasets/{dataset}"
+    made = {"recipe": dataset, "encoder": encoder, "selection": "none", "signal": "s", "plan": "p"}
+    for name, told in {"plan": made, "recipe": {"name": dataset}, "models": {"models": []}}.items():
+        lake.storage.put_if_absent(f"{prefix}/{name}.json", pretty(told).encode())
+    selection = pretty(asdict(Selection("none", {}, 2, 6))).encode()
+    lake.storage.put_if_absent("selections/none/selection.json", selection)
+    publish(lake, dataset)

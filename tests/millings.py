@@ -10,6 +10,14 @@ import numpy as np
 import soundfile
 from sounds import packaged_conversation
 
+from manifests.fingerprint import pretty
+from manifests.lake import Lake
+from manifests.publish import publish
+from manifests.sums import written_sha256
+from pipelines.dataset import Dataset
+from pipelines.encode import ShardEncoder, made_by
+from pipelines.recipe import EncodeConfig
+
 RECIPE = """
 name = "cheap"
 [ingest]
@@ -57,3 +65,16 @@ def digests(lake: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def encoded(lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> ShardEncoder:
+    """Make a dataset of all that a selection keeps, with what describes it, as `Run.encode` does."""
+    made = made_by(config, selection, signal_mark)
+    worker = ShardEncoder(lake, dataset, selection, signal_mark, config)
+    with Dataset(lake, dataset, made, dataset).making(config, None) as plan:
+        for shard in plan:
+            worker.encode(shard)
+        for name, told in {"recipe.json": {"name": dataset}, "models.json": {"models": []}}.items():
+            lake.storage.put(f"datasets/{dataset}/{name}", pretty(told).encode())
+        publish(lake, dataset, written_sha256(lake, selection))
+    return worker

@@ -295,7 +295,7 @@ class _LakeCheck:
                 if table is not None:  # what is missing was told with the sizes
                     yield Problem(error.key, error.what, error.remedy)
         for part in views.folders(self.lake, folder):
-            for key in storage.list(f"{folder}/{part}") if part != "commits" else ():
+            for key in storage.list(f"{folder}/{part}") if part not in ("commits", "versions") else ():
                 if key not in expected:
                     yield Problem(
                         key,
@@ -332,10 +332,10 @@ class _LakeCheck:
             )
         elif not self.deep and f"{folder}/windows" not in self.broken:  # `verify` counts it, too
             found = made(self.lake, folder.removeprefix("datasets/"), name)
-            for part, what in found.problems(name):
-                yield Problem(f"{folder}/{part}", what, MAKE)
-            for note in found.notes():
-                yield Problem(f"{folder}/windows", note, RETRY, note=True)
+            for part, what, note in found.problems(name):
+                yield Problem(f"{folder}/{part}", what, MAKE, note=note)
+            for what in found.notes():
+                yield Problem(f"{folder}/windows", what, RETRY, note=True)
         if not self._queried(f"{folder}/windows", "shards"):
             return
         rows = self._rows(f"{folder}/windows", "shards")

@@ -17,8 +17,9 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
-from manifests.version import version
-from manifests.views import Choice, open_views
+from manifests.version import version as speechmill_version
+from manifests.versions import Version, versions
+from manifests.views import Choice, open_views, quoted
 
 HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -71,28 +72,33 @@ class ModelUse:
 class Card:
     """What the card of a dataset says, from its ledger, its windows, its plan and its recipe."""
 
-    def __init__(self, lake: Lake, dataset: str, models: Sequence[ModelUse]) -> None:
-        self.lake, self.dataset, self.models = lake, dataset, models
+    def __init__(self, lake: Lake, dataset: str, version: Version) -> None:
+        self.lake, self.dataset, self.version = lake, dataset, version
         self.prefix = f"datasets/{dataset}"
         self.plan = self._json("plan.json")
         self.recipe = self._json("recipe.json")
+        self.models = [ModelUse(**use) for use in self._json("models.json")["models"]]
+        self.patch = int(self.recipe.get("encode", {}).get("patch", 1))
         self.selection = lake.read_json(f"selections/{self.plan['selection']}/selection.json")
         self.connection = open_views(lake, Choice({}, self.plan["selection"], dataset), [])
+        self.connection.register("counted", lake.read(f"{self.prefix}/{version.folder}/ledger.parquet"))
+        ends = " OR ".join(f"(split = {quoted(split)} AND shard < {end})" for split, end in version.shards.items())
+        self.connection.execute(f"CREATE TEMP VIEW held AS FROM shard_windows WHERE {ends or 'false'}")
         self.splits = self._rows(
             "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
-            "sum(continuation_tokens)::BIGINT FROM ledger WHERE patch = 1 GROUP BY split ORDER BY split"
+            f"sum(continuation_tokens)::BIGINT FROM counted WHERE patch = {self.patch} GROUP BY split ORDER BY split"
         )
         self.languages = self._rows(
-            "SELECT language, sum(hours) AS h FROM ledger WHERE patch = 1 GROUP BY language ORDER BY h DESC, language"
+            "SELECT language, sum(hours) AS h FROM counted WHERE patch = 1 GROUP BY language ORDER BY h DESC, language"
         )
         self.origins = self._rows(
-            "SELECT source, licence, count(*), sum(duration_s) / 3600 AS h FROM shard_windows WHERE status = 'ok' "
-            "GROUP BY ALL ORDER BY h DESC, source, licence"
+            "SELECT source, licence, count(*), sum(round(duration_s * 1e6)::HUGEINT)::DOUBLE / 3.6e9 AS h FROM held "
+            "WHERE status = 'ok' GROUP BY ALL ORDER BY h DESC, source, licence"
         )
         ((self.failed, self.shapes),) = self._rows(
-            "SELECT count(*) FILTER (status <> 'ok'), count(DISTINCT tracks > 1) FILTER (status = 'ok') "
-            "FROM shard_windows"
+            "SELECT count(*) FILTER (status <> 'ok'), count(DISTINCT tracks > 1) FILTER (status = 'ok') FROM held"
         )
+        self.older = [one for one in versions(lake, dataset) if one.version < version.version]
 
     def _json(self, name: str) -> dict[str, Any]:
         return self.lake.read_json(f"{self.prefix}/{name}")
@@ -118,7 +124,7 @@ class Card:
             f"{self.windows:,} windows ({self.hours:,.2f} h) of conversational speech as continuous features of the "
             f"encoder {self.plan['encoder']}, {self.selection['context_s']:g} s of context and "
             f"{self.selection['continuation_s']:g} s of continuation each, made by speechmill "
-            f"{version()}."
+            f"{speechmill_version()}."
         )
 
     # ---- README.md ----
@@ -133,8 +139,9 @@ class Card:
                     for split, n, h, *rest in self.splits
                 ],
             ),
-            "A token is one frame here; `ledger.parquet` has the counts at every patch size, language, number of "
-            "speakers and source.",
+            f"{self._token()} `ledger.parquet` has the counts at every patch size, language, number of speakers and "
+            "source.",
+            self._versions(),
             self._reading(),
             self._provenance(),
             "## Sources and licences\n\nAs named when the recordings were ingested; nobody has verified them here.",
@@ -145,6 +152,30 @@ class Card:
             "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in self._limits()),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _token(self) -> str:
+        frames = "one frame" if self.patch == 1 else f"{self.patch} frames"
+        return f"A token is {frames} here (`encode.patch = {self.patch}` in `recipe.json`)."
+
+    def _versions(self) -> str:
+        """Which shards make this version and each before it."""
+        rows = [
+            [
+                str(one.version),
+                ", ".join(f"{split} {end:,}" for split, end in one.shards.items()) or "none",
+                f"{one.windows:,}",
+                f"{one.hours:,.3f}",
+            ]
+            for one in [*self.older, self.version]
+        ]
+        # What this version counts is told from its shards: its own record is written after its card.
+        rows[-1][2:] = [f"{self.windows:,}", f"{self.hours:,.3f}"]
+        return (
+            f"This is version {self.version.version}. A version holds the first shards of each split, so that an older "
+            "one is read by naming fewer of them; `versions/` has the ledger, the statistics and the list of shards of "
+            "each. Labels that were corrected and recordings that were withdrawn are so in all of them.\n\n"
+            + _table(["version", "shards", "windows", "hours"], rows)
+        )
 
     def _front(self) -> str:
         """The Hub's YAML. JSON is YAML: values are written as JSON, which needs no other quoting."""
@@ -174,9 +205,17 @@ datasets.load_dataset("webdataset", data_files="{split}/latents.*.tar")
 datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window is in which shard
 ```
 
-Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension. A
-prefix of the shards is a fair sample. `commits/` has the sha256 of every shard, `fields.json` lists them for object
-stores."""
+Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension and
+the number of frames: {self._default_split()} `<split>.mean` and so on are those of each split. `fields.json` lists the
+shards of this version, for object stores too, in an order of which any prefix is a fair sample. `commits/` has the
+sha256 of every shard."""
+
+    def _default_split(self) -> str:
+        if not self.splits:
+            return "nothing was counted."
+        names = {split: frames for split, _, _, frames, *_ in self.splits}
+        default = max(names, key=lambda split: (split == "train", names[split], split))
+        return f"`mean`, `variance`, `min`, `max` and `count` are those of the split `{default}` alone;"
 
     def _provenance(self) -> str:
         rules = [
@@ -190,7 +229,7 @@ stores."""
             [
                 "## Provenance",
                 f"Recipe `{self.recipe['name']}` (`recipe.json`), selection `{self.plan['selection']}`, plan of the "
-                f"shards `{self.plan['plan']}`, speechmill {version()}. A recording or window is "
+                f"shards `{self.plan['plan']}`, speechmill {speechmill_version()}. A recording or window is "
                 "kept where every rule holds; what was not measured does not hold.",
                 _table(["rules for", "name", "condition"], rules),
                 _table(["stage", "fingerprint"], stages),
@@ -221,7 +260,14 @@ stores."""
         """Croissant 1.0: the windows' Parquet as a record set; shards as sets of files, their hashes in commits/."""
         files = [
             self._file(name)
-            for name in ("ledger.parquet", "stats.safetensors", "recipe.json", "fields.json", "plan.json")
+            for name in (
+                "ledger.parquet",
+                "stats.safetensors",
+                "recipe.json",
+                "models.json",
+                "fields.json",
+                "plan.json",
+            )
         ]
         sets = [_file_set("windows", "windows/*.parquet", "Which window is in which shard, or why it failed.")]
         sets.append(_file_set("commits", "commits/*/*.json", "sha256, sizes, counts and statistics of every shard."))
@@ -235,7 +281,7 @@ stores."""
             "conformsTo": "http://mlcommons.org/croissant/1.0",
             "name": self.dataset,
             "description": self.summary,
-            "version": "1.0.0",
+            "version": f"{self.version.version}.0.0",
             "license": [licence or "unknown" for licence in self.licences],
             "inLanguage": [language for language, _ in self.languages if language],
             "keywords": ["speech", "conversation", "continuous features"],
@@ -265,11 +311,14 @@ stores."""
         }
 
 
-def write(lake: Lake, dataset: str, models: Sequence[ModelUse] = ()) -> None:
-    """Write README.md and croissant.json beside the splits of a finished dataset."""
-    card = Card(lake, dataset, models)
-    lake.storage.put(f"{card.prefix}/README.md", card.readme().encode())
-    lake.storage.put(f"{card.prefix}/croissant.json", pretty(card.croissant()).encode())
+def write(lake: Lake, dataset: str, version: Version, newest: bool) -> None:
+    """Write README.md of a version, and if it is the newest README.md and croissant.json beside the splits."""
+    card = Card(lake, dataset, version)
+    readme = card.readme().encode()
+    lake.storage.put(f"{card.prefix}/{version.folder}/README.md", readme)
+    if newest:
+        lake.storage.put(f"{card.prefix}/README.md", readme)
+        lake.storage.put(f"{card.prefix}/croissant.json", pretty(card.croissant()).encode())
 
 
 def hub_licence(licence: str | None) -> str:

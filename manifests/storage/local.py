@@ -190,6 +190,17 @@ UNKNOWN = "0"
 """Stands for the start of a process of which the system does not tell."""
 
 
+def owner() -> str:
+    """A name of this process, for `is_dead`."""
+    return _own_name()
+
+
+def is_dead(name: str) -> bool:
+    """Whether a process that `owner` has named is known to be dead; of a process elsewhere nothing is known."""
+    found = OWNED.fullmatch(name)
+    return found is not None and _is_dead(found)
+
+
 def _own_name() -> str:
     """A fresh name that tells which process owns it, where the name of the host and the pid alone would not.
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from millings import encoded
 
-from manifests import ledger, schemas
+from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
-from pipelines.encode import Plan, ShardEncoder
 from pipelines.ingest import ingest
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.turns import summary
@@ -41,11 +41,5 @@ def milled(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake
     lake.write(lake.annotation_key("diarize", "d", "batch-000000"), schemas.table(rows, schemas.DIARIZE))
     marks = annotator.marks | {"diarize": "d"}
     select(lake, Selection("s", marks, 2, 6, windows={"speech": "speech_share > 0.5"}))
-    config = EncodeConfig(shard_mb=0.5)
-    worker = ShardEncoder(lake, "set", "s", marks["signal"], config)
-    shards = list(Plan(lake, "s", config))
-    worker.check_dataset(shards)
-    for shard in shards:
-        worker.encode(shard)
-    ledger.write(lake, "set", worker.fingerprints["encoder"])
+    encoded(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
     return lake

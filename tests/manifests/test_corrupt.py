@@ -7,17 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from millings import encoded
 
-from manifests import ledger
 from manifests.corrupt import CorruptFileError, schema_of
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
+from manifests.publish import publish
 from manifests.select import Selection, select
 from manifests.sums import summed
 from manifests.verify import verify
+from manifests.versions import versions
 from manifests.views import choose, open_views
 from pipelines.cli import main
-from pipelines.encode import Plan, ShardEncoder
+from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig
 
 CONFIG = EncodeConfig(shard_mb=0.5)
@@ -121,8 +123,8 @@ def test_what_a_run_reads_is_named_too_and_its_remedies_hold(lake: Lake) -> None
         ("annotations/signal-*/batch-000000.parquet", lambda: select(lake, Selection.stored(lake, "s"))),
         ("selections/s/windows-000000.parquet", lambda: Plan(lake, "s", CONFIG)),
         ("selections/s/selection.json", lambda: Selection.stored(lake, "s")),
-        ("datasets/set/windows/train-000000.parquet", lambda: ledger.write(lake, "set", "e")),
-        ("datasets/set/commits/train/000000.json", lambda: ledger.write(lake, "set", "e")),
+        ("datasets/set/windows/train-000000.parquet", lambda: publish(lake, "set")),
+        ("datasets/set/commits/train/000000.json", lambda: publish(lake, "set")),
     ):
         path, key = path_of(lake, pattern), key_of(lake, pattern)
         data = path.read_bytes()
@@ -144,17 +146,13 @@ def test_the_ledger_is_made_from_commits_or_not_at_all(how: str, lake: Lake, mil
     else:
         lake.storage.put(key, data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     with pytest.raises(CorruptFileError, match=f"^{key}: ") as caught:
-        ledger.write(lake, "set", "e")
+        publish(lake, "set")
     assert any(problem.key == key for problem in verify(lake, "set"))
     assert any(problem.key == key for problem in validate(lake))
     # The remedy, word by word.
     assert "delete datasets/set/commits/train/000000.json and run `speechmill encode` again" in caught.value.remedy
     lake.storage.delete("datasets/set/commits/train/000000.json")
-    signal = Selection.stored(lake, "s").stages["signal"]
-    worker = ShardEncoder(lake, "set", "s", signal, CONFIG)
-    for shard in Plan(lake, "s", CONFIG):
-        worker.encode(shard)
-    ledger.write(lake, "set", worker.fingerprints["encoder"])
+    encoded(lake, "set", "s", Selection.stored(lake, "s").stages["signal"], CONFIG)
     assert lake.storage.read(key) == data
     assert lake.storage.read("datasets/set/ledger.parquet") == milled.storage.read("datasets/set/ledger.parquet")
 
@@ -165,10 +163,9 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
         views = open_views(lake, choose(lake))
         counts = [views.execute(f"SELECT count(*) FROM {view}").fetchall() for view in ("annotations", "judged",
                   "windows", "shard_windows", "ledger")]  # fmt: skip
-        encoder = lake.read_json("datasets/set/plan.json")["encoder"]
         return [
             list(lake.batches()), list(lake.annotated("signal", signal)), choose(lake), counts,
-            summed(lake, choose(lake)).parts, ledger.write(lake, "set", encoder).to_pylist(),
+            summed(lake, choose(lake)).parts, publish(lake, "set"),
             select(lake, Selection.stored(lake, "s")).as_dict(), [problem.what for problem in verify(lake, "set")],
         ]  # fmt: skip
 
@@ -195,11 +192,9 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
 def test_a_lake_of_which_nothing_was_kept_is_in_order(lake: Lake) -> None:
     stored = Selection.stored(lake, "s")
     select(lake, Selection("none", stored.stages, 2, 6, recordings={"none": "false"}))
-    worker = ShardEncoder(lake, "empty", "none", stored.stages["signal"], CONFIG)
-    shards = list(Plan(lake, "none", CONFIG))
-    worker.check_dataset(shards)
-    ledger.write(lake, "empty", worker.fingerprints["encoder"])
-    assert (shards, verify(lake, "empty"), validate(lake, deep=True)) == ([], [], [])
+    encoded(lake, "empty", "none", stored.stages["signal"], CONFIG)
+    assert (verify(lake, "empty"), validate(lake, deep=True)) == ([], [])
+    assert [version.shards for version in versions(lake, "empty")] == [{}]
     (problem,) = verify(lake, "nowhere")
     assert "no shard here" in problem.what
 

@@ -13,10 +13,11 @@ from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
 from pipelines.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
-from pipelines.encode import Plan, ShardEncoder
+from pipelines.encode import ShardEncoder
 from pipelines.engines import Engine, Group
 from pipelines.errors import SpeechmillError
 from pipelines.ingest import ingest
+from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done

@@ -15,9 +15,10 @@ from manifests.select import Selection, select
 from pipelines.annotate import Annotator
 from pipelines.audio.decode import Decoder
 from pipelines.audio.resample import resampled
-from pipelines.encode import Plan, ShardEncoder
+from pipelines.encode import ShardEncoder
 from pipelines.errors import RecipeError
 from pipelines.ingest import ingest
+from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 
@@ -50,7 +51,6 @@ def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[L
     worker = ShardEncoder(lake, "whole", "s", marks["signal"], CONFIG)
     shards = list(Plan(lake, "s", CONFIG))
     assert len(shards) > 1
-    worker.check_dataset(shards)
     dones = [worker.encode(shard) for shard in shards]
     assert [done.seconds for done in dones] == [shard.seconds for shard in shards]
     cuts = list(CutSet.from_shar(in_dir=str(Path(lake.storage.root) / "datasets/whole/train")))
@@ -77,24 +77,13 @@ def test_an_interrupted_dataset_is_finished_to_the_same_bytes(made: tuple[Lake, 
     shards = list(Plan(lake, "s", CONFIG))
     for name in ("one", "other"):
         worker = ShardEncoder(lake, name, "s", marks["signal"], CONFIG)
-        worker.check_dataset(shards)
         for shard in shards[:1] if name == "other" else shards:
             assert worker.encode(shard).recordings
     lake.storage.delete("datasets/other/commits/train/000000.json")  # killed after its files, before its commit
     again = ShardEncoder(lake, "other", "s", marks["signal"], CONFIG)
-    again.check_dataset(shards)
     assert all(again.encode(shard).recordings for shard in reversed(shards))
     assert again.encode(shards[0]).recordings == 0
     assert files(lake, "one") == files(lake, "other")
-
-
-def test_other_settings_never_mix_with_a_finished_dataset(made: tuple[Lake, dict[str, str]]) -> None:
-    lake, marks = made
-    shards = list(Plan(lake, "s", CONFIG))
-    ShardEncoder(lake, "mine", "s", marks["signal"], CONFIG).check_dataset(shards)
-    other = EncodeConfig(shard_mb=0.5, settings={"num_mels": 40})
-    with pytest.raises(RecipeError, match="another selection or encoder"):
-        ShardEncoder(lake, "mine", "s", marks["signal"], other).check_dataset(shards)
 
 
 def test_a_shard_whose_recording_went_away_waits_for_it_and_the_others_are_made(

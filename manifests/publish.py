@@ -1,0 +1,66 @@
+"""Publish a dataset: write what is said of each of its versions, from the records of its shards.
+
+All of it is a function of what lies in the dataset's folder, so it can be done again at any time, after a kill or after
+shards were corrected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from manifests import ledger
+from manifests.fingerprint import pretty
+from manifests.lake import Lake
+from manifests.report import card
+from manifests.tables import write_parquet_bytes
+from manifests.versions import Version, committed_numbers, fields, versions
+
+
+def publish(lake: Lake, dataset: str, selected: str | None = None) -> Version:
+    """Write ledgers, statistics, lists of shards and cards wherever shards have changed; returns the newest version.
+
+    Shards that no version holds make a new one, and so does the first call. `selected` is the hash of the windows that
+    the dataset holds now; without it the newest version keeps what it had. Raises CorruptFileError.
+    """
+    prefix = f"datasets/{dataset}"
+    plan = lake.read_json(f"{prefix}/plan.json", "encoder", "selection")
+    known = versions(lake, dataset)
+    shards = {split: len(numbers) for split, numbers in sorted(committed_numbers(lake, dataset).items())}
+    if not known or any(count > known[-1].shards.get(split, 0) for split, count in shards.items()):
+        known.append(Version(len(known) + 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
+    history = [version.shards for version in known]
+    books = ledger.build(lake, dataset, plan["encoder"], history)
+    about = [lake.storage.read(f"{prefix}/{name}") for name in ("recipe.json", "models.json")]
+    last = len(known) - 1
+    for index, (version, book) in enumerate(zip(known, books, strict=True)):
+        counted = replace(
+            version,
+            selected=selected or version.selected if index == last else version.selected,
+            windows=book.total("windows"),
+            hours=book.hours,
+            frames=book.total("frames"),
+            described_sha256=_sha256(book.commits_sha256.encode(), *about),
+        )
+        if counted.described_sha256 != version.described_sha256:
+            for folder in (f"{prefix}/{version.folder}", *([prefix] if index == last else [])):
+                for name, data in _files(book, history[: index + 1]).items():
+                    lake.storage.put(f"{folder}/{name}", data)
+            card.write(lake, dataset, counted, newest=index == last)
+        if counted != version:  # last: what is recorded is written
+            counted.write(lake, dataset)
+        known[index] = counted
+    return known[-1]
+
+
+def _files(book: ledger.Book, history: Sequence[Mapping[str, int]]) -> dict[str, bytes]:
+    return {
+        "ledger.parquet": write_parquet_bytes(book.ledger),
+        "stats.safetensors": ledger.statistics_file(book.statistics),
+        "fields.json": pretty(fields(history)).encode(),
+    }
+
+
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()

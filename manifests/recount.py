@@ -1,0 +1,140 @@
+"""A recount of a dataset from the bytes of its shards, and what of the ledgers and statistics differs from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from manifests.corrupt import CorruptFileError
+from manifests.lake import Lake
+from manifests.ledger import GROUP, PATCHES, statistics_file
+from manifests.shards import Statistics
+from manifests.versions import Version
+
+Difference = tuple[str, str]
+"""A key in the dataset's folder, and what is wrong with it."""
+
+
+@dataclass
+class Count:
+    """Whole numbers of one group of the ledger."""
+
+    windows: int = 0
+    frames: int = 0
+    microseconds: int = 0
+    context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+
+    def add(self, row: Mapping[str, Any], tracks: int) -> None:
+        """Count a window that was found with so many tracks (a row of SHARD_WINDOWS)."""
+        context, continuation = row["context_frames"], row["continuation_frames"]
+        self.windows += 1
+        self.frames += tracks * (context + continuation)
+        self.microseconds += round(row["duration_s"] * 1e6)
+        for index, k in enumerate(PATCHES):
+            self.context[index] += tracks * (context // k)
+            self.continuation[index] += tracks * (continuation // k)
+
+    def merge(self, other: Count) -> None:
+        self.windows += other.windows
+        self.frames += other.frames
+        self.microseconds += other.microseconds
+        for index in range(len(PATCHES)):
+            self.context[index] += other.context[index]
+            self.continuation[index] += other.continuation[index]
+
+
+@dataclass
+class Recount:
+    """What the shards of one version, or those that it adds to the one before it, were found to hold."""
+
+    counts: dict[tuple[Any, ...], Count] = field(default_factory=dict)
+    """By the columns of `ledger.GROUP`."""
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    """By split."""
+
+    def add(self, group: tuple[Any, ...], row: Mapping[str, Any], tracks: int) -> None:
+        self.counts.setdefault(group, Count()).add(row, tracks)
+
+    def merge(self, other: Recount) -> None:
+        for group, count in other.counts.items():
+            self.counts.setdefault(group, Count()).merge(count)
+        for split, statistics in other.statistics.items():
+            self.statistics.setdefault(split, Statistics()).merge(statistics)
+
+    def differences(self, lake: Lake, prefix: str, folder: str, encoder: str | None) -> Iterator[Difference]:
+        """What the ledger and the statistics in a folder of the dataset `prefix` say otherwise."""
+        yield from self._ledger(lake, prefix, f"{folder}ledger.parquet", encoder)
+        yield from self._statistics(lake, prefix, f"{folder}stats.safetensors")
+
+    def _ledger(self, lake: Lake, prefix: str, name: str, encoder: str | None) -> Iterator[Difference]:
+        try:
+            table = lake.read(f"{prefix}/{name}")
+        except FileNotFoundError:
+            yield name, "missing"
+            return
+        except CorruptFileError as error:
+            yield name, f"cannot be read to its end: {error}"
+            return
+        expected = self._expected(encoder)
+        for row in table.to_pylist():
+            key = (*(row[column] for column in GROUP), row["encoder"], row["patch"])
+            counted = expected.pop(key, None)
+            where = f"row {' / '.join(map(str, key))}"
+            if counted is None:
+                yield name, f"{where}: no window of the shards is of it, or it is there twice"
+                continue
+            hours = counted.pop("hours")
+            for column, value in counted.items():
+                if row[column] != value:
+                    yield name, f"{where}: {column} {row[column]}, the recount says {value}"
+            if not math.isclose(row["hours"], hours, rel_tol=1e-9):
+                yield name, f"{where}: hours {row['hours']}, the recount says {hours}"
+        for key in expected:
+            yield name, f"row {' / '.join(map(str, key))}: missing"
+
+    def _expected(self, encoder: str | None) -> dict[tuple[Any, ...], dict[str, Any]]:
+        return {
+            (*group, encoder, k): {
+                "windows": count.windows,
+                "hours": count.microseconds / 3.6e9,
+                "frames": count.frames,
+                "context_tokens": count.context[index],
+                "continuation_tokens": count.continuation[index],
+            }
+            for group, count in self.counts.items()
+            for index, k in enumerate(PATCHES)
+        }
+
+    def _statistics(self, lake: Lake, prefix: str, name: str) -> Iterator[Difference]:
+        try:
+            stored = safetensors.numpy.load(lake.storage.read(f"{prefix}/{name}"))
+        except FileNotFoundError:
+            yield name, "missing"
+            return
+        except safetensors.SafetensorError as error:
+            yield name, f"cannot be read to its end: {error}"
+            return
+        counted = safetensors.numpy.load(statistics_file(self.statistics))
+        for which in sorted(stored.keys() | counted.keys()):
+            if which not in stored or which not in counted or not np.array_equal(stored[which], counted[which]):
+                yield name, f"{which} is not that of the shards"
+
+
+def by_version(added: Sequence[Recount]) -> Iterator[Recount]:
+    """Of each version all that its shards hold, from what each adds to the one before it."""
+    whole = Recount()
+    for one in added:
+        whole.merge(one)
+        yield whole
+
+
+def folders(known: Sequence[Version], index: int) -> list[str]:
+    """The folders in which the ledger and the statistics of a version lie: those of the newest lie twice."""
+    return [f"{known[index].folder}/", *([""] if index == len(known) - 1 else [])]

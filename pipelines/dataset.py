@@ -1,0 +1,164 @@
+"""The dataset that a recipe makes: its name, what it is made by, and the plan by which shards are added to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from manifests.amend import finish_replacing
+from manifests.fingerprint import pretty
+from manifests.lake import Lake
+from manifests.shards import ShardCommit, committed
+from manifests.storage.local import is_dead, owner
+from manifests.versions import committed_numbers
+from manifests.views import folders
+from pipelines.errors import SpeechmillError
+from pipelines.plan import Base, Plan, from_ranges, ranges
+from pipelines.recipe import EncodeConfig
+
+if TYPE_CHECKING:
+    from pipelines.annotate import Retry
+    from pipelines.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset of a lake, which grows as long as what it is made by stays the same."""
+
+    lake: Lake
+    recipe: str
+    made_by: Mapping[str, str]
+    """Fingerprints of the encoder, the selection, the signal stage and the plan."""
+    name: str
+
+    @classmethod
+    def of(cls, lake: Lake, recipe: str, made_by: Mapping[str, str]) -> Dataset:
+        """The dataset of a recipe that is made by these; where there is none, the first free name for it.
+
+        The first dataset of a recipe has its name. One that was changed makes another, such as `demo-2`, and leaves the
+        one before as it is.
+        """
+        taken = folders(lake, "datasets")
+        known = {name: _made_by(lake, name) for name in taken}
+        for name, (of_recipe, by) in known.items():
+            # What was made before its plan was lost is told by its shards.
+            if by == dict(made_by) and of_recipe in (recipe, None):
+                return cls(lake, recipe, made_by, name)
+        free = itertools.chain([recipe], (f"{recipe}-{number}" for number in itertools.count(2)))
+        name = next(name for name in free if known.get(name, (None, None)) == (None, None))
+        return cls(lake, recipe, made_by, name)
+
+    @property
+    def prefix(self) -> str:
+        return f"datasets/{self.name}"
+
+    def alike(self) -> list[str]:
+        """Other datasets whose features are the same where their windows are."""
+        found = []
+        for name in folders(self.lake, "datasets"):
+            _, by = _made_by(self.lake, name)
+            if name != self.name and by and all(by.get(key) == self.made_by[key] for key in ("encoder", "signal")):
+                found.append(name)
+        return found
+
+    @contextmanager
+    def making(self, config: EncodeConfig, retry: Retry | None) -> Iterator[Plan]:
+        """What is to be made now, and nothing else while this lasts; at its end all of it must be made and published.
+
+        The plan of a run that was killed is followed, to the same shards. Where recordings have come since then, the
+        shards that it has committed are kept, and the rest is planned anew. Raises SpeechmillError where another run,
+        which may still be at work, follows another plan.
+        """
+        storage, key = self.lake.storage, f"{self.prefix}/plan.json"
+        text = pretty({"recipe": self.recipe, **self.made_by}).encode()
+        if not storage.put_if_absent(key, text) and storage.read(key) != text:
+            raise SpeechmillError(f"{self.prefix} was begun by another run just now", "run the same command again")
+        finish_replacing(self.lake, self.name)
+        plan, record = self._plan(config, retry)
+        try:
+            yield plan
+        except BaseException:  # raised on; who comes next need not ask whether this process lives
+            storage.put(self._begun_key, pretty(record | {"owner": ""}).encode())
+            raise
+        storage.delete(self._begun_key)
+
+    def _plan(self, config: EncodeConfig, retry: Retry | None) -> tuple[Plan, dict[str, Any]]:
+        """The plan to follow, and what is recorded of it under runs/."""
+        alike, begun = self.alike(), self._begun()
+
+        def make(base: Base) -> Plan:
+            return Plan(self.lake, self.made_by["selection"], config, self.name, base, alike, retry)
+
+        if begun is not None:
+            plan = make(from_ranges(begun["base"]))
+            if plan.digest() == begun["new"]:
+                return plan, begun
+            if begun["owner"] and not is_dead(begun["owner"]):
+                raise SpeechmillError(
+                    f"{self.prefix}: a run that began with other recordings may still be encoding it",
+                    f"wait until it has ended; if it was killed on another machine, delete {self._begun_key} in the "
+                    "lake, then run the same command again",
+                )
+        numbers = committed_numbers(self.lake, self.name)
+        base = {split: frozenset(of_split) for split, of_split in numbers.items()}
+        plan = make(base)
+        record = {"owner": owner(), "base": ranges(base), "new": plan.digest()}
+        self.lake.storage.put(self._begun_key, pretty(record).encode())
+        return plan, record
+
+    @property
+    def _begun_key(self) -> str:
+        return f"runs/encoding/{self.name}.json"
+
+    def _begun(self) -> dict[str, Any] | None:
+        try:
+            return self.lake.read_json(self._begun_key, "owner", "base", "new")
+        except FileNotFoundError:
+            return None
+
+    def is_begun(self) -> bool:
+        return self.lake.storage.exists(self._begun_key)
+
+
+def _made_by(lake: Lake, name: str) -> tuple[str | None, dict[str, str] | None]:
+    """The recipe of a dataset and what it is made by, as its plan says, or its first shard; None where nothing does."""
+    try:
+        plan = lake.read_json(f"datasets/{name}/plan.json", "recipe")
+        return plan.pop("recipe"), plan
+    except FileNotFoundError:
+        first = next(committed(lake.storage, name), None)
+        if first is None:
+            return None, None
+        return None, ShardCommit.read(lake.storage, f"datasets/{name}/{first.commit}").fingerprints
+
+
+SETTINGS = ("decode", "annotate", "select", "encode")
+"""Tables of a recipe that decide what its dataset is made by."""
+
+
+def dataset_of(lake: Lake, recipe: Recipe) -> str:
+    """The newest dataset in a lake that a recipe made, with these very settings if there is such a one.
+
+    Raises SpeechmillError where there is none. What it compares are the words of the recipe, so that no model need be
+    installed.
+    """
+    found = []
+    for name in folders(lake, "datasets"):
+        of_recipe, _ = _made_by(lake, name)
+        key = f"datasets/{name}/recipe.json"
+        if of_recipe == recipe.name and lake.storage.exists(key):
+            same = _settings(lake.read_json(key)) == _settings(recipe.resolved)
+            found.append((same, lake.storage.stat(f"datasets/{name}/plan.json").mtime_ns, name))
+    if not found:
+        remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
+        raise SpeechmillError(f"no dataset of recipe {recipe.name} in {lake.storage.root}", remedy)
+    return max(found)[2]
+
+
+def _settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    tables = {name: dict(resolved.get(name, {})) for name in SETTINGS}
+    tables["encode"].pop("patch", None)  # it says how tokens are counted, and changes no dataset
+    return tables
