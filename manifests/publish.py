@@ -18,18 +18,19 @@ from manifests.tables import write_parquet_bytes
 from manifests.versions import Version, committed_numbers, fields, versions
 
 
-def publish(lake: Lake, dataset: str, selected: str | None = None) -> Version:
+def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = False) -> Version:
     """Write ledgers, statistics, lists of shards and cards wherever shards have changed; returns the newest version.
 
     Shards that no version holds make a new one, and so does the first call. `selected` is the hash of the windows that
-    the dataset holds now; without it the newest version keeps what it had. Raises CorruptFileError.
+    the dataset holds now; without it the newest version keeps what it had. With `anew`, what is said of the newest
+    version is written again in any case. Raises CorruptFileError.
     """
     prefix = f"datasets/{dataset}"
     plan = lake.read_json(f"{prefix}/plan.json", "encoder", "selection")
     known = versions(lake, dataset)
     shards = {split: len(numbers) for split, numbers in sorted(committed_numbers(lake, dataset).items())}
     if not known or any(count > known[-1].shards.get(split, 0) for split, count in shards.items()):
-        known.append(Version(len(known) + 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
+        known.append(Version(known[-1].version + 1 if known else 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
     history = [version.shards for version in known]
     books = ledger.build(lake, dataset, plan["encoder"], history)
     about = [lake.storage.read(f"{prefix}/{name}") for name in ("recipe.json", "models.json")]
@@ -43,7 +44,7 @@ def publish(lake: Lake, dataset: str, selected: str | None = None) -> Version:
             frames=book.total("frames"),
             described_sha256=_sha256(book.commits_sha256.encode(), *about),
         )
-        if counted.described_sha256 != version.described_sha256:
+        if counted.described_sha256 != version.described_sha256 or (anew and index == last):
             for folder in (f"{prefix}/{version.folder}", *([prefix] if index == last else [])):
                 for name, data in _files(book, history[: index + 1]).items():
                     lake.storage.put(f"{folder}/{name}", data)

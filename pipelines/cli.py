@@ -21,6 +21,7 @@ from manifests.output import one_line, printable, say, to_json
 from manifests.version import version
 from pipelines.completion import completion
 from pipelines.config import config
+from pipelines.datasets import datasets
 from pipelines.errors import SpeechmillError
 from pipelines.say import public, public_command
 
@@ -50,6 +51,7 @@ SOUND_CHECKS.append(_check_sources)
 cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
+cli.add_command(datasets)
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:

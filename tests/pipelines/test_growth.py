@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import soundfile
+from click.testing import CliRunner
 from lhotse import CutSet
 from millings import conversation
 
@@ -29,6 +31,7 @@ from manifests.storage.local import LocalStorage, owner
 from manifests.verify import verify
 from manifests.versions import fields, in_fair_order, versions
 from pipelines import recipe as recipes
+from pipelines.cli import cli
 from pipelines.encode import ShardEncoder
 from pipelines.errors import SpeechmillError
 from pipelines.run import Encoded, Run
@@ -441,3 +444,31 @@ def test_select_is_not_done_again_but_for_new_annotations(tmp_path: Path, sound:
     lake.storage.delete(f"selections/{selection.name}/windows-000000.parquet")
     assert select(lake, selection).as_dict() == first
     assert lake.storage.exists(f"selections/{selection.name}/windows-000000.parquet")
+
+
+def test_datasets_and_their_newest_versions_are_listed_and_removed(tmp_path: Path, sound: Sound) -> None:
+    root = tmp_path / "lake"
+
+    def call(*words: str) -> str:
+        result = CliRunner().invoke(cli, ["datasets", words[0], str(root), *words[1:]], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    sound.add(3)
+    mill(root, sound.folder)
+    first = {path: path.read_bytes() for path in (root / "datasets").rglob("*") if path.is_file()}
+    sound.add(2)
+    mill(root, sound.folder)
+    assert "version 1: 9 windows" in call("list")
+    assert "version 2: 15 windows" in call("list")
+    with pytest.raises(SpeechmillError, match="nothing would be freed"):
+        call("remove", "cheap", "--version", "1", "--yes")
+    told = call("remove", "cheap", "--version", "2", "--yes")
+    assert re.search(r"removed version 2 of datasets/cheap, which frees [\d.]+ MB", told)
+    assert {path: path.read_bytes() for path in (root / "datasets").rglob("*") if path.is_file()} == first
+    assert mill(root, None).version.windows == 15  # what is selected is encoded again
+    call("remove", "cheap", "--yes")
+    assert not list((root / "datasets/cheap").rglob("*.*"))
+    with pytest.raises(SpeechmillError, match="no dataset cheap") as raised:
+        call("remove", "cheap", "--yes")
+    assert raised.value.remedy == "there is: none"
