@@ -300,6 +300,15 @@ CHANGES = pa.schema(
     ]
 )
 
+REMOVED = pa.schema(
+    [
+        field("recording_id", pa.string(), "id of the recording that was withdrawn", nullable=False),
+        field("sha256", pa.string(), "sha256 of its bytes; null where they were never read"),
+        field("pcm_sha256", pa.string(), "hash of its samples, as that of `signal`; null where copies of it stay"),
+        field("reason", pa.string(), "why it was withdrawn"),
+    ]
+)
+
 STAGES: dict[str, pa.Schema] = {
     "signal": SIGNAL,
     "vad": VAD,

@@ -52,6 +52,7 @@ cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(curate.label)
+cli.add_command(curate.remove)
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -387,7 +388,7 @@ REACHED = click.Option(
     help="Recipe whose [storage] tells how to reach the lake and its recordings.",
 )  # fmt: skip
 """For commands over a lake alone: the lake cannot tell how it is reached."""
-for command in [*manifest.commands.values(), report, curate.label]:
+for command in [*manifest.commands.values(), report, curate.label, curate.remove]:
     command.params.append(REACHED)
 
 

@@ -1,7 +1,8 @@
-"""Commands that change what a lake already holds: labels that were wrong."""
+"""Commands that change what a lake already holds: labels that were wrong, recordings that were withdrawn."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from pipelines.say import public_command
 if TYPE_CHECKING:
     from manifests.lake import Lake
     from manifests.pick import Wanted
+    from manifests.withdraw import Withdrawal
     from pipelines.watch import Watch
 
 EVERY = "*"
@@ -200,3 +202,96 @@ def _show_history(rows: list[dict[str, Any]], as_json: bool) -> None:
         say(f"{text}  ({row['asked']})")
     if not rows:
         say("no label was changed")
+
+
+@click.command()
+@common
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@picking
+@click.option("--reason", metavar="TEXT", help="Why, kept in the tombstone.")
+@click.option("--keep-copies", is_flag=True, help="Leave other recordings with the same samples.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask on a terminal.")
+def remove(
+    lake: str,
+    reason: str | None,
+    keep_copies: bool,
+    yes: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Withdraw recordings for good: they leave the lake, its annotations, selections, datasets, runs and history.
+
+    Other recordings with the same samples leave too. A tombstone of hashes stays under removed/, so that no later
+    ingest brings them back.
+    """
+    from manifests import withdraw
+    from manifests.pick import Wanted, pick
+
+    found = opened(lake)
+    with errors_told():
+        connection = pick(found, Wanted(**which))
+        leaving = withdraw.find(found, connection, reason, keep_copies)
+    unknown = set(which["ids"]) - leaving.ids - set(withdraw.tombstones(found)["recording_id"].to_pylist())
+    if unknown:
+        what = f"there is no recording {min(unknown)} in {lake}"
+        raise SpeechmillError(what, "give whole ids, as `speechmill manifest head` shows them")
+    if not as_json and not quiet:
+        copies = f", {leaving.copies:,} of them copies with the same samples" if leaving.copies else ""
+        say(f"remove: {len(leaving.ids):,} recordings, {leaving.hours:.3f} h{copies}")
+    if not dry_run:
+        if leaving.rows and not yes and at_terminal():
+            click.confirm("They leave the lake and all its datasets for good. Go on?", abort=True, err=True)
+        drop, before = _dropping(found), _dataset_bytes(found)
+        with watched(found, ["remove"]) as watch:  # what names them is not kept
+            leaving.commit(drop, watch.prefix)
+            watch.results = result = _removed(leaving, before)
+    else:
+        result = _removed(leaving, None)
+    if as_json:
+        click.echo(to_json(result | {"dry_run": dry_run}, indent=1))
+    elif not quiet and not dry_run:
+        _show_removed(result)
+
+
+def at_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def _dropping(lake: Lake) -> Callable[[Lake, frozenset[str]], list[str]]:
+    """What takes recordings out of datasets; nothing where there are none."""
+    from manifests.views import folders
+
+    if not folders(lake, "datasets"):
+        return lambda lake, ids: []
+    drop: Callable[[Lake, frozenset[str]], list[str]] = importlib.import_module("manifests.amend").drop_recordings
+    return drop
+
+
+def _dataset_bytes(lake: Lake) -> int:
+    import pyarrow.fs
+
+    selector = pyarrow.fs.FileSelector("datasets", recursive=True, allow_not_found=True)
+    return sum(info.size or 0 for info in lake.storage.filesystem().get_file_info(selector))
+
+
+def _removed(leaving: Withdrawal, before_bytes: int | None) -> dict[str, Any]:
+    freed = 0 if before_bytes is None else before_bytes - _dataset_bytes(leaving.lake)
+    return {
+        "recordings": len(leaving.ids),
+        "copies": leaving.copies,
+        "hours": leaving.hours,
+        "selections": leaving.selections,
+        "datasets": leaving.datasets,
+        "freed_bytes": freed,
+    }
+
+
+def _show_removed(result: dict[str, Any]) -> None:
+    for what in ("selections", "datasets"):
+        if result[what]:
+            say(f"{what} made anew: {', '.join(result[what])}")
+    if result["freed_bytes"]:
+        say(f"{result['freed_bytes'] / 1e6:,.1f} MB of features freed")

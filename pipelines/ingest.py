@@ -181,7 +181,7 @@ def _meet(
     def meet(entry: Entry, prober: Prober) -> dict[str, Any]:
         nonlocal held_bytes
         row, is_new = _row(seen, entry, prober, lake.config)
-        if is_new:
+        if is_new and not packing.is_withdrawn(row):
             fresh.append(row)
         part.append(row)
         held_bytes += len(row["uri"]) + len(row["hint"] or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from manifests import labels, schemas
 from manifests.lake import Lake
 from manifests.tables import joined, write_parquet_bytes
+from manifests.withdraw import tombstones, whole_files
 from pipelines.entry import Notes
 from pipelines.recipe import IngestConfig
 
@@ -49,7 +50,10 @@ KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + "
 
 @dataclass
 class Ingested:
-    """What one ingest did; `met` names = `new` + `known` + `renamed`, where renamed are new names of known bytes."""
+    """What one ingest did; `met` names = `new` + `known` + `renamed` + `withdrawn`.
+
+    Renamed are new names of known bytes, withdrawn are names of recordings that `speechmill remove` has taken out.
+    """
 
     met: int = 0
     new: int = 0
@@ -57,6 +61,7 @@ class Ingested:
     renamed: int = 0
     failed: int = 0
     batches: int = 0
+    withdrawn: int = 0
     left_out: dict[str, int] = field(default_factory=dict, compare=False)
     """Files and other things below the inputs that were not read, by suffix or reason."""
     kept: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -68,6 +73,8 @@ class Ingested:
             f"ingest: {self.met} names: {self.new} new, {self.renamed} new names of known bytes, "
             f"{self.known} known; {self.failed} unreadable"
         )
+        if self.withdrawn:
+            text += f"; {self.withdrawn} withdrawn, which were not taken in"
         if self.left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(self.left_out.items())[:8])
             text += f"; left out {sum(self.left_out.values()):,}: {reasons}"
@@ -90,6 +97,8 @@ class Packing:
         connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
         self.number = 0
         """Of the next batch."""
+        removed = tombstones(lake)
+        self._withdrawn = {*removed["recording_id"].to_pylist(), *whole_files(removed)}
 
     def load_known(self) -> None:
         """Add the names in batches that are not yet in the table `known`."""
@@ -110,15 +119,30 @@ class Packing:
         self.connection.register("part", schemas.table(rows, MET))
         self.connection.execute("INSERT INTO met SELECT * FROM part")
 
+    def is_withdrawn(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of MET is of a recording that was withdrawn when this ingest began: its name is not kept."""
+        return row["recording_id"] in self._withdrawn or row.get("sha256") in self._withdrawn
+
+    def _leave_out_withdrawn(self, result: Ingested) -> None:
+        """Take out of `met` what was withdrawn, and count its names."""
+        removed = tombstones(self.lake)  # again: a withdrawal may have come in between
+        self.connection.register("removed", removed)
+        withdrawn = "recording_id IN (SELECT recording_id FROM removed) OR sha256 IN (SELECT unnest($files))"
+        files = {"files": whole_files(removed)}
+        count = f"SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met WHERE {withdrawn})"
+        ((result.withdrawn,),) = self.connection.execute(count, files).fetchall()
+        self.connection.execute(f"DELETE FROM met WHERE {withdrawn}", files)
+
     def commit(self, result: Ingested) -> None:
         """Bring into the lake what was met, and count it."""
+        self._leave_out_withdrawn(result)
         while not self._write_new(result):
             self.load_known()  # another ingest took a number: see what it added
         self.add_names(result)
         # A name listed twice in one run is one name.
         count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met)"
-        ((result.met,),) = self.connection.execute(count).fetchall()
-        result.known = result.met - result.new - result.renamed
+        ((met,),) = self.connection.execute(count).fetchall()
+        result.met, result.known = met + result.withdrawn, met - result.new - result.renamed
         result.kept = self._kept()
         result.left_out = dict(self.notes.left_out.most_common())
 

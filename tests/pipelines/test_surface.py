@@ -18,6 +18,7 @@ SURFACE = {
     "select": STEP,
     "encode": STEP | {"--retry-failed"},
     "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
+    "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
     "models list": set(),
