@@ -69,6 +69,10 @@ def schema_of(key: str) -> pa.Schema | None:
     folder, _, file = key.partition("/")
     if folder == "recordings":
         return schemas.RECORDINGS
+    if folder == "labels":
+        return schemas.CHANGES
+    if folder == "removed":
+        return schemas.REMOVED
     if folder == "annotations":
         return schemas.STAGES.get(file.partition("/")[0].rpartition("-")[0])
     name = file.partition("/")[2]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from manifests.corrupt import parse_json, parse_parquet
+from manifests.corrupt import parse_json, parse_parquet, schema_of
 from manifests.storage import Storage, StorageConfig, default_config, open_storage
 from manifests.tables import write_parquet_bytes
 
@@ -74,6 +74,21 @@ class Lake:
     def write(self, key: str, table: pa.Table) -> None:
         """Commit one Parquet file; equal tables give equal bytes."""
         self.storage.put(key, write_parquet_bytes(table))
+
+    def change(self, key: str, edit: Callable[[pa.Table], pa.Table]) -> bool:
+        """Put what `edit` makes of a Parquet file in its place, and return whether that is something else.
+
+        Where another process replaces the file meanwhile, `edit` is asked again, so that neither change is lost.
+        """
+        while True:
+            data = self.storage.read(key)
+            table = parse_parquet(key, data)
+            changed = edit(table)
+            if changed.equals(table):
+                return False
+            # Parquet names the parts of a map otherwise than the schema: the same rows are to be the same bytes.
+            if self.storage.replace(key, data, write_parquet_bytes(changed.cast(schema_of(key) or changed.schema))):
+                return True
 
     def recordings(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Batches of recordings with their names."""

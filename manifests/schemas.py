@@ -16,6 +16,8 @@ def field(name: str, kind: pa.DataType, description: str, unit: str = "", nullab
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
 
+LABELS = field("labels", pa.map_(pa.string(), pa.string()), "labels of the recording that users have named themselves")
+
 FAILURE = [
     field("status", pa.string(), "'ok' or 'failed'", nullable=False),
     field("error_type", pa.string(), "exception class of the failure"),
@@ -46,6 +48,7 @@ RECORDINGS = pa.schema(
         field("source", pa.string(), "collection the recording came from"),
         field("licence", pa.string(), "licence of the recording"),
         field("language_hint", pa.string(), "language that source metadata claims: recorded, not trusted"),
+        LABELS,
         field("hints", pa.string(), "JSON list of the manifest entries that named this recording"),
         *FAILURE,
     ]
@@ -226,6 +229,7 @@ WINDOWS = pa.schema(
         field("language", pa.string(), "language of the recording"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
+        LABELS,
         field("turns", pa.list_(TURN), "turns inside the window, seconds from its start"),
         field("kept", pa.bool_(), "whether every rule holds", nullable=False),
         field("reasons", pa.list_(pa.string()), "every rule that does not", nullable=False),
@@ -265,6 +269,7 @@ SHARD_WINDOWS = pa.schema(
         field("num_speakers", pa.int32(), "speakers heard in the window"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
+        LABELS,
         field("array_offset", pa.int64(), "where the window's .npy file begins in the shard's archive", "byte"),
         field("array_bytes", pa.int64(), "size of that .npy file", "byte"),
         field("array_crc32", pa.int64(), "CRC-32 of that .npy file, as zlib counts it"),
@@ -286,6 +291,25 @@ LEDGER = pa.schema(
         field(
             "continuation_tokens", pa.int64(), "floor(continuation frames / k) over all tracks", "token", nullable=False
         ),
+    ]
+)
+
+CHANGES = pa.schema(
+    [
+        field("recording_id", pa.string(), "id of the recording", nullable=False),
+        field("name", pa.string(), "source, licence, language_hint, or a label's own name", nullable=False),
+        field("old", pa.string(), "the value before; null where there was none"),
+        field("new", pa.string(), "the value from then on; null where it was taken away"),
+        field("asked", pa.string(), "what was asked for, as words of the command", nullable=False),
+    ]
+)
+
+REMOVED = pa.schema(
+    [
+        field("recording_id", pa.string(), "id of the recording that was withdrawn", nullable=False),
+        field("sha256", pa.string(), "sha256 of its bytes; null where they were never read"),
+        field("pcm_sha256", pa.string(), "hash of its samples, as that of `signal`; null where copies of it stay"),
+        field("reason", pa.string(), "why it was withdrawn"),
     ]
 )
 

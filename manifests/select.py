@@ -96,16 +96,18 @@ def select(
     lake: Lake,
     selection: Selection,
     spread: Callable[[Callable[[Span], Part], Iterable[Span]], Iterable[Part]] = map,
+    batches: Sequence[str] | None = None,
 ) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
-    Nothing is done again where that was done of the lake as it is. `spread` maps spans over processes, results in any
-    order; a single span is judged here. Raises RuleError before anything is written if a rule names an unknown column,
-    and FileNotFoundError if a batch has not been annotated.
+    Nothing is done again where that was done of the lake as it is. `batches` are all of the lake unless some are named.
+    `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
+    anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
     """
-    batches = list(lake.batches())
-    if _is_made(lake, selection, len(batches)):
-        return Funnel.from_dict(lake.read_json(f"selections/{selection.name}/funnel.json"))
+    if batches is None:
+        batches = list(lake.batches())
+        if _is_made(lake, selection, len(batches)):
+            return Funnel.from_dict(lake.read_json(f"selections/{selection.name}/funnel.json"))
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
@@ -113,7 +115,7 @@ def select(
         # On disk: the hashes of all samples do not fit into memory at any scale.
         _confine(connection)
         check_rules(connection, selection)
-        _find_duplicates(connection, lake, selection)
+        _find_duplicates(connection, lake, selection, batches)
         lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
         over = spread if len(batches) > SPAN else map
         parts = _in_order(over(partial(_judge_span, lake, selection), _spans(connection, batches)))
@@ -205,12 +207,14 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
                 raise RuleError(f"rule {name} = {condition!r}: {what}; the columns are {known}") from error
 
 
-def _find_duplicates(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection) -> None:
+def _find_duplicates(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection, batches: Sequence[str]
+) -> None:
     """Table `copies`: recordings whose samples another one has, and which of them was met first."""
     connection.execute("CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR)")
     columns = ["recording_id", "pcm_sha256"]
     stage = "signal", selection.stages["signal"]
-    for signal in joined(lake.read_each(lake.batches(), partial(lake.annotation_key, *stage), columns)):
+    for signal in joined(lake.read_each(batches, partial(lake.annotation_key, *stage), columns)):
         connection.register("signal_hashes", signal)
         connection.execute(
             "INSERT INTO samples SELECT batch, recording_id, pcm_sha256 FROM signal_hashes WHERE pcm_sha256 IS NOT NULL"

@@ -223,7 +223,7 @@ class ShardWriter:
         manifest["start"] = window["start_s"]
         context = round(window["context_s"] / frame_shift_s)
         made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
-        row = {name: window[name] for name in OF_WINDOW} | made
+        row = {name: window.get(name) for name in OF_WINDOW} | made
         self.add_made(row, cut_of(window, recording, tracks), stored, manifest)
 
     def add_made(
@@ -246,7 +246,7 @@ class ShardWriter:
     def fail(self, window: Mapping[str, Any], error: str) -> None:
         """Record that a window (a row of WINDOWS or of SHARD_WINDOWS) could not be made, and why."""
         failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
-        self._held().rows.append({name: window[name] for name in OF_WINDOW} | failed | {"shard": self.shard})
+        self._held().rows.append({name: window.get(name) for name in OF_WINDOW} | failed | {"shard": self.shard})
 
     def _held(self) -> _AtHand:
         assert self._at_hand is not None, "windows are added inside `recording`"
@@ -303,7 +303,7 @@ def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.n
 
 OF_WINDOW = (
     "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers", "source",
-    "licence",
+    "licence", "labels",
 )  # fmt: skip
 """What a row of SHARD_WINDOWS repeats of the row of WINDOWS."""
 
@@ -345,6 +345,7 @@ def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int)
     custom = {name: window[name] for name in ("context_s", "split", "source", "licence", "language", "num_speakers")}
     custom |= {name: window[name] for name in ("speech_share", "overlap_share")}
     custom["channel_relation"] = recording["channel_relation"]
+    custom["labels"] = dict(window["labels"]) if window.get("labels") else None
     return {
         "id": window["window_id"],
         "start": window["start_s"],

@@ -205,7 +205,9 @@ def open_views(
     batch = "NULL::VARCHAR AS batch FROM recordings"
     if "recordings" in made:
         batch = f"parse_filename(filename, true) AS batch FROM {parquet(made['recordings'], filename=True)}"
-    connection.execute(f"CREATE VIEW batches AS SELECT recording_id, uris, {batch}")
+    connection.execute(
+        f"CREATE VIEW batches AS SELECT recording_id, uris, source, licence, language_hint, labels, {batch}"
+    )
     wanted = {*schemas.STAGES, "verdicts"} if stages is None else set(stages)
     joined = [stage for stage in schemas.STAGES if stage in wanted or stage not in choice.stages]
     zipped = _aligned(connection, made, [stage for stage in joined if stage in made])

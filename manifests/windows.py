@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OF_RECORDING = {
     name: schema.field(name).type
     for schema, names in (
-        (schemas.RECORDINGS, ("recording_id", "source", "licence")),
+        (schemas.RECORDINGS, ("recording_id", "source", "licence", "labels")),
         (schemas.SIGNAL, ("duration_s", "pcm_sha256", "tracks")),
         (schemas.LANGUAGE, ("language",)),
         (schemas.VAD, ("segments",)),
@@ -66,7 +66,7 @@ def cut(recordings: pa.Table, selection: Selection) -> Cut:
         "start_s": starts_s,
         "duration_s": np.full(len(rows), selection.window_s),
         "context_s": np.full(len(rows), selection.context_s),
-        **{name: known[name].take(rows) for name in ("tracks", "language", "source", "licence")},
+        **{name: known[name].take(rows) for name in ("tracks", "language", "source", "licence", "labels")},
         "speech_s": rounded(speech_s),
         "speech_share": rounded(speech_s / selection.window_s),
         **_speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),

@@ -19,6 +19,7 @@ from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import JSON, manifest
 from manifests.output import one_line, printable, say, to_json
 from manifests.version import version
+from pipelines import curate
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.datasets import datasets
@@ -52,6 +53,8 @@ cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(datasets)
+cli.add_command(curate.label)
+cli.add_command(curate.remove)
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -232,14 +235,7 @@ def encode(**settings: Any) -> None:
 
 def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
     found = work.ingest(inputs)
-    text = (
-        f"ingest: {found.met} names: {found.new} new, {found.renamed} new names of known bytes, "
-        f"{found.known} known; {found.failed} unreadable"
-    )
-    if found.left_out:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(found.left_out.items())[:8])
-        text += f"; left out {sum(found.left_out.values()):,}: {reasons}"
-    output.show("ingest", dataclasses.asdict(found), text)
+    output.show("ingest", dataclasses.asdict(found), str(found))
 
 
 def do_annotate(work: Run, output: Output) -> None:
@@ -427,7 +423,7 @@ REACHED = click.Option(
     help="Recipe whose [storage] tells how to reach the lake and its recordings.",
 )  # fmt: skip
 """For commands over a lake alone: the lake cannot tell how it is reached."""
-for command in [*manifest.commands.values(), report]:
+for command in [*manifest.commands.values(), report, curate.label, curate.remove]:
     command.params.append(REACHED)
 
 

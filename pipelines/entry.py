@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from manifests.labels import as_column, is_value
 from manifests.storage import Stat
 from pipelines.audio.files import secretless
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, kind_of
+from pipelines.recipe import IngestConfig
 
 MAX_LANGUAGE_LETTERS = 100
 MAX_REASONS = 200
@@ -32,6 +35,8 @@ class Hint(NamedTuple):
     """A JSON object, without the secrets of URLs and without lone surrogates."""
     languages: list[str]
     """The different languages that it names, sorted."""
+    labels: list[tuple[str, str]] | None
+    """Those of the labels that the recipe names which it gives."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ def failed_entry(uri: str, error: Exception, hint: Hint | None = None) -> Entry:
     return Entry(uri, hint, error=error)
 
 
-def make_hint(said: object, max_bytes: int) -> Hint | None:
-    """A hint from any JSON value; None unless it is an object whose JSON text has at most `max_bytes` characters."""
+def make_hint(said: object, limits: IngestConfig, notes: Notes) -> Hint | None:
+    """A hint from any JSON value; None unless it is an object whose JSON text is within the limits."""
     if not isinstance(said, dict) or not said:
         return None
     try:
@@ -89,7 +94,9 @@ def make_hint(said: object, max_bytes: int) -> Hint | None:
             text = _to_json(_without_secrets(said))
     except RecursionError:
         return None
-    return Hint(text, _languages(said)) if len(text) <= max_bytes else None
+    if len(text) > int(limits.max_hint_mb * 1e6):
+        return None
+    return Hint(text, _languages(said), _labels(said, limits.labels, notes))
 
 
 def _to_json(said: object) -> str:
@@ -111,8 +118,37 @@ def _without_secrets(said: Any) -> Any:
 
 def _languages(said: dict[str, Any]) -> list[str]:
     """NeMo's `lang` and the languages of Lhotse's supervisions; anything else in their places says nothing."""
-    supervisions = said.get("supervisions")
-    inside = supervisions if isinstance(supervisions, list) else []
-    named = [said.get("lang"), *(one.get("language") for one in inside if isinstance(one, dict))]
+    named = [said.get("lang"), *(one.get("language") for one in _supervisions(said))]
     texts = {name for name in named if isinstance(name, str) and 0 < len(name) <= MAX_LANGUAGE_LETTERS}
     return sorted(name for name in texts if name.isprintable())
+
+
+def _supervisions(said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lhotse's segments of a cut."""
+    inside = said.get("supervisions")
+    return [one for one in inside if isinstance(one, dict)] if isinstance(inside, list) else []
+
+
+def _labels(said: dict[str, Any], names: Sequence[str], notes: Notes) -> list[tuple[str, str]] | None:
+    """Labels by these names: keys of NeMo's line, or of what Lhotse lets users attach to a cut and what is in it."""
+    parts = [said, said.get("recording"), *_supervisions(said)]
+    places = [said, *(part.get("custom") for part in parts if isinstance(part, dict))]
+    found: dict[str, str] = {}
+    for name in names:
+        values = {_as_text(place[name]) for place in places if isinstance(place, dict) and name in place}
+        values -= {""}
+        if len(values) > 1:
+            notes.leave_out("labels that a line gives twice")
+        for value in values if len(values) == 1 else ():
+            if is_value(value):
+                found[name] = value
+            else:
+                notes.leave_out("labels that are no short plain text")
+    return as_column(found)
+
+
+def _as_text(value: object) -> str:
+    """A value of JSON as that of a label: text as it is, numbers and truth as JSON writes them, null as none."""
+    if isinstance(value, str):
+        return value.strip()
+    return "" if value is None else json.dumps(value)

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import pickle
 import re
 import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import duckdb
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.storage import Stat, StorageConfig
-from manifests.tables import joined, write_parquet_bytes
+from manifests.tables import write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, open_file, scheme, secretless, stat_file
 from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
@@ -33,52 +30,18 @@ from pipelines.audio.probing import Prober
 from pipelines.entry import Entry, InputError, Notes, failed_entry
 from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, failed_row, kind_of
+from pipelines.packing import MET, Ingested, Packing
 from pipelines.recipe import IngestConfig
 from pipelines.sources import entries
 
 PART_ROWS = 1000
 PART_BYTES = 32 << 20
 """Names and hints are held up to so many rows or bytes."""
-MAX_HINTS_BYTES = 16_000_000
-"""Hints kept of one recording: further ones, in the order of their text, are left out."""
-MAX_BATCH_BYTES = 64_000_000
-"""Of the hints in a batch."""
 MAX_ERROR_LETTERS = 2000
 SEEN = re.compile(r"runs/ingest/\d{6}\.parquet")
-UNKNOWN_DURATION_S = 1800.0
-"""What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
-# A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
-OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
-
-UNREAD = "starts_with(recording_id, 'u')"
-"""Rows of names whose bytes could not be had."""
+NAMES = MET.names
 ADD_SEEN = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
 HASHED = ("recording_id", "sha256", "size_bytes", "mtime_ns")
-NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
-MET = pa.schema(
-    [
-        pa.field("uri", pa.string()),
-        pa.field("hint", pa.string()),
-        pa.field("languages", pa.list_(pa.string())),
-        pa.field("mtime_ns", pa.int64()),
-        *[column for column in schemas.RECORDINGS if column.name not in NOT_MET],
-    ]
-)
-NAMES = MET.names
-
-
-@dataclass
-class Ingested:
-    """What one ingest did; `met` names = `new` + `known` + `renamed`, where renamed are new names of known bytes."""
-
-    met: int = 0
-    new: int = 0
-    known: int = 0
-    renamed: int = 0
-    failed: int = 0
-    batches: int = 0
-    left_out: dict[str, int] = field(default_factory=dict, compare=False)
-    """Files and other things below the inputs that were not read, by suffix or reason."""
 
 
 def ingest(
@@ -100,23 +63,15 @@ def ingest(
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
         closing(sqlite3.connect(f"{folder}/seen.sqlite")) as seen,
     ):
-        connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
-        connection.execute("CREATE TABLE known (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
-        connection.execute("CREATE TABLE replaced (batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR)")
-        number = _load_known(connection, lake)
+        packing = Packing(connection, lake, config, notes)
+        packing.load_known()
         _load_seen(seen, lake)
-        notes.watched = _failed_owners(connection)
+        notes.watched = packing.failed_owners()
         try:
-            _meet(connection, seen, lake, entries(inputs, lake.config, config, notes), config, progress, decode)
+            _meet(packing, seen, lake, entries(inputs, lake.config, config, notes), config, progress, decode)
         except InputError as error:
             problem = error
-        while not _write_new(connection, lake, config, result, number):
-            number = _load_known(connection, lake, number)  # another ingest took a number: see what it added
-        _add_names(connection, lake, notes, result)
-        # A name listed twice in one run is one name.
-        result.met = _count(connection, "(SELECT DISTINCT recording_id, uri FROM met)")
-        result.known = result.met - result.new - result.renamed
-        result.left_out = dict(notes.left_out.most_common())
+        packing.commit(result)
     if problem:
         raise problem
     return result
@@ -159,7 +114,8 @@ def _printable(text: str) -> str:
 
 def _said(entry: Entry) -> dict[str, Any]:
     """The columns of MET that hold what was said of a name where it was met."""
-    return {"hint": entry.hint and entry.hint.text, "languages": entry.hint and entry.hint.languages}
+    said = entry.hint
+    return {"hint": said and said.text, "languages": said and said.languages, "labels": said and said.labels}
 
 
 def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
@@ -176,27 +132,6 @@ def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
     sha256 = combined_sha256(digests)
     found = {"recording_id": id_of(uri, sha256), "sha256": sha256}
     return found | {"size_bytes": size_bytes, "mtime_ns": stat.mtime_ns}
-
-
-def _load_known(connection: duckdb.DuckDBPyConnection, lake: Lake, first: int = 0) -> int:
-    """Add the names in batches from number `first` on to the table `known`. Returns the number of the next batch."""
-    batches = [batch for batch in lake.batches() if _number(batch) >= first]
-    found = lake.read_each(batches, lake.recordings_key, ["recording_id", "uris", "status"])
-    for table in joined(found):
-        connection.register("part", table)
-        connection.execute("INSERT INTO known SELECT batch, recording_id, unnest(uris), status FROM part")
-    return max((_number(batch) + 1 for batch in batches), default=first)
-
-
-def _number(batch: str) -> int:
-    return int(batch.removeprefix("batch-"))
-
-
-def _failed_owners(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """Lists, manifests and archives of which the lake holds failures: of themselves, of their lines or members."""
-    owner = "regexp_extract(uri, $owner, 1)"
-    found = connection.execute(f"SELECT DISTINCT {owner} FROM known WHERE {UNREAD} AND {owner} <> ''", {"owner": OWNER})
-    return {name for (name,) in found.fetchall()}
 
 
 def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
@@ -216,7 +151,7 @@ def _seen_keys(lake: Lake) -> Iterator[str]:
 
 
 def _meet(
-    connection: duckdb.DuckDBPyConnection,
+    packing: Packing,
     seen: sqlite3.Connection,
     lake: Lake,
     found: Iterable[Entry],
@@ -225,8 +160,6 @@ def _meet(
     decode: DecodeConfig,
 ) -> None:
     """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
-    connection.register("met_schema", MET.empty_table())
-    connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
     number = max((int(key[-14:-8]) + 1 for key in _seen_keys(lake)), default=0)
     part: list[dict[str, Any]] = []
     fresh: list[dict[str, Any]] = []
@@ -235,8 +168,7 @@ def _meet(
     def flush() -> None:
         nonlocal number, held_bytes
         if part:
-            connection.register("part", schemas.table(part, MET))
-            connection.execute("INSERT INTO met SELECT * FROM part")
+            packing.add(part)
         if fresh:  # kept at once, so that a killed ingest need not hash again
             data = write_parquet_bytes(schemas.table(fresh, MET))
             while not lake.storage.put_if_absent(f"runs/ingest/{number:06d}.parquet", data):
@@ -249,7 +181,7 @@ def _meet(
     def meet(entry: Entry, prober: Prober) -> dict[str, Any]:
         nonlocal held_bytes
         row, is_new = _row(seen, entry, prober, lake.config)
-        if is_new:
+        if is_new and not packing.is_withdrawn(row):
             fresh.append(row)
         part.append(row)
         held_bytes += len(row["uri"]) + len(row["hint"] or "")
@@ -306,134 +238,3 @@ def _recall(seen: sqlite3.Connection, uri: str, stat: Stat) -> tuple[dict[str, A
     for row, now in seen.execute(newest, (uri, *stat)):
         return dict(zip(NAMES, pickle.loads(row), strict=True)), bool(now)
     return {}, False
-
-
-def _add_names(connection: duckdb.DuckDBPyConnection, lake: Lake, notes: Notes, result: Ingested) -> None:
-    """Give known recordings the new names they were met under, and drop failures that hold no more.
-
-    A failure holds no more where its name or its bytes can be read now (they are in the lake as another row), or
-    where it is of a list or archive that was read to its end without naming it again.
-    """
-    connection.execute("CREATE TABLE finished (owner VARCHAR)")
-    connection.executemany("INSERT INTO finished VALUES (?)", [[name] for name in sorted(notes.finished)] or [[None]])
-    connection.execute(
-        "CREATE TABLE changes AS SELECT DISTINCT k.batch, met.recording_id, met.uri AS added FROM met "
-        "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = met.recording_id "
-        "ANTI JOIN known ON known.recording_id = met.recording_id AND known.uri = met.uri "
-        "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met ON known.uri = met.uri "
-        f"WHERE starts_with(known.recording_id, 'u') AND known.recording_id <> met.recording_id "
-        "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM replaced "
-        # An ingest that was killed between writing a recording anew and dropping its failure.
-        "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE status <> 'ok') "
-        "SEMI JOIN (FROM known WHERE status = 'ok') AS ok USING (recording_id) "
-        f"UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE {UNREAD}) AS k "
-        "SEMI JOIN finished ON finished.owner = regexp_extract(k.uri, $owner, 1) "
-        "ANTI JOIN met ON met.uri = k.uri",
-        {"owner": OWNER},
-    )
-    changed = connection.execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
-    streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(PART_ROWS), []))
-    for batch, changes in itertools.groupby(streamed, key=lambda row: row[0]):
-        added: dict[str, set[str]] = defaultdict(set)
-        mended: set[str] = set()
-        for _, recording_id, uri in changes:
-            (added[recording_id] if uri else mended).add(uri or recording_id)
-        rows = []
-        for row in lake.read(lake.recordings_key(batch)).to_pylist():
-            if row["recording_id"] in mended:
-                continue
-            names = added[row["recording_id"]]
-            result.renamed += len(names)
-            rows.append(row | {"uris": sorted({*row["uris"], *names})})
-        lake.write(lake.recordings_key(batch), schemas.table(rows, schemas.RECORDINGS))
-
-
-def _write_new(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, result: Ingested, number: int
-) -> bool:
-    """Recordings that the lake lacks, in order of their first name, packed into batches from `number` on.
-
-    So are recordings of which the lake has only failures, and which can be read now; `replaced` holds their old rows.
-    False where another ingest has written a batch of that number: what it holds must be known first.
-    """
-    _set_replaced(connection)
-    _bound_hints(connection)
-    connection.execute(
-        "CREATE OR REPLACE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, max(status) AS best, "
-        "list_sort(list(DISTINCT uri)) AS uris, list_sort(list_distinct(flatten(list(languages)))) AS languages, "
-        "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM met "
-        "ANTI JOIN known USING (recording_id) GROUP BY recording_id"
-    )
-    reader = connection.sql(
-        "SELECT m.* EXCLUDE (uri, hint, mtime_ns, languages), f.uris, f.hints, f.languages, r.uris AS old_uris "
-        "FROM fresh AS f JOIN (FROM met SELECT DISTINCT ON (recording_id, status) *) AS m "
-        "ON m.recording_id = f.recording_id AND m.status = f.best "
-        "LEFT JOIN (SELECT recording_id, list(uri) AS uris FROM replaced GROUP BY recording_id) AS r "
-        "ON r.recording_id = f.recording_id ORDER BY f.first_uri"
-    ).to_arrow_reader(PART_ROWS)
-    for rows, names in _batches(reader, config):
-        key = lake.recordings_key(f"batch-{number:06d}")
-        if not lake.storage.put_if_absent(key, write_parquet_bytes(schemas.table(rows, schemas.RECORDINGS))):
-            return False
-        number += 1
-        result.batches += 1
-        result.new += names
-        result.failed += sum(row["status"] != "ok" for row in rows)
-    return True
-
-
-def _set_replaced(connection: duckdb.DuckDBPyConnection) -> None:
-    """Move from `known` to `replaced` the failures of bytes that can be read now and are nowhere readable yet."""
-    connection.execute(
-        "CREATE OR REPLACE TABLE mended AS SELECT DISTINCT recording_id FROM (FROM known WHERE status <> 'ok') "
-        "SEMI JOIN (FROM met WHERE status = 'ok') AS m USING (recording_id) "
-        "ANTI JOIN (FROM known WHERE status = 'ok') AS k USING (recording_id)"
-    )
-    connection.execute("INSERT INTO replaced FROM known SEMI JOIN mended USING (recording_id)")
-    connection.execute("DELETE FROM known WHERE recording_id IN (FROM mended)")
-
-
-def _bound_hints(connection: duckdb.DuckDBPyConnection) -> None:
-    """Leave out what of the hints of one recording is beyond MAX_HINTS_BYTES."""
-    connection.execute(
-        "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM met WHERE hint IS NOT NULL "
-        f"GROUP BY recording_id HAVING sum(strlen(hint)) > {MAX_HINTS_BYTES}"
-    )
-    connection.execute(
-        "UPDATE met SET hint = NULL WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, "
-        "sum(strlen(hint)) OVER (PARTITION BY recording_id ORDER BY hint, rowid) AS bytes "
-        f"FROM met SEMI JOIN heavy USING (recording_id) WHERE hint IS NOT NULL) WHERE bytes > {MAX_HINTS_BYTES})"
-    )
-
-
-def _batches(reader: pa.RecordBatchReader, config: IngestConfig) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """The rows of each batch, and how many names were met of them."""
-    held: list[dict[str, Any]] = []
-    held_s, held_bytes, names = 0.0, 0, 0
-    for part in reader:
-        for row in part.to_pylist():
-            hints, languages, old_uris = row.pop("hints"), row.pop("languages"), row.pop("old_uris")
-            met = len(row["uris"])
-            if old_uris:
-                row["uris"] = sorted({*row["uris"], *old_uris})
-            row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each is a JSON object already
-            row["language_hint"] = languages[0] if languages and len(languages) == 1 else None
-            row |= {"source": config.source, "licence": config.licence}
-            duration_s, size = _counted_s(row["claimed_duration_s"]), len(row["hints"] or "")
-            if held and (held_s + duration_s > config.batch_hours * 3600 or held_bytes + size > MAX_BATCH_BYTES):
-                yield held, names
-                held, held_s, held_bytes, names = [], 0.0, 0, 0
-            held.append(row)
-            held_s, held_bytes, names = held_s + duration_s, held_bytes + size, names + met
-    if held:
-        yield held, names
-
-
-def _counted_s(claimed_s: float | None) -> float:
-    """What a recording counts in a batch; a claim that cannot be true is none."""
-    return claimed_s if claimed_s and math.isfinite(claimed_s) and claimed_s > 0 else UNKNOWN_DURATION_S
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    ((number,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
-    return int(number)

@@ -49,7 +49,6 @@ def list_entries(uri: str, config: StorageConfig, limits: IngestConfig) -> Itera
 
 def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, notes: Notes) -> Iterator[Entry]:
     """The recordings that a manifest names. Raises InputError where it cannot be read on, or is no manifest."""
-    max_hint_bytes = int(limits.max_hint_mb * 1e6)
     good, first_bad, bad_lines = False, "", 0
     for number, line in _lines(uri, config, limits):
         try:
@@ -58,7 +57,7 @@ def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, note
                 continue
             said = json.loads(text.decode())
             names = [_name(audio, uri) for audio in named_audio(said, limits.excerpts)]
-            if (hint := make_hint(said, max_hint_bytes)) is None:
+            if (hint := make_hint(said, limits, notes)) is None:
                 notes.leave_out("hints too long or too deep")
         except Exception as error:
             entry = failed_entry(f"{uri}:{number}", _line_error(uri, number, error))

@@ -93,7 +93,7 @@ def _samples(members: Iterable[TarMember], file: BinaryIO, limits: IngestConfig,
         hint = None
         if not member.problem and member.size <= max_bytes:
             file.seek(member.offset)
-            hint = _parsed(file.read(member.size), max_bytes)
+            hint = _parsed(file.read(member.size), limits, notes)
         if hint is None:
             notes.leave_out("JSON in archives that is no hint")
         sample.sidecars[stem] = hint
@@ -101,9 +101,9 @@ def _samples(members: Iterable[TarMember], file: BinaryIO, limits: IngestConfig,
     yield sample
 
 
-def _parsed(data: bytes, max_bytes: int) -> Hint | None:
+def _parsed(data: bytes, limits: IngestConfig, notes: Notes) -> Hint | None:
     try:
-        return make_hint(json.loads(data), max_bytes)
+        return make_hint(json.loads(data), limits, notes)
     except (ValueError, RecursionError):  # an odd sidecar costs only itself
         return None
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Base = Mapping[str, frozenset[int]]
 """Numbers of shards by split."""
 
-TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence")
+TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
 """What a shard says of a window. Where the selection says otherwise, the shard is made again."""
 
 

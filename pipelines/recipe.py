@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import encoders
+from manifests.labels import COLUMNS, checked_label
 from manifests.names import checked_name
 from manifests.storage import StorageConfig
 from pipelines import typed
@@ -37,6 +38,11 @@ class IngestConfig:
     """Collection the recordings come from."""
     licence: str | None = None
     """Licence of the recordings."""
+    label: dict[str, str] = field(default_factory=dict)
+    """Further labels of all recordings: country = "DE"."""
+    labels: list[str] = field(default_factory=list)
+    """Labels that lines of manifests give, by their keys there or in `custom` of Lhotse; a line wins over `label`,
+    and where "source" or "licence" is named here, over these."""
     excerpts: bool = False
     """Whether a line of a manifest that names a part of a file (NeMo's `offset` and `duration`, the `start` and
     `duration` of a Lhotse cut) makes that part a recording; otherwise the whole file is one recording."""
@@ -65,6 +71,20 @@ class IngestConfig:
         for name in above_0:
             if not getattr(self, name) > 0:
                 raise ValueError(f"ingest.{name} must be above 0")
+        for name, value in self.label.items():
+            if name in COLUMNS:
+                raise ValueError(f"ingest.label.{name} is no label of your own: write ingest.{name}")
+            checked_label(name, value)
+        for name in self.labels:
+            checked_label(name, "any")
+        if "language_hint" in self.labels:
+            raise ValueError("ingest.labels: language_hint is taken from the lines anyway: leave it out")
+
+    @property
+    def constants(self) -> dict[str, str]:
+        """The labels of all recordings by name, `source` and `licence` among them where they are given."""
+        given = {"source": self.source, "licence": self.licence, **self.label}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from pipelines.encode import ShardEncoder, made_by
 from pipelines.engines import Engine, Group, Worker
 from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import to_failure
-from pipelines.ingest import Ingested, ingest
+from pipelines.ingest import ingest
 from pipelines.models import MODELS
+from pipelines.packing import Ingested
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.plan import Plan, Shard
 from pipelines.recipe import Recipe

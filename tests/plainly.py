@@ -113,6 +113,7 @@ def _cut(row: Row, selection: Selection) -> Iterator[Row]:
             "language": row.get("language"),
             "source": row["source"],
             "licence": row["licence"],
+            "labels": row["labels"],
             "kept": True,
             "reasons": [],
             **_speakers(None if turns is None else by_start, start_s, end_s),

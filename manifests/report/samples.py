@@ -123,7 +123,7 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
             if pa.types.is_nested(column.type):
                 if not pa.types.is_map(column.type):
                     continue
-                value = ", ".join(f"{key} {part:.3g}" for key, part in value)
+                value = ", ".join(f"{key} {part if isinstance(part, str) else f'{part:.3g}'}" for key, part in value)
             if isinstance(value, float):
                 value = f"{value:.4g}"
             unit = (column.metadata or {}).get(b"unit", b"").decode()

@@ -147,6 +147,13 @@ class Storage(Protocol):
         """Put and return True, or leave what is there and return False."""
         ...
 
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        """Put where the key holds just the bytes `old`, and return True; else leave what is there and return False.
+
+        Of several writers that have read the same bytes, one replaces them; the others read again.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Delete; a missing key is not an error."""
         ...

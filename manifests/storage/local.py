@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import hashlib
 import os
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 TEMPORARY = "runs/tmp"
+LOCK = "lock"
 DAY_S = 86400.0
 
 
@@ -104,6 +107,22 @@ class LocalStorage:
             temporary.unlink(missing_ok=True)
         return True
 
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        target = self._place(key)
+        temporary = self._temporary(data)
+        try:
+            with self._locked():
+                try:
+                    held = target.read_bytes()
+                except FileNotFoundError:
+                    return False
+                if held != old:
+                    return False
+                self._rename(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def delete(self, key: str) -> None:
         self._place(key).unlink(missing_ok=True)
 
@@ -131,6 +150,17 @@ class LocalStorage:
         folder = self.path / TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time is in here for one folder of lakes; the lock ends with its process."""
+        with (self._tmp() / LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:  # some cluster file systems are mounted without locks
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
+            yield
 
     def _temporary(self, data: bytes) -> Path:
         path = self._tmp() / _own_name()

@@ -120,6 +120,9 @@ class S3Storage:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._object(checked_key(key)).put_if_absent(data)
 
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        return self._object(checked_key(key)).replace(old, data)
+
     def delete(self, key: str) -> None:
         self._object(checked_key(key)).delete()
 

@@ -101,15 +101,32 @@ class S3Object:
             self.request("PutObject", lambda client, number: self._put_once(client, data))
 
     def put_if_absent(self, data: bytes) -> bool:
+        return self._put_if(data, IfNoneMatch="*")
+
+    def replace(self, old: bytes, data: bytes) -> bool:
+        """Put where the object holds the bytes `old`: the version that was compared is the one that is replaced."""
+        try:
+            head = self.head()
+            if self._read_parallel(head) != old:
+                return False
+        except FileNotFoundError:
+            return False
+        return self._put_if(data, IfMatch=head.etag)
+
+    def _put_if(self, data: bytes, **condition: str) -> bool:
+        """Put under a condition that the server tests, and return whether it held."""
         from botocore.exceptions import ClientError
 
         writer = uuid.uuid4().hex
 
         def attempt(client: Any, number: int) -> bool:
             try:
-                self._put_once(client, data, IfNoneMatch="*", Metadata={"writer": writer})
+                self._put_once(client, data, Metadata={"writer": writer}, **condition)
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status == 404 and "IfMatch" in condition:  # it was deleted meanwhile
+                    return False
+                if status != 412:
                     raise
                 # A put whose answer was lost finds its own object there when it is tried again.
                 held = self.head_once(client)

@@ -36,7 +36,8 @@ from manifests.shards import ShardCommit, ShardFiles, Statistics
 from manifests.tables import write_parquet_bytes
 from pipelines.annotate import expected, pending
 from pipelines.engines import Engine, Group
-from pipelines.ingest import MET, PART_ROWS, ingest
+from pipelines.ingest import PART_ROWS, ingest
+from pipelines.packing import MET
 from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted

@@ -85,6 +85,37 @@ def test_of_many_that_put_if_absent_at_once_one_wins(storage: Storage) -> None:
     assert [b"%d" % number for number in won] == [storage.read("commit")]
 
 
+@pytest.mark.parametrize("size", [1, 2 * BLOCK_BYTES])
+def test_replace_puts_only_where_the_bytes_are_those_that_were_read(storage: Storage, size: int) -> None:
+    first, second = b"1" * size, b"2" * size
+    assert not storage.replace("k", b"", second)
+    assert not storage.exists("k")
+    storage.put("k", first)
+    assert not storage.replace("k", second, b"other")
+    assert storage.read("k") == first
+    assert storage.replace("k", first, second)
+    assert not storage.replace("k", first, b"other")
+    assert storage.read("k") == second
+
+
+def test_of_many_that_add_to_an_object_at_once_none_is_lost(storage: Storage) -> None:
+    storage.put("k", b"")
+    start = threading.Barrier(4)
+
+    def add(name: bytes) -> None:
+        start.wait()
+        for _ in range(5):
+            while not storage.replace("k", held := storage.read("k"), held + name):
+                pass
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in (b"a", b"b", b"c", b"d")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(storage.read("k")) == sorted(b"abcd" * 5)
+
+
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
 def test_any_size_comes_back_whole_and_a_put_file_is_consumed(storage: Storage, tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
@@ -184,6 +215,7 @@ def test_no_key_writes_outside_the_root(storage: Storage, tmp_path: Path, key: s
         lambda: storage.put(key, b"x"),
         lambda: storage.put_file(key, file),
         lambda: storage.put_if_absent(key, b"x"),
+        lambda: storage.replace(key, b"", b"x"),
         lambda: storage.delete(key),
         lambda: storage.log(key),
     ):

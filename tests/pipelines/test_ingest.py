@@ -14,6 +14,7 @@ import soundfile
 
 from manifests.lake import Lake
 from pipelines import ingest as module
+from pipelines import packing
 from pipelines.ingest import Ingested, ingest
 from pipelines.recipe import IngestConfig
 from pipelines.sources import InputError
@@ -232,7 +233,7 @@ def test_a_killed_repair_of_a_failure_is_finished_by_the_next_ingest(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_add_names", killed)
+        patch.setattr(packing.Packing, "add_names", killed)
         with pytest.raises(KeyboardInterrupt):
             ingest(lake, [str(tmp_path / "in")], IngestConfig())
     assert [row["status"] for row in rows(lake)] == ["failed", "ok"]

@@ -10,12 +10,15 @@ LAKE = {"RECIPE", "--lake", "--set", "-q", "--quiet", "--json"}
 STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
 LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
+PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 SURFACE = {
     "run": STEP | {"--in", "--retry-failed"},
     "ingest": STEP | {"--in"},
     "annotate": STEP | {"--retry-failed"},
     "select": STEP,
     "encode": STEP | {"--retry-failed"},
+    "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
+    "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
     "models list": set(),

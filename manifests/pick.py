@@ -1,0 +1,162 @@
+"""Which recordings of a lake are meant: by id, name, source, an SQL condition, or the rows of a file."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.lake import Lake
+from manifests.sql import reading
+from manifests.views import choose, open_views, stages_of
+
+KEYS = ("recording_id", "uri", "pattern")
+"""Columns of a file by which it names recordings."""
+ROWS = 10_000
+"""Rows of a file that are held at a time."""
+Row = dict[str, Any]
+
+
+class PickError(ValueError):
+    """Recordings that cannot be named so; `remedy` says how they can."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Recordings that meet all of what is given; of several ids, or of several patterns, one is enough."""
+
+    ids: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+    """Names, or patterns in which `*` stands for any characters, '/' among them."""
+    source: str | None = None
+    where: str | None = None
+    """An SQL condition over the view `annotations`."""
+    file: str | None = None
+    """CSV, JSON lines or Parquet with a column of KEYS."""
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
+
+
+def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
+    """The views of a lake with the tables `picked` (recording_id) and `said` (recording_id, name, value).
+
+    `said` holds what the file says of the recordings that it names, in columns other than its key; `unmatched` its keys
+    that name none. Raises PickError, and what `manifests.sql.ask` raises for `where`.
+    """
+    if not wanted:
+        raise PickError("no recordings are named", "name some: ID, --uri, --source, --where or --from")
+    if next(lake.batches(), None) is None:
+        raise PickError(f"there are no recordings in {lake.storage.root}", "check the name of the lake")
+    connection = open_views(lake, choose(lake), stages_of(wanted.where) if wanted.where else ())
+    _load(connection, wanted.file)
+    conditions = ["true"]
+    values: dict[str, Any] = {}
+    if wanted.ids:
+        conditions.append("recording_id IN (SELECT unnest($ids))")
+        values["ids"] = list(wanted.ids)
+    if wanted.uris:
+        conditions.append(
+            "len(list_filter(uris, lambda u: len(list_filter($uris, lambda p: u = p OR u GLOB p)) > 0)) > 0"
+        )
+        values["uris"] = list(wanted.uris)
+    if wanted.source is not None:
+        conditions.append("source = $source")
+        values["source"] = wanted.source
+    if wanted.where:
+        conditions.append(
+            f"recording_id IN ({reading(connection, f'SELECT recording_id FROM annotations WHERE {wanted.where}')})"
+        )
+    if wanted.file:
+        conditions.append("recording_id IN (SELECT recording_id FROM matched)")
+    connection.execute(
+        f"CREATE TABLE picked AS SELECT DISTINCT recording_id FROM batches WHERE {' AND '.join(conditions)}", values
+    )
+    return connection
+
+
+def _load(connection: duckdb.DuckDBPyConnection, file: str | None) -> None:
+    """Tables `matched`, `said` and `unmatched` of a file, empty without one."""
+    connection.execute("CREATE TABLE rows_of_file (line BIGINT, kind VARCHAR, key VARCHAR)")
+    connection.execute("CREATE TABLE cells (line BIGINT, name VARCHAR, value VARCHAR)")
+    numbered = enumerate(_rows(file), 1) if file else iter(())
+    while some := list(itertools.islice(numbered, ROWS)):
+        keys = [(line, *_key_of(row, f"{file}, row {line}")) for line, row in some]
+        cells = [
+            (line, name, text) for line, row in some for name, value in row.items()
+            if name not in KEYS and (text := _text(value))
+        ]  # fmt: skip
+        for table, columns, rows in (
+            ("rows_of_file", ("line", "kind", "key"), keys),
+            ("cells", ("line", "name", "value"), cells),
+        ):
+            kinds = [pa.int64(), pa.string(), pa.string()]
+            arrays = [pa.array([row[n] for row in rows], kind) for n, kind in enumerate(kinds)]
+            connection.register("part", pa.table(arrays, names=list(columns)))
+            connection.execute(f"INSERT INTO {table} FROM part")
+    named = "(SELECT recording_id, unnest(uris) AS uri FROM batches)"
+    connection.execute(
+        "CREATE TABLE matched AS "
+        "SELECT line, recording_id FROM rows_of_file JOIN batches ON recording_id = key WHERE kind = 'recording_id' "
+        f"UNION SELECT line, recording_id FROM rows_of_file JOIN {named} ON uri = key WHERE kind = 'uri' "
+        f"UNION SELECT line, recording_id FROM rows_of_file JOIN {named} ON uri GLOB key WHERE kind = 'pattern'"
+    )
+    connection.execute(
+        "CREATE TABLE said AS SELECT DISTINCT recording_id, name, value FROM matched JOIN cells USING (line)"
+    )
+    connection.execute("CREATE TABLE unmatched AS SELECT key FROM rows_of_file ANTI JOIN matched USING (line)")
+
+
+def _key_of(row: Row, where: str) -> tuple[str, str]:
+    found = [(kind, _text(row[kind])) for kind in KEYS if kind in row]
+    if len(found) != 1 or not found[0][1]:
+        raise PickError(
+            f"{where} does not name a recording",
+            f"give each row one of the columns {', '.join(KEYS)}, and a value in it",
+        )
+    return found[0]
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
+
+
+def _rows(file: str) -> Iterator[Row]:
+    """The rows of a file by the names of its columns. Raises PickError for one that cannot be read."""
+    remedy = "give CSV with a line of names (.csv), a JSON object a line (.jsonl) or Parquet (.parquet)"
+    try:
+        if file.endswith(".parquet"):
+            with pq.ParquetFile(file) as table:
+                for batch in table.iter_batches(ROWS):
+                    yield from batch.to_pylist()
+        elif file.endswith((".csv", ".jsonl")):
+            with open(file, encoding="utf-8-sig", newline="") as lines:
+                yield from csv.DictReader(lines, restkey="") if file.endswith(".csv") else _objects(lines)
+        else:
+            raise PickError(f"{file} has another suffix than .csv, .jsonl and .parquet", remedy)
+    except (pa.ArrowException, ValueError, csv.Error) as error:
+        if isinstance(error, PickError):
+            raise
+        raise PickError(f"{file} cannot be read: {error}", remedy) from error
+
+
+def _objects(lines: Iterable[str]) -> Iterator[Row]:
+    for line in lines:
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"{line.strip()!r:.100} is not a JSON object")
+            yield row

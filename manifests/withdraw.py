@@ -1,0 +1,194 @@
+"""Withdrawal: recordings leave a lake with all that was made of them, and what stays is a tombstone without names.
+
+A tombstone under `removed/` comes first and the rows of `recordings/` go last, so that a withdrawal that was killed at
+any moment is found, and finished, by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests import reselect, schemas
+from manifests.labels import history_keys
+from manifests.lake import Lake
+from manifests.output import one_line, to_json
+from manifests.tables import joined, write_parquet_bytes
+from manifests.views import folders
+
+TOMBSTONES = re.compile(r"removed/\d{6}\.parquet")
+REDACTED = "[withdrawn]"
+TEXTS = (".txt", ".json")
+"""Files under `runs/` that may name a recording."""
+
+
+def tombstones(lake: Lake) -> pa.Table:
+    """All rows of REMOVED."""
+    tables = [lake.read(key) for key in lake.storage.list("removed") if TOMBSTONES.fullmatch(key)]
+    return pa.concat_tables([schemas.REMOVED.empty_table(), *tables])
+
+
+def whole_files(removed: pa.Table) -> list[str]:
+    """sha256 of the bytes that were withdrawn as a whole; another id than of these bytes is one of a part of them."""
+    rows = removed.select(["recording_id", "sha256"]).to_pylist()
+    return [row["sha256"] for row in rows if row["sha256"] and row["sha256"].startswith(row["recording_id"])]
+
+
+@dataclass
+class Withdrawal:
+    """Recordings that are to leave, found but not touched yet."""
+
+    lake: Lake
+    reason: str | None
+    rows: list[dict[str, Any]]
+    """Of each: batch, recording_id, uris, sha256, claimed_duration_s, pcm_sha256, is_copy, is_withdrawn."""
+    selections: list[str] = field(default_factory=list)
+    """The selections that were made anew,"""
+    datasets: list[str] = field(default_factory=list)
+    """and the datasets that have changed."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(row["recording_id"] for row in self.rows)
+
+    @property
+    def copies(self) -> int:
+        """How many are here because they hold the same samples as one that was asked for."""
+        return sum(row["is_copy"] for row in self.rows)
+
+    @property
+    def hours(self) -> float:
+        """As their headers claim."""
+        return sum(row["claimed_duration_s"] or 0.0 for row in self.rows) / 3600
+
+    def commit(self, drop_recordings: Callable[[Lake, frozenset[str]], list[str]], own_run: str) -> None:
+        """Take them out of everything; `drop_recordings` does so with datasets, `own_run` is this run's folder.
+
+        Also finishes what an earlier withdrawal has left undone of selections.
+        """
+        lake, batches = self.lake, sorted({row["batch"] for row in self.rows})
+        if self.rows:
+            self._bury()
+            reselect.outdate(lake, batches)
+            self.datasets = drop_recordings(lake, self.ids)
+            self._forget(own_run)
+            without = partial(_without, ids=pa.array(sorted(self.ids), pa.string()))
+            for folder in folders(lake, "annotations"):
+                for batch in batches:
+                    key = f"annotations/{folder}/{batch}.parquet"
+                    if lake.storage.exists(key):
+                        lake.change(key, without)
+            for batch in batches:
+                lake.change(lake.recordings_key(batch), without)
+        self.selections = reselect.renew(lake)
+
+    def _bury(self) -> None:
+        """Write the tombstones of those that have none."""
+        names = schemas.REMOVED.names
+        rows = [
+            {name: (row | {"reason": self.reason})[name] for name in names}
+            for row in sorted(self.rows, key=lambda row: row["recording_id"])
+            if not row["is_withdrawn"]
+        ]
+        if not rows:
+            return
+        data = write_parquet_bytes(schemas.table(rows, schemas.REMOVED))
+        number = sum(1 for _ in self.lake.storage.list("removed"))
+        while not self.lake.storage.put_if_absent(f"removed/{number:06d}.parquet", data):
+            number += 1
+
+    def _forget(self, own_run: str) -> None:
+        """Take their names out of the history of labels and of all that runs have left but this one."""
+        lake, ids = self.lake, pa.array(sorted(self.ids), pa.string())
+        redacted = Redaction(self.ids, {uri for row in self.rows for uri in row["uris"]})
+        for key in list(history_keys(lake)):
+            lake.change(key, lambda table: _redacted_column(_without(table, ids), "asked", redacted))
+        for key in list(lake.storage.list("runs")):
+            if key.startswith(("runs/tmp/", f"{own_run}/")):
+                continue
+            if key.startswith("runs/ingest/") and key.endswith(".parquet"):
+                lake.change(key, partial(_without, ids=ids))
+            elif not self.ids.isdisjoint(key.split("/")):  # pieces that were heard of it
+                lake.storage.delete(key)
+            elif key.endswith(TEXTS):
+                text = lake.storage.read(key).decode("utf-8", "surrogateescape")
+                if (changed := redacted(text)) != text:
+                    lake.storage.put(key, changed.encode("utf-8", "surrogateescape"))
+
+
+class Redaction:
+    """Takes ids and names of recordings out of texts, in every form in which a log or JSON writes them."""
+
+    def __init__(self, ids: Iterable[str], names: Iterable[str]) -> None:
+        self._patterns = [(one, rf"(?<!\w){one}(?!\w)") for one in sorted(ids)]
+        for name in sorted(names, key=lambda name: (-len(name), name)):  # a longer one may begin with a shorter one
+            forms = {name, repr(name)[1:-1], json.dumps(name)[1:-1], to_json(name)[1:-1], one_line(name)}
+            # A name inside another one, of a file in another folder or with a further suffix, is another name.
+            self._patterns += [(form, rf"(?<![\w/.-]){re.escape(form)}(?![\w/-]|\.\w)") for form in sorted(forms)]
+
+    def __call__(self, text: str) -> str:
+        for words, pattern in self._patterns:
+            if words in text:
+                text = re.sub(pattern, REDACTED, text)
+        return text
+
+
+def find(
+    lake: Lake, connection: duckdb.DuckDBPyConnection, reason: str | None = None, keep_copies: bool = False
+) -> Withdrawal:
+    """What `pick` found, what an unfinished withdrawal has left, and unless they are kept, all copies of their samples.
+
+    Copies are known of recordings that were annotated.
+    """
+    removed = tombstones(lake)
+    connection.register("removed", removed)
+    connection.execute("CREATE TABLE samples (recording_id VARCHAR, pcm_sha256 VARCHAR)")
+    for folder in folders(lake, "annotations"):
+        stage, _, mark = folder.rpartition("-")
+        if stage == "signal":
+            keys = partial(lake.annotation_key, stage, mark)
+            for table in joined(lake.read_each(lake.annotated(stage, mark), keys, ["recording_id", "pcm_sha256"])):
+                connection.register("part", table)
+                connection.execute(
+                    "INSERT INTO samples SELECT recording_id, pcm_sha256 FROM part WHERE pcm_sha256 IS NOT NULL"
+                )
+    connection.execute(
+        "CREATE TABLE asked_for AS SELECT recording_id FROM picked UNION "
+        "SELECT recording_id FROM removed SEMI JOIN batches USING (recording_id)"
+    )
+    same = "SELECT DISTINCT pcm_sha256 FROM samples SEMI JOIN asked_for USING (recording_id) UNION "
+    same += "SELECT pcm_sha256 FROM removed WHERE pcm_sha256 IS NOT NULL"
+    copies = "SELECT recording_id FROM samples WHERE false"
+    if not keep_copies:
+        copies = f"SELECT recording_id FROM samples SEMI JOIN ({same}) USING (pcm_sha256)"
+    pcm = (
+        "NULL::VARCHAR"
+        if keep_copies
+        else "(SELECT min(pcm_sha256) FROM samples AS s WHERE s.recording_id = l.recording_id)"
+    )
+    found = connection.execute(
+        f"SELECT DISTINCT b.batch, l.recording_id, r.uris, r.sha256, r.claimed_duration_s, {pcm} AS pcm_sha256, "
+        "l.recording_id NOT IN (FROM asked_for) AS is_copy, "
+        "l.recording_id IN (SELECT recording_id FROM removed) AS is_withdrawn "
+        f"FROM (FROM asked_for UNION {copies}) AS l JOIN recordings AS r USING (recording_id) "
+        "JOIN batches AS b USING (recording_id) ORDER BY b.batch, l.recording_id"
+    )
+    names = [column[0] for column in found.description or []]
+    return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in found.fetchall()])
+
+
+def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
+
+
+def _redacted_column(table: pa.Table, name: str, redacted: Redaction) -> pa.Table:
+    values = [redacted(value) for value in table[name].to_pylist()]
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.string()))
