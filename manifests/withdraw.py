@@ -25,6 +25,8 @@ from manifests.tables import joined, write_parquet_bytes
 from manifests.views import folders
 
 TOMBSTONES = re.compile(r"removed/\d{6}\.parquet")
+HASHED = re.compile(r"runs/ingest/\d{6}\.parquet")
+"""Names that ingests have hashed, with what they found."""
 REDACTED = "[withdrawn]"
 TEXTS = (".txt", ".json")
 """Files under `runs/` that may name a recording."""
@@ -114,9 +116,10 @@ class Withdrawal:
         for key in list(lake.storage.list("runs")):
             if key.startswith(("runs/tmp/", f"{own_run}/")):
                 continue
-            if key.startswith("runs/ingest/") and key.endswith(".parquet"):
+            if HASHED.fullmatch(key):
                 lake.change(key, partial(_without, ids=ids))
-            elif not self.ids.isdisjoint(key.split("/")):  # pieces that were heard of it
+            # Of names that are settled, which only saves time, and pieces that were heard of a recording.
+            elif key.startswith("runs/ingest/") or not self.ids.isdisjoint(key.split("/")):
                 lake.storage.delete(key)
             elif key.endswith(TEXTS):
                 text = lake.storage.read(key).decode("utf-8", "surrogateescape")

@@ -6,18 +6,13 @@ The id of a recording is the hash of its bytes: met under two names, it is one r
 from __future__ import annotations
 
 import hashlib
-import itertools
-import pickle
-import re
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
 import duckdb
-import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -32,15 +27,13 @@ from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.failures import Kind, failed_row, kind_of
 from pipelines.packing import MET, Ingested, Packing
 from pipelines.recipe import IngestConfig
+from pipelines.remembered import Remembered, Seen
 from pipelines.sources import entries
 
 PART_ROWS = 1000
 PART_BYTES = 32 << 20
 """Names and hints are held up to so many rows or bytes."""
 MAX_ERROR_LETTERS = 2000
-SEEN = re.compile(r"runs/ingest/\d{6}\.parquet")
-NAMES = MET.names
-ADD_SEEN = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
 HASHED = ("recording_id", "sha256", "size_bytes", "mtime_ns")
 
 
@@ -58,20 +51,30 @@ def ingest(
     """
     result, notes = Ingested(), Notes()
     problem: InputError | None = None
+    memory = Remembered.load(lake, config)
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-ingest-") as folder,
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
-        closing(sqlite3.connect(f"{folder}/seen.sqlite")) as seen,
+        closing(Seen(f"{folder}/seen.sqlite", lake)) as seen,
     ):
         packing = Packing(connection, lake, config, notes)
-        packing.load_known()
-        _load_seen(seen, lake)
-        notes.watched = packing.failed_owners()
+        if not memory.valid:
+            packing.load_known()
+        notes.watched = memory.owners() if memory.valid else packing.failed_owners()
+        named = memory.unsettled(entries(inputs, lake.config, config, notes), lake.config, progress)
         try:
-            _meet(packing, seen, lake, entries(inputs, lake.config, config, notes), config, progress, decode)
+            _meet(packing, memory, seen, named, progress, decode)
         except InputError as error:
             problem = error
-        packing.commit(result)
+        if packing.rows or not memory.is_all(notes.finished):
+            packing.add(list(memory.still.values()))
+            packing.load_known()
+            packing.commit(result)
+            memory.save(packing)
+        else:
+            result.met = result.known = len(memory.still)
+        memory.count(result)
+    result.left_out = dict(notes.left_out.most_common())
     if problem:
         raise problem
     return result
@@ -134,33 +137,20 @@ def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
     return found | {"size_bytes": size_bytes, "mtime_ns": stat.mtime_ns}
 
 
-def _load_seen(seen: sqlite3.Connection, lake: Lake) -> None:
-    """Table `seen`: rows of MET of names that earlier runs hashed, each found without reading the others."""
-    seen.execute("CREATE TABLE seen (uri, size_bytes, mtime_ns, row, now)")
-    for _, table in lake.read_each(_seen_keys(lake), str):
-        columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()  # others cannot be told from changed ones
-        rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
-        told = (columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, itertools.repeat(False))
-        seen.executemany(ADD_SEEN, zip(*told, strict=False))
-    seen.execute("CREATE INDEX seen_names ON seen (uri, size_bytes, mtime_ns)")
-
-
-def _seen_keys(lake: Lake) -> Iterator[str]:
-    """Files of rows of MET that earlier runs left; other files beside them are nobody's."""
-    return (key for key in lake.storage.list("runs/ingest") if SEEN.fullmatch(key))
-
-
 def _meet(
     packing: Packing,
-    seen: sqlite3.Connection,
-    lake: Lake,
+    memory: Remembered,
+    seen: Seen,
     found: Iterable[Entry],
-    config: IngestConfig,
     progress: Callable[[dict[str, Any]], None],
     decode: DecodeConfig,
 ) -> None:
-    """Table `met`: every name of this run, looked at unless an earlier run saw it with the same size and time."""
-    number = max((int(key[-14:-8]) + 1 for key in _seen_keys(lake)), default=0)
+    """Table `met`: every name that is found, looked at unless an earlier run saw it with the same size and time.
+
+    Failures that are known and hold still are in `memory.still` instead.
+    """
+    lake, config = packing.lake, packing.config
+    number = max((int(key[-14:-8]) + 1 for key in Seen.keys(lake)), default=0)
     part: list[dict[str, Any]] = []
     fresh: list[dict[str, Any]] = []
     held_bytes = 0
@@ -180,9 +170,12 @@ def _meet(
 
     def meet(entry: Entry, prober: Prober) -> dict[str, Any]:
         nonlocal held_bytes
-        row, is_new = _row(seen, entry, prober, lake.config)
+        row, is_new = _row(memory, seen, entry, prober, lake.config)
         if is_new and not packing.is_withdrawn(row):
             fresh.append(row)
+        if memory.fails_as_before(row):
+            progress(row)
+            return row
         part.append(row)
         held_bytes += len(row["uri"]) + len(row["hint"] or "")
         progress(row)
@@ -209,13 +202,15 @@ def _local(entry: Entry) -> str | None:
     return entry.uri if is_local else None
 
 
-def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: StorageConfig) -> tuple[dict[str, Any], bool]:
+def _row(
+    memory: Remembered, seen: Seen, entry: Entry, prober: Prober, config: StorageConfig
+) -> tuple[dict[str, Any], bool]:
     """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
     recalled: dict[str, Any] = {}
     if entry.error is None:
         try:
             stat = entry.stat or stat_file(entry.uri, config)
-            recalled, of_this_run = _recall(seen, entry.uri, stat)
+            recalled, of_this_run = (memory if entry.uri in memory.failures else seen).recall(entry.uri, stat)
             if recalled and (of_this_run or recalled["status"] == "ok"):
                 recalled.update(_said(entry))
                 return recalled, False
@@ -227,14 +222,5 @@ def _row(seen: sqlite3.Connection, entry: Entry, prober: Prober, config: Storage
         entry = replace(entry, hashed={name: recalled[name] for name in HASHED})
     row = look(entry, config, prober)
     if row["mtime_ns"]:  # a manifest may name a recording in thousands of lines
-        values = tuple(row.get(name) for name in NAMES)
-        seen.execute(ADD_SEEN, (row["uri"], row["size_bytes"], row["mtime_ns"], pickle.dumps(values), True))
+        seen.add(row)
     return row, "sha256" in row and not (recalled and row["status"] != "ok")
-
-
-def _recall(seen: sqlite3.Connection, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
-    """The newest row of MET of a name, if its size and time of change are the same, and whether this run made it."""
-    newest = "SELECT row, now FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
-    for row, now in seen.execute(newest, (uri, *stat)):
-        return dict(zip(NAMES, pickle.loads(row), strict=True)), bool(now)
-    return {}, False

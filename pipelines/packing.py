@@ -65,8 +65,8 @@ class Ingested:
     left_out: dict[str, int] = field(default_factory=dict, compare=False)
     """Files and other things below the inputs that were not read, by suffix or reason."""
     kept: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Known recordings to which this ingest gives another label than they have, by its name and the value that they
-    keep, which is empty where they have none."""
+    """Names of known recordings to which this ingest gives another label than they have, by the label and the value
+    that they keep, which is empty where they have none."""
 
     def __str__(self) -> str:
         text = (
@@ -97,6 +97,10 @@ class Packing:
         connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
         self.number = 0
         """Of the next batch."""
+        self.rows = 0
+        """That were added to `met`."""
+        self.written: set[str] = set()
+        """Files of recordings that this ingest has written."""
         removed = tombstones(lake)
         self._withdrawn = {*removed["recording_id"].to_pylist(), *whole_files(removed)}
 
@@ -118,6 +122,7 @@ class Packing:
         """Add rows of MET to the table `met`."""
         self.connection.register("part", schemas.table(rows, MET))
         self.connection.execute("INSERT INTO met SELECT * FROM part")
+        self.rows += len(rows)
 
     def is_withdrawn(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of MET is of a recording that was withdrawn when this ingest began: its name is not kept."""
@@ -129,8 +134,9 @@ class Packing:
         self.connection.register("removed", removed)
         withdrawn = "recording_id IN (SELECT recording_id FROM removed) OR sha256 IN (SELECT unnest($files))"
         files = {"files": whole_files(removed)}
-        count = f"SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met WHERE {withdrawn})"
-        ((result.withdrawn,),) = self.connection.execute(count, files).fetchall()
+        self.connection.execute(f"CREATE TABLE withdrawn AS SELECT * FROM met WHERE {withdrawn}", files)
+        count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM withdrawn)"
+        ((result.withdrawn,),) = self.connection.execute(count).fetchall()
         self.connection.execute(f"DELETE FROM met WHERE {withdrawn}", files)
 
     def commit(self, result: Ingested) -> None:
@@ -144,7 +150,6 @@ class Packing:
         ((met,),) = self.connection.execute(count).fetchall()
         result.met, result.known = met + result.withdrawn, met - result.new - result.renamed
         result.kept = self._kept()
-        result.left_out = dict(self.notes.left_out.most_common())
 
     def add_names(self, result: Ingested) -> None:
         """Give known recordings the new names they were met under, and drop failures that hold no more.
@@ -186,6 +191,7 @@ class Packing:
                 return schemas.table(named, schemas.RECORDINGS)
 
             self.lake.change(self.lake.recordings_key(batch), edited)
+            self.written.add(self.lake.recordings_key(batch))
 
     def _write_new(self, result: Ingested) -> bool:
         """Recordings that the lake lacks, in order of their first name, packed into batches.
@@ -214,6 +220,7 @@ class Packing:
             key = self.lake.recordings_key(f"batch-{self.number:06d}")
             if not self.lake.storage.put_if_absent(key, write_parquet_bytes(schemas.table(rows, schemas.RECORDINGS))):
                 return False
+            self.written.add(key)
             self.number += 1
             result.batches += 1
             result.new += names
@@ -279,24 +286,70 @@ class Packing:
         return columns | {"labels": labels.as_column(own)}
 
     def _kept(self) -> dict[str, dict[str, int]]:
-        """How many known recordings keep another value than this ingest gives, by label and by the value kept."""
-        kept: dict[str, dict[str, int]] = {}
+        """How many names are of known recordings that keep another value than this ingest gives, by label and value.
+
+        Table `differing` has each of the recordings.
+        """
+        self.connection.execute("CREATE TABLE differing (recording_id VARCHAR, name VARCHAR, held VARCHAR)")
         for name in sorted({"language_hint", *self.config.constants, *self.config.labels}):
             held = name if name in labels.COLUMNS else "labels[$name]"
             said = "list(DISTINCT labels[$name]) FILTER (labels[$name] IS NOT NULL)"
             if name == "language_hint":
                 said = "list_distinct(flatten(list(languages)))"
-            query = (
-                f"SELECT coalesce(held, ''), count(*) FROM (SELECT recording_id, {said} AS said, "
-                "CASE WHEN len(said) = 1 THEN said[1] ELSE $constant END AS given, $name AS named "
+            self.connection.execute(
+                f"INSERT INTO differing SELECT recording_id, $name, coalesce(held, '') FROM (SELECT recording_id, "
+                f"{said} AS said, CASE WHEN len(said) = 1 THEN said[1] ELSE $constant END AS given "
                 "FROM met GROUP BY recording_id) JOIN (SELECT DISTINCT ON (recording_id) recording_id, "
                 f"{held} AS held FROM known WHERE status = 'ok') USING (recording_id) "
-                "WHERE given IS NOT NULL AND held IS DISTINCT FROM given GROUP BY ALL ORDER BY 2 DESC, 1"
+                "WHERE given IS NOT NULL AND held IS DISTINCT FROM given",
+                {"name": name, "constant": self.config.constants.get(name)},
             )
-            given = {"name": name, "constant": self.config.constants.get(name)}
-            if found := self.connection.execute(query, given).fetchall():
-                kept[name] = dict(found)
-        return kept
+        kept: dict[str, dict[str, int]] = defaultdict(dict)
+        counted = (
+            "SELECT name, held, count(*) FROM differing JOIN (SELECT DISTINCT recording_id, uri FROM met) "
+            "USING (recording_id) GROUP BY ALL ORDER BY name, count(*) DESC, held"
+        )
+        for name, value, count in self.connection.execute(counted).fetchall():
+            kept[name][value] = count
+        return dict(kept)
+
+    def settled(self) -> Iterator[tuple[str, int, int, tuple[Any, Any], list[list[str]]]]:
+        """After `commit`: names that were met and need not be looked at again while size and time stay as they are.
+
+        Each with size, time of change, what manifests give it (labels, languages), and what `differing` has of it.
+        """
+        streams = "AND coalesce(audio_streams, 1) <= 1" * self.config.all_audio_streams  # the others are names too
+        alike = "concat(size_bytes, ' ', mtime_ns, ' ', labels::VARCHAR, ' ', coalesce(languages, [])::VARCHAR)"
+        found = self.connection.execute(
+            "SELECT uri, any_value(size_bytes), any_value(mtime_ns), any_value(labels), any_value(languages), "
+            "any_value(differing) FROM (SELECT * FROM met LEFT JOIN (SELECT recording_id, "
+            "list([name, held] ORDER BY name) AS differing FROM differing GROUP BY recording_id) USING (recording_id) "
+            "UNION ALL SELECT *, [['withdrawn', '']] FROM withdrawn) "
+            f"WHERE status = 'ok' AND mtime_ns > 0 {streams} GROUP BY uri HAVING count(DISTINCT {alike}) = 1"
+        )
+        for uri, size_bytes, mtime_ns, own, languages, differing in itertools.chain.from_iterable(
+            iter(lambda: found.fetchmany(ROWS), [])
+        ):
+            yield uri, size_bytes, mtime_ns, (own and sorted(map(list, own.items())), languages), differing or []
+
+    def failures(self, before: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """After `commit`: rows of MET of all failures that the lake holds, as far as this ingest or one `before` met
+        them.
+        """
+        names = ", ".join(f'm."{name}"' for name in MET.names if name not in ("uri", "recording_id", "status", "hint"))
+        reader = self.connection.sql(
+            "WITH failing AS (SELECT recording_id, uri FROM (FROM known WHERE status <> 'ok') "
+            "ANTI JOIN (FROM changes WHERE added IS NULL) USING (batch, recording_id) "
+            "UNION SELECT recording_id, uri FROM (FROM met WHERE status <> 'ok') ANTI JOIN "
+            "(SELECT recording_id FROM met WHERE status = 'ok' UNION "
+            "SELECT recording_id FROM known WHERE status = 'ok') USING (recording_id)) "
+            f"SELECT f.uri, f.recording_id, 'failed' AS status, {names} FROM failing AS f LEFT JOIN "
+            "(SELECT DISTINCT ON (uri) * FROM met WHERE status <> 'ok') AS m "
+            "ON m.uri = f.uri AND m.recording_id = f.recording_id ORDER BY f.uri"
+        ).to_arrow_reader(ROWS)
+        rows = [row for part in reader for row in part.to_pylist()]
+        found = [before.get(row["uri"], row) if row["mtime_ns"] is None else row for row in rows]
+        return [row | {"mtime_ns": row["mtime_ns"] or 0} for row in found]
 
 
 def _number(batch: str) -> int:
