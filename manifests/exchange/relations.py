@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from manifests import views
+from manifests.choice import choose
 from manifests.exchange.foreign.load import load
 from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.lake import Lake
@@ -52,8 +53,8 @@ def open_foreign(paths: Sequence[str]) -> Source:
 
 
 def open_lake(lake: Lake, selection: str | None = None) -> Source:
-    """A lake, with the newest selection if none is named. Raises views.ChoiceError."""
-    choice = views.choose(lake, selection)
+    """A lake, with the newest selection if none is named. Raises choice.ChoiceError."""
+    choice = choose(lake, selection)
     connection = views.open_views(lake, choice)
     queries = {
         "recordings": MEASURED if "signal" in choice.stages else CLAIMED,

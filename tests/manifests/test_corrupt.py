@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from manifests import ledger
+from manifests.choice import choose
 from manifests.corrupt import CorruptFileError, schema_of
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from manifests.sums import summed
 from manifests.verify import verify
-from manifests.views import choose, open_views
+from manifests.views import open_views
 from pipelines.cli import main
 from pipelines.encode import Plan, ShardEncoder
 from pipelines.recipe import EncodeConfig
