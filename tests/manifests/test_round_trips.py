@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manifests.exchange.convert import FORMS, convert
@@ -19,7 +19,7 @@ from manifests.exchange.relations import Source, open_foreign, open_lake
 from manifests.lake import Lake
 from pipelines.cli import cli
 
-few = settings(max_examples=8, phases=[Phase.generate], deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Rows = list[dict[str, Any]]
 
 plain = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
@@ -184,7 +184,10 @@ def test_every_format_of_a_lake_is_read_back_and_written_in_every_other(milled: 
             target = str(tmp_path / f"{form}-{other}") + ("" if next_one.folder else ".jsonl")
             told = written(str(out), other, target)
             assert told == "written" or "nothing here can be written" in told
-            assert Path(target).exists() == (told == "written")
+            if told == "written":  # of recordings alone, RTTM has no turns but the regions beside them
+                assert Path(target).exists() or Path(target).with_suffix(".uem").exists()
+            else:
+                assert not Path(target).exists()
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -234,18 +237,15 @@ def test_overwriting_leaves_no_mixture_and_touches_nothing_of_others(milled: Lak
     assert not (tmp_path / "t.uem").exists()
 
 
-def test_a_conversion_that_fails_leaves_the_place_as_it_was(milled: Lake, tmp_path: Path) -> None:
+def test_a_conversion_that_fails_leaves_the_place_as_it_was(tmp_path: Path) -> None:
     out = tmp_path / "deep/er/out"
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"audio_filepath": "a.wav", "duration": 1}\n{"a": 1}\n')
     assert "broken.jsonl:2" in manifest("convert", str(broken), "--to", "csv", "-o", str(out), code=1).stderr
-    assert (
-        "nothing here"
-        in manifest(
-            "convert", f"{milled.storage.root}/datasets/set/train", "--to", "moshi", "-o", str(out), code=1
-        ).stderr
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.jsonl"]
+    mono = tmp_path / "mono.jsonl"
+    mono.write_text('{"audio_filepath": "a.wav", "duration": 1}\n')
+    assert "nothing here" in manifest("convert", str(mono), "--to", "moshi", "-o", str(out), code=1).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "mono.jsonl"]
 
 
 @pytest.mark.parametrize(
