@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.choice import folders
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.publish import publish
 from manifests.shards import ShardCommit, ShardFiles, ShardWriter, committed, stored_array
 from manifests.versions import versions
-from manifests.views import folders
 
 ASIDE = "runs/amending"
 

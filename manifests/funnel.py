@@ -126,20 +126,20 @@ class Funnel:
         return result
 
     def render(self) -> str:
-        """The funnel for a terminal, within 80 columns."""
+        """The funnel for a terminal, within 80 columns unless the name of a rule has more than 28 characters."""
         lines = []
+        wide = max([28, *(len(reason) for what in self.total for reason in self.reasons(what))])
         for what in ("recordings", "windows"):
-            lines.append(f"{what:<32}{'count':>12}{'hours':>12}{'alone':>12}{'hours':>12}")
+            lines.append(f"{what:<{wide + 4}}{'count':>12}{'hours':>12}{'alone':>12}{'hours':>12}")
             rows: list[tuple[str, int, float]] = [("in", self.total[what], self.total_s[what])]
             rows += [(verdict, *self.part(what, verdict)) for verdict in ("kept", "rejected", "failed")]
-            lines += [f"  {name:<30}{count:>12,}{seconds / 3600:>12,.3f}" for name, count, seconds in rows]
+            lines += [f"  {name:<{wide + 2}}{count:>12,}{seconds / 3600:>12,.3f}" for name, count, seconds in rows]
             for reason, row in self.reasons(what).items():
-                name = reason if len(reason) <= 26 else reason[:25] + "~"
                 lines.append(
-                    f"    {name:<28}{row['count']:>12,}{row['hours']:>12,.3f}"
+                    f"    {reason:<{wide}}{row['count']:>12,}{row['hours']:>12,.3f}"
                     f"{row['alone_count']:>12,}{row['alone_hours']:>12,.3f}"
                 )
-        lines.append(f"  outside any window{'':<24}{self.remainder_s / 3600:>12,.3f}")
+        lines.append(f"  {'outside any window':<{wide + 14}}{self.remainder_s / 3600:>12,.3f}")
         return "\n".join(lines)
 
 

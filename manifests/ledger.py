@@ -15,6 +15,7 @@ import safetensors.numpy
 from manifests import schemas
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
+from manifests.output import counted, one_line
 from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
 from manifests.tables import joined
 from manifests.versions import generation
@@ -160,22 +161,27 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
 
 
 def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:
-    """The ledger at one patch size for a terminal, a table for each column of GROUP in `by`, within 80 columns."""
+    """The ledger at one patch size for a terminal: a row for each combination of the columns of GROUP in `by`."""
+    assert set(by) <= set(GROUP)
     connection = duckdb.connect()
     connection.execute("SET threads = 1")
     connection.register("ledger", table)
-    lines = []
-    for column in by:
-        assert column in GROUP
-        lines.append(f"{column:<14}{'windows':>10}{'hours':>12}{'frames':>14}{'context':>15}{'continuation':>15}")
-        rows = connection.execute(
-            f"SELECT coalesce({column}::VARCHAR, 'unknown'), sum(windows), sum(hours), sum(frames), "
-            f"sum(context_tokens), sum(continuation_tokens) FROM ledger WHERE patch = ? GROUP BY {column} "
-            f"ORDER BY sum(frames) DESC, {column}",
-            [patch],
-        ).fetchall()
-        for name, windows, hours, frames, context, continuation in rows:
-            shown = name if len(name) <= 14 else name[:13] + "~"
-            lines.append(f"{shown:<14}{windows:>10,}{hours:>12,.4f}{frames:>14,}{context:>15,}{continuation:>15,}")
-    lines.append(f"context and continuation are tokens of {patch} frame{'s' * (patch > 1)}")
+    keys = ", ".join(f"coalesce({column}::VARCHAR, 'unknown') AS {column}" for column in by)
+    found = connection.execute(
+        f"SELECT {keys}, sum(windows), sum(hours), sum(frames), sum(context_tokens), sum(continuation_tokens) "
+        f"FROM ledger WHERE patch = ? GROUP BY {', '.join(by)} ORDER BY sum(frames) DESC, {', '.join(by)}",
+        [patch],
+    ).fetchall()
+    names = [[one_line(name) for name in row[: len(by)]] for row in found]
+    wide = [max(map(len, column)) + 2 for column in zip(by, *names, strict=True)]
+    wide[0] = max(wide[0], 14)
+
+    def line(texts: Sequence[str], *numbers: str) -> str:
+        left = "".join(text.ljust(width) for text, width in zip(texts, wide, strict=True))
+        return left + "".join(number.rjust(width) for number, width in zip(numbers, (10, 12, 14, 15, 15), strict=True))
+
+    lines = [line(by, "windows", "hours", "frames", "context", "continuation")]
+    for texts, (windows, hours, *counts) in zip(names, (row[len(by) :] for row in found), strict=True):
+        lines.append(line(texts, f"{windows:,}", f"{hours:,.4f}", *(f"{count:,}" for count in counts)))
+    lines.append(f"context and continuation are tokens of {counted(patch, 'frame')}")
     return "\n".join(lines)

@@ -45,6 +45,15 @@ def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> s
     return "".join(json.dumps(c)[1:-1] if _is_unseen(c) and c != "\n" else c for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "channel"), counted(2000, "row")
+    ('1 channel', '2,000 rows')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def say(text: str, error: bool = False, end: str = "\n") -> None:
     """Print lines for people, to standard error where they tell of an `error`."""
     click.echo(printable(text) + end, nl=False, err=error)

@@ -13,9 +13,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.sql import reading
-from manifests.views import choose, open_views, stages_of
+from manifests.views import open_views, stages_of
 
 KEYS = ("recording_id", "uri", "pattern")
 """Columns of a file by which it names recordings."""

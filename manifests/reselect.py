@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from manifests.choice import folders
 from manifests.lake import Lake
 from manifests.select import Selection, select
-from manifests.views import folders
 
 SUMMARIES = ("sums.json", "funnel.json")
 """What `select` writes last: without it a selection is not whole."""

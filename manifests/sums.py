@@ -6,15 +6,16 @@ They stand for files that did not change since; `summed` reads the batches that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import BATCH, Lake
-from manifests.views import Choice, open_views
+from manifests.views import open_views
 
 MEASURES: dict[str, list[str]] = {
     "recordings": ["claimed_duration_s", "size_bytes"],
@@ -80,18 +81,22 @@ class Sums:
     def add_views(self, connection: duckdb.DuckDBPyConnection, stages: Mapping[str, str]) -> None:
         """Add the rows of `recordings`, of each stage and of `annotations`, views or tables of `connection`."""
         for view in ("recordings", *stages):
-            names = MEASURES[view]
-            measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
-            failures = "histogram(coalesce(error_type, 'unknown')) FILTER (status <> 'ok')"
-            query = f"SELECT {measured}count(status), {failures} FROM {view}"  # one pass: opening files costs most
-            *values, rows, failed = connection.execute(query).fetchall()[0]
-            self.add(view, "status", Sum(rows))
-            for number, name in enumerate(names):
-                self.add(view, name, Sum(*values[4 * number : 4 * number + 4]))
-            for error_type, count in (failed or {}).items():
-                self.add(f"{view} failures", error_type, Sum(count))
+            self.add_view(connection, view)
         for part, name, count, seconds in connection.execute(_groups(stages)).fetchall():
             self.add(part, name, Sum(count, seconds))
+
+    def add_view(self, connection: duckdb.DuckDBPyConnection, view: str) -> None:
+        """Add the rows of `recordings` or of a stage, a view or a table of `connection`."""
+        names = MEASURES[view]
+        measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
+        failures = "histogram(coalesce(error_type, 'unknown')) FILTER (status <> 'ok')"
+        query = f"SELECT {measured}count(status), {failures} FROM {view}"  # one pass: opening files costs most
+        *values, rows, failed = connection.execute(query).fetchall()[0]
+        self.add(view, "status", Sum(rows))
+        for number, name in enumerate(names):
+            self.add(view, name, Sum(*values[4 * number : 4 * number + 4]))
+        for error_type, count in (failed or {}).items():
+            self.add(f"{view} failures", error_type, Sum(count))
 
 
 class Summing:
@@ -138,9 +143,14 @@ def write(lake: Lake, selection: str, stages: Mapping[str, str], sums: Sums, las
 
 def summed(lake: Lake, choice: Choice) -> Sums:
     """The sums of a lake as it is now."""
-    sums, later = _kept(lake, choice)
+    own = replace(choice, stages=choice.own)
+    sums, later = _kept(lake, own)
     if later != [] or not sums.parts:
-        sums.add_views(open_views(lake, choice, ("signal", "language"), later), choice.stages)
+        sums.add_views(open_views(lake, own, ("signal", "language"), later), own.stages)
+    if choice.others:  # the selection did not read these, and so left no sums of them
+        connection = open_views(lake, choice, ())
+        for stage in choice.others:
+            sums.add_view(connection, stage)
     return sums
 
 

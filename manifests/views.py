@@ -10,17 +10,15 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import duckdb
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from manifests import schemas
+from manifests.choice import Choice, ChoiceError, choose
 from manifests.corrupt import opened
 from manifests.lake import Lake
-from manifests.names import LONGEST_OF_FOLDER, checked_name
 from manifests.shards import committed
 from manifests.storage.local import private_folder
 
@@ -37,99 +35,6 @@ CACHED = 2000
 
 CHECKED = 8
 """Batches whose ids are compared before rows are put side by side."""
-
-
-class ChoiceError(ValueError):
-    """What was asked for is not in the lake, or there are several; `remedy` lists what there is."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which fingerprint of each stage, which selection and which dataset of a lake are looked at."""
-
-    stages: Mapping[str, str] = field(default_factory=dict)
-    selection: str | None = None
-    dataset: str | None = None
-
-
-def choose(
-    lake: Lake, selection: str | None = None, dataset: str | None = None, stages: Mapping[str, str] | None = None
-) -> Choice:
-    """What is named, and for the rest the newest selection, the dataset made of it and the stages it read.
-
-    Without any selection a stage is looked at if it has one fingerprint. Raises ChoiceError, with what there is, for a
-    name that the lake lacks and for a stage with several fingerprints.
-    """
-    selections, datasets = folders(lake, "selections"), folders(lake, "datasets")
-    _check("selection", selection, selections)
-    _check("dataset", dataset, datasets)
-    made_of = {name: _made_of(lake, name) for name in datasets}
-    if selection is None:
-        selection = (dataset and made_of[dataset]) or _newest(lake, "selections", selections)
-    if dataset is None:
-        dataset = _newest(lake, "datasets", [name for name in datasets if made_of[name] == selection])
-    for stage, mark in (stages or {}).items():
-        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", folders(lake, "annotations"))
-    chosen = _stages(lake, selection, stages or {})
-    return Choice({stage: chosen[stage] for stage in schemas.STAGES if stage in chosen}, selection, dataset)
-
-
-def folders(lake: Lake, prefix: str) -> list[str]:
-    """Names of the folders right under `prefix`, in order."""
-    selector = pafs.FileSelector(prefix, allow_not_found=True)
-    infos = lake.storage.filesystem().get_file_info(selector)
-    return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
-
-
-def _check(what: str, name: str | None, known: list[str]) -> None:
-    if name is None:
-        return
-    try:
-        checked_name(name, what, LONGEST_OF_FOLDER)
-    except ValueError as error:
-        raise ChoiceError(str(error), f"there is: {', '.join(known) or 'none'}") from error
-    if name not in known:
-        raise ChoiceError(f"no {what} {name!r}", f"there is: {', '.join(known) or 'none'}")
-
-
-def _made_of(lake: Lake, dataset: str) -> str | None:
-    """The selection of a dataset, as its plan says."""
-    try:
-        plan = lake.read_json(f"datasets/{dataset}/plan.json", "selection")
-    except FileNotFoundError:
-        return None
-    return str(plan["selection"])
-
-
-def _newest(lake: Lake, prefix: str, names: list[str]) -> str | None:
-    """The folder whose first-written file is the youngest."""
-    file = {"selections": "selection.json", "datasets": "plan.json"}[prefix]
-    infos = lake.storage.filesystem().get_file_info([f"{prefix}/{name}/{file}" for name in names])
-    there = zip(infos, names, strict=True)
-    dated = [(info.mtime_ns or 0, name) for info, name in there if info.type == pafs.FileType.File]
-    return max(dated, default=(0, None))[1]
-
-
-def _stages(lake: Lake, selection: str | None, named: Mapping[str, str]) -> dict[str, str]:
-    if selection is not None:
-        stored = lake.read_json(f"selections/{selection}/selection.json", "stages")
-        return {**stored["stages"], **named}
-    marks: dict[str, list[str]] = {}
-    for name in folders(lake, "annotations"):
-        stage, _, mark = name.rpartition("-")
-        if stage in schemas.STAGES:
-            marks.setdefault(stage, []).append(mark)
-    for stage, found in marks.items():
-        if len(found) > 1 and stage not in named:
-            raise ChoiceError(
-                f"stage {stage} was measured with several settings: {', '.join(found)}",
-                f"name one: --stage {stage}={found[0]}",
-            )
-    return {stage: named.get(stage, found[0]) for stage, found in marks.items()}
 
 
 def connect() -> duckdb.DuckDBPyConnection:

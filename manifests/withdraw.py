@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import reselect, schemas
+from manifests.choice import folders
 from manifests.labels import history_keys
 from manifests.lake import Lake
 from manifests.output import one_line, to_json
 from manifests.tables import joined, write_parquet_bytes
-from manifests.views import folders
 
 TOMBSTONES = re.compile(r"removed/\d{6}\.parquet")
 HASHED = re.compile(r"runs/ingest/\d{6}\.parquet")

@@ -16,7 +16,8 @@ import click
 
 import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
 from manifests.exchange.cli import SOUND_CHECKS
-from manifests.look.cli import JSON, manifest
+from manifests.look.cli import manifest
+from manifests.look.options import JSON, WIDE, choosing
 from manifests.output import one_line, printable, say, to_json
 from manifests.version import version
 from pipelines import curate
@@ -278,14 +279,17 @@ DATASET = (
 @lake_options
 @DATASET[0]
 @DATASET[1]
-@click.option("--by", default="split,language,num_speakers,source", show_default=True, help="Columns to count by.")
+@click.option(
+    "--by", "by", multiple=True, metavar="A,B,...", default=["split,language"], show_default=True,
+    help="Columns to count by, of split, language, num_speakers and source: all of them together.",
+)  # fmt: skip
 def tokens_show(
     recipe: str,
     lake: str,
     overrides: tuple[str, ...],
     quiet: bool,
     as_json: bool,
-    by: str,
+    by: tuple[str, ...],
     dataset: str | None,
     version: int | None,
 ) -> None:
@@ -294,9 +298,9 @@ def tokens_show(
     from pipelines.dataset import dataset_of
 
     loaded, output = _recipe(recipe, overrides), Output(quiet, as_json)
-    columns = by.split(",")
+    columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
     if not set(columns) <= set(ledger.GROUP):
-        raise click.BadParameter(f"{by!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
+        raise click.BadParameter(f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
     opened = _lake(lake, loaded.storage)
     name = dataset or dataset_of(opened, loaded)
     folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
@@ -383,23 +387,27 @@ def models_where(model: str) -> None:
 
 
 @manifest.command()
+@choosing
+@WIDE
 @JSON
 @click.argument("one")
 @click.argument("two")
-def diff(one: str, two: str, as_json: bool) -> None:
-    """What changed between two lakes, selections or recipes (shipped ones by name), and which rule did it."""
+def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
+    """Tell what changed between two lakes, selections or recipes (shipped ones by name), and which rule did it.
+
+    --selection, --dataset and --stage hold for both; LAKE/selections/NAME names a selection of one.
+    """
     from manifests.look import diff as differing
     from manifests.look import render, terminal
     from pipelines.recipe import path_of
 
-    found = differing.diff(*(str(path_of(name) or name) for name in (one, two)))
+    found = differing.diff(*(str(path_of(name) or name) for name in (one, two)), **named)
     terminal.as_json(found) if as_json else render.difference(found)
 
 
 @cli.command()
 @click.argument("lake")
-@click.option("--dataset", metavar="NAME", help="The dataset to report on; the newest if not given.")
-@click.option("--selection", metavar="NAME", help="The selection to report on; the newest if not given.")
+@choosing
 @click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
 @click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")

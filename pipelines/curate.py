@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.cli import told
+from manifests.look.options import told
 from manifests.output import printable, say, to_json
 from pipelines.errors import SpeechmillError
 from pipelines.say import public_command
@@ -262,7 +262,7 @@ def at_terminal() -> bool:
 
 def _dropping(lake: Lake) -> Callable[[Lake, frozenset[str]], list[str]]:
     """What takes recordings out of datasets; nothing where there are none."""
-    from manifests.views import folders
+    from manifests.choice import folders
 
     if not folders(lake, "datasets"):
         return lambda lake, ids: []

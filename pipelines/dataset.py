@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manifests.amend import finish_replacing
+from manifests.choice import folders
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.shards import ShardCommit, committed
 from manifests.storage.local import is_dead, owner
 from manifests.versions import committed_numbers
-from manifests.views import folders
 from pipelines.errors import SpeechmillError
 from pipelines.plan import Base, Plan, from_ranges, ranges
 from pipelines.recipe import EncodeConfig

@@ -46,7 +46,7 @@ def list_datasets(lake: str, as_json: bool) -> None:
 
 def _names(lake: Lake) -> list[str]:
     """The datasets of a lake. On a disk a folder stays when its last file is removed: an empty one is none."""
-    from manifests.views import folders
+    from manifests.choice import folders
 
     return [name for name in folders(lake, "datasets") if next(lake.storage.list(f"datasets/{name}"), None)]
 

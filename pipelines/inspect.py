@@ -5,14 +5,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.cli import looking, manifest, opened
+from manifests.look.cli import manifest
+from manifests.look.options import looking, opened
+from manifests.output import counted, say
+from manifests.whole import whole
 from pipelines.errors import MissingExtraError, SpeechmillError
 
 if TYPE_CHECKING:
@@ -51,15 +56,43 @@ class Time(click.ParamType):
 
 
 def hearing(function: Callable[..., None]) -> Callable[..., None]:
-    """A stretch of a recording: an id and times, or the id of a window."""
+    """A stretch of a recording: an id and times in seconds or as 1:02:03.5, or the id of a window."""
     function = click.argument("end_s", metavar="[END]", type=Time(), required=False)(function)
     function = click.argument("start_s", metavar="[START]", type=Time(), required=False)(function)
     function = click.argument("recording", metavar="ID")(function)
     return looking(function)
 
 
-def stretch(recording: str, start_s: float | None, end_s: float | None, named: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Float32 (channels, samples), their rate and the name of what ID, START and END mean."""
+@dataclass(frozen=True)
+class Stretch:
+    """Sound that lies at `start_s` of a recording."""
+
+    choice: dict[str, Any] | None
+    """Of the lake that was looked at, as JSON tells it."""
+    recording_id: str
+    start_s: float
+    samples: np.ndarray
+    """float32 (channels, samples)."""
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+    def described(self) -> dict[str, Any]:
+        """What JSON tells of it."""
+        return {
+            "choice": self.choice, "recording_id": self.recording_id, "start_s": self.start_s,
+            "duration_s": self.duration_s,
+        }  # fmt: skip
+
+
+def stretch(recording: str, start_s: float | None, end_s: float | None, done: str, named: Mapping[str, Any]) -> Stretch:
+    """The sound that ID, START and END mean.
+
+    Where the recording ends before END, a line on standard error says how much there is; `done` is what the command
+    does with it ("wrote").
+    """
     from manifests.look.show import known
 
     target = opened(**named)
@@ -70,13 +103,19 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, named: M
         window = next((row for row in found["windows"] if row["window_id"].endswith(f"-{start_ms}")), None)
         if window is None:
             raise SpeechmillError(
-                f"no window {recording} in the selection", "`manifest show` lists a recording's windows"
+                f"no window {recording} in the selection {target.choice.selection}",
+                f"`speechmill manifest show {named['target']} {recording_id}` lists the windows of that recording",
             )
         start_s, end_s = window["start_s"], window["start_s"] + window["duration_s"]
     assert target.lake is not None  # or nothing was known
     filled = (found.get("signal") or {}).get("filled_s") is not None
     samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config, filled)
-    return samples, sample_rate, found["recording"]["recording_id"], start_s or 0.0
+    made = Stretch(target.described, found["recording"]["recording_id"], start_s or 0.0, samples, sample_rate)
+    last_s = made.start_s + made.duration_s
+    if end_s is not None and last_s < end_s - 1 / sample_rate:
+        asked = f"asked for {made.start_s:g} to {end_s:g} s, the recording has {last_s:.5g} s"
+        say(f"{asked}, {done} {made.duration_s:.5g} s", error=True)
+    return made
 
 
 def read_span(
@@ -121,16 +160,14 @@ def clip(recording: str, start_s: float | None, end_s: float | None, output: str
     """Write a stretch of a recording, all its channels at its own rate. ID may be a window's."""
     from manifests.look import terminal
 
-    samples, sample_rate, recording_id, start_s = stretch(recording, start_s, end_s, named)
-    write(Path(output), samples, sample_rate)
-    found = {
-        "file": output, "recording_id": recording_id, "start_s": start_s, "duration_s": samples.shape[1] / sample_rate,
-        "sample_rate": sample_rate, "channels": samples.shape[0],
-    }  # fmt: skip
+    found = stretch(recording, start_s, end_s, "wrote", named)
+    write(Path(output), found.samples, found.sample_rate)
+    channels = len(found.samples)
     if as_json:
-        terminal.as_json(found)
+        terminal.as_json({**found.described(), "file": output, "sample_rate": found.sample_rate, "channels": channels})
     else:
-        terminal.echo(f"{output}: {found['duration_s']:.3f} s, {sample_rate:,} Hz, {samples.shape[0]} channels")
+        told = f"{found.duration_s:.3f} s, {found.sample_rate:,} Hz, {counted(channels, 'channel')}"
+        terminal.echo(f"{output}: {told}")
 
 
 def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
@@ -138,7 +175,8 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     import soundfile
 
     try:
-        soundfile.write(path, samples.T, sample_rate)
+        with whole(path) as unfinished:
+            soundfile.write(unfinished, samples.T, sample_rate)
     except (TypeError, ValueError) as error:
         known = ", ".join(f".{kind.lower()}" for kind in ("WAV", "FLAC", "OGG", "MP3"))
         raise SpeechmillError(f"{path}: no sound format of that name", f"name a file {known}") from error
@@ -154,18 +192,33 @@ def play(recording: str, start_s: float | None, end_s: float | None, as_json: bo
     if player is None:
         listed = ", ".join(PLAYERS)
         raise SpeechmillError(f"no player is installed ({listed})", "install one, or write a file: `manifest clip`")
-    samples, sample_rate, recording_id, start_s = stretch(recording, start_s, end_s, named)
+    found = stretch(recording, start_s, end_s, "playing", named)
     with tempfile.TemporaryDirectory(prefix="speechmill-play-") as folder:
         path = Path(folder) / "clip.wav"
-        write(path, samples, sample_rate)
-        done = subprocess.run([player, *PLAYERS[player], str(path)])
-    if done.returncode:
-        raise SpeechmillError(f"{player} ended with code {done.returncode}", "see what it says above")
+        write(path, found.samples, found.sample_rate)
+        _hand_to(player, path, found.duration_s)
     if as_json:
         from manifests.look import terminal
 
-        duration_s = samples.shape[1] / sample_rate
-        terminal.as_json({"player": player, "recording_id": recording_id, "start_s": start_s, "duration_s": duration_s})
+        terminal.as_json({**found.described(), "player": player})
+
+
+def _hand_to(player: str, path: Path, duration_s: float) -> None:
+    """Wait until a player has played a file. Raises SpeechmillError with what it says, where it could not.
+
+    Some players (ffplay, without a sound device) complain, end long before the sound does, and report success.
+    """
+    begun = time.monotonic()
+    done = subprocess.run([player, *PLAYERS[player], str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = done.stdout.decode(errors="replace").strip()
+    if done.returncode or (said and time.monotonic() - begun < duration_s / 2):
+        how = f"ended with code {done.returncode}" if done.returncode else "ended before the sound did"
+        raise SpeechmillError(
+            f"{player} {how}, saying: {said or 'nothing'}",
+            "see whether a sound device is there; or write a file and play it elsewhere: `speechmill manifest clip`",
+        )
+    if said:
+        say(said, error=True)
 
 
 @manifest.command()
@@ -177,25 +230,23 @@ def spectrogram(
     """Show a stretch of a recording over time and frequency (mel). ID may be a window's."""
     from manifests.look import terminal
 
-    samples, sample_rate, recording_id, start_s = stretch(recording, start_s, end_s, named)
-    end_s = start_s + samples.shape[1] / sample_rate
+    found = stretch(recording, start_s, end_s, "showing", named)
+    top_hz = found.sample_rate / 2
     if output:
-        picture(Path(output), samples, sample_rate, start_s)
-        terminal.as_json({"file": output}) if as_json else terminal.echo(f"{output}: {end_s - start_s:.3f} s")
+        picture(Path(output), found.samples, found.sample_rate, found.start_s)
+        told = f"{output}: {found.duration_s:.3f} s"
+        terminal.as_json({**found.described(), "file": output}) if as_json else terminal.echo(told)
         return
-    levels = mel_levels(samples.mean(axis=0), sample_rate, ROWS, COLUMNS)
+    levels = mel_levels(found.samples.mean(axis=0), found.sample_rate, ROWS, COLUMNS)
     if as_json:
-        terminal.as_json(
-            {"recording_id": recording_id, "start_s": start_s, "end_s": end_s, "top_hz": sample_rate / 2,
-             "decibels": levels.round(1).tolist()}
-        )  # fmt: skip
+        terminal.as_json({**found.described(), "top_hz": top_hz, "decibels": levels.round(1).tolist()})
         return
-    edges = mel_edges(sample_rate / 2, ROWS)
+    edges = mel_edges(top_hz, ROWS)
     for row in range(ROWS - 1, -1, -1):
         name = f"{edges[row]:>6.0f} Hz " if row % 4 == 0 or row == ROWS - 1 else " " * 10
         shades = (-(levels[row] / FLOOR_DB) + 1).clip(0, 1) * (len(SHADES) - 1)
         terminal.echo(name + "".join(SHADES[round(value)] for value in shades))
-    ends = terminal.clock(start_s), terminal.clock(end_s)
+    ends = terminal.clock(found.start_s), terminal.clock(found.start_s + found.duration_s)
     terminal.echo(" " * 10 + ends[0] + ends[1].rjust(COLUMNS - len(ends[0])))
 
 
@@ -249,6 +300,7 @@ def picture(path: Path, samples: np.ndarray, sample_rate: int, start_s: float) -
         figure.colorbar(image, ax=panel, label="dB")
     panels[-1].set_xlabel("s")
     try:
-        figure.savefig(path)
+        with whole(path) as unfinished:
+            figure.savefig(unfinished)
     except ValueError as error:
         raise SpeechmillError(f"{path}: {error}", "name a .png, .svg or .pdf file") from error

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from manifests.choice import ChoiceError, choose
 from manifests.lake import Lake
-from manifests.views import ChoiceError, choose
+from manifests.whole import whole
 from pipelines.errors import MissingExtraError, SpeechmillError
 
 
 def report_lake(
-    lake: Lake, dataset: str | None, selection: str | None, output: str | None, samples: int, no_audio: bool
+    lake: Lake,
+    dataset: str | None,
+    selection: str | None,
+    stages: Mapping[str, str],
+    output: str | None,
+    samples: int,
+    no_audio: bool,
 ) -> tuple[Path, int]:
     """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of."""
     try:
@@ -24,12 +32,13 @@ def report_lake(
         what = f"there is no recording in {lake.storage.root}"
         raise SpeechmillError(what, "name a lake that `speechmill ingest` has filled")
     try:
-        choice = choose(lake, selection, dataset)
+        choice = choose(lake, selection, dataset, stages)
     except ChoiceError as error:
         raise SpeechmillError(str(error), error.remedy) from error
     page = Report(lake, choice).build(samples, None if no_audio else partial(snippet, config=lake.config))
     name = choice.dataset or Path(lake.storage.root).name
     path = Path(output or f"{name}-report.html")
     data = page.encode()
-    path.write_bytes(data)
+    with whole(path) as unfinished:
+        unfinished.write_bytes(data)
     return path, len(data)

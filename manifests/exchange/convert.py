@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from manifests.exchange.foreign import lhotse, nemo, rttm
-from manifests.exchange.foreign.rows import TABLES, ManifestError, Row
+from manifests.exchange.foreign import lhotse, moshi, nemo, rttm, tables
+from manifests.exchange.foreign.rows import TABLES, ManifestError, Row, rest
+from manifests.exchange.losses import lost
+from manifests.exchange.place import placed, placed_in
 from manifests.exchange.relations import Source
+from manifests.output import counted
 from manifests.storage import open_storage
+from manifests.whole import whole_text
 
 EXAMPLES = 3
 
@@ -33,6 +28,8 @@ class CannotHoldError(ValueError):
 class Converted:
     """Rows by file written, rows left out by reason with the ids of a few, and what no file could hold."""
 
+    out: str
+    """Where all of it goes, once it is written."""
     files: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -44,96 +41,50 @@ class Converted:
 
 @dataclass(frozen=True)
 class Form:
-    """A format: what it is, how it is written, and the columns by table that it has no room for."""
+    """A format: how it is written, and what it cannot hold of each table (None: all of it), as `losses.lost` takes."""
 
-    about: str
     write: Callable[[Source, Path, Converted], None]
-    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lacks: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
     name: str = "none"
     """Under which `rest` is kept for it."""
+    folder: bool = False
+    beside: tuple[str, ...] = ()
+    """Suffixes of files that it writes beside its own."""
 
 
-def convert(source: Source, form: str, out: str) -> Converted:
-    """Write `source` to the file or folder `out` in one of FORMS; files appear whole or not at all.
+def convert(source: Source, form: str, out: str, overwrite: bool = False) -> Converted:
+    """Write `source` to the file or folder `out` in one of FORMS, which appears once all of it is written.
 
-    Raises ManifestError if `out` is the other of the two, or if the format holds nothing of the source.
+    Raises ManifestError where something is there and `overwrite` does not allow to replace it, where `out` is a file
+    and a folder is written or the other way round, and where the format holds nothing of the source.
     """
+    chosen = FORMS[form]
+    result = Converted(out, left_out={reason: (count, []) for reason, count in source.left_out.items()})
     if "://" in out:
-        return _convert_to_storage(source, form, out)
-    result = Converted(left_out={reason: (count, []) for reason, count in source.left_out.items()})
-    chosen, path = FORMS[form], Path(out)
-    if path.exists() and path.is_dir() != chosen.about.startswith("folder"):
-        raise ManifestError(f"{out} is a {'folder' if path.is_dir() else 'file'}", f"{form} writes a {chosen.about}")
-    chosen.write(source, path, result)
-    if not result.files:
-        reasons = "; ".join(f"{count:,} {reason}" for reason, (count, _) in result.left_out.items())
-        raise ManifestError(
-            f"nothing here can be written as {form}: {reasons or 'it is empty'}", "choose another format"
-        )
-    for table, columns in chosen.lacks.items():
-        result.lost += _lost(source, table, columns, chosen.name)
+        if form == "nemo-diarization":
+            raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
+        root, _, name = out.rstrip("/").rpartition("/")
+        place = placed_in(open_storage(root), name, chosen.folder, chosen.beside, overwrite)
+    else:
+        place = placed(out, chosen.folder, chosen.beside, overwrite)
+    with place as path:
+        chosen.write(source, path, result)
+        if not result.files:
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, (count, _) in result.left_out.items())
+            raise ManifestError(
+                f"nothing here can be written as {form}: {reasons or 'it is empty'}", "choose another format"
+            )
+        start = out.rstrip("/") + "/" if chosen.folder else out[: len(out) - len(path.name)]
+        of = path if chosen.folder else path.parent
+        result.files = {start + Path(name).relative_to(of).as_posix(): rows for name, rows in result.files.items()}
+    result.lost += lost(source, chosen.lacks, chosen.name)
     return result
-
-
-def _convert_to_storage(source: Source, form: str, out: str) -> Converted:
-    """Files are made in a temporary folder and put when they are whole."""
-    if form == "nemo-diarization":
-        raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
-    root, _, name = out.rstrip("/").rpartition("/")
-    storage = open_storage(root)
-    with tempfile.TemporaryDirectory() as folder:
-        result = convert(source, form, f"{folder}/{name}")
-        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            storage.put_file(str(path.relative_to(folder)), path)
-        result.files = {root + path.removeprefix(folder): rows for path, rows in result.files.items()}
-    return result
-
-
-def _lost(source: Source, table: str, columns: Sequence[str], form: str) -> Iterator[str]:
-    """What rows of a table hold in columns that a format has no room for, and beyond them for another format."""
-    relation = source.relations[table]
-    counts = {column: HELD.get(column, f"{column} IS NOT NULL") for column in columns}
-    counts["fields of another format"] = f"rest IS NOT NULL AND json_extract(rest, '$.{form}') IS NULL"
-    query = ", ".join(f"count(*) FILTER ({condition})" for condition in counts.values())
-    (row,) = source.connection.execute(f"SELECT {query} FROM {relation}").fetchall()
-    for what, count in zip(counts, row, strict=True):
-        if not count:
-            continue
-        if what == "custom":
-            keys = f"SELECT DISTINCT unnest(json_keys(custom)) AS key FROM {relation} ORDER BY key"
-            names = [key for (key,) in source.connection.execute(keys).fetchmany(6)]
-            what = f"custom ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
-        yield f"{what} of {count:,} {table}"
-
-
-@contextmanager
-def created(path: Path) -> Iterator[IO[str]]:
-    """A text file under a temporary name beside `path`, renamed at the end; packed if `path` ends in .gz."""
-    with temporary(path) as temporary_path, temporary_path.open("wb") as raw:
-        if path.suffix == ".gz":  # no name and no time inside: equal rows give equal bytes
-            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
-            with packed, io.TextIOWrapper(packed, "utf-8", newline="\n") as file:
-                yield file
-        else:
-            with io.TextIOWrapper(raw, "utf-8", newline="\n") as file:
-                yield file
-
-
-@contextmanager
-def temporary(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], result: Converted) -> None:
     """One line a row; a row that the format cannot hold is counted. Without any line there is no file."""
     written = 0
-    with created(path) as file:
+    with whole_text(path) as file:
         for row in rows:
             try:
                 file.write(line(row) + "\n")
@@ -154,21 +105,26 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _lhotse_recording(row: Row) -> str:
-    if row["rest"] is None and not (row["uris"] and row["sample_rate"] and row["num_samples"] and row["channels"]):
+    known = row["uris"] and row["sample_rate"] and row["num_samples"] and row["channels"] and row["duration_s"]
+    if not known and not rest(row, lhotse.FORM):
         raise CannotHoldError("recordings whose file, rate, samples or channels are not known: Lhotse wants all four")
     return _json(lhotse.recording(row))
 
 
 def _lhotse_segment(row: Row) -> str:
-    if not row["duration_s"]:
-        raise CannotHoldError("segments without a duration: Lhotse wants one above 0")
+    if not row["duration_s"] or row["start_s"] is None:
+        raise CannotHoldError("segments without a start or a duration: Lhotse wants both, a duration above 0")
     return _json(lhotse.segment(row | {"channels": row["channels"] or [0]}))
 
 
 def _lhotse_window(row: Row) -> str:
     of = row.pop("of")
-    if row["rest"] is None and (not of or not of["sample_rate"] or not of["uris"] or not row["channels"]):
-        raise CannotHoldError("windows whose recording is not known: Lhotse wants its file, rate and samples")
+    if not rest(row, lhotse.FORM):
+        known = of and of["sample_rate"] and of["num_samples"] and of["uris"] and of["channels"]
+        if not known and not (of and rest(of, lhotse.FORM)):
+            raise CannotHoldError("windows whose recording is not known: Lhotse wants its file, rate and samples")
+        if not row["channels"] or row["start_s"] is None or not row["duration_s"]:
+            raise CannotHoldError("windows whose channels, start or duration are not known: Lhotse wants all three")
     return _json(lhotse.window(row, of))
 
 
@@ -183,6 +139,19 @@ def _lhotse_supervisions(source: Source, out: Path, result: Converted) -> None:
 def _lhotse_cuts(source: Source, out: Path, result: Converted) -> None:
     query = WINDOWS_OF if source.count("windows") else WHOLE_RECORDINGS
     _write_lines(out, source.rows(query), _lhotse_window, result)
+
+
+def _lhotse_cuts_alone(source: Source, out: Path, result: Converted) -> None:
+    _lhotse_cuts(source, out, result)
+    if not source.count("windows"):
+        return
+    outside = "SELECT count(*) FROM {recordings} ANTI JOIN {windows} USING (recording_id)".format(**source.relations)
+    for count, noun, what in (
+        (source.value(outside), "recording", "outside any window"),
+        (source.count("segments"), "segment", "of whole recordings: cuts hold those inside windows"),
+    ):
+        if count:
+            result.lost.append(f"{counted(count, noun)} {what}")
 
 
 RECORDING = ", ".join(f"'{name}': r.{name}" for name in TABLES["recordings"].names)
@@ -216,11 +185,16 @@ def _nemo(source: Source, out: Path, result: Converted) -> None:
     if source.count("segments"):
         query = "SELECT s.*, r.uris[1] AS uri FROM {segments} AS s LEFT JOIN {recordings} AS r USING (recording_id)"
         order = "s.position"
+        utterances: dict[str, tuple[str, ...] | None] = {"segments": ("segment_id", "channels", CLASH), "windows": None}
     elif source.count("windows"):
         query = "SELECT w.*, r.uris[1] AS uri FROM {windows} AS w LEFT JOIN {recordings} AS r USING (recording_id)"
         order = "w.position"
+        utterances = {"windows": ("window_id", "channels", "segments", CLASH)}
     else:
         query, order = "SELECT *, uris[1] AS uri FROM {recordings}", "position"
+        utterances = {"recordings": (ID, NAMES, *SOUND, CLASH)}
+    of_files: dict[str, tuple[str, ...] | None] = {"recordings": (ID, NAMES, "duration_s", *SOUND, "custom")}
+    result.lost += lost(source, of_files | utterances, nemo.FORM)
 
     def line(row: Row) -> str:
         if row["uri"] is None:
@@ -246,8 +220,9 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
             raise CannotHoldError("recordings whose file name has spaces or was met before: NeMo tells them by it")
         names.add(name)
         inside = [segment | {"recording_id": name} for segment in row["inside"] or []]
-        paths = {kind: (out / kind / f"{name}.{kind}").absolute() for kind in ("rttm", "uem")}
-        with created(paths["rttm"]) as file:
+        paths = {kind: out / kind / f"{name}.{kind}" for kind in ("rttm", "uem")}
+        named = {kind: str((Path(result.out) / kind / path.name).absolute()) for kind, path in paths.items()}
+        with whole_text(paths["rttm"]) as file:
             for segment in inside:
                 try:
                     file.write(_rttm_line(segment) + "\n")
@@ -255,18 +230,21 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
                     result.leave_out(str(error), segment["segment_id"])
         if row["duration_s"] is not None:
             region = {"recording_id": name, "channels": [0], "start_s": 0.0, "duration_s": row["duration_s"]}
-            with created(paths["uem"]) as file:
+            with whole_text(paths["uem"]) as file:
                 file.write(rttm.region(region) + "\n")
-        uem = str(paths["uem"]) if row["duration_s"] is not None else None
+        uem = named["uem"] if row["duration_s"] is not None else None
         speakers = len({segment["speaker"] for segment in inside})
-        return _json(nemo.recording(row, speakers, str(paths["rttm"]), uem))
+        return _json(nemo.recording(row, speakers, named["rttm"], uem))
 
     _write_lines(out / "manifest.jsonl", source.rows(query), line, result)
+    strange = "SELECT count(*) FROM {segments} ANTI JOIN {recordings} USING (recording_id)".format(**source.relations)
+    if count := source.value(strange):
+        result.lost.append(f"{counted(count, 'segment')} of recordings that are not known")
 
 
 def _rttm_line(row: Row) -> str:
-    if row["duration_s"] is None:
-        raise CannotHoldError("segments without a duration")
+    if row["duration_s"] is None or row["start_s"] is None:
+        raise CannotHoldError("segments without a start or a duration")
     try:
         return rttm.segment(row)
     except ValueError as error:
@@ -274,6 +252,8 @@ def _rttm_line(row: Row) -> str:
 
 
 def _uem_line(row: Row) -> str:
+    if row["duration_s"] is None or row["start_s"] is None:
+        raise CannotHoldError("regions without a start or a duration")
     try:
         return rttm.region(row)
     except ValueError as error:
@@ -303,71 +283,65 @@ def _moshi(source: Source, out: Path, result: Converted) -> None:
         relation = (json.loads(row["custom"]) if row["custom"] else {}).get("channel_relation")
         if relation not in (None, "speakers"):
             raise CannotHoldError(f"recordings whose two channels are not a speaker each ({relation})")
-        return _json({"path": row["uris"][0], "duration": row["duration_s"]})
+        return _json(moshi.recording(row))
 
     _write_lines(out, source.rows("FROM {recordings} ORDER BY position"), line, result)
     result.lost.append("words; moshi-finetune wants them in a .json beside each file, and its annotate.py makes it")
 
 
+def _tables(source: Source, out: Path, result: Converted, kind: str, write: Callable[..., None]) -> list[str]:
+    """The three tables as files of a kind; which of them hold rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    held = [table for table in TABLES if source.count(table)]
+    for table in held:
+        query = f"SELECT * EXCLUDE (position) FROM {source.relations[table]} ORDER BY position"
+        write(out / f"{table}.{kind}", table, source.connection.sql(query).to_arrow_reader(1 << 16))
+        result.files[str(out / f"{table}.{kind}")] = source.count(table)
+    return held
+
+
 def _parquet(source: Source, out: Path, result: Converted) -> None:
     """The three tables, and a README.md that makes them configurations of one Hugging Face dataset."""
-    configs = []
-    for table, schema in TABLES.items():
-        if not source.count(table):
-            continue
-        path = out / f"{table}.parquet"
-        query = f"SELECT * EXCLUDE (position) FROM {source.relations[table]} ORDER BY position"
-        with temporary(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for batch in source.connection.sql(query).to_arrow_reader(1 << 16):
-                writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
-        result.files[str(path)] = source.count(table)
-        configs.append(f"- config_name: {table}\n  data_files: {table}.parquet\n")
-    with created(out / "README.md") as file:
-        file.write("---\nconfigs:\n" + "".join(configs) + "---\n")
+    held = _tables(source, out, result, "parquet", tables.write_parquet)
+    configs = "".join(f"- config_name: {table}\n  data_files: {table}.parquet\n" for table in held)
+    with whole_text(out / "README.md") as file:
+        file.write(f"---\nconfigs:\n{configs}---\n")
 
 
 def _csv(source: Source, out: Path, result: Converted) -> None:
     """The three tables; lists and objects are JSON."""
-    for table, schema in TABLES.items():
-        if not source.count(table):
-            continue
-        path = out / f"{table}.csv"
-        with created(path) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(schema.names)
-            for row in source.rows(f"FROM {source.relations[table]} ORDER BY position"):
-                values = (row[name] for name in schema.names)
-                writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in values])
-        result.files[str(path)] = source.count(table)
+    _tables(source, out, result, "csv", tables.write_csv)
 
 
-HELD = {"channels": "channels <> [0]"}
-"""When a column says more than nothing."""
-_BARE = {"recordings": ("custom",)}
+ID, NAMES = "recording_id, which is not the path", "all names but the first"
+SOUND = ("sample_rate", "num_samples", "number of channels")
+CLASH = "custom that clashes with NeMo's own keys"
+WORDS = ("segment_id", "language", "text", "custom")
+ONE = "all channels but the first"
 FORMS = {
     "lhotse": Form(
-        "folder: recordings, supervisions and cuts .jsonl.gz; its Recording holds no custom",
-        _lhotse_folder, {"recordings": ("custom",), "segments": (), "windows": ()}, "lhotse",
+        _lhotse_folder, {"recordings": (NAMES, "custom"), "segments": (), "windows": ()}, "lhotse", folder=True
     ),
-    "lhotse-recordings": Form("file: RecordingSet; holds no custom", _lhotse_recordings, _BARE, "lhotse"),
-    "lhotse-supervisions": Form("file: SupervisionSet", _lhotse_supervisions, {"segments": ()}, "lhotse"),
-    "lhotse-cuts": Form("file: CutSet of the kept windows, else of whole recordings", _lhotse_cuts, _BARE, "lhotse"),
-    "nemo": Form(
-        "file: an utterance a segment (else a window, else a recording); holds no id and no channel",
-        _nemo, {"segments": ("channels",)}, "nemo",
+    "lhotse-recordings": Form(
+        _lhotse_recordings, {"recordings": (NAMES, "custom"), "segments": None, "windows": None}, "lhotse"
     ),
+    "lhotse-supervisions": Form(
+        _lhotse_supervisions, {"recordings": None, "segments": (), "windows": None}, "lhotse"
+    ),
+    "lhotse-cuts": Form(_lhotse_cuts_alone, {"recordings": (NAMES, "custom"), "windows": ()}, "lhotse"),
+    "nemo": Form(_nemo, name="nemo"),
     "nemo-diarization": Form(
-        "folder: manifest.jsonl, rttm/ and uem/, a file a recording; holds no language, text, custom",
-        _nemo_diarization, {"segments": ("language", "text", "custom"), "recordings": ("custom",)}, "nemo",
+        _nemo_diarization, {"recordings": (ID, NAMES, *SOUND, "custom"), "segments": (*WORDS, ONE), "windows": None},
+        "nemo", folder=True,
     ),
     "rttm": Form(
-        "file of turns, and its .uem beside it; holds no language, text, custom, path, and one channel a turn",
-        _rttm, {"segments": ("language", "text", "custom"), "recordings": ("uris", "custom")}, "rttm",
+        _rttm, {"recordings": ("uris", *SOUND, "custom"), "segments": (*WORDS, ONE), "windows": None}, "rttm",
+        beside=(".uem",),
     ),
     "moshi": Form(
-        "file: path and duration of recordings with a speaker a channel; holds nothing else",
-        _moshi, _BARE,
+        _moshi, {"recordings": (ID, NAMES, "sample_rate", "num_samples", "custom"), "segments": None, "windows": None},
+        "moshi",
     ),
-    "parquet": Form("folder: recordings, segments and windows .parquet, one Hugging Face dataset; holds all", _parquet),
-    "csv": Form("folder: recordings, segments and windows .csv, lists as JSON; holds all", _csv),
+    "parquet": Form(_parquet, folder=True),
+    "csv": Form(_csv, folder=True),
 }  # fmt: skip

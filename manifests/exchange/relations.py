@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from manifests import views
+from manifests.choice import Choice, choose
 from manifests.exchange.foreign.load import load
 from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.lake import Lake
@@ -30,6 +31,8 @@ class Source:
     connection: duckdb.DuckDBPyConnection
     relations: dict[str, str]
     left_out: Counter[str] = field(default_factory=Counter)
+    choice: Choice | None = None
+    """What of a lake is read."""
 
     def count(self, table: str) -> int:
         return int(self.value(f"SELECT count(*) FROM {self.relations[table]}"))
@@ -51,9 +54,14 @@ def open_foreign(paths: Sequence[str]) -> Source:
     return Source(connection, {table: table for table in TABLES}, load(connection, paths))
 
 
-def open_lake(lake: Lake, selection: str | None = None) -> Source:
-    """A lake, with the newest selection if none is named. Raises views.ChoiceError."""
-    choice = views.choose(lake, selection)
+def open_lake(
+    lake: Lake,
+    selection: str | None = None,
+    dataset: str | None = None,
+    stages: Mapping[str, str] | None = None,
+) -> Source:
+    """A lake, with the newest selection if none is named. Raises ChoiceError."""
+    choice = choose(lake, selection, dataset, stages)
     connection = views.open_views(lake, choice)
     queries = {
         "recordings": MEASURED if "signal" in choice.stages else CLAIMED,
@@ -62,7 +70,7 @@ def open_lake(lake: Lake, selection: str | None = None) -> Source:
     }
     for table, query in queries.items():
         connection.execute(f"CREATE VIEW exchanged_{table} AS {query}")
-    source = Source(connection, {table: f"exchanged_{table}" for table in TABLES})
+    source = Source(connection, {table: f"exchanged_{table}" for table in TABLES}, choice=choice)
     unread = source.value("SELECT count(*) FROM recordings") - source.count("recordings")
     if unread:
         source.left_out["recordings that failed, or that are not annotated yet"] = unread

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests import ledger, schemas, views
+from manifests import choice, ledger, schemas, views
 from manifests.corrupt import CorruptFileError, difference, remedy_of
 from manifests.exchange import checks
 from manifests.exchange.checks import Rule
@@ -107,7 +107,7 @@ class _LakeCheck:
         """Folders with a file that cannot be queried together with the others."""
 
     def run(self) -> Iterator[Problem]:
-        names = {part: views.folders(self.lake, part) for part in ("annotations", "selections", "datasets")}
+        names = {part: choice.folders(self.lake, part) for part in ("annotations", "selections", "datasets")}
         folders = {
             part: [f"{part}/{name}" for name in found if self._wanted(f"{part}/{name}")]
             for part, found in names.items()
@@ -250,7 +250,7 @@ class _LakeCheck:
             except (FileNotFoundError, CorruptFileError) as error:
                 yield Problem(f"{folder}/{name}", f"cannot be read: {error}", checks.SELECT)
         for stage, mark in stored.get("stages", {}).items():
-            if f"{stage}-{mark}" not in views.folders(self.lake, "annotations"):
+            if f"{stage}-{mark}" not in choice.folders(self.lake, "annotations"):
                 yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
         if not self._queried(folder, "verdicts"):
             return
@@ -294,7 +294,7 @@ class _LakeCheck:
                 yield from problem
                 if table is not None:  # what is missing was told with the sizes
                     yield Problem(error.key, error.what, error.remedy)
-        for part in views.folders(self.lake, folder):
+        for part in choice.folders(self.lake, folder):
             for key in storage.list(f"{folder}/{part}") if part not in ("commits", "versions") else ():
                 if key not in expected:
                     yield Problem(

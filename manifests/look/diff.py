@@ -10,26 +10,30 @@ from typing import Any
 
 import duckdb
 
+from manifests.choice import ChoiceError
 from manifests.look.stats import rows_of
 from manifests.look.targets import Target, resolve
-from manifests.views import ChoiceError
 
 EXAMPLES = 5
 
 
-def diff(one: str, two: str) -> dict[str, Any]:
-    """Settings, recordings and verdicts that differ between two targets; recipes (TOML or JSON) by their settings."""
+def diff(one: str, two: str, **named: Any) -> dict[str, Any]:
+    """Settings, recordings and verdicts that differ between two targets; recipes (TOML or JSON) by their settings.
+
+    `named` are the selection, dataset and stages to look at in both, as `targets.resolve` takes them.
+    """
     recipes = [_recipe(Path(name)) for name in (one, two)]
     if recipes[0] is not None and recipes[1] is not None:
-        return {"settings": settings(recipes[0], recipes[1])}
+        return {"choices": [None, None], "settings": settings(recipes[0], recipes[1])}
     if any(recipe is not None for recipe in recipes):
         raise ChoiceError(f"{one} and {two} are of two kinds", "compare two recipes, or two lakes or selections")
-    a, b = resolve(one), resolve(two)
+    a, b = resolve(one, **named), resolve(two, **named)
     if a.lake is None or b.lake is None:
         raise ChoiceError("a file has no verdicts to compare", "compare two lakes, two selections or two recipes")
     stored = _settings(a), _settings(b)
     both = stored[0].keys() & stored[1].keys()
-    result: dict[str, Any] = {"settings": settings(*({name: one[name] for name in both} for one in stored))}
+    result: dict[str, Any] = {"choices": [a.described, b.described]}
+    result["settings"] = settings(*({name: one[name] for name in both} for one in stored))
     connection = a.connect(())
     other = b.connect(())
     same_lake = a.lake.storage.root == b.lake.storage.root
@@ -57,7 +61,7 @@ def _settings(target: Target) -> dict[str, Any]:
     assert target.lake is not None
     keys = {"selection": f"selections/{target.choice.selection}/selection.json"}
     keys |= {"recipe": f"datasets/{target.choice.dataset}/recipe.json"}
-    found: dict[str, Any] = {"stages": dict(target.choice.stages)}
+    found: dict[str, Any] = {"stages": target.choice.own}
     for name, key in keys.items():
         if target.lake.storage.exists(key):
             found[name] = target.lake.read_json(key)

@@ -2,10 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
+from manifests.choice import Choice
 from manifests.look import terminal
-from manifests.output import one_line
+from manifests.look.targets import Target
+from manifests.output import counted
+
+
+def chosen(target: Target) -> None:
+    """Which selection, dataset and results of stages what follows is of; nothing where there is no lake."""
+    if target.lake is None:
+        return
+    for line in _chosen(target.choice):
+        terminal.echo(line, dim=True)
+
+
+def _chosen(choice: Choice) -> Iterator[str]:
+    if choice.selection is None:
+        line = "no selection"
+    else:
+        line = f"selection {choice.selection}"
+        if choice.newest_of > 1:
+            line += f", the newest of {choice.newest_of}"
+    if choice.dataset is None:
+        line += ", no dataset of it" * (choice.selection is not None)
+    else:
+        line += f"; dataset {choice.dataset}"
+        if choice.made_of not in (None, choice.selection):
+            line += f", which was made of the selection {choice.made_of}"
+    yield line
+    if choice.own:
+        yield f"stages {_listed(choice.own)}"
+    for stage, holder in choice.others.items():
+        read_by = f"the selection {holder}" if holder else "no selection"
+        yield f"besides {stage}\xa0{choice.stages[stage]}, read by {read_by}"
+    for stage, marks in choice.several.items():
+        yield (
+            f"not {stage}, which was measured with several settings: {', '.join(marks)}; "
+            f"--stage {stage}={marks[0]} looks at the first"
+        )
+
+
+def _listed(stages: Mapping[str, str]) -> str:
+    return ", ".join(f"{stage}\xa0{mark}" for stage, mark in stages.items())
+
+
+def selections(rows: list[dict[str, Any]]) -> None:
+    """A line a selection, and below the table the recipe, the datasets and the stages of each."""
+    if not rows:
+        terminal.echo("no selections; `speechmill select RECIPE --lake LAKE` makes one")
+        return
+    columns = ["selection", "default", "made", "recordings", "windows", "hours"]
+    local = [datetime.fromisoformat(row["made"]).astimezone().strftime("%Y-%m-%d %H:%M") for row in rows]
+    terminal.table(
+        columns, [[*({**row, "made": made}[name] for name in columns)] for row, made in zip(rows, local, strict=True)]
+    )
+    for row in rows:
+        terminal.heading(row["selection"])
+        if row["recordings"] is None:
+            terminal.echo("selecting did not come to its end: `speechmill select` with its recipe writes it anew")
+        terminal.echo(f"recipe {row['recipe']}; datasets: {', '.join(row['datasets']) or 'none'}")
+        terminal.echo(f"stages {_listed(row['stages'])}")
+
+
+def statistics(found: dict[str, Any], where: str) -> None:
+    """What `stats` found, each part that it was asked for."""
+    if where != "true":
+        terminal.echo(f"where {where}")
+    if "overview" in found:
+        overview(found["overview"])
+    if "groups" in found:
+        groups(found["groups"])
+    for one in found.get("histograms", []):
+        histogram(one)
+    for one in found.get("views", []):
+        view(one)
 
 
 def groups(rows: list[dict[str, Any]]) -> None:
@@ -13,11 +87,13 @@ def groups(rows: list[dict[str, Any]]) -> None:
     terminal.table(
         names, [[f"{row[n]:.1%}" if n == "share" and row[n] is not None else row[n] for n in names] for row in rows]
     )
+    if not rows:
+        terminal.echo("no rows")
 
 
 def view(found: dict[str, Any]) -> None:
     hours = "" if found["hours"] is None else f", {found['hours']:,.3f} h"
-    terminal.heading(f"{found['view']}: {found['count']:,} rows{hours}")
+    terminal.heading(f"{found['view']}: {counted(found['count'], 'row')}{hours}")
     if found.get("quantiles"):
         terminal.echo(f"duration_s, {quantiles(found)}")
     measures(found["measures"])
@@ -49,19 +125,20 @@ def histogram(found: dict[str, Any]) -> None:
     ]
     most = max((row["count"] for row in rows), default=0)
     for row in rows:
-        name = (
-            str(row["value"]) if "value" in row else f"{terminal.number(row['from'])} to {terminal.number(row['to'])}"
-        )
+        name = terminal.number(row["value"])
+        if terminal.width() is not None and len(name) > 22:
+            name = name[:21] + "…"
         hours = "" if row["hours"] is None else f"{row['hours']:>12,.3f} h"
-        terminal.echo(f"{one_line(name)[:22]:>22} {terminal.bar(row['count'], most, 28):<28}{row['count']:>12,}{hours}")
+        terminal.echo(f"{name:>22} {terminal.bar(row['count'], most, 28):<28}{row['count']:>12,}{hours}")
 
 
 def overview(found: dict[str, Any]) -> None:
     recordings = found["recordings"]
     hours = recordings.get("hours", recordings["claimed_hours"])
     kind = "" if "hours" in recordings else " claimed"
+    gigabytes = (recordings["size_bytes"] or 0) / 1e9
     terminal.heading(
-        f"{recordings['count']:,} recordings, {hours:,.3f} h{kind}, {(recordings['size_bytes'] or 0) / 1e9:,.3f} GB; "
+        f"{counted(recordings['count'], 'recording')}, {hours:,.3f} h{kind}, {gigabytes:,.3f} GB; "
         f"{recordings['unreadable']:,} unreadable"
     )
     names = {"stages": ["stage", "fingerprint", "count", "failed"], "failures": ["stage", "error_type", "count"]}
@@ -96,6 +173,9 @@ def overview(found: dict[str, Any]) -> None:
 
 
 def difference(found: dict[str, Any]) -> None:
+    for name, choice in zip(("before", "after"), found["choices"], strict=True):
+        if choice:
+            terminal.echo(f"{name}: selection {choice['selection'] or 'none'}, dataset {choice['dataset'] or 'none'}")
     recordings = {part: row for part, row in found.get("recordings", {}).items() if row["count"]}
     verdicts = found.get("verdicts")
     if not (found["settings"] or recordings or verdicts):

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import schemas
+from manifests.choice import ChoiceError
 from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.stats import rows_of
 from manifests.look.targets import Target
 from manifests.output import one_line
-from manifests.views import ChoiceError
 from manifests.windows import union
 
 WIDTH = 62
@@ -113,7 +113,7 @@ def render(row: Mapping[str, Any]) -> None:
     if row["windows"]:
         terminal.heading("windows")
         terminal.table(
-            ["start", "split", "speech", "speakers", "overlap", "kept", "shard or reasons"],
+            ["window_id", "split", "kept", "shard or reasons", "speech", "speakers", "overlap", "start"],
             [_window(window) for window in row["windows"][:LISTED]],
         )
         _more(row["windows"])
@@ -122,7 +122,7 @@ def render(row: Mapping[str, Any]) -> None:
 def _window(window: Mapping[str, Any]) -> list[Any]:
     where = window["shard"] or window["error"] or ", ".join(window["reasons"]) or "not encoded"
     measures = [window[name] for name in ("speech_share", "num_speakers", "overlap_share")]
-    return [terminal.clock(window["start_s"]), window["split"], *measures, window["kept"], where]
+    return [window["window_id"], window["split"], window["kept"], where, *measures, terminal.clock(window["start_s"])]
 
 
 def _more(rows: Sequence[Any]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import duckdb
 import pyarrow.compute as pc
 
+from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.sql import ask
 from manifests.sums import MEASURES, Sum, Sums
-from manifests.views import Choice
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20

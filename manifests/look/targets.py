@@ -7,22 +7,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import duckdb
 
+from manifests.choice import Choice, ChoiceError, choose, folders
 from manifests.corrupt import opened
 from manifests.lake import Lake
-from manifests.views import (
-    Choice,
-    ChoiceError,
-    choose,
-    connect,
-    folders,
-    lock,
-    open_views,
-    parquet,
-    root_of,
-)
+from manifests.views import connect, lock, open_views, parquet, root_of
 
 HOLDERS = {"selections": "windows", "datasets": "shard_windows", "annotations": "", "recordings": "recordings"}
 
@@ -36,6 +28,11 @@ class Target:
     lake: Lake | None = None
     choice: Choice = field(default_factory=Choice)
     file: str | None = None
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """What JSON tells of the choice; None where there is no lake."""
+        return self.choice.as_dict() if self.lake else None
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -71,9 +68,11 @@ def resolve(
 ) -> Target:
     """What `name` names. Raises ChoiceError where it is nothing, or where the lake lacks what is asked for."""
     path = name.rstrip("/") or name
+    named = selection or dataset or stages
     if "://" not in path and not os.path.exists(path):
         raise ChoiceError(f"there is no {name}", "name a lake, a folder in one, a Parquet file or a manifest")
     if path.endswith(".parquet"):
+        _no_choice(name, named)
         return Target(path, "data", file=path)
     local = path if "://" in path else os.path.abspath(path)
     parent, _, last = local.rpartition("/")
@@ -87,16 +86,38 @@ def resolve(
             view, _, mark = last.rpartition("-")
             stages = {**(stages or {}), view: mark}
         elif holder == "selections":
-            selection = last
+            selection = _same("selection", last, selection)
         else:
-            dataset = last
+            dataset = _same("dataset", last, dataset)
         return Target(name, view, lake, choose(lake, selection, dataset, stages))
     if _is_lake(local):
         lake = Lake.at(local)
         return Target(name, "annotations", lake, choose(lake, selection, dataset, stages))
     if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
+        _no_choice(name, named)
         return Target(name, "recordings", file=path)
     raise ChoiceError(f"{name} holds no recordings/", "name a lake, a folder in one, a Parquet file or a manifest")
+
+
+def lake_of(name: str) -> Lake:
+    """The lake that `name` names. Raises ChoiceError where it is none."""
+    path = name.rstrip("/") or name
+    if not _is_lake(path):
+        raise ChoiceError(f"there is no lake {name}", "name the folder, or s3://bucket/prefix, that holds recordings/")
+    return Lake.at(path if "://" in path else os.path.abspath(path))
+
+
+def _no_choice(name: str, named: object) -> None:
+    if named:
+        what = f"{name} is not a lake: it has no selections, datasets and stages to choose from"
+        raise ChoiceError(what, "leave out --selection, --dataset and --stage")
+
+
+def _same(what: str, last: str, named: str | None) -> str:
+    """The selection or dataset that a path ends in, which an option may name again."""
+    if named not in (None, last):
+        raise ChoiceError(f"the {what} {last} is named by the path and {named} by --{what}", "name one of them")
+    return last
 
 
 def _is_lake(root: str) -> bool:

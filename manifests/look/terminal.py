@@ -1,20 +1,35 @@
-"""What a person sees: tables, bars and timelines within 80 columns; plain where the output is piped."""
+"""What a person sees: tables, bars and timelines. Whole rows in a pipe, what fits on a terminal, and then what is
+left out is said.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from manifests.output import one_line, printable, to_json
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
+WIDE = "speechmill.wide"
+"""In the `meta` of click's context: whether --wide was given."""
+GAP = 2
+LEAST = 20
+"""Characters to which a text may be cut on a terminal, with an ellipsis."""
+PADDED = 60
+"""Where lines may have any length, a longer value pushes its own row only."""
+FOLD = partial(textwrap.wrap, break_on_hyphens=False, break_long_words=False)  # a path or an id is copied whole
+NEVER_CUT = ("id", "selection", "dataset", "fingerprint", "example", "window", "shard")
+"""Ends of the names of columns whose values people copy."""
 
 
 def as_json(value: Any) -> None:
@@ -42,46 +57,108 @@ def number(value: Any) -> str:
     return one_line(str(value))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Rows under their names; numbers to the right, what is too long cut with an ellipsis."""
-    rows, columns = list(rows), [one_line(name) for name in columns]
-    above = Text(one_line(title)) if title else None
-    made = Table(box=None, pad_edge=False, title=above, title_justify="left", header_style="bold")
-    for index, name in enumerate(columns):
-        values = [row[index] for row in rows if row[index] is not None]
-        numeric = bool(values) and all(isinstance(value, int | float) for value in values)
-        longest = max([len(name), *(len(number(value)) for value in values)])
-        made.add_column(
-            Text(name), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis",
-            min_width=longest if numeric else min(longest, 20),
-        )  # fmt: skip
-    for row in rows:
-        made.add_row(*(Text(number(value)) for value in row))
-    echo(made)
+def width() -> int | None:
+    """Characters that a line may have; None where it may have any number: in a pipe, and after --wide.
+
+    $COLUMNS is respected in both a terminal and a pipe.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(WIDE):
+        return None
+    told = os.environ.get("COLUMNS", "")
+    if not (told.isdecimal() and int(told)) and not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], more: str = "--wide shows all") -> None:
+    """Rows under their names, numbers to the right.
+
+    Where a terminal is too narrow, texts are cut with an ellipsis, but no ids; columns that still do not fit are left
+    out from the right, and a last line names them and says that `more` is the way to see them.
+    """
+    rows, names = [list(row) for row in rows], [one_line(name) for name in columns]
+    numeric = [_is_numeric([row[index] for row in rows]) for index in range(len(names))]
+    lines = [[number(value) for value in row] for row in rows]
+    longest = [max(map(cell_len, column)) for column in zip(names, *lines, strict=True)]
+    room = width()
+    if room is None:
+        shown, widths = list(range(len(names))), [min(one, PADDED) for one in longest]
+    else:
+        least = [
+            one if numeric[index] or names[index].endswith(NEVER_CUT) else min(one, max(LEAST, cell_len(names[index])))
+            for index, one in enumerate(longest)
+        ]
+        shown, widths = _fitted(least, longest, room)
+    for place, line in enumerate([names, *lines]):
+        cells = (_cell(line[index], widths[index], numeric[index], room is not None) for index in shown)
+        _line((" " * GAP).join(cells).rstrip(), bold=not place)
+    if len(shown) < len(names):
+        left_out = ", ".join(name for index, name in enumerate(names) if index not in shown)
+        echo(f"left out, because {room} columns are too few: {left_out}; {more}")
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, int | float) for value in known)
+
+
+def _fitted(least: Sequence[int], longest: Sequence[int], room: int) -> tuple[list[int], list[int]]:
+    """Which columns fit, at least the first, and how wide each is: what is to spare goes to those that want little."""
+    shown = list(range(len(least)))
+    while len(shown) > 1 and sum(least[index] + GAP for index in shown) - GAP > room:
+        shown.pop()
+    widths = list(least)
+    spare = max(0, room - sum(least[index] + GAP for index in shown) + GAP)
+    waiting = sorted(shown, key=lambda index: longest[index] - least[index])
+    for place, index in enumerate(waiting):
+        more = min(longest[index] - least[index], spare // (len(waiting) - place))
+        widths[index] += more
+        spare -= more
+    return shown, widths
+
+
+def _cell(text: str, wide: int, numeric: bool, cut: bool) -> str:
+    missing = wide - cell_len(text)
+    if missing < 0:
+        return set_cell_size(text, wide - 1) + "…" if cut else text
+    return " " * missing + text if numeric else text + " " * missing
 
 
 def pairs(rows: Mapping[str, Any], indent: str = "  ") -> None:
-    """Names and values, a line each, long values wrapped below themselves."""
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
-    made.add_column(style="cyan", no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, value in rows.items():
-        made.add_row(Text(indent + one_line(name)), Text(number(value)))
-    echo(made)
+    """Names and values, a line each; on a terminal long values go on below themselves."""
+    names = [indent + one_line(name) for name in rows]
+    wide = max(map(cell_len, names), default=0)
+    room = width()
+    for name, value in zip(names, rows.values(), strict=True):
+        text = number(value)
+        folded = [text] if room is None else FOLD(text, max(LEAST, room - wide - 1)) or [""]
+        start = name + " " * (wide - cell_len(name) + 1)
+        for line in folded:
+            echo((start + line).rstrip())
+            start = " " * (wide + 1)
 
 
-def echo(text: Any) -> None:
-    """Print with rich: colours and the width of the terminal, neither where it is piped. Strings hold no markup."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 80
-    with console.capture() as captured:
-        console.print(Text(printable(text)) if isinstance(text, str) else text)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+def echo(text: str, bold: bool = False, dim: bool = False) -> None:
+    """Print a text that may hold anything; bold or dim on a terminal, unless $NO_COLOR is set.
+
+    Lines that are too long for a terminal are folded between words, but not where a no-break space is between them.
+    """
+    room = width()
+    for line in printable(text).split("\n"):
+        inset = line[: len(line) - len(line.lstrip())]
+        long = room is not None and cell_len(line) > room
+        for part in FOLD(line, room or 0, subsequent_indent=inset) if long else [line]:
+            _line(part.replace("\xa0", " "), bold, dim)
+
+
+def _line(text: str, bold: bool, dim: bool = False) -> None:
+    styled = (bold or dim) and not os.environ.get("NO_COLOR")
+    click.echo(click.style(text, bold=bold or None, dim=dim or None) if styled else text)
 
 
 def heading(text: str) -> None:
-    echo(Text(printable(text), style="bold"))
+    echo(text, bold=True)
 
 
 def bar(value: float, most: float, width: int) -> str:

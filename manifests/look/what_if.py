@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.choice import Choice, ChoiceError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import Selection, check_rules, judge_windows
-from manifests.views import CHECKED, Choice, ChoiceError, connect, in_order, lock, open_views, stages_of
+from manifests.views import CHECKED, connect, in_order, lock, open_views, stages_of
 from manifests.windows import OF_RECORDING, cut
 
 SAMPLE = 5000

@@ -15,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.version import version as speechmill_version
 from manifests.versions import Version, versions
-from manifests.views import Choice, open_views, quoted
+from manifests.views import open_views, quoted
 
 HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",

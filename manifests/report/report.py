@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.choice import Choice, folders
 from manifests.lake import Lake
 from manifests.report import figures, flow
 from manifests.report.figures import COLORS
@@ -21,7 +22,7 @@ from manifests.report.page import render
 from manifests.report.samples import Snippet, browsed
 from manifests.report.thresholds import Threshold, sample, thresholds
 from manifests.select import Selection
-from manifests.views import Choice, folders, open_views, quoted
+from manifests.views import open_views, quoted
 
 MAX_GROUPS = 12
 MAX_RUNS = 12

@@ -21,11 +21,12 @@ import duckdb
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.look.what_if import what_if
 from manifests.select import AT_ONCE, Selection, select
 from manifests.sums import Sums
-from manifests.views import choose, open_views
+from manifests.views import open_views
 
 MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}

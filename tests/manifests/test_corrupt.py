@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from millings import encoded
 
+from manifests.choice import choose
 from manifests.corrupt import CorruptFileError, schema_of
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
@@ -17,7 +18,7 @@ from manifests.select import Selection, select
 from manifests.sums import summed
 from manifests.verify import verify
 from manifests.versions import versions
-from manifests.views import choose, open_views
+from manifests.views import open_views
 from pipelines.cli import main
 from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig

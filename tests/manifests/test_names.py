@@ -3,8 +3,8 @@
 import pytest
 from lakes import write_lake
 
+from manifests.choice import ChoiceError, choose
 from manifests.names import checked_name
-from manifests.views import ChoiceError, choose
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\\b", "a b", "a.b", "é", "a\0", "a\n", "-rf", "x" * 65, 5, None, ["a"]]
 

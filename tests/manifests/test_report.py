@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from lakes import rules, write_lake
 
+from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.report import card, figures, samples, thresholds
 from manifests.report.figures import bins
 from manifests.report.page import render
 from manifests.report.report import Report
 from manifests.select import select
-from manifests.views import choose
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import pytest
 from click.testing import CliRunner
 from lakes import rules, write_lake
 
+from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.look.what_if import what_if
 from manifests.report.report import Report
 from manifests.select import RuleError, select
 from manifests.sql import NotReadingError, ask
-from manifests.views import choose, open_views
+from manifests.views import open_views
 from pipelines.cli import cli
 
 BATCHES = [[{"id": "a1", "duration_s": 41.0, "speech": [(0, 9), (10, 12), (20, 40)]}, {"id": "a2", "duration_s": 30.0}]]

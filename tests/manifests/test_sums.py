@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from lakes import rules, write_lake
 
 from manifests import sums
+from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.select import select
 from manifests.sums import Sums, summed
-from manifests.views import choose, open_views
+from manifests.views import open_views
 from pipelines.cli import cli
 
 BATCHES = [

@@ -6,9 +6,10 @@ import duckdb
 import pytest
 from lakes import STAGES, rules, write_lake
 
+from manifests.choice import ChoiceError, choose
 from manifests.lake import Lake
 from manifests.select import select
-from manifests.views import VIEWS, ChoiceError, choose, open_views
+from manifests.views import VIEWS, open_views
 
 BATCHES = [
     [

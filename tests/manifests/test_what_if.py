@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from lakes import rules, write_lake
 
+from manifests.choice import ChoiceError, choose
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.look.what_if import change, settings, what_if
 from manifests.select import RuleError, Selection, select
-from manifests.views import ChoiceError, choose, open_views
+from manifests.views import open_views
 
 BATCHES = [
     [

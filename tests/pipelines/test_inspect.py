@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,41 @@ def test_a_spectrogram_fits_the_terminal_or_becomes_a_picture(lake: str, tmp_pat
     pytest.importorskip("matplotlib")
     run("spectrogram", lake, "sample", "5", "10", "-o", str(tmp_path / "x.png"))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """A player that does not play, and no other."""
+    player = tmp_path / name
+    player.write_text(f"#!/bin/sh\n{script}\n")
+    player.chmod(player.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("echo 'no such device' >&2; exit 3", "ended with code 3, saying: no such device"),
+        ("echo 'audio open failed' >&2; exit 0", "ended before the sound did, saying: audio open failed"),
+    ],
+)
+def test_a_player_that_fails_ends_the_command_with_its_reason(
+    lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, how: str
+) -> None:
+    failing(tmp_path, monkeypatch, "ffplay", script)
+    with pytest.raises(SpeechmillError, match=how):
+        run("play", lake, "sample", "1", "20")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "manifest", "play", lake, "sample", "1", "20"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert how in done.stderr
+
+
+def test_a_stretch_that_reaches_beyond_the_end_says_what_there_is(lake: str, tmp_path: Path) -> None:
+    out = tmp_path / "clip.wav"
+    done = run("clip", lake, "sample", "5", "900", "-o", str(out))
+    assert done.stderr == "asked for 5 to 900 s, the recording has 30 s, wrote 25 s\n"
+    assert done.stdout == f"{out}: 25.000 s, 16,000 Hz, 1 channel\n"
+    assert run("clip", lake, "sample", "5", "30", "-o", str(out)).stderr == ""
+    assert "showing 1 s" in run("spectrogram", lake, "sample", "29", "31").stderr

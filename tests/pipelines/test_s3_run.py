@@ -140,7 +140,7 @@ def test_a_lake_and_recordings_at_an_endpoint_that_only_the_recipe_names_are_loo
         return done.stdout
 
     finish(start("run", str(recipe), "--in", f"s3://{bucket}/in", "--lake", lake))
-    (row,) = json.loads(look("manifest", "head", lake, "--json"))
+    (row,) = json.loads(look("manifest", "head", lake, "--json"))["rows"]
     stretch = (lake, row["recording_id"], "1", "3")
     look("manifest", "clip", *stretch, "-o", str(clip))
     assert soundfile.info(clip).duration == 2.0

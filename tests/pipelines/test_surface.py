@@ -8,7 +8,9 @@ from pipelines.cli import cli
 
 LAKE = {"RECIPE", "--lake", "--set", "-q", "--quiet", "--json"}
 STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
-LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
+CHOICE = {"--selection", "--dataset", "--stage"}
+LOOKING = CHOICE | {"TARGET", "--json", "--recipe"}
+TABLES = LOOKING | {"--wide"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 SURFACE = {
@@ -26,18 +28,19 @@ SURFACE = {
     "models where": {"MODEL"},
     "config from-terraform": {"OUTPUTS", "--recipe"},
     "completion": {"SHELL"},
-    "report": {"LAKE", "--dataset", "--selection", "-o", "--output", "--samples", "--no-audio", "--recipe"},
-    "manifest head": LOOKING | {"--view", "--where", "-n", "--columns"},
-    "manifest show": LOOKING | {"ID"},
-    "manifest stats": LOOKING | {"--view", "--where", "--by", "--histogram"},
-    "manifest query": LOOKING | {"SQL", "--format", "-o", "--output"},
+    "report": CHOICE | {"LAKE", "-o", "--output", "--samples", "--no-audio", "--recipe"},
+    "manifest head": TABLES | {"--view", "--where", "-n", "--columns"},
+    "manifest show": TABLES | {"ID"},
+    "manifest stats": TABLES | {"--view", "--where", "--by", "--histogram"},
+    "manifest query": TABLES | {"SQL", "--format", "-o", "--output"},
     "manifest funnel": LOOKING,
-    "manifest what-if": LOOKING | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
-    "manifest diff": {"ONE", "TWO", "--json", "--recipe"},
+    "manifest what-if": TABLES | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
+    "manifest diff": CHOICE | {"ONE", "TWO", "--json", "--wide", "--recipe"},
+    "manifest selections": {"LAKE", "--json", "--wide", "--recipe"},
     "manifest clip": HEARING | {"-o", "--output"},
     "manifest play": HEARING,
     "manifest spectrogram": HEARING | {"-o", "--output"},
-    "manifest convert": {"LAKE_OR_FILE...", "--to", "-o", "--out", "--selection", "--json", "--recipe"},
+    "manifest convert": CHOICE | {"LAKE_OR_FILE...", "--to", "-o", "--out", "--overwrite", "--json", "--recipe"},
     "manifest validate": {"LAKE_OR_FILE...", "--deep", "--json", "--recipe"},
 }
 

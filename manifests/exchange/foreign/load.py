@@ -16,9 +16,8 @@ from typing import Any, BinaryIO, cast
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from manifests.exchange.foreign import lhotse, nemo, rttm, webdataset
+from manifests.exchange.foreign import lhotse, moshi, nemo, rttm, tables, webdataset
 from manifests.exchange.foreign.rows import TABLES, ManifestError, Row
 from manifests.storage import open_storage
 
@@ -26,8 +25,8 @@ BATCH_ROWS = 4000
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 TURNS = (".rttm", ".uem")
 TARS = (".tar", ".tar.gz", ".tgz")
-SUFFIXES = (*JSON_LINES, *TURNS, *TARS, ".parquet")
-WRONG = "give Lhotse or NeMo manifests (.jsonl, .jsonl.gz), .rttm, .uem, .tar or a folder of them"
+SUFFIXES = (*JSON_LINES, *TURNS, *TARS, ".parquet", ".csv")
+WRONG = "give Lhotse, NeMo or moshi manifests (.jsonl, .jsonl.gz), .rttm, .uem, .tar, or a folder of them"
 
 IMPLIED = {f"implied_{table}": TABLES[table] for table in ("recordings", "segments")}
 Rows = Iterator[tuple[str, Row]]
@@ -62,8 +61,9 @@ def read(path: str, skipped: Counter[str]) -> Rows:
                     yield "windows", row
             except (tarfile.TarError, EOFError, ValueError) as error:
                 raise ManifestError(f"{path} is no complete tar of samples: {error}", "copy it again") from error
-    elif path.endswith(".parquet"):
-        yield from _parquet(path)
+    elif path.endswith((".parquet", ".csv")):
+        with opened(path) as file:
+            yield from tables.parquet_rows(path, file) if path.endswith(".parquet") else tables.csv_rows(path, file)
     else:
         raise ManifestError(f"{path} is no manifest that is known here", WRONG)
 
@@ -128,7 +128,9 @@ def _files(path: str) -> Iterator[str]:
 def _json(path: str, skipped: Counter[str]) -> Rows:
     for number, line in json_lines(path):
         try:
-            if "audio_filepath" not in line:
+            if moshi.is_recording(line):
+                yield "recordings", moshi.recording_row(line)
+            elif "audio_filepath" not in line:
                 yield from lhotse.read(line)
             elif nemo.is_diarization(line):
                 yield "recordings", nemo.recording_row(line)
@@ -136,10 +138,10 @@ def _json(path: str, skipped: Counter[str]) -> Rows:
                 yield "implied_recordings", nemo.recording_row(line)
                 yield "segments", nemo.segment_row(line, number)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{path}:{number} is no line of a Lhotse or NeMo manifest ({type(error).__name__}: {error})"
-            raise ManifestError(
-                what, "give JSON lines with 'audio_filepath', 'sources', 'recording_id' or 'type'"
-            ) from error
+            told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"{path}:{number} is no line of a Lhotse, NeMo or moshi manifest: {told}"
+            keys = "'audio_filepath', 'sources', 'recording_id', 'type', or 'path' and 'duration'"
+            raise ManifestError(what, f"give JSON lines with {keys}") from error
         for key in ("rttm_filepath", "uem_filepath"):
             if name := line.get(key):
                 for table, row in _lines(os.path.join(os.path.dirname(path), name), skipped):
@@ -163,22 +165,6 @@ def _lines(path: str, skipped: Counter[str]) -> Rows:
             last = row["recording_id"]
             yield "implied_recordings", {"recording_id": last}
         yield "windows" if path.endswith(".uem") else "segments", row
-
-
-def _parquet(path: str) -> Rows:
-    """One of these tables, as `convert --to parquet` writes them."""
-    with opened(path) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise ManifestError(f"{path} is no Parquet file: {error}", WRONG) from error
-        names = set(parquet.schema_arrow.names)
-        table = next((table for table, schema in TABLES.items() if names >= set(schema.names)), None)
-        if table is None:
-            raise ManifestError(f"{path} has the columns {', '.join(sorted(names))}", "give what convert wrote")
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=TABLES[table].names, use_threads=False):
-            for row in batch.to_pylist():
-                yield table, row
 
 
 class _Sink:
