@@ -17,6 +17,7 @@ COLORS = {"kept": "#2a9d8f", "measured": "#2a9d8f", "rejected": "#e39a3b", "fail
 PALETTE = ["#2a9d8f", "#e39a3b", "#5b7fc7", "#c2457a", "#8a6fc0", "#7a9a3a", "#b06a4a", "#4aa3c2", "#9a8a4a", "#888f99"]
 BARS = 36
 GROUND = "#9aa3af"
+"""For what has no verdict."""
 PATTERNS = {"rejected": "/", "failed": "x"}
 MARGIN = {"l": 8, "r": 8, "t": 6, "b": 8}
 LEGEND = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
@@ -117,56 +118,6 @@ def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str,
     )  # fmt: skip
     told = ", ".join(f"{group} {totals[group]:.2f} h" for group in reversed(order[-6:]))
     return described(figure, 60 + 24 * max(2, len(order)), f"{title}: {told}")
-
-
-def flow(links: Sequence[tuple[str, str, float, str, str]], label: str) -> dict[str, Any]:
-    """The funnel as a Sankey diagram. Links are (from, to, hours drawn, what to tell, verdict for the colour)."""
-    names = list(dict.fromkeys(name for link in links for name in link[:2]))
-    color_of = {link[1]: COLORS.get(link[4], GROUND) for link in links}
-    figure = go.Figure(
-        go.Sankey(
-            arrangement="snap",
-            node={
-                "label": [text(shortened(name)) for name in names],
-                "customdata": [text(name) for name in names],
-                "color": [color_of.get(name, GROUND) for name in names],
-                "pad": 18,
-                "thickness": 14,
-                "line": {"width": 0},
-                "hovertemplate": "%{customdata}<extra></extra>",
-            },
-            link={
-                "source": [names.index(link[0]) for link in links],
-                "target": [names.index(link[1]) for link in links],
-                "value": [link[2] for link in links],
-                "customdata": [text(link[3]) for link in links],
-                "color": [_faded(COLORS.get(link[4], GROUND)) for link in links],
-                "hovertemplate": "%{customdata}<extra></extra>",
-            },
-        )
-    )
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 12, "b": 12})
-    leaves = len({link[1] for link in links} - {link[0] for link in links})
-    return described(figure, max(260, 44 * leaves), label)
-
-
-def shortened(name: str, width: int = 34) -> str:
-    """A combination of reasons by the first of them, so that names in a diagram do not run into one another.
-
-    >>> shortened("conversation + speech + one_language + little_music")
-    'conversation + speech + 2 more'
-    """
-    reasons = name.split(" + ")
-    shown = len(reasons)
-    while shown > 1 and len(name) > width:
-        shown -= 1
-        name = f"{' + '.join(reasons[:shown])} + {len(reasons) - shown} more"
-    return name
-
-
-def _faded(color: str) -> str:
-    red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.38)"
 
 
 def tokens(rows: Sequence[tuple[str, int, int, int]]) -> dict[str, Any]:

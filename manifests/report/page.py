@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 import plotly.offline
 
-from manifests.report.figures import COLORS, mel_scale
+from manifests.report.figures import COLORS, GROUND, mel_scale
 from manifests.report.samples import Browsed
 from manifests.version import version
 
@@ -21,6 +23,7 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
     """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = resources.files("manifests.report").joinpath("templates")
+    environment.filters["breakable"] = breakable
     template = environment.from_string(parts.joinpath("report.html.j2").read_text(encoding="utf-8"))
     scripts = [plotly.offline.get_plotlyjs(), parts.joinpath("report.js").read_text(encoding="utf-8")]
     verdicts = [name for name in COLORS if name in browsed.verdicts]
@@ -30,6 +33,8 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
         "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
         "scripts": scripts,
         "policy": _policy(scripts),
+        "tones": COLORS,
+        "ground": GROUND,
         "verdicts": verdicts,
         "legend": [(name, COLORS[name]) for name in verdicts],
         "whatif_note": _whatif_note(whatif),
@@ -48,6 +53,16 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
             dropped += 1
     note = _samples_note(len(taken), dropped, browsed, limit_bytes)
     return template.render(page, data=data | {"samples": taken}, samples=taken, samples_note=note)
+
+
+def breakable(name: str) -> markupsafe.Markup:
+    """Text of a name that may go on in another line after an underscore or bracket and before an inner capital.
+
+    >>> breakable("UnreadableAudioError: <b>")
+    Markup('Unreadable<wbr>Audio<wbr>Error: &lt;b&gt;')
+    """
+    parts = re.split(r"(?<=[_(])|(?<=[a-z])(?=[A-Z])", name)
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _policy(scripts: list[str]) -> str:

@@ -194,14 +194,23 @@ class Report:
         ((failed,),) = self.rows("SELECT count(DISTINCT recording_id) FROM failures")
         yield _fact("failed", f"{failed:,}", "recordings")
 
-    def _funnel(self) -> list[dict[str, Any]]:
-        """Tables of the funnel, and its flow as a figure; what is said here was proven to close by `select`."""
+    def _funnel(self) -> dict[str, Any] | None:
+        """Boxes of the diagram and rows of the tables; what is said here was proven to close by `select`."""
         key = f"selections/{self.choice.selection}/funnel.json"
-        if not self.lake.storage.exists(key):  # nothing is selected, or selecting was interrupted
-            return []
+        if not self.selection or not self.lake.storage.exists(key):  # selecting was interrupted
+            return None
         funnel = self.lake.read_json(key)
-        self.figures["funnel-flow"] = figures.flow(flow.links(funnel), flow.label(funnel))
-        return [{"name": what, "rows": list(flow.rows(funnel[what]))} for what in ("recordings", "windows")]
+        nodes = flow.nodes(funnel)
+        return {
+            "nodes": nodes,
+            "hours": nodes[0].drawn_h,
+            "label": flow.label(funnel),
+            "note": flow.overlapping(funnel),
+            "tables": [
+                {"name": what, "rows": list(flow.rows(funnel[what], getattr(self.selection, what)))}
+                for what in ("recordings", "windows")
+            ],
+        }
 
     def _histograms(self) -> list[dict[str, Any]]:
         made = []

@@ -10,7 +10,7 @@ import pytest
 from lakes import rules, write_lake
 
 from manifests.lake import Lake
-from manifests.report import card, figures, samples, thresholds
+from manifests.report import card, flow, page, samples, thresholds
 from manifests.report.figures import bins
 from manifests.report.page import render
 from manifests.report.report import Report
@@ -90,6 +90,46 @@ def test_scores_that_are_the_same_but_for_rounding_get_one_bar_of_a_width_that_s
     assert bins(0.0, 1e-12, whole=False) == bins(0.0, 0.0, whole=False) == [0.0, 0.05, 0.1, 0.15, 0.2]
 
 
+def test_the_boxes_of_the_funnel_hold_every_recording_and_window_once(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n:02}", "duration_s": 9.0 + n, "speech": [(0.0, 2.0 + n / 2)]} for n in range(30)]
+    rows += [{"id": "bad", "duration_s": 9.0, "error": "UnreadableAudioError"}]
+    lake = write_lake(tmp_path / "lake", [rows])
+    # Windows of 8 s that start every 2 s hold more hours than the sound that they are cut from.
+    select(lake, rules(stride_s=2.0, recordings={"long": "duration_s >= 12", "speech": "speech_share > 0.3"}))
+    funnel = lake.read_json("selections/sel/funnel.json")
+    found = flow.nodes(funnel)
+    assert found[0].depth == 0
+    for number, node in enumerate(found):
+        children = []
+        for later in found[number + 1 :]:
+            if later.depth <= node.depth:
+                break
+            children += [later] * (later.depth == node.depth + 1)
+        if children:
+            assert sum(child.drawn_h for child in children) == pytest.approx(node.drawn_h), node
+            kinds = {child.what for child in children}
+            if kinds == {node.what}:
+                assert sum(child.count for child in children) == node.count
+    (inside,) = [node for node in found if node.name == "in windows"]
+    assert (inside.count, inside.hours) == (funnel["windows"]["in"]["count"], inside.drawn_h)
+    assert inside.hours < funnel["windows"]["in"]["hours"]
+    assert flow.hours_text(funnel["windows"]["in"]["hours"]) in flow.overlapping(funnel)
+    (failed,) = [node for node in found if node.name == "failed"]
+    assert failed.told(found[0].hours) == ["1 recording", "0.003\N{NO-BREAK SPACE}h · 1\N{NO-BREAK SPACE}%"]
+
+
+def test_many_combinations_of_reasons_share_a_box_and_none_is_lost() -> None:
+    jointly = [{"verdict": "rejected", "reasons": [f"rule {n}"], "count": 1, "hours": n / 10} for n in range(12)]
+    part = {"in": {"count": 12, "hours": 6.6}, "kept": {"count": 0, "hours": 0}, "failed": {"count": 0, "hours": 0},
+            "rejected": {"count": 12, "hours": 6.6}, "jointly": jointly}  # fmt: skip
+    none = {"count": 0, "hours": 0.0}
+    windows = {"in": none, "kept": none, "rejected": none, "failed": none, "jointly": []}
+    found = flow.nodes({"recordings": part, "windows": windows, "remainder_hours": 0.0})
+    leaves = [node for node in found if node.depth == 2]
+    assert (len(leaves), sum(node.count for node in leaves)) == (flow.MAX_REASONS + 1, 12)
+    assert leaves[-1].name == "5 other combinations"
+
+
 def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> None:
     report = Report(lake, choose(lake))
     drawn = samples.browsed(report.connection, report.movable, 30, None)
@@ -105,6 +145,6 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
 
 
 def test_examples_in_docstrings_hold() -> None:
-    for module in (samples, card, figures):
+    for module in (samples, card, flow, page):
         outcome = doctest.testmod(module)
         assert (outcome.failed, outcome.attempted > 0) == (0, True)

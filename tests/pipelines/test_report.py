@@ -56,9 +56,10 @@ def browser() -> Iterator[Any]:
 class Page:
     """A report opened from disk without a network; whatever goes wrong in it is gathered in `problems`."""
 
-    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
+    def __init__(self, browser: Any, path: Path, width: int = 1280, **settings: Any) -> None:
         self.problems: list[str] = []
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True, **settings)
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **settings)
+        self.close = context.close
         self.page = context.new_page()
         self.page.on("console", lambda message: self.problems.append(f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
@@ -108,7 +109,7 @@ def test_every_chart_has_data_and_a_label(opened: Page) -> None:
         points: (plot.data ?? []).reduce((n, t) => n + (t.link?.value ?? t.z ?? t.y ?? []).length, 0) }))"""
     )
     named = {plot["id"]: plot for plot in plots}
-    expected = {"funnel-flow", "tokens-patch", "tokens-prefix", "runs-rate", "failures", "picture"}
+    expected = {"tokens-patch", "tokens-prefix", "runs-rate", "failures", "picture"}
     assert expected | {"group-language", "group-speakers", "group-source", "group-licence"} <= named.keys()
     assert len([name for name in named if name.startswith("hist-")]) >= 20
     assert [plot for plot in plots if not (plot["label"] and plot["drawn"] and plot["points"])] == []
@@ -125,6 +126,49 @@ def test_names_are_shown_as_text_wherever_they_occur(opened: Page) -> None:
     assert opened.page.locator("img[src=x], b[onmouseover]").count() == 0
     opened.page.fill("#filter", "")
     assert opened.problems == []
+
+
+PLACE = (
+    "const place = (element) => (({ x, y, right, bottom }) => [x, y, right, bottom])(element.getBoundingClientRect());"
+)
+BOXES = f"""() => {{ {PLACE} return [...document.querySelectorAll("#flow li")].map((box) => ({{
+    name: box.querySelector("b").textContent, told: [...box.querySelectorAll("span")].map((span) => span.textContent),
+    cut: box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1, place: place(box) }})) }}"""
+RIBBONS = f"() => {{ {PLACE} return [...document.querySelectorAll('#flow path')].map(place) }}"
+
+
+def apart(one: list[float], other: list[float]) -> bool:
+    """Whether two places on the page (left, top, right, bottom) share no pixel."""
+    return one[2] <= other[0] + 0.5 or other[2] <= one[0] + 0.5 or one[3] <= other[1] + 0.5 or other[3] <= one[1] + 0.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 800, 400])
+def test_the_funnel_shows_every_count_and_hour_and_nothing_lies_over_them(
+    browser: Any, report: Path, lake: Path, width: int, scheme: str
+) -> None:
+    opened = Page(browser, report, width=width, color_scheme=scheme)
+    boxes = opened.page.evaluate(BOXES)
+    (funnel,) = [json.loads(path.read_text()) for path in lake.glob("selections/*/funnel.json")]
+    told = {box["name"]: box["told"] for box in boxes}
+    for name, what, verdict in [
+        ("all recordings", "recordings", "in"), ("kept", "recordings", "kept"), ("rejected", "recordings", "rejected"),
+        ("failed", "recordings", "failed"), ("windows kept", "windows", "kept"),
+    ]:  # fmt: skip
+        part = funnel[what][verdict]
+        assert int(told[name][0].partition(" ")[0]) == part["count"] > 0
+        assert told[name][1].startswith(f"{part['hours']:.3f}\xa0h" if part["hours"] else "0\xa0h")
+    ribbons = opened.page.evaluate(RIBBONS)
+    wide = width >= 800
+    assert len(ribbons) == (len(boxes) - 1 if wide else 0)
+    for number, box in enumerate(boxes):
+        assert not box["cut"], box
+        assert 0 <= box["place"][0] < box["place"][2] <= width
+        assert [other for other in boxes[:number] if not apart(box["place"], other["place"])] == []
+        assert [ribbon for ribbon in ribbons if not apart(box["place"], ribbon)] == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.problems == []
+    opened.close()
 
 
 def thumb(opened: Page, rule: str, level: str) -> tuple[Any, float, float]:
