@@ -33,20 +33,24 @@ RECORDINGS = pa.schema(
         field("size_bytes", pa.int64(), "size of the file", "byte"),
         field("container", pa.string(), "container format as FFmpeg names it, or 'sphere'"),
         field("codec", pa.string(), "audio codec as FFmpeg names it"),
-        field("sample_rate", pa.int32(), "claimed sampling rate", "Hz"),
-        field("channels", pa.int32(), "claimed number of channels"),
-        field("channel_layout", pa.string(), "claimed channel layout (mono, stereo, 5.1, ...)"),
-        field("bit_depth", pa.int32(), "bits per sample where the codec has such", "bit"),
-        field("audio_streams", pa.int32(), "audio streams in the file, of which the first is read"),
+        field("sample_rate", pa.int32(), "sampling rate that the header claims", "Hz"),
+        field("channels", pa.int32(), "number of channels that the header claims"),
+        field("channel_layout", pa.string(), "channel layout that the header claims, such as mono, stereo or 5.1"),
+        field("bit_depth", pa.int32(), "bits per sample, for codecs that have a fixed number of them", "bit"),
+        field(
+            "audio_streams",
+            pa.int32(),
+            "number of audio streams in the file, such as languages of a film; the first one is read",
+        ),
         field(
             "claimed_duration_s",
             pa.float64(),
-            "duration that the header claims, or of the plain samples that follow it; null where it could only be "
-            "estimated or cannot be true",
+            "duration that the header claims, or that the plain samples after it add up to; null where it "
+            "could only be estimated or cannot be true",
             "s",
         ),
-        field("source", pa.string(), "collection the recording came from"),
-        field("licence", pa.string(), "licence of the recording"),
+        field("source", pa.string(), "collection from which the recording came, as named when it was ingested"),
+        field("licence", pa.string(), "licence of the recording, as named when it was ingested"),
         field("language_hint", pa.string(), "language that source metadata claims: recorded, not trusted"),
         LABELS,
         field("hints", pa.string(), "JSON list of the manifest entries that named this recording"),
@@ -86,68 +90,103 @@ VOTE = pa.struct(
 SIGNAL = pa.schema(
     [
         *BASE,
-        field("sample_rate", pa.int32(), "decoded sampling rate", "Hz"),
-        field("num_samples", pa.int64(), "decoded samples per channel, counted", "sample"),
-        field("duration_s", pa.float64(), "num_samples / sample_rate", "s"),
-        field("channels", pa.int32(), "decoded channels"),
+        field("sample_rate", pa.int32(), "sampling rate of the decoded sound", "Hz"),
+        field("num_samples", pa.int64(), "number of samples that were decoded from each channel", "sample"),
+        field(
+            "duration_s", pa.float64(), "length of the decoded sound: the number of samples over the sampling rate", "s"
+        ),
+        field("channels", pa.int32(), "number of channels that were decoded"),
         field("pcm_sha256", pa.string(), "sha256 of rate, channels and interleaved little-endian float32 samples"),
         field(
             "decode_errors",
             pa.int32(),
-            "packets that did not decode, gaps and jumps in the times of those that did, and headers that declare less "
-            "sound than follows",
+            "number of places where the file is damaged: packets that do not decode, gaps and jumps in the "
+            "times of those that do, and headers that declare less sound than follows",
         ),
-        field(
-            "decode_error", pa.string(), "the first of them with its place, and the sound known to be missing in all"
-        ),
+        field("decode_error", pa.string(), "the first damaged place, and how much sound is known to be missing in all"),
         field(
             "missing_s",
             pa.float64(),
-            "sound that the container's times show to be missing, apart from what was filled; null where decoding breaks "
-            "off before the end",
+            "length of the sound that the times in the file show to be missing, apart from what was filled "
+            "with silence; null where decoding breaks off before the end",
             "s",
         ),
-        field("filled_s", pa.float64(), "silence put in place of missing sound; null unless decode.fill_gaps", "s"),
-        field("format_changes", pa.int32(), "changes of rate or channels on the way; all is converted to the first"),
-        field("format_change", pa.string(), "the first of them, with its place"),
         field(
-            "loudness_lufs", pa.float64(), "integrated loudness, EBU R128 / ITU-R BS.1770-4; null if gated away", "LUFS"
+            "filled_s",
+            pa.float64(),
+            "length of the silence that was put in place of missing sound; null unless the recipe asks for it "
+            "with decode.fill_gaps",
+            "s",
         ),
-        field("peak_dbfs", pa.float64(), "highest absolute sample of any channel", "dBFS"),
-        field("rms_dbfs", pa.float64(), "level over all channels", "dBFS"),
-        field("dc_offset", pa.float64(), "largest absolute mean of any channel, full scale = 1"),
+        field(
+            "format_changes",
+            pa.int32(),
+            "number of places where the sampling rate or the channels change; all that follows is converted "
+            "to the first format",
+        ),
+        field("format_change", pa.string(), "the first change of the sampling rate or the channels, with its place"),
+        field(
+            "loudness_lufs",
+            pa.float64(),
+            "loudness of the whole recording as people perceive it, by EBU R128 (ITU-R BS.1770-4); null where "
+            "all of it is too soft to count",
+            "LUFS",
+        ),
+        field("peak_dbfs", pa.float64(), "level of the loudest sample of any channel, where 0 is full scale", "dBFS"),
+        field("rms_dbfs", pa.float64(), "root mean square level over all channels, where 0 is full scale", "dBFS"),
+        field(
+            "dc_offset",
+            pa.float64(),
+            "constant shift of the waveform: the largest absolute mean of any channel, where 1 is full scale",
+        ),
         field(
             "clipped_share",
             pa.float64(),
-            "share of samples in runs of 3 or more at the channel's own extreme, if near full scale; worst channel",
+            "share of samples, 0 to 1, that are cut off at the channel's highest level: runs of 3 or more "
+            "equal extremes near full scale, in the worst channel",
         ),
         field(
             "digital_silence_share",
             pa.float64(),
-            "share of samples in runs of 10 ms or more of exact zeros, all channels",
+            "share of samples, 0 to 1, that lie in runs of 10 ms or more of exact zeros in all channels, "
+            "which no microphone makes",
         ),
         field(
             "bandwidth_hz",
             pa.float64(),
-            "effective bandwidth: highest frequency within 50 dB of the long-term spectrum's peak",
+            "frequency up to which there is sound: the highest within 50 dB of the peak of the long-term "
+            "spectrum; telephone sound ends near 3,400 Hz",
             "Hz",
         ),
-        field("channel_relation", pa.string(), "mono | dual_mono | room | speakers | surround | one_sided"),
+        field(
+            "channel_relation",
+            pa.string(),
+            "how the channels relate: mono has one; dual_mono has equal ones; room hears the same scene in "
+            "each; speakers has a person per channel; surround is a mix such as 5.1; one_sided has sound in one only",
+        ),
         field(
             "channel_correlation",
             pa.float64(),
-            "largest normalised cross-correlation over +-20 ms, median of channel pairs",
+            "how alike the channels are, 0 to 1: the largest normalised cross-correlation within 20 ms of "
+            "delay, median over pairs of channels; null for one channel",
         ),
         field(
             "phase_correlation",
             pa.float64(),
-            "correlation of neighbouring channels without delay, the lowest of any pair; -1 is opposite phase",
+            "correlation of neighbouring channels without delay, lowest of all pairs: 1 is equal, -1 opposite "
+            "phase, which vanishes when the channels are averaged; null for one channel",
         ),
-        field("envelope_correlation", pa.float64(), "correlation of 20 ms rms levels, median of channel pairs"),
+        field(
+            "envelope_correlation",
+            pa.float64(),
+            "how alike the channels rise and fall, -1 to 1: correlation of their levels in steps of 20 ms, "
+            "median over pairs; low where people take turns on channels of their own",
+        ),
         field(
             "leakage_db",
             pa.float64(),
-            "level of a speaker in the other channel relative to their own, while they speak alone; null for one track",
+            "level at which a speaker is heard in the other speaker's channel, relative to their own, while "
+            "they speak alone; null unless each speaker has a channel and is alone for a while",
             "dB",
         ),
         field(
@@ -155,8 +194,12 @@ SIGNAL = pa.schema(
             pa.list_(pa.int32()),
             "channels of a room in opposite phase to the first, inverted before all are averaged",
         ),
-        field("live_channel", pa.int32(), "the loudest channel"),
-        field("tracks", pa.int32(), "analysis tracks: channels if each is a speaker, else 1"),
+        field("live_channel", pa.int32(), "number, from 0 on, of the loudest channel"),
+        field(
+            "tracks",
+            pa.int32(),
+            "number of tracks that are measured apart: one per channel where each channel is a speaker, else 1",
+        ),
     ]
 )
 
@@ -164,9 +207,9 @@ VAD = pa.schema(
     [
         *BASE,
         field("segments", pa.list_(SEGMENT), "stretches of speech per track, in order of track then time"),
-        field("speech_s", pa.float64(), "time with speech on any track", "s"),
-        field("speech_share", pa.float64(), "speech_s over the duration"),
-        field("speech_per_track_s", pa.list_(pa.float64()), "speech on each track", "s"),
+        field("speech_s", pa.float64(), "time in which somebody speaks on any track", "s"),
+        field("speech_share", pa.float64(), "share of the recording, 0 to 1, in which somebody speaks on any track"),
+        field("speech_per_track_s", pa.list_(pa.float64()), "time with speech on each track", "s"),
     ]
 )
 
@@ -174,27 +217,48 @@ DIARIZE = pa.schema(
     [
         *BASE,
         field("turns", pa.list_(TURN), "turns of speakers in order of start, overlaps kept"),
-        field("method", pa.string(), "'channels' (a speaker a track) or 'pipeline'"),
-        field("num_speakers", pa.int32(), "speakers heard"),
-        field("speaker_s", pa.map_(pa.string(), pa.float64()), "speech of each speaker", "s"),
-        field("overlap_s", pa.float64(), "time with two or more speakers at once", "s"),
-        field("overlap_share", pa.float64(), "overlap_s over the time with any speaker"),
         field(
-            "turn_count", pa.int32(), "turns after joining pauses of a speaker under 0.5 s that no other speaker fills"
+            "method",
+            pa.string(),
+            "how speakers were told apart: 'channels' where each has a track, or 'pipeline' for a diarization model",
         ),
-        field("turns_per_min", pa.float64(), "turn_count per minute of recording", "1/min"),
-        field("longest_monologue_s", pa.float64(), "longest stretch in which a single speaker holds the floor", "s"),
+        field("num_speakers", pa.int32(), "number of different speakers heard"),
+        field("speaker_s", pa.map_(pa.string(), pa.float64()), "speaking time of each speaker", "s"),
+        field("overlap_s", pa.float64(), "time in which two or more speakers talk at once", "s"),
+        field(
+            "overlap_share",
+            pa.float64(),
+            "share, 0 to 1, of the time with any speaker in which two or more talk at once",
+        ),
+        field(
+            "turn_count",
+            pa.int32(),
+            "number of turns, where turns of a speaker count as one when the pause between them is under 0.5 "
+            "s and nobody else fills it",
+        ),
+        field(
+            "turns_per_min", pa.float64(), "turns per minute of recording: high where speakers change often", "1/min"
+        ),
+        field("longest_monologue_s", pa.float64(), "longest stretch in which one speaker holds the floor", "s"),
     ]
 )
 
 LANGUAGE = pa.schema(
     [
         *BASE,
-        field("language", pa.string(), "language with the largest share, ISO 639-1; null without speech"),
         field(
-            "language_confidence", pa.float64(), "speech-weighted mean probability of that language over the windows"
+            "language",
+            pa.string(),
+            "language with the largest share of the speech, as an ISO 639-1 code; null without speech",
         ),
-        field("language_shares", pa.map_(pa.string(), pa.float64()), "share of speech seconds by language, sums to 1"),
+        field(
+            "language_confidence",
+            pa.float64(),
+            "mean probability, 0 to 1, that the model gives to that language, over windows weighted by their speech",
+        ),
+        field(
+            "language_shares", pa.map_(pa.string(), pa.float64()), "share of the speech in each language; all sum to 1"
+        ),
         field("votes", pa.list_(VOTE), "the windows that voted"),
     ]
 )
@@ -202,13 +266,39 @@ LANGUAGE = pa.schema(
 QUALITY = pa.schema(
     [
         *BASE,
-        field("dnsmos_sig", pa.float64(), "DNSMOS P.835 speech signal, mean over windows of speech", "MOS"),
-        field("dnsmos_bak", pa.float64(), "DNSMOS P.835 background", "MOS"),
-        field("dnsmos_ovrl", pa.float64(), "DNSMOS P.835 overall", "MOS"),
-        field("dnsmos_p808", pa.float64(), "DNSMOS P.808", "MOS"),
-        field("dnsmos_windows", pa.int32(), "windows scored"),
-        field("snr_db", pa.float64(), "speech level over the level of what is not speech, by the vad segments", "dB"),
-        field("music_likelihood", pa.float64(), "share of the recording with continuous spectral peaks (0 to 1)"),
+        field(
+            "dnsmos_sig",
+            pa.float64(),
+            "predicted opinion of the clarity of the speech, 1 (bad) to 5 (excellent): DNSMOS P.835, mean "
+            "over windows with speech",
+            "MOS",
+        ),
+        field(
+            "dnsmos_bak",
+            pa.float64(),
+            "predicted opinion of the background, 1 (very intrusive noise) to 5 (no noise noticed): DNSMOS P.835",
+            "MOS",
+        ),
+        field(
+            "dnsmos_ovrl",
+            pa.float64(),
+            "predicted opinion of the sound overall, 1 (bad) to 5 (excellent): DNSMOS P.835",
+            "MOS",
+        ),
+        field(
+            "dnsmos_p808",
+            pa.float64(),
+            "predicted opinion of the sound overall, 1 (bad) to 5 (excellent), by the older model DNSMOS P.808",
+            "MOS",
+        ),
+        field("dnsmos_windows", pa.int32(), "number of windows with speech over which the DNSMOS scores are means"),
+        field(
+            "snr_db",
+            pa.float64(),
+            "level of the speech over the level of what is not speech; the higher, the less noise",
+            "dB",
+        ),
+        field("music_likelihood", pa.float64(), "share of the recording, 0 to 1, with steady tones as music has them"),
     ]
 )
 
@@ -218,14 +308,20 @@ WINDOWS = pa.schema(
         field("recording_id", pa.string(), "id of the recording", nullable=False),
         field("split", pa.string(), "split drawn by duplicate group", nullable=False),
         field("start_s", pa.float64(), "start in the recording", "s", nullable=False),
-        field("duration_s", pa.float64(), "context and continuation", "s", nullable=False),
-        field("context_s", pa.float64(), "context at the start of the window", "s", nullable=False),
-        field("tracks", pa.int32(), "channels encoded apart"),
-        field("speech_s", pa.float64(), "time with speech on any track", "s"),
-        field("speech_share", pa.float64(), "speech_s over the window"),
-        field("num_speakers", pa.int32(), "speakers heard in the window"),
-        field("overlap_share", pa.float64(), "time with two or more speakers over time with any"),
-        field("turn_count", pa.int32(), "turns that touch the window"),
+        field(
+            "duration_s", pa.float64(), "length of the window: its context and its continuation", "s", nullable=False
+        ),
+        field("context_s", pa.float64(), "length of the context with which the window begins", "s", nullable=False),
+        field("tracks", pa.int32(), "number of tracks that are encoded apart"),
+        field("speech_s", pa.float64(), "time in the window in which somebody speaks on any track", "s"),
+        field("speech_share", pa.float64(), "share of the window, 0 to 1, in which somebody speaks on any track"),
+        field("num_speakers", pa.int32(), "number of different speakers heard in the window"),
+        field(
+            "overlap_share",
+            pa.float64(),
+            "share, 0 to 1, of the window's time with any speaker in which two or more talk at once",
+        ),
+        field("turn_count", pa.int32(), "number of turns that touch the window"),
         field("language", pa.string(), "language of the recording"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),

@@ -1,50 +1,113 @@
-"""The funnel as the report shows it: links of a Sankey diagram and rows of a table, from a selection's funnel.json."""
+"""The funnel as the report shows it: a tree in which every hour flows once, and tables; from funnel.json."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MAX_REASONS = 7
-Link = tuple[str, str, float, str, str]
-"""From, to, hours drawn, what to tell, and the verdict that gives the colour."""
+"""Combinations of reasons that have a box of their own, those with most hours; the others share one."""
+
+MAX_NAME = 44
+"""Letters of a name in a box; the whole name stands in the box's tooltip and in the tables."""
 
 
-def links(funnel: dict[str, Any]) -> list[Link]:
-    """Every hour flows once: from all recordings to its verdict, from there to its reasons or into its windows."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box of the diagram: a part of the recordings, of the windows or, without a `count`, of the sound alone.
+
+    `drawn_h` are the hours as the diagram draws them, on the scale of the recordings: windows that overlap hold more
+    `hours` than the sound that they are cut from. `depth` counts the boxes between this one and all recordings.
+    """
+
+    depth: int
+    name: str
+    verdict: str
+    hours: float
+    drawn_h: float
+    what: str = ""
+    count: int | None = None
+
+    @property
+    def label(self) -> str:
+        return shortened(self.name)
+
+    def told(self, whole_h: float) -> list[str]:
+        """Its count, and its hours with their share of all hours, as words."""
+        share = self.drawn_h / whole_h if whole_h else 0.0
+        percent = "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+        counted = [] if self.count is None else [plural(self.count, self.what)]
+        hours, percent = (text.replace(" ", NO_BREAK) for text in (hours_text(self.hours), percent))
+        return [*counted, f"{hours} · {percent}"]
+
+
+def nodes(funnel: Mapping[str, Any]) -> list[Node]:
+    """The tree, each box before those that its hours flow into: verdicts, then their reasons or windows."""
     recordings, windows = funnel["recordings"], funnel["windows"]
-    outside_h = funnel["remainder_hours"]
-    inside_h = recordings["kept"]["hours"] - outside_h
-    # Windows that overlap hold more hours than the sound they are cut from: they are drawn to its scale.
+    inside_h = recordings["kept"]["hours"] - funnel["remainder_hours"]
     scale = inside_h / windows["in"]["hours"] if windows["in"]["hours"] else 0.0
-    found: list[Link] = [
-        ("all recordings", verdict, recordings[verdict]["hours"], _told(verdict, recordings[verdict]), verdict)
-        for verdict in ("kept", "rejected", "failed")
-    ]
-    found += _combinations(recordings, "rejected", "rejected", "", 1.0)
-    found += _combinations(recordings, "failed", "failed", "", 1.0)
-    found.append(("kept", "outside any window", outside_h, f"outside any window: {hours_text(outside_h)}", ""))
-    found.append(("kept", "in windows", inside_h, f"in windows: {hours_text(inside_h)}", "kept"))
-    kept = windows["kept"]
-    found.append(("in windows", "kept windows", kept["hours"] * scale, _told("kept windows", kept), "kept"))
-    found += _combinations(windows, "in windows", "rejected", "window: ", scale)
-    return [link for link in found if link[2] > 0]
+    found = [_node(0, "all recordings", "", "recordings", recordings["in"])]
+    found.append(_node(1, "kept", "kept", "recordings", recordings["kept"]))
+    found.append(Node(2, "in windows", "kept", inside_h, inside_h, "windows", windows["in"]["count"]))
+    found.append(_node(3, "windows kept", "kept", "windows", windows["kept"], scale))
+    found += _combinations(3, "windows", windows, "rejected", scale, "rejected: ")
+    found.append(Node(2, "outside any window", "", funnel["remainder_hours"], funnel["remainder_hours"]))
+    for verdict in ("rejected", "failed"):
+        found.append(_node(1, verdict, verdict, "recordings", recordings[verdict]))
+        found += _combinations(2, "recordings", recordings, verdict)
+    # Rounding may leave a few nanoseconds outside any window: they are no part of the sound.
+    return [found[0], *(node for node in found[1:] if node.count or node.hours > 1e-6)]
 
 
-def label(funnel: dict[str, Any]) -> str:
+def _node(depth: int, name: str, verdict: str, what: str, part: Mapping[str, Any], scale: float = 1.0) -> Node:
+    return Node(depth, name, verdict, part["hours"], part["hours"] * scale, what, part["count"])
+
+
+def _combinations(
+    depth: int, what: str, part: Mapping[str, Any], verdict: str, scale: float = 1.0, prefix: str = ""
+) -> Iterator[Node]:
+    """Boxes of the combinations of reasons that made a verdict, those beyond the largest few as one."""
+    found = [row for row in part["jointly"] if row["verdict"] == verdict]
+    found.sort(key=lambda row: (-row["hours"], -row["count"], row["reasons"]))
+    shown, rest = found[:MAX_REASONS], found[MAX_REASONS:]
+    for row in shown:
+        yield _node(depth, prefix + " + ".join(row["reasons"]), verdict, what, row, scale)
+    if rest:
+        total = {key: sum(row[key] for row in rest) for key in ("hours", "count")}
+        yield _node(depth, prefix + plural(len(rest), "other combinations"), verdict, what, total, scale)
+
+
+def overlapping(funnel: Mapping[str, Any]) -> str:
+    """What must be said where windows overlap and so hold more hours than the sound that they are cut from."""
+    inside_h = funnel["recordings"]["kept"]["hours"] - funnel["remainder_hours"]
+    hours = funnel["windows"]["in"]["hours"]
+    if hours <= inside_h * 1.001:
+        return ""
+    return (
+        f"Windows overlap: {hours_text(hours)} of windows are cut from {hours_text(inside_h)} of sound, "
+        "and the diagram draws them on the scale of the sound."
+    )
+
+
+def label(funnel: Mapping[str, Any]) -> str:
     """The diagram in a sentence."""
     recordings = funnel["recordings"]
     parts = [hours_text(part["hours"]) for part in (recordings["in"], recordings["kept"], funnel["windows"]["kept"])]
-    return f"Funnel: {parts[0]} in, {parts[1]} kept, {parts[2]} in kept windows; the tables below hold every number"
+    return f"Funnel: {parts[0]} in, {parts[1]} kept, {parts[2]} in kept windows"
 
 
-def rows(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of the table of recordings or of windows, reasons last."""
+def rows(part: Mapping[str, Any], rules: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Rows of the table of recordings or of windows, reasons last, each with the condition of its rule."""
     for name in ("in", "kept", "rejected", "failed"):
         yield {"name": name, "count": f"{part[name]['count']:,}", "hours": _cell(part[name]["hours"])}
     for name, row in part["reasons"].items():
         counts = {key: f"{row[key]:,}" for key in ("count", "alone_count")}
-        yield {"name": name, "reason": True, **counts, **{key: _cell(row[key]) for key in ("hours", "alone_hours")}}
+        told = {"name": name, "reason": True, "condition": rules.get(name, "")}
+        yield told | counts | {key: _cell(row[key]) for key in ("hours", "alone_hours")}
 
 
 def _cell(hours: float) -> str:
@@ -52,24 +115,34 @@ def _cell(hours: float) -> str:
 
 
 def hours_text(hours: float) -> str:
-    if 0 < hours < 0.005:
-        return "under 0.01 h"
-    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.2f} h"
+    """Hours with as many decimals as say something.
+
+    >>> [hours_text(hours) for hours in (0.0, 0.0001, 0.2964, 7.126, 42.125, 12345.6)]
+    ['0 h', 'under 0.001 h', '0.296 h', '7.13 h', '42.1 h', '12,346 h']
+    """
+    if hours < 0.0005:
+        return "under 0.001 h" if hours > 0 else "0 h"
+    return f"{hours:,.{3 if hours < 1 else 2 if hours < 10 else 1 if hours < 100 else 0}f} h"
 
 
-def _combinations(part: dict[str, Any], origin: str, verdict: str, prefix: str, scale: float) -> Iterator[Link]:
-    """Links to the combinations of reasons that made a verdict, those beyond the largest few as one."""
-    found = [row for row in part["jointly"] if row["verdict"] == verdict]
-    found.sort(key=lambda row: (-row["hours"], row["reasons"]))
-    shown, rest = found[:MAX_REASONS], found[MAX_REASONS:]
-    for row in shown:
-        name = prefix + " + ".join(row["reasons"])
-        yield origin, name, row["hours"] * scale, _told(name, row), verdict
-    if rest:
-        name = f"{prefix}{len(rest)} other combinations"
-        total = {key: sum(row[key] for row in rest) for key in ("hours", "count")}
-        yield origin, name, total["hours"] * scale, _told(name, total), verdict
+def plural(count: int, what: str) -> str:
+    """A count with its noun, which is given in the plural.
+
+    >>> plural(1, "recordings"), plural(1200, "windows")
+    ('1 recording', '1,200 windows')
+    """
+    return f"{count:,} {what.removesuffix('s') if count == 1 else what}"
 
 
-def _told(name: str, row: dict[str, Any]) -> str:
-    return f"{name}: {hours_text(row['hours'])}, {row['count']:,}"
+def shortened(name: str, width: int = MAX_NAME) -> str:
+    """A combination of reasons by the first of them, and a long name by its beginning, so that a box can hold it.
+
+    >>> shortened("conversation + speech + one_language + little_music")
+    'conversation + speech + 2 more'
+    """
+    reasons = name.split(" + ")
+    shown = len(reasons)
+    while shown > 1 and len(name) > width:
+        shown -= 1
+        name = f"{' + '.join(reasons[:shown])} + {len(reasons) - shown} more"
+    return name if len(name) <= width else f"{name[: width - 1]}…"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import re
 from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 import plotly.offline
 
-from manifests.report.figures import COLORS, mel_scale
+from manifests.report.figures import COLORS, GROUND, mel_scale
 from manifests.report.samples import Browsed
 from manifests.version import version
 
@@ -21,15 +24,21 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
     """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = resources.files("manifests.report").joinpath("templates")
+    environment.filters["breakable"] = breakable
     template = environment.from_string(parts.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    scripts = [plotly.offline.get_plotlyjs(), parts.joinpath("report.js").read_text(encoding="utf-8")]
+    own, loader = (parts.joinpath(name).read_text(encoding="utf-8") for name in ("report.js", "load.js"))
+    scripts = f"{plotly.offline.get_plotlyjs()}\n{own}"
     verdicts = [name for name in COLORS if name in browsed.verdicts]
     whatif = page.pop("whatif")
     data: dict[str, Any] = {"whatif": whatif, "figures": page["figures"], "melscale": mel_scale(), "mel": browsed.mel}
+    data["measures"] = {measure.name: measure.sentence for measure in page["measures"]}
     page |= {
         "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
-        "scripts": scripts,
-        "policy": _policy(scripts),
+        "loader": loader,
+        "packed": base64.b64encode(gzip.compress(scripts.encode(), mtime=0)).decode(),
+        "policy": _policy([loader, scripts]),
+        "tones": COLORS,
+        "ground": GROUND,
         "verdicts": verdicts,
         "legend": [(name, COLORS[name]) for name in verdicts],
         "whatif_note": _whatif_note(whatif),
@@ -48,6 +57,16 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
             dropped += 1
     note = _samples_note(len(taken), dropped, browsed, limit_bytes)
     return template.render(page, data=data | {"samples": taken}, samples=taken, samples_note=note)
+
+
+def breakable(name: str) -> markupsafe.Markup:
+    """Text of a name that may go on in another line after an underscore or bracket and before an inner capital.
+
+    >>> breakable("UnreadableAudioError: <b>")
+    Markup('Unreadable<wbr>Audio<wbr>Error: &lt;b&gt;')
+    """
+    parts = re.split(r"(?<=[_(])|(?<=[a-z])(?=[A-Z])", name)
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _policy(scripts: list[str]) -> str:

@@ -39,10 +39,58 @@ function applyTheme() {
   $("#theme").textContent = `Colours: ${theme}`;
   $("#theme").setAttribute("aria-label", `Colours: ${theme}; press to change`);
   for (const [id, figure] of Object.entries(data.figures)) {
-    for (const trace of figure.data) if (trace.type === "sankey") trace.textfont = { color: color("ink"), shadow: "none" };
     Plotly.react(id, figure.data, themed(figure.layout), CONFIG);
   }
   if (shown) drawPicture();
+}
+
+/* ---- the funnel ---- */
+const FLOW = { least: 620, height: 230, gap: 10, ribbon: 1.5, widths: [0.9, 0.9, 1.1, 1.1] };
+
+// Boxes stand in a column a depth, as high as their text and their hours need; ribbons run only between the columns, so
+// that none crosses a text. It is a tree: boxes one below the other under their parents leave no ribbon to cross another.
+function drawFlow() {
+  const flow = $("#flow"), svg = $("svg", flow), width = flow.clientWidth;
+  const wide = width >= FLOW.least;
+  flow.classList.toggle("wide", wide);
+  flow.style.height = "";
+  const items = [...flow.querySelectorAll("li")];
+  if (!wide) return items.forEach((item) => Object.assign(item.style, { left: "", top: "", width: "", height: "" }));
+  const boxes = items.map((item) => ({ item, depth: Number(item.dataset.depth), hours: Number(item.dataset.hours), children: [] }));
+  const columns = FLOW.widths.slice(0, 1 + Math.max(...boxes.map((box) => box.depth)));
+  const between = Math.max(36, 0.06 * width), unit = (width - between * (columns.length - 1)) / columns.reduce((a, b) => a + b, 0);
+  const left = columns.map((_, depth) => columns.slice(0, depth).reduce((at, column) => at + column * unit + between, 0));
+  const open = [];
+  for (const box of boxes) {
+    open[box.depth] = box;
+    if (box.depth) open[box.depth - 1].children.push(box);
+    box.width = columns[box.depth] * unit;
+    Object.assign(box.item.style, { left: `${left[box.depth]}px`, width: `${box.width}px`, height: "" });
+  }
+  const scale = FLOW.height / (boxes[0].hours || 1);
+  for (const box of boxes) box.height = Math.max(box.item.offsetHeight, scale * box.hours);
+  const stack = (children) => children.reduce((sum, child) => sum + child.extent + FLOW.gap, -FLOW.gap);
+  for (const box of [...boxes].reverse()) box.extent = Math.max(box.height, box.children.length ? stack(box.children) : 0);
+  const ribbons = [];
+  const place = (box, top) => {
+    box.top = top + (box.extent - box.height) / 2;
+    Object.assign(box.item.style, { top: `${box.top}px`, height: `${box.height}px` });
+    let at = top + (box.extent - (box.children.length ? stack(box.children) : 0)) / 2, from = box.top + (box.height - scale * box.hours) / 2;
+    for (const child of box.children) {
+      place(child, at);
+      const thick = Math.max(FLOW.ribbon, scale * child.hours), to = child.top + (child.height - thick) / 2;
+      const x1 = left[box.depth] + box.width, x2 = left[child.depth], middle = (x1 + x2) / 2;
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      path.setAttribute("d", `M${x1} ${from}C${middle} ${from} ${middle} ${to} ${x2} ${to}V${to + thick}C${middle} ${to + thick} ${middle} ${from + thick} ${x1} ${from + thick}Z`);
+      path.setAttribute("fill", child.item.style.getPropertyValue("--tone"));
+      ribbons.push(path);
+      at += child.extent + FLOW.gap;
+      from += scale * child.hours;
+    }
+  };
+  place(boxes[0], 0);
+  flow.style.height = `${boxes[0].extent}px`;
+  svg.replaceChildren(...ribbons);
 }
 
 /* ---- what other thresholds would keep ---- */
@@ -216,7 +264,7 @@ function show(sample) {
   $("#tags").replaceChildren(tag(sample.verdict, sample.verdict), ...sample.reasons.map((reason) => tag(reason, sample.verdict)));
   $("#sound").textContent = sample.sound;
   $("#values").replaceChildren(...sample.values.map(([name, value, broken]) =>
-    make("div", {}, make("dt", { textContent: name }), make("dd", { className: broken ? "broken" : "", textContent: broken ? `${value} ✗` : value, title: broken ? "breaks a rule" : "" }))));
+    make("div", {}, make("dt", { textContent: name, title: data.measures[name] ?? "" }), make("dd", { className: broken ? "broken" : "", textContent: broken ? `${value} ✗` : value, title: broken ? "breaks a rule" : "" }))));
   drawPicture();
 }
 
@@ -228,7 +276,7 @@ function drawPicture() {
   if (excerpt) {
     traces.push({ type: "heatmap", z: { dtype: "u1", bdata: excerpt.mel, shape: excerpt.shape.join() }, x0: excerpt.start_s + excerpt.dx_s / 2, dx: excerpt.dx_s,
       colorscale: data.melscale, showscale: false, zsmooth: false, yaxis: "y", hovertemplate: "%{x:.2f} s, band %{y}<extra></extra>" });
-    layout.yaxis = { domain: [lanes + 0.2, 1], tickvals: data.mel.vals, ticktext: data.mel.texts, title: { text: "mel, Hz" } };
+    layout.yaxis = { domain: [lanes + 0.2, 1], tickvals: data.mel.vals, ticktext: data.mel.texts, title: { text: "frequency, Hz" } };
     const t = Array.from(excerpt.wave[0].low, (_, i) => excerpt.start_s + (i + 0.5) * excerpt.wave_dx_s);
     excerpt.wave.forEach((track, i) => {
       const up = (v) => v / 127 - 2.1 * i;
@@ -287,6 +335,10 @@ $("#theme").addEventListener("click", () => {
 });
 system.addEventListener("change", applyTheme);
 applyTheme();
+if ($("#flow")) {
+  drawFlow();
+  new ResizeObserver(() => requestAnimationFrame(drawFlow)).observe($("#flow"));
+}
 document.querySelectorAll(".score").forEach(placeLines);
 tally();
 if (samples.length) {
