@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from manifests import schemas
 from manifests.corrupt import opened
+from manifests.install import install
 from manifests.lake import Lake
 from manifests.names import LONGEST_OF_FOLDER, checked_name
 from manifests.shards import committed
@@ -380,7 +381,7 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
     try:
         from fsspec.implementations.arrow import ArrowFSWrapper
     except ImportError as error:
-        raise ChoiceError(f"{lake.storage.root} is read with fsspec", "pip install 'speechmill[s3]'") from error
+        raise ChoiceError(f"{lake.storage.root} is read with fsspec", install(["s3"])) from error
 
     class LakeFileSystem(ArrowFSWrapper):
         protocol = "lake"

@@ -420,7 +420,7 @@ def main() -> None:
 
 def _tell(error: SpeechmillError | OSError) -> NoReturn:
     say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
-    sys.exit(1)
+    sys.exit(getattr(error, "exit_code", 1))
 
 
 def _inset(text: str) -> str:

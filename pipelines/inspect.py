@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.install import install
 from manifests.look.cli import looking, manifest, opened
 from pipelines.errors import MissingExtraError, SpeechmillError
 
@@ -233,7 +234,7 @@ def picture(path: Path, samples: np.ndarray, sample_rate: int, start_s: float) -
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib", "pip install 'speechmill[report]'") from error
+        raise MissingExtraError("pictures need matplotlib", install(["report"])) from error
     figure = Figure(figsize=(12, 3 * len(samples)), layout="constrained")
     panels = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
     duration_s = samples.shape[1] / sample_rate

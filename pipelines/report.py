@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from manifests.install import install
 from manifests.lake import Lake
 from manifests.views import ChoiceError, choose
 from pipelines.errors import MissingExtraError, SpeechmillError
@@ -17,7 +18,7 @@ def report_lake(
     try:
         from manifests.report.report import Report
     except ImportError as error:
-        raise MissingExtraError(f"a report needs {error.name}", "pip install 'speechmill[report]'") from error
+        raise MissingExtraError(f"a report needs {error.name}", install(["report"])) from error
     from pipelines.snippets import snippet
 
     if next(lake.batches(), None) is None:
