@@ -126,6 +126,7 @@ def begun(
 
     What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
     """
+    from manifests.existing import holds_lake
     from pipelines import extras
     from pipelines.run import Run
     from pipelines.watch import Watch
@@ -133,13 +134,16 @@ def begun(
     chosen = _engine(**engine)
     loaded = _recipe(recipe, overrides)
     extras.check(loaded, chosen, [lake, *inputs], measures)
-    opened = _lake(lake, loaded.storage)
+    opened = _lake(lake, loaded.storage, may_be_new=bool(inputs))
+    is_new = not holds_lake(opened)
     opened.sweep()
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
     # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
     with redirect_stdout(sys.stderr), closing(chosen), watch:
+        if is_new:
+            watch.print(f"new lake at {opened.storage.root}")
         yield Run(loaded, opened, watch, chosen, _retry(retry_failed)), output
     output.results["run"] = watch.prefix
     output.close()
@@ -157,13 +161,21 @@ def _recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return recipes.load(recipe, overrides)
 
 
-def _lake(lake: str, config: StorageConfig | None = None) -> Lake:
+def _lake(lake: str, config: StorageConfig | None = None, may_be_new: bool = False) -> Lake:
+    """The lake of that name. Raises SpeechmillError where none is there, unless it `may_be_new`."""
+    from manifests.existing import NoLakeError, check_lake
     from manifests.lake import Lake
 
     try:
-        return Lake.at(lake, config)
+        opened = Lake.at(lake, config)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lake") from error
+    if not may_be_new:
+        try:
+            check_lake(opened, lake)
+        except NoLakeError as error:
+            raise SpeechmillError(str(error), error.remedy) from error
+    return opened
 
 
 def _engine(engine: str, workers: str | None, ray_address: str | None, beam_options: tuple[str, ...]) -> Engine:

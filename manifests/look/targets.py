@@ -11,6 +11,7 @@ from functools import partial
 import duckdb
 
 from manifests.corrupt import opened
+from manifests.existing import did_you_mean
 from manifests.lake import Lake
 from manifests.views import (
     Choice,
@@ -24,6 +25,7 @@ from manifests.views import (
     root_of,
 )
 
+REMEDY = "name a lake, a folder in one, a Parquet file or a manifest"
 HOLDERS = {"selections": "windows", "datasets": "shard_windows", "annotations": "", "recordings": "recordings"}
 
 
@@ -72,7 +74,7 @@ def resolve(
     """What `name` names. Raises ChoiceError where it is nothing, or where the lake lacks what is asked for."""
     path = name.rstrip("/") or name
     if "://" not in path and not os.path.exists(path):
-        raise ChoiceError(f"there is no {name}", "name a lake, a folder in one, a Parquet file or a manifest")
+        raise ChoiceError(f"there is no {name}", did_you_mean(Lake.at(path), path) + REMEDY)
     if path.endswith(".parquet"):
         return Target(path, "data", file=path)
     local = path if "://" in path else os.path.abspath(path)
@@ -96,7 +98,7 @@ def resolve(
         return Target(name, "annotations", lake, choose(lake, selection, dataset, stages))
     if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
         return Target(name, "recordings", file=path)
-    raise ChoiceError(f"{name} holds no recordings/", "name a lake, a folder in one, a Parquet file or a manifest")
+    raise ChoiceError(f"{name} holds no recordings/", did_you_mean(Lake.at(path), path) + REMEDY)
 
 
 def _is_lake(root: str) -> bool:

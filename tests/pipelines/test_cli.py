@@ -100,7 +100,7 @@ def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conver
         (["select", "demo", "--lake", "LAKE", "--set", "encode.encoder=mel"], 2, "logmel"),
         (["select", "demo", "--lake", "LAKE", "--set", "encode.settings.bins=8"], 2, "num_mels"),
         (["select", "demo", "--lake", "ftp://host/x"], 2, "s3://bucket/prefix"),
-        (["tokens", "show", "demo", "--lake", "LAKE"], 1, "run `speechmill encode` first"),
+        (["tokens", "show", "demo", "--lake", "LAKE"], 1, "there is no lake at"),
         (["tokens", "show", "demo", "--lake", "LAKE", "--by", "colour"], 2, "num_speakers"),
         (["tokens", "show", "demo", "stray", "--lake", "LAKE"], 2, "stray"),
         (["models", "where", "nope"], 1, "silero-vad"),
