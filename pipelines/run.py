@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.failures import to_failure
 from pipelines.ingest import Ingested, ingest
 from pipelines.models import MODELS
+from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.recipe import Recipe
 from pipelines.stages.base import Stage
@@ -74,23 +76,27 @@ class Run:
                 what = f"{stage.name}: trust = true: the files of {stage.trusted} may run code of their own"
                 LOG.warning("%s", what)
                 self.watch.print(what)
-        units = Pending(self.lake, fingerprints(stages, self.recipe.decode), self.retry)
-        with self.watch.step("annotate") as step:
-            batches, step.total_s = expected(self.lake, (unit.unit for unit in units))
+        marks = fingerprints(stages, self.recipe.decode)
+        units = Pending(self.lake, marks, self.retry)
+        batches, total_s = expected(self.lake, (unit.unit for unit in units))
+        if not self.retry:
+            units = replace(units, share_s=share_s(batches, total_s, self.engine.most_workers()))
+        with self.watch.step("annotate", total_s) as step:
             if batches:  # no models are loaded for nothing
                 groups = [
                     self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
                     for number, group in enumerate(grouped(stages))
                 ]
                 self._count(step, units, groups)
+            forget_committed(self.lake, marks)
         yield step
         steps = [step]
         for stage in stages:
             piece_s = 3600 * self.recipe.piece_hours
             long = PendingPieces(self.lake, units.marks, stage.name, stage.needs, piece_s, self.retry)
             if stage.piecewise and next(long.batches(), None):
-                with self.watch.step(stage.name) as step:
-                    _, step.total_s = expected(self.lake, long.batches())
+                _, total_s = expected(self.lake, long.batches())
+                with self.watch.step(stage.name, total_s) as step:
                     make = partial(_piece_worker, *self._given(step), stage.name)
                     self._count(step, long, [self._group("pieces", [stage], make, "name")])
                 yield step
@@ -180,17 +186,19 @@ class Run:
 class Pending:
     """Batches that lack something, or hold failed rows to be made anew, each with nothing done yet.
 
-    Picklable, so that an engine may list them elsewhere.
+    Picklable, so that an engine may list them elsewhere. Batches are cut into shares of `share_s` seconds of sound.
     """
 
     lake: Lake
     marks: Mapping[str, str]
     retry: Retry | None = None
+    share_s: float = math.inf
 
     def __iter__(self) -> Iterator[Done]:
         again = failed(self.lake, self.marks, self.retry) if self.retry else iter(())
         merged = heapq.merge(pending(self.lake, self.marks), again)
-        return (Done(batch) for batch, _ in itertools.groupby(merged))
+        for batch, _ in itertools.groupby(merged):
+            yield from (Done(share.name) for share in shares(self.lake, batch, self.share_s))
 
 
 @dataclass(frozen=True)
