@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -32,11 +31,10 @@ def check(recipe: Recipe, engine: Engine, places: Iterable[str], measures: bool)
     `places` are names of the lake and of inputs, `measures` says that the stages of the recipe will run. Where they
     run elsewhere, on a cluster of Ray or a runner of Beam, this machine does without their packages.
     """
-    elsewhere = bool(engine.ray_address or engine.options or (engine.name == "ray" and "RAY_ADDRESS" in os.environ))
     needs = [Need(engine.name, package, engine.name) for package in ENGINES.get(engine.name, ())]
     if any(place.lower().startswith("s3://") for place in places):
         needs += [Need("s3", package, "s3") for package in PACKAGES]
-    if measures and not elsewhere:
+    if measures and engine.is_here():
         needs += _of_stages(recipe)
     missing = [need for need in needs if not installed(need.package)]
     if missing:

@@ -31,6 +31,8 @@ LEAST_SHARE_S = 60.0
 """Of sound: less is not worth the files of a share."""
 UNKNOWN_DURATION_S = 1800.0
 """What a recording that claims no duration counts in a share."""
+MOST_S = 1e7
+"""Of a recording: a claim of months is none."""
 NAME = re.compile(r"(?P<batch>.+?)(-share-(?P<number>\d+)-of-(?P<of>\d+))?")
 
 
@@ -81,7 +83,7 @@ def readable(recordings: pa.Table) -> pa.Table:
 
 def _weights_s(recordings: pa.Table) -> list[float]:
     claimed = credible_s(recordings).to_pylist()
-    return [seconds if seconds and 0 < seconds < math.inf else UNKNOWN_DURATION_S for seconds in claimed]
+    return [seconds if seconds and 0 < seconds < MOST_S else UNKNOWN_DURATION_S for seconds in claimed]
 
 
 def _places(recordings: pa.Table, of: int) -> list[int]:

@@ -22,6 +22,7 @@ from manifests.lake import Lake
 from manifests.report import card
 from manifests.select import RuleError, Selection, select
 from manifests.shards import ShardCommit, ShardFiles, committed, fields
+from pipelines.ahead import check_room_for_rows
 from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
 from pipelines.audio.children import warm
@@ -79,6 +80,7 @@ class Run:
         marks = fingerprints(stages, self.recipe.decode)
         units = Pending(self.lake, marks, self.retry)
         batches, total_s = expected(self.lake, (unit.unit for unit in units))
+        check_room_for_rows(self.lake, total_s)
         if not self.retry:
             units = replace(units, share_s=share_s(batches, total_s, self.engine.most_workers()))
         with self.watch.step("annotate", total_s) as step:

@@ -62,10 +62,13 @@ class Engine:
         """Workers that may be at work at once; where a cluster or a runner decides that, many."""
         if self.workers:
             return self.workers[1]
-        if self.name == "local":
-            return 1
-        elsewhere = self.ray_address or self.options or "RAY_ADDRESS" in os.environ
-        return UNKNOWN_WORKERS if elsewhere else os.cpu_count() or 1
+        if not self.is_here():
+            return UNKNOWN_WORKERS
+        return (os.cpu_count() or 1) if self.name == "ray" else 1
+
+    def is_here(self) -> bool:
+        """Whether the workers are processes of this machine."""
+        return not (self.ray_address or self.options or (self.name == "ray" and "RAY_ADDRESS" in os.environ))
 
     def close(self) -> None:
         """Leave the cluster, or end the one that a run started: it serves all runs until then."""

@@ -11,11 +11,11 @@ STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
 LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 SURFACE = {
-    "run": STEP | {"--in", "--retry-failed"},
+    "run": STEP | {"--in", "--retry-failed", "--dry-run"},
     "ingest": STEP | {"--in"},
-    "annotate": STEP | {"--retry-failed"},
-    "select": STEP,
-    "encode": STEP | {"--retry-failed"},
+    "annotate": STEP | {"--retry-failed", "--dry-run"},
+    "select": STEP | {"--dry-run"},
+    "encode": STEP | {"--retry-failed", "--dry-run"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
     "models list": set(),
