@@ -18,6 +18,7 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.choice import Choice, ChoiceError, choose
 from manifests.corrupt import opened
+from manifests.install import install
 from manifests.lake import Lake
 from manifests.shards import committed
 from manifests.storage.local import private_folder
@@ -287,7 +288,7 @@ def root_of(connection: duckdb.DuckDBPyConnection, lake: Lake) -> str:
     try:
         from fsspec.implementations.arrow import ArrowFSWrapper
     except ImportError as error:
-        raise ChoiceError(f"{lake.storage.root} is read with fsspec", "pip install 'speechmill[s3]'") from error
+        raise ChoiceError(f"{lake.storage.root} is read with fsspec", install(["s3"])) from error
 
     class LakeFileSystem(ArrowFSWrapper):
         protocol = "lake"

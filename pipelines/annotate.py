@@ -1,6 +1,6 @@
 """Annotate: one decode a recording for all stages that a batch still lacks; one row a recording and stage.
 
-Runs in a worker: only batch names come in and only counts leave.
+Runs in a worker: only names of batches, or of shares of them, come in, and only counts leave.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
+from pipelines.parts import Keeping, KeptRows, Share, readable
 from pipelines.stages.base import Row, Stage
 from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
@@ -157,82 +158,105 @@ class Annotator:
         for stage in stages:
             stage.setup()
 
-    def annotate(self, batch: str, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Commit what `batch` lacks, one file a stage. Rows that are there are read back, not made again.
+    def annotate(self, unit: str, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
+        """Make the rows that a batch, or the share of it that `unit` names, lacks; commit the batch, one file a stage,
+        once the rows of all shares are there.
 
-        Nothing is committed where the bytes of a recording that needs decoding cannot be had, unless the recipe has
-        such recordings counted as failed: the result then says so, and the same command does that batch another time.
+        Rows that are there are read back, not made again: those of a batch, and those that were kept of an unfinished
+        one. Nothing is committed where the bytes of a recording that needs decoding cannot be had, unless the recipe
+        has such recordings counted as failed: the result then says so, and the same command does the rest another time.
         """
-        lake, result = self.lake, Done(batch)
-        recordings = [row for row in lake.read(lake.recordings_key(batch)).to_pylist() if row["status"] == "ok"]
-        made = {name: self._made(name, batch) for name in self.marks}
+        lake, result, share = self.lake, Done(unit), Share.named(unit)
+        batch = share.batch
+        of_batch = readable(lake.read(lake.recordings_key(batch)))
+        recordings = share.take(of_batch).to_pylist()
+        kept_rows = {name: KeptRows(lake, name, mark, batch) for name, mark in self.marks.items()}
+        made = {name: self._made(kept_rows[name]) for name in self.marks}
         own = set(self.own)
-        if holds_long(recordings, self.piece_s):
+        if holds_long(of_batch.select(["claimed_duration_s"]).to_pylist(), self.piece_s):
             own -= {stage.name for stage in self.stages if stage.piecewise}
         lacking = {row["recording_id"]: self._lacking(row["recording_id"], own, made) for row in recordings}
         lacking = {recording_id: stages for recording_id, stages in lacking.items() if stages}
-        files = {name for name in own if made[name] is None}.union(*lacking.values())
+        lacking_files = {name for name in own if not lake.storage.exists(self._key(name, batch))}
+        files = lacking_files.union(*lacking.values())
         if not files:
             return result
         todo = [row for row in recordings if row["recording_id"] in lacking]
         if self.unreachable == "stop" and (lost := unreachable_among(todo, lake, "signal")):
-            return Done(batch, unreachable=lost, uncommitted=1)
+            return Done(unit, unreachable=lost, uncommitted=1)
         kept = {
-            name: {row_id: row for row_id, row in (rows or {}).items() if name not in lacking.get(row_id, ())}
+            name: {row_id: row for row_id, row in rows.items() if name not in lacking.get(row_id, ())}
             for name, rows in made.items()
         }
         at_once = max((stage.at_once for stage in self.stages), default=1)
+        keeping = Keeping(kept_rows)
         try:
-            with self.attempts.begin(batch, at_once=at_once) as attempt:
+            with self.attempts.begin(unit, at_once=at_once) as attempt, keeping:
                 at_once = 1 if attempt.careful else at_once
                 decoded = _decoded(todo, lake.config, self.decode, attempt)
                 while some := list(itertools.islice(decoded, at_once)):
                     for recording_id, found in self._annotate_some(some, kept, lacking).items():
                         for name in lacking[recording_id]:
                             kept[name][recording_id] = found.rows[name]
+                            keeping.add(name, found.rows[name])
                         result.recordings += 1
                         result.seconds += found.seconds
                         result.failures += found.failures
                         progress(recording_id, found.seconds, bool(found.failures))
+                    keeping.keep_sometimes()
+                if share.of > 1:
+                    keeping.keep()
                 for name in (name for name in self.marks if name in files):
-                    rows = [kept[name][row["recording_id"]] for row in recordings]
-                    lake.write(self._key(name, batch), schemas.table(rows, schemas.STAGES[name]))
+                    self._join(kept_rows[name], of_batch["recording_id"].to_pylist(), kept[name])
+                keeping.forget()
         except UncommittedError as error:
-            return Done(batch, unreachable=[error.failure], uncommitted=1)
+            return Done(unit, unreachable=[error.failure], uncommitted=1)
         return result
+
+    def _join(self, others: KeptRows, ids: Sequence[str], mine: dict[str, Row]) -> None:
+        """Commit a stage of a batch from rows that this worker has and those that others kept, if all are there."""
+        lacking = [recording_id for recording_id in ids if recording_id not in mine]
+        if lacking:
+            if others.at_most() < len(lacking):
+                return
+            mine = others.rows() | mine
+            if any(recording_id not in mine for recording_id in lacking):  # or another worker has just joined them
+                return
+        rows = [mine[recording_id] for recording_id in ids]
+        self.lake.write(self._key(others.stage, others.batch), schemas.table(rows, schemas.STAGES[others.stage]))
+        others.clear()
 
     def _key(self, stage: str, batch: str) -> str:
         return self.lake.annotation_key(stage, self.marks[stage], batch)
 
-    def _made(self, stage: str, batch: str) -> dict[str, Row] | None:
-        """The rows of a stage that are there, by recording; None where the stage was not run on this batch."""
+    def _made(self, kept: KeptRows) -> dict[str, Row]:
+        """The rows of a stage of a batch that are there, by recording: kept ones, and those that are committed."""
+        rows = kept.rows()  # first: who commits a batch forgets them afterwards
         try:
-            rows = self.lake.read(self._key(stage, batch)).to_pylist()
+            committed = self.lake.read(self._key(kept.stage, kept.batch)).to_pylist()
         except FileNotFoundError:
-            return None
-        return {row["recording_id"]: row for row in rows}
+            return rows
+        return {row["recording_id"]: row for row in committed} | rows
 
-    def _lacking(
-        self, recording_id: str, own: Collection[str], made: Mapping[str, Mapping[str, Row] | None]
-    ) -> list[str]:
+    def _lacking(self, recording_id: str, own: Collection[str], made: Mapping[str, Mapping[str, Row]]) -> list[str]:
         """The stages of which a recording is to have a row made, in order."""
         lacking: list[str] = []
         needs = {stage.name: stage.needs for stage in self.stages}
         for name in self.marks:
-            row = (made[name] or {}).get(recording_id)
+            row = made[name].get(recording_id)
             if name in own and (row is None or self._again(row, {"signal", *needs.get(name, ())}, lacking, made)):
                 lacking.append(name)
         return lacking
 
     def _again(
-        self, row: Row, needs: set[str], lacking: Collection[str], made: Mapping[str, Mapping[str, Row] | None]
+        self, row: Row, needs: set[str], lacking: Collection[str], made: Mapping[str, Mapping[str, Row]]
     ) -> bool:
         """Whether a row that is there is made anew: its stage failed, or a stage that it reads did, until now."""
         if self.retry is None or row["status"] == "ok":
             return False
         if self.retry.wants(row) or needs & set(lacking):
             return True
-        read = [(made[name] or {}).get(row["recording_id"]) for name in needs]
+        read = [made[name].get(row["recording_id"]) for name in needs]
         return row["error_type"] == SkippedError.__name__ and all(other and other["status"] == "ok" for other in read)
 
     def _annotate_some(

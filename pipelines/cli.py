@@ -92,6 +92,10 @@ INPUTS = click.option(
 )  # fmt: skip
 
 
+DRY = click.option(
+    "--dry-run", is_flag=True, help="Only tell what would be done, how long and how large; write nothing."
+)
+
 EVERY = "*"
 RETRY = click.option(
     "--retry-failed", is_flag=False, flag_value=EVERY, metavar="[ERROR_TYPE]",
@@ -132,20 +136,28 @@ def begun(
 
     What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
     """
-    from pipelines import extras
+    from manifests.existing import holds_lake
+    from pipelines import ahead, extras
     from pipelines.run import Run
     from pipelines.watch import Watch
 
     chosen = _engine(**engine)
     loaded = _recipe(recipe, overrides)
     extras.check(loaded, chosen, [lake, *inputs], measures)
-    opened = _lake(lake, loaded.storage)
+    if measures:
+        ahead.check_devices(loaded, chosen)
+    opened = _lake(lake, loaded.storage, may_be_new=bool(inputs))
+    is_new = not holds_lake(opened)
     opened.sweep()
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
     # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
     with redirect_stdout(sys.stderr), closing(chosen), watch:
+        if is_new:
+            watch.print(f"new lake at {opened.storage.root}")
+        for note in ahead.notes(loaded, chosen, measures):
+            watch.print(f"note: {note}")
         yield Run(loaded, opened, watch, chosen, _retry(retry_failed)), output
     output.results["run"] = watch.prefix
     output.close()
@@ -163,13 +175,21 @@ def _recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return recipes.load(recipe, overrides)
 
 
-def _lake(lake: str, config: StorageConfig | None = None) -> Lake:
+def _lake(lake: str, config: StorageConfig | None = None, may_be_new: bool = False) -> Lake:
+    """The lake of that name. Raises SpeechmillError where none is there, unless it `may_be_new`."""
+    from manifests.existing import NoLakeError, check_lake
     from manifests.lake import Lake
 
     try:
-        return Lake.at(lake, config)
+        opened = Lake.at(lake, config)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lake") from error
+    if not may_be_new:
+        try:
+            check_lake(opened, lake)
+        except NoLakeError as error:
+            raise SpeechmillError(str(error), error.remedy) from error
+    return opened
 
 
 def _engine(engine: str, workers: str | None, ray_address: str | None, beam_options: tuple[str, ...]) -> Engine:
@@ -190,12 +210,17 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 @options
 @RETRY
 @INPUTS
-def run(inputs: tuple[str, ...], **settings: Any) -> None:
+@DRY
+def run(inputs: tuple[str, ...], dry_run: bool, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
+    if dry_run:
+        tell(["ingest", "annotate", "select", "encode"], inputs, **settings)
+        return
     with begun(**settings, inputs=inputs, measures=True) as (work, output):
         do_ingest(work, output, inputs)
         do_annotate(work, output)
         do_select(work, output)
+        check_room(work)
         do_encode(work, output)
 
 
@@ -211,16 +236,24 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 @cli.command()
 @options
 @RETRY
-def annotate(**settings: Any) -> None:
+@DRY
+def annotate(dry_run: bool, **settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
+    if dry_run:
+        tell(["annotate"], **settings)
+        return
     with begun(**settings, measures=True) as (work, output):
         do_annotate(work, output)
 
 
 @cli.command()
 @options
-def select(**settings: Any) -> None:
+@DRY
+def select(dry_run: bool, **settings: Any) -> None:
     """Apply the recipe's rules to what was measured and print the funnel; decodes nothing."""
+    if dry_run:
+        tell(["select"], **settings)
+        return
     with begun(**settings) as (work, output):
         do_select(work, output)
 
@@ -228,10 +261,45 @@ def select(**settings: Any) -> None:
 @cli.command()
 @options
 @RETRY
-def encode(**settings: Any) -> None:
+@DRY
+def encode(dry_run: bool, **settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
+    if dry_run:
+        tell(["encode"], **settings)
+        return
     with begun(**settings) as (work, output):
+        check_room(work)
         do_encode(work, output)
+
+
+def tell(
+    steps: list[str],
+    inputs: tuple[str, ...] = (),
+    *,
+    recipe: str,
+    lake: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    retry_failed: str | None = None,
+    **engine: Any,
+) -> None:
+    """Print what these steps would do, and do nothing; every mistake is told as by the steps themselves."""
+    from pipelines import ahead, extras
+    from pipelines.dry import DryRun
+
+    chosen, loaded, output = _engine(**engine), _recipe(recipe, overrides), Output(quiet, as_json)
+    measures = "annotate" in steps
+    extras.check(loaded, chosen, [lake, *inputs], measures)
+    if measures:
+        ahead.check_devices(loaded, chosen)
+    dry = DryRun(loaded, _lake(lake, loaded.storage, may_be_new=bool(inputs)), chosen, _retry(retry_failed))
+    for name, found in dry.steps(steps, inputs).items():
+        output.show(name, {key: value for key, value in found.items() if key != "text"}, found["text"])
+    for note in ahead.notes(loaded, chosen, measures):
+        output.show("notes", [*output.results.get("notes", []), note], f"note: {note}")
+    output.show("dry_run", True, "dry run: nothing was written")
+    output.close()
 
 
 def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
@@ -249,6 +317,13 @@ def do_annotate(work: Run, output: Output) -> None:
 def do_select(work: Run, output: Output) -> None:
     funnel = work.select()
     output.show("select", funnel.as_dict(), funnel.render())
+
+
+def check_room(work: Run) -> None:
+    """Raise SpeechmillError where the features of what is selected clearly do not fit on the disk."""
+    from pipelines.ahead import check_room_for_features
+
+    check_room_for_features(work.lake, work.recipe, work.selection().name, work.engine.most_workers())
 
 
 def do_encode(work: Run, output: Output) -> None:
@@ -459,7 +534,7 @@ def main() -> None:
 
 def _tell(error: SpeechmillError | OSError) -> NoReturn:
     say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
-    sys.exit(1)
+    sys.exit(getattr(error, "exit_code", 1))
 
 
 def _inset(text: str) -> str:

@@ -7,6 +7,8 @@ class SpeechmillError(Exception):
     """Something a user did or has; `remedy` says what to do. Shown without a traceback."""
 
     remedy = ""
+    exit_code = 1
+    """What the command ends with: 2 for wrong options, as they are on the command line, else 1."""
     passing = False
     """Whether the same recording may well succeed another time: its failed row then says how to try it again."""
 
@@ -59,4 +61,10 @@ class MissingExtraError(SpeechmillError):
 
 
 class RecipeError(SpeechmillError):
-    """A recipe or an override that does not make sense."""
+    """A recipe that does not make sense."""
+
+
+class OverrideError(RecipeError):
+    """A `--set` that does not make sense, alone or together with its recipe, which is right without it."""
+
+    exit_code = 2

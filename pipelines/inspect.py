@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.install import install
 from manifests.look.cli import manifest
 from manifests.look.options import looking, opened
 from manifests.output import counted, say
@@ -284,7 +285,7 @@ def picture(path: Path, samples: np.ndarray, sample_rate: int, start_s: float) -
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib", "pip install 'speechmill[report]'") from error
+        raise MissingExtraError("pictures need matplotlib", install(["report"])) from error
     figure = Figure(figsize=(12, 3 * len(samples)), layout="constrained")
     panels = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
     duration_s = samples.shape[1] / sample_rate

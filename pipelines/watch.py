@@ -163,7 +163,7 @@ class Step:
             parts.append(f"{here_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
             parts.append(f"{rate:.0f} h/h")
             if rate and self.total_s > here_s:
-                parts.append(f"{_clock((self.total_s - here_s) / rate)} left")
+                parts.append(f"{clock((self.total_s - here_s) / rate)} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         parts.append(f"{_memory_bytes() / 2**30:.1f} GiB")
@@ -317,7 +317,8 @@ def _expected(error: BaseException) -> bool:
     return isinstance(error, (SpeechmillError, KeyboardInterrupt, OSError))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 

@@ -13,9 +13,11 @@ import duckdb
 
 from manifests.choice import Choice, ChoiceError, choose, folders
 from manifests.corrupt import opened
+from manifests.existing import did_you_mean
 from manifests.lake import Lake
 from manifests.views import connect, lock, open_views, parquet, root_of
 
+REMEDY = "name a lake, a folder in one, a Parquet file or a manifest"
 HOLDERS = {"selections": "windows", "datasets": "shard_windows", "annotations": "", "recordings": "recordings"}
 
 
@@ -70,7 +72,7 @@ def resolve(
     path = name.rstrip("/") or name
     named = selection or dataset or stages
     if "://" not in path and not os.path.exists(path):
-        raise ChoiceError(f"there is no {name}", "name a lake, a folder in one, a Parquet file or a manifest")
+        raise ChoiceError(f"there is no {name}", did_you_mean(Lake.at(path), path) + REMEDY)
     if path.endswith(".parquet"):
         _no_choice(name, named)
         return Target(path, "data", file=path)
@@ -96,7 +98,7 @@ def resolve(
     if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
         _no_choice(name, named)
         return Target(name, "recordings", file=path)
-    raise ChoiceError(f"{name} holds no recordings/", "name a lake, a folder in one, a Parquet file or a manifest")
+    raise ChoiceError(f"{name} holds no recordings/", did_you_mean(Lake.at(path), path) + REMEDY)
 
 
 def lake_of(name: str) -> Lake:

@@ -76,6 +76,8 @@ class StorageConfig:
     """A connection on which nothing moves for this long is given up, and the request tried again."""
     concurrency: int = 8
     """Requests in flight for one object."""
+    check_room: bool = True
+    """Whether a step ends before it begins where what it would write clearly does not fit on the disk."""
     http_private: bool = False
     """Whether HTTP inputs may lie at loopback, link-local and private addresses. Otherwise each address that a name or
     a redirect leads to must be of the public internet; metadata services of clouds are refused also where they look

@@ -140,7 +140,6 @@ class LocalStorage:
     def filesystem(self) -> pyarrow.fs.FileSystem:
         import pyarrow.fs
 
-        self.path.mkdir(parents=True, exist_ok=True)
         return pyarrow.fs.SubTreeFileSystem(self.root, pyarrow.fs.LocalFileSystem())
 
     def _place(self, key: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from manifests.install import install
 from manifests.storage import DeniedError, StorageConfig, StorageError
 from manifests.storage.retry import PassingError, persist
 
@@ -76,7 +77,7 @@ def check_packages() -> None:
     """StorageError where a package is missing without which S3 cannot be reached."""
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
-        raise StorageError(f"S3 needs {', '.join(missing)}", "pip install 'speechmill[s3]'")
+        raise StorageError(f"S3 needs {', '.join(missing)}", install(["s3"]))
 
 
 def installed(package: str) -> bool:

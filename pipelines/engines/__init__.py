@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pipelines.errors import SpeechmillError
 
 ENGINES = ("local", "ray", "beam")
 Worker = Callable[[Any], Any]
+UNKNOWN_WORKERS = 64
+"""For which work is cut where nobody says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ class Engine:
         """Results of the last group, unordered. `units` is iterated once, where the engine wants: it is picklable."""
         run: Callable[..., Iterator[Any]] = importlib.import_module(f"pipelines.engines.{self.name}").run
         yield from run(units, groups, self)
+
+    def most_workers(self) -> int:
+        """Workers that may be at work at once; where a cluster or a runner decides that, many."""
+        if self.workers:
+            return self.workers[1]
+        if not self.is_here():
+            return UNKNOWN_WORKERS
+        return (os.cpu_count() or 1) if self.name == "ray" else 1
+
+    def is_here(self) -> bool:
+        """Whether the workers are processes of this machine."""
+        return not (self.ray_address or self.options or (self.name == "ray" and "RAY_ADDRESS" in os.environ))
 
     def close(self) -> None:
         """Leave the cluster, or end the one that a run started: it serves all runs until then."""

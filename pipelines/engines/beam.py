@@ -12,6 +12,7 @@ from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
+from manifests.install import install
 from pipelines.engines import Engine, Group, Worker
 from pipelines.engines.local import Apart
 from pipelines.errors import MissingExtraError, SpeechmillError
@@ -23,7 +24,7 @@ try:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.utils.shared import Shared
 except ImportError as missing:
-    raise MissingExtraError(f"the Beam engine needs Beam: {missing}", "pip install 'speechmill[beam]'") from missing
+    raise MissingExtraError(f"the Beam engine needs Beam: {missing}", install(["beam"])) from missing
 
 NAMESPACE = "speechmill"
 

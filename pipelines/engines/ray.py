@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from manifests.install import install
 from pipelines.engines import Engine, Group, Worker
 from pipelines.engines.local import MAX_DEATHS
 from pipelines.errors import MissingExtraError, SpeechmillError
@@ -170,7 +171,7 @@ def _connected(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingExtraError(f"the Ray engine needs Ray: {error}", "pip install 'speechmill[ray]'") from error
+        raise MissingExtraError(f"the Ray engine needs Ray: {error}", install(["ray"])) from error
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or "local"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.install import install
 from manifests.schemas import DIARIZE
 from pipelines import models
 from pipelines.errors import MissingExtraError, RecipeError, SpeechmillError
@@ -136,9 +137,7 @@ class Diarize(Stage):
             from pipelines.stages.pretrained import load_pipeline
             from pipelines.stages.speakers import OfflineDiarization
         except ImportError as error:
-            raise MissingExtraError(
-                f"diarize needs pyannote.audio: {error}", "pip install 'speechmill[diarize]'"
-            ) from error
+            raise MissingExtraError(f"diarize needs pyannote.audio: {error}", install(["diarize"])) from error
         config = self.config
         pipeline: Any
         if config.pipeline is None:

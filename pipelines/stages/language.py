@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.install import install
 from manifests.schemas import LANGUAGE
 from pipelines import models
 from pipelines.errors import MissingExtraError, SpeechmillError
@@ -97,9 +98,7 @@ class Language(Stage):
         try:
             from faster_whisper import WhisperModel
         except ImportError as error:
-            raise MissingExtraError(
-                f"language needs faster-whisper: {error}", "pip install 'speechmill[language]'"
-            ) from error
+            raise MissingExtraError(f"language needs faster-whisper: {error}", install(["language"])) from error
         config = self.config
         path, _ = models.resolve(config.model)
         if not path.is_dir() or not (path / "model.bin").is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.install import install
 from manifests.schemas import VAD
 from manifests.windows import covered_s
 from pipelines import models
@@ -67,7 +68,7 @@ class Vad(Stage):
 
             from pipelines.stages.silero import Silero
         except ImportError as error:
-            raise MissingExtraError(f"vad needs silero-vad: {error}", "pip install 'speechmill[vad]'") from error
+            raise MissingExtraError(f"vad needs silero-vad: {error}", install(["vad"])) from error
         self.to_segments = get_speech_timestamps_from_probs
         self.network = Silero(path)
 

@@ -12,7 +12,13 @@ from pipelines.errors import MissingExtraError, SpeechmillError
 # Systran's faster-whisper-base, the hash of its model.bin as published.
 WHISPER_BIN = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
 PARTED = models.Model(
-    "parted", "silero_vad", "", "", "MIT", "", "", (("silero_vad", "__init__.py", "a"), ("silero_vad", "model.py", "a"))
+    "parted",
+    "silero_vad",
+    "",
+    "",
+    "MIT",
+    "",
+    parts=(("silero_vad", "__init__.py", "a"), ("silero_vad", "model.py", "a")),
 )
 
 
@@ -70,17 +76,17 @@ def _fields(model: models.Model, **changes: str) -> list[object]:
 
 
 def test_a_missing_package_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.Model("x", "no_such_package", "w.onnx", "0", "MIT", "nothing", "pip install it")
+    model = models.Model("x", "no_such_package", "w.onnx", "0", "MIT", "nothing", requirement="it")
     monkeypatch.setitem(models.MODELS, "x", model)
     with pytest.raises(MissingExtraError) as caught:
         models.find("x")
-    assert caught.value.remedy == "pip install it"
+    assert caught.value.remedy == "pip install --no-deps it"
     assert models.identity("x") == "0"  # planning needs no weights
 
 
 def test_other_weights_than_the_pinned_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.get("silero-vad")
-    monkeypatch.setitem(models.MODELS, "x", models.Model("x", model.package, model.file, "0" * 64, "", "", ""))
+    monkeypatch.setitem(models.MODELS, "x", models.Model("x", model.package, model.file, "0" * 64, "", ""))
     with pytest.raises(SpeechmillError, match="not the pinned 0000"):
         models.verified("x")
     with pytest.raises(SpeechmillError, match="not the pinned 0000"):

@@ -14,11 +14,11 @@ TABLES = LOOKING | {"--wide"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 SURFACE = {
-    "run": STEP | {"--in", "--retry-failed"},
+    "run": STEP | {"--in", "--retry-failed", "--dry-run"},
     "ingest": STEP | {"--in"},
-    "annotate": STEP | {"--retry-failed"},
-    "select": STEP,
-    "encode": STEP | {"--retry-failed"},
+    "annotate": STEP | {"--retry-failed", "--dry-run"},
+    "select": STEP | {"--dry-run"},
+    "encode": STEP | {"--retry-failed", "--dry-run"},
     "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
     "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
     "tokens show": LAKE | {"--by"},

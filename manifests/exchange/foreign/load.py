@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from manifests.exchange.foreign import lhotse, moshi, nemo, rttm, tables, webdataset
 from manifests.exchange.foreign.rows import TABLES, ManifestError, Row
+from manifests.existing import did_you_mean
+from manifests.lake import Lake
 from manifests.storage import open_storage
 
 BATCH_ROWS = 4000
@@ -116,7 +118,8 @@ def _files(path: str) -> Iterator[str]:
     elif os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
     else:
-        raise ManifestError(f"{path!r} is neither a lake nor a manifest that is known here", WRONG)
+        hint = did_you_mean(Lake.at(path), path)
+        raise ManifestError(f"{path!r} is neither a lake nor a manifest that is known here", hint + WRONG)
     if any(name.startswith("cuts.") for name in names):  # Lhotse Shar: its cuts tell more than its tars
         names = [name for name in names if not name.endswith(TARS)]
     if not names:
