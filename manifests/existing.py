@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 
+from manifests.choice import ChoiceError, folders
 from manifests.lake import Lake
-from manifests.views import ChoiceError, folders
 
 
 class NoLakeError(ChoiceError):
