@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import reselect, schemas
+from manifests.amend import drop_recordings
 from manifests.choice import folders
 from manifests.labels import history_keys
 from manifests.lake import Lake
@@ -71,8 +72,8 @@ class Withdrawal:
         """As their headers claim."""
         return sum(row["claimed_duration_s"] or 0.0 for row in self.rows) / 3600
 
-    def commit(self, drop_recordings: Callable[[Lake, frozenset[str]], list[str]], own_run: str) -> None:
-        """Take them out of everything; `drop_recordings` does so with datasets, `own_run` is this run's folder.
+    def commit(self, own_run: str) -> None:
+        """Take them out of everything; `own_run` is this run's folder.
 
         Also finishes what an earlier withdrawal has left undone of selections.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shlex
 import sys
@@ -243,9 +242,9 @@ def remove(
     if not dry_run:
         if leaving.rows and not yes and at_terminal():
             click.confirm("They leave the lake and all its datasets for good. Go on?", abort=True, err=True)
-        drop, before = _dropping(found), _dataset_bytes(found)
+        before = _dataset_bytes(found)
         with watched(found, ["remove"]) as watch:  # what names them is not kept
-            leaving.commit(drop, watch.prefix)
+            leaving.commit(watch.prefix)
             watch.results = result = _removed(leaving, before)
     else:
         result = _removed(leaving, None)
@@ -258,16 +257,6 @@ def remove(
 def at_terminal() -> bool:
     """Whether there is somebody to ask."""
     return sys.stdin.isatty()
-
-
-def _dropping(lake: Lake) -> Callable[[Lake, frozenset[str]], list[str]]:
-    """What takes recordings out of datasets; nothing where there are none."""
-    from manifests.choice import folders
-
-    if not folders(lake, "datasets"):
-        return lambda lake, ids: []
-    drop: Callable[[Lake, frozenset[str]], list[str]] = importlib.import_module("manifests.amend").drop_recordings
-    return drop
 
 
 def _dataset_bytes(lake: Lake) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.report.runs import Run, made
 from manifests.select import Selection
-from manifests.views import Choice
 
 Block = dict[str, Any]
 """A table: its `name`, and `rows` of two cells or `runs` as (begin, what was done, command)."""

@@ -144,7 +144,9 @@ def test_a_withdrawal_that_is_killed_at_any_write_is_finished_by_the_same_comman
         shutil.rmtree(root)
 
 
-def test_datasets_lose_recordings_while_the_lake_still_knows_them(tmp_path: Path) -> None:
+def test_datasets_lose_recordings_while_the_lake_still_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake = selected(tmp_path / "lake", BATCHES)
     seen = []
 
@@ -153,7 +155,8 @@ def test_datasets_lose_recordings_while_the_lake_still_knows_them(tmp_path: Path
         return ["set"]
 
     leaving = withdraw.find(lake, pick(lake, Wanted(ids=(GONE[0],))))
-    leaving.commit(drop, "runs/now")
+    monkeypatch.setattr(withdraw, "drop_recordings", drop)
+    leaving.commit("runs/now")
     assert seen == [(frozenset(GONE), True, list(GONE))]
     assert leaving.datasets == ["set"]
 
