@@ -173,8 +173,8 @@ def _windows(month: Month) -> int:
 
 def _first(month: Month) -> str:
     lake = Lake.at(str(month.root))
-    recording_id: str = lake.read(lake.recordings_key(next(lake.batches())))["recording_id"][0].as_py()
-    return recording_id
+    ids = (row for _, table in lake.recordings(["recording_id"]) for row in table["recording_id"].to_pylist())
+    return str(next(ids))
 
 
 def _withdraw(month: Month) -> None:
