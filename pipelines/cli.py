@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from manifests.storage import StorageConfig
     from pipelines.annotate import Retry
     from pipelines.engines import Engine
+    from pipelines.packing import Ingested
     from pipelines.recipe import Recipe
     from pipelines.run import Run
 
@@ -187,13 +188,26 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 @options
 @RETRY
 @INPUTS
-def run(inputs: tuple[str, ...], **settings: Any) -> None:
+@click.option(
+    "--watch", "every_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Go on: look for new recordings every so many seconds, until Ctrl-C.",
+)  # fmt: skip
+def run(inputs: tuple[str, ...], every_s: float | None, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
     with begun(**settings, inputs=inputs, measures=True) as (work, output):
-        do_ingest(work, output, inputs)
-        do_annotate(work, output)
-        do_select(work, output)
-        do_encode(work, output)
+
+        def others() -> None:
+            do_annotate(work, output)
+            do_select(work, output)
+            do_encode(work, output)
+
+        if every_s is None:
+            do_ingest(work, output, inputs)
+            others()
+        else:
+            from pipelines import rounds
+
+            rounds.repeat(work, lambda: do_ingest(work, output, inputs), others, every_s, work.watch.print)
 
 
 @cli.command()
@@ -231,9 +245,10 @@ def encode(**settings: Any) -> None:
         do_encode(work, output)
 
 
-def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
+def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> Ingested:
     found = work.ingest(inputs)
     output.show("ingest", dataclasses.asdict(found), str(found))
+    return found
 
 
 def do_annotate(work: Run, output: Output) -> None:

@@ -58,5 +58,9 @@ class MissingExtraError(SpeechmillError):
     """An optional package is not installed; the remedy is the pip command that brings it."""
 
 
+class WaitingError(SpeechmillError):
+    """Batches or shards that were not committed, because recordings in them cannot be had at present."""
+
+
 class RecipeError(SpeechmillError):
     """A recipe or an override that does not make sense."""

@@ -12,7 +12,7 @@ LOOKING = {"TARGET", "--selection", "--dataset", "--stage", "--json", "--recipe"
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 SURFACE = {
-    "run": STEP | {"--in", "--retry-failed"},
+    "run": STEP | {"--in", "--retry-failed", "--watch"},
     "ingest": STEP | {"--in"},
     "annotate": STEP | {"--retry-failed"},
     "select": STEP,
