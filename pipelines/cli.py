@@ -54,6 +54,7 @@ cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(curate.label)
 cli.add_command(curate.remove)
+cli.add_command(curate.merge)
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -139,6 +140,7 @@ def begun(
     extras.check(loaded, chosen, [lake, *inputs], measures)
     opened = _lake(lake, loaded.storage)
     opened.sweep()
+    curate.finish_merge(opened)
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
@@ -403,7 +405,7 @@ REACHED = click.Option(
     help="Recipe whose [storage] tells how to reach the lake and its recordings.",
 )  # fmt: skip
 """For commands over a lake alone: the lake cannot tell how it is reached."""
-for command in [*manifest.commands.values(), report, curate.label, curate.remove]:
+for command in [*manifest.commands.values(), report, curate.label, curate.remove, curate.merge]:
     command.params.append(REACHED)
 
 

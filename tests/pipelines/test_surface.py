@@ -18,6 +18,7 @@ SURFACE = {
     "select": STEP,
     "encode": STEP | {"--retry-failed"},
     "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
+    "merge": {"LAKE", "--hours", "--dry-run", "--json", "-q", "--quiet", "--recipe"},
     "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
