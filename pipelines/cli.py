@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from manifests.storage import StorageConfig
     from pipelines.annotate import Retry
     from pipelines.engines import Engine
+    from pipelines.packing import Ingested
     from pipelines.recipe import Recipe
     from pipelines.run import Run
 
@@ -56,6 +57,7 @@ cli.add_command(config)
 cli.add_command(datasets)
 cli.add_command(curate.label)
 cli.add_command(curate.remove)
+cli.add_command(curate.merge)
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -149,6 +151,7 @@ def begun(
     opened = _lake(lake, loaded.storage, may_be_new=bool(inputs))
     is_new = not holds_lake(opened)
     opened.sweep()
+    curate.finish_merge(opened)
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
@@ -211,17 +214,30 @@ def _engine(engine: str, workers: str | None, ray_address: str | None, beam_opti
 @RETRY
 @INPUTS
 @DRY
-def run(inputs: tuple[str, ...], dry_run: bool, **settings: Any) -> None:
+@click.option(
+    "--watch", "every_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Go on: look for new recordings every so many seconds, until Ctrl-C.",
+)  # fmt: skip
+def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
     if dry_run:
         tell(["ingest", "annotate", "select", "encode"], inputs, **settings)
         return
     with begun(**settings, inputs=inputs, measures=True) as (work, output):
-        do_ingest(work, output, inputs)
-        do_annotate(work, output)
-        do_select(work, output)
-        check_room(work)
-        do_encode(work, output)
+
+        def others() -> None:
+            do_annotate(work, output)
+            do_select(work, output)
+            check_room(work)
+            do_encode(work, output)
+
+        if every_s is None:
+            do_ingest(work, output, inputs)
+            others()
+        else:
+            from pipelines import rounds
+
+            rounds.repeat(work, lambda: do_ingest(work, output, inputs), others, every_s, work.watch.print)
 
 
 @cli.command()
@@ -302,9 +318,10 @@ def tell(
     output.close()
 
 
-def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> None:
+def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> Ingested:
     found = work.ingest(inputs)
     output.show("ingest", dataclasses.asdict(found), str(found))
+    return found
 
 
 def do_annotate(work: Run, output: Output) -> None:
@@ -506,7 +523,7 @@ REACHED = click.Option(
     help="Recipe whose [storage] tells how to reach the lake and its recordings.",
 )  # fmt: skip
 """For commands over a lake alone: the lake cannot tell how it is reached."""
-for command in [*manifest.commands.values(), report, curate.label, curate.remove]:
+for command in [*manifest.commands.values(), report, curate.label, curate.remove, curate.merge]:
     command.params.append(REACHED)
 
 

@@ -1,4 +1,4 @@
-"""Commands that change what a lake already holds: labels that were wrong, recordings that were withdrawn."""
+"""Commands that change what a lake already holds: labels, recordings that were withdrawn, batches that are small."""
 
 from __future__ import annotations
 
@@ -66,7 +66,16 @@ def opened(lake: str) -> Lake:
         raise click.BadParameter(str(error), param_hint="LAKE") from error
     if next(found.batches(), None) is None:
         raise SpeechmillError(f"there are no recordings in {lake}", "check the name of the lake")
+    finish_merge(found)
     return found
+
+
+def finish_merge(lake: Lake) -> None:
+    """Do what is left of a merge that was killed, before anything else is done with a lake."""
+    from manifests import merge
+
+    if merge.is_begun(lake):
+        merge.finish(lake)
 
 
 @contextmanager
@@ -252,6 +261,41 @@ def remove(
         click.echo(to_json(result | {"dry_run": dry_run}, indent=1))
     elif not quiet and not dry_run:
         _show_removed(result)
+
+
+@click.command()
+@common
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True,
+    help="Most hours in a batch, by the headers of its recordings.",
+)  # fmt: skip
+def merge(lake: str, hours: float, dry_run: bool, quiet: bool, as_json: bool) -> None:
+    """Join small batches with their neighbours: many small files slow every question.
+
+    Neighbours are joined that were annotated and selected alike. Datasets stay as they are, selections are made anew.
+    """
+    from manifests import merge as merging
+
+    found = opened(lake)
+    plan = merging.plan(found, hours)
+    result: dict[str, Any] = {
+        "joined": sum(map(len, plan.groups)), "to": len(plan.groups), "unlike": plan.unlike, "selections": [],
+        "dry_run": dry_run,
+    }  # fmt: skip
+    if not (quiet or as_json):
+        if plan.unlike:
+            say(
+                f"left apart, since they are not annotated and selected like the batch before: {', '.join(plan.unlike)}"
+            )
+        say(f"merge: {result['joined']:,} batches {'would become' if dry_run else 'become'} {result['to']:,}")
+    if plan.groups and not dry_run:
+        with watched(found, list(public_command(sys.argv[1:]))) as watch:
+            result["selections"] = plan.commit()
+            watch.results = result
+    if as_json:
+        click.echo(to_json(result, indent=1))
+    elif result["selections"] and not quiet:
+        say(f"selections made anew: {', '.join(result['selections'])}")
 
 
 def at_terminal() -> bool:

@@ -60,6 +60,10 @@ class MissingExtraError(SpeechmillError):
     """An optional package is not installed; the remedy is the pip command that brings it."""
 
 
+class WaitingError(SpeechmillError):
+    """Batches or shards that were not committed, because recordings in them cannot be had at present."""
+
+
 class RecipeError(SpeechmillError):
     """A recipe that does not make sense."""
 

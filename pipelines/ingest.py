@@ -70,7 +70,8 @@ def ingest(
             packing.add(list(memory.still.values()))
             packing.load_known()
             packing.commit(result)
-            memory.save(packing)
+            if packing.rows or memory.valid:
+                memory.save(packing)
         else:
             result.met = result.known = len(memory.still)
         memory.count(result)
@@ -210,7 +211,8 @@ def _row(
     if entry.error is None:
         try:
             stat = entry.stat or stat_file(entry.uri, config)
-            recalled, of_this_run = (memory if entry.uri in memory.failures else seen).recall(entry.uri, stat)
+            name = _printable(entry.uri)
+            recalled, of_this_run = (memory if name in memory.failures else seen).recall(name, stat)
             if recalled and (of_this_run or recalled["status"] == "ok"):
                 recalled.update(_said(entry))
                 return recalled, False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from manifests import labels, schemas
 from manifests.lake import Lake
+from manifests.merge import counted_s
 from manifests.tables import joined, write_parquet_bytes
 from manifests.withdraw import tombstones, whole_files
 from pipelines.entry import Notes
@@ -25,8 +25,6 @@ MAX_HINTS_BYTES = 16_000_000
 """Hints kept of one recording: further ones, in the order of their text, are left out."""
 MAX_BATCH_BYTES = 64_000_000
 """Of the hints in a batch."""
-UNKNOWN_DURATION_S = 1800.0
-"""What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
 # A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
 OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
 UNREAD = "starts_with(recording_id, 'u')"
@@ -354,8 +352,3 @@ class Packing:
 
 def _number(batch: str) -> int:
     return int(batch.removeprefix("batch-"))
-
-
-def counted_s(claimed_s: float | None) -> float:
-    """What a recording counts in a batch; a claim that cannot be true is none."""
-    return claimed_s if claimed_s and math.isfinite(claimed_s) and claimed_s > 0 else UNKNOWN_DURATION_S

@@ -293,7 +293,7 @@ def _stat(entry: Entry, config: StorageConfig) -> Stat | None:
 
 def _hash(uri: str, stat: Stat) -> bytes:
     text = f"{uri}\0{stat.size_bytes}\0{stat.mtime_ns}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _said_hash(said: tuple[Any, Any] | None) -> int:

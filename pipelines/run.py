@@ -29,7 +29,7 @@ from pipelines.audio.children import warm
 from pipelines.dataset import Dataset
 from pipelines.encode import ShardEncoder, made_by
 from pipelines.engines import Engine, Group, Worker
-from pipelines.errors import RecipeError, SpeechmillError
+from pipelines.errors import RecipeError, SpeechmillError, WaitingError
 from pipelines.failures import to_failure
 from pipelines.ingest import ingest
 from pipelines.models import MODELS
@@ -257,11 +257,11 @@ class Uncommitted:
 
 
 def _check_committed(steps: Sequence[Step], units: str) -> None:
-    """Raise SpeechmillError where units of these steps were not committed, with the first few recordings to blame."""
+    """Raise WaitingError where units of these steps were not committed, with the first few recordings to blame."""
     uncommitted = sum(step.uncommitted for step in steps)
     if uncommitted:
         named = [f"{lost.recording_id}: {lost.error}" for step in steps for lost in step.unreachable]
-        raise SpeechmillError(
+        raise WaitingError(
             f"{uncommitted:,} {units} were not committed, because recordings in them cannot be had as they were "
             f"ingested; the first are: {'; '.join(named)}",
             "put the files back under their names, then run the same command again: it does what is left; or count "

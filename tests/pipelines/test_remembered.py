@@ -41,19 +41,20 @@ def test_nothing_is_read_or_written_where_nothing_is_new_and_all_is_counted(tmp_
     sound(tmp_path / "in/c.wav", level=0.3)
     (tmp_path / "in/broken.wav").write_bytes(b"no sound")
     (tmp_path / "in/dangling.wav").symlink_to("nowhere")
+    (tmp_path / "in" / os.fsdecode(b"latin-\xe9.wav")).write_bytes(b"x")
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": "in/c.wav"}) + "\nno line\n")
     inputs = [str(tmp_path / "in"), str(tmp_path / "m.jsonl")]
     ingest(lake, inputs, IngestConfig(licence="CC0"))
     told: list[str] = []
     with cheaply(lake):
         found = ingest(lake, inputs, IngestConfig(licence="CC0"), lambda row: told.append(row["uri"]))
-    assert found == Ingested(met=6, known=6)
-    assert len(told) == 7  # c.wav is named twice
+    assert found == Ingested(met=7, known=7)
+    assert len(told) == 8  # c.wav is named twice
     config = IngestConfig(licence="CC BY")
     kept = {"licence": {"CC0": 3}}  # names, of two recordings
-    assert ingest(lake, inputs, config) == Ingested(met=6, known=6, kept=kept)
+    assert ingest(lake, inputs, config) == Ingested(met=7, known=7, kept=kept)
     with cheaply(lake):
-        assert ingest(lake, inputs, config) == Ingested(met=6, known=6, kept=kept)
+        assert ingest(lake, inputs, config) == Ingested(met=7, known=7, kept=kept)
 
 
 def test_what_is_new_is_found_among_what_is_settled(tmp_path: Path, lake: Lake) -> None:

@@ -14,12 +14,13 @@ TABLES = LOOKING | {"--wide"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 SURFACE = {
-    "run": STEP | {"--in", "--retry-failed", "--dry-run"},
+    "run": STEP | {"--in", "--retry-failed", "--dry-run", "--watch"},
     "ingest": STEP | {"--in"},
     "annotate": STEP | {"--retry-failed", "--dry-run"},
     "select": STEP | {"--dry-run"},
     "encode": STEP | {"--retry-failed", "--dry-run"},
     "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
+    "merge": {"LAKE", "--hours", "--dry-run", "--json", "-q", "--quiet", "--recipe"},
     "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
     "tokens show": LAKE | {"--by"},
     "tokens verify": LAKE,
