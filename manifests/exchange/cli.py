@@ -87,7 +87,8 @@ def convert(
         raise click.UsageError(f"{sources[0]} is of a lake: give the lake, a selection or a dataset of it, alone")
     result = conversion.convert(source, form, out, overwrite)
     if as_json:
-        told = {"files": result.files, "left_out": left_out(result.left_out), "lost": result.lost}
+        files = [{"path": path, "rows": rows} for path, rows in result.files.items()]
+        told = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
         say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **told}, indent=1))
         return
     if source.choice is not None:
