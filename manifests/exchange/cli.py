@@ -118,9 +118,10 @@ def left_out(reasons: Mapping[str, tuple[int, list[str]]]) -> list[dict[str, obj
 @click.option("--deep", is_flag=True, help="Recount shards from their bytes, and hash all recordings: slow.")
 @JSON
 def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
-    """Check schemas, ids, references, durations, turns, and shards against their commits.
+    """Check a lake or manifests for mistakes.
 
-    Of a lake, a folder of one (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
+    Schemas, ids, references, durations, turns, and shards against their commits: of a lake, a folder of one
+    (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
     Exit code 3 and a line for each problem, with its file, a row and what to do.
     """
     from manifests.exchange import validate as checking

@@ -22,6 +22,7 @@ from manifests.exchange.checks import Rule
 from manifests.exchange.relations import Source
 from manifests.lake import Lake
 from manifests.made import made
+from manifests.output import counted
 from manifests.shards import ShardCommit, committed
 from manifests.verify import verify
 
@@ -46,7 +47,7 @@ class Problem:
     """Whether it is no fault of the lake, but worth knowing."""
 
     def __str__(self) -> str:
-        counted = "" if self.rows is None else f" ({self.rows:,} rows, first {self.example})"
+        counted = "" if self.rows is None else f" ({counted(self.rows, 'row')}, first {self.example})"
         return f"{'note: ' * self.note}{self.key}: {self.what}{counted}; remedy: {self.remedy}"
 
 
