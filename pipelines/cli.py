@@ -485,9 +485,10 @@ def models_where(model: str) -> None:
 @click.argument("one")
 @click.argument("two")
 def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
-    """Tell what changed between two lakes, selections or recipes (shipped ones by name), and which rule did it.
+    """Tell what changed, and which rule did it.
 
-    --selection, --dataset and --stage hold for both; LAKE/selections/NAME names a selection of one.
+    Between two lakes, two selections or two recipes (shipped ones by name). --selection, --dataset and --stage hold
+    for both; LAKE/selections/NAME names a selection of one.
     """
     from manifests.look import diff as differing
     from manifests.look import render, terminal

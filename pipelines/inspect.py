@@ -158,7 +158,10 @@ def read_span(
 @hearing
 @click.option("-o", "--output", required=True, metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
-    """Write a stretch of a recording, all its channels at its own rate. ID may be a window's."""
+    """Write a stretch of a recording as a sound file.
+
+    All its channels, at its own rate. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    """
     from manifests.look import terminal
 
     found = stretch(recording, start_s, end_s, "wrote", named)
@@ -188,7 +191,11 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 @manifest.command()
 @hearing
 def play(recording: str, start_s: float | None, end_s: float | None, as_json: bool, **named: Any) -> None:
-    """Play a stretch of a recording with the first player that is installed. ID may be a window's."""
+    """Play a stretch of a recording.
+
+    With the first player that is installed. START and END are seconds, or 1:02:03.5; ID may be a window's, without
+    them.
+    """
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is None:
         listed = ", ".join(PLAYERS)
@@ -228,7 +235,10 @@ def _hand_to(player: str, path: Path, duration_s: float) -> None:
 def spectrogram(
     recording: str, start_s: float | None, end_s: float | None, output: str | None, as_json: bool, **named: Any
 ) -> None:
-    """Show a stretch of a recording over time and frequency (mel). ID may be a window's."""
+    """Show the frequencies of a stretch over time.
+
+    On a mel scale. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    """
     from manifests.look import terminal
 
     found = stretch(recording, start_s, end_s, "showing", named)

@@ -87,7 +87,8 @@ def convert(
         raise click.UsageError(f"{sources[0]} is of a lake: give the lake, a selection or a dataset of it, alone")
     result = conversion.convert(source, form, out, overwrite)
     if as_json:
-        told = {"files": result.files, "left_out": left_out(result.left_out), "lost": result.lost}
+        files = [{"path": path, "rows": rows} for path, rows in result.files.items()]
+        told = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
         say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **told}, indent=1))
         return
     if source.choice is not None:
@@ -117,9 +118,10 @@ def left_out(reasons: Mapping[str, tuple[int, list[str]]]) -> list[dict[str, obj
 @click.option("--deep", is_flag=True, help="Recount shards from their bytes, and hash all recordings: slow.")
 @JSON
 def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
-    """Check schemas, ids, references, durations, turns, and shards against their commits.
+    """Check a lake or manifests for mistakes.
 
-    Of a lake, a folder of one (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
+    Schemas, ids, references, durations, turns, and shards against their commits: of a lake, a folder of one
+    (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
     Exit code 3 and a line for each problem, with its file, a row and what to do.
     """
     from manifests.exchange import validate as checking

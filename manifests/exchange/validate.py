@@ -22,6 +22,7 @@ from manifests.exchange.checks import Rule
 from manifests.exchange.relations import Source
 from manifests.lake import Lake
 from manifests.made import made
+from manifests.output import counted
 from manifests.shards import ShardCommit, committed
 from manifests.verify import verify
 
@@ -46,8 +47,8 @@ class Problem:
     """Whether it is no fault of the lake, but worth knowing."""
 
     def __str__(self) -> str:
-        counted = "" if self.rows is None else f" ({self.rows:,} rows, first {self.example})"
-        return f"{'note: ' * self.note}{self.key}: {self.what}{counted}; remedy: {self.remedy}"
+        of = "" if self.rows is None else f" ({counted(self.rows, 'row')}, first {self.example})"
+        return f"{'note: ' * self.note}{self.key}: {self.what}{of}; remedy: {self.remedy}"
 
 
 def validate(lake: Lake, only: str = "", deep: bool = False) -> list[Problem]:
@@ -351,7 +352,7 @@ class _LakeCheck:
             if not problem:
                 yield Problem(f"{folder}/ledger.parquet", "missing", ENCODE)
             return
-        counted = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
+        found = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
         ((ok,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
-        if counted != ok:
-            yield Problem(f"{folder}/ledger.parquet", f"counts {counted:,} windows, the shards {ok:,}", ENCODE)
+        if found != ok:
+            yield Problem(f"{folder}/ledger.parquet", f"counts {found:,} windows, the shards {ok:,}", ENCODE)

@@ -41,7 +41,10 @@ HEAD = {
 @WIDE
 @JSON
 def selections(lake: str, as_json: bool) -> None:
-    """List the selections of LAKE, the newest first, with the stages they read and the datasets made of them."""
+    """List the selections of a lake.
+
+    The newest comes first; each with what it keeps, the stages that it read and the datasets made of it.
+    """
     from manifests.choice import selections_of
     from manifests.look import render, terminal
     from manifests.look.targets import lake_of
@@ -55,10 +58,15 @@ def selections(lake: str, as_json: bool) -> None:
 @WIDE
 @VIEW
 @WHERE
-@click.option("-n", "count", type=click.IntRange(0), default=10, show_default=True, help="How many rows.")
+@click.option(
+    "-n", "count", type=click.IntRange(0), default=10, show_default=True, metavar="ROWS", help="How many rows."
+)
 @click.option("--columns", metavar="A,B,...", help="Columns to show, or SQL expressions.")
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
-    """Print the first rows of a table, in the order in which they lie."""
+    """Print the first rows of a table.
+
+    In the order in which they lie, of those that meet --where.
+    """
     from manifests.look import render, terminal
     from manifests.look.mistakes import viewed
     from manifests.look.stats import rows_of
@@ -135,7 +143,10 @@ BY = click.option(
 def stats(
     view: str | None, where: str, by: tuple[str, ...], histograms: tuple[str, ...], as_json: bool, **named: Any
 ) -> None:
-    """Print counts, hours and distributions: of everything, by columns, or of one column."""
+    """Print counts, hours and distributions.
+
+    Of everything, of what meets --where, by columns, or of the values of a column.
+    """
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
     from manifests.look.mistakes import viewed
@@ -194,7 +205,10 @@ def _split(text: str) -> list[str]:
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE, which appears once it is whole.")
 def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) -> None:
-    """Ask a question in SQL (as DuckDB understands it); "SHOW TABLES" lists what can be asked. Nothing is changed."""
+    """Ask a question in SQL.
+
+    As DuckDB understands it; "SHOW TABLES" lists the tables. Nothing can be changed.
+    """
     from manifests.look import results
     from manifests.views import stages_of
 
@@ -205,7 +219,10 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
 @manifest.command()
 @looking
 def funnel(as_json: bool, **named: Any) -> None:
-    """Print how many recordings and windows a selection was given, kept, rejected (and why), and how many failed."""
+    """Print what a selection kept, and rejected why.
+
+    How many recordings and windows, and hours, went in, were kept, rejected by each rule, and failed.
+    """
     from manifests.funnel import Funnel
     from manifests.look import render, terminal
 
@@ -268,7 +285,10 @@ def what_if(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Print the funnel under changed rules beside the stored one; nothing is written."""
+    """Print the funnel under changed rules.
+
+    Beside it stands the stored one; nothing is written.
+    """
     from manifests.look import render, terminal
     from manifests.look import what_if as asking
     from manifests.select import Selection

@@ -76,7 +76,8 @@ def _rows(lake: Lake, key: str, recording_id: str) -> list[dict[str, Any]]:
     if not lake.storage.exists(key):
         return []
     table = lake.read(key)
-    rows: list[dict[str, Any]] = table.filter(pc.equal(table["recording_id"], pa.scalar(recording_id))).to_pylist()
+    of_recording = table.filter(pc.equal(table["recording_id"], pa.scalar(recording_id)))
+    rows: list[dict[str, Any]] = of_recording.to_pylist(maps_as_pydicts="strict")
     return rows
 
 
@@ -137,14 +138,7 @@ def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
         terminal.echo("  not measured: ingest failed, or the batch is not annotated yet")
         return
     values = [
-        (
-            column,
-            terminal.number(
-                dict(value) if isinstance(value, list) and column.endswith(("_shares", "speaker_s")) else value
-            ),
-        )
-        for column, value in row.items()
-        if value is not None and column not in skip
+        (column, terminal.number(value)) for column, value in row.items() if value is not None and column not in skip
     ]
     if row["status"] != "ok":
         values.insert(0, ("status", row["status"]))

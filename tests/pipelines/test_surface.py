@@ -76,3 +76,15 @@ def test_the_shell_is_offered_commands_and_options() -> None:
     complete = ShellComplete(cli, {}, "speechmill", "_SPEECHMILL_COMPLETE")
     assert "what-if" in {item.value for item in complete.get_completions(["manifest"], "wh")}
     assert {item.value for item in complete.get_completions(["manifest", "stats", "."], "--h")} >= {"--histogram"}
+
+
+def test_every_command_over_manifests_says_what_it_and_each_of_its_options_does() -> None:
+    manifest = cli.commands["manifest"]
+    assert isinstance(manifest, click.Group)
+    for name, command in [*manifest.commands.items(), ("report", cli.commands["report"])]:
+        assert command.help, name
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        assert options
+        assert not [option.opts for option in options if not option.help or not option.help.endswith(".")], name
+        shown = CliRunner().invoke(cli, ["manifest", name, "--help"] if name != "report" else [name, "--help"])
+        assert max(map(len, shown.output.splitlines())) <= 80, name
