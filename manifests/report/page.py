@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
 from importlib import resources
@@ -25,14 +26,17 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
     parts = resources.files("manifests.report").joinpath("templates")
     environment.filters["breakable"] = breakable
     template = environment.from_string(parts.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    scripts = [plotly.offline.get_plotlyjs(), parts.joinpath("report.js").read_text(encoding="utf-8")]
+    own, loader = (parts.joinpath(name).read_text(encoding="utf-8") for name in ("report.js", "load.js"))
+    scripts = f"{plotly.offline.get_plotlyjs()}\n{own}"
     verdicts = [name for name in COLORS if name in browsed.verdicts]
     whatif = page.pop("whatif")
     data: dict[str, Any] = {"whatif": whatif, "figures": page["figures"], "melscale": mel_scale(), "mel": browsed.mel}
+    data["measures"] = {measure.name: measure.sentence for measure in page["measures"]}
     page |= {
         "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
-        "scripts": scripts,
-        "policy": _policy(scripts),
+        "loader": loader,
+        "packed": base64.b64encode(gzip.compress(scripts.encode(), mtime=0)).decode(),
+        "policy": _policy([loader, scripts]),
         "tones": COLORS,
         "ground": GROUND,
         "verdicts": verdicts,

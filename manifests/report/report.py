@@ -5,27 +5,26 @@ DuckDB aggregates what the page shows; of single rows it holds a sample only, wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
-from manifests import schemas
 from manifests.lake import Lake
-from manifests.report import figures, flow
+from manifests.report import figures, flow, measures, provenance, runs
 from manifests.report.figures import COLORS
-from manifests.report.flow import hours_text
+from manifests.report.flow import hours_text, plural
+from manifests.report.measures import Measure, Score
 from manifests.report.page import render
 from manifests.report.samples import Snippet, browsed
 from manifests.report.thresholds import Threshold, sample, thresholds
+from manifests.report.tokens import Tokens
 from manifests.select import Selection
-from manifests.views import Choice, folders, open_views, quoted
+from manifests.views import Choice, open_views, quoted
 
 MAX_GROUPS = 12
 MAX_RUNS = 12
-MAX_POINTS = 400
 
 GROUPS = {
     "language": "By language",
@@ -35,24 +34,6 @@ GROUPS = {
     "licence": "By licence",
     "channel_relation": "By relation of the channels",
 }
-NOT_SCORES = {"speech_s", "overlap_s"}  # their shares are there
-WINDOW_SCORES = ("speech_share", "num_speakers", "overlap_share", "turn_count")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number known of each recording or window, held by `column` of the table of its level."""
-
-    level: str
-    column: str
-    expression: str
-    title: str
-    unit: str
-    whole: bool
-
-    @property
-    def table(self) -> str:
-        return "facts" if self.level == "recordings" else "window_facts"
 
 
 class Report:
@@ -63,8 +44,11 @@ class Report:
         self.connection = open_views(lake, choice)
         self.selection = Selection.stored(lake, choice.selection) if choice.selection else None
         self.figures: dict[str, dict[str, Any]] = {}
+        self.runs = runs.newest(lake)
+        recipe = provenance.recipe_of(lake, choice.dataset)
+        self.tokens = Tokens.counted(self.connection, recipe)
         self.movable = self._thresholds()
-        self.scores = list(self._scores())
+        self.scores = list(measures.scores(self.movable, self.selection is not None))
         self._make_facts()
 
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
@@ -78,10 +62,11 @@ class Report:
             "funnel": self._funnel(),
             "scores": scores,
             "groups": list(self._groups()),
+            "measures": self._measures(),
             "tokens": self._tokens(),
             "failures": self._failures(),
-            "runs_note": self._runs(),
-            "provenance": self._provenance(),
+            "runs": self._runs(),
+            "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
         }
         page |= {"whatif": self._whatif(scores), "figures": self.figures}
         return render(page, browsed(self.connection, self.movable, num_samples, snippet))
@@ -100,23 +85,6 @@ class Report:
             for level, view in levels.items()
             for threshold in thresholds(self.connection, level, view, getattr(self.selection, level))
         ]
-
-    def _scores(self) -> Iterator[Score]:
-        """Scores that a rule speaks of first, then every other number that the stages measured."""
-        fields = {field.name: field for schema in schemas.STAGES.values() for field in schema}
-        known = {name: field for name, field in fields.items() if name not in NOT_SCORES}
-        plain = [name for name, field in known.items() if field.type == pa.float64() or name == "num_speakers"]
-        windowed = {name: schemas.WINDOWS.field(name) for name in WINDOW_SCORES}
-        ruled = dict.fromkeys((threshold.level, threshold.expression) for threshold in self.movable)
-        wanted = dict.fromkeys([*ruled, *(("recordings", name) for name in plain)])
-        if self.selection:
-            wanted |= dict.fromkeys(("windows", name) for name in windowed)
-        for number, (level, expression) in enumerate(wanted):
-            field = (known if level == "recordings" else windowed).get(expression)
-            unit = (field.metadata or {}).get(b"unit", b"").decode() if field else ""
-            title = expression if level == "recordings" else f"{expression} of windows"
-            whole = field is not None and field.type != pa.float64()
-            yield Score(level, f"s{number}", expression, title, unit, whole)
 
     def _make_facts(self) -> None:
         """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
@@ -177,22 +145,24 @@ class Report:
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"
             )
             yield _fact(
-                "hours kept", hours_text(kept_hours), f"{kept:,} recordings, {kept_hours / hours:.0%}" if hours else ""
+                "hours kept",
+                hours_text(kept_hours),
+                f"{plural(kept, 'recordings')}, {kept_hours / (hours or 1):.0%} of the hours",
             )
+        ((failed,),) = self.rows("SELECT count(DISTINCT recording_id) FROM failures")
+        yield _fact("failed recordings", f"{failed:,}", f"of {count:,}")
+        if self.selection:
             ((windows, window_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM window_facts WHERE verdict = 'kept'"
             )
             yield _fact(
-                "windows kept", f"{windows:,}", f"{hours_text(window_hours)} of {self.selection.window_s:g} s each"
+                "windows selected", f"{windows:,}", f"{hours_text(window_hours)}, {self.selection.window_s:g} s each"
             )
-        if self.choice.dataset:
-            ((tokens, frames),) = self.rows(
-                "SELECT coalesce(sum(context_tokens + continuation_tokens), 0)::BIGINT, "
-                "coalesce(sum(frames), 0)::BIGINT FROM ledger WHERE patch = 1"
-            )
-            yield _fact("tokens, patch 1", f"{tokens:,}", f"{frames:,} frames")
-        ((failed,),) = self.rows("SELECT count(DISTINCT recording_id) FROM failures")
-        yield _fact("failed", f"{failed:,}", "recordings")
+        if self.tokens:
+            made = self.tokens
+            yield _fact("windows in the dataset", f"{made.windows:,}", f"{hours_text(made.hours)}, {made.over}")
+            yield _fact("frames in the dataset", f"{made.frames:,}", f"over all tracks, {made.over}")
+            yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
 
     def _funnel(self) -> dict[str, Any] | None:
         """Boxes of the diagram and rows of the tables; what is said here was proven to close by `select`."""
@@ -212,6 +182,15 @@ class Report:
             ],
         }
 
+    def _measures(self) -> list[Measure]:
+        """Whatever is plotted or told of recordings and windows, in alphabetical order."""
+        found = measures.of_recordings(self.choice.stages)
+        if self.selection:
+            found |= {f"{name} of windows": measure for name, measure in measures.of_windows().items()}
+        for score in self.scores:  # those that a rule computes are no columns
+            found.setdefault(score.title, Measure(score.title, score.unit, score.sentence, "select", pa.float64()))
+        return [replace(measure, name=name) for name, measure in sorted(found.items())]
+
     def _histograms(self) -> list[dict[str, Any]]:
         made = []
         for score in self.scores:
@@ -228,16 +207,12 @@ class Report:
             hours, counts, beyond = self._binned(score, edges)
             step = (edges[1] - edges[0]) / (2 if score.whole else 10)
             figure = f"hist-{score.column}"
-            self.figures[figure] = figures.histogram(edges, hours, counts, score.title)
-            notes = [f"{hours_text(unmeasured)} unmeasured"] * (unmeasured > 0)
-            notes += ["the outer bars hold what lies beyond"] * beyond
-            made.append(
-                {
-                    "title": score.title, "unit": score.unit, "figure": figure, "note": "; ".join(notes),
-                    "level": score.level, "column": score.column, "expression": score.expression,
-                    "low": edges[0], "high": edges[-1], "step": float(f"{step:.6g}"), "rules": rules,
-                }
-            )  # fmt: skip
+            self.figures[figure] = figures.histogram(edges, hours, counts, score.title, score.axis)
+            notes = [score.sentence]
+            notes += [f"Not measured: {hours_text(unmeasured)}."] * (unmeasured > 0)
+            notes += ["The outer bars hold what lies beyond."] * beyond
+            axis = {"low": edges[0], "high": edges[-1], "step": float(f"{step:.6g}")}
+            made.append(asdict(score) | axis | {"figure": figure, "note": " ".join(notes), "rules": rules})
         return made
 
     def _binned(self, score: Score, edges: list[float]) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
@@ -260,7 +235,9 @@ class Report:
             counts[verdict][bar] += count
         return hours, counts, beyond
 
-    def _groups(self) -> Iterator[tuple[str, str]]:
+    def _groups(self) -> Iterator[tuple[str, str, str]]:
+        """Figure, title and what the grouping measure is."""
+        known = measures.of_recordings()
         for column, title in GROUPS.items():
             rows = self.rows(
                 f"WITH named AS (SELECT coalesce({column}, 'unknown') AS name, verdict, duration_s FROM facts), "
@@ -270,47 +247,14 @@ class Report:
             )
             if {row[0] for row in rows} - {"unknown"}:
                 self.figures[f"group-{column}"] = figures.groups(rows, title)
-                yield f"group-{column}", title
+                yield f"group-{column}", title, known["num_speakers" if column == "speakers" else column].sentence
 
     def _tokens(self) -> dict[str, Any] | None:
-        if self.choice.dataset is None:
+        if self.tokens is None:
             return None
-        counts = self.rows(
-            "SELECT split, patch, sum(context_tokens)::BIGINT, sum(continuation_tokens)::BIGINT FROM ledger "
-            "GROUP BY ALL ORDER BY ALL"
-        )
-        if not counts:
-            return None
-        sizes = self.rows(
-            "SELECT split, shard, sum(tracks * (context_frames + continuation_frames))::BIGINT FROM shard_windows "
-            "GROUP BY ALL ORDER BY ALL"
-        )
-        sums: dict[str, list[int]] = {}
-        for split, _, frames in sizes:
-            held = sums.setdefault(split, [0])
-            held.append(held[-1] + frames)
-        self.figures["tokens-patch"] = figures.tokens(counts)
-        self.figures["tokens-prefix"] = figures.prefixes(
-            {split: [(n, held[n]) for n in _spread(len(held), MAX_POINTS)] for split, held in sums.items()}
-        )
-        whole = {
-            split: (windows, hours)
-            for split, windows, hours in self.rows(
-                "SELECT split, sum(windows)::BIGINT, sum(hours) FROM ledger WHERE patch = 1 GROUP BY ALL"
-            )
-        }
-        patches = sorted({row[1] for row in counts})
-        rows = [
-            {
-                "split": split,
-                "shards": f"{len(sums[split]) - 1:,}",
-                "windows": f"{windows:,}",
-                "hours": hours_text(hours),
-                "tokens": [f"{a + b:,}" for name, _, a, b in counts if name == split],
-            }
-            for split, (windows, hours) in ((split, whole[split]) for split in sums)
-        ]
-        return {"patches": patches, "rows": rows}
+        section, drawn = self.tokens.section(self.connection)
+        self.figures |= drawn
+        return section
 
     def _failures(self) -> list[dict[str, Any]]:
         rows = self.rows(
@@ -320,61 +264,26 @@ class Report:
             "GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"
         )
         if rows:
-            named = [(f"{step}: {kind}", count) for step, kind, count, *_ in rows]
-            label = "Failures: " + ", ".join(f"{name} {count}" for name, count in named)
+            named = [(f"{step}: {kind}", "", count) for step, kind, count, *_ in rows]
+            label = "Failures: " + ", ".join(f"{name} {count}" for name, _, count in named)
             self.figures["failures"] = figures.bars(named, "recordings", COLORS["failed"], label)
         names = ("step", "kind", "count", "error", "remedy")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def _runs(self) -> str:
-        """The sentence above the runs; their throughput becomes a figure."""
-        self.summaries: list[dict[str, Any]] = []
-        for name in reversed(folders(self.lake, "runs")):
-            key = f"runs/{name}/summary.json"
-            if len(self.summaries) < MAX_RUNS and self.lake.storage.exists(key):
-                self.summaries.append(self.lake.read_json(key))
-        rates = [
-            (f"{run['begun'][:16].replace('T', ' ')} {step}", counts["hours_per_hour"])
-            for run in self.summaries
-            for step, counts in run["steps"].items()
-            if counts["hours"]
-        ]
-        if rates:
-            label = "Throughput: " + ", ".join(f"{name} {rate:.1f} audio hours per hour" for name, rate in rates)
-            self.figures["runs-rate"] = figures.bars(rates, "h/h", "#5b7fc7", label)
-        if not self.summaries:
-            return "No run has left a summary in this lake."
-        last = self.summaries[0]
-        hours = f"{last['wall_s'] / 3600:.2f} h" if last["wall_s"] >= 3600 else f"{last['wall_s']:.1f} s"
-        shown = f"{len(self.summaries)} run{'s' * (len(self.summaries) > 1)}, newest first"
-        return f"{shown}; the last began {last['begun']}, took {hours} and ended: {last['outcome']}."
-
-    def _provenance(self) -> list[dict[str, Any]]:
-        blocks = []
-        if self.selection:
-            settings = {
-                name: getattr(self.selection, name)
-                for name in ("context_s", "continuation_s", "stride_s", "align", "seed")
-            }
-            settings["stride_s"] = self.selection.stride_s or f"{self.selection.window_s:g}, a window"
-            settings["splits"] = ", ".join(f"{name} {share:g}" for name, share in self.selection.splits.items())
-            blocks.append({"name": "Selection", "rows": [("name", self.selection.name), *settings.items()]})
-            for level in ("recordings", "windows"):
-                rules = getattr(self.selection, level)
-                blocks.append({"name": f"Rules for {level}", "rows": list(rules.items()) or [("none", "all are kept")]})
-        if self.choice.stages:
-            blocks.append({"name": "Stages and their fingerprints", "rows": list(self.choice.stages.items())})
-        if self.choice.dataset:
-            plan = self.lake.read_json(f"datasets/{self.choice.dataset}/plan.json")
-            blocks.append({"name": "Dataset", "rows": [("name", self.choice.dataset), *plan.items()]})
-        if self.summaries:
-            machine = self.summaries[0]["machine"]
-            rows = [
-                ("command", self.summaries[0]["command"]),
-                *((name, machine[name]) for name in machine if name != "versions"),
-            ]
-            blocks.append({"name": "Last run", "rows": [*rows, *machine["versions"].items()]})
-        return blocks
+    def _runs(self) -> dict[str, Any]:
+        """A sentence and a table of the newest runs of the lake; their throughput becomes a figure."""
+        shown = self.runs[:MAX_RUNS]
+        if rates := runs.rates(shown):
+            label = "Throughput: " + ", ".join(f"{name} {begun}: {rate:.1f}" for name, begun, rate in rates)
+            self.figures["runs-rate"] = figures.bars(rates, "hours of sound per hour", "#5b7fc7", label)
+        note = f"The last {plural(len(shown), 'runs')} of the lake, whatever their recipe, newest first."
+        return {
+            "note": note if shown else "No run has left a trace in this lake.",
+            "rows": [
+                (run.begun, run.recipe_name, "; ".join(run.did().values()) or "found nothing to do", run.outcome)
+                for run in shown
+            ],
+        }
 
     def _whatif(self, scores: list[dict[str, Any]]) -> dict[str, Any]:
         columns: dict[str, dict[str, str]] = {"recordings": {}, "windows": {}}
@@ -398,9 +307,3 @@ def _fact(label: str, value: str, detail: str = "") -> dict[str, str]:
 def _list(names: list[str]) -> str:
     """Names as an SQL list of text."""
     return f"[{', '.join(map(quoted, names))}]::VARCHAR[]"
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to about `most` indices of `count`, the first and the last among them."""
-    step = max(1, math.ceil(count / most))
-    return sorted({*range(0, count, step), count - 1})

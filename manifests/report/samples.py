@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from manifests import schemas
 from manifests.report.figures import COLORS, PALETTE
+from manifests.report.measures import NO_UNIT, of_recordings
 from manifests.report.thresholds import Threshold
 from manifests.windows import union
 
@@ -21,7 +21,6 @@ Snippet = Callable[[Mapping[str, Any], float], Row]
 (`audio`, `excerpt`, `sound`) and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
 
 MAX_SPEAKERS = 8
-HIDDEN = {"recording_id", "hints", "sha256", "pcm_sha256", "status"}
 
 
 @dataclass
@@ -115,23 +114,20 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
     """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
     broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
     values = []
-    for schema in (*schemas.STAGES.values(), schemas.RECORDINGS):
-        for column in schema:
-            value = row.get(column.name)
-            if value is None or column.name in HIDDEN:
-                continue
-            if pa.types.is_nested(column.type):
-                if not pa.types.is_map(column.type):
-                    continue
-                value = ", ".join(f"{key} {part:.3g}" for key, part in value)
-            if isinstance(value, float):
-                value = f"{value:.4g}"
-            unit = (column.metadata or {}).get(b"unit", b"").decode()
-            values.append((column.name, f"{value} {unit}".strip(), column.name in broken))
+    for name, measure in of_recordings().items():
+        value = row.get(name)
+        if value is None:
+            continue
+        if pa.types.is_map(measure.kind):
+            value = ", ".join(f"{key} {part:.3g}" for key, part in value)
+        unit = "" if measure.unit == NO_UNIT else measure.unit
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        elif isinstance(value, int):
+            value, unit = f"{value:,}", f"{unit}s" if value != 1 and unit in ("sample", "byte", "bit") else unit
+        values.append((name, f"{value} {unit}".strip(), name in broken))
     shown = {name for name, *_ in values}
-    return list({value[0]: value for value in values}.values()) + [
-        (expression, "breaks its rule", True) for expression in sorted(broken - shown)
-    ]
+    return values + [(expression, "breaks its rule", True) for expression in sorted(broken - shown)]
 
 
 def _lanes(row: Row, windows: list[Row]) -> list[Row]:

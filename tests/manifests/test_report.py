@@ -2,18 +2,22 @@
 
 import base64
 import doctest
+import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from lakes import rules, write_lake
 
 from manifests.lake import Lake
-from manifests.report import card, flow, page, samples, thresholds
+from manifests.report import card, figures, flow, measures, page, provenance, runs, samples, thresholds
 from manifests.report.figures import bins
 from manifests.report.page import render
 from manifests.report.report import Report
+from manifests.report.tokens import Tokens
 from manifests.select import select
 from manifests.views import choose
 
@@ -130,12 +134,119 @@ def test_many_combinations_of_reasons_share_a_box_and_none_is_lost() -> None:
     assert leaves[-1].name == "5 other combinations"
 
 
+DEMO = {"name": "demo", "annotate": {"vad": {}}, "select": {"windows": {"spoken": "speech_share > 0.5"}}}
+
+
+def put_run(lake: Lake, name: str, recipe: dict[str, Any], steps: dict[str, Any] | None, **results: Any) -> None:
+    """What a run leaves in a lake; without `steps` what a killed one leaves."""
+    lake.storage.put(f"runs/{name}/recipe.json", json.dumps(recipe).encode())
+    if steps is not None:
+        about = {"command": f"speechmill run {recipe['name']}", "machine": {"cpus": 2, "versions": {"numpy": name[:8]}}}
+        told = about | {"outcome": "done", "wall_s": 3.0, "steps": steps, "results": results}
+        lake.storage.put(f"runs/{name}/summary.json", json.dumps(told).encode())
+
+
+def step(recordings: int, hours: float, failed: int = 0) -> dict[str, Any]:
+    counts = {"recordings": recordings, "hours": hours, "failed": failed}
+    return counts | {"wall_s": 90.0, "hours_per_hour": hours * 40}
+
+
+def test_provenance_names_the_runs_that_made_a_dataset_and_no_others(lake: Lake) -> None:
+    funnel = lake.read_json("selections/sel/funnel.json")
+    other = DEMO | {"name": "other", "annotate": {"vad": {"threshold": 0.7}}}
+    widened = DEMO | {"select": {}}
+    none = {"recordings": 0, "hours": 0.0, "failed": 0, "wall_s": 0.1, "hours_per_hour": 0.0}
+    put_run(lake, "20260101T000000Z-aaaa", other, {"ingest": step(43, 0)}, ingest={"new": 43, "failed": 1})
+    put_run(lake, "20260101T000100Z-bbbb", other, {"annotate": step(41, 0.3)})
+    put_run(lake, "20260101T000200Z-cccc", DEMO, {"annotate": step(41, 0.3, 1), "encode": step(9, 0.2)}, select=funnel)
+    put_run(lake, "20260101T000300Z-dddd", DEMO, None)
+    put_run(lake, "20260101T000400Z-eeee", widened, {"encode": step(40, 0.4)}, select=funnel | {"selection": "wide"})
+    put_run(lake, "20260101T000500Z-ffff", DEMO, {"annotate": none, "encode": none})
+    put_run(lake, "20260101T000600Z-0000", other, {"ingest": step(5, 0)}, ingest={"new": 5, "failed": 0})
+    put_run(lake, "20260101T000700Z-1111", other, {"encode": step(7, 0.1)}, select=funnel | {"selection": "other-1"})
+    found = [(run.name[-4:], did) for run, did in runs.made(runs.newest(lake), "sel", DEMO)]
+    kept, windows = funnel["recordings"]["kept"]["count"], funnel["windows"]
+    assert found == [
+        ("ffff", "found every shard encoded"),
+        ("dddd", runs.NO_SUMMARY),
+        (
+            "cccc",
+            "measured 41 recordings, 0.300 h of sound in 1 min 30 s, 1 failed; "
+            f"kept {kept} of 43 recordings and {windows['kept']['count']} of {windows['in']['count']} windows; "
+            "encoded 0.200 h of sound in 1 min 30 s",
+        ),
+        ("aaaa", "added 43 recordings, 1 unreadable"),
+    ]
+    blocks = list(provenance.blocks(lake, choose(lake), None, runs.newest(lake)))
+    (made,) = [block for block in blocks if "runs" in block]
+    assert made["name"] == "Runs that made the selection sel, newest first"
+    assert [begun for begun, *_ in made["runs"]] == [
+        "2026-01-01 00:03:00", "2026-01-01 00:02:00", "2026-01-01 00:00:00",
+    ]  # fmt: skip
+    (machine,) = [block for block in blocks if block["name"].startswith("Machine")]
+    assert machine["rows"] == [("cpus", 2), ("numpy", "20260101")]
+
+
+def test_each_run_is_a_bar_of_its_own_also_where_two_began_in_the_same_second(lake: Lake) -> None:
+    for name in ("20260101T000000Z-aaaa", "20260101T000000Z-bbbb", "20260101T000030Z-cccc"):
+        put_run(lake, name, DEMO, {"annotate": step(41, 0.3), "encode": step(9, 0.2)})
+    rates = runs.rates(runs.newest(lake))
+    figure = figures.bars(rates, "hours of sound per hour", "#5b7fc7", "Throughput")
+    (trace,) = figure["data"]
+    assert len(set(trace["y"])) == len(trace["x"]) == 6
+    assert list(trace["x"]) == [12.0, 8.0] * 3
+    assert {label for label in trace["y"] if "encode" in label} == {
+        "encode (demo)<br>2026-01-01 00:00:30",
+        "encode (demo)<br>2026-01-01 00:00:00",
+        "encode (demo)<br>2026-01-01 00:00:00 aaaa",
+    }
+
+
+def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
+    connection = duckdb.connect()
+    connection.execute(
+        "CREATE TABLE ledger AS SELECT 'train' AS split, patch, 3 AS windows, 0.5 AS hours, 60 AS frames, "
+        "20 // patch AS context_tokens, 40 // patch AS continuation_tokens FROM unnest([1, 2, 3]) AS t(patch)"
+    )
+    connection.execute(
+        "CREATE TABLE shard_windows AS FROM (VALUES ('train', 0, 'ok', 2, 10, 20), "
+        "('train', 1, 'failed', NULL, NULL, NULL)) AS t(split, shard, status, tracks, "
+        "context_frames, continuation_frames)"
+    )
+    counted = Tokens.counted(connection, {"encode": {"patch": 3}})
+    assert counted is not None
+    assert (counted.windows, counted.hours, counted.frames, counted.tokens) == (3, 0.5, 60, 6 + 13)
+    section, drawn = counted.section(connection)
+    (trace,) = drawn["tokens-prefix"]["data"]
+    assert (list(trace["x"]), list(trace["y"])) == ([0, 1, 2], [0, 60, 60])
+    assert section["unit"] == "a token is 3 frames"
+    connection.execute("DELETE FROM ledger")
+    assert Tokens.counted(connection, None) is None
+
+
+def test_every_measure_has_a_unit_and_a_sentence() -> None:
+    for measure in [*measures.of_recordings().values(), *measures.of_windows().values()]:
+        assert measure.sentence[0].isupper() or measure.sentence.startswith("DNSMOS"), measure
+        assert len(measure.sentence.split()) >= 4, measure
+        assert measure.unit or not (pa.types.is_integer(measure.kind) or pa.types.is_floating(measure.kind)), measure
+
+
+def test_a_rule_that_computes_tells_what_it_is_made_of() -> None:
+    rule = thresholds.Threshold("recordings", "whole", "coalesce(claimed_duration_s, 0) - duration_s", "<=", 0.5)
+    first = next(measures.scores([rule], windows=False))
+    assert first.sentence.startswith("Computed by a rule of the recipe. claimed_duration_s (s): Duration that")
+    assert "duration_s (s): Length of the decoded sound" in first.sentence
+    assert first.unit == first.axis == "s"
+    ratio = thresholds.Threshold("recordings", "ratio", "speech_s / duration_s", ">", 0.5)
+    assert next(measures.scores([ratio], windows=False)).unit == measures.NO_UNIT
+
+
 def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> None:
     report = Report(lake, choose(lake))
     drawn = samples.browsed(report.connection, report.movable, 30, None)
     assert {"kept", "rejected", "failed"} == drawn.verdicts
     small = {"title": "t", "whatif": {"levels": {}}, "figures": {}, "facts": [], "scores": [], "groups": []}
-    small |= {"failures": [], "provenance": []}
+    small |= {"failures": [], "provenance": [], "runs": {}, "measures": []}
     whole = render(dict(small), drawn)
     assert "30 of 43 recordings, drawn from" in whole
     limit = len(whole.encode()) - 5000
@@ -145,6 +256,6 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
 
 
 def test_examples_in_docstrings_hold() -> None:
-    for module in (samples, card, flow, page):
+    for module in (samples, card, flow, page, runs):
         outcome = doctest.testmod(module)
         assert (outcome.failed, outcome.attempted > 0) == (0, True)

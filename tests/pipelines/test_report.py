@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from test_cli import speechmill
 
+from manifests import schemas
 from manifests.lake import Lake
 from manifests.report.card import hub_licence
 from pipelines.errors import SpeechmillError
@@ -53,6 +54,43 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+OTHER = """
+name = "other"
+[annotate.vad]
+[annotate.diarize]
+[annotate.language]
+[annotate.quality]
+[select]
+context_s = 2.0
+continuation_s = 4.0
+seed = 1
+splits = { train = 0.5, valid = 0.5 }
+[select.recordings]
+speech = "speech_share >= 0.1"
+[encode]
+patch = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def twice(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same lake with a dataset of another recipe, made by two further commands."""
+    copy = tmp_path_factory.mktemp("twice") / "lake"
+    shutil.copytree(lake, copy)
+    recipe = copy.with_name("other.toml")
+    recipe.write_text(OTHER)
+    for command in ("select", "encode"):
+        done = speechmill(command, str(recipe), "--lake", str(copy))
+        assert done.returncode == 0, done.stderr
+    return copy
+
+
+def report_of(lake: Path, dataset: str, path: Path) -> Path:
+    done = speechmill("report", str(lake), "--dataset", dataset, "--no-audio", "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    return path
+
+
 class Page:
     """A report opened from disk without a network; whatever goes wrong in it is gathered in `problems`."""
 
@@ -65,8 +103,9 @@ class Page:
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         self.page.on("request", self._request)
+        self.page.set_default_timeout(120_000)  # of a machine that is busy with other tests
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        self.page.wait_for_selector("html[data-ready=yes]")
 
     def _request(self, request: Any) -> None:
         if not request.url.startswith(("file:", "blob:", "data:")):
@@ -169,6 +208,82 @@ def test_the_funnel_shows_every_count_and_hour_and_nothing_lies_over_them(
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     assert opened.problems == []
     opened.close()
+
+
+def test_provenance_names_the_commands_behind_each_dataset(browser: Any, twice: Path, tmp_path: Path) -> None:
+    other = Page(browser, report_of(twice, "other", tmp_path / "other.html"))
+    made = other.text("#provenance table:has(thead)")
+    assert made.index("encoded") < made.index("kept 2 of 4 recordings") < made.index("measured 3 recordings")
+    assert "added 4 recordings, 1 unreadable" in made
+    commands = other.page.locator("#provenance table:has(thead) code").all_inner_texts()
+    assert [command.split()[1:3] for command in commands] == [
+        ["encode", str(twice.with_name("other.toml"))],
+        ["select", str(twice.with_name("other.toml"))],
+        ["run", "demo"],
+    ]
+    demo = Page(browser, report_of(twice, "demo", tmp_path / "demo.html"))
+    (command,) = demo.page.locator("#provenance table:has(thead) code").all_inner_texts()
+    assert command.split()[1:3] == ["run", "demo"]
+    bars = "$('#runs-rate').data.map((trace) => [trace.y, trace.x.length]).flat()"
+    labels, count = demo.page.evaluate(bars)
+    assert len(set(labels)) == count == 3  # demo annotated and encoded, the other recipe encoded
+    assert [label.partition("<br>")[0] for label in labels] == ["encode (other)", "annotate (demo)", "encode (demo)"]
+    assert other.problems == demo.problems == []
+
+
+def test_every_measure_is_explained_where_it_is_plotted_and_in_the_list(opened: Page) -> None:
+    plotted = opened.page.evaluate(
+        """() => [...document.querySelectorAll(".score")].map((card) => [card.querySelector("h3").textContent,
+        card.querySelector("small").textContent, card.querySelector(".note").textContent])"""
+    )
+    listed = opened.page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll("#measures tbody tr")].map((row) =>
+        [row.cells[0].textContent, [row.cells[1].textContent, row.cells[2].textContent]]))"""
+    )
+    assert len(plotted) >= 20
+    for title, unit, note in plotted:
+        level, name = ("windows", title.removesuffix(" of windows")) if title.endswith(" of windows") else ("", title)
+        schemata = [schemas.WINDOWS] if level else [*schemas.STAGES.values(), schemas.RECORDINGS]
+        columns = [schema.field(name) for schema in schemata if name in schema.names]
+        if columns:
+            description = columns[0].metadata[b"description"].decode()
+            told = [
+                columns[0].metadata.get(b"unit", b"no unit").decode(),
+                f"{description[0].upper()}{description[1:]}.",
+            ]
+        else:
+            assert name == "coalesce(peak_dbfs, 0)"  # the one rule of the recipe that moves and computes
+            told = ["dBFS", listed[title][1]]
+            assert "peak_dbfs (dBFS): Level of the loudest sample" in listed[title][1]
+        assert [unit, note[: len(told[1])]] == listed[title] == told, title
+    assert "How the channels relate" in opened.text("figure:has(#group-channel_relation) .note")
+
+
+def test_the_numbers_of_a_dataset_are_those_of_its_ledger(browser: Any, twice: Path, tmp_path: Path) -> None:
+    opened = Page(browser, report_of(twice, "other", tmp_path / "other.html"))
+    rows = duckdb.sql(
+        "SELECT split, patch, sum(windows), sum(hours), sum(frames), sum(context_tokens + continuation_tokens) "
+        f"FROM '{twice}/datasets/other/ledger.parquet' GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    assert {split for split, *_ in rows} == {"train", "valid"}
+    chosen = [row for row in rows if row[1] == 2]
+    windows, hours, frames, tokens = (sum(row[column] for row in chosen) for column in (2, 3, 4, 5))
+    facts = dict(zip(*(opened.page.locator(f".facts {tag}").all_inner_texts() for tag in ("dt", "dd")), strict=True))
+    assert facts["windows in the dataset"].split("\n") == [f"{windows:,}", f"{hours:.3f} h, splits train and valid"]
+    assert facts["frames in the dataset"].split("\n")[0] == f"{frames:,}"
+    made, said = facts["tokens in the dataset"].split("\n")
+    assert (made, said) == (f"{tokens:,}", "a token is 2 frames (patch 2), splits train and valid")
+    assert "over the splits train and valid" in opened.text("#tokens .lead")
+    assert "a token is 2 frames" in opened.text("#tokens .lead")
+    table = opened.page.locator("#tokens tbody tr")
+    for number, split in enumerate(("train", "valid")):
+        own = [row for row in rows if row[0] == split]
+        counts = [f"{own[0][2]:,}", f"{own[0][3]:.3f} h", f"{own[0][4]:,}", *(f"{row[5]:,}" for row in own)]
+        cells = table.nth(number).locator("th, td").all_inner_texts()
+        assert [cells[0], *cells[2:]] == [split, *counts]
+        last = opened.page.evaluate(f"$('#tokens-prefix').data.find((trace) => trace.name === '{split}').y.at(-1)")
+        assert last == own[0][4]
+    assert opened.problems == []
 
 
 def thumb(opened: Page, rule: str, level: str) -> tuple[Any, float, float]:

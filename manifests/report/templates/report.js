@@ -264,7 +264,7 @@ function show(sample) {
   $("#tags").replaceChildren(tag(sample.verdict, sample.verdict), ...sample.reasons.map((reason) => tag(reason, sample.verdict)));
   $("#sound").textContent = sample.sound;
   $("#values").replaceChildren(...sample.values.map(([name, value, broken]) =>
-    make("div", {}, make("dt", { textContent: name }), make("dd", { className: broken ? "broken" : "", textContent: broken ? `${value} ✗` : value, title: broken ? "breaks a rule" : "" }))));
+    make("div", {}, make("dt", { textContent: name, title: data.measures[name] ?? "" }), make("dd", { className: broken ? "broken" : "", textContent: broken ? `${value} ✗` : value, title: broken ? "breaks a rule" : "" }))));
   drawPicture();
 }
 
@@ -276,7 +276,7 @@ function drawPicture() {
   if (excerpt) {
     traces.push({ type: "heatmap", z: { dtype: "u1", bdata: excerpt.mel, shape: excerpt.shape.join() }, x0: excerpt.start_s + excerpt.dx_s / 2, dx: excerpt.dx_s,
       colorscale: data.melscale, showscale: false, zsmooth: false, yaxis: "y", hovertemplate: "%{x:.2f} s, band %{y}<extra></extra>" });
-    layout.yaxis = { domain: [lanes + 0.2, 1], tickvals: data.mel.vals, ticktext: data.mel.texts, title: { text: "mel, Hz" } };
+    layout.yaxis = { domain: [lanes + 0.2, 1], tickvals: data.mel.vals, ticktext: data.mel.texts, title: { text: "frequency, Hz" } };
     const t = Array.from(excerpt.wave[0].low, (_, i) => excerpt.start_s + (i + 0.5) * excerpt.wave_dx_s);
     excerpt.wave.forEach((track, i) => {
       const up = (v) => v / 127 - 2.1 * i;

@@ -1,0 +1,106 @@
+"""What the report plots and lists: every number that stages measured, with its unit and a sentence from the schemas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from manifests import schemas
+from manifests.report.thresholds import Threshold
+
+NOT_SCORES = {"speech_s", "overlap_s"}  # their shares are there
+WINDOW_SCORES = ("speech_share", "num_speakers", "overlap_share", "turn_count")
+HIDDEN = {*schemas.BASE_NAMES, "hints", "sha256", "pcm_sha256"}
+"""Columns that say nothing to a person."""
+
+NO_UNIT = "no unit"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of a schema as a person reads of it. `origin` names what found it: ingest, a stage or select."""
+
+    name: str
+    unit: str
+    sentence: str
+    origin: str
+    kind: pa.DataType
+
+    @classmethod
+    def of(cls, column: pa.Field, origin: str) -> Measure:
+        described = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
+        text = described.get("description", "")
+        nothing = "" if _is_text(column.type) else NO_UNIT
+        return cls(column.name, described.get("unit", nothing), f"{text[:1].upper()}{text[1:]}.", origin, column.type)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind == pa.string() or pa.types.is_list(kind)
+
+
+def of_recordings(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Measure]:
+    """Measures of recordings by name: what a stage counted goes before what a header claimed."""
+    found: dict[str, Measure] = {}
+    for origin, schema in (*((stage, schemas.STAGES[stage]) for stage in stages), ("ingest", schemas.RECORDINGS)):
+        for column in schema:
+            shown = not pa.types.is_nested(column.type) or pa.types.is_map(column.type)
+            if shown and column.name not in HIDDEN:
+                found.setdefault(column.name, Measure.of(column, origin))
+    return found
+
+
+def of_windows() -> dict[str, Measure]:
+    return {name: Measure.of(schemas.WINDOWS.field(name), "select") for name in WINDOW_SCORES}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number known of each recording or window, held by `column` of the table of its level."""
+
+    level: str
+    column: str
+    expression: str
+    title: str
+    unit: str
+    whole: bool
+    sentence: str
+
+    @property
+    def axis(self) -> str:
+        """The title of its axis."""
+        return self.title if self.unit in ("", NO_UNIT) else self.unit
+
+    @property
+    def table(self) -> str:
+        return "facts" if self.level == "recordings" else "window_facts"
+
+
+def scores(movable: Iterable[Threshold], windows: bool) -> Iterator[Score]:
+    """Scores that a rule speaks of first, then every other number that the stages measured."""
+    known = {"recordings": of_recordings(), "windows": of_windows()}
+    plain = [
+        name
+        for name, measure in of_recordings().items()
+        if measure.origin != "ingest" and (measure.kind == pa.float64() or name == "num_speakers")
+    ]
+    wanted = [(threshold.level, threshold.expression) for threshold in movable]
+    wanted += [("recordings", name) for name in plain if name not in NOT_SCORES]
+    if windows:
+        wanted += [("windows", name) for name in WINDOW_SCORES]
+    for number, (level, expression) in enumerate(dict.fromkeys(wanted)):
+        measure = known[level].get(expression) or _composed(expression, known[level])
+        title = expression if level == "recordings" else f"{expression} of windows"
+        whole = pa.types.is_integer(measure.kind)
+        yield Score(level, f"s{number}", expression, title, measure.unit, whole, measure.sentence)
+
+
+def _composed(expression: str, known: Mapping[str, Measure]) -> Measure:
+    """What an expression of a rule is made of. It has the unit of its columns unless it multiplies or divides."""
+    used = [known[name] for name in dict.fromkeys(re.findall(r"\w+", expression)) if name in known]
+    units = {measure.unit for measure in used}
+    unit = units.pop() if len(units) == 1 and not re.search(r"[*/]", expression) else NO_UNIT
+    parts = [f"{measure.name} ({measure.unit}): {measure.sentence}" for measure in used]
+    return Measure(expression, unit, " ".join(["Computed by a rule of the recipe.", *parts]), "select", pa.float64())

@@ -1,0 +1,166 @@
+"""The runs of a lake, from their folders: what each did, and which of them made a selection and its dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from manifests.lake import Lake
+from manifests.report.flow import hours_text, plural
+from manifests.views import folders
+
+MAX_READ = 200
+"""Runs that are looked at, the newest ones: a lake in a bucket answers a few requests for each."""
+
+NO_SUMMARY = "left no summary: it is still at work, or was killed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command over a lake: the recipe that it followed and what it left behind, nothing of which need be there."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, lake: Lake, name: str) -> Run:
+        there = {
+            file: lake.read_json(key)
+            for file in ("recipe", "summary")
+            if lake.storage.exists(key := f"runs/{name}/{file}.json")
+        }
+        return cls(name, there.get("recipe", {}), there.get("summary", {}))
+
+    @property
+    def begun(self) -> str:
+        """Date and time of its begin, in UTC, from its folder's name."""
+        day, _, clock = self.name.partition("-")[0].removesuffix("Z").partition("T")
+        return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}:{clock[4:]}"
+
+    @property
+    def recipe_name(self) -> str:
+        return str(self.recipe.get("name", "unknown recipe"))
+
+    @property
+    def command(self) -> str:
+        return str(self.summary.get("command", f"a command with the recipe {self.recipe_name}"))
+
+    @property
+    def outcome(self) -> str:
+        if not self.summary:
+            return NO_SUMMARY
+        took = duration_text(self.summary["wall_s"])
+        if self.summary["outcome"] == "done":
+            return f"done in {took}"
+        return f"{self.summary['outcome']} after {took}: {self.summary.get('error', 'no error was kept')}"
+
+    @property
+    def selected(self) -> str | None:
+        """The selection that it made; None where it made none."""
+        name = self._result("select").get("selection")
+        return name and str(name)
+
+    @property
+    def steps(self) -> dict[str, Mapping[str, Any]]:
+        """Counts by step: 'ingest', 'encode' and, for what was measured, 'annotate' and maybe single stages."""
+        return dict(self.summary.get("steps", {}))
+
+    def did(self) -> dict[str, str]:
+        """A clause for each step in which it did something; what was done already is nothing."""
+        found = {}
+        if new := self._result("ingest").get("new"):
+            failed = self._result("ingest").get("failed", 0)
+            found["ingest"] = f"added {plural(new, 'recordings')}" + f", {failed:,} unreadable" * (failed > 0)
+        for step, counts in self.steps.items():
+            if step not in ("ingest", "encode") and counts["recordings"]:
+                what = "" if step == "annotate" else f" ({step})"
+                found[step] = f"measured {plural(counts['recordings'], 'recordings')}, {_worked(counts)}{what}"
+        if self.selected:
+            parts = []
+            for what in ("recordings", "windows"):
+                part = self._result("select")[what]
+                parts.append(f"{part['kept']['count']:,} of {plural(part['in']['count'], what)}")
+            found["select"] = f"kept {' and '.join(parts)}"
+        if encoded := self.steps.get("encode"):
+            found["encode"] = f"encoded {_worked(encoded)}" if encoded["hours"] else "found every shard encoded"
+        return found
+
+    def _result(self, step: str) -> Mapping[str, Any]:
+        found = self.summary.get("results", {}).get(step)
+        return found if isinstance(found, Mapping) else {}
+
+
+def newest(lake: Lake) -> list[Run]:
+    """The last MAX_READ runs, newest first."""
+    names = [name for name in reversed(folders(lake, "runs")) if name[:1].isdigit()]
+    return list(lake.ahead(lambda name: Run.read(lake, name), names[:MAX_READ]))
+
+
+def made(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
+    """The runs behind a selection and its dataset, newest first, each with what it did for them.
+
+    `recipe` is the dataset's, or None where only a selection is made: then the runs that made it tell its recipe.
+    Encoding counts where the recipe is the same; measuring where the recipe measures a stage with the same settings;
+    and like ingest only where it was begun before the selection was made for the last time.
+    """
+    selecting = [run for run in runs if run.selected == selection]
+    followed = recipe if recipe is not None else selecting[0].recipe if selecting else {}
+    last = max((run.name for run in selecting), default="~")
+    for run in runs:
+        same = bool(followed) and all(run.recipe.get(key) == followed.get(key) for key in ("name", *DECIDING))
+        did = run.did()
+        if run.name > last or not _measures_alike(run.recipe, followed):
+            did = {step: clause for step, clause in did.items() if step in ("ingest", "select", "encode")}
+        if run.name > last:
+            did.pop("ingest", None)
+        if run.selected != selection:
+            did.pop("select", None)
+        if not same or recipe is None:
+            did.pop("encode", None)
+        if did:
+            yield run, "; ".join(did.values())
+        elif same and not run.summary:
+            yield run, NO_SUMMARY
+
+
+DECIDING = ("decode", "annotate", "select")
+"""Tables of a recipe that decide which selection it makes."""
+
+
+def _measures_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two recipes decode alike and share a stage with its settings, so that one finds what the other did."""
+    stages, others = one.get("annotate", {}), other.get("annotate", {})
+    shared = stages == others or any(others.get(stage) == settings for stage, settings in stages.items())
+    return shared and one.get("decode") == other.get("decode")
+
+
+def _worked(counts: Mapping[str, Any]) -> str:
+    failed = f", {counts['failed']:,} failed" if counts["failed"] else ""
+    return f"{hours_text(counts['hours'])} of sound in {duration_text(counts['wall_s'])}{failed}"
+
+
+def duration_text(seconds: float) -> str:
+    """How long something took.
+
+    >>> duration_text(4.25), duration_text(129.1), duration_text(7330)
+    ('4.2 s', '2 min 9 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def rates(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
+    """(step with its recipe, begin, hours of sound an hour) of every step that worked on sound; no two are the same."""
+    found: dict[tuple[str, str], float] = {}
+    for run in runs:
+        for step, counts in run.steps.items():
+            if counts["hours"]:
+                key = (f"{step} ({run.recipe_name})", run.begun)
+                if key in found:  # two runs began in the same second: their folders' names differ
+                    key = (key[0], f"{run.begun} {run.name.rpartition('-')[2]}")
+                found[key] = counts["hours_per_hour"]
+    return [(*key, rate) for key, rate in found.items()]

@@ -1,0 +1,108 @@
+"""What the report says of a dataset: windows, hours, frames and tokens, all of them from its ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from manifests.report import figures
+from manifests.report.flow import hours_text, plural
+
+MAX_POINTS = 400
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sums of a ledger by split, and its tokens at each patch size; `patch` is that of the recipe."""
+
+    patch: int
+    splits: Mapping[str, tuple[int, float, int]]
+    """Windows, hours and frames over all tracks."""
+    counts: list[tuple[str, int, int, int]]
+    """Split, patch size, tokens of context and of continuation."""
+
+    @classmethod
+    def counted(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
+        """From the view `ledger`; None where no ledger is written, or it counts no window."""
+        # A recipe that does not name a patch size makes tokens of one frame.
+        patch = (recipe or {}).get("encode", {}).get("patch", 1)
+        splits = connection.execute(
+            "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT FROM ledger WHERE patch = 1 "
+            "GROUP BY split ORDER BY split"
+        ).fetchall()
+        counts = connection.execute(
+            "SELECT split, patch, sum(context_tokens)::BIGINT, sum(continuation_tokens)::BIGINT FROM ledger "
+            "GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        return cls(patch, {split: tuple(sums) for split, *sums in splits}, counts) if splits else None
+
+    @property
+    def unit(self) -> str:
+        return f"a token is {plural(self.patch, 'frames')}"
+
+    @property
+    def over(self) -> str:
+        """Over which splits whatever is not told by split was counted."""
+        names = list(self.splits)
+        return f"split {names[0]}" if len(names) == 1 else f"splits {', '.join(names[:-1])} and {names[-1]}"
+
+    @property
+    def windows(self) -> int:
+        return sum(windows for windows, *_ in self.splits.values())
+
+    @property
+    def hours(self) -> float:
+        return sum(hours for _, hours, _ in self.splits.values())
+
+    @property
+    def frames(self) -> int:
+        return sum(frames for *_, frames in self.splits.values())
+
+    @property
+    def tokens(self) -> int:
+        """At the patch size of the recipe."""
+        return sum(context + continuation for _, patch, context, continuation in self.counts if patch == self.patch)
+
+    def section(self, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """What the page says of tokens, and the figures beside it."""
+        shards = _frames_by_shard(connection)
+        rows = [
+            {
+                "split": split,
+                "cells": [f"{len(shards.get(split, [0])) - 1:,}", f"{windows:,}", hours_text(hours), f"{frames:,}"],
+                "tokens": [f"{a + b:,}" for name, _, a, b in self.counts if name == split],
+            }
+            for split, (windows, hours, frames) in self.splits.items()
+        ]
+        patches = sorted({patch for _, patch, *_ in self.counts})
+        drawn = {
+            "tokens-patch": figures.tokens(self.counts, self.patch),
+            "tokens-prefix": figures.prefixes(
+                {split: [(n, sums[n]) for n in _spread(len(sums), MAX_POINTS)] for split, sums in shards.items()}
+            ),
+        }
+        return {"patches": patches, "rows": rows, "patch": self.patch, "unit": self.unit, "over": self.over}, drawn
+
+
+def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+    """Frames in the first 0, 1, 2, ... shards of each split; the last is what the ledger counts."""
+    found: dict[str, list[int]] = {}
+    for split, _, frames in connection.execute(
+        "SELECT split, shard, coalesce(sum(tracks * (context_frames + continuation_frames)) FILTER (status = 'ok'), 0)"
+        "::BIGINT FROM shard_windows GROUP BY ALL ORDER BY ALL"
+    ).fetchall():
+        sums = found.setdefault(split, [0])
+        sums.append(sums[-1] + frames)
+    return found
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to about `most` indices of `count`, the first and the last among them."""
+    step = max(1, math.ceil(count / most))
+    return sorted({*range(0, count, step), count - 1})
