@@ -27,8 +27,6 @@ def report_lake(
         from manifests.report.report import Report
     except ImportError as error:
         raise MissingExtraError(f"a report needs {error.name}", install(["report"])) from error
-    from pipelines.snippets import snippet
-
     if next(lake.batches(), None) is None:
         what = f"there is no recording in {lake.storage.root}"
         raise SpeechmillError(what, "name a lake that `speechmill ingest` has filled")
@@ -36,7 +34,12 @@ def report_lake(
         choice = choose(lake, selection, dataset, stages)
     except ChoiceError as error:
         raise SpeechmillError(str(error), error.remedy) from error
-    page = Report(lake, choice).build(samples, None if no_audio else partial(snippet, config=lake.config))
+    cut = None
+    if not no_audio:
+        from pipelines.snippets import snippet  # takes seconds to import
+
+        cut = partial(snippet, config=lake.config)
+    page = Report(lake, choice).build(samples, cut)
     name = choice.dataset or Path(lake.storage.root).name
     path = Path(output or f"{name}-report.html")
     data = page.encode()

@@ -139,10 +139,13 @@ def shortened(name: str, width: int = MAX_NAME) -> str:
 
     >>> shortened("conversation + speech + one_language + little_music")
     'conversation + speech + 2 more'
+    >>> shortened("a_name_that_goes_on + speech", width=20)
+    'a_name_that… + 1 more'
     """
     reasons = name.split(" + ")
-    shown = len(reasons)
-    while shown > 1 and len(name) > width:
-        shown -= 1
-        name = f"{' + '.join(reasons[:shown])} + {len(reasons) - shown} more"
-    return name if len(name) <= width else f"{name[: width - 1]}…"
+    for shown in range(len(reasons), 0, -1):
+        more = f" + {len(reasons) - shown} more" if shown < len(reasons) else ""
+        first = " + ".join(reasons[:shown])
+        if len(first + more) <= width:
+            return first + more
+    return f"{first[: width - len(more)]}…{more}"

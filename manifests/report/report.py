@@ -157,7 +157,7 @@ class Report:
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM window_facts WHERE verdict = 'kept'"
             )
             yield _fact(
-                "windows selected", f"{windows:,}", f"{hours_text(window_hours)}, {self.selection.window_s:g} s each"
+                "windows kept", f"{windows:,}", f"{hours_text(window_hours)}, {self.selection.window_s:g} s each"
             )
         if self.tokens:
             made = self.tokens

@@ -101,26 +101,21 @@ def newest(lake: Lake) -> list[Run]:
 def made(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
     """The runs behind a selection and its dataset, newest first, each with what it did for them.
 
-    `recipe` is the dataset's, or None where only a selection is made: then the runs that made it tell its recipe.
-    Encoding counts where the recipe is the same; measuring where the recipe measures a stage with the same settings;
-    and like ingest only where it was begun before the selection was made for the last time.
+    `recipe` is the dataset's, or None where only a selection is made: then a run that made it tells its recipe.
+    Encoding counts where the recipe is the same, measuring where the recipe measures a stage with the same settings.
+    Neither new recordings nor measures count that came after the selection was made for the last time.
     """
     selecting = [run for run in runs if run.selected == selection]
     followed = recipe if recipe is not None else selecting[0].recipe if selecting else {}
     last = max((run.name for run in selecting), default="~")
     for run in runs:
         same = bool(followed) and all(run.recipe.get(key) == followed.get(key) for key in ("name", *DECIDING))
-        did = run.did()
-        if run.name > last or not _measures_alike(run.recipe, followed):
-            did = {step: clause for step, clause in did.items() if step in ("ingest", "select", "encode")}
-        if run.name > last:
-            did.pop("ingest", None)
-        if run.selected != selection:
-            did.pop("select", None)
-        if not same or recipe is None:
-            did.pop("encode", None)
+        before = run.name <= last
+        counts = {"ingest": before, "select": run.selected == selection, "encode": same and recipe is not None}
+        measured = before and _measures_alike(run.recipe, followed)
+        did = [clause for step, clause in run.did().items() if counts.get(step, measured)]
         if did:
-            yield run, "; ".join(did.values())
+            yield run, "; ".join(did)
         elif same and not run.summary:
             yield run, NO_SUMMARY
 
