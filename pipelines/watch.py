@@ -164,7 +164,7 @@ class Step:
             parts.append(f"{self.recordings:,} recordings")
         else:
             parts.append(f"{here_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
-            parts.append(f"{rate:.0f} h/h")
+            parts.append(f"{rate:.{0 if rate >= 10 else 1}f} h/h")
             if rate and self.total_s > here_s:
                 parts.append(f"{clock((self.total_s - here_s) / rate)} left")
         if self.failed:
