@@ -353,6 +353,8 @@ def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None
         work.watch.print(f"dataset: {dataset}, after {clock(seconds)}")
         for command in commands:
             work.watch.print(f"next: {command}")
+        if "warning" in output.results:  # the first one is a page further up
+            work.watch.print(f"warning: the dataset is empty: {output.results['warning']}")
 
 
 @cli.group()
