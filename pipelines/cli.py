@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import io
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +22,9 @@ from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.datasets import datasets
 from pipelines.errors import SpeechmillError
-from pipelines.say import public, public_command
+from pipelines.models_cli import models
+from pipelines.say import public_command
+from pipelines.told import end
 
 if TYPE_CHECKING:
     from manifests.exchange.validate import Problem
@@ -55,6 +54,7 @@ cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(datasets)
+cli.add_command(models)
 cli.add_command(curate.label)
 cli.add_command(curate.remove)
 cli.add_command(curate.merge)
@@ -238,6 +238,7 @@ def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **setting
             from pipelines import rounds
 
             rounds.repeat(work, lambda: do_ingest(work, output, inputs), others, every_s, work.watch.print)
+        do_tell_next(work, output, settings)
 
 
 @cli.command()
@@ -286,6 +287,7 @@ def encode(dry_run: bool, **settings: Any) -> None:
     with begun(**settings) as (work, output):
         check_room(work)
         do_encode(work, output)
+        do_tell_next(work, output, settings)
 
 
 def tell(
@@ -332,8 +334,13 @@ def do_annotate(work: Run, output: Output) -> None:
 
 
 def do_select(work: Run, output: Output) -> None:
+    from pipelines.after import nothing_kept
+
     funnel = work.select()
     output.show("select", funnel.as_dict(), funnel.render())
+    if reason := nothing_kept(funnel, work.selection()):
+        output.results["warning"] = reason
+        work.watch.warn(reason)
 
 
 def check_room(work: Run) -> None:
@@ -354,6 +361,23 @@ def do_encode(work: Run, output: Output) -> None:
     table = work.lake.read(f"datasets/{made.dataset}/ledger.parquet")
     output.show("dataset", {"name": made.dataset, "version": number}, text)
     output.show("encode", table.to_pylist(), ledger.render(table, work.recipe.encode.patch))
+
+
+def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
+    """Tell where the dataset lies, how long that took and what shows and checks it."""
+    from pipelines.after import next_commands
+    from pipelines.watch import clock
+
+    made = output.results["dataset"]
+    dataset, seconds = f"{settings['lake'].rstrip('/')}/datasets/{made['name']}", work.watch.wall_s
+    commands = next_commands(settings["recipe"], settings["lake"], settings["overrides"])
+    made |= {"folder": dataset, "wall_s": seconds, "next": commands}
+    if not output.as_json:
+        work.watch.print(f"dataset: {dataset}, after {clock(seconds)}")
+        for command in commands:
+            work.watch.print(f"next: {command}")
+        if "warning" in output.results:  # the first one is a page further up
+            work.watch.print(f"warning: the dataset is empty: {output.results['warning']}")
 
 
 @cli.group()
@@ -431,53 +455,6 @@ def tokens_verify(
         sys.exit(3)
 
 
-@cli.group()
-def models() -> None:
-    """The registry of models: weights that ship inside packages, pinned by sha256."""
-
-
-@models.command("list")
-def models_list() -> None:
-    """List every model, whether its package is installed, and what it does."""
-    from pipelines import models as registry
-
-    for model in registry.MODELS.values():
-        try:
-            registry.find(model.name)
-            state = "installed"
-        except SpeechmillError as error:
-            state = error.remedy
-        say(f"{model.name:<26}{model.licence:<12}{state}\n    {model.what}")
-
-
-@models.command("verify")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-def models_verify(names: tuple[str, ...]) -> None:
-    """Hash the weights of all models, or of those named, against their pins; exit code 3 where one differs."""
-    from pipelines import models as registry
-
-    wrong = 0
-    for name in names or registry.MODELS:
-        model = registry.get(name)
-        try:
-            registry.verified(name)
-            state = "ok"
-        except SpeechmillError as error:
-            state, wrong = f"{error}; remedy: {error.remedy}", wrong + 1
-        say(f"{name:<26}{model.sha256[:12]}  {state}")
-    if wrong:
-        sys.exit(3)
-
-
-@models.command("where")
-@click.argument("model")
-def models_where(model: str) -> None:
-    """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
-    from pipelines import models as registry
-
-    say(str(registry.resolve(model)[0]))
-
-
 @manifest.command()
 @choosing
 @WIDE
@@ -529,40 +506,8 @@ for command in [*manifest.commands.values(), report, curate.label, curate.remove
 
 
 def main() -> None:
-    """Entry point: errors for people without a traceback, with their remedy."""
+    """Entry point."""
     try:
         sys.exit(cli.main(standalone_mode=False))
-    except click.ClickException as error:
-        told = io.StringIO()
-        error.show(told)
-        say(public(told.getvalue()), error=True, end="")
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted: the same command goes on from here", error=True)
-        sys.exit(130)
-    except (SpeechmillError, OSError) as error:
-        _tell(error)
-    except Exception as error:  # a bug, unless it was met in a damaged file
-        damage = sys.modules["manifests.corrupt"].damaged(error) if "manifests.corrupt" in sys.modules else None
-        if damage is not None:
-            _tell(damage)
-        say(public(traceback.format_exc()), error=True, end="")  # it may quote a name
-        sys.exit(1)
-
-
-def _tell(error: SpeechmillError | OSError) -> NoReturn:
-    say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
-    sys.exit(getattr(error, "exit_code", 1))
-
-
-def _inset(text: str) -> str:
-    """Lines of which only the first begins where ours do: a name in an error cannot pose as a line of ours."""
-    return public(text).replace("\n", "\n  ")
-
-
-def _remedy(error: SpeechmillError | OSError) -> str:
-    if hasattr(error, "remedy"):
-        return str(error.remedy)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space and run the same command again: what is committed stays"
-    return "check the disk and the path"
+    except (Exception, KeyboardInterrupt) as error:
+        end(error)

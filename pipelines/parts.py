@@ -176,9 +176,17 @@ class Keeping:
 
 
 def forget_committed(lake: Lake, marks: Mapping[str, str]) -> None:
-    """Remove rows whose batch is committed: those of a worker that was killed when it had just written it."""
+    """Remove what killed workers left of batches that are committed: rows, and marks of shares.
+
+    The next run may have cut a batch into other shares, whose workers do not know those marks.
+    """
     for stage, mark in marks.items():
         names = {key.split("/")[3] for key in lake.storage.list(f"runs/pieces/{stage}-{mark}")}
         for batch in sorted(name for name in names if BATCH.fullmatch(name)):
             if lake.storage.exists(lake.annotation_key(stage, mark, batch)):
                 KeptRows(lake, stage, mark, batch).clear()
+    for key in list(lake.storage.list("runs/attempts")):
+        share = Share.named(key.rpartition("/")[2].removesuffix(".json"))
+        committed = (lake.storage.exists(lake.annotation_key(*stage, share.batch)) for stage in marks.items())
+        if share.of > 1 and all(committed):
+            lake.storage.delete(key)

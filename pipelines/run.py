@@ -106,7 +106,7 @@ class Run:
                     self._count(step, long, [self._group("pieces", [stage], make, "name")])
                 yield step
                 steps.append(step)
-        _check_committed(steps, "batches")
+        _check_committed(steps, "batches" if math.isinf(units.share_s) else "batches or shares of batches")
 
     def _given(self, step: Step) -> tuple[Lake, Recipe, Retry | None, str, str]:
         """What every worker is made of."""

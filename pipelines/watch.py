@@ -93,7 +93,9 @@ class Step:
     def __init__(self, watch: Watch, name: str, total_s: float | None) -> None:
         self.watch, self.name, self.total_s = watch, name, total_s
         self.recordings = self.failed = 0
-        self.done_s = self.flying_s = 0.0
+        self.done_s = 0.0
+        self.flying_s: dict[str, float] = {}
+        """Seconds of sound that are done of each unit in flight."""
         self.reasons: Counter[str] = Counter()
         self.notes = 0
         self.uncommitted = 0
@@ -124,6 +126,7 @@ class Step:
             if len(self.unreachable) < SHOWN_FAILURES:
                 self.unreachable.append(failure)
         self.watch.storage.delete(f"{self.beat_prefix}/{done.unit}.json")
+        self.flying_s = {unit: seconds for unit, seconds in self.flying_s.items() if unit != done.unit}
 
     def fail(self, failure: Failure) -> None:
         """Log a failure; the first few of a step are shown too."""
@@ -151,7 +154,7 @@ class Step:
 
     def position_s(self) -> float:
         """Seconds of sound behind us, those of units in flight included."""
-        return self.done_s + self.flying_s
+        return self.done_s + sum(self.flying_s.values())
 
     def text(self) -> str:
         """Position, rate, time left, failures and memory, in 60 columns."""
@@ -161,7 +164,7 @@ class Step:
             parts.append(f"{self.recordings:,} recordings")
         else:
             parts.append(f"{here_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
-            parts.append(f"{rate:.0f} h/h")
+            parts.append(f"{rate:.{0 if rate >= 10 else 1}f} h/h")
             if rate and self.total_s > here_s:
                 parts.append(f"{clock((self.total_s - here_s) / rate)} left")
         if self.failed:
@@ -180,12 +183,13 @@ class Step:
         }
 
     def _poll(self) -> None:
-        flying_s = 0.0
+        flying_s: dict[str, float] = {}
         for key in self.watch.storage.list(self.beat_prefix):
-            if key.rpartition("/")[2].startswith("."):  # left by a network file system or a desktop
+            name = key.rpartition("/")[2]
+            if name.startswith("."):  # left by a network file system or a desktop
                 continue
             try:
-                flying_s += json.loads(self.watch.storage.read(key))["seconds"]
+                flying_s[name.removesuffix(".json")] = json.loads(self.watch.storage.read(key))["seconds"]
             except FileNotFoundError:
                 continue  # its unit was done meanwhile
         self.flying_s = flying_s
@@ -256,7 +260,7 @@ class Watch:
         if isinstance(error, StorageError):
             return  # nothing more can be kept there
         steps = {step.name: step.summary() for step in self.steps}
-        about = self.about | outcome | {"wall_s": round(time.monotonic() - self.begun, 3)}
+        about = self.about | outcome | {"wall_s": self.wall_s}
         text = pretty(about | {"steps": steps, "results": self.results})
         try:
             self.storage.put(f"{self.prefix}/summary.json", text.encode())
@@ -278,7 +282,18 @@ class Watch:
             step.ended = time.monotonic()
             stop.set()
             shown.join()
+            step.flying_s = {}  # what was in flight when that was last looked at is done, or not done
             LOG.info("%s ended: %s", name, step.text())
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the command began."""
+        return round(time.monotonic() - self.begun, 3)
+
+    def warn(self, text: str) -> None:
+        """Log something that is wrong and no failure, and show it."""
+        LOG.warning("%s", text)
+        self.print(f"warning: {text}")
 
     def print(self, text: str) -> None:
         """A line for the person at the terminal, above the bar if there is one."""
@@ -309,7 +324,8 @@ class Watch:
             task = self._progress.add_task(step.name, total=step.total_s, text="")
             while not stop.wait(0.5):
                 step._poll()
-                self._progress.update(task, completed=step.position_s(), text=step.text())
+                here = {"total": step.total_s, "completed": step.position_s(), "text": step.text()}
+                self._progress.update(task, **here)
         self._progress = None
 
 

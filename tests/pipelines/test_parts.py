@@ -168,8 +168,11 @@ def test_rows_left_beside_a_committed_batch_are_removed(folder: Path, tmp_path: 
     row = {"recording_id": "a" * 20, "status": "ok"}
     for batch in (BATCH, "batch-000007"):
         KeptRows(lake, "vad", annotator.marks["vad"], batch).put([row])
-    lake.write(lake.annotation_key("vad", annotator.marks["vad"], BATCH), schemas.table([row], schemas.VAD))
+        lake.storage.put(f"runs/attempts/{batch}-share-1-of-2.json", b"{}")
+    for stage, mark in annotator.marks.items():
+        lake.write(lake.annotation_key(stage, mark, BATCH), schemas.table([row], schemas.STAGES[stage]))
     forget_committed(lake, annotator.marks)
+    assert list(lake.storage.list("runs/attempts")) == ["runs/attempts/batch-000007-share-1-of-2.json"]
     assert {key.split("/")[3] for key in lake.storage.list("runs/pieces")} == {"batch-000007"}
 
 

@@ -6,9 +6,11 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import rich.progress
 from test_cli import ROOT, speechmill
 
 from manifests.storage.local import LocalStorage
@@ -91,7 +93,7 @@ def test_steps_count_units_failures_and_what_is_in_flight(storage: LocalStorage,
         assert step.position_s() == 600.0
         failures = [Failure(f"r{n}", "vad", "ValueError", "odd", "mend it") for n in range(8)]
         step.done(Done("b", 10, 3600.0, [*failures, Failure("r0", "quality", "ValueError", "odd")]))
-        step._poll()
+        # At once: what was last seen in flight of this unit is not counted a second time.
         assert (step.position_s(), step.recordings, step.failed) == (3600.0, 10, 8)
         assert re.fullmatch(r"1\.00/2\.00 h, [\d,]+ h/h, 0:00:\d\d left, 8 failed, \d\.\d GiB", step.text())
     shown = capfd.readouterr().err.splitlines()
@@ -109,3 +111,33 @@ def test_an_interrupted_run_and_a_bug_are_told_apart(storage: LocalStorage) -> N
         path = Path(storage.root) / watched.prefix
         assert json.loads((path / "summary.json").read_text())["outcome"] == outcome
         assert ("Traceback" in (path / "log.txt").read_text()) == trace
+
+
+def test_what_was_in_flight_is_not_counted_again_at_the_end(storage: LocalStorage) -> None:
+    with Watch(storage, "test", {}) as watched:
+        with watched.step("annotate", 1800.0) as step:
+            step.flying_s = {"gone": 900.0}  # as of a unit that an engine has summed up under another name
+            step.done(Done("all", 3, 1800.0))
+        assert step.text().startswith("0.50/0.50 h")
+    assert "annotate ended: 0.50/0.50 h" in (Path(storage.root) / watched.prefix / "log.txt").read_text()
+
+
+def test_the_bar_takes_over_a_total_that_comes_late(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    seen = []
+
+    class Shown(rich.progress.Progress):
+        def update(self, task, **fields):
+            super().update(task, **fields)
+            seen.append(self.tasks[0].percentage)
+
+    monkeypatch.setattr(rich.progress, "Progress", Shown)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Watch(storage, "test", {}) as watched, watched.step("encode", 0.0) as step:
+        step.total_s = 3600.0
+        step.done(Done("one", 1, 900.0))
+        deadline = time.monotonic() + 60
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert seen[-1] == 25.0

@@ -1,0 +1,74 @@
+"""`speechmill models`: the registry of models, what of it is installed, and where it lies."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from manifests.look.cli import JSON
+from manifests.output import say, to_json
+from pipelines.errors import SpeechmillError
+
+
+@click.group()
+def models() -> None:
+    """The registry of models: weights that ship inside packages, pinned by sha256."""
+
+
+@models.command("list")
+@JSON
+def models_list(as_json: bool) -> None:
+    """List every model, whether its package is installed, and what it does."""
+    from pipelines import models as registry
+
+    rows: list[dict[str, Any]] = []
+    for model in registry.MODELS.values():
+        row = {"name": model.name, "licence": model.licence, "sha256": model.sha256, "what": model.what}
+        try:
+            registry.find(model.name)
+            rows.append(row | {"installed": True, "remedy": None})
+        except SpeechmillError as error:
+            rows.append(row | {"installed": False, "remedy": error.remedy})
+    if as_json:
+        say(to_json({"models": rows}, indent=1))
+        return
+    for row in rows:
+        state = "installed" if row["installed"] else row["remedy"]
+        say(f"{row['name']:<26}{row['licence']:<12}{state}\n    {row['what']}")
+
+
+@models.command("verify")
+@JSON
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def models_verify(names: tuple[str, ...], as_json: bool) -> None:
+    """Hash the weights of all models, or of those named, against their pins; exit code 3 where one differs."""
+    from pipelines import models as registry
+
+    rows: list[dict[str, Any]] = []
+    for name in names or registry.MODELS:
+        row: dict[str, Any] = {"name": name, "sha256": registry.get(name).sha256, "error": None, "remedy": None}
+        try:
+            registry.verified(name)
+        except SpeechmillError as error:
+            row |= {"error": str(error), "remedy": error.remedy}
+        rows.append(row)
+        if not as_json:
+            state = f"{row['error']}; remedy: {row['remedy']}" if row["error"] else "ok"
+            say(f"{name:<26}{row['sha256'][:12]}  {state}")
+    if as_json:
+        say(to_json({"models": rows}, indent=1))
+    if any(row["error"] for row in rows):
+        sys.exit(3)
+
+
+@models.command("where")
+@JSON
+@click.argument("model")
+def models_where(model: str, as_json: bool) -> None:
+    """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
+    from pipelines import models as registry
+
+    path, identity = registry.resolve(model)
+    say(to_json({"model": model, "path": str(path), "identity": identity}, indent=1) if as_json else str(path))
