@@ -98,7 +98,7 @@ def check_room_for_rows(lake: Lake, seconds: float) -> None:
         _check_room(lake, Path(lake.storage.root), seconds * ROW_BYTES_PER_S, what, "")
 
 
-def check_room_for_features(lake: Lake, recipe: Recipe, selection: str, workers: int) -> None:
+def check_room_for_features(lake: Lake, recipe: Recipe, selection: str, dataset: str, workers: int) -> None:
     """Raise NoRoomError where the features of what a selection keeps do not fit where they are written.
 
     Less is asked for than a recording with several tracks takes: what clearly does not fit is told, and no more.
@@ -114,7 +114,7 @@ def check_room_for_features(lake: Lake, recipe: Recipe, selection: str, workers:
         _check_room(lake, private_folder(), min(needed, workers * recipe.encode.shard_mb * 1e6), what, "")
         return
     path = Path(lake.storage.root)
-    there = sum(file.stat().st_size for file in (path / f"datasets/{recipe.name}").rglob("*.tar"))
+    there = sum(file.stat().st_size for file in (path / f"datasets/{dataset}").rglob("*.tar"))
     _check_room(lake, path, needed - there, what, ", or keep fewer windows")
 
 

@@ -347,7 +347,8 @@ def check_room(work: Run) -> None:
     """Raise SpeechmillError where the features of what is selected clearly do not fit on the disk."""
     from pipelines.ahead import check_room_for_features
 
-    check_room_for_features(work.lake, work.recipe, work.selection().name, work.engine.most_workers())
+    selection, dataset = work.selection().name, work.dataset().name
+    check_room_for_features(work.lake, work.recipe, selection, dataset, work.engine.most_workers())
 
 
 def do_encode(work: Run, output: Output) -> None:
