@@ -328,3 +328,6 @@ def _show_removed(result: dict[str, Any]) -> None:
             say(f"{what} made anew: {', '.join(result[what])}")
     if result["freed_bytes"]:
         say(f"{result['freed_bytes'] / 1e6:,.1f} MB of features freed")
+
+
+COMMANDS = (label, remove, merge)

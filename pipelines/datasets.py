@@ -8,6 +8,7 @@ import click
 
 from manifests.output import say, to_json
 from pipelines.errors import SpeechmillError
+from pipelines.options import open_lake
 
 if TYPE_CHECKING:
     from manifests.lake import Lake
@@ -23,9 +24,7 @@ def datasets() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def list_datasets(lake: str, as_json: bool) -> None:
     """List the datasets of LAKE with their versions, and the bytes that each takes."""
-    from manifests.lake import Lake
-
-    opened = Lake.at(lake)
+    opened = open_lake(lake)
     told = [_told(opened, name) for name in _names(opened)]
     if as_json:
         say(to_json({"datasets": told}, indent=1))
@@ -69,10 +68,10 @@ def _told(lake: Lake, name: str) -> dict[str, Any]:
 @click.argument("lake")
 @click.argument("name")
 @click.option("--version", type=click.IntRange(1), help="Remove this version alone, which must be the newest.")
-@click.option("--yes", is_flag=True, help="Remove it without asking.")
-def remove_dataset(lake: str, name: str, version: int | None, yes: bool) -> None:
+@click.option("-y", "--yes", is_flag=True, help="Remove it without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines; needs --yes.")
+def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json: bool) -> None:
     """Remove the dataset NAME of LAKE, or its newest version; says first how many bytes that frees."""
-    from manifests.lake import Lake
     from manifests.names import LONGEST_OF_FOLDER, checked_name
     from manifests.versions import versions
 
@@ -80,7 +79,7 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool) -> None
         checked_name(name, "the dataset", LONGEST_OF_FOLDER)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from error
-    opened = Lake.at(lake)
+    opened = open_lake(lake)
     there = _names(opened)
     if name not in there:
         raise SpeechmillError(f"no dataset {name} in {lake}", f"there is: {', '.join(there) or 'none'}")
@@ -95,7 +94,10 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool) -> None
     keys = _keys(opened, name, None if version is None or len(known) == 1 else known[-2].shards, newest)
     size = sum(opened.storage.size(key) for key in keys)
     what = f"datasets/{name}" if version is None else f"version {version} of datasets/{name}"
-    say(f"{what}: {len(keys):,} files, {size / 1e6:,.1f} MB")
+    if as_json and not yes:
+        raise click.UsageError("--json prints no question: give --yes too")
+    if not as_json:
+        say(f"{what}: {len(keys):,} files, {size / 1e6:,.1f} MB")
     if not yes:
         click.confirm("Remove it?", abort=True, err=True)
     for key in keys:
@@ -104,7 +106,10 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool) -> None
         from manifests.publish import publish
 
         publish(opened, name, anew=True)
-    say(f"removed {what}, which frees {size / 1e6:,.1f} MB")
+    if as_json:
+        say(to_json({"dataset": name, "version": version, "files": len(keys), "freed_bytes": size}, indent=1))
+    else:
+        say(f"removed {what}, which frees {size / 1e6:,.1f} MB")
 
 
 def _keys(lake: Lake, name: str, kept: dict[str, int] | None, newest: int) -> list[str]:

@@ -1,0 +1,87 @@
+"""`speechmill tokens`: the ledger of a dataset, shown, or recounted from the bytes of its shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import click
+
+from manifests.output import one_line, say
+from pipelines.errors import SpeechmillError
+from pipelines.options import Output, lake_options, open_lake, recipe_of
+
+
+@click.group()
+def tokens() -> None:
+    """The ledger of a dataset: print it, or recount it from the shards."""
+
+
+DATASET = (
+    click.option("--dataset", metavar="NAME", help="A dataset by its name; the newest that RECIPE made if not given."),
+    click.option("--version", type=click.IntRange(1), help="A version of the dataset; the newest if not given."),
+)
+
+
+@tokens.command("show")
+@lake_options
+@DATASET[0]
+@DATASET[1]
+@click.option(
+    "--by", "by", multiple=True, metavar="A,B,...", default=["split,language"], show_default=True,
+    help="Columns to count by, of split, language, num_speakers and source: all of them together.",
+)  # fmt: skip
+def tokens_show(
+    recipe: str,
+    lake: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    by: tuple[str, ...],
+    dataset: str | None,
+    version: int | None,
+) -> None:
+    """Print the ledger of RECIPE's dataset."""
+    from manifests import ledger
+    from pipelines.dataset import dataset_of
+
+    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
+    columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
+    if not set(columns) <= set(ledger.GROUP):
+        raise click.BadParameter(f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
+    opened = open_lake(lake, loaded.storage)
+    name = dataset or dataset_of(opened, loaded)
+    folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
+    try:
+        table = opened.read(f"{folder}/ledger.parquet")
+    except FileNotFoundError as error:
+        remedy = "`speechmill datasets list` shows which there are; `speechmill encode` finishes one"
+        raise SpeechmillError(f"no {folder}/ledger.parquet in {lake}", remedy) from error
+    output.show("dataset", name, f"{folder}:")
+    output.show("ledger", table.to_pylist(), ledger.render(table, loaded.encode.patch, columns))
+    output.close()
+
+
+@tokens.command("verify")
+@lake_options
+@DATASET[0]
+def tokens_verify(
+    recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, dataset: str | None
+) -> None:
+    """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
+    from manifests.verify import verify
+    from pipelines.dataset import dataset_of
+
+    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
+    opened = open_lake(lake, loaded.storage)
+    name = dataset or dataset_of(opened, loaded)
+    problems = verify(opened, name)
+    for problem in problems:
+        say(one_line(str(problem)), error=True)
+    output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")
+    wrong = any(not problem.note for problem in problems)
+    if not wrong:
+        output.show("verified", name, f"datasets/{name}: every shard, count and token is as recorded")
+    output.close()
+    if wrong:
+        sys.exit(3)
