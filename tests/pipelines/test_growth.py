@@ -22,14 +22,17 @@ from millings import conversation
 
 import encoders.logmel
 from manifests.amend import drop_recordings, finish_replacing
+from manifests.choice import choose
 from manifests.exchange.validate import validate
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.report.tokens import Tokens
 from manifests.select import select
 from manifests.shards import ShardCommit
 from manifests.storage.local import LocalStorage, owner
 from manifests.verify import verify
 from manifests.versions import fields, in_fair_order, versions
+from manifests.views import open_views
 from pipelines import recipe as recipes
 from pipelines.cli import cli
 from pipelines.encode import ShardEncoder
@@ -472,3 +475,44 @@ def test_datasets_and_their_newest_versions_are_listed_and_removed(tmp_path: Pat
     with pytest.raises(SpeechmillError, match="no dataset cheap") as raised:
         call("remove", "cheap", "--yes")
     assert raised.value.remedy == "there is: none"
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_card_ledger_tokens_report_and_croissant_say_the_same_numbers(tmp_path: Path, sound: Sound, patch: int) -> None:
+    sound.add(6)
+    root = tmp_path / "lake"
+    settings = changed(encode={"patch": patch})
+    mill(root, sound.folder, settings)
+    rows = [row for row in ledger_of(root) if row["patch"] == patch]
+    expected = {
+        split: tuple(
+            sum(row[name] for row in rows if row["split"] == split)
+            for name in ("windows", "frames", "context_tokens", "continuation_tokens")
+        )
+        for split in ("train", "valid")
+    }
+    card = (root / "datasets/cheap/README.md").read_text()
+    told = {}
+    for split, windows, _, *counts in re.findall(
+        r"^\| (train|valid) \| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", card, re.M
+    ):
+        told[split] = tuple(int(count.replace(",", "")) for count in (windows, *counts))
+    assert told == expected
+    assert f"A token is {'one frame' if patch == 1 else '2 frames'} here" in card
+    lake = Lake.at(str(root))
+    views = open_views(lake, choose(lake))
+    tokens = Tokens.counted(views, lake.read_json("datasets/cheap/recipe.json"))
+    assert tokens is not None
+    assert tokens.tokens == sum(context + continuation for _, _, context, continuation in expected.values())
+    assert (tokens.windows, tokens.frames) == tuple(sum(counts[n] for counts in expected.values()) for n in (0, 1))
+    (tmp_path / "cheap.toml").write_text(f"name = 'cheap'\n[annotate.vad]\n[encode]\npatch = {patch}\n")
+    given = ["tokens", "show", str(tmp_path / "cheap.toml"), "--lake", str(root), "--by", "split"]
+    shown = CliRunner().invoke(cli, given, catch_exceptions=False).output
+    for split, counts in expected.items():
+        (line,) = [line for line in shown.splitlines() if line.startswith(split)]
+        numbers = [int(word.replace(",", "")) for word in line.split()[1:] if "." not in word]
+        assert tuple(numbers) == counts
+    assert f"tokens of {patch} frame" in shown
+    croissant = lake.read_json("datasets/cheap/croissant.json")
+    assert f"{tokens.windows:,} windows" in croissant["description"]
+    assert croissant["version"] == "1.0.0"
