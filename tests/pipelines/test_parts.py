@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import where
 from hypothesis import given
 from hypothesis import strategies as st
 from millings import RECIPE, digests, make_input
@@ -19,9 +21,11 @@ from manifests import schemas
 from manifests.lake import Lake
 from pipelines import parts
 from pipelines.annotate import Annotator, Retry, pending
+from pipelines.engines import Engine, Group
 from pipelines.ingest import ingest
 from pipelines.parts import KeptRows, Share, forget_committed, share_s, shares
 from pipelines.recipe import IngestConfig
+from pipelines.run import Pending
 from pipelines.stages.vad import Vad
 
 BATCH = "batch-000000"
@@ -57,16 +61,25 @@ def annotations(root: Path) -> dict[str, str]:
     return {name: digest for name, digest in digests(root).items() if name.startswith("annotations/")}
 
 
-@pytest.mark.parametrize("engine", ["local", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray", "beam"))])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_workers_share_a_batch_to_the_same_bytes(folder: Path, tmp_path: Path, engine: str) -> None:
     done = speechmill(*words(folder, tmp_path / "lake", "--engine", engine, "--workers", "2"))
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "lake") == digests(folder / "whole")
     assert list((tmp_path / "lake").glob("runs/pieces/**/*.parquet")) == []
-    if engine != "beam":  # which tells of all units at once
-        told = units(tmp_path / "lake")
-        assert sorted(told) == [(f"{BATCH}-share-{number}-of-4", 1) for number in range(4)]
+    told = units(tmp_path / "lake")
+    assert sorted(told) == [(f"{BATCH}-share-{number}-of-4", 1) for number in range(4)]
     assert {unit for unit, _ in units(folder / "whole")} == {BATCH}
+
+
+def test_shares_that_beam_lists_make_the_same_bytes(folder: Path, tmp_path: Path, vad: Vad) -> None:
+    lake = filled(folder, tmp_path / "lake")
+    listed = Pending(lake, Annotator(lake, [vad]).marks, None, parts.LEAST_SHARE_S)
+    assert len(list(listed)) == 4
+    engine = Engine("beam", None, None, ("--runner=FnApiRunner",))
+    (total,) = engine.run(listed, [Group("annotate", partial(where.sharing, lake))])
+    assert (total.recordings, total.failed, total.uncommitted) == (4, 0, 0)
+    assert annotations(tmp_path / "lake") == annotations(folder / "whole")
 
 
 def test_what_a_worker_had_done_of_a_batch_survives_ctrl_c(

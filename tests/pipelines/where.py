@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from manifests.lake import Lake
+from pipelines.annotate import Annotator
 from pipelines.attempts import Attempts
 from pipelines.engines import Engine, Group
 from pipelines.errors import SpeechmillError
+from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done, Failure
 
 
@@ -63,6 +66,12 @@ def mute(attempts: Attempts) -> Callable[[str], None]:
         os._exit(1)
 
     return work
+
+
+def sharing(lake: Lake) -> Callable[[Done], Done]:
+    """A worker that finds voice activity in shares of batches."""
+    annotator = Annotator(lake, [Vad(VadConfig())])
+    return lambda unit: annotator.annotate(unit.unit)
 
 
 def fatal() -> Callable[[object], object]:
