@@ -352,7 +352,7 @@ class _LakeCheck:
             if not problem:
                 yield Problem(f"{folder}/ledger.parquet", "missing", ENCODE)
             return
-        found = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
+        told = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
         ((ok,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
-        if found != ok:
-            yield Problem(f"{folder}/ledger.parquet", f"counts {found:,} windows, the shards {ok:,}", ENCODE)
+        if told != ok:
+            yield Problem(f"{folder}/ledger.parquet", f"counts {told:,} windows, the shards {ok:,}", ENCODE)
