@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.output import one_line
+
 LEAST_BYTES_PER_S = 1.0
 """No codec packs even silence tighter: a header that claims more sound than its file could hold claims nothing."""
 
@@ -128,7 +130,7 @@ class Funnel:
     def render(self) -> str:
         """The funnel for a terminal, within 80 columns unless the name of a rule has more than 28 characters."""
         lines = []
-        wide = max([28, *(len(reason) for what in self.total for reason in self.reasons(what))])
+        wide = max([28, *(len(one_line(reason)) for what in self.total for reason in self.reasons(what))])
         for what in ("recordings", "windows"):
             lines.append(f"{what:<{wide + 4}}{'count':>12}{'hours':>12}{'alone':>12}{'hours':>12}")
             rows: list[tuple[str, int, float]] = [("in", self.total[what], self.total_s[what])]
@@ -136,7 +138,7 @@ class Funnel:
             lines += [f"  {name:<{wide + 2}}{count:>12,}{seconds / 3600:>12,.3f}" for name, count, seconds in rows]
             for reason, row in self.reasons(what).items():
                 lines.append(
-                    f"    {reason:<{wide}}{row['count']:>12,}{row['hours']:>12,.3f}"
+                    f"    {one_line(reason):<{wide}}{row['count']:>12,}{row['hours']:>12,.3f}"
                     f"{row['alone_count']:>12,}{row['alone_hours']:>12,.3f}"
                 )
         lines.append(f"  {'outside any window':<{wide + 14}}{self.remainder_s / 3600:>12,.3f}")

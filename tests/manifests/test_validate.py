@@ -112,7 +112,7 @@ def test_a_row_that_cannot_be_is_named_with_its_file(
 def test_a_turn_outside_its_recording_is_named(lake: Lake, start_s: float, end_s: float, track: int, told: str) -> None:
     turn = {"speaker": "SPEAKER_00", "track": track, "start_s": start_s, "end_s": end_s}
     key = change(lake, stage("diarize"), lambda rows: rows[0]["turns"].append(turn))
-    assert f"{key}: {told} (1 rows" in named(lake)
+    assert f"{key}: {told} (1 row" in named(lake)
 
 
 def test_references_that_lead_nowhere_are_named(lake: Lake) -> None:
@@ -255,7 +255,7 @@ def test_the_command_line_ends_with_3_for_problems_and_0_without(lake: Lake, tmp
     told = run.invoke(manifest, ["validate", lake.storage.root])
     assert told.exit_code == 3
     assert (
-        f"more speech than sound (1 rows, first {lake.read('recordings/batch-000000.parquet')['recording_id'][1]}"
+        f"more speech than sound (1 row, first {lake.read('recordings/batch-000000.parquet')['recording_id'][1]}"
         in told.stderr
     )
     listed = run.invoke(manifest, ["validate", f"{lake.storage.root}/annotations", "--json"])
