@@ -57,7 +57,7 @@ def test_an_endpoint_with_a_password_is_refused_and_neither_printed_nor_kept(tmp
     lake = tmp_path / "lake"
     words = ["select", "demo", "--lake", str(lake), "--set", "storage.endpoint_url=http://me:hunter2@host/"]
     done = subprocess.run([sys.executable, "-m", "pipelines", *words], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, "hunter2" in done.stderr + done.stdout) == (1, False), done.stderr
+    assert (done.returncode, "hunter2" in done.stderr + done.stdout) == (2, False), done.stderr
     assert "AWS_ACCESS_KEY_ID" in done.stderr
     assert not lake.exists()
 
