@@ -33,7 +33,8 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
         known.append(Version(known[-1].version + 1 if known else 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
     history = [version.shards for version in known]
     books = ledger.build(lake, dataset, plan["encoder"], history)
-    about = [lake.storage.read(f"{prefix}/{name}") for name in ("recipe.json", "models.json")]
+    recipe, models = (lake.storage.read(f"{prefix}/{name}.json") for name in ("recipe", "models"))
+    patch = str(lake.read_json(f"{prefix}/recipe.json").get("encode", {}).get("patch", 1)).encode()
     last = len(known) - 1
     for index, (version, book) in enumerate(zip(known, books, strict=True)):
         counted = replace(
@@ -42,7 +43,7 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
             windows=book.total("windows"),
             hours=book.hours,
             frames=book.total("frames"),
-            described_sha256=_sha256(book.commits_sha256.encode(), *about),
+            described_sha256=_sha256(book.commits_sha256.encode(), patch, models, *([recipe] if index == last else [])),
         )
         if counted.described_sha256 != version.described_sha256 or (anew and index == last):
             for folder in (f"{prefix}/{version.folder}", *([prefix] if index == last else [])):
