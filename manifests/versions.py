@@ -34,8 +34,8 @@ class Version:
     hours: float
     frames: int
     described_sha256: str
-    """Of the records of all these shards, the patch size and the models, and for the newest version of the whole recipe:
-    what was written about the version holds as long as they are the same."""
+    """Of the records of all these shards, the patch size and the models, and for the newest version of the recipe: what
+    was written about the version holds as long as they are the same."""
 
     @property
     def folder(self) -> str:
