@@ -281,7 +281,7 @@ def test_rules_and_statistics_read_labels(tmp_path: Path) -> None:
     assert {tuple(value) for value in windows["labels"].to_pylist()} == {(("country", "DE"),)}
     words = ["manifest", "stats", lake.storage.root, "--by", "labels['country']", "--json"]
     told = json.loads(CliRunner().invoke(cli, words).stdout)
-    assert {row["labels['country']"]: row["count"] for row in told} == {"DE": 3, "FR": 3, None: 3}
+    assert {row["labels['country']"]: row["count"] for row in told["groups"]} == {"DE": 3, "FR": 3, None: 3}
 
 
 def test_names_that_hold_what_patterns_are_made_of_are_found_as_they_are(tmp_path: Path) -> None:
