@@ -89,7 +89,7 @@ class Part:
     funnel: Funnel
     sums: sums.Sums
     written: bytes
-    """The hash of the verdicts and windows that were written."""
+    """The hashes of the files of verdicts and windows that were written, one after the other."""
 
 
 def select(
@@ -172,7 +172,7 @@ def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str]) -> Ite
 
 def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
     """Write verdicts and windows of these batches, and count them."""
-    funnel, summing, written = Funnel(selection.name), sums.Summing(selection.stages), hashlib.sha256()
+    funnel, summing, written = Funnel(selection.name), sums.Summing(selection.stages), bytearray()
 
     def write(made: tuple[str, pa.Table]) -> bytes:
         key, table = made
@@ -188,8 +188,8 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
             funnel.add(verdicts, windows)
             summing.add(tables)
             for digest in lake.ahead(write, _files(lake, selection, batches, verdicts, windows)):
-                written.update(digest)
-    return Part(span.number, funnel, summing.done(), written.digest())
+                written += digest
+    return Part(span.number, funnel, summing.done(), bytes(written))
 
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
