@@ -284,7 +284,7 @@ def test_the_same_steps_finish_what_an_unmounted_input_left(
     with closing(engine):
         with running(folder, lake, engine) as run:
             run.ingest([str(folder / "in")])
-            with away(lost), pytest.raises(SpeechmillError, match=r"1 batches were not committed.*01\.wav"):
+            with away(lost), pytest.raises(SpeechmillError, match=r"1 batches .*were not committed.*01\.wav"):
                 list(run.annotate())
             assert len(list(lake.glob("annotations/vad-*/*"))) == 2
         with running(folder, lake, engine) as run:
@@ -403,5 +403,4 @@ def test_a_grid_that_was_refused_makes_every_window_with_the_grid_of_the_remedy(
     shutil.rmtree(lake / "datasets")
     with running(folder, lake, None, *overrides, "select.grid_s=0.08") as run:
         run.select()
-        table = run.encode().to_pylist()
-    assert sum(row["windows"] for row in table if row["patch"] == 1) == 9
+        assert run.encode().version.windows == 9
