@@ -365,7 +365,12 @@ SHARD_WINDOWS = pa.schema(
         field("num_speakers", pa.int32(), "speakers heard in the window"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
-        LABELS,
+        # A list, since Hugging Face `datasets` reads no maps.
+        field(
+            "labels",
+            pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())])),
+            "labels of the recording that users have named themselves, each with its name and value",
+        ),
         field("array_offset", pa.int64(), "where the window's .npy file begins in the shard's archive", "byte"),
         field("array_bytes", pa.int64(), "size of that .npy file", "byte"),
         field("array_crc32", pa.int64(), "CRC-32 of that .npy file, as zlib counts it"),

@@ -223,7 +223,7 @@ class ShardWriter:
         manifest["start"] = window["start_s"]
         context = round(window["context_s"] / frame_shift_s)
         made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
-        row = {name: window.get(name) for name in OF_WINDOW} | made
+        row = _of_window(window) | made
         self.add_made(row, cut_of(window, recording, tracks), stored, manifest)
 
     def add_made(
@@ -246,7 +246,7 @@ class ShardWriter:
     def fail(self, window: Mapping[str, Any], error: str) -> None:
         """Record that a window (a row of WINDOWS or of SHARD_WINDOWS) could not be made, and why."""
         failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
-        self._held().rows.append({name: window.get(name) for name in OF_WINDOW} | failed | {"shard": self.shard})
+        self._held().rows.append(_of_window(window) | failed | {"shard": self.shard})
 
     def _held(self) -> _AtHand:
         assert self._at_hand is not None, "windows are added inside `recording`"
@@ -306,6 +306,14 @@ OF_WINDOW = (
     "licence", "labels",
 )  # fmt: skip
 """What a row of SHARD_WINDOWS repeats of the row of WINDOWS."""
+
+
+def _of_window(window: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that a row of SHARD_WINDOWS has of a row of WINDOWS, or of one of its own kind."""
+    row = {name: window.get(name) for name in OF_WINDOW}
+    if row["labels"] is not None:
+        row["labels"] = [one if isinstance(one, dict) else {"key": one[0], "value": one[1]} for one in row["labels"]]
+    return row
 
 
 @dataclass

@@ -276,7 +276,8 @@ class _Verifier:
         custom = cut.get("custom") or {}
         said = {name: cut.get(name.removesuffix("_s")) for name in ("start_s", "duration_s")}
         said |= {name: custom.get(name) for name in ("split", "language", "num_speakers", "source", "licence")}
-        said["labels"] = list(custom["labels"].items()) if custom.get("labels") else None
+        labels = custom.get("labels")
+        said["labels"] = labels and [{"key": key, "value": value} for key, value in labels.items()]
         said["recording_id"] = (cut.get("recording") or {}).get("id")
         for name, value in said.items():
             self._compare(names["cuts"], f"{key}: {name}", value, row[name], table)

@@ -30,6 +30,8 @@ Base = Mapping[str, frozenset[int]]
 
 TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
 """What a shard says of a window. Where the selection says otherwise, the shard is made again."""
+KEPT = ", ".join(TOLD).replace("labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END")
+"""The same columns of the selection, whose labels are a map, as SQL."""
 
 
 class Source(NamedTuple):
@@ -193,7 +195,7 @@ class Plan:
             self._connection.execute(
                 "INSERT INTO kept SELECT split, ('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, "
                 "recording_id, batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks), "
-                f"bit_xor(hash({', '.join(TOLD)})), [] FROM cut WHERE kept GROUP BY split, recording_id, batch",
+                f"bit_xor(hash({KEPT})), [] FROM cut WHERE kept GROUP BY split, recording_id, batch",
                 {"seed": seed},
             )
 
@@ -219,7 +221,7 @@ class Plan:
             "WHERE w.recording_id IS NOT NULL AND (k.recording_id IS NULL OR k.digest <> w.digest OR w.shards > 1)"
         )
         run("CREATE TABLE fresh AS FROM kept ANTI JOIN whole USING (recording_id)")
-        told = f"window_id, hash({', '.join(TOLD)}) AS digest"
+        held, kept = (f"window_id, hash({columns}) AS digest" for columns in (", ".join(TOLD), KEPT))
         window = "recording_id VARCHAR, window_id VARCHAR, digest UBIGINT"
         run(f"CREATE TABLE kept_windows ({window}, seconds DOUBLE, size_s DOUBLE)")
         run(f"CREATE TABLE held_windows ({window}, split VARCHAR, shard BIGINT)")
@@ -227,13 +229,13 @@ class Plan:
             for table in self._cut(["duration_s"]):
                 self._connection.register("cut", table)
                 run(
-                    f"INSERT INTO kept_windows SELECT recording_id, {told}, duration_s, duration_s * tracks "
+                    f"INSERT INTO kept_windows SELECT recording_id, {kept}, duration_s, duration_s * tracks "
                     "FROM (FROM cut WHERE kept) SEMI JOIN looked_at USING (recording_id)"
                 )
             for table in joined(self._tables(["recording_id", *TOLD])):
                 self._connection.register("shard_windows", table)
                 run(
-                    f"INSERT INTO held_windows SELECT recording_id, {told}, split_part(batch, '/', 1), "
+                    f"INSERT INTO held_windows SELECT recording_id, {held}, split_part(batch, '/', 1), "
                     "split_part(batch, '/', 2)::BIGINT FROM shard_windows SEMI JOIN looked_at USING (recording_id)"
                 )
         run(

@@ -275,7 +275,7 @@ sha256 of every shard."""
         for split, *_ in self.splits:
             sets.append(_file_set(f"latents-{split}", f"{split}/latents.*.tar", f"Features of the split {split}."))
             sets.append(_file_set(f"cuts-{split}", f"{split}/cuts.*.jsonl.gz", f"Lhotse cuts of the split {split}."))
-        fields = [_field(column) for column in schemas.SHARD_WINDOWS]
+        fields = [_field(column) for column in schemas.SHARD_WINDOWS if not pa.types.is_nested(column.type)]
         return {
             "@context": CONTEXT,
             "@type": "sc:Dataset",

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -326,7 +327,7 @@ def test_a_label_that_was_corrected_is_corrected_in_the_shards_that_hold_it(
     batch = next(lake.batches())
     table = lake.read(lake.recordings_key(batch))
     rows = table.to_pylist()
-    rows[0]["licence"] = "CC0"
+    rows[0] |= {"licence": "CC0", "labels": [("country", "DE")]}
     lake.write(lake.recordings_key(batch), table.from_pylist(rows, schema=table.schema))
     before = {path: path.read_bytes() for path in (root / "datasets").rglob("*") if path.is_file()}
     encoded_s.clear()
@@ -344,6 +345,11 @@ def test_a_label_that_was_corrected_is_corrected_in_the_shards_that_hold_it(
     folders = [root / "datasets/cheap" / split for split in made.version.shards]
     told = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
     assert {cut.recording.id for cut in told if cut.custom["licence"] == "CC0"} == {rows[0]["recording_id"]}
+    assert {cut.recording.id for cut in told if cut.custom.get("labels")} == {rows[0]["recording_id"]}
+    stored = datasets.load_dataset("parquet", data_files=str(root / "datasets/cheap/windows/*.parquet"), split="train")
+    labels = {row["recording_id"]: row["labels"] for row in stored if row["labels"]}
+    assert labels == {rows[0]["recording_id"]: [{"key": "country", "value": "DE"}]}
+    assert mill(root, None).version == made.version  # once and for all
     assert "CC0" in (root / "datasets/cheap/README.md").read_text()
     assert "CC0" in (root / "datasets/cheap/versions/000001/README.md").read_text()
 

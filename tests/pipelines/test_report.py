@@ -410,7 +410,7 @@ def test_a_lake_without_selection_or_sound_has_a_report(browser: Any, lake: Path
 
 
 def test_mistakes_are_told_with_a_remedy(lake: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"selection": None, "output": None, "samples": 1, "no_audio": True}
+    settings: dict[str, Any] = {"selection": None, "stages": {}, "output": None, "samples": 1, "no_audio": True}
     with pytest.raises(SpeechmillError, match="no recording in") as caught:
         report_lake(Lake.at(str(tmp_path)), None, **settings)
     assert "ingest" in caught.value.remedy
