@@ -56,7 +56,7 @@ def test_every_recording_has_one_verdict_and_all_its_reasons(tmp_path: Path) -> 
     stored = json.loads(lake.storage.read("selections/sel/funnel.json"))
     assert stored["recordings"]["in"]["count"] == 5
     assert stored["recordings"]["reasons"]["long"] == {
-        "count": 1, "hours": 4 / 3600, "alone_count": 0, "alone_hours": 0.0,
+        "count": 1, "hours": round(4 / 3600, 9), "alone_count": 0, "alone_hours": 0.0,
     }  # fmt: skip
     assert max(len(line) for line in funnel.render().splitlines()) <= 80
 
