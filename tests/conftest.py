@@ -71,3 +71,9 @@ def bucket(s3: S3Server) -> str:
     name = f"test-{uuid.uuid4().hex}"
     s3.client().create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_columns() -> None:
+    """Output of commands is as wide as they make it: pytest-xdist tells its workers a width."""
+    os.environ.pop("COLUMNS", None)
