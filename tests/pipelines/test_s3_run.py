@@ -87,7 +87,8 @@ def test_the_demo_on_s3_is_the_local_one(tmp_path: Path, conversation: Path, buc
     words = ("run", "demo", "--in", str(conversation), "--lake")
     here = finish(start(*words, str(tmp_path / "lake")))
     there = finish(start(*words, f"s3://{bucket}/lake"))
-    assert here == there
+    of_place = r"(?m)^(new lake|note|dataset|next)\b.*\n?"  # where it lies, and how long that took
+    assert re.sub(of_place, "", here) == re.sub(of_place, "", there)
     assert of_storage(open_storage(f"s3://{bucket}/lake")) == digests(tmp_path / "lake")
     assert finish(start("tokens", "verify", "demo", "--lake", f"s3://{bucket}/lake"))
 
