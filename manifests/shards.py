@@ -189,7 +189,7 @@ class ShardWriter:
         self._at_hand = at_hand = _AtHand()
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever leaves it, Ctrl-C too: nothing of this recording stays behind; raised on
             self._tar_file.seek(begun)
             self._tar_file.truncate()
             self._tar.offset = begun
