@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import fsspec
+import pyarrow.fs
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.s3 import S3Storage
@@ -62,6 +63,21 @@ class S3FileSystem(fsspec.AbstractFileSystem):
             return {"name": name[:-1], "size": 0, "type": "directory"}
         modified = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC)
         return {"name": name, "size": stat.size_bytes, "type": "file", "mtime": modified}
+
+
+class Handler(pyarrow.fs.FSSpecHandler):
+    """Arrow's handler, but it lists a folder by one question.
+
+    Arrow asks whether the folder is there, then whether anything is there, then what is in it. Where another process
+    makes the folder between the first two, Arrow raises NotADirectoryError.
+    """
+
+    def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
+        folder = selector.base_dir.strip("/")
+        found = self.fs.find(folder, maxdepth=None if selector.recursive else 1, withdirs=True, detail=True)
+        if not found and not selector.allow_not_found:
+            raise FileNotFoundError(selector.base_dir)
+        return [self._create_file_info(path, info) for path, info in found.items() if path != folder]
 
 
 def register(config: StorageConfig | None = None) -> None:

@@ -154,10 +154,10 @@ class S3Storage:
     def filesystem(self) -> pyarrow.fs.FileSystem:
         import pyarrow.fs
 
-        from manifests.storage.filesystem import S3FileSystem
+        from manifests.storage.filesystem import Handler, S3FileSystem
 
         # Not Arrow's own client of S3, which would retry, check and tell errors in its own ways.
-        home = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(S3FileSystem(self.config)))
+        home = pyarrow.fs.PyFileSystem(Handler(S3FileSystem(self.config)))
         return pyarrow.fs.SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), home)
 
     def _key(self, key: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,9 +16,10 @@ import pytest
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.storage import DeniedError, Storage, StorageError, open_storage
+from manifests.storage import DeniedError, Stat, Storage, StorageError, open_storage
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.retry import PersistentError
+from manifests.storage.s3 import S3Storage
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -171,6 +173,23 @@ def test_arrow_is_told_what_lies_right_under_a_folder(storage: Storage) -> None:
     found = [home.get_file_info(pa.fs.FileSelector(folder)) for folder in ("f", "f/b")]
     told = [sorted((info.base_name, info.is_file and info.size) for info in infos) for infos in found]
     assert told == [[("a", False), ("b", False), ("b-c", False), ("b.txt", 2)], [("deep", False), ("x", 2)]]
+
+
+def test_a_folder_that_another_process_makes_while_arrow_lists_it_is_no_error(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(f"s3://{bucket}/a/lake")
+    stats = S3Storage.stats
+
+    def then_made(self: S3Storage, prefix: str = "", deep: bool = True) -> Iterator[tuple[str, Stat]]:
+        yield from stats(self, prefix, deep)
+        storage.put("f/a/1", b"12")
+
+    monkeypatch.setattr(S3Storage, "stats", then_made)
+    home = storage.filesystem()
+    selector = pa.fs.FileSelector("f", allow_not_found=True)
+    assert home.get_file_info(selector) == []
+    assert [info.base_name for info in home.get_file_info(selector)] == ["a"]
 
 
 def test_scratch_outlives_a_sweep_while_its_process_lives(storage: Storage) -> None:
