@@ -13,7 +13,7 @@ import numpy as np
 import scipy.signal
 import scipy.sparse
 
-from encoders.base import Encoder
+from encoders.base import Encoder, WindowSound
 
 # Frames worked on at once: a block stays in the cache.
 BLOCK_FRAMES = 48
@@ -114,7 +114,7 @@ class LogMel(Encoder):
         self.sample_rate = config.sample_rate
         self.hop_samples = config.hop_samples
         self.dim = config.num_mels
-        self.context_samples = config.n_fft // 2
+        self.look_back_samples = self.look_ahead_samples = config.n_fft // 2
         self._window = scipy.signal.get_window("hann", config.window_samples)
         filters = mel_filters(config).astype(np.float32)
         used = np.flatnonzero(filters.any(axis=0))
@@ -124,9 +124,12 @@ class LogMel(Encoder):
         # block a frame stands: here every frame sees the same additions in the same order.
         self._filters = scipy.sparse.csr_array(filters[:, self._bins])
 
-    def _encode_one(self, window: np.ndarray, num_frames: int) -> np.ndarray:
+    def _encode_one(self, window: WindowSound) -> np.ndarray:
         config: LogMelConfig = self.config
-        features = np.empty((window.shape[0], num_frames, self.dim), np.float32)
+        num_frames, margin = window.frames, config.n_fft // 2
+        missing = num_frames * config.hop_samples + 2 * margin - (margin - window.before) - window.sound.shape[1]
+        padded = np.pad(window.sound, ((0, 0), (margin - window.before, missing)))
+        features = np.empty((len(padded), num_frames, self.dim), np.float32)
         # Beyond `window_samples` a row of `block` stays zero. Where the sound lies in the transform is free: it turns
         # the phase alone.
         block = np.zeros((BLOCK_FRAMES, config.n_fft), np.float64)
@@ -135,7 +138,7 @@ class LogMel(Encoder):
         magnitudes = np.empty(used.shape, np.float32)
         by_bin = np.empty(used.shape[::-1], np.float32)
         skip = (config.n_fft - config.window_samples) // 2
-        for sound, out in zip(window, features, strict=True):
+        for sound, out in zip(padded, features, strict=True):
             # float64, because in float32 the rounding of a loud bin drowns the quiet ones of its frame: above the band
             # of a telephone recording the feature was off by up to 0.8.
             samples = sound[skip:].astype(np.float64)

@@ -11,8 +11,8 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.storage.local import private_folder
 from pipelines.engines import Engine
-from pipelines.errors import SpeechmillError
 from pipelines.recipe import Recipe
+from runtime.errors import SpeechmillError
 
 WORKER_GIB = 1.0
 """Memory of a worker with voice activity alone."""

@@ -25,12 +25,12 @@ from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import DecodedSound, decode_sound
-from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.parts import Keeping, KeptRows, Share, readable
 from pipelines.stages.base import Row, Stage
-from pipelines.stages.batches import together
 from pipelines.watch import Done, Failure
+from runtime.batches import together
+from runtime.errors import SpeechmillError
 
 SIGNAL_VERSION = 3
 Progress = Callable[[str, float, bool], None]

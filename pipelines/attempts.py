@@ -17,7 +17,7 @@ from typing import Any
 from manifests.storage import Storage
 from pipelines.engines import Worker
 from pipelines.engines.local import alone
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 MOST_DEATHS = 6
 """Deaths at a recording after which it is set aside, and at none in particular after which the run stops."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from manifests.exchange.validate import Problem
 from manifests.lake import Lake
 from pipelines.audio.reach import Recording, check_size, prove
-from pipelines.errors import SpeechmillError, UnreachableAudioError
+from runtime.errors import SpeechmillError, UnreachableAudioError
 
 
 def check_sources(lake: Lake) -> Iterator[Problem]:

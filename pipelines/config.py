@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from manifests.storage import StorageConfig
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 TABLE = re.compile(r"^\[storage\][^\n]*\n(?:(?!\[).*\n?)*", re.M)  # its head, and every line up to the next table's
 

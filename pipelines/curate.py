@@ -13,8 +13,8 @@ import click
 
 from manifests.look.options import told
 from manifests.output import printable, say, to_json
-from pipelines.errors import SpeechmillError
 from pipelines.say import public_command
+from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from manifests.lake import Lake

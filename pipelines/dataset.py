@@ -15,9 +15,9 @@ from manifests.lake import Lake
 from manifests.shards import ShardCommit, committed
 from manifests.storage.local import is_dead, owner
 from manifests.versions import committed_numbers
-from pipelines.errors import SpeechmillError
 from pipelines.plan import Base, Plan, from_ranges, ranges
 from pipelines.recipe import EncodeConfig
+from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from pipelines.annotate import Retry

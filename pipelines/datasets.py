@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.output import say, to_json
-from pipelines.errors import SpeechmillError
 from pipelines.options import open_lake
+from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from manifests.lake import Lake

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import encoders
+from encoders.base import WindowSound
 from manifests.amend import replace_shard
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
@@ -23,11 +24,11 @@ from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import TrackStream
-from pipelines.errors import ChangedAudioError, UnreachableAudioError
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.plan import Shard, Source
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
+from runtime.errors import ChangedAudioError, UnreachableAudioError
 
 if TYPE_CHECKING:
     from pipelines.annotate import Retry
@@ -179,7 +180,7 @@ class ShardEncoder:
         return result
 
     def _add_windows(
-        self, job: _Job, sounds: Iterator[np.ndarray], writer: ShardWriter
+        self, job: _Job, sounds: Iterator[WindowSound], writer: ShardWriter
     ) -> tuple[float, Exception | None]:
         """Add the windows of a recording: those that other shards hold as they are, the others of their `sounds`."""
         made_s, errors, rate = 0.0, list[Exception](), self.encoder.frame_rate
@@ -210,8 +211,8 @@ class ShardEncoder:
                 _fail(writer, [window], error)
         return made_s, errors[0] if errors else None
 
-    def _windows_of(self, blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Generator[np.ndarray]:
-        """float32 (tracks, context + N + context) of each window, with real sound around it, zeros past the ends."""
+    def _windows_of(self, blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Generator[WindowSound]:
+        """Each window with the sound around it that the encoder wants."""
         encoder = self.encoder
         held = next(blocks)
         offset = 0  # of held's first sample in the recording
@@ -220,14 +221,15 @@ class ShardEncoder:
             count = round(window["duration_s"] * encoder.frame_rate) * encoder.hop_samples
             # The recipe was refused otherwise: `check_grid`.
             assert start % encoder.hop_samples == 0, f"window {window['window_id']} starts between two frames"
-            first, last = start - encoder.context_samples, start + count + encoder.context_samples
+            first, last = max(0, start - encoder.look_back_samples), start + count + encoder.look_ahead_samples
             while offset + held.shape[1] < last and (block := next(blocks, None)) is not None:
-                passed = min(max(0, first - offset), held.shape[1])
+                passed = min(first - offset, held.shape[1])
                 held = np.concatenate([held[:, passed:], block], axis=1)
                 offset += passed
-            piece = held[:, max(0, first - offset) : last - offset]
-            before = max(0, -first)
-            yield np.pad(piece, ((0, 0), (before, last - first - before - piece.shape[1])))
+            sound = held[:, first - offset : last - offset]
+            # What the selection rounds may reach a few samples past the end.
+            lacking = max(0, start + count - first - sound.shape[1])
+            yield WindowSound(np.pad(sound, ((0, 0), (0, lacking))), start - first, count // encoder.hop_samples)
 
 
 def _fail(writer: ShardWriter, windows: Iterable[Window], error: Exception) -> None:

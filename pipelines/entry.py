@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from manifests.labels import as_column, is_value
 from manifests.storage import Stat
 from pipelines.audio.files import secretless
-from pipelines.errors import SpeechmillError
 from pipelines.failures import Kind, kind_of
 from pipelines.recipe import IngestConfig
+from runtime.errors import SpeechmillError
 
 MAX_LANGUAGE_LETTERS = 100
 MAX_REASONS = 200

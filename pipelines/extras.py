@@ -8,9 +8,9 @@ from typing import NamedTuple
 from manifests.install import install
 from manifests.storage.s3client import PACKAGES, installed
 from pipelines.engines import Engine
-from pipelines.errors import MissingExtraError
-from pipelines.models import MODELS
 from pipelines.recipe import Recipe
+from runtime.errors import MissingExtraError
+from runtime.models import MODELS
 
 ENGINES = {"ray": ("ray",), "beam": ("apache_beam",)}
 """Packages of an engine, by its name, which is that of its extra."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from manifests.corrupt import CorruptFileError
 from manifests.storage import StorageError
-from pipelines.errors import (
+from pipelines.watch import Failure
+from runtime.errors import (
     MissingExtraError,
     RecipeError,
     SpeechmillError,
     UnreachableAudioError,
 )
-from pipelines.watch import Failure
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of the operating system that say that the machine has run out of something."""

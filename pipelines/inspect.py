@@ -19,7 +19,7 @@ from manifests.look.cli import manifest
 from manifests.look.options import looking, opened
 from manifests.output import counted, say
 from manifests.whole import whole
-from pipelines.errors import MissingExtraError, SpeechmillError
+from runtime.errors import MissingExtraError, SpeechmillError
 
 if TYPE_CHECKING:
     import numpy as np

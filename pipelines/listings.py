@@ -21,9 +21,9 @@ from manifests.storage import StorageConfig
 from pipelines.audio.files import open_file, scheme, secretless, split_s3
 from pipelines.audio.parts import MAX_FILES, Channels, Part
 from pipelines.entry import Entry, InputError, Notes, UnreadableLineError, failed_entry, make_hint
-from pipelines.errors import UnreadableAudioError
 from pipelines.failures import Kind, kind_of
 from pipelines.recipe import IngestConfig
+from runtime.errors import UnreadableAudioError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 LIST_SUFFIXES = (".txt", ".lst", ".txt.gz", ".lst.gz")

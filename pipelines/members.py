@@ -10,9 +10,9 @@ from manifests.storage import Stat, StorageConfig
 from pipelines.archives import TarMember, TarReader
 from pipelines.audio.files import Member, open_file, stat_file
 from pipelines.entry import Entry, Hint, Notes, make_hint
-from pipelines.errors import UnreadableAudioError
 from pipelines.recipe import IngestConfig
 from pipelines.suffixes import is_sound, is_tar, suffix
+from runtime.errors import UnreadableAudioError
 
 READ_BYTES = 1 << 16
 """Read at a time from an archive far away: little more than a header."""

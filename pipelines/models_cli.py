@@ -9,7 +9,7 @@ import click
 
 from manifests.look.cli import JSON
 from manifests.output import say, to_json
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 
 @click.group()
@@ -21,7 +21,7 @@ def models() -> None:
 @JSON
 def models_list(as_json: bool) -> None:
     """List every model, whether its package is installed, and what it does."""
-    from pipelines import models as registry
+    from runtime import models as registry
 
     rows: list[dict[str, Any]] = []
     for model in registry.MODELS.values():
@@ -44,7 +44,7 @@ def models_list(as_json: bool) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def models_verify(names: tuple[str, ...], as_json: bool) -> None:
     """Hash the weights of all models, or of those named, against their pins; exit code 3 where one differs."""
-    from pipelines import models as registry
+    from runtime import models as registry
 
     rows: list[dict[str, Any]] = []
     for name in names or registry.MODELS:
@@ -68,7 +68,7 @@ def models_verify(names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("model")
 def models_where(model: str, as_json: bool) -> None:
     """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
-    from pipelines import models as registry
+    from runtime import models as registry
 
     path, identity = registry.resolve(model)
     say(to_json({"model": model, "path": str(path), "identity": identity}, indent=1) if as_json else str(path))

@@ -12,8 +12,8 @@ import click
 
 from manifests.output import printable, to_json
 from pipelines import curate
-from pipelines.errors import SpeechmillError
 from pipelines.say import public_command
+from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from manifests.lake import Lake

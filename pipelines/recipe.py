@@ -20,9 +20,9 @@ from manifests.names import checked_name
 from manifests.storage import StorageConfig
 from pipelines import typed
 from pipelines.audio.config import DecodeConfig
-from pipelines.errors import OverrideError, RecipeError
 from pipelines.rules import check_rules
 from pipelines.stages.base import Stage
+from runtime.errors import OverrideError, RecipeError
 
 STAGES = {
     "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),

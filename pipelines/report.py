@@ -10,7 +10,7 @@ from manifests.choice import ChoiceError, choose
 from manifests.install import install
 from manifests.lake import Lake
 from manifests.whole import whole
-from pipelines.errors import MissingExtraError, SpeechmillError
+from runtime.errors import MissingExtraError, SpeechmillError
 
 
 def report_lake(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from pipelines.annotate import fingerprints
 from pipelines.entry import InputError
-from pipelines.errors import WaitingError
 from pipelines.packing import Ingested
 from pipelines.run import Pending, Run
+from runtime.errors import WaitingError
 
 
 def repeat(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipelines.errors import RecipeError
+from runtime.errors import RecipeError
 
 UNKNOWN = re.compile(r'Referenced (?:column|table) "([^"]+)" not found')
 OF_WINDOWS = {

@@ -29,10 +29,8 @@ from pipelines.audio.children import warm
 from pipelines.dataset import Dataset
 from pipelines.encode import ShardEncoder, made_by
 from pipelines.engines import Engine, Group, Worker
-from pipelines.errors import RecipeError, SpeechmillError, WaitingError
 from pipelines.failures import to_failure
 from pipelines.ingest import ingest
-from pipelines.models import MODELS
 from pipelines.packing import Ingested
 from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
@@ -40,6 +38,8 @@ from pipelines.plan import Plan, Shard
 from pipelines.recipe import Recipe
 from pipelines.stages.base import Stage
 from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
+from runtime.errors import RecipeError, SpeechmillError, WaitingError
+from runtime.models import MODELS
 
 MIN_TRIED = 100
 

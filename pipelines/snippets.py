@@ -15,7 +15,7 @@ from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.sound import TrackStream, present
-from pipelines.errors import SpeechmillError, UnreadableAudioError
+from runtime.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
 EXCERPT_S = 20.0
@@ -85,11 +85,10 @@ def opus(sound: np.ndarray) -> bytes:
 
 def _picture(sound: np.ndarray) -> dict[str, Any]:
     """The log-mel picture, one byte a value, bands from low to high; of two tracks the louder shows."""
-    margin, hop = ENCODER.context_samples, ENCODER.hop_samples
-    count = max(1, sound.shape[1] // hop)
-    padded = np.zeros((len(sound), 2 * margin + count * hop), np.float32)
-    padded[:, margin : margin + sound.shape[1]] = sound[:, : count * hop + margin]
-    (features,) = ENCODER.encode([padded])
+    hop = ENCODER.hop_samples
+    if sound.shape[1] < hop:
+        sound = np.pad(sound, ((0, 0), (0, hop - sound.shape[1])))
+    (features,) = ENCODER.encode([ENCODER.cut(sound, 0, sound.shape[1] // hop)])
     picture = features.max(axis=0).T
     levels = (picture - picture.max() + RANGE_LN) / RANGE_LN
     pixels = (np.clip(levels, 0, 1) * 255).astype(np.uint8)

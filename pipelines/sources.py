@@ -19,11 +19,11 @@ from manifests.storage.s3 import S3Storage
 from pipelines.audio.files import DEFAULT, Member, scheme, secretless, split_s3
 from pipelines.audio.parts import Part
 from pipelines.entry import Entry, InputError, Notes, failed_entry
-from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
 from pipelines.members import archive_entries
 from pipelines.recipe import IngestConfig
 from pipelines.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
+from runtime.errors import UnreachableAudioError, UnreadableAudioError
 
 MAGIC = re.compile(r"[*?[]")
 CONTENTS = "name a file, a folder, a pattern, a list, a manifest or an archive that holds sound"

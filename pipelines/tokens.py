@@ -8,8 +8,8 @@ import sys
 import click
 
 from manifests.output import one_line, say
-from pipelines.errors import SpeechmillError
 from pipelines.options import Output, lake_options, open_lake, recipe_of
+from runtime.errors import SpeechmillError
 
 
 @click.group()

@@ -12,8 +12,8 @@ from typing import NoReturn
 import click
 
 from manifests.output import say, to_json
-from pipelines.errors import SpeechmillError
 from pipelines.say import public
+from runtime.errors import SpeechmillError
 
 INTERRUPTED = "the same command goes on from here"
 BUG = "report it with the lines on stderr"

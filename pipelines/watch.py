@@ -23,8 +23,8 @@ from manifests.fingerprint import pretty
 from manifests.output import one_line
 from manifests.storage import Storage, StorageError
 from manifests.version import version
-from pipelines.errors import SpeechmillError
 from pipelines.say import public
+from runtime.errors import SpeechmillError
 
 LOG = logging.getLogger("speechmill")
 STORAGE_LOG = logging.getLogger("speechmill.storage")

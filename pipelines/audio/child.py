@@ -26,7 +26,7 @@ from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.hashing import check_sha256, sha256_of
 from pipelines.audio.probe import probe
-from pipelines.errors import DecodeLimitError, OutOfMemoryError, SpeechmillError, UnreadableAudioError
+from runtime.errors import DecodeLimitError, OutOfMemoryError, SpeechmillError, UnreadableAudioError
 
 if TYPE_CHECKING:
     from pipelines.audio.partial import AnyDecoder

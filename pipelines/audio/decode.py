@@ -16,7 +16,7 @@ from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.probe import audio_stream, bit_depth, impossible_format, open_container
 from pipelines.audio.resample import rechunk, resampled
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 # Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
 FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT, open_file
 from pipelines.audio.parts import combined_sha256, files_of
-from pipelines.errors import ChangedAudioError
+from runtime.errors import ChangedAudioError
 
 BLOCK_BYTES = 1 << 20
 

@@ -17,7 +17,7 @@ from pipelines.audio.children import Child, DiedError, OverrunError, give, take
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.jobs import died_twice, overrun, rebuilt, request
-from pipelines.errors import DecoderDiedError, SpeechmillError
+from runtime.errors import DecoderDiedError, SpeechmillError
 
 ENDS = ("closed",)
 

@@ -12,7 +12,7 @@ from manifests.storage import StorageConfig, StorageError
 from pipelines.audio.children import DiedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.files import scheme
-from pipelines.errors import DecodeLimitError, DecoderDiedError, OutOfMemoryError, SpeechmillError
+from runtime.errors import DecodeLimitError, DecoderDiedError, OutOfMemoryError, SpeechmillError
 
 
 def request(what: str, path: str, config: StorageConfig, decode: DecodeConfig) -> dict[str, Any]:

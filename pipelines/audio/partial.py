@@ -15,7 +15,7 @@ from pipelines.audio.hashing import check_sha256
 from pipelines.audio.parts import Channels, Part, combined_sha256
 from pipelines.audio.probe import check_channels, check_rates
 from pipelines.audio.resample import rechunk
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 
 class AnyDecoder(Protocol):

@@ -17,7 +17,7 @@ from pipelines.audio.files import DEFAULT, open_file
 from pipelines.audio.hashing import HashingFile
 from pipelines.audio.headers import HeaderError, Readable, SoundData, corrected, find_sound
 from pipelines.audio.parts import Channels, Part
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 MIN_RATE_HZ = 4000
 """Below this there is no band that the filters of loudness and the models of speech could hear."""

@@ -17,7 +17,7 @@ from pipelines.audio.files import DEFAULT, stat_file
 from pipelines.audio.isolated import IsolatedDecoder
 from pipelines.audio.resample import resampled
 from pipelines.audio.signal import ChannelMeter, SignalMeter
-from pipelines.errors import (
+from runtime.errors import (
     DecodeLimitError,
     DecoderDiedError,
     SpeechmillError,

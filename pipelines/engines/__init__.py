@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 ENGINES = ("local", "ray", "beam")
 Worker = Callable[[Any], Any]

@@ -15,8 +15,8 @@ from typing import Any
 from manifests.install import install
 from pipelines.engines import Engine, Group, Worker
 from pipelines.engines.local import Apart
-from pipelines.errors import MissingExtraError, SpeechmillError
 from pipelines.watch import Done, Failure
+from runtime.errors import MissingExtraError, SpeechmillError
 
 try:
     import apache_beam as beam

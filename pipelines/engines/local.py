@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from pipelines.engines import Engine, Group, Worker, chain
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 MAX_DEATHS = 20
 """Workers that may die one after the other without any unit done in between."""

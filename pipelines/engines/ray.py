@@ -22,7 +22,7 @@ from typing import Any
 from manifests.install import install
 from pipelines.engines import Engine, Group, Worker
 from pipelines.engines.local import MAX_DEATHS
-from pipelines.errors import MissingExtraError, SpeechmillError
+from runtime.errors import MissingExtraError, SpeechmillError
 
 TIMEOUT_S = 10.0
 """How long a running cluster may take to answer the first question."""

@@ -13,12 +13,12 @@ import numpy as np
 
 from manifests.install import install
 from manifests.schemas import DIARIZE
-from pipelines import models
-from pipelines.errors import MissingExtraError, RecipeError, SpeechmillError
 from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
-from pipelines.stages.batches import PRECISIONS, fit, resolve_device
 from pipelines.stages.linking import chunk_edges, link
 from pipelines.stages.turns import summary
+from runtime import models
+from runtime.batches import PRECISIONS, fit, resolve_device
+from runtime.errors import MissingExtraError, RecipeError, SpeechmillError
 
 OFFLINE = ("pyannote-segmentation-3.0", "ge2e")
 
@@ -118,7 +118,7 @@ class Diarize(Stage):
 
     @property
     def _named(self) -> str | None:
-        """The pipeline as `pipelines.models` resolves it, with its revision; None for the built-in one."""
+        """The pipeline as `runtime.models` resolves it, with its revision; None for the built-in one."""
         named, revision = self.config.pipeline, self.config.revision
         return f"{named}@{revision}" if named and revision else named
 

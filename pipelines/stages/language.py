@@ -12,10 +12,10 @@ import numpy as np
 
 from manifests.install import install
 from manifests.schemas import LANGUAGE
-from pipelines import models
-from pipelines.errors import MissingExtraError, SpeechmillError
 from pipelines.stages.base import Resources, Row, Sound, Stage
-from pipelines.stages.batches import Batches, resolve_device
+from runtime import models
+from runtime.batches import Batches, resolve_device
+from runtime.errors import MissingExtraError, SpeechmillError
 
 Span = tuple[float, float]
 

@@ -31,9 +31,9 @@ from pyannote.audio.models.segmentation import PyanNet, SSeRiouSS
 from pyannote.audio.pipelines import SpeakerDiarization
 from torch.torch_version import TorchVersion
 
-from pipelines import models
-from pipelines.errors import RecipeError
 from pipelines.stages.speakers import OfflineDiarization
+from runtime import models
+from runtime.errors import RecipeError
 
 MAX_CONFIG_BYTES = 1 << 20
 PIPELINES = {

@@ -12,9 +12,9 @@ from scipy.signal import get_window
 
 from encoders.logmel import hz_to_mel, mel_to_hz
 from manifests.schemas import QUALITY
-from pipelines import models
 from pipelines.stages.base import Row, Sound, Stage
 from pipelines.stages.music import music_likelihood
+from runtime import models
 
 Spans = list[tuple[int, int]]
 

@@ -16,7 +16,7 @@ from pyannote.audio.core.task import Problem, Resolution, Specifications
 from pyannote.audio.models.segmentation import PyanNet
 from pyannote.audio.pipelines import SpeakerDiarization
 
-from pipelines import models
+from runtime import models
 
 SAMPLE_RATE = 16000
 HOP_SAMPLES = 160

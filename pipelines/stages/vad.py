@@ -12,10 +12,10 @@ import numpy as np
 from manifests.install import install
 from manifests.schemas import VAD
 from manifests.windows import covered_s
-from pipelines import models
-from pipelines.errors import MissingExtraError
 from pipelines.stages.base import Row, Sound, Stage
-from pipelines.stages.batches import reproducible
+from runtime import models
+from runtime.batches import reproducible
+from runtime.errors import MissingExtraError
 
 
 @dataclass(frozen=True)

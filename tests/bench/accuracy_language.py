@@ -15,9 +15,9 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 from sounds import RECORDINGS, ArraySound
 
-from pipelines.errors import SpeechmillError
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
+from runtime.errors import SpeechmillError
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ import torch
 from sounds import RECORDINGS, ArraySound, packaged_conversation
 
 from pipelines.stages.base import Stage
-from pipelines.stages.batches import together
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
+from runtime.batches import together
 
 DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cuda"
 MINUTES, ROUNDS, SHORT = (30, 3, 256) if DEVICE == "cuda" else (1, 1, 8)

@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from encoders.base import WindowSound
 from encoders.logmel import LogMel, LogMelConfig
 
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -47,7 +48,14 @@ def one_thread() -> Iterator[str]:
 
 def ours(config: LogMelConfig) -> Transform:
     encoder = LogMel(config)
-    return lambda padded: encoder.encode([padded[None]])[0][0]
+    margin = encoder.look_back_samples
+
+    def transform(padded: np.ndarray) -> np.ndarray:
+        frames = (padded.size - 2 * margin) // encoder.hop_samples
+        (features,) = encoder.encode([WindowSound(padded[None], margin, frames)])
+        return features[0]
+
+    return transform
 
 
 def librosa_logmel(config: LogMelConfig) -> Transform:

@@ -180,14 +180,13 @@ def shards(endpoint: str, folder: Path, hours: float) -> None:
     """Log-mel of the conversation that ships inside pyannote.audio, again and again, in windows of 15 s."""
     speech, _ = soundfile.read(sounds.packaged_conversation(), dtype="float32")
     encoder = LogMel(LogMelConfig())
-    length = 15 * encoder.sample_rate + 2 * encoder.context_samples
-    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None, :length]
+    sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None]
     storage, client = S3Storage("s3://bench", StorageConfig(endpoint)), boto3.client("s3", endpoint_url=endpoint)
 
     def write(file: Any) -> int:
         with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(round(hours * 240)):
-                (features,) = encoder.encode([sound])
+                (features,) = encoder.encode([encoder.cut(sound, 0, 15 * 80)])
                 member = io.BytesIO()
                 np.save(member, features.astype(np.float16), allow_pickle=False)
                 info = tarfile.TarInfo(f"{number:06d}.npy")

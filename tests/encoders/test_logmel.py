@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import encoders
+from encoders.base import WindowSound
 from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, mel_filters
 
 HOP = LogMelConfig().hop_samples
@@ -49,8 +50,8 @@ def sounds(speech: np.ndarray) -> dict[str, np.ndarray]:
 
 def encode_all(encoder: LogMel, sound: np.ndarray) -> np.ndarray:
     """All whole frames of a recording, float32 (channels, frames, dim)."""
-    whole = sound[:, : encoder.frames(sound.shape[1]) * encoder.hop_samples]
-    return encoder.encode([np.pad(whole, ((0, 0), (encoder.context_samples,) * 2))])[0]
+    frames = encoder.frames(sound.shape[1])
+    return encoder.encode([encoder.cut(sound[:, : frames * encoder.hop_samples], 0, frames)])[0]
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -151,22 +152,20 @@ def test_a_window_gives_the_same_bits_alone_in_company_and_cut_from_a_recording(
 ) -> None:
     rng = np.random.default_rng(seed)
     encoder = LogMel()
-    context = encoder.context_samples
     total = 150 + 3 * BLOCK_FRAMES
     sound = (0.1 * rng.standard_normal((channels, total * HOP))).astype(np.float32)
-    padded = np.pad(sound, ((0, 0), (context, context)))
-    window = padded[:, start * HOP : (start + length) * HOP + 2 * context]
-    alone = encoder.encode([window.copy()])[0]
+    window = encoder.cut(sound, start, length)
+    alone = encoder.encode([window._replace(sound=window.sound.copy())])[0]
     assert alone.shape == (channels, length, 80)
     assert alone.dtype == np.float32
 
-    company = [rng.standard_normal((1, n * HOP + 2 * context)).astype(np.float32) for n in others]
+    company = [WindowSound(rng.standard_normal((1, n * HOP)).astype(np.float32), 0, n) for n in others]
     together = encoder.encode([*company, window, *company])
     np.testing.assert_array_equal(together[len(company)], alone)
-    np.testing.assert_array_equal(LogMel().encode([window[:1]])[0], alone[:1])
+    np.testing.assert_array_equal(LogMel().encode([window._replace(sound=window.sound[:1])])[0], alone[:1])
 
     # The frames of the recording itself: windows that meet leave no seam.
-    np.testing.assert_array_equal(encoder.encode([padded])[0][:, start : start + length], alone)
+    np.testing.assert_array_equal(encode_all(encoder, sound)[:, start : start + length], alone)
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -197,24 +196,40 @@ def test_silence_is_the_floor() -> None:
 
 
 def test_a_window_of_no_frames_gives_none() -> None:
-    assert LogMel().encode([np.zeros((1, 2048), np.float32)])[0].shape == (1, 0, 80)
+    assert LogMel().encode([WindowSound(np.zeros((1, 2048), np.float32), 1024, 0)])[0].shape == (1, 0, 80)
     assert LogMel().encode([]) == []
 
 
 @pytest.mark.parametrize(
     "window",
-    [np.zeros(2348, np.float32), np.zeros((1, 2348)), np.zeros((1, 2347), np.float32), np.zeros((1, 300), np.float32)],
-    ids=["one axis", "float64", "part of a frame", "no context"],
+    [
+        WindowSound(np.zeros(300, np.float32), 0, 1),
+        WindowSound(np.zeros((1, 300)), 0, 1),
+        WindowSound(np.zeros((1, 299), np.float32), 0, 1),
+        WindowSound(np.zeros((1, 300), np.float32), 1, 1),
+        WindowSound(np.zeros((1, 2048), np.float32), 1025, 1),
+        WindowSound(np.zeros((1, 2048), np.float32), -1, 1),
+        WindowSound(np.zeros((1, 1325), np.float32), 0, 1),
+        WindowSound(np.zeros((1, 1025), np.float32), 0, -1),
+    ],
+    ids=["axes", "float64", "part of a frame", "lacks one", "too much before", "negative", "too much after", "frames"],
 )
-def test_a_malformed_window_is_refused(window: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="logmel: a window"):
+def test_a_malformed_window_is_refused(window: WindowSound) -> None:
+    with pytest.raises(ValueError, match="logmel: "):
         LogMel().encode([window])
+
+
+def test_a_window_at_an_edge_of_a_recording_is_one_with_silence_beyond(speech: np.ndarray) -> None:
+    encoder = LogMel()
+    inside = encoder.cut(np.pad(speech[:, : 10 * HOP], ((0, 0), (4 * HOP, 4 * HOP))), 4, 10)
+    np.testing.assert_array_equal(encode_all(encoder, speech[:, : 10 * HOP]), encoder.encode([inside])[0])
 
 
 def test_contract_of_the_defaults() -> None:
     encoder = encoders.load("logmel", {})
     assert (encoder.name, encoder.sample_rate, encoder.frame_rate, encoder.dim) == ("logmel", 24_000, 80.0, 80)
-    assert encoder.context_samples == 1024
+    assert encoder.look_back_samples == encoder.look_ahead_samples == 1024
+    assert not encoder.causal
     assert encoder.frames(24_000 * 40) == 3200
     assert encoder.frames(HOP - 1) == 0
 

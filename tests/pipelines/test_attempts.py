@@ -15,12 +15,12 @@ from pipelines.annotate import Annotator
 from pipelines.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
 from pipelines.encode import ShardEncoder
 from pipelines.engines import Engine, Group
-from pipelines.errors import SpeechmillError
 from pipelines.ingest import ingest
 from pipelines.plan import Plan
 from pipelines.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done
+from runtime.errors import SpeechmillError
 
 
 @pytest.fixture

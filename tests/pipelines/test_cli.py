@@ -13,7 +13,7 @@ import pytest
 
 from manifests.select import Selection, check_rules
 from pipelines import recipe
-from pipelines.errors import RecipeError
+from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,6 @@ from pipelines import recipe
 from pipelines.annotate import Annotator, Retry, failed, pending
 from pipelines.attempts import Attempts
 from pipelines.engines import Engine
-from pipelines.errors import SpeechmillError
 from pipelines.failures import failed_row
 from pipelines.ingest import ingest
 from pipelines.pieces import PendingPieces, PieceWorker
@@ -25,6 +24,7 @@ from pipelines.run import Pending, Run
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Watch
+from runtime.errors import SpeechmillError
 
 ROOT = Path(__file__).parents[2]
 PER_BATCH = IngestConfig(batch_hours=0.02)
@@ -175,7 +175,7 @@ def test_a_stage_that_failed_is_retried_with_those_that_read_it(tmp_path: Path, 
 
 def test_remedies_of_what_may_succeed_another_time_name_the_option_that_tries_it(lake: Lake) -> None:
     from pipelines.attempts import WorkerDiedError
-    from pipelines.errors import DecoderDiedError, UnreachableAudioError, UnreadableAudioError
+    from runtime.errors import DecoderDiedError, UnreachableAudioError, UnreadableAudioError
 
     for kind in (WorkerDiedError, DecoderDiedError, UnreachableAudioError):
         assert f"--retry-failed {kind.__name__}" in failed_row("r", kind("x"))["remedy"]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pipelines import recipe
 from pipelines.cli import cli
 from pipelines.config import storage_table, with_table
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 STORAGE = {
     "lake": "s3://lake/lake",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines.audio.decode import Decoder
 from pipelines.audio.probe import probe
 from pipelines.audio.resample import rechunk, resampled
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 RNG = np.random.default_rng(0)
 

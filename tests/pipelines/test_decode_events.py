@@ -12,7 +12,7 @@ from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.decode import Decoder
 from pipelines.audio.probe import probe
 from pipelines.audio.sound import TrackStream, decode_sound
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 FILL = DecodeConfig(fill_gaps=True)
 

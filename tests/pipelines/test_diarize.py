@@ -20,12 +20,12 @@ from sounds import ArraySound
 from test_cli import speechmill
 
 from manifests import schemas
-from pipelines.errors import RecipeError, SpeechmillError
 from pipelines.stages.base import Row
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.linking import chunk_edges, link
 from pipelines.stages.speakers import GE2E, load_embedding, load_segmentation
 from pipelines.stages.vad import Vad
+from runtime.errors import RecipeError, SpeechmillError
 
 
 def diarize(**settings: object) -> Diarize:

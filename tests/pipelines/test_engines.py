@@ -23,13 +23,13 @@ from millings import command, digests, make_input
 from manifests.lake import Lake
 from pipelines.annotate import Annotator, grouped
 from pipelines.engines import Engine, Group, beam
-from pipelines.errors import SpeechmillError
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 from pipelines.run import Pending
 from pipelines.stages.base import Resources
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done
+from runtime.errors import SpeechmillError
 
 sys.path.append(str(ROOT / "tests/bench"))
 from kill_ray import disturbed

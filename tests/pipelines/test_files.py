@@ -19,10 +19,10 @@ from manifests.lake import Lake
 from manifests.storage import StorageConfig, StorageError, open_storage
 from pipelines.audio.files import Member, open_file, secretless, stat_file
 from pipelines.audio.sound import decode_sound
-from pipelines.errors import UnreadableAudioError
 from pipelines.ingest import Ingested, ingest
 from pipelines.recipe import IngestConfig
 from pipelines.sources import InputError, entries
+from runtime.errors import UnreadableAudioError
 
 
 def sound(level: float) -> bytes:

@@ -37,9 +37,9 @@ from manifests.views import open_views
 from pipelines import recipe as recipes
 from pipelines.cli import cli
 from pipelines.encode import ShardEncoder
-from pipelines.errors import SpeechmillError
 from pipelines.run import Encoded, Run
 from pipelines.watch import Watch
+from runtime.errors import SpeechmillError
 
 RECIPE: dict[str, Any] = {
     "name": "cheap",
@@ -95,9 +95,9 @@ def encoded_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seen: list[float] = []
     encode = encoders.logmel.LogMel.encode
 
-    def counted(self: Any, waveforms: Any) -> Any:
-        seen.extend((w.shape[1] - 2 * self.context_samples) / self.sample_rate for w in waveforms)
-        return encode(self, waveforms)
+    def counted(self: Any, windows: Any) -> Any:
+        seen.extend(window.frames / self.frame_rate for window in windows)
+        return encode(self, windows)
 
     monkeypatch.setattr(encoders.logmel.LogMel, "encode", counted)
     return seen

@@ -15,7 +15,7 @@ import soundfile
 from pipelines.audio.decode import Decoder
 from pipelines.audio.headers import find_sound
 from pipelines.audio.probe import probe
-from pipelines.errors import UnreadableAudioError
+from runtime.errors import UnreadableAudioError
 
 RATE = 16000
 SOUND = np.random.default_rng(0).integers(-20000, 20000, 10 * RATE, dtype=np.int16)

@@ -20,9 +20,9 @@ from manifests.storage import StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from pipelines.audio.files import open_file, stat_file
 from pipelines.audio.http import is_public
-from pipelines.errors import UnreachableAudioError, UnreadableAudioError
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
+from runtime.errors import UnreachableAudioError, UnreadableAudioError
 
 CONFIG = StorageConfig(http_private=True, retry_s=3.0, timeout_s=1.0)
 LAST_MODIFIED = "Tue, 24 Nov 2026 10:00:00 GMT"

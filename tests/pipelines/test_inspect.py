@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from manifests.lake import Lake
 from pipelines.cli import cli
-from pipelines.errors import SpeechmillError
 from pipelines.ingest import ingest
 from pipelines.inspect import mel_edges, mel_levels
 from pipelines.recipe import IngestConfig
+from runtime.errors import SpeechmillError
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,11 @@ from pipelines.audio.isolated import IsolatedDecoder
 from pipelines.audio.probe import probe as probe_here
 from pipelines.audio.probing import Prober, probe
 from pipelines.audio.sound import TrackStream, decode_sound, decode_span
-from pipelines.errors import (
+from pipelines.failures import Kind, kind_of
+from pipelines.ingest import ingest
+from pipelines.recipe import IngestConfig
+from pipelines.stages.vad import Vad, VadConfig
+from runtime.errors import (
     ChangedAudioError,
     DecodeLimitError,
     DecoderDiedError,
@@ -43,10 +47,6 @@ from pipelines.errors import (
     UnreachableAudioError,
     UnreadableAudioError,
 )
-from pipelines.failures import Kind, kind_of
-from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
-from pipelines.stages.vad import Vad, VadConfig
 
 RNG = np.random.default_rng(5)
 FACTS = ("sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "format_changes")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sounds import ArraySound
 
 from manifests import schemas
-from pipelines.errors import SpeechmillError
 from pipelines.stages.language import Language, LanguageConfig, place_windows
 from pipelines.stages.vad import Vad
+from runtime.errors import SpeechmillError
 
 FILES = {
     "watson/de-DE_NarrowbandModel_sample1.wav": "de",

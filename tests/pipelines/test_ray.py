@@ -10,7 +10,7 @@ from clusters import ROOT, TwoNodes, alone, need_namespaces, readme
 from millings import command, digests, make_input
 
 from pipelines.engines import Engine
-from pipelines.errors import SpeechmillError
+from runtime.errors import SpeechmillError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import recipe
-from pipelines.errors import RecipeError
+from runtime.errors import RecipeError
 
 SPLITS = ['"../../../x"', '"a/b"', '"."', '""', '"/tmp/x"', '"a\\u0000b"', '"a b"', '"é"', '"-a"', f'"{"a" * 65}"']
 WRONG = [

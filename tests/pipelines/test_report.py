@@ -15,8 +15,8 @@ from test_cli import speechmill
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.report.card import hub_licence
-from pipelines.errors import SpeechmillError
 from pipelines.report import report_lake
+from runtime.errors import SpeechmillError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & 'quoted'.wav"
 LONG = "a_rule_with_" + "x" * 80

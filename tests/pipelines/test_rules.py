@@ -6,7 +6,7 @@ import pytest
 from test_cli import speechmill
 
 from pipelines import recipe
-from pipelines.errors import OverrideError, RecipeError
+from runtime.errors import OverrideError, RecipeError
 
 WITHOUT = {name: f"annotate.{name}.enabled=false" for name in ("diarize", "language", "quality")}
 

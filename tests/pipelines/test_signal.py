@@ -14,8 +14,8 @@ from pipelines.audio import signal
 from pipelines.audio.decode import Decoder
 from pipelines.audio.signal import ChannelMeter, ClipCounter, RunCounter, SignalMeter
 from pipelines.audio.sound import DecodedSound, TrackStream, decode_sound
-from pipelines.errors import UnreadableAudioError
 from pipelines.stages.vad import Vad
+from runtime.errors import UnreadableAudioError
 
 RNG = np.random.default_rng(1)
 

@@ -13,9 +13,9 @@ from manifests.lake import Lake
 from pipelines.annotate import Annotator
 from pipelines.attempts import Attempts
 from pipelines.engines import Engine, Group
-from pipelines.errors import SpeechmillError
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done, Failure
+from runtime.errors import SpeechmillError
 
 
 def place() -> Callable[[list[str]], list[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pipelines.errors import OutOfMemoryError
+from runtime.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,11 @@ import pytest
 import torch
 from sounds import ArraySound
 
-from pipelines.errors import OutOfMemoryError
-from pipelines.stages.batches import Batches, fit, resolve_device, together
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.speakers import load_segmentation
+from runtime.batches import Batches, fit, resolve_device, together
+from runtime.errors import OutOfMemoryError
 
 
 def full(rows: int, holds: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.install import install
-from pipelines.errors import MissingExtraError, SpeechmillError
+from runtime.errors import MissingExtraError, SpeechmillError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import models
-from pipelines.errors import MissingExtraError, SpeechmillError
+from runtime import models
+from runtime.errors import MissingExtraError, SpeechmillError
 
 # Systran's faster-whisper-base, the hash of its model.bin as published.
 WHISPER_BIN = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
