@@ -31,8 +31,8 @@ ASIDE = "runs/amending"
 
 def replace_shard(lake: Lake, dataset: str, commit: ShardCommit, folder: Path) -> None:
     """Put a shard in place of the one that is committed under its number; `folder` holds its files, and is consumed."""
-    files = ShardFiles(commit.split, commit.shard)
-    aside = f"{ASIDE}/{dataset}/{commit.split}-{commit.shard:06d}"
+    files = ShardFiles(commit.folder, commit.shard)
+    aside = f"{ASIDE}/{dataset}/{commit.folder}-{commit.shard:06d}"
     for name in commit.files:
         copy = folder / "aside"
         shutil.copyfile(folder / name, copy)
@@ -59,7 +59,7 @@ def finish_replacing(lake: Lake, dataset: str) -> None:
                 lake.storage.put_file(f"datasets/{dataset}/{name}", folder / "file")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        files = ShardFiles(commit.split, commit.shard)
+        files = ShardFiles(commit.folder, commit.shard)
         lake.storage.put(f"datasets/{dataset}/{files.commit}", commit.to_json().encode())
         _forget(lake, aside, commit)
     for key in list(lake.storage.list(f"{ASIDE}/{dataset}")):
@@ -68,7 +68,7 @@ def finish_replacing(lake: Lake, dataset: str) -> None:
 
 def _forget(lake: Lake, aside: str, commit: ShardCommit) -> None:
     """The record first: without it what was put aside is nothing."""
-    for name in (ShardFiles(commit.split, commit.shard).commit, *commit.files):
+    for name in (ShardFiles(commit.folder, commit.shard).commit, *commit.files):
         lake.storage.delete(f"{aside}/{name}")
 
 
@@ -107,7 +107,7 @@ def _filter(lake: Lake, dataset: str, files: ShardFiles, commit: ShardCommit, ro
     """Make a shard again of these of its windows."""
     folder = lake.storage.scratch()
     try:
-        writer = ShardWriter(folder, files.split, files.shard, commit.fingerprints)
+        writer = ShardWriter(folder, files, commit.fingerprints)
         cuts = {cut["id"]: cut for cut in _cuts(lake, f"datasets/{dataset}/{files.cuts}")}
         manifests = dict(_manifests(lake, f"datasets/{dataset}/{files.latents}"))
         for row in rows:

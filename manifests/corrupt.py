@@ -21,13 +21,13 @@ REMEDIES = (
     (r"annotations/.*", "delete it and run `speechmill annotate` again, which measures its recordings anew"),
     (r"selections/.*", "delete it and run `speechmill select` again, which writes it anew"),
     (
-        r"datasets/(?P<name>[^/]+)/windows/(?P<split>.+)-(?P<number>\d+)\.parquet",
-        "delete datasets/{name}/commits/{split}/{number}.json and run `speechmill encode` again, which makes that "
+        r"datasets/(?P<name>[^/]+)/windows/(?P<folder>.+)-(?P<number>\d+)\.parquet",
+        "delete datasets/{name}/commits/{folder}/{number}.json and run `speechmill encode` again, which makes that "
         "shard anew",
     ),
     (
-        r"datasets/(?P<name>[^/]+)/(?P<split>[^/]+)/(cuts|latents)\.(?P<number>\d+)\..*",
-        "delete datasets/{name}/commits/{split}/{number}.json and run `speechmill encode` again, which makes that "
+        r"datasets/(?P<name>[^/]+)/(?P<folder>[^/]+)/(cuts|latents)\.(?P<number>\d+)\..*",
+        "delete datasets/{name}/commits/{folder}/{number}.json and run `speechmill encode` again, which makes that "
         "shard anew",
     ),
     (r"datasets/[^/]+/commits/.*", "delete it and run `speechmill encode` again, which makes that shard anew"),

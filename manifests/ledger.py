@@ -46,7 +46,7 @@ class Book:
 
 
 def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str, int]]) -> list[Book]:
-    """What is to be said of each version of a dataset; `history` gives, oldest first, its number of shards by split.
+    """What is to be said of each version of a dataset; `history` gives, oldest first, its number of shards by folder.
 
     Every shard is read once. Tokens at patch k are floor(frames / k) of each window and track, context and continuation
     apart. Raises CorruptFileError where a shard's table of windows is not the one that its commit describes.

@@ -22,7 +22,7 @@ class Made:
     failed: dict[str, int]
     """Windows that could not be made, by type of error."""
     empty: list[tuple[str, int, str]]
-    """Shards without a window that was made: split and number, how many failed, and why the first did."""
+    """Shards without a window that was made: folder and number, how many failed, and why the first did."""
     missing: int
     """Windows that the selection keeps and no committed shard names,"""
     example: str | None
@@ -67,7 +67,7 @@ def made(lake: Lake, dataset: str, selection: str | None) -> Made:
         "GROUP BY ALL ORDER BY count DESC, error_type"
     ).fetchall()
     empty = connection.execute(
-        "SELECT format('{}-{:06d}', split, shard) AS name, count(*), min_by(error, window_id) FROM shard_windows "
+        "SELECT format('{}-{:06d}', folder, shard) AS name, count(*), min_by(error, window_id) FROM shard_windows "
         "GROUP BY ALL HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY name"
     ).fetchall()
     ((windows,),) = connection.execute("SELECT count(*) FROM shard_windows WHERE status = 'ok'").fetchall()

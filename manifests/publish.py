@@ -28,8 +28,8 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
     prefix = f"datasets/{dataset}"
     plan = lake.read_json(f"{prefix}/plan.json", "encoder", "selection")
     known = versions(lake, dataset)
-    shards = {split: len(numbers) for split, numbers in sorted(committed_numbers(lake, dataset).items())}
-    if not known or any(count > known[-1].shards.get(split, 0) for split, count in shards.items()):
+    shards = {folder: len(numbers) for folder, numbers in sorted(committed_numbers(lake, dataset).items())}
+    if not known or any(count > known[-1].shards.get(folder, 0) for folder, count in shards.items()):
         known.append(Version(known[-1].version + 1 if known else 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
     history = [version.shards for version in known]
     books = ledger.build(lake, dataset, plan["encoder"], history)

@@ -353,7 +353,10 @@ SHARD_WINDOWS = pa.schema(
         field("window_id", pa.string(), "id of the window", nullable=False),
         field("recording_id", pa.string(), "id of the recording", nullable=False),
         field("split", pa.string(), "split", nullable=False),
-        field("shard", pa.int64(), "shard of the split", nullable=False),
+        field(
+            "folder", pa.string(), "folder of the shard: the split, '.2tracks' after it for two tracks", nullable=False
+        ),
+        field("shard", pa.int64(), "shard of the folder", nullable=False),
         field("status", pa.string(), "'ok' or 'failed'", nullable=False),
         field("error", pa.string(), "why it failed"),
         field("start_s", pa.float64(), "start in the recording", "s"),

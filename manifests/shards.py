@@ -86,7 +86,8 @@ class Statistics:
 class ShardCommit:
     """The record of a finished shard, written after its files: hashes, sizes, counts, statistics, fingerprints."""
 
-    split: str
+    folder: str
+    """Of the cuts and arrays: see `folder_of`."""
     shard: int
     files: dict[str, dict[str, Any]]
     """sha256 and size in bytes of the cuts, the arrays and the table of windows, by their names in the dataset."""
@@ -115,29 +116,44 @@ class ShardCommit:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Where the parts of a shard lie in the folder of its dataset."""
+    """Where the parts of a shard lie in its dataset."""
 
-    split: str
+    folder: str
     shard: int
 
     @property
+    def split(self) -> str:
+        return self.folder.partition(".")[0]
+
+    @property
     def commit(self) -> str:
-        return f"commits/{self.split}/{self.shard:06d}.json"
+        return f"commits/{self.folder}/{self.shard:06d}.json"
 
     @property
     def cuts(self) -> str:
-        return f"{self.split}/cuts.{self.shard:06d}.jsonl.gz"
+        return f"{self.folder}/cuts.{self.shard:06d}.jsonl.gz"
 
     @property
     def latents(self) -> str:
-        return f"{self.split}/latents.{self.shard:06d}.tar"
+        return f"{self.folder}/latents.{self.shard:06d}.tar"
 
     @property
     def windows(self) -> str:
-        return f"windows/{self.split}-{self.shard:06d}.parquet"
+        return f"windows/{self.folder}-{self.shard:06d}.parquet"
 
 
-COMMIT = re.compile(r"commits/(?P<split>\w[^/]*)/(?P<shard>\d{6,})\.json")
+def folder_of(split: str, tracks: int) -> str:
+    """The folder of a dataset that holds the windows of a split with so many tracks: `train`, or `train.2tracks`.
+
+    All arrays of a folder have one number of axes, without which Hugging Face `datasets` cannot read it. The names of
+    splits hold no dot.
+    """
+    return split if tracks == 1 else f"{split}.{tracks}tracks"
+
+
+FOLDER = "concat(split, CASE WHEN tracks > 1 THEN concat('.', tracks, 'tracks') ELSE '' END)"
+"""`folder_of` as SQL."""
+COMMIT = re.compile(r"commits/(?P<folder>\w[^/]*)/(?P<shard>\d{6,})\.json")
 
 
 def committed(storage: Storage, dataset: str) -> Iterator[ShardFiles]:
@@ -145,32 +161,31 @@ def committed(storage: Storage, dataset: str) -> Iterator[ShardFiles]:
     prefix = f"datasets/{dataset}/"
     for key in storage.list(f"{prefix}commits"):
         if match := COMMIT.fullmatch(key.removeprefix(prefix)):
-            yield ShardFiles(match["split"], int(match["shard"]))
+            yield ShardFiles(match["folder"], int(match["shard"]))
 
 
 def fields(storage: Storage, dataset: str) -> dict[str, dict[str, list[str]]]:
-    """Of each split the files of its committed shards, relative to the dataset's folder, as `CutSet.from_shar` takes.
+    """Of each folder the files of its committed shards, relative to the dataset's own, as `CutSet.from_shar` takes.
 
     An object store cannot be globbed by readers: `fields.json` lists what they would look for.
     """
     listed: dict[str, dict[str, list[str]]] = {}
     for shard in committed(storage, dataset):
-        of_split = listed.setdefault(shard.split, {"cuts": [], "latents": []})
-        of_split["cuts"].append(shard.cuts)
-        of_split["latents"].append(shard.latents)
+        of_folder = listed.setdefault(shard.folder, {"cuts": [], "latents": []})
+        of_folder["cuts"].append(shard.cuts)
+        of_folder["latents"].append(shard.latents)
     return listed
 
 
 class ShardWriter:
     """Writes one shard into a local folder; equal windows give equal bytes (times, owners and names are fixed).
 
-    Windows are added recording by recording, each inside `recording`, which takes all of them back where an error
-    leaves it.
+    Windows are added recording by recording: between `begin` and `keep` or `take_back`, or inside `recording`, which
+    takes all of them back where an error leaves it.
     """
 
-    def __init__(self, folder: Path, split: str, shard: int, fingerprints: Mapping[str, str]) -> None:
-        self.folder, self.split, self.shard, self.fingerprints = folder, split, shard, dict(fingerprints)
-        self.files = ShardFiles(split, shard)
+    def __init__(self, folder: Path, files: ShardFiles, fingerprints: Mapping[str, str]) -> None:
+        self.folder, self.files, self.fingerprints = folder, files, dict(fingerprints)
         for name in (self.files.cuts, self.files.windows):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         self._cuts_file = (folder / self.files.cuts).open("wb")
@@ -185,17 +200,29 @@ class ShardWriter:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """The windows of one recording. All that was added inside is taken back where an error leaves it."""
-        begun = self._tar.offset
-        self._at_hand = at_hand = _AtHand()
+        self.begin()
         try:
             yield
         except BaseException:  # whatever leaves it, Ctrl-C too: nothing of this recording stays behind; raised on
-            self._tar_file.seek(begun)
-            self._tar_file.truncate()
-            self._tar.offset = begun
+            self.take_back()
             raise
-        finally:
-            self._at_hand = None
+        self.keep()
+
+    def begin(self) -> None:
+        """Begin with the windows of one recording."""
+        assert self._at_hand is None, "the recording before was neither kept nor taken back"
+        self._at_hand = _AtHand(self._tar.offset)
+
+    def take_back(self) -> None:
+        """Leave nothing of what was added since `begin`."""
+        begun, self._at_hand = self._held().begun, None
+        self._tar_file.seek(begun)
+        self._tar_file.truncate()
+        self._tar.offset = begun
+
+    def keep(self) -> None:
+        """Keep what was added since `begin`."""
+        at_hand, self._at_hand = self._held(), None
         for line in at_hand.cuts:  # a compressed stream cannot be cut back: its lines wait until here
             self._cuts.write(line)
         self._rows += at_hand.rows
@@ -203,12 +230,17 @@ class ShardWriter:
         self._statistics.merge(at_hand.statistics)
 
     def add(
-        self, window: Mapping[str, Any], recording: Mapping[str, Any], features: np.ndarray, frame_shift_s: float
+        self,
+        window: Mapping[str, Any],
+        recording: Mapping[str, Any],
+        features: np.ndarray,
+        frame_shift_s: float,
+        start_s: float | None = None,
     ) -> None:
         """Add a window (a row of WINDOWS) of a recording (its RECORDINGS and SIGNAL columns).
 
-        `features` is float (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values that
-        float16 cannot hold.
+        `start_s` is where its first frame begins, if that is not the start of the window. `features` is float
+        (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values that float16 cannot hold.
         """
         tracks, frames, _ = features.shape
         with np.errstate(over="ignore"):
@@ -220,7 +252,7 @@ class ShardWriter:
             stored, temporal_dim = stored[0], 0
         array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(stored.shape)}
         manifest = {"array": array, "temporal_dim": temporal_dim, "frame_shift": frame_shift_s}
-        manifest["start"] = window["start_s"]
+        manifest["start"] = window["start_s"] if start_s is None else start_s
         context = round(window["context_s"] / frame_shift_s)
         made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
         row = _of_window(window) | made
@@ -241,15 +273,19 @@ class ShardWriter:
         held.statistics.add(stored)
         held.frames += stored.size // stored.shape[-1]
         place = {"array_offset": offset, "array_bytes": len(npy), "array_crc32": zlib.crc32(npy)}
-        held.rows.append({**row, "shard": self.shard, **place})
+        held.rows.append({**row, **self._place, **place})
 
     def fail(self, window: Mapping[str, Any], error: str) -> None:
         """Record that a window (a row of WINDOWS or of SHARD_WINDOWS) could not be made, and why."""
         failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
-        self._held().rows.append(_of_window(window) | failed | {"shard": self.shard})
+        self._held().rows.append(_of_window(window) | failed | self._place)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"folder": self.files.folder, "shard": self.files.shard}
 
     def _held(self) -> _AtHand:
-        assert self._at_hand is not None, "windows are added inside `recording`"
+        assert self._at_hand is not None, "windows are added after `begin`"
         return self._at_hand
 
     def _member(self, name: str, data: bytes) -> int:
@@ -272,8 +308,8 @@ class ShardWriter:
         names = (self.files.cuts, self.files.latents, self.files.windows)
         made = sum(row["status"] == "ok" for row in self._rows)
         return ShardCommit(
-            self.split,
-            self.shard,
+            self.files.folder,
+            self.files.shard,
             {name: _describe(self.folder / name) for name in names},
             made,
             len(self._rows) - made,
@@ -288,7 +324,7 @@ def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.n
 
     Raises CorruptFileError where the archive is gone or holds other bytes there than were written.
     """
-    key = f"datasets/{dataset}/{ShardFiles(row['split'], row['shard']).latents}"
+    key = f"datasets/{dataset}/{ShardFiles(row['folder'], row['shard']).latents}"
     try:
         with storage.open(key) as file:
             file.seek(row["array_offset"])
@@ -320,6 +356,8 @@ def _of_window(window: Mapping[str, Any]) -> dict[str, Any]:
 class _AtHand:
     """What was added of the recording at hand, but for its arrays, which are in the archive already."""
 
+    begun: int
+    """Where its arrays begin there."""
     cuts: list[bytes] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     frames: int = 0

@@ -1,4 +1,4 @@
-"""Versions of a dataset. Version N holds the first so many shards of each split: growth adds shards and moves none.
+"""Versions of a dataset. Version N holds the first so many shards of each folder: growth adds shards and moves none.
 
 What is corrected later, a label or a recording that was withdrawn, is corrected in the shards, and so in every version.
 """
@@ -29,7 +29,7 @@ class Version:
     selected: str | None
     """and the hash of these windows as they were when it was made; None where that is not known."""
     shards: dict[str, int]
-    """How many shards of each split: those numbered 0 to that number less 1."""
+    """How many shards of each folder: those numbered 0 to that number less 1."""
     windows: int
     hours: float
     frames: int
@@ -60,30 +60,30 @@ def versions(lake: Lake, dataset: str) -> list[Version]:
 
 
 def committed_numbers(lake: Lake, dataset: str) -> dict[str, set[int]]:
-    """The numbers of the committed shards of each split."""
+    """The numbers of the committed shards of each folder."""
     numbers: dict[str, set[int]] = {}
     for files in committed(lake.storage, dataset):
-        numbers.setdefault(files.split, set()).add(files.shard)
+        numbers.setdefault(files.folder, set()).add(files.shard)
     return numbers
 
 
 def generation(shards: Sequence[Mapping[str, int]], files: ShardFiles) -> int | None:
     """The first of some versions, given by their shards, that holds a shard; None if none does."""
-    return next((index for index, ends in enumerate(shards) if files.shard < ends.get(files.split, 0)), None)
+    return next((index for index, ends in enumerate(shards) if files.shard < ends.get(files.folder, 0)), None)
 
 
 def fields(history: Sequence[Mapping[str, int]]) -> Fields:
-    """Of each split the files of the shards of the last of these versions, as `CutSet.from_shar` takes them.
+    """Of each folder the files of the shards of the last of these versions, as `CutSet.from_shar` takes them.
 
     Paths are relative to the dataset's folder. An object store cannot be globbed by readers: they are told all names.
     Any prefix of the lists is a fair sample of the version: see `in_fair_order`.
     """
     listed: Fields = {}
-    for split in sorted(history[-1]) if history else ():
-        ends = [shards.get(split, 0) for shards in history]
+    for folder in sorted(history[-1]) if history else ():
+        ends = [shards.get(folder, 0) for shards in history]
         counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-        files = [ShardFiles(split, number) for number in in_fair_order(counts)]
-        listed[split] = {"cuts": [one.cuts for one in files], "latents": [one.latents for one in files]}
+        files = [ShardFiles(folder, number) for number in in_fair_order(counts)]
+        listed[folder] = {"cuts": [one.cuts for one in files], "latents": [one.latents for one in files]}
     return listed
 
 

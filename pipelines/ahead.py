@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.storage.local import private_folder
 from pipelines.engines import Engine
-from pipelines.recipe import Recipe
+from pipelines.recipe import EncodeConfig, Recipe
 from runtime.errors import SpeechmillError
 
 WORKER_GIB = 1.0
@@ -36,6 +36,13 @@ def check_devices(recipe: Recipe, engine: Engine) -> None:
             raise SpeechmillError(
                 f'annotate.{stage.name}.device is "cuda", and no GPU can be used on this machine',
                 f"set annotate.{stage.name}.device to 'cpu' or 'auto', or check the driver with `nvidia-smi`",
+            )
+    for config in recipe.targets.values():
+        encoder = config.load()
+        if encoder.device == "cuda" and not _sees_gpu(encoder.name):
+            raise SpeechmillError(
+                f'the encoder {encoder.name} has the device "cuda", and no GPU can be used on this machine',
+                "set its device to 'cpu' or 'auto', or check the driver with `nvidia-smi`",
             )
 
 
@@ -98,8 +105,12 @@ def check_room_for_rows(lake: Lake, seconds: float) -> None:
         _check_room(lake, Path(lake.storage.root), seconds * ROW_BYTES_PER_S, what, "")
 
 
-def check_room_for_features(lake: Lake, recipe: Recipe, selection: str, dataset: str, workers: int) -> None:
+def check_room_for_features(
+    lake: Lake, datasets: Mapping[str, EncodeConfig], shard_s: float, selection: str, workers: int
+) -> None:
     """Raise NoRoomError where the features of what a selection keeps do not fit where they are written.
+
+    `datasets` are those that are made, by name, in shards of `shard_s` seconds of tracks.
 
     Less is asked for than a recording with several tracks takes: what clearly does not fit is told, and no more.
     """
@@ -108,22 +119,16 @@ def check_room_for_features(lake: Lake, recipe: Recipe, selection: str, dataset:
     except FileNotFoundError:  # told by the step itself
         return
     _, kept_s = Funnel.from_dict(stored).part("windows", "kept")
-    needed, what = kept_s * feature_bytes_per_s(recipe), f"the features of {kept_s / 3600:,.1f} h of kept windows"
+    bytes_per_s = sum(config.bytes_per_s for config in datasets.values())
+    needed, what = kept_s * bytes_per_s, f"the features of {kept_s / 3600:,.1f} h of kept windows"
     if "://" in lake.storage.root:  # shards are written here, and then sent
         what = f"the shards that {workers} workers write at a time"
-        _check_room(lake, private_folder(), min(needed, workers * recipe.encode.shard_mb * 1e6), what, "")
+        _check_room(lake, private_folder(), min(needed, workers * shard_s * bytes_per_s), what, "")
         return
     path = Path(lake.storage.root)
-    there = sum(file.stat().st_size for file in (path / f"datasets/{dataset}").rglob("*.tar"))
+    tars = (file for dataset in datasets for file in (path / f"datasets/{dataset}").rglob("*.tar"))
+    there = sum(file.stat().st_size for file in tars)
     _check_room(lake, path, needed - there, what, ", or keep fewer windows")
-
-
-def feature_bytes_per_s(recipe: Recipe) -> float:
-    """Bytes of features of a second of sound on one track: float16."""
-    import encoders
-
-    encoder = encoders.load(recipe.encode.encoder, recipe.encode.settings)
-    return encoder.frame_rate * encoder.dim * 2
 
 
 def _check_room(lake: Lake, path: Path, needed: float, what: str, instead: str) -> None:

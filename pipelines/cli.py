@@ -192,21 +192,25 @@ def check_room(work: Run) -> None:
     """Raise SpeechmillError where the features of what is selected clearly do not fit on the disk."""
     from pipelines.ahead import check_room_for_features
 
-    selection, dataset = work.selection().name, work.dataset().name
-    check_room_for_features(work.lake, work.recipe, selection, dataset, work.engine.most_workers())
+    datasets = {dataset.name: config for dataset, config in work.datasets()}
+    check_room_for_features(work.lake, datasets, work.recipe.shard_s, work.selection().name, work.engine.most_workers())
 
 
 def do_encode(work: Run, output: Output) -> None:
     from manifests import ledger
 
-    made = work.encode()
-    number = made.version.version
-    text = f"datasets/{made.dataset}: version {number}"
-    if number == made.versions_before:
-        text += ", which holds all that is selected"
-    table = work.lake.read(f"datasets/{made.dataset}/ledger.parquet")
-    output.show("dataset", {"name": made.dataset, "version": number}, text)
-    output.show("encode", table.to_pylist(), ledger.render(table, work.recipe.encode.patch))
+    rows: list[dict[str, Any]] = []
+    datasets: list[dict[str, Any]] = []
+    for made in work.encode():
+        number = made.version.version
+        text = f"datasets/{made.dataset}: version {number}"
+        if number == made.versions_before:
+            text += ", which holds all that is selected"
+        table = work.lake.read(f"datasets/{made.dataset}/ledger.parquet")
+        datasets.append({"name": made.dataset, "version": number})
+        rows += table.to_pylist()
+        output.show("datasets", datasets, text)
+        output.show("encode", rows, ledger.render(table, work.recipe.encode.patch))
 
 
 def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
@@ -214,12 +218,12 @@ def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None
     from pipelines.after import next_commands
     from pipelines.watch import clock
 
-    made = output.results["dataset"]
-    dataset, seconds = f"{settings['lake'].rstrip('/')}/datasets/{made['name']}", work.watch.wall_s
-    commands = next_commands(settings["recipe"], settings["lake"], settings["overrides"])
-    made |= {"folder": dataset, "wall_s": seconds, "next": commands}
+    seconds, commands = work.watch.wall_s, next_commands(settings["recipe"], settings["lake"], settings["overrides"])
+    folders = [f"{settings['lake'].rstrip('/')}/datasets/{made['name']}" for made in output.results["datasets"]]
+    for made, folder in zip(output.results["datasets"], folders, strict=True):
+        made |= {"folder": folder, "wall_s": seconds, "next": commands}
     if not output.as_json:
-        work.watch.print(f"dataset: {dataset}, after {clock(seconds)}")
+        work.watch.print(f"dataset: {', '.join(folders)}, after {clock(seconds)}")
         for command in commands:
             work.watch.print(f"next: {command}")
         if "warning" in output.results:  # the first one is a page further up

@@ -35,11 +35,11 @@ class Dataset:
     name: str
 
     @classmethod
-    def of(cls, lake: Lake, recipe: str, made_by: Mapping[str, str]) -> Dataset:
+    def of(cls, lake: Lake, recipe: str, made_by: Mapping[str, str], wanted: str | None = None) -> Dataset:
         """The dataset of a recipe that is made by these; where there is none, the first free name for it.
 
-        The first dataset of a recipe has its name. One that was changed makes another, such as `demo-2`, and leaves the
-        one before as it is.
+        The first dataset takes the name `wanted`, that of the recipe if not given. One that was changed makes another,
+        such as `demo-2`, and leaves the one before as it is.
         """
         taken = folders(lake, "datasets")
         known = {name: _made_by(lake, name) for name in taken}
@@ -47,7 +47,8 @@ class Dataset:
             # What was made before its plan was lost is told by its shards.
             if by == dict(made_by) and of_recipe in (recipe, None):
                 return cls(lake, recipe, made_by, name)
-        free = itertools.chain([recipe], (f"{recipe}-{number}" for number in itertools.count(2)))
+        first = wanted or recipe
+        free = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
         name = next(name for name in free if known.get(name, (None, None)) == (None, None))
         return cls(lake, recipe, made_by, name)
 
@@ -65,8 +66,10 @@ class Dataset:
         return found
 
     @contextmanager
-    def making(self, config: EncodeConfig, retry: Retry | None) -> Iterator[Plan]:
-        """What is to be made now, and nothing else while this lasts; at its end all of it must be made and published.
+    def making(self, config: EncodeConfig, retry: Retry | None, shard_s: float | None = None) -> Iterator[Plan]:
+        """What is to be made now, in shards of so many seconds of tracks, and nothing else while this lasts.
+
+        At its end all of it must be made and published.
 
         The plan of a run that was killed is followed, to the same shards. Where recordings have come since then, the
         shards that it has committed are kept, and the rest is planned anew. Raises SpeechmillError where another run,
@@ -77,7 +80,7 @@ class Dataset:
         if not storage.put_if_absent(key, text) and storage.read(key) != text:
             raise SpeechmillError(f"{self.prefix} was begun by another run just now", "run the same command again")
         finish_replacing(self.lake, self.name)
-        plan, record = self._plan(config, retry)
+        plan, record = self._plan(config, retry, shard_s)
         try:
             yield plan
         except BaseException:  # raised on; who comes next need not ask whether this process lives
@@ -85,12 +88,12 @@ class Dataset:
             raise
         storage.delete(self._begun_key)
 
-    def _plan(self, config: EncodeConfig, retry: Retry | None) -> tuple[Plan, dict[str, Any]]:
+    def _plan(self, config: EncodeConfig, retry: Retry | None, shard_s: float | None) -> tuple[Plan, dict[str, Any]]:
         """The plan to follow, and what is recorded of it under runs/."""
         alike, begun = self.alike(), self._begun()
 
         def make(base: Base) -> Plan:
-            return Plan(self.lake, self.made_by["selection"], config, self.name, base, alike, retry)
+            return Plan(self.lake, self.made_by["selection"], config, self.name, base, alike, retry, shard_s)
 
         if begun is not None:
             plan = make(from_ranges(begun["base"]))
@@ -103,7 +106,7 @@ class Dataset:
                     "lake, then run the same command again",
                 )
         numbers = committed_numbers(self.lake, self.name)
-        base = {split: frozenset(of_split) for split, of_split in numbers.items()}
+        base = {folder: frozenset(of_folder) for folder, of_folder in numbers.items()}
         plan = make(base)
         record = {"owner": owner(), "base": ranges(base), "new": plan.digest()}
         self.lake.storage.put(self._begun_key, pretty(record).encode())

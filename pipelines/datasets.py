@@ -34,7 +34,7 @@ def list_datasets(lake: str, as_json: bool) -> None:
     for one in told:
         say(f"{one['name']}: recipe {one['recipe']}, encoder {one['encoder']}, {one['bytes'] / 1e6:,.1f} MB")
         for version in one["versions"]:
-            shards = ", ".join(f"{split} {count:,}" for split, count in version["shards"].items()) or "none"
+            shards = ", ".join(f"{folder} {count:,}" for folder, count in version["shards"].items()) or "none"
             say(
                 f"  version {version['version']}: {version['windows']:,} windows, {version['hours']:,.3f} h, "
                 f"{version['frames']:,} frames; shards: {shards}"
@@ -124,6 +124,6 @@ def _keys(lake: Lake, name: str, kept: dict[str, int] | None, newest: int) -> li
         return [*keys, *first, *(key for key in listed if key not in set(first))]
     keys = sorted(lake.storage.list(f"{prefix}/versions/{newest:06d}"), reverse=True)  # version.json first
     for files in committed(lake.storage, name):
-        if files.shard >= kept.get(files.split, 0):
+        if files.shard >= kept.get(files.folder, 0):
             keys += [f"{prefix}/{part}" for part in (files.commit, files.windows, files.cuts, files.latents)]
     return keys

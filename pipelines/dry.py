@@ -16,7 +16,7 @@ from manifests.corrupt import CorruptFileError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.versions import versions
-from pipelines.ahead import cores_here, feature_bytes_per_s
+from pipelines.ahead import cores_here
 from pipelines.annotate import Retry, expected, fingerprints
 from pipelines.audio.files import scheme, stat_file
 from pipelines.audio.probing import Prober
@@ -87,11 +87,14 @@ class DryRun:
             text = f"select: {kept_h:,.3f} h in windows, {why}"
             found["select"] = {"selection": run.selection().name, "hours": kept_h, "text": text}
         if "encode" in names:
-            held = versions(self.lake, run.dataset().name)
-            held_h = min(kept_h, held[-1].hours if held else 0.0)
-            new_h = kept_h - held_h
-            size = new_h * 3600 * feature_bytes_per_s(self.recipe)
-            shards = math.ceil(size / (self.recipe.encode.shard_mb * 1e6))
+            new_h, size, shards = 0.0, 0.0, 0
+            for dataset, config in run.datasets():
+                held = versions(self.lake, dataset.name)
+                lacking_h = max(0.0, kept_h - (held[-1].hours if held else 0.0))
+                size += lacking_h * 3600 * config.bytes_per_s
+                shards += math.ceil(lacking_h * 3600 / self.recipe.shard_s)
+                new_h = max(new_h, lacking_h)  # one pass over the sound serves all encoders
+            held_h = kept_h - new_h
             took = self._took("encode", new_h, ["encode"])
             text = (
                 f"encode: {kept_h:,.3f} h in windows, of which {held_h:,.3f} h are encoded; {size / 1e9:,.3f} GB "

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import encoders
 from encoders.base import WindowSound
 from manifests.amend import replace_shard
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
-from manifests.shards import ShardCommit, ShardFiles, ShardWriter, stored_array
+from manifests.shards import ShardCommit, ShardWriter
 from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
+from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
+from pipelines.cutting import Shared, cut_windows
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
-from pipelines.plan import Shard, Source
+from pipelines.filling import Job, ShardFiller
+from pipelines.plan import Shard, Source, Unit
 from pipelines.recipe import EncodeConfig
 from pipelines.watch import Done
 from runtime.errors import ChangedAudioError, UnreachableAudioError
@@ -34,20 +35,42 @@ if TYPE_CHECKING:
     from pipelines.annotate import Retry
 
 Progress = Callable[[str, float, bool], None]
-Window = Mapping[str, Any]
-"""A row of WINDOWS."""
+
+
+class Target:
+    """A dataset that a worker makes shards of."""
+
+    def __init__(self, dataset: str, config: EncodeConfig, selection: str, signal_mark: str) -> None:
+        self.dataset = dataset
+        self.encoder = config.load()
+        self.encoder.setup()
+        self.fingerprints = made_by(config, selection, signal_mark)
+
+
+@dataclass
+class _Making:
+    """A shard that is made: of which dataset, what is to be done with each of its recordings, and what does it."""
+
+    target: Target
+    shard: Shard
+    jobs: dict[str, Job]
+    folder: Path
+    writer: ShardWriter
+    filler: ShardFiller
 
 
 class ShardEncoder:
-    """A worker that makes shards of one dataset."""
+    """A worker that makes shards of one dataset, or of several by different encoders over the same windows.
+
+    A recording is decoded once for all of them.
+    """
 
     def __init__(
         self,
         lake: Lake,
-        dataset: str,
+        datasets: Mapping[str, EncodeConfig],
         selection: str,
         signal_mark: str,
-        config: EncodeConfig,
         attempts: Attempts | None = None,
         decode: DecodeConfig = DECODE,
         unreachable: str = "stop",
@@ -56,62 +79,81 @@ class ShardEncoder:
         """`unreachable` is that of the recipe; windows that failed before as `retry` says are tried again."""
         self.decode = decode
         self.attempts = attempts or Attempts(lake.storage)
-        self.lake, self.dataset, self.selection, self.signal_mark = lake, dataset, selection, signal_mark
+        self.lake, self.selection, self.signal_mark = lake, selection, signal_mark
         self.unreachable, self.retry = unreachable, retry
-        self.prefix = f"datasets/{dataset}"
-        self.encoder = encoders.load(config.encoder, config.settings)
-        self.fingerprints = made_by(config, selection, signal_mark)
+        self.targets = {name: Target(name, config, selection, signal_mark) for name, config in datasets.items()}
 
-    def encode(self, shard: Shard, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Make and commit one shard; nothing is done where its commit record is already there, unless `shard.again`.
+    def encode(self, unit: Unit, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
+        """Make and commit the shards of a unit; of one that is committed nothing is done, unless it is made `again`.
 
         A shard is committed whole or not at all. It is not committed where the bytes of a recording that was annotated
         cannot be had: the result then says so, and the same command makes that shard another time.
         """
-        storage = self.lake.storage
-        done = Done(shard.name)
-        if storage.exists(f"{self.prefix}/{shard.commit_key}") and not shard.again:
+        storage, done = self.lake.storage, Done(unit.name)
+        todo = [
+            (self.targets[dataset], shard)
+            for dataset, shard in unit.shards
+            if shard.again or not storage.exists(f"datasets/{dataset}/{shard.commit_key}")
+        ]
+        if not todo:
             return done
-        known = self._look_up(shard)
+        known = {target.dataset: self._look_up(target, shard) for target, shard in todo}
         if self.unreachable == "stop":  # known at once, and not after hours of encoding
-            needed = (job.recording for job in known.values() if job.lacks_features)
-            if lost := unreachable_among(needed, self.lake, "encode"):
-                return Done(shard.name, unreachable=lost, uncommitted=1)
+            jobs = [job for of_dataset in known.values() for job in of_dataset.values()]
+            needed = {job.recording_id: job.recording for job in jobs if job.lacking}
+            if lost := unreachable_among(needed.values(), self.lake, "encode"):
+                return Done(unit.name, unreachable=lost, uncommitted=1)
         folder = storage.scratch()
         try:
-            with self.attempts.begin(shard.name) as attempt:
-                writer = ShardWriter(folder, shard.split, shard.number, self.fingerprints)
-                for job in known.values():
+            with self.attempts.begin(unit.name) as attempt:
+                made: list[_Making] = []
+
+                def ended(recording_id: str) -> None:
+                    """A recording has come to its end in the last of the shards: tell what became of it."""
+                    done.recordings += 1
+                    made_s = max(one.filler.made_s[recording_id] for one in made)
+                    done.seconds += made_s
+                    errors = [one.filler.errors[recording_id] for one in made if recording_id in one.filler.errors]
+                    if errors:
+                        done.failures.append(to_failure(failed_row(recording_id, errors[0]), "encode"))
+                    progress(recording_id, made_s, bool(errors))
+
+                for number, (target, shard) in enumerate(todo):
+                    (own := folder / str(number)).mkdir()
+                    writer = ShardWriter(own, shard.files, target.fingerprints)
+                    last = number == len(todo) - 1
+                    filler = ShardFiller(storage, target.encoder, writer, ended if last else lambda recording_id: None)
+                    made.append(_Making(target, shard, known[target.dataset], own, writer, filler))
+                for recording_id in unit.shard.ids:
                     try:
-                        made_s, error = self._encode_recording(job, writer, attempt)
-                    except (UnreachableAudioError, ChangedAudioError) as lost_error:
-                        failure = to_failure(failed_row(job.recording_id, lost_error), "encode")
-                        return Done(shard.name, unreachable=[failure], uncommitted=1)
-                    if error:
-                        done.failures.append(to_failure(failed_row(job.recording_id, error), "encode"))
-                    done.recordings, done.seconds = done.recordings + 1, done.seconds + made_s
-                    progress(job.recording_id, made_s, error is not None)
-                self._commit(shard, writer.finish(), folder)
+                        self._encode_recording(recording_id, made, attempt)
+                    except (UnreachableAudioError, ChangedAudioError) as error:
+                        failure = to_failure(failed_row(recording_id, error), "encode")
+                        return Done(unit.name, unreachable=[failure], uncommitted=1)
+                for one in made:
+                    one.filler.flush()
+                for one in made:
+                    self._commit(one.target.dataset, one.shard, one.writer.finish(), one.folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return done
 
-    def _commit(self, shard: Shard, commit: ShardCommit, folder: Path) -> None:
+    def _commit(self, dataset: str, shard: Shard, commit: ShardCommit, folder: Path) -> None:
         storage = self.lake.storage
         if shard.again:
-            replace_shard(self.lake, self.dataset, commit, folder)
+            replace_shard(self.lake, dataset, commit, folder)
             return
         for name in commit.files:
-            storage.put_file(f"{self.prefix}/{name}", folder / name)
-        storage.put_if_absent(f"{self.prefix}/{shard.commit_key}", commit.to_json().encode())
+            storage.put_file(f"datasets/{dataset}/{name}", folder / name)
+        storage.put_if_absent(f"datasets/{dataset}/{shard.commit_key}", commit.to_json().encode())
 
-    def _look_up(self, shard: Shard) -> dict[str, _Job]:
+    def _look_up(self, target: Target, shard: Shard) -> dict[str, Job]:
         """What is to be done with each recording; the tables of a batch, and of a source, are read once."""
         by_batch: dict[str, list[str]] = defaultdict(list)
         for planned in shard.recordings:
             by_batch[planned.batch].append(planned.recording_id)
         elsewhere = set(shard.elsewhere)
-        known: dict[str, _Job] = {}
+        known: dict[str, Job] = {}
         for batch, ids in by_batch.items():
             wanted = pa.array(ids)
 
@@ -124,147 +166,100 @@ class ShardEncoder:
                 row["recording_id"]: row for row in rows(self.lake.annotation_key("signal", self.signal_mark, batch))
             }
             for row in rows(self.lake.recordings_key(batch)):
-                known[row["recording_id"]] = _Job(row | signal[row["recording_id"]])
+                known[row["recording_id"]] = Job(row | signal[row["recording_id"]])
             for row in rows(self.lake.windows_key(self.selection, batch)):
                 if row["kept"] and row["window_id"] not in elsewhere:
                     known[row["recording_id"]].windows[row["window_id"]] = row
-        jobs = {planned.recording_id: known[planned.recording_id] for planned in shard.recordings}
+        jobs = {recording_id: known[recording_id] for recording_id in shard.ids}
         for source in dict.fromkeys(source for planned in shard.recordings for source in planned.sources):
-            for row in self._held_by(source, pa.array(list(jobs))):
+            for row in self._held_by(source, target.dataset, pa.array(list(jobs))):
                 jobs[row["recording_id"]].offer(source, row)
         return jobs
 
-    def _held_by(self, source: Source, wanted: pa.Array) -> list[dict[str, Any]]:
+    def _held_by(self, source: Source, dataset: str, wanted: pa.Array) -> list[dict[str, Any]]:
         """The windows of these recordings that a committed shard can give, or of which it says that they failed."""
-        files = ShardFiles(source.split, source.number)
-        table = self.lake.read(f"datasets/{source.dataset}/{files.windows}")
+        table = self.lake.read(f"datasets/{source.dataset}/{source.files.windows}")
         rows: list[dict[str, Any]] = table.filter(pc.is_in(table["recording_id"], wanted)).to_pylist()
-        own = source.dataset == self.dataset  # others may have failed for reasons that do not hold here
+        own = source.dataset == dataset  # others may have failed for reasons that do not hold here
         return [row for row in rows if row["status"] == "ok" or (own and not self._is_tried_again(row))]
 
     def _is_tried_again(self, row: Mapping[str, Any]) -> bool:
         return self.retry is not None and self.retry.error_type in (None, row["error"].partition(":")[0])
 
-    def _encode_recording(self, job: _Job, writer: ShardWriter, attempt: Attempt) -> tuple[float, Exception | None]:
+    def _encode_recording(self, recording_id: str, made: list[_Making], attempt: Attempt) -> None:
         """Encode the windows of a recording in order of time, or record why one could not be made.
 
-        Returns the seconds of the windows that were made, and the first error. Raises UnreachableAudioError or
-        ChangedAudioError, and takes all of its windows back, where the bytes that were annotated cannot be had, unless
-        the recipe has them counted as failed; and whatever is no recording's fault.
+        Raises UnreachableAudioError or ChangedAudioError where the bytes that were annotated cannot be had, unless the
+        recipe has them counted as failed; and whatever is no recording's fault.
         """
+        todo = [(one, one.jobs[recording_id]) for one in made]
         try:
-            attempt.at(job.recording_id)
-            if not job.lacks_features:
-                with writer.recording():
-                    return self._add_windows(job, iter(()), writer)
-            return first_readable(job.recording, lambda uri: self._encode_file(uri, job, writer), self.lake.config)
+            attempt.at(recording_id)
+            if any(job.lacking for _, job in todo):
+                recording = todo[0][1].recording
+                first_readable(recording, lambda uri: self._encode_file(uri, recording, todo), self.lake.config)
+            else:
+                self._add_windows(todo, {})
         except Exception as error:
             lost = isinstance(error, UnreachableAudioError | ChangedAudioError)
             if kind_of(error) is Kind.RUN or (lost and self.unreachable == "stop"):
                 raise
-            with writer.recording():
-                _fail(writer, job.windows.values(), error)
-            return 0.0, error
+            for one, job in todo:
+                one.filler.take_back(job)
+                one.filler.fail(job, error)
+            return
+        for one, job in todo:
+            one.filler.end(job)
 
-    def _encode_file(self, uri: str, job: _Job, writer: ShardWriter) -> tuple[float, Exception | None]:
+    def _encode_file(self, uri: str, recording: dict[str, Any], todo: list[tuple[_Making, Job]]) -> None:
         """As `_encode_recording`, under one of its names; ChangedAudioError unless its bytes are those annotated."""
-        given = uri, self.encoder.sample_rate, job.recording, self.lake.config, self.decode
-        lacking = [window for window_id, window in job.windows.items() if window_id not in job.held]
-        with (
-            writer.recording(),
-            closing(TrackStream(*given)) as stream,
-            closing(self._windows_of(iter(stream), lacking)) as sounds,
-        ):
-            result = self._add_windows(job, sounds, writer)
-            stream.prove(job.recording["sha256"])
-        return result
+        lacking = [(one, job) for one, job in todo if job.lacking]
+        rates = list(dict.fromkeys(one.target.encoder.sample_rate for one, _ in lacking))
+        at_rate = {rate: [one for one, _ in lacking if one.target.encoder.sample_rate == rate] for rate in rates}
+        try:
+            with (
+                closing(TrackStream(uri, None, recording, self.lake.config, self.decode)) as stream,
+                ExitStack() as stack,
+            ):
+                decoded, sounds = Shared(stream, len(rates)), {}
+                for number, rate in enumerate(rates):
+                    blocks = resampled(decoded.reader(number), recording["sample_rate"], rate)
+                    shared = Shared(stack.enter_context(closing(blocks)), len(at_rate[rate]))
+                    for place, one in enumerate(at_rate[rate]):
+                        windows = one.jobs[recording["recording_id"]].lacking
+                        cut = cut_windows(one.target.encoder, shared.reader(place), windows)
+                        sounds[one.target.dataset] = stack.enter_context(closing(cut))
+                self._add_windows(todo, sounds)
+                stream.prove(recording["sha256"])
+        except BaseException:  # of these bytes nothing is kept; raised on
+            for one, job in todo:
+                one.filler.take_back(job)
+            raise
 
-    def _add_windows(
-        self, job: _Job, sounds: Iterator[WindowSound], writer: ShardWriter
-    ) -> tuple[float, Exception | None]:
-        """Add the windows of a recording: those that other shards hold as they are, the others of their `sounds`."""
-        made_s, errors, rate = 0.0, list[Exception](), self.encoder.frame_rate
-        ended: Exception | None = None
-        for window_id, window in job.windows.items():
-            try:
-                if window_id in job.held:
-                    source, row = job.held[window_id]
-                    if row["status"] != "ok":
-                        writer.fail(window, row["error"])
-                        continue
-                    features = stored_array(self.lake.storage, source.dataset, row)
-                elif ended is not None:
-                    raise ended
-                else:
+    def _add_windows(self, todo: list[tuple[_Making, Job]], sounds: Mapping[str, Iterator[WindowSound]]) -> None:
+        """Add the windows of a recording, in order of time, to each of the shards.
+
+        `sounds` has those that no shard holds, in order, by dataset. Where decoding goes no further, no later window
+        can be made, and each is added with the error that says so.
+        """
+        ended: dict[str, Exception] = {}
+        for window_id, window in todo[0][1].windows.items():
+            for one, job in todo:
+                dataset = one.target.dataset
+                sound: WindowSound | Exception | None = None
+                if window_id not in job.held:
                     try:
-                        sound = next(sounds)
-                    except Exception as error:  # decoding goes no further: no later window can be made
-                        ended = error
-                        raise
-                    (features,) = self.encoder.encode([sound])
-                writer.add(window, job.recording, features, 1 / rate)
-                made_s += window["duration_s"]
-            except Exception as error:  # of this window alone
-                if kind_of(error) is not Kind.RECORDING:
-                    raise
-                errors.append(error)
-                _fail(writer, [window], error)
-        return made_s, errors[0] if errors else None
-
-    def _windows_of(self, blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Generator[WindowSound]:
-        """Each window with the sound around it that the encoder wants."""
-        encoder = self.encoder
-        held = next(blocks)
-        offset = 0  # of held's first sample in the recording
-        for window in windows:
-            start = round(window["start_s"] * encoder.sample_rate)
-            count = round(window["duration_s"] * encoder.frame_rate) * encoder.hop_samples
-            # The recipe was refused otherwise: `check_grid`.
-            assert start % encoder.hop_samples == 0, f"window {window['window_id']} starts between two frames"
-            first, last = max(0, start - encoder.look_back_samples), start + count + encoder.look_ahead_samples
-            while offset + held.shape[1] < last and (block := next(blocks, None)) is not None:
-                passed = min(first - offset, held.shape[1])
-                held = np.concatenate([held[:, passed:], block], axis=1)
-                offset += passed
-            sound = held[:, first - offset : last - offset]
-            # What the selection rounds may reach a few samples past the end.
-            lacking = max(0, start + count - first - sound.shape[1])
-            yield WindowSound(np.pad(sound, ((0, 0), (0, lacking))), start - first, count // encoder.hop_samples)
-
-
-def _fail(writer: ShardWriter, windows: Iterable[Window], error: Exception) -> None:
-    for window in windows:
-        writer.fail(window, f"{type(error).__name__}: {error}")
-
-
-@dataclass
-class _Job:
-    """What is to be made of one recording: its RECORDINGS and SIGNAL columns, its windows, and what is held of them."""
-
-    recording: dict[str, Any]
-    windows: dict[str, Window] = field(default_factory=dict)
-    """By id, in order of time."""
-    held: dict[str, tuple[Source, Mapping[str, Any]]] = field(default_factory=dict)
-    """By window, a shard that holds its features, and the row of SHARD_WINDOWS that says where."""
-
-    @property
-    def recording_id(self) -> str:
-        return str(self.recording["recording_id"])
-
-    @property
-    def lacks_features(self) -> bool:
-        return len(self.held) < len(self.windows)
-
-    def offer(self, source: Source, row: Mapping[str, Any]) -> None:
-        """Take a window from a shard, if it is one of those wanted."""
-        window = self.windows.get(row["window_id"])
-        if window and all(window[name] == row[name] for name in ("start_s", "duration_s", "tracks")):
-            self.held.setdefault(row["window_id"], (source, row))
+                        sound = ended.get(dataset) or next(sounds[dataset])
+                    except Exception as error:
+                        if kind_of(error) is not Kind.RECORDING:
+                            raise
+                        sound = ended[dataset] = error
+                one.filler.add(job, window, sound)
 
 
 def made_by(config: EncodeConfig, selection: str, signal_mark: str) -> dict[str, str]:
     """What a dataset is made by: while all of it is the same, the dataset grows; otherwise there is another one."""
-    encoder = encoders.load(config.encoder, config.settings)
+    encoder = config.load()
     return {
         "encoder": f"{encoder.name}-{encoder.fingerprint}",
         "selection": selection,

@@ -14,11 +14,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import encoders
-from manifests.fingerprint import canonical
+from manifests.fingerprint import canonical, fingerprint
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
-from manifests.shards import ShardCommit, ShardFiles, committed
+from manifests.shards import FOLDER, ShardCommit, ShardFiles, committed
 from manifests.tables import joined
 from pipelines.recipe import EncodeConfig
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.annotate import Retry
 
 Base = Mapping[str, frozenset[int]]
-"""Numbers of shards by split."""
+"""Numbers of shards by folder."""
 
 TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
 """What a shard says of a window. Where the selection says otherwise, the shard is made again."""
@@ -38,8 +37,12 @@ class Source(NamedTuple):
     """A committed shard that holds features of windows, so that these need not be encoded again."""
 
     dataset: str
-    split: str
+    folder: str
     number: int
+
+    @property
+    def files(self) -> ShardFiles:
+        return ShardFiles(self.folder, self.number)
 
 
 class Planned(NamedTuple):
@@ -54,7 +57,7 @@ class Planned(NamedTuple):
 class Shard:
     """A unit of encoding: which recordings, in order."""
 
-    split: str
+    folder: str
     number: int
     recordings: tuple[Planned, ...]
     seconds: float
@@ -66,11 +69,66 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.number:06d}"
+        return f"{self.folder}-{self.number:06d}"
+
+    @property
+    def place(self) -> tuple[bool, str, int]:
+        """Where it stands in the order of a plan: shards that are made again come first."""
+        return not self.again, self.folder, self.number
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of its recordings."""
+        return [planned.recording_id for planned in self.recordings]
+
+    def is_like(self, other: Shard) -> bool:
+        """Whether it holds the same windows as a shard of another dataset, under the same number."""
+        return (self.place, self.elsewhere, self.ids) == (other.place, other.elsewhere, other.ids)
+
+    @property
+    def files(self) -> ShardFiles:
+        return ShardFiles(self.folder, self.number)
 
     @property
     def commit_key(self) -> str:
-        return ShardFiles(self.split, self.number).commit
+        return self.files.commit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a worker encodes in one go: shards of several datasets that hold the same windows, or one shard alone."""
+
+    shards: tuple[tuple[str, Shard], ...]
+    """Each with the name of its dataset."""
+    several: bool = False
+    """Whether the run makes several datasets, whose shards may have one name and hold different recordings."""
+
+    @property
+    def shard(self) -> Shard:
+        """The first of them: what it says of recordings and windows holds for all."""
+        return self.shards[0][1]
+
+    @property
+    def name(self) -> str:
+        """The name of the shard, and of several datasets a hash of the recordings."""
+        return f"{self.shard.name}-{fingerprint(self.shard.ids)[:6]}" if self.several else self.shard.name
+
+
+def units(planned: Mapping[str, Iterable[Shard]]) -> Iterator[Unit]:
+    """The planned shards of several datasets, those that hold the same windows together."""
+
+    several = len(planned) > 1
+    rest = {dataset: iter(shards) for dataset, shards in planned.items()}
+    heads = {dataset: shard for dataset, shards in rest.items() if (shard := next(shards, None))}
+    while heads:
+        first = min(heads.values(), key=lambda shard: shard.place)
+        alike = {dataset: shard for dataset, shard in heads.items() if shard.is_like(first)}
+        yield Unit(tuple(alike.items()), several)
+        for dataset in alike:
+            if (shard := next(rest[dataset], None)) is None:
+                del heads[dataset]
+            else:
+                heads[dataset] = shard
 
 
 class Plan:
@@ -94,12 +152,13 @@ class Plan:
         base: Base | None = None,
         alike: Iterable[str] = (),
         retry: Retry | None = None,
+        shard_s: float | None = None,
     ) -> None:
-        self._given = lake, selection, config, dataset, base, tuple(alike), retry
+        """`shard_s` are the seconds of tracks that a shard aims at; if not given, those of `shard_mb` by the encoder."""
+        self._given = lake, selection, config, dataset, base, tuple(alike), retry, shard_s
         self._lake, self._selection, self._dataset, self._retry = lake, selection, dataset, retry
         self._base: Base = base or {}
-        encoder = encoders.load(config.encoder, config.settings)
-        self._shard_seconds = config.shard_mb * 1e6 / (encoder.frame_rate * encoder.dim * 2)
+        self._shard_seconds = shard_s or config.shard_mb * 1e6 / config.bytes_per_s
         self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
         self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
         self._connection.execute("SET threads = 1; SET memory_limit = '100MB'")
@@ -110,7 +169,7 @@ class Plan:
         else:
             self._connection.execute("ALTER TABLE kept RENAME TO fresh")
         self._add_sources(alike)
-        self._connection.execute("CREATE TABLE planned AS FROM fresh ORDER BY split, place, recording_id")
+        self._connection.execute("CREATE TABLE planned AS FROM fresh ORDER BY folder, place, recording_id")
         self._connection.execute("DROP TABLE fresh")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -125,36 +184,36 @@ class Plan:
         """A hash of the new shards."""
         planned = hashlib.sha256()
         for shard in self.new():
-            planned.update(canonical([shard.split, shard.number, shard.recordings]).encode())
+            planned.update(canonical([shard.folder, shard.number, shard.recordings]).encode())
         return planned.hexdigest()[:12]
 
     def new(self) -> Iterator[Shard]:
         """The shards with numbers of their own."""
         rows = self._connection.cursor().execute(
-            "SELECT split, recording_id, batch, seconds, size_s, elsewhere, from_shards FROM planned "
-            "LEFT JOIN sources USING (recording_id) ORDER BY split, place, recording_id"
+            "SELECT folder, recording_id, batch, seconds, size_s, elsewhere, from_shards FROM planned "
+            "LEFT JOIN sources USING (recording_id) ORDER BY folder, place, recording_id"
         )
         streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
-        for split, of_split in itertools.groupby(streamed, key=lambda row: row[0]):
-            taken = self._base.get(split, frozenset())
+        for folder, of_folder in itertools.groupby(streamed, key=lambda row: row[0]):
+            taken = self._base.get(folder, frozenset())
             numbers = (number for number in itertools.count() if number not in taken)
             held: list[Planned] = []
             held_s, seconds_held, elsewhere_held = 0.0, 0.0, list[str]()
-            for _, recording_id, batch, seconds, size_s, elsewhere, sources in of_split:
+            for _, recording_id, batch, seconds, size_s, elsewhere, sources in of_folder:
                 if held and held_s + size_s > self._shard_seconds:
-                    yield Shard(split, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
+                    yield Shard(folder, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
                     held, held_s, seconds_held, elsewhere_held = [], 0.0, 0.0, []
                 found = tuple(Source(**source) for source in sources or ())
                 held.append(Planned(recording_id, f"batch-{batch:06d}", found))
                 held_s += size_s
                 seconds_held += seconds
                 elsewhere_held += elsewhere
-            yield Shard(split, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
+            yield Shard(folder, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
 
     def _add_held(self) -> None:
         """Table `held`: each recording in each shard of the base, with a hash of what the shard says of its windows."""
         self._connection.execute(
-            "CREATE TABLE held (split VARCHAR, shard BIGINT, recording_id VARCHAR, digest UBIGINT, failed BOOLEAN)"
+            "CREATE TABLE held (folder VARCHAR, shard BIGINT, recording_id VARCHAR, digest UBIGINT, failed BOOLEAN)"
         )
         columns = ["recording_id", *TOLD, "status", "error"]
         for table in joined(self._tables(columns)):
@@ -174,28 +233,29 @@ class Plan:
         return f"coalesce(bool_or(split_part(error, ':', 1) = '{kind}'), false)"
 
     def _tables(self, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Columns of the table of windows of each shard of the base, named '<split>/<number>'."""
+        """Columns of the table of windows of each shard of the base, named '<folder>/<number>'."""
 
         def read(files: ShardFiles) -> tuple[str, pa.Table]:
             commit = ShardCommit.read(self._lake.storage, f"datasets/{self._dataset}/{files.commit}")
             table = committed_windows(self._lake, self._dataset, files, commit)
-            return f"{files.split}/{files.shard}", table.select(columns)
+            return f"{files.folder}/{files.shard}", table.select(columns)
 
-        shards = (ShardFiles(split, number) for split in sorted(self._base) for number in sorted(self._base[split]))
+        shards = (ShardFiles(folder, number) for folder in sorted(self._base) for number in sorted(self._base[folder]))
         return self._lake.ahead(read, shards)
 
     def _add_kept(self, seed: str) -> None:
         """Table `kept`: each recording of which the selection keeps windows."""
         self._connection.execute(
-            "CREATE TABLE kept (split VARCHAR, place UBIGINT, recording_id VARCHAR, batch UINTEGER, seconds DOUBLE, "
+            "CREATE TABLE kept (folder VARCHAR, place UBIGINT, recording_id VARCHAR, batch UINTEGER, seconds DOUBLE, "
             "size_s DOUBLE, digest UBIGINT, elsewhere VARCHAR[])"
         )
         for table in self._cut(["split", "duration_s"]):
             self._connection.register("cut", table)
             self._connection.execute(
-                "INSERT INTO kept SELECT split, ('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, "
-                "recording_id, batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks), "
-                f"bit_xor(hash({KEPT})), [] FROM cut WHERE kept GROUP BY split, recording_id, batch",
+                f"INSERT INTO kept SELECT {FOLDER} AS folder, "
+                "('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, recording_id, "
+                "batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks), "
+                f"bit_xor(hash({KEPT})), [] FROM cut WHERE kept GROUP BY folder, recording_id, batch",
                 {"seed": seed},
             )
 
@@ -224,7 +284,7 @@ class Plan:
         held, kept = (f"window_id, hash({columns}) AS digest" for columns in (", ".join(TOLD), KEPT))
         window = "recording_id VARCHAR, window_id VARCHAR, digest UBIGINT"
         run(f"CREATE TABLE kept_windows ({window}, seconds DOUBLE, size_s DOUBLE)")
-        run(f"CREATE TABLE held_windows ({window}, split VARCHAR, shard BIGINT)")
+        run(f"CREATE TABLE held_windows ({window}, folder VARCHAR, shard BIGINT)")
         if run("SELECT count(*) FROM looked_at").fetchall() != [(0,)]:
             for table in self._cut(["duration_s"]):
                 self._connection.register("cut", table)
@@ -239,13 +299,13 @@ class Plan:
                     "split_part(batch, '/', 2)::BIGINT FROM shard_windows SEMI JOIN looked_at USING (recording_id)"
                 )
         run(
-            "CREATE TABLE again AS SELECT DISTINCT split, shard FROM held_windows AS h "
+            "CREATE TABLE again AS SELECT DISTINCT folder, shard FROM held_windows AS h "
             "LEFT JOIN kept_windows AS k USING (window_id) WHERE k.digest IS DISTINCT FROM h.digest "
-            "UNION SELECT DISTINCT split, shard FROM held WHERE failed"
+            "UNION SELECT DISTINCT folder, shard FROM held WHERE failed"
         )
         # Of recordings that are there already, the windows that are not.
         run(
-            "INSERT INTO fresh SELECT k.split, k.place, k.recording_id, k.batch, w.seconds, w.size_s, k.digest, "
+            "INSERT INTO fresh SELECT k.folder, k.place, k.recording_id, k.batch, w.seconds, w.size_s, k.digest, "
             "coalesce(h.windows, []) FROM kept AS k JOIN (SELECT recording_id, sum(seconds) AS seconds, "
             "sum(size_s) AS size_s FROM kept_windows ANTI JOIN held_windows USING (window_id) GROUP BY recording_id) "
             "AS w USING (recording_id) LEFT JOIN (SELECT recording_id, list(window_id ORDER BY window_id) AS windows "
@@ -258,27 +318,27 @@ class Plan:
         if not any(self._base.values()):
             return
         cursor = self._connection.cursor()
-        for split, number in cursor.execute("FROM again ORDER BY split, shard").fetchall():
+        for folder, number in cursor.execute("FROM again ORDER BY folder, shard").fetchall():
             rows = cursor.execute(
                 "SELECT k.recording_id, k.batch, coalesce(w.seconds, k.seconds), coalesce(o.windows, []) FROM "
-                "(FROM held WHERE split = $split AND shard = $shard) AS h JOIN kept AS k USING (recording_id) "
+                "(FROM held WHERE folder = $folder AND shard = $shard) AS h JOIN kept AS k USING (recording_id) "
                 "LEFT JOIN (SELECT recording_id, sum(seconds) AS seconds FROM kept_windows SEMI JOIN "
-                "(FROM held_windows WHERE split = $split AND shard = $shard) AS here USING (window_id) "
+                "(FROM held_windows WHERE folder = $folder AND shard = $shard) AS here USING (window_id) "
                 "GROUP BY recording_id) AS w USING (recording_id) "
                 "LEFT JOIN (SELECT recording_id, list(window_id ORDER BY window_id) AS windows FROM kept_windows "
-                "ANTI JOIN (FROM held_windows WHERE split = $split AND shard = $shard) AS here USING (window_id) "
+                "ANTI JOIN (FROM held_windows WHERE folder = $folder AND shard = $shard) AS here USING (window_id) "
                 "GROUP BY recording_id) AS o USING (recording_id) ORDER BY k.place, k.recording_id",
-                {"split": split, "shard": number},
+                {"folder": folder, "shard": number},
             ).fetchall()
-            itself = (Source(self._dataset, split, number),)
+            itself = (Source(self._dataset, folder, number),)
             planned = tuple(Planned(recording_id, f"batch-{batch:06d}", itself) for recording_id, batch, _, _ in rows)
             elsewhere = tuple(window_id for row in rows for window_id in row[3])
-            yield Shard(split, number, planned, sum(row[2] for row in rows), elsewhere, again=True)
+            yield Shard(folder, number, planned, sum(row[2] for row in rows), elsewhere, again=True)
 
     def _add_sources(self, alike: Iterable[str]) -> None:
         """Table `sources`: by recording, the shards of other datasets that hold features of it."""
         run = self._connection.execute
-        run("CREATE TABLE found (recording_id VARCHAR, dataset VARCHAR, split VARCHAR, number BIGINT)")
+        run("CREATE TABLE found (recording_id VARCHAR, dataset VARCHAR, folder VARCHAR, number BIGINT)")
         for dataset in alike:
             for table in joined(_recordings_of(self._lake, dataset)):
                 self._connection.register("shard_windows", table)
@@ -288,8 +348,9 @@ class Plan:
                     {"dataset": dataset},
                 )
         run(
-            "CREATE TABLE sources AS SELECT recording_id, list({'dataset': dataset, 'split': split, 'number': number} "
-            "ORDER BY dataset, split, number) AS from_shards FROM found GROUP BY recording_id"
+            "CREATE TABLE sources AS SELECT recording_id, "
+            "list({'dataset': dataset, 'folder': folder, 'number': number} "
+            "ORDER BY dataset, folder, number) AS from_shards FROM found GROUP BY recording_id"
         )
         run("DROP TABLE found")
 
@@ -299,7 +360,7 @@ def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
 
     def read(files: ShardFiles) -> tuple[str, pa.Table]:
         table = lake.read(f"datasets/{dataset}/{files.windows}", ["recording_id", "status"])
-        return f"{files.split}/{files.shard}", table.filter(pc.equal(table["status"], "ok")).select(["recording_id"])
+        return f"{files.folder}/{files.shard}", table.filter(pc.equal(table["status"], "ok")).select(["recording_id"])
 
     return lake.ahead(read, committed(lake.storage, dataset))
 
@@ -307,8 +368,8 @@ def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
 def ranges(base: Base) -> dict[str, list[list[int]]]:
     """The numbers of a base as first and last of each run of them, for JSON."""
     listed: dict[str, list[list[int]]] = {}
-    for split, numbers in sorted(base.items()):
-        runs = listed.setdefault(split, [])
+    for folder, numbers in sorted(base.items()):
+        runs = listed.setdefault(folder, [])
         for number in sorted(numbers):
             if runs and runs[-1][1] == number - 1:
                 runs[-1][1] = number
@@ -319,6 +380,6 @@ def ranges(base: Base) -> dict[str, list[list[int]]]:
 
 def from_ranges(listed: Mapping[str, list[list[int]]]) -> Base:
     return {
-        split: frozenset(number for first, last in runs for number in range(first, last + 1))
-        for split, runs in listed.items()
+        folder: frozenset(number for first, last in runs for number in range(first, last + 1))
+        for folder, runs in listed.items()
     }

@@ -129,20 +129,36 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class EncodeConfig:
+    """What one dataset is encoded with. A recipe has one, or one for each table `[encode.NAME]`."""
+
     encoder: str = "logmel"
     """Name of the encoder."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Parameters of the encoder that differ from its defaults."""
     shard_mb: float = 1000.0
-    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards."""
+    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards. Of several
+    encoders the one with most bytes a second decides, so that all have the same windows in the same shards."""
     seed: int = 0
     """Seed of the hash that orders recordings, so that any prefix of the shards is a fair sample."""
     patch: int = 1
     """Frames stacked into one token, for the printed counts; the ledger has 1 to 6."""
+    on_grid: bool = True
+    """Whether every window must begin where a frame does. Otherwise it is given the frames nearest to it, at most half
+    a frame off: the frames of encoders at 44.1 kHz meet no round number of seconds."""
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or not 1 <= self.patch <= 6:
             raise ValueError("encode.shard_mb must be above 0 and encode.patch from 1 to 6")
+
+    def load(self) -> encoders.Encoder:
+        """The encoder, without its weights."""
+        return encoders.load(self.encoder, self.settings)
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes of features of a second of sound on one track: float16."""
+        encoder = self.load()
+        return encoder.frame_rate * encoder.dim * 2
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,7 @@ class Recipe:
     stages: dict[str, Any]
     select: SelectConfig
     encode: EncodeConfig
+    """Of several encoders the first; what is common to all is said by each."""
     storage: StorageConfig
     max_failed_share: float
     """A step stops when more than this share of at least 100 recordings fails in it."""
@@ -166,6 +183,20 @@ class Recipe:
     """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
     'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
     goes on once the files are back; 'fail' counts the recording as failed."""
+    several: dict[str, EncodeConfig] = field(default_factory=dict)
+    """Where the recipe has tables `[encode.NAME]`: each by its name, which ends the name of its dataset."""
+
+    @property
+    def targets(self) -> dict[str, EncodeConfig]:
+        """What is encoded, by the name that a dataset takes if it is free."""
+        if not self.several:
+            return {self.name: self.encode}
+        return {f"{self.name}-{ending}": config for ending, config in self.several.items()}
+
+    @property
+    def shard_s(self) -> float:
+        """Seconds of tracks that a shard aims at."""
+        return self.encode.shard_mb * 1e6 / max(config.bytes_per_s for config in self.targets.values())
 
     def make_stages(self) -> list[Stage]:
         made = []
@@ -246,13 +277,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
             stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
-    encode: EncodeConfig = _build(EncodeConfig, raw.get("encode", {}), "encode")
-    try:
-        encoder = encoders.load(encode.encoder, encode.settings)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"[encode] {error}", "correct encode.encoder or encode.settings") from error
     select: SelectConfig = _build(SelectConfig, raw.get("select", {}), "select")
-    check_grid(select, encoder)
+    several = _several(raw.get("encode", {}))
+    encode = next(iter(several.values())) if several else _encode(raw.get("encode", {}), "encode")
+    for of_encoder in several.values() if several else [encode]:
+        if of_encoder.on_grid:
+            check_grid(select, of_encoder.load())
     check_rules(select.recordings, select.windows, stages)
     unreachable = raw.get("unreachable", Recipe.unreachable)
     if unreachable not in ("stop", "fail"):
@@ -269,7 +299,47 @@ def parse(raw: dict[str, Any]) -> Recipe:
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
         unreachable,
+        several,
     )
+
+
+def _several(table: Any) -> dict[str, EncodeConfig]:
+    """The encoders of the tables `[encode.NAME]`; none where `[encode]` itself names the encoder.
+
+    Such a table holds the settings of its encoder, and the encoder's name where it differs from that of the table.
+    """
+    if not isinstance(table, dict):
+        return {}  # told where it is read as one encoder's
+    own = {f.name for f in fields(EncodeConfig)}
+    tables = {name: of for name, of in table.items() if name not in own and isinstance(of, dict)}
+    if not tables:
+        return {}
+    common = {name: value for name, value in table.items() if name not in tables}
+    if taken := {"encoder", "settings"} & common.keys():
+        what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
+        raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")
+    found = {}
+    for name, of in tables.items():
+        try:
+            checked_name(name, "the table of an encoder")
+        except ValueError as error:
+            raise RecipeError(str(error), "give the table [encode.NAME] such a name") from error
+        own_keys = {key: of[key] for key in ("encoder", "on_grid") if key in of}
+        settings = {key: value for key, value in of.items() if key not in own_keys}
+        found[name] = _encode({"encoder": name, **common, **own_keys, "settings": settings}, f"encode.{name}")
+    return found
+
+
+def _encode(table: Any, where: str) -> EncodeConfig:
+    config: EncodeConfig = _build(EncodeConfig, table, where)
+    try:
+        encoder = config.load()
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"[{where}] {error}", f"correct the name or the settings in [{where}]") from error
+    if not encoder.deterministic:
+        what = f"[{where}] {encoder.name} draws samples: no dataset of it could be made again"
+        raise RecipeError(what, "set it to give the mean")
+    return config
 
 
 def check_grid(select: SelectConfig, encoder: encoders.Encoder) -> None:
@@ -291,7 +361,7 @@ def check_grid(select: SelectConfig, encoder: encoders.Encoder) -> None:
     raise RecipeError(
         f"windows would start every {float(step_us) / 1e6:g} s, between two frames of {encoder.name}, one of which "
         f"takes {float(hop_us) / 1e6:g} s",
-        f"set select.grid_s to {grid_s:g} or a multiple of it",
+        f"set select.grid_s to {grid_s:g} or a multiple of it; or set on_grid = false, which takes the nearest frames",
     )
 
 

@@ -6,13 +6,13 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import encoders
+from encoders.base import Encoder
 from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
@@ -34,8 +34,8 @@ from pipelines.ingest import ingest
 from pipelines.packing import Ingested
 from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
-from pipelines.plan import Plan, Shard
-from pipelines.recipe import Recipe
+from pipelines.plan import Plan, Shard, Unit, units
+from pipelines.recipe import EncodeConfig, Recipe
 from pipelines.stages.base import Stage
 from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
 from runtime.errors import RecipeError, SpeechmillError, WaitingError
@@ -129,13 +129,15 @@ class Run:
                     what = f"{step.failed} of {step.recordings} recordings failed"
                     raise SpeechmillError(what, "look at the errors in the log, or raise max_failed_share")
 
-    def _models(self, encoder: encoders.Encoder) -> list[card.ModelUse]:
+    def _models(self, encoder: Encoder) -> list[card.ModelUse]:
         """Every model that measured or encoded what a dataset holds."""
-        users = [(stage.name, stage.model_hashes()) for stage in self.recipe.make_stages()]
-        users.append((encoder.name, encoder.model_hashes()))
+        users: list[tuple[str, dict[str, str], str | None]] = [
+            (stage.name, stage.model_hashes(), None) for stage in self.recipe.make_stages()
+        ]
+        users.append((encoder.name, encoder.model_hashes(), encoder.licence))
         return [
-            card.ModelUse(user, model, sha256, MODELS[model].licence if model in MODELS else None)
-            for user, hashes in users
+            card.ModelUse(user, model, sha256, MODELS[model].licence if model in MODELS else licence)
+            for user, hashes, licence in users
             for model, sha256 in hashes.items()
         ]
 
@@ -163,40 +165,62 @@ class Run:
         engine = self.engine if self.engine.name == "ray" else Engine("local", self.engine.workers)
         return engine.run(units, [Group("select", partial(partial, work))])
 
-    def encode(self) -> Encoded:
-        """Encode what the selection keeps and no shard holds, and describe the dataset.
+    def encode(self) -> list[Encoded]:
+        """Encode what the selection keeps and no shard holds, and describe the datasets, in the order of the recipe.
 
-        Nothing is done where the newest version of the dataset holds what is selected now.
+        Nothing is done for a dataset whose newest version holds what is selected now.
         """
-        selection, config, dataset = self.selection(), self.recipe.encode, self.dataset()
+        selection = self.selection()
         try:
             selected = written_sha256(self.lake, selection.name)
         except FileNotFoundError as error:
             what = f"not selected yet: {error.filename}"
             raise SpeechmillError(what, "run `speechmill select` first, with the same options") from error
-        before = versions(self.lake, dataset.name)
-        about = self._about(encoders.load(config.encoder, config.settings))
-        with self.watch.step("encode", 0.0) as step:
-            if self._is_encoded(dataset, before, selected, about):
-                return Encoded(dataset.name, before[-1], len(before))
-            with dataset.making(config, self.retry) as plan:
-                todo = Uncommitted(self.lake, dataset.name, plan)
-                step.total_s = sum(shard.seconds for shard in todo)
-                make = partial(_encoder, *self._given(step), dataset.name, selection)
-                self._count(step, todo, [self._group("encode", [], make, "name")])
+        datasets = self.datasets()
+        before = {dataset.name: versions(self.lake, dataset.name) for dataset, _ in datasets}
+        about = {dataset.name: self._about(config.load()) for dataset, config in datasets}
+        with self.watch.step("encode", 0.0) as step, ExitStack() as stack:
+            todo = [
+                (dataset, config)
+                for dataset, config in datasets
+                if not self._is_encoded(dataset, before[dataset.name], selected, about[dataset.name])
+            ]
+            plans = {
+                dataset.name: stack.enter_context(dataset.making(config, self.retry, self.recipe.shard_s))
+                for dataset, config in todo
+            }
+            if todo:
+                uncommitted = Uncommitted(self.lake, plans)
+                step.total_s = sum(unit.shard.seconds for unit in uncommitted)
+                named = {dataset.name: config for dataset, config in todo}
+                make = partial(_encoder, *self._given(step), named, selection)
+                self._count(step, uncommitted, [self._encoding(list(named.values()), make)])
                 _check_committed([step], "shards")
-                for name, data in about.items():
+            for dataset, _ in todo:
+                for name, data in about[dataset.name].items():
                     self.lake.storage.put(f"{dataset.prefix}/{name}", data)
-                newest = publish(self.lake, dataset.name, selected)
-        return Encoded(dataset.name, newest, len(before))
+                publish(self.lake, dataset.name, selected)
+        return [
+            Encoded(dataset.name, versions(self.lake, dataset.name)[-1], len(before[dataset.name]))
+            for dataset, _ in datasets
+        ]
 
-    def dataset(self) -> Dataset:
-        """The dataset that this recipe makes, whether it is there or not."""
-        selection = self.selection()
-        made = made_by(self.recipe.encode, selection.name, selection.stages["signal"])
-        return Dataset.of(self.lake, self.recipe.name, made)
+    def _encoding(self, configs: Sequence[EncodeConfig], make: Callable[[], Worker]) -> Group:
+        """The group that encodes. All encoders live in one process, and a GPU serves them in turn."""
+        loaded = [config.load() for config in configs]
+        cpus, gpus = max(encoder.cpus for encoder in loaded), max(encoder.gpus for encoder in loaded)
+        guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter("name"))
+        return Group("encode", guarded, cpus, gpus)
 
-    def _about(self, encoder: encoders.Encoder) -> dict[str, bytes]:
+    def datasets(self) -> list[tuple[Dataset, EncodeConfig]]:
+        """The datasets that this recipe makes, whether they are there or not, each with what it is encoded with."""
+        selection, found = self.selection(), list[tuple[Dataset, EncodeConfig]]()
+        for wanted, config in self.recipe.targets.items():
+            made = made_by(config, selection.name, selection.stages["signal"])
+            found.append((Dataset.of(self.lake, self.recipe.name, made, wanted), config))
+        return found
+
+    def _about(self, encoder: Encoder) -> dict[str, bytes]:
         """What the card of a dataset says of the recipe and the models."""
         models = {"models": [asdict(use) for use in self._models(encoder)]}
         return {"recipe.json": pretty(self.recipe.resolved).encode(), "models.json": pretty(models).encode()}
@@ -208,7 +232,7 @@ class Run:
         if not known or known[-1].selected != selected or self.retry or dataset.is_begun():
             return False
         numbers = committed_numbers(self.lake, dataset.name)
-        if {split: len(of_split) for split, of_split in numbers.items()} != known[-1].shards:
+        if {folder: len(of_folder) for folder, of_folder in numbers.items()} != known[-1].shards:
             return False
         storage = self.lake.storage
         keys = {name: f"{dataset.prefix}/{name}" for name in about}
@@ -245,15 +269,17 @@ class Pending:
 
 @dataclass(frozen=True)
 class Uncommitted:
-    """Shards without a commit record, and those that are to be made again; picklable too."""
+    """Shards without a commit record, and those that are to be made again, of all datasets; picklable too."""
 
     lake: Lake
-    dataset: str
-    plan: Plan
+    plans: Mapping[str, Plan]
 
-    def __iter__(self) -> Iterator[Shard]:
-        done = {files.commit for files in committed(self.lake.storage, self.dataset)}
-        return (shard for shard in self.plan if shard.again or shard.commit_key not in done)
+    def __iter__(self) -> Iterator[Unit]:
+        return units({dataset: self._of(dataset, plan) for dataset, plan in self.plans.items()})
+
+    def _of(self, dataset: str, plan: Plan) -> Iterator[Shard]:
+        done = {files.commit for files in committed(self.lake.storage, dataset)}
+        return (shard for shard in plan if shard.again or shard.commit_key not in done)
 
 
 def _check_committed(steps: Sequence[Step], units: str) -> None:
@@ -303,9 +329,15 @@ def _annotator(
 
 
 def _encoder(
-    lake: Lake, recipe: Recipe, retry: Retry | None, run: str, beats: str, dataset: str, selection: Selection
-) -> Callable[[Shard], Done]:
+    lake: Lake,
+    recipe: Recipe,
+    retry: Retry | None,
+    run: str,
+    beats: str,
+    datasets: Mapping[str, EncodeConfig],
+    selection: Selection,
+) -> Callable[[Unit], Done]:
     warm()
-    given = lake, dataset, selection.name, selection.stages["signal"], recipe.encode
+    given = lake, datasets, selection.name, selection.stages["signal"]
     encoder = ShardEncoder(*given, Attempts(lake.storage, run), recipe.decode, recipe.unreachable, retry)
-    return lambda shard: encoder.encode(shard, Heartbeat(lake.storage, f"{beats}/{shard.name}.json"))
+    return lambda unit: encoder.encode(unit, Heartbeat(lake.storage, f"{beats}/{unit.name}.json"))

@@ -16,7 +16,9 @@ from manifests.publish import publish
 from manifests.sums import written_sha256
 from pipelines.dataset import Dataset
 from pipelines.encode import ShardEncoder, made_by
+from pipelines.plan import Shard, Unit
 from pipelines.recipe import EncodeConfig
+from pipelines.watch import Done
 
 RECIPE = """
 name = "cheap"
@@ -67,13 +69,19 @@ def digests(lake: Path) -> dict[str, str]:
     }
 
 
+def encode_alone(worker: ShardEncoder, shard: Shard) -> Done:
+    """Make a shard of the one dataset of a worker."""
+    (dataset,) = worker.targets
+    return worker.encode(Unit(((dataset, shard),)))
+
+
 def encoded(lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> ShardEncoder:
     """Make a dataset of all that a selection keeps, with what describes it, as `Run.encode` does."""
     made = made_by(config, selection, signal_mark)
-    worker = ShardEncoder(lake, dataset, selection, signal_mark, config)
+    worker = ShardEncoder(lake, {dataset: config}, selection, signal_mark)
     with Dataset(lake, dataset, made, dataset).making(config, None) as plan:
         for shard in plan:
-            worker.encode(shard)
+            encode_alone(worker, shard)
         for name, told in {"recipe.json": {"name": dataset}, "models.json": {"models": []}}.items():
             lake.storage.put(f"datasets/{dataset}/{name}", pretty(told).encode())
         publish(lake, dataset, written_sha256(lake, selection))

@@ -70,7 +70,7 @@ def convert(
     csv                  folder: the tables, lists as JSON; all
     """
     from manifests.exchange import convert as conversion
-    from manifests.exchange.relations import open_foreign, open_lake, split_key, splits
+    from manifests.exchange.relations import open_foreign, open_lake, shard_folders, split_key
     from manifests.lake import Lake
 
     root, key = split_key(sources[0])
@@ -80,7 +80,7 @@ def convert(
         if named:
             raise click.UsageError(f"{sources[0]} is not a lake to choose from: leave out --selection and the like")
         whole = root is not None and "/" not in name
-        source = open_foreign(splits(Lake.at(str(root)), key) if whole else sources)
+        source = open_foreign(shard_folders(Lake.at(str(root)), key) if whole else sources)
     elif part in ("", "selections") and len(sources) == 1:
         source = open_lake(Lake.at(root), choose_part(name, selection), dataset, stages)
     else:

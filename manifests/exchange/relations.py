@@ -92,9 +92,9 @@ def split_key(path: str) -> tuple[str | None, str]:
     return None, path
 
 
-def splits(lake: Lake, dataset: str) -> list[str]:
+def shard_folders(lake: Lake, dataset: str) -> list[str]:
     """The folders of shards of the dataset in the folder `dataset`, which are foreign manifests too."""
-    names = sorted({shard.split for shard in committed(lake.storage, dataset.removeprefix("datasets/"))})
+    names = sorted({shard.folder for shard in committed(lake.storage, dataset.removeprefix("datasets/"))})
     return [f"{lake.storage.root}/{dataset}/{name}" for name in names]
 
 

@@ -30,7 +30,7 @@ HEAD = {
     "recordings": ["recording_id", "uris", "claimed_duration_s", "codec", "source", "status"],
     "windows": ["window_id", "split", "start_s", "speech_share", "num_speakers", "kept", "reasons"],
     "verdicts": ["recording_id", "verdict", "reasons", "duration_s", "windows", "split"],
-    "shard_windows": ["window_id", "split", "shard", "status", "language", "context_frames"],
+    "shard_windows": ["window_id", "folder", "shard", "status", "language", "context_frames"],
     "judged": ["recording_id", "uris", "duration_s", "verdict", "reasons"],
 }
 """Columns that are shown unless others are asked for; --json has all."""

@@ -61,13 +61,13 @@ def known(target: Target, name: str) -> dict[str, Any]:
     result["windows"] = _rows(lake, lake.windows_key(choice.selection, batch), recording_id) if choice.selection else []
     shards = rows_of(
         connection,
-        "SELECT window_id, split, shard, status, error FROM shard_windows WHERE recording_id = $1",
+        "SELECT window_id, folder, shard, status, error FROM shard_windows WHERE recording_id = $1",
         [recording_id],
     )
     by_window = {row["window_id"]: row for row in shards}
     for window in result["windows"]:
         made = by_window.get(window["window_id"])
-        window["shard"] = f"{made['split']}/{made['shard']:06d}" if made and made["status"] == "ok" else None
+        window["shard"] = f"{made['folder']}/{made['shard']:06d}" if made and made["status"] == "ok" else None
         window["error"] = made and made["error"]
     return result
 

@@ -18,6 +18,7 @@ from manifests import schemas
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
 from manifests.versions import Version, versions
 from manifests.views import open_views, quoted
@@ -83,7 +84,7 @@ class Card:
         self.selection = lake.read_json(f"selections/{self.plan['selection']}/selection.json")
         self.connection = open_views(lake, Choice({}, self.plan["selection"], dataset), [])
         self.connection.register("counted", lake.read(f"{self.prefix}/{version.folder}/ledger.parquet"))
-        ends = " OR ".join(f"(split = {quoted(split)} AND shard < {end})" for split, end in version.shards.items())
+        ends = " OR ".join(f"(folder = {quoted(folder)} AND shard < {end})" for folder, end in version.shards.items())
         self.connection.execute(f"CREATE TEMP VIEW held AS FROM shard_windows WHERE {ends or 'false'}")
         self.splits = self._rows(
             "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
@@ -96,9 +97,8 @@ class Card:
             "SELECT source, licence, count(*), sum(round(duration_s * 1e6)::HUGEINT)::DOUBLE / 3.6e9 AS h FROM held "
             "WHERE status = 'ok' GROUP BY ALL ORDER BY h DESC, source, licence"
         )
-        ((self.failed, self.shapes),) = self._rows(
-            "SELECT count(*) FILTER (status <> 'ok'), count(DISTINCT tracks > 1) FILTER (status = 'ok') FROM held"
-        )
+        ((self.failed,),) = self._rows("SELECT count(*) FILTER (status <> 'ok') FROM held")
+        self.folders = [ShardFiles(name, 0) for name, count in sorted(version.shards.items()) if count]
         self.older = [one for one in versions(lake, dataset) if one.version < version.version]
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Card:
         rows = [
             [
                 str(one.version),
-                ", ".join(f"{split} {end:,}" for split, end in one.shards.items()) or "none",
+                ", ".join(f"{folder} {end:,}" for folder, end in one.shards.items()) or "none",
                 f"{one.windows:,}",
                 f"{one.hours:,.3f}",
             ]
@@ -172,16 +172,19 @@ class Card:
         # What this version counts is told from its shards: its own record is written after its card.
         rows[-1][2:] = [f"{self.windows:,}", f"{self.hours:,.3f}"]
         return (
-            f"This is version {self.version.version}. A version holds the first shards of each split, so that an older "
-            "one is read by naming fewer of them; `versions/` has the ledger, the statistics and the list of shards of "
-            "each. Labels that were corrected and recordings that were withdrawn are so in all of them.\n\n"
+            f"This is version {self.version.version}. A version holds the first shards of each folder, so that an "
+            "older one is read by naming fewer of them; `versions/` has the ledger, the statistics and the list of "
+            "shards of each. Labels that were corrected and recordings that were withdrawn are so in all of them.\n\n"
             + _table(["version", "shards", "windows", "hours"], rows)
         )
 
     def _front(self) -> str:
         """The Hub's YAML. JSON is YAML: values are written as JSON, which needs no other quoting."""
         licences = list(dict.fromkeys(hub_licence(licence) for licence in self.licences)) or ["unknown"]
-        files = [{"split": split, "path": f"{split}/latents.*.tar"} for split, *_ in self.splits]
+        configs: dict[str, list[dict[str, str]]] = {}
+        for one in self.folders:  # one configuration holds arrays of one number of axes
+            of_config = configs.setdefault(one.folder.partition(".")[2] or "default", [])
+            of_config.append({"split": one.split, "path": f"{one.folder}/latents.*.tar"})
         front: dict[str, Any] = {
             "pretty_name": self.dataset,
             "license": licences[0] if len(licences) == 1 else licences,
@@ -189,22 +192,25 @@ class Card:
             "size_categories": [next(name for limit, name in SIZES.items() if self.windows < limit)],
             "task_categories": ["audio-to-audio"],
             "tags": ["audio", "speech", "conversational", "continuous-features", "webdataset", "lhotse", "speechmill"],
-            "configs": [{"config_name": "default", "data_files": files}],
+            "configs": [{"config_name": name, "data_files": files} for name, files in sorted(configs.items())],
         }
         if "other" in licences:
             front["license_name"] = "see-sources-and-licences"
         return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items())
 
     def _reading(self) -> str:
-        split = self.splits[0][0] if self.splits else "train"
+        folder = self.folders[0].folder if self.folders else "train"
         return f"""## Reading
 
 ```python
-lhotse.CutSet.from_shar(in_dir="{split}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
-webdataset.WebDataset("{split}/latents.000000.tar").decode()
-datasets.load_dataset("webdataset", data_files="{split}/latents.*.tar")
+lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
+webdataset.WebDataset("{folder}/latents.000000.tar").decode()
+datasets.load_dataset("webdataset", data_files="{folder}/latents.*.tar")
 datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window is in which shard
 ```
+
+Windows with two tracks, a speaker on each, lie in folders of their own, `<split>.2tracks`, so that all arrays of a
+folder have one number of axes.
 
 Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension and
 the number of frames: {self._default_split()} `<split>.mean` and so on are those of each split. `fields.json` lists the
@@ -241,11 +247,6 @@ sha256 of every shard."""
     def _limits(self) -> Iterator[str]:
         if self.failed:
             yield f"{self.failed:,} selected windows could not be made; `windows/*.parquet` says why for each."
-        if self.shapes > 1:
-            yield (
-                "Windows of one track, (frames, dim), and of several, (tracks, frames, dim), are mixed: Hugging Face "
-                "`datasets` reads only one of the two kinds from a folder, lhotse and webdataset read both."
-            )
         unknown = sum(hours for _, licence, _, hours in self.origins if not licence)
         if unknown:
             yield f"The licence of {unknown:,.3f} h is unknown."
@@ -272,9 +273,9 @@ sha256 of every shard."""
         ]
         sets = [_file_set("windows", "windows/*.parquet", "Which window is in which shard, or why it failed.")]
         sets.append(_file_set("commits", "commits/*/*.json", "sha256, sizes, counts and statistics of every shard."))
-        for split, *_ in self.splits:
-            sets.append(_file_set(f"latents-{split}", f"{split}/latents.*.tar", f"Features of the split {split}."))
-            sets.append(_file_set(f"cuts-{split}", f"{split}/cuts.*.jsonl.gz", f"Lhotse cuts of the split {split}."))
+        for name in (one.folder for one in self.folders):
+            sets.append(_file_set(f"latents-{name}", f"{name}/latents.*.tar", f"Features in the folder {name}."))
+            sets.append(_file_set(f"cuts-{name}", f"{name}/cuts.*.jsonl.gz", f"Lhotse cuts in the folder {name}."))
         fields = [_field(column) for column in schemas.SHARD_WINDOWS if not pa.types.is_nested(column.type)]
         return {
             "@context": CONTEXT,

@@ -180,7 +180,7 @@ def tokens(rows: Sequence[tuple[str, int, int, int]], chosen: int) -> dict[str, 
 
 
 def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
-    """Frames that the first shards of each split hold. Points are (shards, frames), from (0, 0) on."""
+    """Frames that the first shards of each folder hold. Points are (shards, frames), from (0, 0) on."""
     data = []
     for index, (split, sums) in enumerate(rows.items()):
         data.append(
@@ -199,7 +199,7 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
         "margin": MARGIN | {"t": 10},
         "legend": LEGEND,
         "showlegend": True,
-        "xaxis": _axis("first shards of a split", rangemode="tozero", **_ticks(most)),
+        "xaxis": _axis("first shards of a folder", rangemode="tozero", **_ticks(most)),
         "yaxis": _axis("frames", rangemode="tozero"),
     }
     last = ", ".join(f"{split} {sums[-1][1]:,} frames in {sums[-1][0]} shards" for split, sums in rows.items())

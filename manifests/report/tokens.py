@@ -11,6 +11,7 @@ import duckdb
 
 from manifests.report import figures
 from manifests.report.flow import hours_text, plural
+from manifests.shards import ShardFiles
 
 MAX_POINTS = 400
 
@@ -75,7 +76,7 @@ class Tokens:
         rows = [
             {
                 "split": split,
-                "cells": [f"{len(shards.get(split, [0])) - 1:,}", f"{windows:,}", hours_text(hours), f"{frames:,}"],
+                "cells": [f"{_count_shards(shards, split):,}", f"{windows:,}", hours_text(hours), f"{frames:,}"],
                 "tokens": [f"{a + b:,}" for name, _, a, b in self.counts if name == split],
             }
             for split, (windows, hours, frames) in self.splits.items()
@@ -91,15 +92,20 @@ class Tokens:
 
 
 def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
-    """Frames in the first 0, 1, 2, ... shards of each split; the last is what the ledger counts."""
+    """Frames in the first 0, 1, 2, ... shards of each folder; the last is what the ledger counts."""
     found: dict[str, list[int]] = {}
-    for split, _, frames in connection.execute(
-        "SELECT split, shard, coalesce(sum(tracks * (context_frames + continuation_frames)) FILTER (status = 'ok'), 0)"
+    for folder, _, frames in connection.execute(
+        "SELECT folder, shard, coalesce(sum(tracks * (context_frames + continuation_frames)) FILTER (status = 'ok'), 0)"
         "::BIGINT FROM shard_windows GROUP BY ALL ORDER BY ALL"
     ).fetchall():
-        sums = found.setdefault(split, [0])
+        sums = found.setdefault(folder, [0])
         sums.append(sums[-1] + frames)
     return found
+
+
+def _count_shards(frames: Mapping[str, list[int]], split: str) -> int:
+    """The shards of all folders of a split."""
+    return sum(len(sums) - 1 for folder, sums in frames.items() if ShardFiles(folder, 0).split == split)
 
 
 def _spread(count: int, most: int) -> list[int]:

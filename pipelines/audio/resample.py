@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
 import soxr
@@ -25,7 +25,7 @@ def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.nda
         yield np.concatenate(held, axis=1)
 
 
-def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
+def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Generator[np.ndarray]:
     """Blocks at another rate (soxr, HQ), in all round(n * rate_out / rate_in) samples.
 
     The blocks are cut to one fixed size first, so that the result never depends on how they came.

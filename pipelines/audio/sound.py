@@ -166,20 +166,20 @@ def _events(decoder: IsolatedDecoder) -> dict[str, Any]:
 class TrackStream:
     """A recording decoded again, for an encoder. Iterate it once, prove it, and close it.
 
-    Yields float32 (tracks, n) blocks at `sample_rate`, from the recording's first sample on. `signal` is the signal row
-    of the recording, which tells how its channels become tracks. Raises UnreadableAudioError where the sound does not
-    decode or no longer has the rate and channels of the row.
+    Yields float32 (tracks, n) blocks at `sample_rate`, None for the recording's own, from its first sample on. `signal`
+    is the signal row of the recording, which tells how its channels become tracks. Raises UnreadableAudioError where
+    the sound does not decode or no longer has the rate and channels of the row.
     """
 
     def __init__(
         self,
         uri: str,
-        sample_rate: int,
+        sample_rate: int | None,
         signal: Mapping[str, Any],
         config: StorageConfig = DEFAULT,
         decode: DecodeConfig = DECODE,
     ) -> None:
-        self._sample_rate, self._signal = sample_rate, dict(signal)
+        self._sample_rate, self._signal = sample_rate or signal["sample_rate"], dict(signal)
         self._decoder = _decoder_again(uri, signal, config, decode)
 
     def __iter__(self) -> Iterator[np.ndarray]:

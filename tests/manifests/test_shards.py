@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from manifests.shards import ShardCommit, ShardWriter, Statistics
+from manifests.shards import ShardCommit, ShardFiles, ShardWriter, Statistics
 
 RECORDING = {
     "channels": 1, "uris": ["/sound/a.wav"], "sample_rate": 16000, "num_samples": 16000 * 60,
@@ -31,7 +31,7 @@ def window(number: int) -> dict:
 def write(folder: Path, tracks: int = 1, shards: int = 2, each: int = 3) -> dict[str, np.ndarray]:
     arrays = {}
     for shard in range(shards):
-        writer = ShardWriter(folder, "train", shard, {"encoder": "logmel-x"})
+        writer = ShardWriter(folder, ShardFiles("train", shard), {"encoder": "logmel-x"})
         for number in range(shard * each, (shard + 1) * each):
             features = np.random.default_rng(number).normal(size=(tracks, 640, 80)).astype(np.float32)
             with writer.recording():
@@ -85,7 +85,7 @@ def test_lhotse_webdataset_and_datasets_read_equal_arrays(
 def test_a_recording_with_one_live_channel_makes_cuts_of_that_channel(tmp_path: Path) -> None:
     import lhotse
 
-    writer = ShardWriter(tmp_path, "train", 0, {})
+    writer = ShardWriter(tmp_path, ShardFiles("train", 0), {})
     known = RECORDING | {"channels": 2, "channel_relation": "one_sided", "live_channel": 1}
     with writer.recording():
         writer.add(window(0), known, np.zeros((1, 640, 80), np.float32), 0.0125)
@@ -109,7 +109,7 @@ def test_equal_windows_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_what_float16_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train", 0, {})
+    writer = ShardWriter(tmp_path, ShardFiles("train", 0), {})
     with pytest.raises(ValueError, match="abc-000000000"), writer.recording():
         writer.add(window(0), RECORDING, np.full((1, 4, 2), 1e6, np.float32), 0.0125)
 
@@ -118,7 +118,7 @@ def test_a_recording_that_is_taken_back_leaves_no_byte(tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(1, 640, 80)).astype(np.float32)
     made = {}
     for name, taken_back in (("plain", []), ("back", [0, 2, 3])):
-        writer = ShardWriter(tmp_path / name, "train", 0, {"encoder": "logmel-x"})
+        writer = ShardWriter(tmp_path / name, ShardFiles("train", 0), {"encoder": "logmel-x"})
         for number in range(4):
             if number in taken_back:
                 with contextlib.suppress(KeyError), writer.recording():

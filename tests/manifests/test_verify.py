@@ -12,20 +12,20 @@ from lakes import publish_by_hand
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.shards import ShardWriter
+from manifests.shards import ShardFiles, ShardWriter
 from manifests.verify import verify
 
 ENCODER = "logmel-x"
 D = "datasets/d"
 
 
-def write_shard(lake: Lake, split: str, shard: int, recording: str | None = None) -> None:
-    """Three mono and one two-channel window, and one that failed."""
-    folder = lake.storage.scratch()
-    writer = ShardWriter(folder, split, shard, {"encoder": ENCODER})
-    recording = recording or f"{split}{shard}"
+def write_shard(lake: Lake, where: str, shard: int, recording: str | None = None) -> None:
+    """Four windows, and one that failed."""
+    folder, files = lake.storage.scratch(), ShardFiles(where, shard)
+    writer, split = ShardWriter(folder, files, {"encoder": ENCODER}), files.split
+    recording = recording or f"{where.replace('.', '-')}{shard}"
+    tracks = 2 if "." in where else 1
     for number in range(5):
-        tracks = 2 if number == 3 else 1
         window = {
             "window_id": f"{recording}-{number * 8000:09d}", "recording_id": recording, "split": split,
             "start_s": number * 8.0, "duration_s": 8.0, "context_s": 2.0, "tracks": tracks, "source": "here",
@@ -45,16 +45,16 @@ def write_shard(lake: Lake, split: str, shard: int, recording: str | None = None
     commit = writer.finish()
     for name in commit.files:
         lake.storage.put_file(f"{D}/{name}", folder / name)
-    lake.storage.put(f"{D}/commits/{split}/{shard:06d}.json", commit.to_json().encode())
+    lake.storage.put(f"{D}/{files.commit}", commit.to_json().encode())
     shutil.rmtree(folder)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     lake = Lake.at(str(tmp_path / "lake"))
-    for split, shards in (("train", 2), ("test", 1)):
+    for folder, shards in (("train", 2), ("train.2tracks", 1), ("test", 1)):
         for shard in range(shards):
-            write_shard(lake, split, shard)
+            write_shard(lake, folder, shard)
     publish_by_hand(lake, "d", ENCODER)
     return lake
 
@@ -77,10 +77,17 @@ def named(lake: Lake) -> dict[str, str]:
 def test_a_sound_dataset_has_no_problem_and_every_byte_of_it_is_read(lake: Lake) -> None:
     told: dict[str, int] = {}
     (note,) = verify(lake, "d", told.__setitem__)
-    assert (note.note, note.what) == (True, "3 of 15 windows could not be made: KeyError")
-    assert list(told) == ["test/000000", "train/000000", "train/000001"]
-    sizes = [lake.storage.size(k) for s in ("test", "train") for k in lake.storage.list(f"{D}/{s}")]
+    assert (note.note, note.what) == (True, "4 of 20 windows could not be made: KeyError")
+    assert list(told) == ["test/000000", "train/000000", "train/000001", "train.2tracks/000000"]
+    sizes = [lake.storage.size(k) for s in ("test", "train", "train.2tracks") for k in lake.storage.list(f"{D}/{s}")]
     assert sum(told.values()) == sum(sizes)
+
+
+def test_a_window_in_the_folder_of_another_number_of_tracks_is_named(lake: Lake) -> None:
+    table = lake.read(f"{D}/windows/train.2tracks-000000.parquet")
+    place, tracks = table.schema.get_field_index("tracks"), pa.array([1] * len(table), pa.int32())
+    lake.write(f"{D}/windows/train.2tracks-000000.parquet", table.set_column(place, table.schema.field(place), tracks))
+    assert "of train with 1 tracks is in train.2tracks" in named(lake)["windows/train.2tracks-000000.parquet"]
 
 
 @pytest.mark.parametrize("name", ["train/cuts.000001.jsonl.gz", "train/latents.000001.tar"])

@@ -79,5 +79,5 @@ def test_the_end_of_a_run_tells_the_dataset_and_what_to_do_next(tmp_path: Path, 
     assert "warning: no window is kept: every kept recording is shorter than a window of 62 s" in empty.stderr
     told = json.loads(empty.stdout)
     assert told["warning"] in empty.stderr
-    assert told["dataset"]["folder"] == f"{lake}/datasets/long"
-    assert told["dataset"]["next"][1] == f"speechmill tokens verify demo --lake '{lake}' --set name=long"
+    assert told["datasets"][0]["folder"] == f"{lake}/datasets/long"
+    assert told["datasets"][0]["next"][1] == f"speechmill tokens verify demo --lake '{lake}' --set name=long"

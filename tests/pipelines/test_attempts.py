@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import where
-from millings import make_input
+from millings import encode_alone, make_input
 
 from manifests.lake import Lake
 from manifests.select import Selection, select
@@ -125,11 +125,11 @@ def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake)
     selection = Selection("s", annotator.marks, 2, 6)
     assert select(lake, selection).part("recordings", "failed")[0] == 1
     config = EncodeConfig()
-    encoder = ShardEncoder(lake, "d", "s", annotator.marks["signal"], config, attempts)
+    encoder = ShardEncoder(lake, {"d": config}, "s", annotator.marks["signal"], attempts)
     (shard,) = Plan(lake, "s", config)
     for _ in range(MOST_DEATHS + 1):
         die(attempts, shard.name, ids[1])
-    done = encoder.encode(shard)
+    done = encode_alone(encoder, shard)
     assert (done.recordings, [failure.reason for failure in done.failures]) == (2, ["encode: WorkerDiedError"])
     rows = lake.read("datasets/d/windows/train-000000.parquet").to_pylist()
     assert {row["status"] for row in rows if row["recording_id"] == ids[1]} == {"failed"}

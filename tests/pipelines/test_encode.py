@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
+from millings import encode_alone
 
 import encoders
+from encoders.base import Encoder
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
@@ -48,12 +50,13 @@ def files(lake: Lake, dataset: str) -> dict[str, bytes]:
 
 def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[Lake, dict[str, str]]) -> None:
     lake, marks = made
-    worker = ShardEncoder(lake, "whole", "s", marks["signal"], CONFIG)
+    worker = ShardEncoder(lake, {"whole": CONFIG}, "s", marks["signal"])
     shards = list(Plan(lake, "s", CONFIG))
     assert len(shards) > 1
-    dones = [worker.encode(shard) for shard in shards]
+    dones = [encode_alone(worker, shard) for shard in shards]
     assert [done.seconds for done in dones] == [shard.seconds for shard in shards]
-    cuts = list(CutSet.from_shar(in_dir=str(Path(lake.storage.root) / "datasets/whole/train")))
+    folders = sorted((Path(lake.storage.root) / "datasets/whole").glob("train*"))
+    cuts = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
     assert len(cuts) == 12 == sum(done.seconds for done in dones) / 8
     logmel = encoders.load("logmel", {})
     seen_tracks = set()
@@ -73,13 +76,13 @@ def test_an_interrupted_dataset_is_finished_to_the_same_bytes(made: tuple[Lake, 
     lake, marks = made
     shards = list(Plan(lake, "s", CONFIG))
     for name in ("one", "other"):
-        worker = ShardEncoder(lake, name, "s", marks["signal"], CONFIG)
+        worker = ShardEncoder(lake, {name: CONFIG}, "s", marks["signal"])
         for shard in shards[:1] if name == "other" else shards:
-            assert worker.encode(shard).recordings
+            assert encode_alone(worker, shard).recordings
     lake.storage.delete("datasets/other/commits/train/000000.json")  # killed after its files, before its commit
-    again = ShardEncoder(lake, "other", "s", marks["signal"], CONFIG)
-    assert all(again.encode(shard).recordings for shard in reversed(shards))
-    assert again.encode(shards[0]).recordings == 0
+    again = ShardEncoder(lake, {"other": CONFIG}, "s", marks["signal"])
+    assert all(encode_alone(again, shard).recordings for shard in reversed(shards))
+    assert encode_alone(again, shards[0]).recordings == 0
     assert files(lake, "one") == files(lake, "other")
 
 
@@ -89,12 +92,12 @@ def test_a_shard_whose_recording_went_away_waits_for_it_and_the_others_are_made(
     lake, marks = made
     name = lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py()[0]
     shards = list(Plan(lake, "s", CONFIG))
-    whole, worker = (ShardEncoder(lake, dataset, "s", marks["signal"], CONFIG) for dataset in ("there", "gone"))
+    whole, worker = (ShardEncoder(lake, {dataset: CONFIG}, "s", marks["signal"]) for dataset in ("there", "gone"))
     for shard in shards:
-        whole.encode(shard)
+        encode_alone(whole, shard)
     Path(name).rename(name + ".away")
     try:
-        dones = [worker.encode(shard) for shard in shards]
+        dones = [encode_alone(worker, shard) for shard in shards]
     finally:
         Path(name + ".away").rename(name)
     (lost,) = [done for done in dones if done.uncommitted]
@@ -103,9 +106,11 @@ def test_a_shard_whose_recording_went_away_waits_for_it_and_the_others_are_made(
     assert (lost.recordings, lost.seconds, lost.failures) == (0, 0, [])
     assert [done.failures for done in dones] == [[]] * len(dones)
     assert {key.removeprefix("commits/") for key in files(lake, "gone") if key.startswith("commits")} == {
-        f"train/{shard.number:06d}.json" for shard in shards if shard.name != lost.unit
+        f"{shard.folder}/{shard.number:06d}.json" for shard in shards if shard.name != lost.unit
     }
-    assert [worker.encode(shard).recordings > 0 for shard in shards] == [shard.name == lost.unit for shard in shards]
+    assert [encode_alone(worker, shard).recordings > 0 for shard in shards] == [
+        shard.name == lost.unit for shard in shards
+    ]
     assert files(lake, "gone") == files(lake, "there")
 
 
@@ -116,8 +121,8 @@ def test_a_recording_that_went_away_is_counted_as_failed_where_the_recipe_says_s
     name = lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py()[0]
     Path(name).rename(name + ".away")
     try:
-        worker = ShardEncoder(lake, "accepted", "s", marks["signal"], CONFIG, unreachable="fail")
-        dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
+        worker = ShardEncoder(lake, {"accepted": CONFIG}, "s", marks["signal"], unreachable="fail")
+        dones = [encode_alone(worker, shard) for shard in Plan(lake, "s", CONFIG)]
     finally:
         Path(name + ".away").rename(name)
     (failure,) = [failure for done in dones for failure in done.failures]
@@ -140,21 +145,21 @@ def test_other_bytes_under_a_name_are_never_encoded(
     if names == 2:
         ingest(lake, [str(shutil.copy(original, tmp_path / "zzz.wav"))], IngestConfig())
     shards = list(Plan(lake, "s", CONFIG))
-    worker = ShardEncoder(lake, "replaced", "s", made[1]["signal"], CONFIG)
+    worker = ShardEncoder(lake, {"replaced": CONFIG}, "s", made[1]["signal"])
     noise = np.random.default_rng(0).integers(-3000, 3000, (len(data) - 44) // 2, np.int16).tobytes()
     try:
         original.write_bytes(data[:44] + noise)
-        dones = [worker.encode(shard) for shard in shards]
+        dones = [encode_alone(worker, shard) for shard in shards]
     finally:
         original.write_bytes(data)
     lost = [failure.reason for done in dones for failure in done.unreachable]
     assert lost == (["encode: ChangedAudioError"] if names == 1 else [])
     for shard in shards:
-        worker.encode(shard)
+        encode_alone(worker, shard)
     assert sum(len(rows) for rows in _ok_rows(lake, "replaced")) == 12
-    whole = ShardEncoder(lake, "original", "s", made[1]["signal"], CONFIG)
+    whole = ShardEncoder(lake, {"original": CONFIG}, "s", made[1]["signal"])
     for shard in shards:
-        whole.encode(shard)
+        encode_alone(whole, shard)
     assert files(lake, "replaced") == files(lake, "original")
 
 
@@ -163,20 +168,25 @@ def _ok_rows(lake: Lake, dataset: str) -> list[list[dict]]:
     return [[row for row in rows if row["status"] == "ok"] for rows in tables]
 
 
+def encoder_of(worker: ShardEncoder) -> Encoder:
+    (target,) = worker.targets.values()
+    return target.encoder
+
+
 def test_one_window_that_cannot_be_made_costs_no_other_window(
     made: tuple[Lake, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, marks = made
-    worker = ShardEncoder(lake, "window", "s", marks["signal"], CONFIG)
-    encode, calls = worker.encoder.encode, []
+    worker = ShardEncoder(lake, {"window": CONFIG}, "s", marks["signal"])
+    encode, calls = encoder_of(worker).encode, []
 
     def overflowing(windows):
         calls.append(1)
         (features,) = encode(windows)
         return [features * (1e9 if len(calls) == 1 else 1)]
 
-    monkeypatch.setattr(worker.encoder, "encode", overflowing)
-    dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
+    monkeypatch.setattr(encoder_of(worker), "encode", overflowing)
+    dones = [encode_alone(worker, shard) for shard in Plan(lake, "s", CONFIG)]
     (failure,) = [failure for done in dones for failure in done.failures]
     assert (failure.reason, "float16" in failure.error) == ("encode: ValueError", True)
     assert sum(len(rows) for rows in _ok_rows(lake, "window")) == 11
@@ -198,19 +208,19 @@ def test_what_the_machine_lacks_stops_encoding_and_commits_nothing(
     error: Exception, stops: bool, made: tuple[Lake, dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lake, marks = made
-    worker = ShardEncoder(lake, f"error-{tmp_path.name}", "s", marks["signal"], CONFIG)
+    worker = ShardEncoder(lake, {f"error-{tmp_path.name}": CONFIG}, "s", marks["signal"])
 
     def failing(windows):
         raise error
 
-    monkeypatch.setattr(worker.encoder, "encode", failing)
+    monkeypatch.setattr(encoder_of(worker), "encode", failing)
     shard = next(iter(Plan(lake, "s", CONFIG)))
     if stops:
         with pytest.raises(type(error)):
-            worker.encode(shard)
+            encode_alone(worker, shard)
         assert files(lake, f"error-{tmp_path.name}") == {}
     else:
-        assert worker.encode(shard).failed == len(shard.recordings)
+        assert encode_alone(worker, shard).failed == len(shard.recordings)
 
 
 def test_a_recording_is_read_under_the_name_that_still_holds_it(made: tuple[Lake, dict[str, str]]) -> None:
@@ -220,7 +230,7 @@ def test_a_recording_is_read_under_the_name_that_still_holds_it(made: tuple[Lake
     ingest(lake, [str(other)], IngestConfig())
     assert lake.read(lake.recordings_key("batch-000000"))["uris"][0].as_py() == [name, str(other)]
     Path(name).unlink()
-    worker = ShardEncoder(lake, "moved", "s", marks["signal"], CONFIG)
-    dones = [worker.encode(shard) for shard in Plan(lake, "s", CONFIG)]
+    worker = ShardEncoder(lake, {"moved": CONFIG}, "s", marks["signal"])
+    dones = [encode_alone(worker, shard) for shard in Plan(lake, "s", CONFIG)]
     assert [failure for done in dones for failure in done.failures] == []
     assert sum(done.seconds for done in dones) == 12 * 8
