@@ -154,7 +154,7 @@ class Plan:
         retry: Retry | None = None,
         shard_s: float | None = None,
     ) -> None:
-        """`shard_s` are the seconds of tracks that a shard aims at; if not given, those of `shard_mb` by the encoder."""
+        """`shard_s` are the seconds of tracks that a shard aims at; if not given, those of `shard_mb`."""
         self._given = lake, selection, config, dataset, base, tuple(alike), retry, shard_s
         self._lake, self._selection, self._dataset, self._retry = lake, selection, dataset, retry
         self._base: Base = base or {}

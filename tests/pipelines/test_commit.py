@@ -403,4 +403,4 @@ def test_a_grid_that_was_refused_makes_every_window_with_the_grid_of_the_remedy(
     shutil.rmtree(lake / "datasets")
     with running(folder, lake, None, *overrides, "select.grid_s=0.08") as run:
         run.select()
-        assert run.encode().version.windows == 9
+        assert run.encode()[0].version.windows == 9

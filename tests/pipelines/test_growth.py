@@ -66,7 +66,8 @@ def mill(root: Path, sound: Path | None, settings: dict[str, Any] = RECIPE) -> E
             for _ in run.annotate():
                 pass
         run.select()
-        return run.encode()
+        (made,) = run.encode()
+        return made
 
 
 class Sound:
