@@ -11,7 +11,6 @@ import numpy as np
 from encoders.base import Encoder, WindowSound
 from manifests.shards import ShardWriter, stored_array
 from manifests.storage import Storage
-from pipelines.cutting import first_frame
 from pipelines.failures import Kind, kind_of
 from pipelines.plan import Source
 
@@ -128,11 +127,7 @@ class ShardFiller:
                     self._writer.fail(window, row["error"])
                     return
                 made = stored_array(self._storage, source.dataset, row)
-            shift_s, start_s = 1 / self._encoder.frame_rate, None
-            first = first_frame(self._encoder, window["start_s"])
-            if abs(first * shift_s - window["start_s"]) > 1e-6:
-                start_s = first * shift_s
-            self._writer.add(window, job.recording, made, shift_s, start_s)
+            self._writer.add(window, job.recording, made, 1 / self._encoder.frame_rate)
             self.made_s[job.recording_id] += window["duration_s"]
         except Exception as error:  # of this window alone
             if kind_of(error) is Kind.RUN:
