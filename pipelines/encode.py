@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
+from pipelines.beside import Emit, at_once, beside
 from pipelines.cutting import Shared, cut_windows
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.filling import Job, ShardFiller
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pipelines.annotate import Retry
 
 Progress = Callable[[str, float, bool], None]
+AHEAD_WINDOWS = 64
+"""Windows that are decoded ahead of an encoder on a GPU."""
 
 
 class Target:
@@ -57,6 +60,34 @@ class _Making:
     folder: Path
     writer: ShardWriter
     filler: ShardFiller
+
+
+class _LostError(Exception):
+    """The bytes of a recording cannot be had, so that no shard that needs it is committed."""
+
+    def __init__(self, recording_id: str, cause: Exception) -> None:
+        super().__init__(recording_id)
+        self.recording_id, self.cause = recording_id, cause
+
+
+class _Tally:
+    """Counts what became of the recordings of a unit, each once it has come to its end in all shards."""
+
+    def __init__(self, done: Done, progress: Progress) -> None:
+        self.done, self._progress = done, progress
+        self.made: list[_Making] = []
+        self._ended: Counter[str] = Counter()
+
+    def ended(self, recording_id: str) -> None:
+        self._ended[recording_id] += 1
+        if self._ended[recording_id] < len(self.made):
+            return
+        made_s = max(one.filler.made_s[recording_id] for one in self.made)
+        errors = [one.filler.errors[recording_id] for one in self.made if recording_id in one.filler.errors]
+        if errors:
+            self.done.failures.append(to_failure(failed_row(recording_id, errors[0]), "encode"))
+        self.done.recordings, self.done.seconds = self.done.recordings + 1, self.done.seconds + made_s
+        self._progress(recording_id, made_s, bool(errors))
 
 
 class ShardEncoder:
@@ -89,14 +120,14 @@ class ShardEncoder:
         A shard is committed whole or not at all. It is not committed where the bytes of a recording that was annotated
         cannot be had: the result then says so, and the same command makes that shard another time.
         """
-        storage, done = self.lake.storage, Done(unit.name)
+        storage = self.lake.storage
         todo = [
             (self.targets[dataset], shard)
             for dataset, shard in unit.shards
             if shard.again or not storage.exists(f"datasets/{dataset}/{shard.commit_key}")
         ]
         if not todo:
-            return done
+            return Done(unit.name)
         known = {target.dataset: self._look_up(target, shard) for target, shard in todo}
         if self.unreachable == "stop":  # known at once, and not after hours of encoding
             jobs = [job for of_dataset in known.values() for job in of_dataset.values()]
@@ -106,37 +137,40 @@ class ShardEncoder:
         folder = storage.scratch()
         try:
             with self.attempts.begin(unit.name) as attempt:
-                made: list[_Making] = []
-
-                def ended(recording_id: str) -> None:
-                    """A recording has come to its end in the last of the shards: tell what became of it."""
-                    done.recordings += 1
-                    made_s = max(one.filler.made_s[recording_id] for one in made)
-                    done.seconds += made_s
-                    errors = [one.filler.errors[recording_id] for one in made if recording_id in one.filler.errors]
-                    if errors:
-                        done.failures.append(to_failure(failed_row(recording_id, errors[0]), "encode"))
-                    progress(recording_id, made_s, bool(errors))
-
+                tally = _Tally(Done(unit.name), progress)
                 for number, (target, shard) in enumerate(todo):
                     (own := folder / str(number)).mkdir()
                     writer = ShardWriter(own, shard.files, target.fingerprints)
-                    last = number == len(todo) - 1
-                    filler = ShardFiller(storage, target.encoder, writer, ended if last else lambda recording_id: None)
-                    made.append(_Making(target, shard, known[target.dataset], own, writer, filler))
-                for recording_id in unit.shard.ids:
-                    try:
-                        self._encode_recording(recording_id, made, attempt)
-                    except (UnreachableAudioError, ChangedAudioError) as error:
-                        failure = to_failure(failed_row(recording_id, error), "encode")
-                        return Done(unit.name, unreachable=[failure], uncommitted=1)
-                for one in made:
-                    one.filler.flush()
-                for one in made:
+                    filler = ShardFiller(storage, target.encoder, writer, tally.ended)
+                    tally.made.append(_Making(target, shard, known[target.dataset], own, writer, filler))
+                try:
+                    self._encode_recordings(unit.shard.ids, tally.made, attempt)
+                except _LostError as error:
+                    failure = to_failure(failed_row(error.recording_id, error.cause), "encode")
+                    return Done(unit.name, unreachable=[failure], uncommitted=1)
+                for one in tally.made:
                     self._commit(one.target.dataset, one.shard, one.writer.finish(), one.folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return done
+        return tally.done
+
+    def _encode_recordings(self, ids: Sequence[str], made: list[_Making], attempt: Attempt) -> None:
+        """Encode recordings one after another; raises _LostError where the bytes of one cannot be had."""
+
+        def work(emit: Emit) -> None:
+            for recording_id in ids:
+                try:
+                    self._encode_recording(recording_id, made, attempt, emit)
+                except (UnreachableAudioError, ChangedAudioError) as error:
+                    raise _LostError(recording_id, error) from error
+
+        # A GPU must not wait until the next windows are decoded; a core has no time for both.
+        if any(one.target.encoder.device == "cuda" for one in made) and not attempt.careful:
+            beside(work, AHEAD_WINDOWS)
+        else:
+            work(at_once)
+        for one in made:
+            one.filler.flush()
 
     def _commit(self, dataset: str, shard: Shard, commit: ShardCommit, folder: Path) -> None:
         storage = self.lake.storage
@@ -186,8 +220,10 @@ class ShardEncoder:
     def _is_tried_again(self, row: Mapping[str, Any]) -> bool:
         return self.retry is not None and self.retry.error_type in (None, row["error"].partition(":")[0])
 
-    def _encode_recording(self, recording_id: str, made: list[_Making], attempt: Attempt) -> None:
+    def _encode_recording(self, recording_id: str, made: list[_Making], attempt: Attempt, emit: Emit) -> None:
         """Encode the windows of a recording in order of time, or record why one could not be made.
+
+        Whatever is done with a shard is emitted.
 
         Raises UnreachableAudioError or ChangedAudioError where the bytes that were annotated cannot be had, unless the
         recipe has them counted as failed; and whatever is no recording's fault.
@@ -197,21 +233,21 @@ class ShardEncoder:
             attempt.at(recording_id)
             if any(job.lacking for _, job in todo):
                 recording = todo[0][1].recording
-                first_readable(recording, lambda uri: self._encode_file(uri, recording, todo), self.lake.config)
+                first_readable(recording, lambda uri: self._encode_file(uri, recording, todo, emit), self.lake.config)
             else:
-                self._add_windows(todo, {})
+                self._add_windows(todo, {}, emit)
         except Exception as error:
             lost = isinstance(error, UnreachableAudioError | ChangedAudioError)
             if kind_of(error) is Kind.RUN or (lost and self.unreachable == "stop"):
                 raise
             for one, job in todo:
-                one.filler.take_back(job)
-                one.filler.fail(job, error)
+                emit(one.filler.take_back, job)
+                emit(one.filler.fail, job, error)
             return
         for one, job in todo:
-            one.filler.end(job)
+            emit(one.filler.end, job)
 
-    def _encode_file(self, uri: str, recording: dict[str, Any], todo: list[tuple[_Making, Job]]) -> None:
+    def _encode_file(self, uri: str, recording: dict[str, Any], todo: list[tuple[_Making, Job]], emit: Emit) -> None:
         """As `_encode_recording`, under one of its names; ChangedAudioError unless its bytes are those annotated."""
         lacking = [(one, job) for one, job in todo if job.lacking]
         rates = list(dict.fromkeys(one.target.encoder.sample_rate for one, _ in lacking))
@@ -229,14 +265,16 @@ class ShardEncoder:
                         windows = one.jobs[recording["recording_id"]].lacking
                         cut = cut_windows(one.target.encoder, shared.reader(place), windows)
                         sounds[one.target.dataset] = stack.enter_context(closing(cut))
-                self._add_windows(todo, sounds)
+                self._add_windows(todo, sounds, emit)
                 stream.prove(recording["sha256"])
-        except BaseException:  # of these bytes nothing is kept; raised on
+        except Exception:  # of these bytes nothing is kept; raised on
             for one, job in todo:
-                one.filler.take_back(job)
+                emit(one.filler.take_back, job)
             raise
 
-    def _add_windows(self, todo: list[tuple[_Making, Job]], sounds: Mapping[str, Iterator[WindowSound]]) -> None:
+    def _add_windows(
+        self, todo: list[tuple[_Making, Job]], sounds: Mapping[str, Iterator[WindowSound]], emit: Emit
+    ) -> None:
         """Add the windows of a recording, in order of time, to each of the shards.
 
         `sounds` has those that no shard holds, in order, by dataset. Where decoding goes no further, no later window
@@ -254,7 +292,7 @@ class ShardEncoder:
                         if kind_of(error) is not Kind.RECORDING:
                             raise
                         sound = ended[dataset] = error
-                one.filler.add(job, window, sound)
+                emit(one.filler.add, job, window, sound)
 
 
 def made_by(config: EncodeConfig, selection: str, signal_mark: str) -> dict[str, str]:

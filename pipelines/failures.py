@@ -48,6 +48,9 @@ def kind_of(error: BaseException) -> Kind:
         return Kind.UNREACHABLE
     if isinstance(error, StorageError | CorruptFileError | RecipeError | MissingExtraError):
         return Kind.RUN
+    # After such an error every call to the device fails in this process, so no later recording could be done.
+    if not isinstance(error, SpeechmillError) and "cuda error" in str(error).lower():
+        return Kind.RUN
     return Kind.RECORDING
 
 

@@ -315,6 +315,7 @@ def _several(table: Any) -> dict[str, EncodeConfig]:
     if not tables:
         return {}
     common = {name: value for name, value in table.items() if name not in tables}
+    _check_keys(common, own, "encode")
     if taken := {"encoder", "settings"} & common.keys():
         what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
         raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")

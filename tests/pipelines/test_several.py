@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from pipelines import encode
 from pipelines import recipe as recipes
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
+from pipelines.beside import Emit, beside
 from pipelines.cutting import Shared
 from pipelines.run import Encoded, Run
 from pipelines.watch import Watch
@@ -249,7 +252,7 @@ def test_frames_off_the_grid_are_the_nearest_ones(sound: Path, tmp_path: Path) -
         ({"logmel": {"hop": 3}}, "has no setting 'hop'"),
         ({"log/mel": {"encoder": "logmel"}}, "'log/mel'"),
         ({"logmel": {}, "cd": CD | {"on_grid": True}}, "between two frames"),
-        ({"logmel": {}, "shard": 3}, "encode.shard"),
+        ({"logmel": {}, "shard": 3}, "unknown key 'shard' in encode$"),
     ],
 )
 def test_tables_of_encoders_that_make_no_sense_are_refused(table: dict[str, Any], error: str) -> None:
@@ -270,3 +273,50 @@ def test_an_error_of_decoding_is_met_by_every_encoder_where_it_lies() -> None:
         assert [next(reader).shape, next(reader).shape] == [(1, 1000), (1, 1000)]
         with pytest.raises(ValueError, match="cut off"):
             next(reader)
+
+
+def test_windows_that_are_decoded_in_a_thread_ahead_of_a_gpu_make_the_same_bytes(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = of("paper", "narrow")
+    mill(tmp_path / "one", sound, settings)
+    monkeypatch.setattr(encode, "AHEAD_WINDOWS", 2)
+    monkeypatch.setattr(encoders.logmel.LogMel, "setup", lambda self: setattr(self, "device", "cuda"))
+    monkeypatch.setattr(encoders.logmel.LogMel, "batch", 5)
+    threads: set[str] = set()
+    cut_windows = encode.cut_windows
+
+    def cutting(*given: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return cut_windows(*given)
+
+    monkeypatch.setattr(encode, "cut_windows", cutting)
+    mill(tmp_path / "ahead", sound, settings)
+    assert threads == {"beside"}
+    for name in ("cheap-paper", "cheap-narrow"):
+        assert shards(tmp_path / "ahead", name) == shards(tmp_path / "one", name)
+
+
+def test_what_is_emitted_beside_keeps_its_order_and_errors_come_back() -> None:
+    told: list[int] = []
+
+    def work(emit: Emit) -> None:
+        for number in range(100):
+            emit(told.append, number)
+        raise ValueError("the end")
+
+    with pytest.raises(ValueError, match="the end"):
+        beside(work, 3)
+    assert told == list(range(100))
+
+    def refuse(number: int) -> None:
+        if number == 5:
+            raise KeyError(number)
+
+    def endless(emit: Emit) -> None:
+        for number in itertools.count():
+            emit(refuse, number)
+
+    with pytest.raises(KeyError):
+        beside(endless, 3)
+    assert "beside" not in {thread.name for thread in threading.enumerate()}
