@@ -21,6 +21,7 @@ from runtime.extras import require
 
 # Named, not imported: an encoder's optional packages are met only when that encoder is asked for.
 ENCODERS = {
+    "custom": "encoders.custom:Custom",
     "dac": "encoders.dac:Dac",
     "encodec": "encoders.encodec:Encodec",
     "hidden": "encoders.hidden:Hidden",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -115,6 +116,8 @@ class NeuralEncoder(PieceEncoder):
         """Load the weights. Called once a process, before the first `encode`."""
         import torch
 
+        if self.device == "cuda":  # without it, cuBLAS refuses to be deterministic
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.module: Any = self._load().eval().requires_grad_(False).to(self.device)
         if self.precision != "float32":
             self.module = self.module.to(getattr(torch, self.precision))

@@ -81,7 +81,13 @@ class PieceEncoder(Encoder):
                 by_length[len(piece.sound)].append(piece)
         for pieces in by_length.values():
             for piece, frames in zip(pieces, self._batches([(piece.sound,) for piece in pieces]), strict=True):
-                piece.into[:] = frames[piece.skip : piece.skip + len(piece.into)]
+                needed = piece.skip + len(piece.into)
+                if len(frames) < needed:
+                    raise ValueError(
+                        f"{self.name}: the model gave {len(frames)} frames of {len(piece.sound)} samples, where "
+                        f"{needed} are needed"
+                    )
+                piece.into[:] = frames[piece.skip : needed]
         for number, features in enumerate(found):
             self._check_finite(features, number, len(found))
         return found

@@ -218,8 +218,8 @@ def test_what_is_no_finite_number_is_refused(value: float, make: Any) -> None:
     sound = speech(24_000).copy()
     sound[1, 30_000] = value
     with pytest.raises(ValueError, match=r"pocket: window 2 of 2: .* hold NaN or infinity, .* s of track 1"):
-        encoder.encode([encoder.cut(sound, 40, 5), encoder.cut(sound, 10, 20)])
-    assert np.isfinite(encoder.encode([encoder.cut(sound, 40, 5)])[0]).all()
+        encoder.encode([encoder.cut(sound, 0, 5), encoder.cut(sound, 10, 20)])
+    assert np.isfinite(encoder.encode([encoder.cut(sound, 0, 5)])[0]).all()
 
 
 def test_a_window_that_begins_within_a_frame_is_refused(make: Any) -> None:
