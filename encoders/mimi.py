@@ -19,7 +19,7 @@ class MimiConfig(NeuralConfig):
     look_back_s: float = 20.0
     """Sound before a window that its frames may see, seconds. The exact reach is that of the attention windows of all
     layers one after another, 80 s with the published layout. What 20 s leave out is within `Mimi.tolerance` for random
-    weights whose attention is as strong as it can be, and below 1e-6 for those at the beginning of training."""
+    weights whose attention counts fully, and about 1e-6 for those at the beginning of training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

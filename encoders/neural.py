@@ -133,9 +133,8 @@ class NeuralEncoder(PieceEncoder):
             if self.device == "cuda":
                 given = given.pin_memory().to(self.device, non_blocking=True)
             features = self._run(given.to(getattr(torch, self.precision))).float()
-            found = torch.empty(features.shape, pin_memory=self.device == "cuda")
-            # From here on the CPU waits for the GPU, so that the memory which was pinned may be given back.
-            return found.copy_(features).numpy()
+            copied = torch.empty(features.shape, pin_memory=self.device == "cuda")
+            return copied.copy_(features).numpy()  # which waits for the GPU
 
     def _free(self) -> None:
         import torch
