@@ -14,9 +14,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-EXECUTION = ("device", "batch")
+EXECUTION = ("device", "batch", "compile")
 """Settings that say how an encoder is run. They are no part of its fingerprint: what they change in a feature lies
 within the `tolerance` that the encoder states."""
+PLACES = ("model",)
+"""Settings that say where weights lie. The fingerprint has the hash of the weights instead: equal weights in another
+place give equal features."""
 
 
 class WindowSound(NamedTuple):
@@ -60,9 +63,12 @@ class Encoder(ABC):
     """Samples before a frame that reach it."""
     look_ahead_samples: int
     """Samples past the end of a frame's hop that reach it; zero for a causal encoder."""
+    local: bool = True
+    """Whether what lies between look-back and look-ahead is all that reaches a frame. Where it is not, as with
+    attention over all that a call is given, a frame depends on its window: one cut elsewhere gives other features."""
     tolerance: float = 0.0
-    """Largest difference between features made on different kinds of devices, in batches of other sizes or in chunks of
-    other lengths; zero where they are equal bit for bit."""
+    """Largest difference, in standard deviations of the features, between those made on different kinds of devices, in
+    batches of other sizes or, where it is `local`, in chunks of other lengths; zero where all are equal bit for bit."""
     batch: int = 1
     """Windows that `encode` likes to be given in one call."""
     cpus: float = 1.0
@@ -100,7 +106,7 @@ class Encoder(ABC):
         identity = {
             "encoder": self.name,
             "version": self.version,
-            "config": {name: value for name, value in settings.items() if name not in EXECUTION},
+            "config": {name: value for name, value in settings.items() if name not in EXECUTION + PLACES},
             "models": self.model_hashes(),
         }
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -47,10 +47,12 @@ class Batches:
         most: int,
         call: Callable[[Sequence[Inputs]], Sequence[Any]],
         free: Callable[[], None] = lambda: None,
+        blank: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
         """`call` gives a result a row, for at `most` rows of equal shapes; `free` gives back what a failed call left
-        in the device's cache."""
-        self.model, self.most, self._call, self._free = model, most, call, free
+        in the device's cache. With `blank`, which makes an empty row like another one, such rows fill every batch, so
+        that all calls have one shape."""
+        self.model, self.most, self._call, self._free, self._blank = model, most, call, free, blank
 
     def __call__(self, rows: Sequence[Inputs]) -> list[Any]:
         """The result of each row. Inside `together`, its rows and those of the other jobs fill the same batches.
@@ -65,8 +67,11 @@ class Batches:
         found: list[Any] = []
         while len(found) < len(rows):
             batch = rows[len(found) : len(found) + self.most]
+            count = len(batch)
+            if self._blank and count < self.most:
+                batch = [*batch, *[self._blank(batch[0])] * (self.most - count)]
             try:
-                found += self._call(batch)
+                found += self._call(batch)[:count]
                 continue
             except RuntimeError as error:  # torch.OutOfMemoryError is one, CTranslate2 has no class of its own
                 if "out of memory" not in str(error).lower():

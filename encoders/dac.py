@@ -1,0 +1,36 @@
+"""The Descript audio codec before its quantiser (arXiv 2306.06546)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from encoders.neural import NeuralEncoder
+from encoders.reach import Reach, reach, snake_stack
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Dac(NeuralEncoder):
+    """What DAC's quantiser is given: the output of `DacModel.encoder`, not the projections into its codebooks."""
+
+    name: ClassVar[str] = "dac"
+    version: ClassVar[int] = 1
+    model_type = "dac"
+    tolerance = 1e-4
+
+    def _grid(self) -> tuple[int, int, Reach]:
+        from transformers import DacConfig
+
+        config: Any = DacConfig.from_pretrained(self.folder)
+        return config.sampling_rate, config.hidden_size, reach(snake_stack(config.downsampling_ratios))
+
+    def _load(self) -> torch.nn.Module:
+        from transformers import DacModel
+
+        module: torch.nn.Module = DacModel.from_pretrained(self.folder).encoder
+        return module
+
+    def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.module(sounds)
+        return features.transpose(1, 2)

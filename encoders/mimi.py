@@ -1,0 +1,70 @@
+"""Mimi, the codec of Moshi (arXiv 2410.00037), before its quantiser: 512 values at 12.5 Hz."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from encoders.neural import NeuralConfig, NeuralEncoder
+from encoders.reach import Layer, Reach, attention, causal, reach, seanet
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class MimiConfig(NeuralConfig):
+    """Settings of `Mimi`."""
+
+    look_back_s: float = 20.0
+    """Sound before a window that its frames may see, seconds. The exact reach is that of the attention windows of all
+    layers one after another, 80 s with the published layout. What 20 s leave out is within `Mimi.tolerance` for random
+    weights whose attention counts fully, and about 1e-6 for those at the beginning of training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.look_back_s, bool) or not 0 <= self.look_back_s < float("inf"):
+            raise ValueError(f"look_back_s must be a number of seconds, 0 or more, not {self.look_back_s!r}")
+        object.__setattr__(self, "look_back_s", float(self.look_back_s))
+
+
+class Mimi(NeuralEncoder):
+    """What Mimi's quantiser is given. Causal, with a look-back that is chosen: see `MimiConfig.look_back_s`."""
+
+    name: ClassVar[str] = "mimi"
+    version: ClassVar[int] = 1
+    config_class: ClassVar[type] = MimiConfig
+    model_type = "mimi"
+    tolerance = 1e-3
+
+    def _grid(self) -> tuple[int, int, Reach]:
+        from transformers import MimiConfig
+
+        config: Any = MimiConfig.from_pretrained(self.folder)
+        exact = reach(mimi_layers(config))
+        chosen = round(self.config.look_back_s * config.sampling_rate)
+        return config.sampling_rate, config.latent_dim, exact._replace(back=min(exact.back, chosen))
+
+    def _load(self) -> torch.nn.Module:
+        from transformers import MimiModel
+
+        model: Any = MimiModel.from_pretrained(self.folder)
+        module: torch.nn.Module = model.encoder
+        return module
+
+    def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = self.module(sounds).latents
+        return latents.transpose(1, 2)
+
+
+def mimi_layers(config: Any) -> list[Layer]:
+    """The layers of an encoder with Mimi's architecture, from its configuration; ValueError unless it is causal."""
+    if not config.use_causal_conv:
+        raise ValueError(f"{config.model_type}: use_causal_conv is false in this model, and only causal ones are known")
+    dilations = [config.dilation_growth_rate**number for number in range(config.num_residual_layers)]
+    ratios = list(reversed(config.upsampling_ratios))
+    return [
+        *seanet(ratios, config.kernel_size, config.residual_kernel_size, config.last_kernel_size, dilations),
+        *[attention(config.sliding_window - 1)] * config.num_hidden_layers,
+        causal(2 * config.latent_stride, config.latent_stride),
+    ]

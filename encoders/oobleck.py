@@ -1,0 +1,37 @@
+"""Oobleck, the autoencoder of Stable Audio (arXiv 2407.14358): 64 values at 21.5 Hz from stereo at 44.1 kHz."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from encoders.neural import NeuralEncoder
+from encoders.reach import Reach, reach, snake_stack
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Oobleck(NeuralEncoder):
+    """The mean of the posterior of `AutoencoderOobleck`. A track is given to both channels."""
+
+    name: ClassVar[str] = "oobleck"
+    version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers")
+    model_type = "AutoencoderOobleck"
+    tolerance = 1e-4
+
+    def _grid(self) -> tuple[int, int, Reach]:
+        self.channels = self.told["audio_channels"]
+        dim = self.told["encoder_hidden_size"] // 2  # the other half says how far samples spread around the mean
+        return self.told["sampling_rate"], dim, reach(snake_stack(self.told["downsampling_ratios"]))
+
+    def _load(self) -> torch.nn.Module:
+        from diffusers import AutoencoderOobleck
+
+        module: torch.nn.Module = AutoencoderOobleck.from_pretrained(self.folder, low_cpu_mem_usage=False)
+        del module.decoder
+        return module
+
+    def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        mean: torch.Tensor = self.module.encode(sounds).latent_dist.mean
+        return mean.transpose(1, 2)

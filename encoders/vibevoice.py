@@ -1,0 +1,50 @@
+"""The acoustic tokenizer of VibeVoice (arXiv 2508.19205): 64 values at 7.5 Hz."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from encoders.neural import NeuralEncoder
+from encoders.reach import Reach, causal, reach
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VibeVoice(NeuralEncoder):
+    """Latents of `VibeVoiceAcousticTokenizerModel` without the noise that its `encode` adds unless told not to. Causal,
+    reach exact.
+
+    VibeVoice's trainers give their model (latents + bias) * scale, with constants of the language model and not of the
+    tokenizer; what is stored is without them.
+    """
+
+    name: ClassVar[str] = "vibevoice"
+    version: ClassVar[int] = 1
+    model_type = "vibevoice_acoustic_tokenizer"
+    tolerance = 1e-4
+
+    def _grid(self) -> tuple[int, int, Reach]:
+        from transformers import VibeVoiceAcousticTokenizerConfig
+
+        config: Any = VibeVoiceAcousticTokenizerConfig.from_pretrained(self.folder)
+        kernel, depths = config.kernel_size, config.depths
+        layers = [causal(kernel)] * (1 + depths[0])
+        for ratio, depth in zip(config.downsampling_ratios, depths[1:], strict=True):
+            layers += [causal(2 * ratio, ratio), *[causal(kernel)] * depth]
+        return SAMPLE_RATE, config.hidden_size, reach([*layers, causal(kernel)])
+
+    def _load(self) -> torch.nn.Module:
+        from transformers import VibeVoiceAcousticTokenizerModel
+
+        module = VibeVoiceAcousticTokenizerModel.from_pretrained(self.folder)
+        del module.decoder
+        return module
+
+    def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = self.module.encode(sounds, sample=False).latents
+        return latents
+
+
+SAMPLE_RATE = 24_000
+"""Hz. The model's configuration does not say it; its feature extractor does."""
