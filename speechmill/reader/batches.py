@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from speechmill.reader.reader import Reader
 from speechmill.reader.source import Sample
 from speechmill.reader.stream import Counts, WorkerState
 
 Batch = dict[str, Any]
+SMALL_BYTES = 1 << 16
+"""Tensors below this size come from a worker as bytes: to share memory takes a millisecond a tensor."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -44,7 +46,7 @@ def _padded(name: str, values: Sequence[torch.Tensor]) -> Batch:
     shapes = torch.tensor([value.shape for value in values])
     tracks, tokens, width = (int(most) for most in shapes.amax(0))
     if all(value.shape == values[0].shape for value in values):
-        joined = torch.stack(list(values))
+        joined = default_collate(list(values))  # in a worker it stacks them into memory that is shared already
     else:
         joined = values[0].new_zeros(len(values), tracks, tokens, width)
         for into, value in zip(joined, values, strict=True):
@@ -88,10 +90,10 @@ class Loader:
         if not self.num_workers:
             yield from DataLoader(reader, collate_fn=self.collate, **self._given)
             return
-        for batch, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
+        for batch, small, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
             states[worker] = WorkerState.from_json(state)
             reader.next_worker = (worker + 1) % self.num_workers
-            yield batch
+            yield batch | {name: torch.from_numpy(batch[name]) for name in small} if small else batch
         reader.exhausted = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,15 +110,20 @@ class Loader:
 
 
 class _WithState:
-    """Collates in a worker, and adds which worker that is and its state."""
+    """Collates in a worker, and adds the names of small tensors, sent as arrays, which worker that is and its state."""
 
     def __init__(self, collate: Callable[[Sequence[Sample]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, int, dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, list[str], int, dict[str, Any]]:
         info = get_worker_info()
         assert info is not None
         reader = info.dataset
         assert isinstance(reader, Reader)
         worker = (info.id + reader.next_worker) % info.num_workers
-        return self.collate(samples), worker, reader.worker_states(info.num_workers)[worker].to_json()
+        batch, small = self.collate(samples), []
+        if isinstance(batch, dict):
+            tensors = {name: one for name, one in batch.items() if isinstance(one, torch.Tensor)}
+            small = [name for name, one in tensors.items() if one.nbytes < SMALL_BYTES]
+            batch = batch | {name: tensors[name].numpy() for name in small}
+        return batch, small, worker, reader.worker_states(info.num_workers)[worker].to_json()

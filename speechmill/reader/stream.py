@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from manifests.storage.local import LocalStorage
 from speechmill.reader.order import Buffer, Epoch, Rest, Shuffle, share
 from speechmill.reader.source import Source, Window
 
+LOCAL_THREADS = 2
 COUNTED = ("windows", "unpaired", "frames", "context_tokens", "continuation_tokens")
 Counts = dict[str, dict[str, dict[str, int]]]
 """By dataset and split: the numbers of COUNTED. Frames and tokens are over all tracks."""
@@ -90,8 +92,7 @@ class Stream:
     def windows(self) -> Iterator[tuple[Source, list[Window]]]:
         """Each window with its source; `state` counts a window before it is given."""
         ended: set[int] = set()
-        threads = max(source.dataset.lake.config.concurrency for source in self.sources)
-        pool = ThreadPoolExecutor(threads, "reader")
+        pool = ThreadPoolExecutor(max(_threads(source) for source in self.sources), "reader")
         try:
             given = [self._given(number, pool) for number in range(len(self.sources))]
             while (number := self._next(ended)) is not None:
@@ -150,6 +151,12 @@ class Stream:
     def _counts(self, source: Source, split: str | None) -> dict[str, int]:
         split = split or "+".join(source.dataset.choice.splits)
         return self.state.counts.setdefault(source.name, {}).setdefault(split, dict.fromkeys(COUNTED, 0))
+
+
+def _threads(source: Source) -> int:
+    """Threads that read ahead: a server answers many requests at once, a disk is not waited for as long."""
+    lake = source.dataset.lake
+    return LOCAL_THREADS if isinstance(lake.storage, LocalStorage) else lake.config.concurrency
 
 
 def _ahead(source: Source, buffers: Iterator[Buffer], pool: ThreadPoolExecutor) -> Iterator[list[Window] | None]:
