@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from speechmill.reader.reader import Reader
 from speechmill.reader.source import Sample
 from speechmill.reader.stream import Counts, WorkerState
 
 Batch = dict[str, Any]
+Shapes = dict[str, tuple[torch.dtype, torch.Size]]
 SMALL_BYTES = 1 << 16
-"""Tensors below this size come from a worker as bytes: to share memory takes a millisecond a tensor."""
+"""Tensors below this size come from a worker through a pipe, as arrays of NumPy."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -46,7 +47,7 @@ def _padded(name: str, values: Sequence[torch.Tensor]) -> Batch:
     shapes = torch.tensor([value.shape for value in values])
     tracks, tokens, width = (int(most) for most in shapes.amax(0))
     if all(value.shape == values[0].shape for value in values):
-        joined = default_collate(list(values))  # in a worker it stacks them into memory that is shared already
+        joined = torch.stack(list(values))
     else:
         joined = values[0].new_zeros(len(values), tracks, tokens, width)
         for into, value in zip(joined, values, strict=True):
@@ -90,10 +91,10 @@ class Loader:
         if not self.num_workers:
             yield from DataLoader(reader, collate_fn=self.collate, **self._given)
             return
-        for batch, small, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
+        for batch, shapes, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
             states[worker] = WorkerState.from_json(state)
             reader.next_worker = (worker + 1) % self.num_workers
-            yield batch | {name: torch.from_numpy(batch[name]) for name in small} if small else batch
+            yield _unpacked(batch, shapes)
         reader.exhausted = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,20 +111,43 @@ class Loader:
 
 
 class _WithState:
-    """Collates in a worker, and adds the names of small tensors, sent as arrays, which worker that is and its state."""
+    """Collates in a worker, and adds how the batch is packed, which worker that is and its state."""
 
     def __init__(self, collate: Callable[[Sequence[Sample]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, list[str], int, dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, Shapes, int, dict[str, Any]]:
         info = get_worker_info()
         assert info is not None
         reader = info.dataset
         assert isinstance(reader, Reader)
         worker = (info.id + reader.next_worker) % info.num_workers
-        batch, small = self.collate(samples), []
-        if isinstance(batch, dict):
-            tensors = {name: one for name, one in batch.items() if isinstance(one, torch.Tensor)}
-            small = [name for name, one in tensors.items() if one.nbytes < SMALL_BYTES]
-            batch = batch | {name: tensors[name].numpy() for name in small}
-        return batch, small, worker, reader.worker_states(info.num_workers)[worker].to_json()
+        batch, shapes = _packed(self.collate(samples))
+        return batch, shapes, worker, reader.worker_states(info.num_workers)[worker].to_json()
+
+
+def _packed(batch: Any) -> tuple[Any, Shapes]:
+    """A batch with all its tensors of one type as one, by the name of the type, and their shapes, to divide it again.
+
+    A worker hands over each tensor by a file of its own, which takes the training process a millisecond or more.
+    """
+    if not isinstance(batch, dict):
+        return batch, {}
+    tensors = {name: one for name, one in batch.items() if isinstance(one, torch.Tensor)}
+    packed = {name: one for name, one in batch.items() if name not in tensors}
+    for dtype in dict.fromkeys(one.dtype for one in tensors.values()):
+        flat = torch.cat([one.reshape(-1) for one in tensors.values() if one.dtype == dtype])
+        packed[dtype] = flat if flat.nbytes >= SMALL_BYTES else flat.numpy()  # few bytes go through the pipe
+    return packed, {name: (one.dtype, one.shape) for name, one in tensors.items()}
+
+
+def _unpacked(packed: Any, shapes: Shapes) -> Any:
+    """The batch that was packed."""
+    if not shapes:
+        return packed
+    parts: Batch = {}
+    for dtype in dict.fromkeys(dtype for dtype, _ in shapes.values()):
+        named = {name: shape for name, (of, shape) in shapes.items() if of == dtype}
+        flat = torch.as_tensor(packed.pop(dtype)).split([shape.numel() for shape in named.values()])
+        parts |= {name: part.view(shape) for (name, shape), part in zip(named.items(), flat, strict=True)}
+    return {name: parts.pop(name) for name in shapes} | packed

@@ -2,9 +2,9 @@
 
 Shards hold drawn log-mel windows, (640, 80) float16, in the page cache. Each reader gives the features of each window
 once, as float16 and in one process; then again in 2 DataLoader workers, in batches of 16. They take turns; the best of
-some turns is printed, and ours over the faster of the others. Ours compares checksums, tells of each window, and divides
-context from continuation, which the others do not. Then the shards lie on a local S3 server, and a fresh process asks
-for a batch.
+some turns is printed, and ours over the faster of the others. Ours compares checksums, tells of each window, and
+divides context from continuation, which the others do not. Then the shards lie on a local S3 server, and a fresh
+process asks for a batch.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from manifests.shards import ShardWriter
 from manifests.storage import open_storage
 from speechmill.reader import Loader, Reader, Source
 
+BUFFER = 640
+"""Windows that are mixed: what this reader's 64 MB hold."""
+WINDOW_BYTES = 640 * 80 * 2
 FIRST = """
 import sys, time
 import torch
@@ -68,64 +71,64 @@ def make(lake: Lake, shards: int, each: int) -> None:
 class LhotseWindows(IterableDataset[Any]):
     """Lhotse's own reader of shards, its cuts opened as features."""
 
-    def __init__(self, folder: Path) -> None:
-        self.cuts = lhotse.CutSet.from_shar(in_dir=str(folder), split_for_dataloading=True, shuffle_shards=True)
+    def __init__(self, folder: Path, shuffled: bool) -> None:
+        self.cuts = lhotse.CutSet.from_shar(
+            in_dir=str(folder), split_for_dataloading=shuffled, shuffle_shards=shuffled
+        )  # it cannot divide among workers without a shuffle
+        if shuffled:
+            self.cuts = self.cuts.shuffle(buffer_size=BUFFER)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for cut in self.cuts.shuffle(buffer_size=640):
+        for cut in self.cuts:
             yield cut.load_latents()
 
 
-def readers(root: Path, workers: int) -> dict[str, Callable[[], int]]:
+def stacked(arrays: list[np.ndarray]) -> torch.Tensor:
+    """A batch of features."""
+    return torch.from_numpy(np.stack(arrays))
+
+
+def readers(root: Path, shuffled: bool, workers: int) -> dict[str, Callable[[], int]]:
     """By name, what reads all windows and counts them: alone, or in workers and batches."""
     folder = root / "datasets/set/train"
     tars = sorted(map(str, folder.glob("*.tar")))
 
-    def web(shuffle: int) -> Any:
-        return webdataset.WebDataset(tars, shardshuffle=len(tars) if shuffle else False).shuffle(shuffle).decode()
+    def ours() -> int:
+        reader = Reader(Source(str(root), "set", dtype="float16"), shuffle=shuffled)
+        if not workers:
+            return sum(1 for _ in reader)
+        return sum(len(batch["id"]) for batch in Loader(reader, 16, num_workers=workers))
 
-    def ours(**named: Any) -> Reader:
-        return Reader(Source(str(root), "set", dtype="float16"), **named)
+    def others(windows: Any) -> int:
+        if not workers:
+            return sum(1 for _ in windows)
+        return sum(len(batch) for batch in DataLoader(windows, 16, num_workers=workers, collate_fn=stacked))
 
-    def stacked(arrays: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(arrays))
+    def web() -> Any:
+        read = webdataset.WebDataset(tars, shardshuffle=len(tars) if shuffled else False)
+        return (read.shuffle(BUFFER) if shuffled else read).decode().map(lambda sample: sample["npy"])
 
-    if not workers:
-        return {
-            "speechmill": lambda: sum(1 for _ in ours()),
-            "speechmill, not shuffled": lambda: sum(1 for _ in ours(shuffle=False)),
-            "webdataset": lambda: sum(1 for sample in web(640) if len(sample["npy"])),
-            "webdataset, not shuffled": lambda: sum(1 for sample in web(0) if len(sample["npy"])),
-            "lhotse": lambda: sum(1 for _ in LhotseWindows(folder)),
-        }
-    batches = {"batch_size": 16, "num_workers": workers}
     return {
-        "speechmill": lambda: sum(len(batch["id"]) for batch in Loader(ours(), **batches)),
-        "webdataset": lambda: sum(
-            map(len, DataLoader(web(640).map(lambda sample: sample["npy"]), collate_fn=stacked, **batches))
-        ),
-        "lhotse": lambda: sum(map(len, DataLoader(LhotseWindows(folder), collate_fn=stacked, **batches))),
+        "speechmill": ours,
+        "webdataset": lambda: others(web()),
+        "lhotse": lambda: others(LhotseWindows(folder, shuffled)),
     }
 
 
-def compare(root: Path, workers: int, count: int, turns: int) -> None:
+def compare(root: Path, shuffled: bool, workers: int, count: int, turns: int) -> None:
     """Print samples a second of each reader, and ours over the faster of the others."""
-    named = readers(root, workers)
+    named = readers(root, shuffled, workers)
     best = dict.fromkeys(named, 0.0)
     for turn, (name, read) in itertools.product(range(turns), named.items()):
         begun = time.perf_counter()
         found = read()
         best[name] = max(best[name], count / (time.perf_counter() - begun))
         assert found == count, (turn, name, found)
-    print(f"{workers} workers" if workers else "one process")
+    ratio = best["speechmill"] / max(best["webdataset"], best["lhotse"])
+    how = f"{workers} workers, batches of 16" if workers else "one process"
+    print(f"{how}, {'shuffled' if shuffled else 'stored order'}: ours over the faster of the others {ratio:.2f}")
     for name, rate in best.items():
-        print(f"  {name:26} {rate:8,.0f} samples/s {rate * 640 * 80 * 2 / 1e6:8,.0f} MB/s")
-    for kind in ("", ", not shuffled"):
-        others = [rate for name, rate in best.items() if name.endswith(kind) and not name.startswith("speechmill")]
-        if ours := best.get(f"speechmill{kind}"):
-            shuffled = [rate for name, rate in best.items() if "," not in name and not name.startswith("speechmill")]
-            faster = max(shuffled if not kind else others)
-            print(f"  ours over the faster of the others{kind}: {ours / faster:.2f}")
+        print(f"  {name:12} {rate:8,.0f} samples/s {rate * WINDOW_BYTES / 1e6:8,.0f} MB/s")
 
 
 def first_batch(root: Path) -> None:
@@ -162,8 +165,8 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {versions}")
     with tempfile.TemporaryDirectory() as folder:
         make(Lake.at(folder), given.shards, given.windows)
-        for workers in (0, 2):
-            compare(Path(folder), workers, given.shards * given.windows, given.turns)
+        for shuffled, workers in ((False, 0), (True, 0), (True, 2)):
+            compare(Path(folder), shuffled, workers, given.shards * given.windows, given.turns)
         first_batch(Path(folder))
 
 
