@@ -78,7 +78,7 @@ def schema_of(key: str) -> pa.Schema | None:
     name = file.partition("/")[2]
     kinds = {
         "selections": {"windows-": schemas.WINDOWS, "verdicts-": schemas.VERDICTS},
-        "datasets": {"windows/": schemas.SHARD_WINDOWS, "ledger.": schemas.LEDGER},
+        "datasets": {"windows/": schemas.SHARD_WINDOWS, "ledger.": schemas.LEDGER, "shards.": schemas.SHARDS},
     }
     return next((schema for start, schema in kinds.get(folder, {}).items() if name.startswith(start)), None)
 

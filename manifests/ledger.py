@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 
-from manifests import schemas
+from manifests import schemas, shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
 from manifests.output import counted, one_line
@@ -20,7 +20,7 @@ from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
 from manifests.tables import joined
 from manifests.versions import generation
 
-PATCHES = range(1, 7)
+PATCHES = shardlist.PATCHES
 GROUP = ["split", "language", "num_speakers", "source"]
 
 
@@ -34,6 +34,8 @@ class Book:
     """By split."""
     commits_sha256: str
     """Of the records of its shards, in their order."""
+    shards: tuple[pa.Table, ...] = ()
+    """What each of its shards holds (SHARDS schema)."""
 
     def total(self, column: str) -> int:
         """The sum of a column of whole numbers of the ledger, at one patch size."""
@@ -72,6 +74,7 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
     connection.execute(f"CREATE TABLE counts AS {query}")
     statistics = [defaultdict[str, Statistics](Statistics) for _ in history]
     records: list[list[str]] = [[] for _ in history]
+    listed: list[list[pa.Table]] = [[] for _ in history]
 
     def read(shard: ShardFiles) -> tuple[int, ShardFiles, pa.Table, Statistics, str]:
         key = f"datasets/{dataset}/{shard.commit}"
@@ -87,6 +90,7 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
         for made, shard, table, added, record in lake.ahead(read, of_versions):
             statistics[made][shard.split].merge(added)
             records[made].append(record)
+            listed[made].append(shardlist.count(shard, table))
             yield str(made), table.select(columns)
 
     for table in joined(tables()):
@@ -100,7 +104,7 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
             for split, added in part.items():
                 whole[split].merge(added)
         chained = hashlib.sha256("".join([before.commits_sha256, *records[index]]).encode()).hexdigest()
-        books.append(Book(_ledger(connection, encoder, index), whole, chained))
+        books.append(Book(_ledger(connection, encoder, index), whole, chained, (*before.shards, *listed[index])))
     return books
 
 

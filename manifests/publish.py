@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from manifests import ledger
+from manifests import ledger, shardlist
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.report import card
@@ -57,10 +57,12 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
 
 
 def _files(book: ledger.Book, history: Sequence[Mapping[str, int]]) -> dict[str, bytes]:
+    listed = fields(history)
     return {
         "ledger.parquet": write_parquet_bytes(book.ledger),
         "stats.safetensors": ledger.statistics_file(book.statistics),
-        "fields.json": pretty(fields(history)).encode(),
+        "fields.json": pretty(listed).encode(),
+        "shards.parquet": write_parquet_bytes(shardlist.in_order(book.shards, listed)),
     }
 
 

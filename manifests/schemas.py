@@ -398,6 +398,32 @@ LEDGER = pa.schema(
     ]
 )
 
+SHARDS = pa.schema(
+    [
+        field("folder", pa.string(), "folder of the shard in the dataset", nullable=False),
+        field("shard", pa.int64(), "number of the shard in that folder", nullable=False),
+        field("split", pa.string(), "split of these windows", nullable=False),
+        field("tracks", pa.int32(), "number of tracks of each of these windows", nullable=False),
+        field("windows", pa.int64(), "windows that were made", nullable=False),
+        field("frames", pa.int64(), "frames over all tracks", "frame", nullable=False),
+        field("array_bytes", pa.int64(), "size of the .npy files of these windows", "byte", nullable=False),
+        field(
+            "context_tokens",
+            pa.list_(pa.int64()),
+            "context tokens as in the ledger, at patch 1 to 6",
+            "token",
+            nullable=False,
+        ),
+        field(
+            "continuation_tokens",
+            pa.list_(pa.int64()),
+            "continuation tokens as in the ledger, at patch 1 to 6",
+            "token",
+            nullable=False,
+        ),
+    ]
+)
+
 CHANGES = pa.schema(
     [
         field("recording_id", pa.string(), "id of the recording", nullable=False),

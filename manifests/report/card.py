@@ -268,6 +268,7 @@ sha256 of every shard."""
                 "recipe.json",
                 "models.json",
                 "fields.json",
+                "shards.parquet",
                 "plan.json",
             )
         ]

@@ -94,6 +94,9 @@ class S3Storage:
 
         return buffered(RangedFile(fetch, head.stat.size_bytes, block_bytes, ahead))
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        return self._object(key).read_range(start, stop)
+
     def stat(self, key: str) -> Stat:
         return self._object(key).head().stat
 

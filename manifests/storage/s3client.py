@@ -72,6 +72,16 @@ def client(config: StorageConfig) -> Any:
         return _client(config, variables)
 
 
+def _forget_clients() -> None:
+    """A forked process would share the connections of its parent, and each would read answers to the other."""
+    global _lock
+    _lock = threading.Lock()
+    _client.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget_clients)
+
+
 @functools.cache
 def check_packages() -> None:
     """StorageError where a package is missing without which S3 cannot be reached."""

@@ -70,6 +70,14 @@ def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
     assert storage.put_if_absent("k", b"fourth")
 
 
+def test_a_range_is_cut_at_the_end_of_the_file(storage: Storage) -> None:
+    storage.put("k", b"0123456789")
+    asked = [(0, 4), (3, 10), (8, 99), (10, 12), (20, 30), (4, 4)]
+    assert [storage.read_range("k", *one) for one in asked] == [b"0123", b"3456789", b"89", b"", b"", b""]
+    with pytest.raises(FileNotFoundError):
+        storage.read_range("none", 0, 4)
+
+
 def test_of_many_that_put_if_absent_at_once_one_wins(storage: Storage) -> None:
     won = []
     start = threading.Barrier(8)

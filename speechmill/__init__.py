@@ -1,0 +1,1 @@
+"""What programs of users import: `speechmill.reader` reads datasets for trainers."""

@@ -1,0 +1,244 @@
+"""The reader in a training loop: stopped anywhere and resumed, shared out over workers and processes, mixed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import add_shards, spread
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from manifests.lake import Lake
+from speechmill.reader import Loader, Reader, Source, collate
+
+SMALL: dict[str, Any] = {"buffer_mb": 0.006, "block_mb": 0.0015, "shards_at_once": 2}
+"""Buffers of some 9 windows in blocks of 2, so that a small dataset has many."""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Three datasets: `large` of 53 windows, two of them of two tracks, `small` of 17, and `codec` as `large`."""
+    lake = Lake.at(str(tmp_path_factory.mktemp("lake")))
+    add_shards(lake, "large", spread(53, 8), tracks=lambda number: 1 + (number % 30 == 7))
+    add_shards(lake, "small", spread(17, 5))
+    add_shards(lake, "codec", [range(40, 53), range(20), range(22, 40)], dim=6)
+    return lake
+
+
+def readers(lake: Lake) -> dict[str, Any]:
+    """Ways to make a reader, by name."""
+    large, small = Source(lake, "large", patch=2), Source(lake, "small", patch=2)
+    pair = Source(lake, "large", tracks=1, beside=[Source(lake, "codec", tracks=1)])
+    return {
+        "one": lambda **named: Reader(large, **SMALL, **named),
+        "stored order": lambda **named: Reader(large, shuffle=False, **SMALL, **named),
+        "two": lambda **named: Reader([large, small], **SMALL, **named),
+        "pair": lambda **named: Reader(pair, **SMALL, **named),
+        "weights": lambda **named: Reader([large, small], weights=[1, 3], **SMALL, **named),
+        "budgets": lambda **named: Reader([large, small], budgets=[700, 900], **SMALL, **named),
+    }
+
+
+KINDS = ["one", "stored order", "two", "pair", "weights", "budgets"]
+TAKEN = 75
+"""Samples after which a test leaves an epoch; `weights` never ends."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def undisturbed(request: pytest.FixtureRequest, lake: Lake) -> tuple[Any, list[str], dict[str, Any]]:
+    """A way to make a reader, the samples that it gives in two epochs, and its state after them."""
+    make = readers(lake)[request.param]
+    whole = make(seed=4)
+    every = [sample["id"] for _ in range(2) for sample in itertools.islice(whole, TAKEN)]
+    return make, every, whole.state_dict()
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_stopped_anywhere_and_resumed_samples_and_counts_are_those_of_an_undisturbed_run(
+    undisturbed: tuple[Any, list[str], dict[str, Any]], data: st.DataObject
+) -> None:
+    make, every, last_state = undisturbed
+    stops = sorted(data.draw(st.lists(st.integers(0, len(every)), max_size=2)))
+    found: list[str] = []
+    state = make(seed=4).state_dict()
+    for stop in [*stops, len(every)]:
+        reader = make(seed=4)
+        reader.load_state_dict(json.loads(json.dumps(state)))
+        while len(found) < stop:
+            found += [sample["id"] for sample in itertools.islice(reader, stop - len(found))]
+        state = reader.state_dict()
+    assert found == every
+    assert state == last_state
+
+
+def ids(batches: Any) -> list[tuple[str, ...]]:
+    return [tuple(batch["id"]) for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_is_stopped_goes_on_as_if_it_were_not(lake: Lake, workers: int) -> None:
+    make = readers(lake)["two"]
+    whole = Loader(make(), 6, num_workers=workers)
+    every = [ids(whole), ids(whole)]
+    assert every[0] != every[1]
+    for stop in range(len(every[0]) + 1) if not workers else (1, 4, len(every[0]) - 1, len(every[0])):
+        first = Loader(make(), 6, num_workers=workers)
+        begun = iter(first)
+        before = ids(itertools.islice(begun, stop))
+        state = json.loads(json.dumps(first.state_dict()))
+        begun.close()
+        second = Loader(make(), 6, num_workers=workers)
+        second.load_state_dict(state)
+        assert [before + ids(second), ids(second)] == every, stop
+    assert second.counts() == whole.counts()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stateful_loader_of_torchdata_resumes_it_too(lake: Lake, workers: int) -> None:
+    make = readers(lake)["two"]
+    every = ids(StatefulDataLoader(make(), 6, num_workers=workers, collate_fn=collate))
+    assert sorted(Counter(itertools.chain(*every)).values())[0] == 1
+    for stop in (1, 4, len(every) - 1):
+        first = StatefulDataLoader(make(), 6, num_workers=workers, collate_fn=collate)
+        before = ids(itertools.islice(first, stop))
+        second = StatefulDataLoader(make(), 6, num_workers=workers, collate_fn=collate)
+        second.load_state_dict(first.state_dict())
+        assert before + ids(second) == every
+
+
+def test_workers_give_each_sample_once_and_the_loader_counts_what_it_gave(lake: Lake) -> None:
+    make = readers(lake)["one"]
+    alone = make()
+    expected = sorted(sample["id"] for sample in alone)
+    for loader in (Loader(make(), 5, num_workers=2), DataLoader(make(), 5, num_workers=2, collate_fn=collate)):
+        assert sorted(itertools.chain(*ids(loader))) == expected
+    loader = Loader(make(), 5, num_workers=2)
+    list(loader)
+    assert loader.counts() == alone.counts()
+    dropping = Loader(make(), 5, num_workers=2, drop_last=True)
+    batches = ids(dropping)
+    assert {len(batch) for batch in batches} == {5}
+    assert dropping.counts()["large"]["train"]["windows"] == 5 * len(batches)
+    assert ids(dropping) != batches  # the next epoch
+
+
+def test_a_state_of_something_else_is_refused(lake: Lake) -> None:
+    make = readers(lake)
+    state = make["one"]().state_dict()
+    for other, told in (
+        (make["two"](), "datasets"),
+        (make["one"](seed=1), "shuffle"),
+        (make["one"](rank=0, world_size=2), "world_size"),
+        (make["one"](rest="drop"), "rest"),
+    ):
+        with pytest.raises(ValueError, match=f"another order of samples: {told} was"):
+            other.load_state_dict(state)
+    reader = make["one"]()
+    next(iter(Loader(reader, 4, num_workers=2)))
+    with pytest.raises(ValueError, match="to 2 workers a process, and now there are 1"):
+        next(iter(reader))
+    reader.set_epoch(3)
+    list(reader)
+    assert reader.counts()["large"]["train"]["windows"] == 53 + 4
+    with pytest.raises(ValueError, match="persistent_workers"):
+        Loader(reader, 4, persistent_workers=True)
+
+
+def test_an_epoch_is_the_same_whenever_it_is_set(lake: Lake) -> None:
+    make = readers(lake)["one"]
+    reader = make()
+    epochs = [[sample["id"] for sample in reader] for _ in range(3)]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    again = make()
+    again.set_epoch(2)
+    assert [sample["id"] for sample in again] == epochs[2]
+
+
+def shares(samples: Iterator[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Tokens of the two datasets after each sample."""
+    given = Counter[str]()
+    for sample in samples:
+        given[sample["dataset"]] += sample["tracks"] * (sample["context"].shape[1] + sample["continuation"].shape[1])
+        yield given["large"], given["small"]
+
+
+def test_a_mixture_keeps_its_weights_at_every_moment_and_begins_anew(lake: Lake) -> None:
+    reader = readers(lake)["weights"]()
+    window = 90  # tokens of the largest window of two tracks
+    for large, small in shares(itertools.islice(reader, 200)):
+        assert abs(large - small / 3) <= window
+    assert reader.counts()["small"]["train"]["windows"] > 5 * 17
+
+
+def test_sources_without_weights_end_together_each_window_once(lake: Lake) -> None:
+    samples = list(readers(lake)["two"]())
+    assert Counter(sample["dataset"] for sample in samples) == {"large": 53, "small": 17}
+    assert len({(sample["dataset"], sample["id"]) for sample in samples}) == 70
+    last = {sample["dataset"]: index for index, sample in enumerate(samples)}
+    assert min(last.values()) > 60
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_budgets_are_given_to_within_a_window_a_worker(lake: Lake, world_size: int) -> None:
+    given = Counter[str]()
+    for rank in range(world_size):
+        reader = readers(lake)["budgets"](rank=rank, world_size=world_size)
+        *_, (large, small) = shares(iter(reader))
+        given += Counter(large=large, small=small)
+    assert 700 <= given["large"] < 700 + 90 * world_size
+    assert 900 <= given["small"] < 900 + 45 * world_size
+    assert given["small"] > 2 * 340  # the small dataset was begun anew
+
+
+def test_what_has_nothing_to_begin_anew_with_is_told(lake: Lake) -> None:
+    small = Source(lake, "small")
+    with pytest.raises(ValueError, match="small has no window for worker 0 of process 19"):
+        list(Reader(small, weights=[1], rank=19, world_size=40, rest="drop"))
+
+
+WORKER = """
+import json, sys
+import torch.distributed
+from speechmill.reader import Loader, Reader, Source
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
+for rest in ("keep", "drop", "repeat"):
+    loader = Loader(Reader(Source(sys.argv[1], "large"), rest=rest), 4, num_workers=2)
+    batches = [batch["id"] for batch in loader]
+    both = [None, None]
+    torch.distributed.all_gather_object(both, (batches, loader.counts()))
+    if torch.distributed.get_rank() == 0:
+        print(json.dumps(both))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_of_torch_distributed_see_every_sample_once(lake: Lake, tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", WORKER, lake.storage.root, str(tmp_path / "meet"), rank] for rank in "01"]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for command in commands]
+    answers = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    for line, expected in zip(answers[0].splitlines(), (53, 52, 54), strict=True):
+        (one, counts), (other, others) = json.loads(line)
+        seen = Counter(itertools.chain(*one, *other))
+        windows = counts["large"]["train"]["windows"] + others["large"]["train"]["windows"]
+        assert windows == seen.total() == expected
+        assert len(seen) == min(53, windows)
+        if expected != 53:  # dropped or repeated, so that processes have equally many batches
+            assert [len(batch) for batch in one] == [len(batch) for batch in other]
+
+
+def test_a_batch_is_collated_by_a_function_of_the_user(lake: Lake) -> None:
+    loader = Loader(readers(lake)["one"](), 4, num_workers=2, collate=len)
+    assert sum(loader) == 53
