@@ -31,7 +31,7 @@ def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
     grouped = pa.table(columns).group_by(["split", "tracks"], use_threads=False).aggregate([*sums, ([], "count_all")])
     rows = [
         {
-            "folder": shard.split,
+            "folder": shard.folder,
             "shard": shard.shard,
             "split": row["split"],
             "tracks": row["tracks"],

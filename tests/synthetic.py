@@ -10,7 +10,7 @@ import numpy as np
 from lakes import publish_by_hand
 
 from manifests.lake import Lake
-from manifests.shards import ShardWriter
+from manifests.shards import ShardFiles, ShardWriter
 
 CONTEXT_S, FRAME_SHIFT_S = 2.0, 0.1
 
@@ -47,7 +47,9 @@ def add_shards(
     """Write shards of these numbers of windows, commit them and publish what the dataset holds then."""
     root = Path(lake.storage.root)
     for shard, numbers in enumerate(shards, first):
-        writer = ShardWriter(root / "datasets" / dataset, folder or split, shard, {"encoder": f"drawn-{dim}"})
+        writer = ShardWriter(
+            root / "datasets" / dataset, ShardFiles(folder or split, shard), {"encoder": f"drawn-{dim}"}
+        )
         (root / "datasets" / dataset / writer.files.commit).parent.mkdir(parents=True, exist_ok=True)
         for number in numbers:
             known = {"channels": tracks(number), "uris": ["a.wav"], "sample_rate": 16000, "num_samples": 960000}

@@ -97,7 +97,7 @@ class OpenedDataset:
         self._lock = threading.Lock()
         if self.choice.budget is not None:
             self._cut(self.choice.budget)
-        told = [(files.split, files.shard, int(count)) for files, count in zip(self.files, self.counts, strict=True)]
+        told = [(files.folder, files.shard, int(count)) for files, count in zip(self.files, self.counts, strict=True)]
         self.fingerprint = hashlib.sha256(repr((self.choice, told)).encode()).hexdigest()[:16]
         """Of what decides which window has which number: a state of another one cannot be resumed."""
 

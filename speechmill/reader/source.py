@@ -148,7 +148,7 @@ class Source:
     def _matching(self, wanted: ShardWindows, numbers: Sequence[int]) -> list[Window | None]:
         """Of each of some windows of another dataset the same window of this one, or None."""
         ids = wanted.ids[numbers[0] : numbers[-1] + 1]
-        shard = self._index.shards.get((wanted.files.split, wanted.files.shard))
+        shard = self._index.shards.get((wanted.files.folder, wanted.files.shard))
         if shard is not None and numbers[-1] < self.dataset.counts[shard]:
             windows = self.dataset.table(shard)
             if np.array_equal(windows.ids[numbers[0] : numbers[-1] + 1], ids):
@@ -171,7 +171,7 @@ class _Index:
 
     def __init__(self, dataset: OpenedDataset) -> None:
         self.dataset = dataset
-        self.shards = {(files.split, files.shard): place for place, files in enumerate(dataset.files)}
+        self.shards = {(files.folder, files.shard): place for place, files in enumerate(dataset.files)}
         """The places of shards in the dataset's list, by folder and number."""
         self._known: tuple[np.ndarray, np.ndarray] | None = None
         self._lock = threading.Lock()

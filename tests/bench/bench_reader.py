@@ -34,7 +34,7 @@ from synthetic import row
 from torch.utils.data import DataLoader, IterableDataset
 
 from manifests.lake import Lake
-from manifests.shards import ShardWriter
+from manifests.shards import ShardFiles, ShardWriter
 from manifests.storage import open_storage
 from speechmill.reader import Loader, Reader, Source
 
@@ -60,7 +60,7 @@ def make(lake: Lake, shards: int, each: int) -> None:
     known = {"channels": 1, "uris": ["a.wav"], "sample_rate": 16000, "num_samples": 960000}
     known |= {"channel_relation": "mono", "live_channel": 0}
     for shard in range(shards):
-        writer = ShardWriter(folder, "train", shard, {"encoder": "drawn"})
+        writer = ShardWriter(folder, ShardFiles("train", shard), {"encoder": "drawn"})
         for number in range(shard * each, (shard + 1) * each):
             with writer.recording():
                 writer.add(row(number, "train", 1) | {"duration_s": 8.0}, known, drawn[number % 64], 0.0125)

@@ -216,7 +216,7 @@ def run_step(step: str, root: Path) -> str:
     if step == "resume":
         plan = Plan(lake, "bench", EncodeConfig())
         plan.digest()
-        todo = [shard.seconds for shard in Uncommitted(lake, "bench", plan)]
+        todo = [unit.shard.seconds for unit in Uncommitted(lake, {"bench": plan})]
         return f"{len(todo):,} shards to do, {sum(todo) / 3600:,.0f} h"
     if step == "ledger":
         shards = sum(1 for _ in lake.storage.list("datasets/bench/commits/train"))
