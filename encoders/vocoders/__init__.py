@@ -65,10 +65,10 @@ def _griffin_lim(features: np.ndarray, config: LogMelConfig) -> np.ndarray:
         from librosa import griffinlim
         from librosa.feature.inverse import mel_to_stft
     except ImportError as error:
-        from manifests.install import install
+        from encoders.vocoders.hifigan import MODEL
+        from runtime.models import get
 
-        what = f"turning log-mel features into sound needs {error.name}"
-        raise MissingExtraError(what, install(["hearing"])) from error
+        raise MissingExtraError(f"turning log-mel features into sound needs {error.name}", get(MODEL).pip) from error
 
     # librosa has a frame more than hops: the one centred on the end of the last.
     levels = np.exp(np.concatenate([features, features[-1:]]).T.astype(np.float64))

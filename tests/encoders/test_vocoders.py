@@ -90,8 +90,8 @@ def test_the_shipped_recipe_has_the_features_that_the_vocoder_was_trained_on(spe
     ours = features_of(speech[22050][128:], config)  # frames half a hop later
     shared = slice(2, len(ours) - 2)  # at the ends one mirrors the sound, the other sees silence
     off = np.abs(ours[shared] - trained[shared])
-    assert off.mean() < 0.005
-    assert off[trained[shared] > -8].max() < 0.01  # below that, theirs is raised by a 1e-9 inside of the root
+    assert off.mean() < 2e-4
+    assert off[trained[shared] > -8].max() < 0.002  # below that, theirs is raised by a 1e-9 inside of the root
 
 
 @pytest.mark.recordings
