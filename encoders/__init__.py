@@ -13,7 +13,7 @@ from typing import Any
 from encoders.base import Encoder
 
 # Named, not imported: an encoder's optional packages are met only when that encoder is asked for.
-ENCODERS = {"logmel": "encoders.logmel:LogMel"}
+ENCODERS = {"logmel": "encoders.logmel:LogMel", "vae": "encoders.vae:Vae"}
 
 
 def load(name: str, settings: Mapping[str, Any]) -> Encoder:
