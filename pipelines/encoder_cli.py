@@ -59,7 +59,7 @@ def encoder_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
             continue
         say(key)
         for part, given in value.items():
-            say(f"  {part:<18}{given}")
+            say(f"  {part:<22} {given}")
 
 
 @encoder_group.command("roundtrip")

@@ -129,17 +129,19 @@ class Trainer:
         self.windows, self.shape, self.training, self.folder = windows, shape, training, folder
         self.device = resolve_device(device)
         self.state = folder / "training"
-        self._check_settings()
+        continues = (self.state / CHECKPOINT).is_file()
+        if continues:
+            self._check_settings()
         torch.manual_seed(training.seed)
         self.network = make(shape)
-        self.network.mean[:, 0] = torch.from_numpy(windows.mean)  # type: ignore[index]
-        self.network.scale[:, 0] = torch.from_numpy(np.sqrt(np.maximum(windows.variance, 1e-6)))  # type: ignore[index]
+        self.network.get_buffer("mean")[:, 0] = torch.from_numpy(windows.mean)
+        self.network.get_buffer("scale")[:, 0] = torch.from_numpy(np.sqrt(np.maximum(windows.variance, 1e-6)))
         self.network.to(self.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), training.learning_rate)
         self.validation = windows.validation()
         self.done = 0
         self.losses: list[dict[str, Any]] = []
-        if (self.state / CHECKPOINT).is_file():
+        if continues:
             self._restore()
 
     def run(self, tell: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
@@ -187,18 +189,15 @@ class Trainer:
                 errors.append((self.network.decode(mean) - given).abs().mean().item())  # type: ignore[operator]
         return float(np.mean(errors)) if errors else None
 
+    def _settings(self) -> dict[str, Any]:
+        """All that decides the weights but for the data, as JSON keeps it."""
+        return json.loads(self.shape.to_json()) | dataclasses.asdict(self.training)
+
     def _check_settings(self) -> None:
-        """Write down what the model is trained with; SpeechmillError where that was something else."""
-        told = {"shape": json.loads(self.shape.to_json()), "training": dataclasses.asdict(self.training)}
-        text = json.dumps(told, indent=1, sort_keys=True) + "\n"
-        path = self.state / SETTINGS
-        if path.is_file() and (before := path.read_text()) != text:
-            lines = {line.strip(" ,") for line in text.splitlines()}
-            changed = [line.strip(" ,") for line in before.splitlines() if line.strip(" ,") not in lines]
-            what = f"{self.folder} was trained with other settings, among them {'; '.join(changed)}"
+        before, now = json.loads((self.state / SETTINGS).read_text()), self._settings()
+        if changed := [f"{key} = {before.get(key)!r}" for key in now if before.get(key) != now[key]]:
+            what = f"{self.folder} was trained with other settings: {', '.join(changed)}"
             raise SpeechmillError(what, "give the same settings to go on, or name another folder")
-        with whole(path) as unfinished:
-            unfinished.write_text(text)
 
     def _moments(self) -> Iterator[tuple[str, str, Any]]:
         for name, parameter in self.network.named_parameters():
@@ -206,21 +205,23 @@ class Trainer:
                 yield name, moment, self.optimizer.state[parameter][moment]
 
     def _keep(self) -> None:
-        """Write the checkpoint, the model and the curves, each at once."""
+        """Write the model, its curves and, last of all, the checkpoint from which training goes on."""
         from safetensors.torch import save_file
 
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         moments = {f"{moment}.{name}": value.cpu().contiguous() for name, moment, value in self._moments()}
         held = {f"model.{name}": value for name, value in weights.items()} | moments
-        with whole(self.state / LOSSES) as unfinished:
-            unfinished.write_text("".join(json.dumps(row) + "\n" for row in self.losses))
-        with whole(self.state / CHECKPOINT) as unfinished:
-            save_file(held, unfinished, {"steps": str(self.done)})
-        with whole(self.folder / CONFIG) as unfinished:
-            unfinished.write_text(self.shape.to_json())
+        losses = "".join(json.dumps(row) + "\n" for row in self.losses)
+        settings = json.dumps(self._settings(), indent=1, sort_keys=True) + "\n"
+        texts = {self.folder / CONFIG: self.shape.to_json(), self.state / SETTINGS: settings}
+        for path, text in (texts | {self.state / LOSSES: losses}).items():
+            with whole(path) as unfinished:
+                unfinished.write_text(text)
+        draw(self.losses, self.state / CURVES)
         with whole(self.folder / WEIGHTS) as unfinished:
             save_file(weights, unfinished)
-        draw(self.losses, self.state / CURVES)
+        with whole(self.state / CHECKPOINT) as unfinished:
+            save_file(held, unfinished, {"steps": str(self.done)})
 
     def _restore(self) -> None:
         import torch

@@ -1,5 +1,6 @@
 """Our own VAE: trained on the shards of a lake, interrupted, and used as the encoder of further shards."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -94,7 +95,7 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
         *words,
     ]
     first = subprocess.Popen([sys.executable, "-m", "pipelines", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while first.poll() is None and not (folder / WEIGHTS).is_file():  # the last file of the first checkpoint
+    while first.poll() is None and not (folder / "training/checkpoint.safetensors").is_file():
         time.sleep(0.005)
     os.kill(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL, "it ended before it could be killed"
@@ -106,8 +107,11 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
         assert (folder / name).read_bytes() == (trainer.folder / name).read_bytes(), name
     known = trainer.windows, trainer.shape
     assert Trainer(*known, Training(**SETTINGS), folder, "cpu").done == 60  # and nothing is left to do
-    with pytest.raises(SpeechmillError, match='other settings, among them "beta"'):
+    with pytest.raises(SpeechmillError, match=r"trained with other settings: beta = 0\.001"):
         Trainer(*known, Training(**SETTINGS, beta=0.5), folder, "cpu")
+    other = dataclasses.replace(trainer.shape, dilations=(1, 2))
+    with pytest.raises(SpeechmillError, match=r"other settings: dilations = \[1, 2, 4\]"):
+        Trainer(trainer.windows, other, Training(**SETTINGS), folder, "cpu")
 
 
 def test_windows_give_the_frames_of_the_whole_recording(trainer: Trainer, sound: np.ndarray) -> None:
