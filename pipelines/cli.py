@@ -19,6 +19,7 @@ from pipelines import curate
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.datasets import datasets
+from pipelines.encoder_cli import encoder_group
 from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
 from pipelines.tokens import tokens
@@ -48,6 +49,7 @@ cli.add_command(manifest)
 cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(datasets)
+cli.add_command(encoder_group)
 cli.add_command(models)
 cli.add_command(tokens)
 for changing in curate.COMMANDS:
@@ -256,6 +258,10 @@ def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
 @click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
 @click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")
+@click.option(
+    "--roundtrips", type=click.IntRange(0), default=2, show_default=True,
+    help="Kept recordings to play as their features sound, too.",
+)  # fmt: skip
 def report(lake: str, **settings: Any) -> None:
     """Show LAKE as one HTML file that loads nothing."""
     from pipelines.report import report_lake

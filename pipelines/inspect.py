@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,8 +290,10 @@ def mel_levels(samples: np.ndarray, sample_rate: int, rows: int, columns: int) -
     return levels
 
 
-def picture(path: Path, samples: np.ndarray, sample_rate: int, start_s: float) -> None:
-    """A panel a channel, drawn by matplotlib."""
+def picture(
+    path: Path, samples: np.ndarray, sample_rate: int, start_s: float, names: Sequence[str] | None = None
+) -> None:
+    """A panel a channel, drawn by matplotlib; `names` says what each shows where that is no channel of a file."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -307,7 +309,7 @@ def picture(path: Path, samples: np.ndarray, sample_rate: int, start_s: float) -
         image = panel.imshow(levels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
         marks = range(0, rows + 1, rows // 8)
         panel.set_yticks(marks, [f"{edges[mark]:.0f}" for mark in marks])
-        panel.set_ylabel(f"channel {number}, Hz")
+        panel.set_ylabel(f"{names[number] if names else f'channel {number}'}, Hz")
         figure.colorbar(image, ax=panel, label="dB")
     panels[-1].set_xlabel("s")
     try:

@@ -231,7 +231,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
     changed = copy.deepcopy(raw)
     for override in overrides:
-        _override(changed, override)
+        apply_override(changed, override)
     try:
         return parse(changed)
     except RecipeError as error:
@@ -398,7 +398,8 @@ def _check_keys(table: Any, known: set[str], where: str) -> None:
         raise RecipeError(f"unknown key {key!r} in {where}", f"{hint}known: {', '.join(sorted(known))}")
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set what `table.key=value` says in TOML tables; OverrideError where it says nothing that could be set."""
     try:
         override.encode()
     except UnicodeEncodeError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from typing import Any
 
+import encoders
+from encoders.base import Encoder
 from manifests.choice import ChoiceError, choose
 from manifests.install import install
 from manifests.lake import Lake
+from manifests.output import say
 from manifests.whole import whole
 from runtime.errors import MissingExtraError, SpeechmillError
 
@@ -21,8 +24,12 @@ def report_lake(
     output: str | None,
     samples: int,
     no_audio: bool,
+    roundtrips: int = 0,
 ) -> tuple[Path, int]:
-    """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of."""
+    """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of.
+
+    Of at most `roundtrips` recordings it plays what the encoder of the dataset keeps, where that has a decoder.
+    """
     try:
         from manifests.report.report import Report
     except ImportError as error:
@@ -36,9 +43,14 @@ def report_lake(
         raise SpeechmillError(str(error), error.remedy) from error
     cut = None
     if not no_audio:
-        from pipelines.snippets import snippet  # takes seconds to import
+        from pipelines.snippets import RoundTrips, snippet  # takes seconds to import
 
-        cut = partial(snippet, config=lake.config)
+        encoder = _encoder_of(lake, choice.dataset) if roundtrips and choice.dataset else None
+        trips = RoundTrips(encoder, roundtrips, lake.config) if encoder else None
+
+        def cut(row: Mapping[str, Any], start_s: float, kept: bool) -> dict[str, Any]:
+            return snippet(row, start_s, lake.config) | (trips(row, start_s) if trips and kept else {})
+
     page = Report(lake, choice).build(samples, cut)
     name = choice.dataset or Path(lake.storage.root).name
     path = Path(output or f"{name}-report.html")
@@ -46,3 +58,19 @@ def report_lake(
     with whole(path) as unfinished:
         unfinished.write_bytes(data)
     return path, len(data)
+
+
+def _encoder_of(lake: Lake, dataset: str) -> Encoder | None:
+    """The encoder that made a dataset, ready to encode; None where it has no decoder or is not to be had here."""
+    from pipelines import recipe
+
+    try:
+        encode = recipe.parse(lake.read_json(f"datasets/{dataset}/recipe.json")).encode
+        encoder = encoders.load(encode.encoder, encode.settings)
+        if not encoder.has_decoder:
+            return None
+        encoder.setup()
+    except SpeechmillError as error:
+        say(f"no round trips: {error}; remedy: {error.remedy}", error=True)
+        return None
+    return encoder

@@ -10,8 +10,12 @@ from typing import Any
 
 import av
 import numpy as np
+import soxr
 
+from encoders.base import Encoder, WindowSound
 from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
+from encoders.roundtrip import decoded_again
+from encoders.vocoders import chosen
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.sound import TrackStream, present
@@ -19,6 +23,8 @@ from runtime.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
 EXCERPT_S = 20.0
+DECODED_S = 5.0
+"""Of an excerpt, how much is encoded and turned back; HiFi-GAN takes twice as long on one core."""
 BIT_RATE = 24_000
 """Of Opus, per track; speech is transparent enough to judge and an excerpt takes 60 kB."""
 ENVELOPE_POINTS = 700
@@ -39,7 +45,8 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
     if row.get("channel_relation") is None:
         return {}
     try:
-        sound = _cut(present(row, config), row, start_s, config)
+        first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
+        sound = _cut(present(row, config), row, first, last, config)
     except SpeechmillError as error:
         return {"sound": f"Its sound cannot be read now: {error}; remedy: {error.remedy}"}
     length_s = sound.shape[1] / RATE
@@ -52,12 +59,14 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
     }
 
 
-def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig) -> np.ndarray:
-    """float32 (tracks, samples) at RATE; more than two tracks are mixed."""
-    first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
+def _cut(
+    uri: str, row: Mapping[str, Any], first: int, last: int, config: StorageConfig, rate: int = RATE
+) -> np.ndarray:
+    """Samples from `first` to before `last`, or fewer where the recording ends, as float32 (tracks, samples) at `rate`;
+    more than two tracks are mixed."""
     held: list[np.ndarray] = []
     position = 0
-    with closing(TrackStream(uri, RATE, row, config)) as stream:
+    with closing(TrackStream(uri, rate, row, config)) as stream:
         for block in stream:
             held.append(block[:, max(0, first - position) : max(0, last - position)])
             position += block.shape[1]
@@ -65,8 +74,39 @@ def _cut(uri: str, row: Mapping[str, Any], start_s: float, config: StorageConfig
                 break
     sound = np.concatenate(held, axis=1)
     if not sound.shape[1]:
-        raise UnreadableAudioError(f"{uri!r}: ends before {start_s:.1f} s", "ingest and annotate it again")
+        raise UnreadableAudioError(f"{uri!r}: ends before {first / rate:.1f} s", "ingest and annotate it again")
     return sound if len(sound) <= 2 else sound.mean(axis=0, keepdims=True)
+
+
+class RoundTrips:
+    """What an encoder keeps of the first recordings that it is asked for: their sound, encoded and turned back."""
+
+    def __init__(self, encoder: Encoder, most: int, config: StorageConfig = DEFAULT) -> None:
+        """Of at most `most` recordings: a vocoder takes longer than the sound that it makes."""
+        self.encoder, self.left, self.config = encoder, most, config
+
+    def __call__(self, row: Mapping[str, Any], start_s: float) -> dict[str, Any]:
+        """What the report embeds of a recording besides `snippet`, or nothing: `decoded` (WebM with Opus, base64), and
+        `decoded_label`, a sentence. The features are those that a window from `start_s` on has in a shard."""
+        if not self.left or row.get("channel_relation") is None:
+            return {}
+        encoder = self.encoder
+        begin = round(start_s * encoder.frame_rate) * encoder.hop_samples
+        before, most = min(begin, encoder.look_back_samples), int(DECODED_S * encoder.frame_rate)
+        end = begin + most * encoder.hop_samples + encoder.look_ahead_samples
+        try:
+            sound = _cut(present(row, self.config), row, begin - before, end, self.config, encoder.sample_rate)
+            frames = min(most, encoder.frames(sound.shape[1] - before))
+            sound = sound[:, : before + frames * encoder.hop_samples + encoder.look_ahead_samples]
+            decoded = decoded_again(encoder, WindowSound(sound, before, frames))
+        except SpeechmillError as error:
+            return {"decoded_label": f"No round trip can be made now: {error}; remedy: {error.remedy}"}
+        self.left -= 1
+        at_rate = soxr.resample(np.ascontiguousarray(decoded.T), encoder.sample_rate, RATE).T
+        by = f" by {chosen(encoder.vocoder)}" if encoder.vocoder else ""
+        length_s = decoded.shape[1] / encoder.sample_rate
+        label = f"The first {length_s:.1f} s, from {encoder.name} features back to sound{by}"
+        return {"decoded": base64.b64encode(opus(at_rate)).decode(), "decoded_label": label}
 
 
 def opus(sound: np.ndarray) -> bytes:

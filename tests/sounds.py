@@ -93,3 +93,20 @@ def write_coded(
             time_s = float(packet.dts * packet.time_base)
             if not any(first <= time_s < last for first, last in left_out):
                 container.mux(packet)
+
+
+def phone_error(reference: np.ndarray, reference_rate: int, sound: np.ndarray, rate: int) -> float:
+    """Share of the phones of a reference that a recogniser (hama) hears otherwise, or not, or beside them in `sound`.
+
+    Both are float32 (samples,); what is heard in the reference counts as said.
+    """
+    import hama
+    import soxr
+    from torchaudio.functional import edit_distance
+
+    recogniser = hama.ASRModel()
+    said, heard = (
+        recogniser.transcribe_waveform(soxr.resample(samples, own, 16000), 16000).phonemes
+        for samples, own in ((reference, reference_rate), (sound, rate))
+    )
+    return float(edit_distance(said, heard)) / len(said)

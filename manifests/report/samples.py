@@ -16,9 +16,10 @@ from manifests.windows import union
 
 Row = dict[str, Any]
 Span = tuple[float, float]
-Snippet = Callable[[Mapping[str, Any], float], Row]
-"""Gives the sound of a recording, a row of the view `annotations`, from about a second on: keys of the page's sample
-(`audio`, `excerpt`, `sound`) and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
+Snippet = Callable[[Mapping[str, Any], float, bool], Row]
+"""Gives the sound of a recording, a row of the view `annotations`, from about a second on; the last argument says
+whether a kept window begins there. Keys of the page's sample (`audio`, `excerpt`, `sound`, `decoded`, `decoded_label`)
+and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
 
 MAX_SPEAKERS = 8
 
@@ -64,7 +65,7 @@ def browsed(
         own = sorted(windows.get(recording_id, []), key=lambda window: window["start_s"])
         sample = _described(row, verdict, reasons, own, failures.get(recording_id, []), rules)
         if snippet:
-            sample |= snippet(row, _best_start_s(row, own))
+            sample |= snippet(row, _best_start_s(row, own), any(window["kept"] for window in own))
             found.mel = sample.pop("mel", found.mel)
         found.samples.append(sample)
     return found

@@ -241,19 +241,26 @@ function listed() {
   if (visible.length) show(visible.includes(shown) ? shown : visible[0]);
 }
 
+function load(audio, packed) {
+  const before = audio.src;
+  audio.pause();
+  audio.removeAttribute("src");
+  if (packed) audio.src = URL.createObjectURL(new Blob([unpack(packed, Uint8Array)], { type: "audio/webm" }));
+  audio.load();
+  if (before) URL.revokeObjectURL(before);
+  audio.hidden = !packed;
+}
+
 function show(sample) {
-  const audio = $("#audio");
   if (sample !== shown) {
-    const before = audio.src;
-    audio.pause();
-    audio.removeAttribute("src");
-    if (sample.audio) audio.src = URL.createObjectURL(new Blob([unpack(sample.audio, Uint8Array)], { type: "audio/webm" }));
-    audio.load();
-    if (before) URL.revokeObjectURL(before);
+    load($("#audio"), sample.audio);
+    load($("#decoded"), sample.decoded);
+    $("#recorded").hidden = !sample.audio || !sample.decoded;
+    $("#trip").hidden = !sample.decoded_label;
+    $("#decoded-label").textContent = sample.decoded_label ?? "";
     wide = !sample.excerpt;
   }
   shown = sample;
-  audio.hidden = !sample.audio;
   for (const item of $("#list").children) item.setAttribute("aria-selected", item.id === `r-${sample.id}`);
   $("#list").setAttribute("aria-activedescendant", `r-${sample.id}`);
   const list = $("#list"), item = $(`#r-${CSS.escape(sample.id)}`); // scrollIntoView would move the page as well
@@ -315,12 +322,18 @@ function step(by) {
 }
 
 const toggle = () => { if (shown?.audio) $("#audio").paused ? $("#audio").play() : $("#audio").pause(); };
+function compare() { // goes on with the other of the two, at the same place
+  if (!shown?.decoded) return;
+  const [from, to] = $("#decoded").paused ? [$("#audio"), $("#decoded")] : [$("#decoded"), $("#audio")];
+  to.currentTime = Math.min(from.currentTime, to.duration || 0);
+  to.play();
+}
 const widen = () => { wide = !wide; drawPicture(); };
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA|AUDIO)$/.test(event.target.tagName)) return;
   const inList = event.target.id === "list";
-  const actions = { j: () => step(1), k: () => step(-1), p: toggle, w: () => $("#whole").hidden || widen(), "/": () => $("#filter").focus(),
+  const actions = { j: () => step(1), k: () => step(-1), p: toggle, d: compare, w: () => $("#whole").hidden || widen(), "/": () => $("#filter").focus(),
     ...(inList && { ArrowDown: () => step(1), ArrowUp: () => step(-1), Home: () => visible.length && show(visible[0]), End: () => visible.length && show(visible.at(-1)), " ": toggle, Enter: toggle }),
     ...(event.target.tagName !== "BUTTON" && { ArrowLeft: () => { $("#audio").currentTime -= 2; }, ArrowRight: () => { $("#audio").currentTime += 2; } }) };
   if (actions[event.key]) { event.preventDefault(); actions[event.key](); }
@@ -346,11 +359,14 @@ if (samples.length) {
   $("#filter").addEventListener("keydown", (event) => { if (event.key === "Escape" || event.key === "Enter") $("#list").focus(); });
   $("#verdict").addEventListener("change", listed);
   $("#whole").addEventListener("click", widen);
-  $("#audio").addEventListener("timeupdate", () => {
-    if (!shown.excerpt) return; // told late, of the recording before
-    const at = shown.excerpt.start_s + $("#audio").currentTime;
-    Plotly.relayout("picture", { "shapes[0].x0": at, "shapes[0].x1": at });
-  });
+  for (const [audio, other] of [[$("#audio"), $("#decoded")], [$("#decoded"), $("#audio")]]) {
+    audio.addEventListener("play", () => other.pause());
+    audio.addEventListener("timeupdate", () => {
+      if (!shown.excerpt) return; // told late, of the recording before
+      const at = shown.excerpt.start_s + audio.currentTime;
+      Plotly.relayout("picture", { "shapes[0].x0": at, "shapes[0].x1": at });
+    });
+  }
   document.addEventListener("keydown", keys);
   listed();
 }
