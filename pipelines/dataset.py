@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from encoders.base import Encoder
 from manifests.amend import finish_replacing
 from manifests.choice import folders
 from manifests.fingerprint import pretty
@@ -16,7 +17,7 @@ from manifests.shards import ShardCommit, committed
 from manifests.storage.local import is_dead, owner
 from manifests.versions import committed_numbers
 from pipelines.plan import Base, Plan, from_ranges, ranges
-from pipelines.recipe import EncodeConfig
+from pipelines.recipe import EncodeConfig, parse
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -136,6 +137,20 @@ def _made_by(lake: Lake, name: str) -> tuple[str | None, dict[str, str] | None]:
         if first is None:
             return None, None
         return None, ShardCommit.read(lake.storage, f"datasets/{name}/{first.commit}").fingerprints
+
+
+def encoder_of(lake: Lake, name: str) -> Encoder:
+    """The encoder that made a dataset, without its weights: the one of its recipe that has the same fingerprint.
+
+    Raises SpeechmillError where the recipe that the dataset holds has none: its weights lie elsewhere, or have changed.
+    """
+    made_by = lake.read_json(f"datasets/{name}/plan.json", "encoder")["encoder"]
+    for config in parse(lake.read_json(f"datasets/{name}/recipe.json")).targets.values():
+        encoder = config.load()
+        if f"{encoder.name}-{encoder.fingerprint}" == made_by:
+            return encoder
+    what = f"the encoder {made_by} of the dataset {name} is not that of its recipe as it is found here"
+    raise SpeechmillError(what, "put the weights back that its recipe names")
 
 
 SETTINGS = ("decode", "annotate", "select", "encode")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import encoders
 from encoders.base import Encoder
 from manifests.choice import ChoiceError, choose
 from manifests.install import install
@@ -62,11 +61,10 @@ def report_lake(
 
 def _encoder_of(lake: Lake, dataset: str) -> Encoder | None:
     """The encoder that made a dataset, ready to encode; None where it has no decoder or is not to be had here."""
-    from pipelines import recipe
+    from pipelines.dataset import encoder_of
 
     try:
-        encode = recipe.parse(lake.read_json(f"datasets/{dataset}/recipe.json")).encode
-        encoder = encoders.load(encode.encoder, encode.settings)
+        encoder = encoder_of(lake, dataset)
         if not encoder.has_decoder:
             return None
         encoder.setup()

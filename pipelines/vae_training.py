@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-import encoders
+
 from encoders.logmel import LogMelConfig
 from encoders.vae_network import CONFIG, WEIGHTS, VaeShape, make
 from manifests.install import install
 from manifests.lake import Lake
 from manifests.shards import stored_array
 from manifests.whole import whole
-from pipelines import recipe
+from pipelines.dataset import encoder_of
 from runtime.batches import reproducible, resolve_device
 from runtime.errors import MissingExtraError, SpeechmillError
 
@@ -74,11 +74,9 @@ class Windows:
     def __init__(self, lake: Lake, dataset: str) -> None:
         self._storage, self._dataset = lake.storage, dataset
         prefix = f"datasets/{dataset}"
-        encode = recipe.parse(lake.read_json(f"{prefix}/recipe.json")).encode
-        encoder = encoders.load(encode.encoder, encode.settings)
-        made_by = lake.read_json(f"{prefix}/plan.json")["encoder"]
-        if not isinstance(encoder.config, LogMelConfig) or made_by != f"{encoder.name}-{encoder.fingerprint}":
-            what = f"the dataset {dataset} holds features of the encoder {made_by}"
+        encoder = encoder_of(lake, dataset)
+        if not isinstance(encoder.config, LogMelConfig):
+            what = f"the dataset {dataset} holds features of the encoder {encoder.name}"
             raise SpeechmillError(what, "name a dataset of log-mel features: a VAE is trained on these")
         self.logmel = encoder.config
         self.rows: dict[str, list[dict[str, Any]]] = {}
