@@ -77,9 +77,9 @@ class Loader:
 
         Samples that `drop_last` leaves out are not counted as given.
         """
-        for refused in ("persistent_workers", "in_order"):
-            if named.pop(refused, refused == "in_order") != (refused == "in_order"):
-                raise ValueError(f"{refused}: the loader begins its workers anew for each epoch, and keeps their order")
+        if named.get("persistent_workers") or not named.get("in_order", True):
+            told = "persistent_workers and in_order cannot be changed"
+            raise ValueError(f"{told}: the loader begins its workers anew for each epoch, and keeps their order")
         self.reader, self.num_workers, self.collate = reader, num_workers, collate
         self._given = {"batch_size": batch_size, "num_workers": num_workers, **named}
 

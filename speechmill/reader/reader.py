@@ -138,6 +138,8 @@ class Reader(IterableDataset[Sample]):
         return {
             "order": self._order(),
             "epoch": self._epoch,
+            # A worker of torchdata's loader whose epoch has ended stays at its end when it is resumed.
+            "exhausted": self.exhausted and get_worker_info() is None,
             "before": self._before,
             "next_worker": self.next_worker,
             "workers": None if self._workers is None else [state.to_json() for state in self._workers],
@@ -149,7 +151,7 @@ class Reader(IterableDataset[Sample]):
             if (told := state["order"].get(name)) != value:
                 told = f"the state is of another order of samples: {name} was {told!r} and is now {value!r}"
                 raise ValueError(f"{told}; give the sources, versions and settings of then")
-        self._epoch, self.next_worker, self.exhausted = state["epoch"], state["next_worker"], False
+        self._epoch, self.next_worker, self.exhausted = state["epoch"], state["next_worker"], state["exhausted"]
         self._before = {}
         add_counts(self._before, state["before"])
         workers = state["workers"]
