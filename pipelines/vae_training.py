@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-
 from encoders.logmel import LogMelConfig
 from encoders.vae_network import CONFIG, WEIGHTS, VaeShape, make
 from manifests.install import install
