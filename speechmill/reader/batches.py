@@ -89,7 +89,10 @@ class Loader:
         if reader.exhausted:
             reader.next_epoch()
         if not self.num_workers:
-            yield from DataLoader(reader, collate_fn=self.collate, **self._given)
+            for batch in DataLoader(reader, collate_fn=self.collate, **self._given):
+                reader.exhausted = False  # a last batch that is not full meets the end before it is given
+                yield batch
+            reader.exhausted = True
             return
         for batch, shapes, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
             states[worker] = WorkerState.from_json(state)
