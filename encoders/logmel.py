@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.signal
 import scipy.sparse
 
 from encoders.base import Encoder, WindowSound
@@ -61,6 +60,17 @@ class LogMelConfig:
             )
         if not np.finfo(np.float32).tiny <= self.floor < np.inf:
             raise ValueError(f"logmel: floor must be positive and a normal float32, not {self.floor}")
+
+
+def hann(samples: int) -> np.ndarray:
+    """The periodic Hann window, float64 (samples,): bit for bit that of `scipy.signal.get_window`.
+
+    That module is not imported, because it takes longer to import than everything else that most commands need.
+    """
+    if samples == 1:
+        return np.ones(1)
+    window: np.ndarray = (0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, samples + 1)))[:-1]
+    return window
 
 
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -116,7 +126,7 @@ class LogMel(Encoder):
         self.hop_samples = config.hop_samples
         self.dim = config.num_mels
         self.look_back_samples = self.look_ahead_samples = config.n_fft // 2
-        self._window = scipy.signal.get_window("hann", config.window_samples)
+        self._window = hann(config.window_samples)
         filters = mel_filters(config).astype(np.float32)
         used = np.flatnonzero(filters.any(axis=0))
         # The bins between fmin and fmax; the others are never looked at.

@@ -7,8 +7,7 @@ import itertools
 from typing import Any
 
 import numpy as np
-import pyloudnorm
-import scipy.signal
+import scipy.fft
 
 CLIP_RUN = 3
 CLIP_LEVEL = 0.97
@@ -112,6 +111,10 @@ class Loudness:
     """
 
     def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
+        import pyloudnorm  # takes seconds to import, and most commands measure nothing
+        import scipy.signal
+
+        self._filter = scipy.signal.sosfilt
         self.hop = round(0.1 * sample_rate)
         filters = pyloudnorm.Meter(sample_rate)._filters.values()
         self.sections = np.array([[*(f.b * f.passband_gain), *f.a] for f in filters])
@@ -122,7 +125,7 @@ class Loudness:
 
     def push(self, block: np.ndarray) -> None:
         """float32 (channels, samples)."""
-        weighted, self.state = scipy.signal.sosfilt(self.sections, block.astype(np.float64), axis=1, zi=self.state)
+        weighted, self.state = self._filter(self.sections, block.astype(np.float64), axis=1, zi=self.state)
         held = np.concatenate([self.rest, weighted], axis=1)
         hops = held.shape[1] // self.hop
         used = held[:, : hops * self.hop].reshape(held.shape[0], hops, self.hop)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import get_window
 
+from encoders.logmel import hann
 from pipelines.stages.base import Sound
 
 BLOCK_S = 2.6
@@ -53,7 +53,7 @@ def activation(samples: np.ndarray, sample_rate: int = 16000) -> float:
     Steady tones that are not music count too (2 of 3 recordings of noise score 1.0); singing without instruments and
     percussion alone were not tried and hold few steady tones.
     """
-    window = get_window("hann", FFT_SAMPLES)
+    window = hann(FFT_SAMPLES)
     frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SAMPLES)[::HOP_SAMPLES]
     power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2 / (window.sum() / 2) ** 2
     loudest = float(power.max())

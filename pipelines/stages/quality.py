@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import get_window
 
-from encoders.logmel import hz_to_mel, mel_to_hz
+from encoders.logmel import hann, hz_to_mel, mel_to_hz
 from manifests.schemas import QUALITY
 from pipelines.stages.base import Row, Sound, Stage
 from pipelines.stages.music import music_likelihood
@@ -142,7 +141,7 @@ def mel_features(samples: np.ndarray) -> np.ndarray:
     """
     padded = np.pad(samples, 160)
     frames = np.lib.stride_tricks.sliding_window_view(padded, 321)[::160]
-    power = np.abs(np.fft.rfft(frames * get_window("hann", 321), axis=1)) ** 2
+    power = np.abs(np.fft.rfft(frames * hann(321), axis=1)) ** 2
     mel_db = 10 * np.log10(np.maximum(power @ mel_filters().T, 1e-10))
     return ((np.maximum(mel_db - mel_db.max(), -80) + 40) / 40).astype(np.float32)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 import soxr
 from hypothesis import given, settings
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 
 import encoders
 from encoders.base import WindowSound
-from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, mel_filters
+from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, hann, mel_filters
 
 HOP = LogMelConfig().hop_samples
 SETTINGS = {
@@ -193,6 +196,19 @@ def test_silence_is_the_floor() -> None:
     features = encode_all(LogMel(), np.zeros((2, 10 * HOP), np.float32))
     assert features.shape == (2, 10, 80)
     np.testing.assert_allclose(features, math.log(1e-10), rtol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 321, 512, 1200, 1024])
+def test_the_hann_window_is_that_of_scipy_to_the_bit(samples: int) -> None:
+    np.testing.assert_array_equal(hann(samples), scipy.signal.get_window("hann", samples))
+
+
+def test_commands_do_not_wait_for_scipy_signal() -> None:
+    program = (
+        "import sys, pipelines.run, pipelines.stages.quality, encoders.logmel; print('scipy.signal' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
 
 
 def test_a_window_of_no_frames_gives_none() -> None:
