@@ -52,10 +52,14 @@ def make_input(folder: Path, count: int, repeats: int = 1) -> None:
     (folder / "recipe.toml").write_text(RECIPE)
 
 
+def given(folder: Path, lake: Path, *words: str) -> list[str]:
+    """The words after `speechmill` of a run over that input."""
+    return ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(lake), "--quiet", *words]
+
+
 def command(folder: Path, lake: Path, *words: str) -> list[str]:
     """`speechmill run` over that input."""
-    given = ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(lake), "--quiet", *words]
-    return [sys.executable, "-m", "pipelines", *given]
+    return [sys.executable, "-m", "pipelines", *given(folder, lake, *words)]
 
 
 def digests(lake: Path) -> dict[str, str]:

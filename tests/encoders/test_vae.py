@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from forked import speechmill
 from lhotse import CutSet
 from millings import encoded
-from test_cli import ROOT, speechmill
+from test_cli import ROOT
 
 import encoders
 from encoders.base import WindowSound

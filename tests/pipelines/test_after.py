@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forked import speechmill
 from lakes import rules, write_lake
-from test_cli import speechmill
 
 from manifests.select import select
 from pipelines.after import next_commands, nothing_kept

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from forked import speechmill
 from lakes import write_lake
-from test_cli import speechmill
 
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel

@@ -2,25 +2,19 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
 import lhotse
 import pyarrow.parquet as pq
 import pytest
+from forked import speechmill
 
 from manifests.select import Selection, check_rules
 from pipelines import recipe
 from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
-
-
-def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
 def digests(lake: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_cli import speechmill
+from forked import speechmill
 
 import encoders
 from encoders.distances import distances

@@ -18,7 +18,8 @@ import pytest
 import soundfile
 import where
 from clusters import ROOT, TwoNodes, alone, need_namespaces
-from millings import command, digests, make_input
+from forked import speechmill
+from millings import command, digests, given, make_input
 
 from manifests.lake import Lake
 from pipelines.annotate import Annotator, grouped
@@ -50,7 +51,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one worker in one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 6)
-    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    assert speechmill(*given(folder, folder / "whole")).returncode == 0
     return folder, digests(folder / "whole")
 
 
@@ -335,6 +336,6 @@ def test_the_graph_of_a_remote_job_is_whole_and_holds_no_unit(options: list[str]
 def test_mistakes_about_engines_are_told(
     words: list[str], code: int, message: str, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    done = subprocess.run(command(milled[0], tmp_path / "lake", *words), cwd=ROOT, capture_output=True, text=True)
+    done = speechmill(*given(milled[0], tmp_path / "lake", *words))
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr

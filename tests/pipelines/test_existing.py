@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from forked import speechmill
 from lakes import write_lake
-from test_cli import speechmill
 
 from manifests.existing import NoLakeError, check_lake
 from manifests.lake import Lake

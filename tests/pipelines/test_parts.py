@@ -12,10 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import where
+from forked import speechmill
 from hypothesis import given
 from hypothesis import strategies as st
 from millings import RECIPE, digests, make_input
-from test_cli import ROOT, speechmill
+from test_cli import ROOT
 
 from manifests import schemas
 from manifests.lake import Lake

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from clusters import ROOT, TwoNodes, alone, need_namespaces, readme
-from millings import command, digests, make_input
+from forked import speechmill
+from millings import digests, given, make_input
 
 from pipelines.engines import Engine
 from runtime.errors import SpeechmillError
@@ -26,7 +27,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 3)
-    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    assert speechmill(*given(folder, folder / "whole")).returncode == 0
     return folder, digests(folder / "whole")
 
 

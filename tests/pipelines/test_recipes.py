@@ -1,7 +1,5 @@
 """The rules about sound in the shipped recipes, on real files of the kinds that they are about."""
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 import soundfile
+from forked import speechmill
 from sounds import write_coded
 
 from pipelines.recipe import path_of, shipped
@@ -60,8 +59,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> tupl
     rules = "\n".join(f'{rule} = "{condition}"' for rule, condition in rules_of("demo").items())
     recipe = f'name = "sound"\n[annotate.vad]\n[select.recordings]\n{rules}\n'
     (folder / "recipe.toml").write_text(recipe)
-    command = [sys.executable, "-m", "pipelines", "run", str(folder / "recipe.toml"), "--in", str(folder / "in")]
-    done = subprocess.run([*command, "--lake", str(folder / "lake")], capture_output=True, text=True, cwd=ROOT)
+    words = [str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(folder / "lake")]
+    done = speechmill("run", *words)
     assert done.returncode == 0, done.stderr
     verdicts = f"'{folder}/lake/selections/*/verdicts-*.parquet'"
     found = duckdb.execute(

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 import soundfile
-from test_cli import speechmill
+from forked import speechmill
 
 from manifests import schemas
 from manifests.lake import Lake

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import speechmill
 from millings import command, make_input
-from test_cli import speechmill
 from test_report import Page, browser  # noqa: F401 (a fixture)
 
 

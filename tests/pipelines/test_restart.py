@@ -6,14 +6,14 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from test_cli import ROOT, digests, speechmill
+from forked import speechmill, start
+from test_cli import digests
 
 RECIPE = """
 name = "restart"
@@ -64,13 +64,12 @@ def test_twenty_kills_leave_the_lake_of_an_uninterrupted_run(
     tmp_path: Path, words: list[str], expected: dict[str, str]
 ) -> None:
     lake = tmp_path / "killed"
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words, str(lake)]
     chance = random.Random(7)
     found_at_kill = []
     for _ in range(60):
         # A moment is a number of files in the lake and a little more: seconds would depend on the machine's load.
         files = len(digests(lake)) + chance.randint(0, 5)
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(*words, str(lake))
         while process.poll() is None and count(lake) < files:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.05))
@@ -94,9 +93,7 @@ def test_ctrl_c_is_told_without_a_traceback_and_the_same_command_goes_on(
     tmp_path: Path, words: list[str], expected: dict[str, str], workers: int
 ) -> None:
     lake = tmp_path / "lake"
-    command = [sys.executable, "-c", INTERRUPTIBLE, *words, str(lake), "--workers", str(workers)]
-    # Its own group, as a terminal gives it: Ctrl-C reaches the workers too.
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(*words, str(lake), "--workers", str(workers), interruptible=True)
     while process.poll() is None and not list(lake.glob("annotations/vad-*/*.parquet")):
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()[1]

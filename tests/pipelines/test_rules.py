@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_cli import speechmill
+from forked import speechmill
 
 from pipelines import recipe
 from runtime.errors import OverrideError, RecipeError

@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from faults import Proxy
+from forked import Forked, start
 from servers import S3Server
 from test_cli import digests
 
@@ -38,13 +39,14 @@ shard_mb = 0.3
 """
 
 
-def start(*words: str, **settings: str) -> subprocess.Popen[str]:
+def start_plainly(*words: str, **settings: str) -> subprocess.Popen[str]:
+    """As `start`, but as a command of its own in the listing of processes."""
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, **piped)  # type: ignore[call-overload]
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Forked | subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out + err
@@ -77,7 +79,7 @@ def proxy(s3: S3Server) -> Iterator[Proxy]:
         yield made
 
 
-def run(folder: Path, lake: str, proxy: Proxy, *words: str, retry_s: float = 60.0) -> subprocess.Popen[str]:
+def run(folder: Path, lake: str, proxy: Proxy, *words: str, retry_s: float = 60.0) -> Forked:
     sets = (f"storage.endpoint_url='{proxy.url}'", "storage.timeout_s=2.0", f"storage.retry_s={retry_s}")
     settings = [word for value in sets for word in ("--set", value)]
     return start("run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", lake, *settings, *words)
@@ -87,7 +89,7 @@ def test_the_demo_on_s3_is_the_local_one(tmp_path: Path, conversation: Path, buc
     words = ("run", "demo", "--in", str(conversation), "--lake")
     here = finish(start(*words, str(tmp_path / "lake")))
     there = finish(start(*words, f"s3://{bucket}/lake"))
-    of_place = r"(?m)^(new lake|note|dataset|next)\b.*\n?"  # where it lies, and how long that took
+    of_place = r"(?m)^(new lake|note|dataset|next)\b.*\n?|^.* GiB.*\n?"  # where it lies, how long and how much it took
     assert re.sub(of_place, "", here) == re.sub(of_place, "", there)
     assert of_storage(open_storage(f"s3://{bucket}/lake")) == digests(tmp_path / "lake")
     assert finish(start("tokens", "verify", "demo", "--lake", f"s3://{bucket}/lake"))
@@ -175,7 +177,7 @@ def test_no_secret_is_in_a_lake_an_error_a_log_or_a_process_listing(
     planted = secrets["AWS_SECRET_ACCESS_KEY"]
     words = ("run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", f"s3://{bucket}/lake")
     proxy.share, proxy.faults = 0.05, ("500", "lost")
-    process = start(*words, "--workers", "2", AWS_ENDPOINT_URL=proxy.url, **secrets)
+    process = start_plainly(*words, "--workers", "2", AWS_ENDPOINT_URL=proxy.url, **secrets)
     listed = set()
     while process.poll() is None:
         listed |= command_lines(process.pid)

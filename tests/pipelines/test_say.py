@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import speechmill
 from test_cli import ROOT
 
 from pipelines.say import public, public_command
@@ -40,8 +41,7 @@ def test_nothing_of_a_run_holds_a_secret_or_an_escape(tmp_path: Path, conversati
     lake = tmp_path / "lake"
     words = ["--in", str(names), "--in", "https://me:hunter2@127.0.0.1:9/a.wav?token=hunter2", "--lake", str(lake)]
     words += ["--set", "storage.retry_s=0.5", "--set", "storage.http_private=true", "--", "--password=hunter2"]
-    command = [sys.executable, "-m", "pipelines", "ingest", "demo", "--engine", "beam", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = speechmill("ingest", "demo", "--engine", "beam", *words)
     kept = [path.read_text() for path in lake.glob("runs/*/*") if path.suffix in (".txt", ".json")]
     assert {path.name for path in lake.glob("runs/*/*")} >= {"log.txt", "recipe.json", "summary.json"}
     (summary,) = lake.glob("runs/*/summary.json")
@@ -56,7 +56,7 @@ def test_nothing_of_a_run_holds_a_secret_or_an_escape(tmp_path: Path, conversati
 def test_an_endpoint_with_a_password_is_refused_and_neither_printed_nor_kept(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     words = ["select", "demo", "--lake", str(lake), "--set", "storage.endpoint_url=http://me:hunter2@host/"]
-    done = subprocess.run([sys.executable, "-m", "pipelines", *words], cwd=ROOT, capture_output=True, text=True)
+    done = speechmill(*words)
     assert (done.returncode, "hunter2" in done.stderr + done.stdout) == (2, False), done.stderr
     assert "AWS_ACCESS_KEY_ID" in done.stderr
     assert not lake.exists()
@@ -74,7 +74,7 @@ def test_an_endpoint_of_the_environment_with_a_password_is_not_printed(tmp_path:
 
 def test_a_mistake_in_options_is_told_without_what_it_holds(tmp_path: Path) -> None:
     words = ["select", "demo", "--lake", str(tmp_path), "--workers", f"{ESCAPE}https://me:hunter2@host"]
-    done = subprocess.run([sys.executable, "-m", "pipelines", *words], cwd=ROOT, capture_output=True, text=True)
+    done = speechmill(*words)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
     assert "hunter2" not in done.stderr

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from test_cli import speechmill
+from forked import speechmill
 
 from manifests.corrupt import CorruptFileError
 from pipelines.told import BUG, end

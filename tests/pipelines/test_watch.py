@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import rich.progress
-from test_cli import ROOT, speechmill
+from forked import speechmill
+from test_cli import ROOT
 
 from manifests.storage.local import LocalStorage
 from pipelines import watch

@@ -1,0 +1,181 @@
+"""`speechmill` commands in processes of their own that need not import its packages again.
+
+A command spends most of its first seconds on imports, and the tests start hundreds. A server, one for each process of
+pytest, imports the packages once and forks a process for each command. What such a process does from then on is what
+`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals, and
+the workers that it starts are new processes of Python.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PRELOADED = (
+    "torch", "torchaudio", "scipy.signal", "pyloudnorm", "silero_vad", "lightning", "pytorch_metric_learning", "pandas",
+    "onnxruntime", "pipelines.run", "pipelines.cli", "pipelines.dry", "pipelines.after", "manifests.ledger",
+    "manifests.report.card", "manifests.views",
+)  # fmt: skip
+"""Not pyannote.audio, ctranslate2 and gRPC, which start threads: those do not survive a fork."""
+
+
+class Forked:
+    """A running command, like `subprocess.Popen`."""
+
+    def __init__(self, words: tuple[str, ...], environment: dict[str, str], cwd: Path, interruptible: bool) -> None:
+        self.args, self.returncode = words, None
+        self._folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        request = {
+            "words": words,
+            "environment": environment,
+            "cwd": str(cwd),
+            "folder": str(self._folder),
+            "interruptible": interruptible,
+        }
+        _send(request)
+        pid = self._folder / "pid"
+        while not pid.exists():
+            time.sleep(0.002)
+        self.pid = int(pid.read_text())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        ended = self._folder / "ended"
+        if self.returncode is None and ended.exists():
+            self.returncode = os.waitstatus_to_exitcode(int(ended.read_text()))
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(" ".join(self.args), timeout)
+            time.sleep(0.005)
+        return code
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """All that it printed, to stdout and to stderr."""
+        self.wait(timeout)
+        out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(*words: str, cwd: Path = ROOT, interruptible: bool = False, **settings: str) -> Forked:
+    """Start `speechmill` with these words, and with settings added to the environment.
+
+    An `interruptible` command gets a group of its own, as a terminal gives it, and heeds Ctrl-C even where the parent
+    of the tests has it ignored.
+    """
+    return Forked(words, {**os.environ, **settings}, cwd, interruptible)
+
+
+def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `speechmill` with these words."""
+    process = start(*words)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(words, process.wait(), out, err)
+
+
+_server: subprocess.Popen[str] | None = None
+
+
+def _send(request: dict[str, object]) -> None:
+    global _server
+    if _server is None or _server.poll() is not None:
+        _server = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, text=True)
+        atexit.register(_server.kill)
+    assert _server.stdin is not None
+    print(json.dumps(request), file=_server.stdin, flush=True)
+
+
+def serve() -> None:
+    """Fork a process for each request on stdin."""
+    import importlib
+
+    sys.path[0] = str(ROOT)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    for line in sys.stdin:
+        if os.fork() == 0:
+            _wait_for_command(json.loads(line))
+            os._exit(0)
+
+
+def _wait_for_command(request: dict[str, object]) -> None:
+    """Fork the command and write down how it ended: nobody else is its parent."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    folder = Path(str(request["folder"]))
+    if (pid := os.fork()) == 0:
+        _command(request, folder)
+    _write(folder / "pid", str(pid))
+    _, status = os.waitpid(pid, 0)
+    _write(folder / "ended", str(status))
+
+
+def _write(path: Path, text: str) -> None:
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+
+
+def _command(request: dict[str, object], folder: Path) -> None:
+    """Be the command."""
+    import types
+
+    words, environment = request["words"], request["environment"]
+    assert isinstance(words, list)
+    assert isinstance(environment, dict)
+    for number, name in enumerate((os.devnull, folder / "out", folder / "err")):
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(str(request["cwd"]))
+    if request["interruptible"]:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.modules["__main__"] = types.ModuleType("__main__")  # as after -c: workers that are spawned read no file
+    sys.argv = ["-c", *words]
+    code = 1
+    try:
+        from pipelines.cli import main
+
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    finally:
+        _end(code)
+
+
+def _end(code: int) -> None:
+    """End as the interpreter does: threads are waited for, exit handlers run, streams are flushed."""
+    import threading
+
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
