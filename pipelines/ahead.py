@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -48,9 +49,10 @@ def check_devices(recipe: Recipe, engine: Engine) -> None:
 
 def _sees_gpu(stage: str) -> bool:
     if stage == "language":
-        import ctranslate2
+        with contextlib.suppress(ImportError):
+            import ctranslate2
 
-        return bool(ctranslate2.get_cuda_device_count())
+            return bool(ctranslate2.get_cuda_device_count())
     import torch
 
     return torch.cuda.is_available()

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from manifests.install import install
 from manifests.schemas import LANGUAGE
+from pipelines.stages import whisper
 from pipelines.stages.base import Resources, Row, Sound, Stage
 from runtime import models
 from runtime.batches import Batches, resolve_device
-from runtime.errors import MissingExtraError, SpeechmillError
+from runtime.errors import SpeechmillError
 
 Span = tuple[float, float]
 
@@ -26,7 +26,8 @@ ISO_CODES = {"jw": "jv"}
 @dataclass(frozen=True)
 class LanguageConfig:
     model: str = "whisper-base"
-    """Name in the registry of models, local folder, or hub id of a Whisper model that CTranslate2 reads."""
+    """Name in the registry of models, local folder, or hub id of a Whisper model: for transformers, or converted for
+    CTranslate2, which is faster on a CPU and needs CUDA 12 on a GPU."""
     max_windows: int = 8
     """Windows heard in a recording; more only where more tracks than this have speech, which get one each."""
     window_s: float = 30.0
@@ -41,8 +42,9 @@ class LanguageConfig:
     """Recordings whose windows share calls. Results move in the last digits."""
     device: str = "cpu"
     """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
-    compute_type: str = "int8"
-    """Arithmetic of CTranslate2: int8, float32, float16 (cuda), ..."""
+    compute_type: str = "auto"
+    """Arithmetic: of CTranslate2 int8, float32, float16 (cuda), ...; of transformers float32, float16, bfloat16. 'auto'
+    is float16 on a GPU, and on a CPU int8 of CTranslate2 and float32 of transformers."""
     cpu_threads: int = 1
     """Threads of the model on a CPU."""
 
@@ -95,22 +97,11 @@ class Language(Stage):
         return {self.config.model: models.identity(self.config.model)}
 
     def setup(self) -> None:
-        try:
-            from faster_whisper import WhisperModel
-        except ImportError as error:
-            raise MissingExtraError(f"language needs faster-whisper: {error}", install(["language"])) from error
         config = self.config
         path, _ = models.resolve(config.model)
-        if not path.is_dir() or not (path / "model.bin").is_file():
-            raise SpeechmillError(
-                f"model {config.model!r}: {path} has no model.bin",
-                "name a folder that holds a Whisper model converted for CTranslate2",
-            )
-        self.model = WhisperModel(
-            str(path), device=config.device, compute_type=config.compute_type, cpu_threads=config.cpu_threads
-        )
+        self.model = whisper.load(path, config.model, config.device, config.compute_type, config.cpu_threads)
         self.batches = Batches("language", config.batch_size, self._detect)
-        known = {ISO_CODES.get(code, code) for code in self.model.supported_languages}
+        known = {ISO_CODES.get(code, code) for code in self.model.languages}
         unknown = sorted(set(config.languages or ()) - known)
         if unknown:
             raise SpeechmillError(
@@ -140,17 +131,11 @@ class Language(Stage):
 
     def probabilities(self, windows: Sequence[np.ndarray]) -> list[dict[str, float]]:
         """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most 30 s."""
-        from faster_whisper.audio import pad_or_trim
+        return [self._allowed(row) for row in self.batches([(self.model.features(window),) for window in windows])]
 
-        found = self.batches([(pad_or_trim(self.model.feature_extractor(window)),) for window in windows])
-        # A token of a language is written '<|en|>'.
-        return [self._allowed({token[2:-2]: float(probability) for token, probability in row}) for row in found]
-
-    def _detect(self, rows: Sequence[tuple[np.ndarray]]) -> list[list[tuple[str, float]]]:
-        """(token, probability) of every language, for the features (mels, 3000) of each row."""
-        features = np.stack([features for (features,) in rows])
-        found: list[list[tuple[str, float]]] = self.model.model.detect_language(self.model.encode(features))
-        return found
+    def _detect(self, rows: Sequence[tuple[np.ndarray]]) -> list[dict[str, float]]:
+        """Probability of every language by its code, for the features (mels, 3000) of each row."""
+        return self.model.detect(np.stack([features for (features,) in rows]))
 
     def _allowed(self, found: Mapping[str, float]) -> dict[str, float]:
         by_code = {ISO_CODES.get(code, code): probability for code, probability in found.items()}

@@ -1,11 +1,14 @@
 """Languages of real recordings, windows that stand for all the speech, and what little or no speech gives."""
 
 import itertools
+import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sounds import ArraySound
@@ -49,6 +52,63 @@ def test_real_recordings_have_their_language(
     assert row["language_shares"] == {language: 1.0}
     assert row["language_confidence"] == pytest.approx(row["votes"][0]["probability"])
     assert row["language_confidence"] > 0.5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper model of random weights as transformers saves it, which tells four languages."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("whisper")
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=20, d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, init_std=0.3, num_mel_bins=80,
+            decoder_start_token_id=3, pad_token_id=0, bos_token_id=0, eos_token_id=0, suppress_tokens=[],
+            begin_suppress_tokens=[],
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["lang_to_id"] = {"<|en|>": 4, "<|de|>": 5, "<|fr|>": 6, "<|jw|>": 7}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_transformers_tells_what_the_library_tells(tiny: Path, conversation: Path) -> None:
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    speech = ArraySound.from_file(conversation).samples[0]
+    windows = [speech[: 28 * 16000], speech[16000 : 5 * 16000], speech[8 * 16000 : 20 * 16000]]
+    model = WhisperForConditionalGeneration.from_pretrained(tiny).eval()
+    model.generation_config.lang_to_id = {"<|en|>": 4, "<|de|>": 5, "<|fr|>": 6, "<|jw|>": 7}
+    found = []
+    for batch_size in (1, 3):
+        stage = Language(LanguageConfig(model=str(tiny), batch_size=batch_size))
+        stage.setup()
+        found.append(stage.probabilities(windows))
+    for one, other, window in zip(*found, windows, strict=True):
+        assert list(one) == ["en", "de", "fr", "jv"]
+        assert sum(one.values()) == pytest.approx(1)
+        assert one == pytest.approx(other, abs=1e-5)
+        features = WhisperFeatureExtractor.from_pretrained(tiny)(window, sampling_rate=16000, return_tensors="pt")
+        token = int(model.detect_language(features.input_features)[0])
+        assert max(one, key=one.__getitem__) == ["en", "de", "fr", "jv"][token - 4]
+    assert found[0][0] != pytest.approx(found[0][1], abs=1e-4)
+
+
+def test_a_model_of_one_language_is_refused(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "english")
+    (tmp_path / "english/generation_config.json").unlink()
+    with pytest.raises(SpeechmillError, match="tells no language"):
+        Language(LanguageConfig(model=str(tmp_path / "english"))).setup()
+
+
+def test_arithmetic_that_transformers_does_not_know_is_told(tiny: Path) -> None:
+    with pytest.raises(SpeechmillError, match="'int8' is not known to transformers"):
+        Language(LanguageConfig(model=str(tiny), compute_type="int8")).setup()
 
 
 @pytest.mark.recordings
@@ -172,7 +232,7 @@ def test_a_language_that_the_model_does_not_tell_is_refused() -> None:
 
 def test_a_folder_without_whisper_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SpeechmillError, match=r"no model\.bin"):
+    with pytest.raises(SpeechmillError, match=r"neither model\.bin nor"):
         Language(LanguageConfig(model=str(tmp_path))).setup()
 
 

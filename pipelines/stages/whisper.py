@@ -1,0 +1,134 @@
+"""Whisper's language detection, by CTranslate2 or by transformers, whichever the folder of the model is for.
+
+CTranslate2 is the faster one on a CPU. On a GPU it wants CUDA 12, which the torch of a fresh installation does not
+bring: there transformers runs on the GPU that torch sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from manifests.install import install
+from runtime.errors import MissingExtraError, SpeechmillError
+
+FEATURE_FRAMES = 3000
+"""Frames of 10 ms that Whisper is given."""
+
+
+class Whisper(Protocol):
+    """A loaded model."""
+
+    languages: list[str]
+    """Codes of the languages that it tells."""
+
+    def features(self, window: np.ndarray) -> np.ndarray:
+        """Log-mel features, float32 (mels, 3000), of sound at 16 kHz, float32 (samples,), at most 30 s."""
+        ...
+
+    def detect(self, features: np.ndarray) -> list[dict[str, float]]:
+        """Probability of each language by its code, for each row of features, float32 (rows, mels, 3000)."""
+        ...
+
+
+def load(path: Path, name: str, device: str, compute_type: str, cpu_threads: int) -> Whisper:
+    """The model in a folder. `compute_type` is 'auto' or a name of CTranslate2's or torch's arithmetic.
+
+    Raises SpeechmillError for a folder that holds no Whisper model, MissingExtraError where a package is missing.
+    """
+    if (path / "model.bin").is_file():
+        return CTranslate2Whisper(path, device, compute_type, cpu_threads)
+    if (path / "config.json").is_file() and list(path.glob("*.safetensors")):
+        return TransformersWhisper(path, device, compute_type, cpu_threads)
+    raise SpeechmillError(
+        f"model {name!r}: {path} holds neither model.bin nor config.json with weights in safetensors",
+        "name a Whisper model for transformers, such as openai/whisper-large-v3, or one converted for CTranslate2, "
+        "such as Systran/faster-whisper-large-v3",
+    )
+
+
+class CTranslate2Whisper:
+    """A model converted for CTranslate2."""
+
+    def __init__(self, path: Path, device: str, compute_type: str, cpu_threads: int) -> None:
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise MissingExtraError(f"language needs faster-whisper: {error}", install(["language"])) from error
+        if compute_type == "auto":
+            compute_type = "float16" if device == "cuda" else "int8"
+        self._model = WhisperModel(str(path), device=device, compute_type=compute_type, cpu_threads=cpu_threads)
+        self.languages = list(self._model.supported_languages)
+
+    def features(self, window: np.ndarray) -> np.ndarray:
+        from faster_whisper.audio import pad_or_trim
+
+        found: np.ndarray = pad_or_trim(self._model.feature_extractor(window))
+        return found
+
+    def detect(self, features: np.ndarray) -> list[dict[str, float]]:
+        try:
+            found = self._model.model.detect_language(self._model.encode(features))
+        except RuntimeError as error:
+            if "libcu" not in str(error):
+                raise
+            what = f"CTranslate2 finds no library of CUDA 12: {error}"
+            remedy = 'set annotate.language.model = "openai/whisper-large-v3", which transformers runs on the GPU'
+            raise MissingExtraError(what, f"{remedy}; or install CUDA 12 with cuBLAS and cuDNN") from error
+        return [{_code(token): float(probability) for token, probability in row} for row in found]
+
+
+class TransformersWhisper:
+    """A model of transformers, on the device that torch sees."""
+
+    def __init__(self, path: Path, device: str, compute_type: str, cpu_threads: int) -> None:
+        try:
+            import torch
+            from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+        except ImportError as error:
+            raise MissingExtraError(f"language needs transformers: {error}", install(["language-gpu"])) from error
+        if compute_type == "auto":
+            compute_type = "float16" if device == "cuda" else "float32"
+        if compute_type not in ("float32", "float16", "bfloat16"):
+            raise SpeechmillError(
+                f"annotate.language.compute_type: {compute_type!r} is not known to transformers",
+                "choose from: auto, float32, float16, bfloat16; or name a model converted for CTranslate2",
+            )
+        self._device, self._dtype, self._threads = device, getattr(torch, compute_type), cpu_threads
+        self._extractor = WhisperFeatureExtractor.from_pretrained(path)
+        model: Any = WhisperForConditionalGeneration.from_pretrained(path, dtype=self._dtype)
+        self._model = model.to(device).eval()
+        try:
+            tokens: dict[str, int] = json.loads((path / "generation_config.json").read_text())["lang_to_id"]
+        except (OSError, ValueError, KeyError) as error:
+            raise SpeechmillError(
+                f"{path}: no generation_config.json with lang_to_id: the model tells no language",
+                "name a multilingual Whisper model with its generation_config.json",
+            ) from error
+        self.languages = [_code(token) for token in tokens]
+        self._tokens = list(tokens.values())
+
+    def features(self, window: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._extractor(window, sampling_rate=16000, return_tensors="np").input_features[0]
+        return found[:, :FEATURE_FRAMES]
+
+    def detect(self, features: np.ndarray) -> list[dict[str, float]]:
+        import torch
+
+        from runtime.batches import reproducible
+
+        start = torch.full((len(features), 1), self._model.config.decoder_start_token_id, device=self._device)
+        with torch.inference_mode(), reproducible(self._threads):
+            given = torch.from_numpy(features).to(self._device, self._dtype)
+            logits = self._model(input_features=given, decoder_input_ids=start).logits[:, -1, self._tokens]
+            probabilities: Sequence[Sequence[float]] = logits.float().softmax(-1).cpu().numpy().tolist()
+        return [dict(zip(self.languages, row, strict=True)) for row in probabilities]
+
+
+def _code(token: str) -> str:
+    """A token of a language is written '<|en|>'."""
+    return token[2:-2] if token.startswith("<|") else token
