@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import safetensors
 import safetensors.numpy
 
+from manifests import shardlist
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.ledger import GROUP, PATCHES, statistics_file
 from manifests.shards import Statistics
-from manifests.versions import Version
+from manifests.versions import Fields, Version
 
 Difference = tuple[str, str]
 """A key in the dataset's folder, and what is wrong with it."""
@@ -58,6 +60,8 @@ class Recount:
     """By the columns of `ledger.GROUP`."""
     statistics: dict[str, Statistics] = field(default_factory=dict)
     """By split."""
+    shards: list[pa.Table] = field(default_factory=list)
+    """What each shard holds (SHARDS schema)."""
 
     def add(self, group: tuple[Any, ...], row: Mapping[str, Any], tracks: int) -> None:
         self.counts.setdefault(group, Count()).add(row, tracks)
@@ -67,9 +71,14 @@ class Recount:
             self.counts.setdefault(group, Count()).merge(count)
         for split, statistics in other.statistics.items():
             self.statistics.setdefault(split, Statistics()).merge(statistics)
+        self.shards += other.shards
 
-    def differences(self, lake: Lake, prefix: str, folder: str, encoder: str | None) -> Iterator[Difference]:
-        """What the ledger and the statistics in a folder of the dataset `prefix` say otherwise."""
+    def differences(
+        self, lake: Lake, prefix: str, folder: str, encoder: str | None, listed: Fields
+    ) -> Iterator[Difference]:
+        """What is said otherwise in a folder of the dataset `prefix`: by the ledger, the statistics, and the lists of
+        shards, which are to have the order of `listed`."""
+        yield from self._lists(lake, prefix, folder, listed)
         yield from self._ledger(lake, prefix, f"{folder}ledger.parquet", encoder)
         yield from self._statistics(lake, prefix, f"{folder}stats.safetensors")
 
@@ -98,6 +107,23 @@ class Recount:
                 yield name, f"{where}: hours {row['hours']}, the recount says {hours}"
         for key in expected:
             yield name, f"row {' / '.join(map(str, key))}: missing"
+
+    def _lists(self, lake: Lake, prefix: str, folder: str, listed: Fields) -> Iterator[Difference]:
+        try:
+            if lake.read_json(f"{prefix}/{folder}fields.json") != listed:
+                yield f"{folder}fields.json", "does not list the shards of this version in their order"
+        except FileNotFoundError:
+            yield f"{folder}fields.json", "missing"
+        except CorruptFileError as error:
+            yield f"{folder}fields.json", f"cannot be read to its end: {error}"
+        name = f"{folder}shards.parquet"
+        try:
+            if lake.read(f"{prefix}/{name}") != shardlist.in_order(self.shards, listed):
+                yield name, "does not list what the shards of this version hold"
+        except FileNotFoundError:
+            yield name, "missing"
+        except CorruptFileError as error:
+            yield name, f"cannot be read to its end: {error}"
 
     def _expected(self, encoder: str | None) -> dict[tuple[Any, ...], dict[str, Any]]:
         return {

@@ -21,13 +21,14 @@ from typing import IO, Any, BinaryIO, cast
 import duckdb
 import numpy as np
 
+from manifests import shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
 from manifests.ledger import GROUP
 from manifests.made import made
 from manifests.recount import Recount, by_version, folders
 from manifests.shards import ShardCommit, ShardFiles, Statistics, folder_of
-from manifests.versions import generation, versions
+from manifests.versions import fields, generation, versions
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # a dot merges samples in WebDataset, a slash breaks Lhotse
 WINDOWS = r"windows/(\w[^/]*)-(\d{6,})\.parquet"
@@ -133,10 +134,11 @@ class _Verifier:
         return self.problems
 
     def _recounted(self) -> None:
-        """Hold the ledger and the statistics of each version against its shards."""
+        """Hold the ledger, the statistics and the lists of each version against its shards."""
         for index, whole in enumerate(by_version(self.added)):
             for folder in folders(self.versions, index):
-                for name, what in whole.differences(self.lake, self.prefix, folder, self.fingerprints.get("encoder")):
+                encoder, listed = self.fingerprints.get("encoder"), fields(self.history[: index + 1])
+                for name, what in whole.differences(self.lake, self.prefix, folder, encoder, listed):
                     self.problem(name, what)
 
     def _shards(self) -> list[tuple[str, int]]:
@@ -165,7 +167,7 @@ class _Verifier:
             self.uncounted += 1
             return
         commit = self._commit(names["commit"], folder, number)
-        rows = self._rows(names["windows"], commit)
+        rows = self._rows(names["windows"], commit, recount)
         storage = self.lake.storage
         with (
             storage.open(f"{self.prefix}/{names['cuts']}") as cuts,
@@ -200,11 +202,12 @@ class _Verifier:
             self.problem(name, f"was made by {commit.fingerprints}, the first shard by {self.fingerprints}")
         return commit
 
-    def _rows(self, name: str, commit: ShardCommit) -> list[dict[str, Any]]:
+    def _rows(self, name: str, commit: ShardCommit, recount: Recount) -> list[dict[str, Any]]:
         """The windows that were made, in their order."""
         data = _Hashing(io.BytesIO(self.lake.storage.read(f"{self.prefix}/{name}")))
         try:
-            rows = parse_parquet(f"{self.prefix}/{name}", data.read()).to_pylist()
+            table = parse_parquet(f"{self.prefix}/{name}", data.read())
+            rows = table.to_pylist()
         except CorruptFileError as error:
             raise self._damaged(name, error) from error
         self._compare_file(name, data, commit)
@@ -214,6 +217,7 @@ class _Verifier:
             if row["folder"] != folder_of(row["split"], row["tracks"]):
                 what = f"window {row['window_id']} of {row['split']} with {row['tracks']} tracks is in {row['folder']}"
                 self.problem(name, what)
+        recount.shards.append(shardlist.count(ShardFiles(commit.folder, commit.shard), table))
         made = [row for row in rows if row["status"] == "ok"]
         self._compare(name, "windows that failed", len(rows) - len(made), commit.failed, "the commit")
         return made

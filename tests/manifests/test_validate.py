@@ -146,12 +146,12 @@ def test_shards_are_held_against_their_commits(lake: Lake) -> None:
     root = Path(lake.storage.root, "datasets/set")
     tar = root / "train/latents.000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
-    (root / "train/cuts.000001.jsonl.gz").unlink()
+    (root / "train.2tracks/cuts.000000.jsonl.gz").unlink()
     (root / "train/README.md").write_text("x")
-    (root / "windows/train-000001.parquet").unlink()
+    (root / "windows/train.2tracks-000000.parquet").unlink()
     found = named(lake)
     assert f"latents.000000.tar: {tar.stat().st_size:,} bytes, its commit says {tar.stat().st_size + 1:,}" in found
-    for told in ("cuts.000001.jsonl.gz: missing", "README.md: is in no commit", "train-000001.parquet: missing"):
+    for told in ("cuts.000000.jsonl.gz: missing", "README.md: is in no commit", "2tracks-000000.parquet: missing"):
         assert told in found
 
 

@@ -90,6 +90,18 @@ def test_a_window_in_the_folder_of_another_number_of_tracks_is_named(lake: Lake)
     assert "of train with 1 tracks is in train.2tracks" in named(lake)["windows/train.2tracks-000000.parquet"]
 
 
+def test_lists_of_shards_that_say_something_else_are_named(lake: Lake) -> None:
+    table = lake.read(f"{D}/shards.parquet")
+    lake.write(f"{D}/shards.parquet", table.slice(1))
+    change(lake, "fields.json", lambda data: data.replace(b"train/latents.000001.tar", b"train/latents.000000.tar"))
+    lake.storage.delete(f"{D}/versions/000001/shards.parquet")
+    assert named(lake) == {
+        "shards.parquet": "does not list what the shards of this version hold; ",
+        "fields.json": "does not list the shards of this version in their order; ",
+        "versions/000001/shards.parquet": "missing; ",
+    }
+
+
 @pytest.mark.parametrize("name", ["train/cuts.000001.jsonl.gz", "train/latents.000001.tar"])
 def test_a_file_cut_short_by_one_byte_is_named(lake: Lake, name: str) -> None:
     change(lake, name, lambda data: data[:-1])
