@@ -210,7 +210,7 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
     )
     connection.execute(
         "CREATE TABLE shard_windows AS FROM (VALUES ('train', 0, 'ok', 2, 10, 20), "
-        "('train', 1, 'failed', NULL, NULL, NULL)) AS t(split, shard, status, tracks, "
+        "('train', 1, 'failed', NULL, NULL, NULL)) AS t(folder, shard, status, tracks, "
         "context_frames, continuation_frames)"
     )
     counted = Tokens.counted(connection, {"encode": {"patch": 3}})
