@@ -58,7 +58,7 @@ def _text(config: StorageConfig | DecodeConfig) -> str:
 def rebuilt(told: dict[str, Any]) -> Exception:
     """An error of a child: of its own class where that is ours or Python's, else of the nearest base that is."""
     for module, name in told["kinds"]:
-        if module.partition(".")[0] in ("pipelines", "manifests"):
+        if module.partition(".")[0] in ("pipelines", "manifests", "runtime"):
             kind = getattr(importlib.import_module(module), name, None)
             if isinstance(kind, type) and issubclass(kind, SpeechmillError | StorageError | OutOfMemoryError):
                 error: Exception = kind(told["message"], told["remedy"])

@@ -33,6 +33,7 @@ from pipelines.recipe import IngestConfig
 from pipelines.sources import InputError
 from runtime.errors import SpeechmillError, UnreadableAudioError
 
+OURS = ("pipelines", "manifests", "encoders", "runtime")
 DECODE = DecodeConfig(max_hours=1.0, stall_s=5.0, probe_s=3.0, memory_gb=0.6)
 CONFIG = StorageConfig(http_private=True, http_max_s=1.0, http_max_gb=0.02, retry_s=0.1, timeout_s=0.3)
 
@@ -89,7 +90,7 @@ def _place(error: Exception) -> str:
     if isinstance(error, BrokenRuleError):
         return str(error.args[0])
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/pipelines/" in frame.filename or "/manifests/" in frame.filename]
+    ours = [frame for frame in frames if any(f"/{room}/" in frame.filename for room in OURS)]
     last = (ours or frames)[-1]
     return f"{type(error).__name__} at {Path(last.filename).name} in {last.name} ({kind_of(error).value})"
 
