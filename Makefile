@@ -48,9 +48,9 @@ servers: .venv-servers/ready
 
 infra-tools: .venv-infra/ready
 
-# Two files at a time: many tests wait for a server or a subprocess.
+# Three files at a time, also on two cores: many tests wait for a server or a subprocess.
 test: lint browser servers infra-tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Hostile inputs for SECONDS, from a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. What breaks a rule
 # is written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt judges it again.

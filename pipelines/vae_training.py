@@ -73,11 +73,11 @@ class Windows:
     def __init__(self, lake: Lake, dataset: str) -> None:
         self._storage, self._dataset = lake.storage, dataset
         prefix = f"datasets/{dataset}"
-        encoder = encoder_of(lake, dataset)
-        if not isinstance(encoder.config, LogMelConfig):
-            what = f"the dataset {dataset} holds features of the encoder {encoder.name}"
+        made_by = lake.read_json(f"{prefix}/plan.json", "encoder")["encoder"]
+        if not made_by.startswith("logmel-"):
+            what = f"the dataset {dataset} holds features of the encoder {made_by}"
             raise SpeechmillError(what, "name a dataset of log-mel features: a VAE is trained on these")
-        self.logmel = encoder.config
+        self.logmel: LogMelConfig = encoder_of(lake, dataset).config
         self.rows: dict[str, list[dict[str, Any]]] = {}
         for key in sorted(lake.storage.list(f"{prefix}/windows")):
             for row in lake.read(key).to_pylist():

@@ -160,14 +160,16 @@ def test_its_shards_are_made_as_those_of_any_encoder(lake: Lake, trainer: Traine
     config = EncodeConfig(encoder="vae", settings={"model": str(trainer.folder)})
     mark = next(iter(Path(lake.storage.root).glob("annotations/signal-*"))).name.removeprefix("signal-")
     worker = encoded(lake, "latents", "s", mark, config)
-    cuts = list(CutSet.from_shar(in_dir=str(Path(lake.storage.root) / "datasets/latents/train")))
+    folders = sorted((Path(lake.storage.root) / "datasets/latents").glob("train*"))
+    cuts = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
     assert {cut.load_latents().shape for cut in cuts} == {(160, 6), (2, 160, 6)}
     cut = next(cut for cut in cuts if cut.start > 0 and cut.load_latents().ndim == 2)
     import soxr
 
     recording, rate = soundfile.read(cut.recording.sources[0].source, dtype="float32")
     whole = soxr.resample(recording, rate, 24_000)[None]
-    (expected,) = worker.encoder.encode([worker.encoder.cut(whole, round(cut.start * 20), 160)])
+    encoder = worker.targets["latents"].encoder
+    (expected,) = encoder.encode([encoder.cut(whole, round(cut.start * 20), 160)])
     np.testing.assert_allclose(cut.load_latents(), expected[0], rtol=1e-3, atol=1e-3)  # stored as float16
     with pytest.raises(SpeechmillError, match="the dataset latents holds features of the encoder vae-"):
         Windows(lake, "latents")

@@ -60,12 +60,12 @@ def test_what_clearly_does_not_fit_on_the_disk_is_refused_with_numbers(
     with pytest.raises(
         ahead.NoRoomError, match=r"100\.0 h of kept windows take about 4\.61 GB, and 1\.00 GB are"
     ) as caught:
-        ahead.check_room_for_features(lake, demo, "s", "demo", 1)
+        ahead.check_room_for_features(lake, {"demo": demo.encode}, demo.shard_s, "s", 1)
     assert "--set storage.check_room=false" in caught.value.remedy
     lake.storage.put("datasets/demo/train/latents.000000.tar", b"")
     with open(tmp_path / "lake/datasets/demo/train/latents.000000.tar", "wb") as made:
         made.truncate(4_000_000_000)  # what is encoded already takes no more room
-    ahead.check_room_for_features(lake, demo, "s", "demo", 1)
+    ahead.check_room_for_features(lake, {"demo": demo.encode}, demo.shard_s, "s", 1)
     with pytest.raises(ahead.NoRoomError, match=r"the annotations of 100,000\.0 h"):
         ahead.check_room_for_rows(lake, 1e5 * 3600)
     anyway = recipe.load("demo", ("storage.check_room=false",))
