@@ -55,7 +55,7 @@ def changed(**tables: dict[str, Any]) -> dict[str, Any]:
     return {key: value | tables.get(key, {}) if isinstance(value, dict) else value for key, value in RECIPE.items()}
 
 
-def mill(root: Path, sound: Path | None, settings: dict[str, Any] = RECIPE) -> Encoded:
+def mill_all(root: Path, sound: Path | None, settings: dict[str, Any]) -> list[Encoded]:
     """`speechmill run`, or without sound `select` and `encode`."""
     recipe = recipes.parse(settings)
     lake = Lake.at(str(root))
@@ -66,8 +66,13 @@ def mill(root: Path, sound: Path | None, settings: dict[str, Any] = RECIPE) -> E
             for _ in run.annotate():
                 pass
         run.select()
-        (made,) = run.encode()
-        return made
+        return run.encode()
+
+
+def mill(root: Path, sound: Path | None, settings: dict[str, Any] = RECIPE) -> Encoded:
+    """The same with a recipe of one encoder."""
+    (made,) = mill_all(root, sound, settings)
+    return made
 
 
 class Sound:

@@ -15,7 +15,8 @@ import soundfile
 import torch
 from forked import speechmill
 from millings import conversation
-from test_several import mill, shards
+from test_growth import mill_all as mill
+from test_several import shards
 from tiny_models import TINY
 
 from manifests.lake import Lake

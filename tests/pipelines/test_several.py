@@ -17,6 +17,7 @@ import webdataset
 import wids
 from millings import conversation
 from test_growth import RECIPE, Sound
+from test_growth import mill_all as mill
 
 import encoders.logmel
 from manifests.lake import Lake
@@ -27,8 +28,6 @@ from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
 from pipelines.beside import Emit, beside
 from pipelines.cutting import Shared
-from pipelines.run import Encoded, Run
-from pipelines.watch import Watch
 from runtime.errors import RecipeError
 
 PAPER: dict[str, Any] = {"encoder": "logmel"}
@@ -44,19 +43,6 @@ CD: dict[str, Any] = {
 def of(*names: str) -> dict[str, Any]:
     tables = {"paper": PAPER, "narrow": NARROW, "cd": CD}
     return RECIPE | {"encode": {"shard_mb": 0.3, **{name: tables[name] for name in names}}}
-
-
-def mill(root: Path, sound: Path | None, settings: dict[str, Any]) -> list[Encoded]:
-    recipe = recipes.parse(settings)
-    lake = Lake.at(str(root))
-    with Watch(lake.storage, "speechmill run", recipe.resolved, True) as watch:
-        run = Run(recipe, lake, watch)
-        if sound is not None:
-            run.ingest([str(sound)])
-            for _ in run.annotate():
-                pass
-        run.select()
-        return run.encode()
 
 
 @pytest.fixture(scope="module")
