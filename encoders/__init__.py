@@ -94,7 +94,7 @@ def _from_file(path: Path, class_name: str) -> Any:
         sys.modules[module_name] = module  # dataclasses look their module up there
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException:  # the next call must not find a module that ran half way; raised on
             del sys.modules[module_name]
             raise
     if not hasattr(module, class_name):

@@ -16,8 +16,8 @@ def at_once(function: Callable[..., Any], *arguments: Any) -> None:
     function(*arguments)
 
 
-class _StoppedError(Exception):
-    """Nobody makes the calls any more."""
+class _StoppedError(BaseException):
+    """Nobody makes the calls any more. No `except Exception` on the way may take it for the fault of a recording."""
 
 
 def beside(work: Callable[[Emit], None], waiting: int) -> None:

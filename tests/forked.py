@@ -31,7 +31,7 @@ class Forked:
     """A running command, like `subprocess.Popen`."""
 
     def __init__(self, words: tuple[str, ...], environment: dict[str, str], cwd: Path, interruptible: bool) -> None:
-        self.args, self.returncode = words, None
+        self.args = words
         self._folder = Path(tempfile.mkdtemp(prefix="forked-"))
         request = {
             "words": words,
