@@ -24,6 +24,7 @@ from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
 from pipelines.tokens import tokens
 from pipelines.told import end
+from studies.cli import study
 
 if TYPE_CHECKING:
     from manifests.exchange.validate import Problem
@@ -51,6 +52,7 @@ cli.add_command(config)
 cli.add_command(datasets)
 cli.add_command(encoder_group)
 cli.add_command(models)
+cli.add_command(study)
 cli.add_command(tokens)
 for changing in curate.COMMANDS:
     cli.add_command(changing)

@@ -1,0 +1,12 @@
+"""`speechmill study`: what the counts of a dataset are for. Imports happen inside the commands."""
+
+from __future__ import annotations
+
+import click
+
+from manifests.look.options import Commands
+
+
+@click.group(cls=Commands)
+def study() -> None:
+    """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
