@@ -1,7 +1,7 @@
 """The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
 
 `recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
-`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty where a lake has no such.
+`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty if the lake has none.
 """
 
 from __future__ import annotations

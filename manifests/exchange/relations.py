@@ -26,7 +26,7 @@ BATCH_ROWS = 2000
 
 @dataclass
 class Source:
-    """Three relations with the columns of manifests/foreign/rows.py and a `position` that orders each."""
+    """Three relations with the columns of foreign/rows.py and a `position` that orders each."""
 
     connection: duckdb.DuckDBPyConnection
     relations: dict[str, str]
