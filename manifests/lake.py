@@ -101,7 +101,8 @@ class Lake:
         return self.ahead(lambda name: (name, self.read(key(name), columns)), names)
 
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What `work` makes of each item, in their order, by threads a few items ahead: a far file costs a wait."""
+        """What `work` makes of each item, in their order, by threads a few items ahead, which hides the latency of
+        a remote storage."""
         with ThreadPoolExecutor(self.config.concurrency, "ahead") as pool:
             begun: deque[Future[Result]] = deque()
             for item in items:

@@ -97,7 +97,7 @@ def expected(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
 
 
 def grouped(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Stages that CPUs do, then those that want a GPU or read one that does: workers of the two live apart."""
+    """Stages that CPUs do, then those that want a GPU or read one that does: they use separate pools of workers."""
     late: list[Stage] = []
     for stage in stages:
         if stage.resources.gpus or {other.name for other in late} & set(stage.needs):

@@ -226,7 +226,7 @@ class ShardEncoder:
         Whatever is done with a shard is emitted.
 
         Raises UnreachableAudioError or ChangedAudioError where the bytes that were annotated cannot be had, unless the
-        recipe has them counted as failed; and whatever is no recording's fault.
+        recipe has them counted as failed; and whatever is the fault of the machine or the recipe.
         """
         todo = [(one, one.jobs[recording_id]) for one in made]
         try:

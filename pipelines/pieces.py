@@ -134,7 +134,7 @@ class PieceWorker:
         self.attempts = attempts or Attempts(lake.storage)
 
     def hear(self, piece: Piece, progress: Progress = lambda recording_id, seconds, failed: None) -> Done:
-        """Hear what of the piece is not kept yet; commit the batch where with it all is there.
+        """Process the chunks of the piece that are missing; commit the batch if this was its last missing piece.
 
         Where the bytes of a recording cannot be had, the result says so, and the same command hears the piece another
         time, unless the recipe has such recordings counted as failed.

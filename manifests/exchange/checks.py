@@ -15,7 +15,7 @@ MISMATCH_S = 0.025
 
 @dataclass(frozen=True)
 class Rule:
-    """`bad` is an SQL condition; null counts as sound."""
+    """`bad` is an SQL condition; null counts as valid."""
 
     bad: str
     what: str
@@ -67,12 +67,12 @@ STAGES = {
     ],
     "vad": [
         Rule(span("segments", "duration_s"), "a stretch of speech that is empty or not inside it", ANNOTATE),
-        Rule(track("segments"), "a stretch of speech on a track that it has not", ANNOTATE),
+        Rule(track("segments"), "a stretch of speech on a track that the recording does not have", ANNOTATE),
         Rule(f"speech_s < 0 OR speech_s > duration_s + {SLACK_S}", "more speech than sound", ANNOTATE),
     ],
     "diarize": [
         Rule(span("turns", "duration_s"), "a turn that is empty or not inside it", ANNOTATE),
-        Rule(track("turns"), "a turn on a track that it has not", ANNOTATE),
+        Rule(track("turns"), "a turn on a track that the recording does not have", ANNOTATE),
         Rule("len(list_filter(turns, lambda s: s.speaker IS NULL)) > 0", "a turn without a speaker", ANNOTATE),
         Rule(
             "num_speakers <> len(list_distinct(list_transform(turns, lambda s: s.speaker)))",

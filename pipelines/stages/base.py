@@ -102,7 +102,7 @@ class Stage:
         raise NotImplementedError
 
     def hear(self, sound: Sound, chunk: Span) -> Row:
-        """What one chunk comes to, as JSON holds it; no other part of `sound` is read."""
+        """The result for one chunk, JSON-serialisable; no other part of `sound` is read."""
         raise NotImplementedError
 
     def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
