@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
@@ -134,4 +135,27 @@ def subset(
     terminal.as_json(found) if as_json else cutting.render(found)
 
 
-COMMANDS = (subset,)
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="A [B]...")
+@click.option("--lake", metavar="LAKE", help="Where the datasets of subsets are now, if that has changed.")
+@click.option(
+    "--show", type=click.IntRange(0), default=20, show_default=True, help="How many of each kind to name; all count."
+)
+@WIDE
+@JSON
+def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) -> None:
+    """Look for recordings on two sides, by their bytes, names and samples.
+
+    The sides are the splits of A, or A, B and so on, each a lake (its newest dataset), LAKE/datasets/NAME,
+    LAKE/selections/NAME, one split of these (.../train), or the file of a subset. Exit code 3 where something is found.
+    """
+    from manifests.look import terminal
+    from studies import leaks as comparing
+
+    found = comparing.leaks(comparing.sides(names, lake), show)
+    terminal.as_json(found) if as_json else comparing.render(found)
+    if any(found["counts"].values()):
+        sys.exit(3)
+
+
+COMMANDS = (subset, leaks)
