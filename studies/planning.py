@@ -71,6 +71,12 @@ DATASET = click.option(
 )  # fmt: skip
 
 
+CONFIDENCE = click.option(
+    "--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True,
+    help="How often an interval is to hold the truth.",
+)  # fmt: skip
+
+
 @click.command()
 @click.argument("lake", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the subset: a .parquet file.")
@@ -158,4 +164,55 @@ def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) ->
         sys.exit(3)
 
 
-COMMANDS = (subset, leaks)
+def _show_prices(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from studies.prices import shipped
+
+        click.echo(shipped(), nl=False)
+        ctx.exit()
+
+
+@click.command()
+@click.argument("lake", type=click.Path())
+@click.option(
+    "--hours", type=click.FloatRange(min=0, max=1e12, min_open=True), required=True, help="Hours of sound to be milled."
+)
+@click.option("--prices", metavar="FILE", help="Your price table, TOML; made-up example prices if not given.")
+@click.option(
+    "--show-prices", is_flag=True, is_eager=True, expose_value=False, callback=_show_prices,
+    help="Print the table of example prices, to begin your own with, and stop.",
+)  # fmt: skip
+@click.option("--run", "runs", multiple=True, metavar="NAME", help="A folder of LAKE/runs that measured the sample.")
+@click.option("--machine", metavar="NAME", help="A machine of the table for all steps; else the cheapest for each.")
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
+    help="How long each step may take, which says how many machines it needs.",
+)  # fmt: skip
+@CONFIDENCE
+@WIDE
+@JSON
+def cost(
+    lake: str,
+    hours: float,
+    prices: str | None,
+    runs: tuple[str, ...],
+    machine: str | None,
+    days: float,
+    confidence: float,
+    as_json: bool,
+) -> None:
+    """Tell what milling so many hours takes and costs, from a run over a sample.
+
+    LAKE holds the sample; the newest run over it, with those of the same recipe, has measured CPU and GPU seconds,
+    bytes and memory. Machines, storage and transfer are priced by a table.
+    """
+    from manifests.look import terminal
+    from manifests.look.targets import lake_of
+    from studies import cost as costing
+    from studies.prices import load
+
+    found = costing.cost(costing.sample_of(lake_of(lake), runs), load(prices), hours, days, confidence, machine)
+    terminal.as_json(found) if as_json else costing.render(found)
+
+
+COMMANDS = (subset, leaks, cost)
