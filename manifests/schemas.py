@@ -424,6 +424,18 @@ SHARDS = pa.schema(
     ]
 )
 
+SUBSET = pa.schema(
+    [
+        *(SHARDS.field(name) for name in ("folder", "shard")),
+        field("cuts", pa.string(), "the shard's Lhotse cuts, in the folder of the dataset", nullable=False),
+        field("latents", pa.string(), "the shard's archive of arrays, in the folder of the dataset", nullable=False),
+        field("of_windows", pa.int64(), "windows of the chosen splits and tracks in the shard", nullable=False),
+        field("windows", pa.int64(), "windows that are taken of these", nullable=False),
+        *(SHARDS.field(name) for name in ("frames", "array_bytes", "context_tokens", "continuation_tokens")),
+        field("ids", pa.list_(pa.string()), "ids of these windows, in the shard's order; null where all are taken"),
+    ]
+)
+
 CHANGES = pa.schema(
     [
         field("recording_id", pa.string(), "id of the recording", nullable=False),

@@ -24,6 +24,7 @@ from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
 from pipelines.tokens import tokens
 from pipelines.told import end
+from studies import planning
 from studies.cli import study
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ REACHED = click.Option(
 for command in [
     *manifest.commands.values(),
     *datasets.commands.values(),
+    *planning.COMMANDS,
     report,
     curate.label,
     curate.remove,

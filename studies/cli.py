@@ -5,8 +5,13 @@ from __future__ import annotations
 import click
 
 from manifests.look.options import Commands
+from studies import planning
 
 
 @click.group(cls=Commands)
 def study() -> None:
     """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
+
+
+for command in planning.COMMANDS:
+    study.add_command(command)

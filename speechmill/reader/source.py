@@ -11,6 +11,7 @@ import numpy as np
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
+from manifests.subsets import Subset
 from speechmill.reader.dataset import Choice, OpenedDataset, Row, ShardWindows
 from speechmill.reader.order import Run
 
@@ -50,10 +51,11 @@ class Source:
         lake: str | Lake,
         dataset: str,
         *,
-        split: str | Sequence[str] = "train",
+        split: str | Sequence[str] | None = None,
         version: int | None = None,
         tracks: int | None = None,
         budget: int | None = None,
+        subset: str | Subset | None = None,
         patch: int = 1,
         normalise: bool | str = False,
         dtype: Literal["float32", "float16"] = "float32",
@@ -62,12 +64,14 @@ class Source:
     ) -> None:
         """Open a dataset of a lake: a folder, or s3://bucket/prefix.
 
-        `split` is one split or several; `version` the number of a version, else the newest; `tracks` keeps windows
-        with that number of tracks. `budget` keeps the first windows in the order of the dataset's list of shards, of
-        which any prefix is a fair sample: as many as have at most so many tokens, of context and continuation over
-        all tracks, and a smaller budget keeps a part of what a larger one keeps. `normalise` takes from each bin the
-        mean and divides by the standard deviation: of the split that the dataset names, `train` where there is one, or
-        of the split given by its name. Features are stored as float16 and given as `dtype`.
+        `split` is one split or several, `train` if not given; `version` the number of a version, else the newest;
+        `tracks` keeps windows with that number of tracks. `budget` keeps the first windows in the order of the
+        dataset's list of shards, of which any prefix is a fair sample: as many as have at most so many tokens, of
+        context and continuation over all tracks, and a smaller budget keeps a part of what a larger one keeps.
+        `subset` is a file that `speechmill study subset` has written, which says all of this by itself. `normalise`
+        takes from each bin the mean and divides by the standard deviation: of the split that the dataset names,
+        `train` where there is one, or of the split given by its name. Features are stored as float16 and given as
+        `dtype`.
 
         Raises FileNotFoundError where there is no such dataset or version, ValueError for what cannot be read so.
         """
@@ -78,8 +82,14 @@ class Source:
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
         opened = lake if isinstance(lake, Lake) else Lake.at(lake, config)
-        splits = (split,) if isinstance(split, str) else tuple(split)
-        self.dataset = OpenedDataset(opened, dataset, version, Choice(splits, tracks, budget, patch))
+        if subset is not None:
+            if (split, version, tracks, budget) != (None, None, None, None):
+                raise ValueError("subset: it says which split, version, tracks and budget are read; leave them out")
+            subset = subset if isinstance(subset, Subset) else Subset.read(subset, config or opened.config)
+            if subset.about.dataset != dataset:
+                raise ValueError(f"subset: it is of the dataset {subset.about.dataset}, not of {dataset}")
+        splits = (split,) if isinstance(split, str) else tuple(split or ("train",))
+        self.dataset = OpenedDataset(opened, dataset, version, Choice(splits, tracks, patch, budget), subset)
         self.patch, self.dtype, self.beside = patch, dtype, tuple(beside)
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
         """Mean of each bin, and one over its standard deviation."""
@@ -106,7 +116,7 @@ class Source:
     @property
     def tokens(self) -> int:
         """Tokens of context and continuation in an epoch; an estimate above patch 6."""
-        return self.dataset.choice.budget or int(self.dataset.tokens_listed.sum())
+        return self.dataset.tokens
 
     def fetch(self, run: Run) -> list[list[Window] | None]:
         """Neighbouring windows of a shard, each as in all sources; None for one that not all of them have."""
