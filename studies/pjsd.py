@@ -25,10 +25,10 @@ FRACTIONS = (8, 4, 2)
 """The bias curve has the value in samples of an eighth, a quarter and a half of all clips."""
 CUTS = 4
 """How often all clips are cut into such samples."""
-LEAST_RATIO = 1.7
+LEAST_RATIO = 1.6
 """A bias that falls as 1/N halves with every doubling of the sample, so that the value falls by half as much from the
 half to the whole as from a quarter to the half: by a ratio of 2. Below this ratio the sample is too small for that law,
-and extrapolating would leave most of the bias in (tests/bench/accuracy_pjsd.py)."""
+and extrapolating would leave much of the bias in (tests/bench/accuracy_pjsd.py)."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class Order:
     matched: Matched
     curve: tuple[Point, ...]
     ratio: float | None
-    """By how much less the value falls with each doubling of the sample: 2 where the bias falls as 1/N."""
+    """By how much less the value falls with a doubling of the sample than with the one before: 2 for a bias of 1/N."""
     corrected: Range | None
     """The value extrapolated to endless samples, by the terms of 1/N and 1/N^2. Given only where the ratio shows that
-    the bias follows that law."""
+    the bias follows that law, or where it is within the interval anyway."""
     notes: tuple[str, ...]
 
 
@@ -144,13 +144,14 @@ class _Comparison:
             return Order(self.n, a, b, shared, None, Matched(0), (), None, None, notes)
         value = divergence(*totals)
         spread = self._spread() if self.fewest >= FEWEST_CLIPS else None
-        curve, ratio, corrected = self._extrapolated(value)
+        curve = self._curve(value) if self.fewest >= FEWEST_TO_EXTRAPOLATE else ()
+        ratio, corrected = (None, None) if spread is None or not curve else _extrapolated(curve, spread)
         return Order(
-            self.n, a, b, shared, _around(value, spread), self._matched(), curve, ratio,
-            None if corrected is None else _around(corrected, spread), tuple(self._notes(corrected)),
+            self.n, a, b, shared, _around(value, spread), self._matched(), curve, ratio, corrected,
+            tuple(self._notes(corrected)),
         )  # fmt: skip
 
-    def _notes(self, corrected: float | None) -> Iterator[str]:
+    def _notes(self, corrected: Range | None) -> Iterator[str]:
         if self.fewest < FEWEST_CLIPS:
             yield f"no interval: a side has fewer than {FEWEST_CLIPS} clips with phones"
         if self.fewest < FEWEST_TO_EXTRAPOLATE:
@@ -188,22 +189,15 @@ class _Comparison:
             weights[np.concatenate(parts)] = 1
             yield weights
 
-    def _extrapolated(self, value: float) -> tuple[tuple[Point, ...], float | None, float | None]:
-        """The bias curve, its ratio and the corrected value (Richardson's extrapolation in 1/N)."""
-        if self.fewest < FEWEST_TO_EXTRAPOLATE:
-            return (), None, None
+    def _curve(self, value: float) -> tuple[Point, ...]:
+        """The mean value in samples of growing size; the last one is that of all clips."""
         phones_a, phones_b = (float(phones.sum()) for phones in self.phones)
         curve = []
         for fraction in FRACTIONS:
             samples = [weights for _ in range(CUTS) for weights in self._parts(fraction)]
             values = [found for weights in samples if (found := self._value(weights)) is not None]
             curve.append(Point(phones_a / fraction, phones_b / fraction, float(np.mean(values)) if values else value))
-        curve.append(Point(phones_a, phones_b, value))
-        quarter, half = curve[-3].pjsd, curve[-2].pjsd
-        ratio = (quarter - half) / (half - value) if half > value else None
-        if ratio is not None and ratio < LEAST_RATIO:
-            return tuple(curve), ratio, None
-        return tuple(curve), ratio, min(1.0, max(0.0, (8 * value - 6 * half + quarter) / 3))
+        return (*curve, Point(phones_a, phones_b, value))
 
     def _matched(self) -> Matched:
         phones = int(min(of_side.sum() for of_side in self.phones)) // 2
@@ -240,12 +234,26 @@ class _Comparison:
         return weights * (of_clip > 0)
 
 
-def _around(value: float, spread: np.ndarray | None) -> Range:
-    """A value with the interval that its spread gives, within the bounds of a divergence."""
+def _extrapolated(curve: Sequence[Point], spread: np.ndarray) -> tuple[float | None, Range | None]:
+    """The ratio of a curve, and its value for endless samples by Richardson's extrapolation in 1/N, to second order.
+
+    The interval is that of the spread, wider on both sides by what the second order adds to the first.
+    """
+    quarter, half, value = (point.pjsd for point in curve[-3:])
+    ratio = (quarter - half) / (half - value) if half > value else None
+    matters = half - value > np.ptp(np.quantile(spread, [0.025, 0.975])) / 2
+    if matters and ratio is not None and ratio < LEAST_RATIO:
+        return ratio, None
+    first, second = 2 * value - half, (8 * value - 6 * half + quarter) / 3
+    return ratio, _around(min(1.0, max(0.0, second)), spread, abs(second - first))
+
+
+def _around(value: float, spread: np.ndarray | None, more: float = 0.0) -> Range:
+    """A value with the interval that its spread gives, wider by `more`, within the bounds of a divergence."""
     if spread is None:
         return Range(value)
     low, high = np.quantile(spread, [0.025, 0.975])
-    return Range(value, max(0.0, value + float(low)), min(1.0, value + float(high)))
+    return Range(value, max(0.0, value + float(low) - more), min(1.0, value + float(high) + more))
 
 
 def _range(values: Sequence[float]) -> Range | None:
