@@ -86,6 +86,16 @@ VOTE = pa.struct(
         field("probability", pa.float64(), "its probability"),
     ]
 )
+STRETCH = pa.struct(
+    [
+        field("track", pa.int32(), "analysis track"),
+        field("start_s", pa.float64(), "start of the stretch", "s"),
+        field("end_s", pa.float64(), "end of the stretch", "s"),
+        field("phones", pa.list_(pa.string()), "symbols of the phones that were heard, in order of time"),
+        field("starts_ms", pa.list_(pa.int32()), "start of each phone in the recording", "ms"),
+        field("ends_ms", pa.list_(pa.int32()), "end of each phone in the recording", "ms"),
+    ]
+)
 
 SIGNAL = pa.schema(
     [
@@ -302,6 +312,26 @@ QUALITY = pa.schema(
     ]
 )
 
+PHONEMES = pa.schema(
+    [
+        *BASE,
+        field("stretches", pa.list_(STRETCH), "the stretches of speech that voice activity found, with their phones"),
+        field(
+            "recogniser",
+            pa.string(),
+            "name of the phoneme recogniser with the hash of its weights and settings: phones of different ones "
+            "cannot be compared",
+        ),
+        field("phones", pa.int64(), "number of phones that were heard in the speech of all tracks"),
+        field("phones_per_s", pa.float64(), "phones per second of speech, over all tracks; null without speech", "1/s"),
+        field(
+            "phones_outside",
+            pa.int64(),
+            "number of phones that were heard around the stretches of speech, and are none of theirs",
+        ),
+    ]
+)
+
 WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
@@ -461,6 +491,7 @@ STAGES: dict[str, pa.Schema] = {
     "diarize": DIARIZE,
     "language": LANGUAGE,
     "quality": QUALITY,
+    "phonemes": PHONEMES,
 }
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
+import pipelines.inspect  # adds clip, play and spectrogram
+import pipelines.pjsd_cli  # noqa: F401 (adds pjsd to `speechmill study`)
 from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choosing
