@@ -127,7 +127,11 @@ def _judged(
     return told | {
         "rank_correlation": correlation,
         "range": [float(values[used].min()), float(values[used].max())],
-        "two_stage": {"train": error(fit.law, link, used), "held_out": error(fit.law, link, unseen), "link": vars(link)},
+        "two_stage": {
+            "train": error(fit.law, link, used),
+            "held_out": error(fit.law, link, unseen),
+            "link": vars(link),
+        },
         "joint": {
             "train": error(law, joint, used),
             "held_out": error(law, joint, unseen),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from manifests.output import counted
 from runtime.errors import SpeechmillError
 from studies.laws.estimate import Model, Points, Projected
 from studies.laws.isoflop import DIFFERENT, WIDTH, different
@@ -28,17 +29,17 @@ def check(points: Points, what: str = "the table") -> None:
     budgets = different(np.log(points.flops), WIDTH)
     if sizes < LEAST_DIFFERENT:
         raise SpeechmillError(
-            f"{what}: {_count(sizes, 'model size')}: A and alpha do not follow from fewer than {LEAST_DIFFERENT}",
+            f"{what}: {counted(sizes, 'model size')}: A and alpha do not follow from fewer than {LEAST_DIFFERENT}",
             "train models of more sizes",
         )
     if lengths < LEAST_DIFFERENT:
         raise SpeechmillError(
-            f"{what}: {_count(lengths, 'number')} of tokens: B and beta do not follow from fewer than {LEAST_DIFFERENT}",
+            f"{what}: {counted(lengths, 'token count')}: B and beta do not follow from fewer than {LEAST_DIFFERENT}",
             "train on more numbers of tokens",
         )
     if budgets < LEAST_DIFFERENT:
         raise SpeechmillError(
-            f"{what}: {_count(budgets, 'compute budget')}: an exponent of compute does not follow from fewer than "
+            f"{what}: {counted(budgets, 'compute budget')}: an exponent of compute does not follow from fewer than "
             f"{LEAST_DIFFERENT}; budgets count as different where ln C differs by {WIDTH:g}",
             "train at more compute budgets, each at least 1.35 times the one before",
         )
@@ -49,10 +50,6 @@ def check(points: Points, what: str = "the table") -> None:
             f"only (at least {LEAST_SPREAD:g} is needed), so that what N does and what D does cannot be told apart",
             "add runs with other numbers of tokens per parameter",
         )
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def least_spread(points: Points) -> float:

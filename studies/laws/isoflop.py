@@ -103,7 +103,7 @@ def find_budgets(points: Points) -> Budgets:
 def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None) -> Isoflops | None:
     """The parabolas of all budgets by least squares; None where fewer than three have a minimum among their sizes.
 
-    Where the compute of a budget's runs is noisy, what ln C does to ln L is taken out by a slope that all budgets share.
+    Where the compute of a budget's runs is noisy, a slope of ln L over ln C that all budgets share is fitted beside them.
     """
     count = len(budgets)
     inside = budgets.of >= 0
@@ -134,11 +134,14 @@ def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None
         else:
             size = float(np.exp(means[k] - c1 / (2 * c2)))
         runs = int((of == k).sum())
-        parabolas.append(Parabola(float(budgets.flops[k]), runs, np.array([c0, c1, c2]), float(means[k]), size, problem))
-    good = [(np.log(one.flops), np.log(one.params)) for one in parabolas if one.params is not None]
+        parabolas.append(
+            Parabola(float(budgets.flops[k]), runs, np.array([c0, c1, c2]), float(means[k]), size, problem)
+        )
+    good = [(one.flops, one.params) for one in parabolas if one.params is not None]
     if len(good) < LEAST_BUDGETS:
         return None
-    slope, intercept = np.polyfit(*np.array(good).T, 1)
+    log_flops, log_params = np.log(np.array(good)).T
+    slope, intercept = np.polyfit(log_flops, log_params, 1)
     return Isoflops(tuple(parabolas), float(intercept), float(slope))
 
 
@@ -161,4 +164,3 @@ def bootstrap(points: Points, budgets: Budgets, resamples: int, seed: int = 0) -
         drawn = fit_parabolas(points, budgets, weights)
         found[draw] = np.nan if drawn is None else drawn.tokens_exponent
     return found
-

@@ -59,7 +59,8 @@ class Law:
     def curvature(self, flops: Array) -> Array:
         """d2L/dD2 along N D = C / 6 at the optimum, in loss per token squared.
 
-        There the inner sum u has u' = 0 and u'' = (alpha + beta) beta B D^(-beta - 2), so that L'' = gamma u^(gamma - 1) u''.
+        There the inner sum u has u' = 0 and u'' = (alpha + beta) beta B D^(-beta - 2), so that
+        L'' = gamma u^(gamma - 1) u''.
         """
         tokens = self.optimal_tokens(flops)
         least = self.inner(self.optimal_params(flops), tokens)

@@ -1,4 +1,4 @@
-"""Intervals by profile likelihood: one constant is held at a value, all others are fitted again, and the drop is judged."""
+"""Intervals by profile likelihood: one constant is held at a value, and all others are fitted again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def profiles(points: Points, fit: Fit, free_gamma: bool) -> dict[str, Interval]:
     values = np.stack([_values(model, theta, covariance, name) for name in names])  # (names, 2 sides, steps)
     sums = _constrained(model, theta, names, values, bounds, delta, free_gamma).reshape(values.shape)
     ratios = 2 * scale * np.maximum(0.0, sums - best.value[0])
-    found: dict[str, Interval] = {name: (fit.law.gamma, fit.law.gamma) for name in QUANTITIES}
+    found: dict[str, Interval] = dict.fromkeys(QUANTITIES, (fit.law.gamma, fit.law.gamma))
     for name, value, ratio in zip(names, values, ratios, strict=True):
         centre, limit = _value(model, theta, name), _limit(len(points) - used)
         low, high = (_crossing(centre, value[side], ratio[side], limit) for side in (0, 1))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from manifests.output import one_line
 from runtime.errors import SpeechmillError
@@ -73,8 +74,8 @@ class Runs:
     points: Points
     lines: tuple[int, ...]
     """Line of the table in which each run is met first."""
-    evaluations: int
-    """Rows that these runs have together."""
+    evaluations: npt.NDArray[np.int64]
+    """Rows of each run: its evaluations."""
     evaluation_sd: float | None
     """Pooled standard deviation of ln L among evaluations of one run; None where no run has two."""
     flops: Array | None
@@ -82,11 +83,12 @@ class Runs:
     metrics: Mapping[str, Array]
     """Of each run, NaN where it lacks one."""
 
-    def take(self, which: np.ndarray) -> Runs:
+    def take(self, which: npt.NDArray[np.bool_]) -> Runs:
+        """Some of the runs."""
         return Runs(
             self.points.take(which),
             tuple(np.array(self.lines)[which].tolist()),
-            self.evaluations,
+            self.evaluations[which],
             self.evaluation_sd,
             None if self.flops is None else self.flops[which],
             {name: values[which] for name, values in self.metrics.items()},
@@ -138,7 +140,9 @@ def read(path: Path, columns: Columns, where: Sequence[tuple[str, str]] = ()) ->
             if reason:
                 dropped.add(reason, line)
             else:
-                kept[row[columns.by].strip() if columns.by else ""].append((line, values, _run_of(row, columns, values)))
+                kept[row[columns.by].strip() if columns.by else ""].append(
+                    (line, values, _run_of(row, columns, values))
+                )
     if not found:
         raise SpeechmillError(f"{path}: no row under the header", "give a table with a row for each run")
     if len(kept) > MAX_GROUPS:
@@ -255,7 +259,7 @@ def _runs(rows: list[tuple[int, dict[str, float], str]], columns: Columns, dropp
     by_run: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
     for line, values, run in rows:
         by_run[run].append((line, values))
-    lines, points, spreads, evaluations = [], [], [], 0
+    lines, points, spreads, evaluations = [], [], [], []
     for members in by_run.values():
         last = max(values["tokens"] for _, values in members)
         for line, values in members:
@@ -264,7 +268,7 @@ def _runs(rows: list[tuple[int, dict[str, float], str]], columns: Columns, dropp
         ended = [(line, values) for line, values in members if values["tokens"] == last]
         logs = [math.log(values["loss"]) for _, values in ended]
         spreads += [value - sum(logs) / len(logs) for value in logs] if len(logs) > 1 else []
-        evaluations += len(ended)
+        evaluations.append(len(ended))
         names = ("params", "tokens", "flops", "loss", *columns.metrics)
         points.append([float(np.mean([values.get(name, math.nan) for _, values in ended])) for name in names])
         lines.append(ended[0][0])
@@ -273,4 +277,4 @@ def _runs(rows: list[tuple[int, dict[str, float], str]], columns: Columns, dropp
     sd = math.sqrt(sum(value**2 for value in spreads) / max(1, free)) if spreads else None
     flops = None if np.isnan(array[:, 2]).any() else array[:, 2]
     metrics = {name: array[:, 4 + index] for index, name in enumerate(columns.metrics)}
-    return Runs(Points(array[:, 0], array[:, 1], array[:, 3]), tuple(lines), evaluations, sd, flops, metrics)
+    return Runs(Points(array[:, 0], array[:, 1], array[:, 3]), tuple(lines), np.array(evaluations), sd, flops, metrics)

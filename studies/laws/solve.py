@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from studies.laws.law import Array
 
+Indices: TypeAlias = npt.NDArray[np.int64]
 Residuals = Callable[[Array], tuple[Array, Array]]
 """From parameters (S, p) to residuals (S, n) and their derivatives (S, n, p)."""
 
@@ -55,21 +58,21 @@ def minimise(
 ) -> Solved:
     """From each start (S, p), the minimum of the weighted sum of Huber's function of the residuals.
 
-    `weights` is (S, n); all are 1 if not given. Parameters stay within `bounds`, (p,) each; with `ties` the starts are free
-    parameters (S, q), the bounds hold for all parameters, and the result gives all of them. A problem rests once a
-    step no longer lowers its sum by a 1e-11th of it.
+    `weights` is (S, n); all are 1 if not given. Parameters stay within `bounds`, (p,) each; with `ties` the starts are
+    free parameters (S, q), the bounds hold for all parameters, and the result gives all of them. A problem rests once
+    steps no longer lower its sum by a 1e-11th of it.
     """
     lower, upper = bounds
     free = starts.copy()
     count = len(free)
 
-    def full(values: Array, which: Array) -> Array:
+    def full(values: Array, which: Indices) -> Array:
         if ties is None:
             return values
         tied: Array = ties.base[which] + np.einsum("spq,sq->sp", ties.matrix[which], values)
         return tied
 
-    def evaluate(values: Array, which: Array) -> tuple[Array, Array, Array]:
+    def evaluate(values: Array, which: Indices) -> tuple[Array, Array, Array]:
         theta = full(values, which)
         errors, slopes = residuals(theta)
         if ties is not None:
@@ -79,7 +82,7 @@ def minimise(
         outside = ((theta < lower - 1e-12) | (theta > upper + 1e-12)).any(axis=1)
         return np.where(outside | ~np.isfinite(sums), np.inf, sums), errors, slopes
 
-    active = np.arange(count)
+    active: Indices = np.arange(count, dtype=np.int64)
     value, errors, slopes = evaluate(free, active)
     result = value.copy()
     damping = np.full(count, 1e-3)
@@ -106,7 +109,7 @@ def minimise(
             active, errors, slopes = active[going], errors[going], slopes[going]
         if not len(active):
             break
-    return Solved(full(free, np.arange(count)), result)
+    return Solved(full(free, np.arange(count, dtype=np.int64)), result)
 
 
 def _step(
