@@ -5,8 +5,12 @@ from __future__ import annotations
 import click
 
 from manifests.look.options import Commands
+from studies.laws import cli as laws
 
 
 @click.group(cls=Commands)
 def study() -> None:
     """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
+
+
+study.add_command(laws.fit)

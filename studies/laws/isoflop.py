@@ -103,7 +103,7 @@ def find_budgets(points: Points) -> Budgets:
 def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None) -> Isoflops | None:
     """The parabolas of all budgets by least squares; None where fewer than three have a minimum among their sizes.
 
-    Where the compute of a budget's runs is noisy, a slope of ln L over ln C that all budgets share is fitted beside them.
+    Where the compute of a budget's runs is noisy, a shared slope of ln L over ln C is fitted beside them.
     """
     count = len(budgets)
     inside = budgets.of >= 0
