@@ -6,6 +6,7 @@ import click
 
 from manifests.look.options import Commands
 from studies.laws import cli as laws
+from studies.laws import plan_cli
 
 
 @click.group(cls=Commands)
@@ -14,3 +15,4 @@ def study() -> None:
 
 
 study.add_command(laws.fit)
+study.add_command(plan_cli.plan)

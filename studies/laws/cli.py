@@ -46,7 +46,7 @@ COLUMN_OPTIONS = (
     click.option("--run", metavar="COLUMN", help="Column that names the run; if not given, runs differ in N or D."),
     click.option("--by", metavar="COLUMN", help="Fit a law for each value of this column, such as the corpus."),
     click.option(
-        "--where", "where", multiple=True, metavar="COLUMN=VALUE", callback=_where, help="Use rows with this value only."
+        "--where", multiple=True, metavar="COLUMN=VALUE", callback=_where, help="Use rows with this value only."
     ),
     click.option("--metric", "metrics", multiple=True, metavar="COLUMN", help="Column of a downstream metric."),
 )  # fmt: skip
@@ -88,7 +88,7 @@ def _column_options(function: Any) -> Any:
     "--epsilon", type=click.FloatRange(1e-6, 10), default=0.01, show_default=True,
     help="Tell the ranges of N and D within this share of the lowest loss.",
 )  # fmt: skip
-@click.option("--frames-per-hour", type=click.FloatRange(1, 1e9), help="Tell D* in hours too: 288000 at 80 frames/s.")
+@click.option("--frame-rate", type=click.FloatRange(0.01, 1e6), metavar="HZ", help="Tell D* in hours of sound, too.")
 @click.option("--patch", type=click.IntRange(1, 1000), default=1, show_default=True, help="Frames in a token.")
 @click.option("--params-are", metavar="TEXT", help="How N is counted, such as 'without embeddings'; for the record.")
 @click.option("--tokens-are", metavar="TEXT", help="How D is counted, such as 'with context'; for the record.")
@@ -116,10 +116,7 @@ def fit(table: Path, as_json: bool, plots: Path | None, kind: str, page: Path | 
         from studies.laws import figures
 
         figures.needed(page is not None)
-    documents = [
-        {"group": one.group, "error": one.error} if one.document is None else {"group": one.group, **one.document}
-        for one in fits
-    ]
+    documents: list[dict[str, Any]] = [one.document or {"error": one.error} for one in fits]
     if plots:
         for one in fits:
             figures.write(one, plots, kind)
@@ -128,13 +125,14 @@ def fit(table: Path, as_json: bool, plots: Path | None, kind: str, page: Path | 
 
         write_page(page, read, fits)
     if as_json:
-        terminal.as_json(read | ({"fits": documents} if given["by"] else documents[0]))
+        groups = [{"group": one.group} | document for one, document in zip(fits, documents, strict=True)]
+        terminal.as_json(read | ({"fits": groups} if given["by"] else documents[0]))
         return
     told.table(read)
-    for document in documents:
+    for one, document in zip(fits, documents, strict=True):
         if given["by"]:
             terminal.echo("")
-            terminal.heading(f"{given['by']} = {document['group']}")
+            terminal.heading(f"{given['by']} = {one.group}")
         if "error" in document:
             terminal.echo(f"no law: {document['error']['message']}\nremedy: {document['error']['remedy']}")
         else:

@@ -45,8 +45,10 @@ class Settings:
     epsilon: float = 0.01
     at: Sequence[float] = ()
     """Compute budgets in FLOP at which the optimum is told; the budgets of the table if none is given."""
-    frames_per_hour: float | None = None
+    frame_rate: float | None = None
+    """Frames a second, with which D* is told in hours."""
     patch: int = 1
+    """Frames in a token."""
     hold_out: float | None = None
     """Runs of this many FLOP or more are held out."""
 
@@ -118,6 +120,7 @@ def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict
         "held_out": {"rule": HELD_OUT_RULE} | tested[free],
     }
     document["optimum"] = [] if warn.no_optimum(open_ends) else _optimum(points, budgets, fit.law, resampled, settings)
+    document["points"] = _points(kept, fit)
     document["downstream"] = _downstream(kept, held, free, fixed, settings)
     document["warnings"] = warn.warnings(document)
     return document, fit.law, points
@@ -295,6 +298,15 @@ def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict
     }
 
 
+def _points(runs: Runs, fit: Fit) -> list[dict[str, Any]]:
+    """The runs that the law was fitted to, each with its error: ln of the measured over the predicted loss."""
+    points = runs.points
+    errors = np.log(points.loss / fit.law.loss(points.params, points.tokens))
+    rows = zip(runs.lines, points.params, points.tokens, points.loss, errors, strict=True)
+    names = ("line", "params", "tokens", "loss", "error")
+    return [dict(zip(names, (line, *map(float, row)), strict=True)) for line, *row in rows]
+
+
 def _optimum(
     points: Points, budgets: Budgets, law: Law, resampled: dict[str, Resampled], settings: Settings
 ) -> list[dict[str, Any]]:
@@ -317,7 +329,7 @@ def _optimum(
         def size(of: Law, at: npt.NDArray[np.float64] = at) -> float:
             return float(of.optimal_params(at)[0])
 
-        hours = None if settings.frames_per_hour is None else settings.patch / settings.frames_per_hour
+        hours = None if settings.frame_rate is None else settings.patch / settings.frame_rate / 3600
         told.append(
             {
                 "flops": flops,

@@ -20,8 +20,10 @@ def digits(value: float | None) -> str:
 
 
 def between(ends: list[float | None] | None) -> str:
-    """An interval; the side on which it is open is told as such."""
-    return "-" if ends is None else f"{digits(ends[0])} .. {digits(ends[1])}"
+    """An interval; a side on which it is open is told as such, and one without width as fixed."""
+    if ends is None or (ends[0] is not None and ends[0] == ends[1]):
+        return "-" if ends is None else "fixed"
+    return f"{digits(ends[0])} .. {digits(ends[1])}"
 
 
 def table(read: dict[str, Any]) -> None:
@@ -68,8 +70,8 @@ def fit(document: dict[str, Any]) -> None:
     terminal.table(["form", "method", *(TITLES.get(name, name) for name in document["intervals"])], rows)
     if "error" in held:
         terminal.echo(
-            f"held out: {counted(held['runs'], 'run')} from {digits(held['flops'])} FLOP on, predicted with a mean error "
-            f"of {held['error']:.2%}; {held['train_error']:.2%} at the {held['train_runs']:,} others"
+            f"held out: {counted(held['runs'], 'run')} from {digits(held['flops'])} FLOP on, predicted with a mean "
+            f"error of {held['error']:.2%}; {held['train_error']:.2%} at the {held['train_runs']:,} others"
         )
     if document["optimum"]:
         terminal.echo("")
