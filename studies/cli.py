@@ -6,6 +6,8 @@ import click
 
 from manifests.look.options import Commands
 from studies import planning
+from studies.laws import cli as laws
+from studies.laws import plan_cli
 
 
 @click.group(cls=Commands)
@@ -13,5 +15,5 @@ def study() -> None:
     """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
 
 
-for command in planning.COMMANDS:
+for command in (plan_cli.plan, laws.fit, *planning.COMMANDS):
     study.add_command(command)
