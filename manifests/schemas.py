@@ -410,6 +410,16 @@ SHARD_WINDOWS = pa.schema(
     ]
 )
 
+PRODUCTS = pa.schema(
+    [
+        field(
+            "high", pa.int64(), "sum of products of two values over frames: high * 2^60 + low", "2^-48", nullable=False
+        ),
+        field("low", pa.int64(), "from 0 to 2^60 - 1", "2^-48", nullable=False),
+    ]
+)
+"""The upper triangle of a matrix, row by row."""
+
 LEDGER = pa.schema(
     [
         field("split", pa.string(), "split", nullable=False),

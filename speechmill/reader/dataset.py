@@ -128,6 +128,22 @@ class OpenedDataset:
 
         Where a bin never varies its deviation is 1. ValueError for a split without statistics.
         """
+        mean, variance = self._stored(split, "mean", "variance")
+        deviation = np.sqrt(variance)
+        return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+    def whitening(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean, float32 (dim,), and W, float32 (dim, dim), of a split: (x - mean) @ W has the identity as covariance.
+
+        Column k of W is the eigenvector of the k-th largest eigenvalue of the covariance over its root (PCA whitening).
+        What varies by no more than rounding is not scaled up. ValueError for a split without statistics.
+        """
+        mean, values, vectors = self._stored(split, "mean", "eigenvalues", "eigenvectors")
+        varies = values > len(values) * np.finfo(np.float64).eps * values.max()
+        return mean.astype(np.float32), (vectors / np.sqrt(np.where(varies, values, 1.0))).astype(np.float32)
+
+    def _stored(self, split: str | None, *names: str) -> list[np.ndarray]:
+        """Arrays of `stats.safetensors`, of a split or of that which the dataset names."""
         key = f"{self.folder}/stats.safetensors"
         try:
             arrays = safetensors.numpy.load(self.lake.storage.read(key))
@@ -136,8 +152,9 @@ class OpenedDataset:
         prefix = "" if split is None else f"{split}."
         if f"{prefix}mean" not in arrays:
             raise ValueError(f"{key}: no statistics of the split {split!r} to normalise by")
-        deviation = np.sqrt(arrays[f"{prefix}variance"])
-        return arrays[f"{prefix}mean"].astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+        if missing := [name for name in names if f"{prefix}{name}" not in arrays]:
+            raise ValueError(f"{key}: no {missing[0]} to whiten by, since its frames have too many values")
+        return [arrays[f"{prefix}{name}"] for name in names]
 
     def table(self, shard: int) -> ShardWindows:
         """The windows of a shard, given by its place in `files`; from any thread."""

@@ -58,6 +58,7 @@ class Source:
         subset: str | Subset | None = None,
         patch: int = 1,
         normalise: bool | str = False,
+        whiten: bool = False,
         dtype: Literal["float32", "float16"] = "float32",
         beside: Sequence[Source] = (),
         config: StorageConfig | None = None,
@@ -70,8 +71,9 @@ class Source:
         context and continuation over all tracks, and a smaller budget keeps a part of what a larger one keeps.
         `subset` is a file that `speechmill study subset` has written, which says all of this by itself. `normalise`
         takes from each bin the mean and divides by the standard deviation: of the split that the dataset names,
-        `train` where there is one, or of the split given by its name. Features are stored as float16 and given as
-        `dtype`.
+        `train` where there is one, or of the split given by its name. With `whiten` too, values are turned onto the
+        principal axes of that split, the one that varies most first, and divided by the standard deviation along each,
+        so that their covariance is the identity. Features are stored as float16 and given as `dtype`.
 
         Raises FileNotFoundError where there is no such dataset or version, ValueError for what cannot be read so.
         """
@@ -92,12 +94,15 @@ class Source:
         self.dataset = OpenedDataset(opened, dataset, version, Choice(splits, tracks, patch, budget), subset)
         self.patch, self.dtype, self.beside = patch, dtype, tuple(beside)
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
-        """Mean of each bin, and one over its standard deviation."""
+        """Mean of each bin, and one over its standard deviation, or the matrix that whitens."""
+        if whiten and not normalise:
+            raise ValueError("whiten wants normalise, which says by the statistics of which split")
         if normalise:
             import torch
 
-            mean, deviation = self.dataset.statistics(None if normalise is True else normalise)
-            self._scale = torch.from_numpy(mean), torch.from_numpy(1 / deviation)
+            of = None if normalise is True else normalise
+            mean, scale = self.dataset.whitening(of) if whiten else self.dataset.statistics(of)
+            self._scale = torch.from_numpy(mean), torch.from_numpy(scale if whiten else 1 / scale)
         names = [one.name for one in self.all]
         if len(set(names)) < len(names):
             raise ValueError(f"beside: {', '.join(names)} must be different datasets, since samples tell them by name")
@@ -150,7 +155,8 @@ class Source:
             raise CorruptFileError.of(f"datasets/{self.name}", told)
         features = torch.from_numpy(stored.astype(np.float32 if self._scale else self.dtype))
         if self._scale:
-            features.sub_(self._scale[0]).mul_(self._scale[1])
+            mean, scale = self._scale
+            features = (features - mean) @ scale if scale.ndim == 2 else features.sub_(mean).mul_(scale)
         whole = features.to(getattr(torch, self.dtype))
         parts = whole[:, context % k : context], whole[:, context : frames - (frames - context) % k]
         return parts[0].reshape(tracks, -1, k * dim), parts[1].reshape(tracks, -1, k * dim)
