@@ -1,4 +1,4 @@
-"""Beds: what is heard under a conversation, as endless streams of blocks: pink noise, babble, or files of noise or music."""
+"""Beds: what is heard under a conversation, as endless streams: pink noise, babble, or files of noise or music."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pink(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 def babble(bank: Bank, voices: Sequence[Voice], rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Voices that talk at once, each without an end; the root mean square is about 1, pauses lower it a little."""
-    streams = [_talking(bank, voice, np.random.default_rng(seed)) for voice, seed in zip(voices, rng.spawn(len(voices)), strict=True)]  # fmt: skip
+    streams = [_talking(bank, voice, own) for voice, own in zip(voices, rng.spawn(len(voices)), strict=True)]
     while True:
         total = np.zeros(BLOCK, np.float32)
         for stream in streams:

@@ -15,9 +15,16 @@ SIDES = ("tuning", "test")
 ROOMS = ("dry", "small", "medium", "large")
 CODECS = ("none", "mulaw", "alaw", "gsm", "amr", "opus", "g722")
 BEDS = ("none", "pink", "babble", "files")
-MOST_SPEAKERS = 8
 Range = tuple[float, float]
 """Least and most of what is drawn uniformly."""
+RANGES: dict[str, Range] = {
+    "minutes": (0.5, 1440),
+    "speakers": (1, 8),
+    "snr_db": (-20, 100),
+    "leak_db": (0, 100),
+    "leak_ms": (0, 1000),
+}
+"""Settings that are ranges, and the bounds of each."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class TurnTaking:
     offset_sd_s: float = 0.6
     """Standard deviation of the floor transfer offset."""
     offset_tail: float = 1.1
-    """Mean of the exponential part of the offset over the standard deviation of its normal part: more is more skewed."""
-    hold: float = 0.4
+    """Mean of the exponential part of the offset over the standard deviation of its normal part: more skews it more."""
+    hold: float = 0.2
     """Probability that whoever has spoken keeps the floor after a pause, before the next speaker is drawn by share."""
     pause_median_s: float = 0.5
     """Median pause between two utterances of the same speaker."""
@@ -66,7 +73,7 @@ class Settings:
     split_seed: int = 0
     """Seed of the split alone, so that no other seed moves a voice to the other side."""
     minutes: Range = (1.0, 5.0)
-    speakers: Range = (2, 2)
+    speakers: tuple[int, int] = (2, 2)
     channels: int = 1
     """1 mixes everybody; 2 puts half of the speakers on each side of a telephone call."""
     rate: int = 16000
@@ -90,14 +97,7 @@ class Settings:
             chosen = getattr(self, name)
             if not chosen or set(chosen) - set(known):
                 raise ValueError(f"{name} must be some of {', '.join(known)}, not {', '.join(chosen)!r:.100}")
-        bounds: dict[str, Range] = {
-            "minutes": (0.5, 1440),
-            "speakers": (1, MOST_SPEAKERS),
-            "snr_db": (-20, 100),
-            "leak_db": (0, 100),
-            "leak_ms": (0, 1000),
-        }
-        for name, (least, most) in bounds.items():
+        for name, (least, most) in RANGES.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(f"{name} must be a range between {least:g} and {most:g}, not {low:g}..{high:g}")
@@ -134,7 +134,6 @@ def _checked(kind: type, table: Any) -> dict[str, Any]:
         raise ValueError(f"there is no setting {min(unknown)!r:.50}; known are {', '.join(names)}")
     typed.check(kind, table)
     for name, value in table.items():
-        if isinstance(value, list | tuple) and name in ("minutes", "speakers", "snr_db", "leak_db", "leak_ms"):
-            if len(value) != 2:
-                raise ValueError(f"{name} must be two numbers, the least and the most")
+        if name in RANGES and len(value) != 2:
+            raise ValueError(f"{name} must be two numbers, the least and the most")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}

@@ -1,4 +1,4 @@
-"""Who speaks when: a schedule of utterances with gaps, overlaps, pauses, interruptions and backchannels, without sound."""
+"""Who speaks when: a schedule of utterances with gaps, overlaps, pauses, interruptions and backchannels."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class _Scheduler:
         return made, wanted - len(made)
 
     def _short(self, voice: Sequence[Utterance]) -> Deck:
-        """The utterances of a voice that are short enough to be backchannels; all of them, to be cut, if there is none."""
+        """The utterances of a voice that are short enough to be backchannels; if there are none all, to be cut."""
         least, most = (limit * self.rate for limit in BACKCHANNEL_S)
         return Deck([one for one in voice if least <= one.length <= most] or voice, self.rng)
 

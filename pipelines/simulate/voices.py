@@ -1,4 +1,4 @@
-"""Voices from recordings of single speakers: measured by the stages of the project, named, split by name into two sides.
+"""Voices from recordings of single speakers: measured by the project's stages, named, split by name into two sides.
 
 Recordings become a lake of their own beside the simulation, so that what was measured once is not measured again.
 """
@@ -262,7 +262,7 @@ def _voice(
 
 
 def _check_enough(bank: Bank, settings: Settings, left_out: LeftOut) -> None:
-    wanted = int(settings.speakers[1])
+    wanted = settings.speakers[1]
     if len(bank.voices) < wanted:
         reasons = "; ".join(f"{count} {why}" for why, count in left_out.counts.items())
         what = f"{len(bank.voices)} voices on the side {settings.side}, {wanted} speakers are asked for"
