@@ -9,7 +9,6 @@ from functools import cache
 
 import numpy as np
 
-from manifests.install import install
 from pipelines.audio.resample import rechunk, resampled
 from runtime.errors import SpeechmillError
 
@@ -54,9 +53,8 @@ def check_codecs(names: Iterable[str]) -> None:
             if codec:
                 av.codec.Codec(codec.encoder, "w")
         except av.codec.codec.UnknownCodecError as error:
-            have = "mulaw, alaw and g722, which every FFmpeg has"
             what = f"the codec {name}: FFmpeg, as PyAV brings it, has no encoder {codec and codec.encoder}"
-            remedy = f"choose another one, such as {have}; or build PyAV with that encoder: {install([], ['av'])}"
+            remedy = "choose another one, such as mulaw, alaw or g722, or install a PyAV that was built with it"
             raise SpeechmillError(what, remedy) from error
 
 
@@ -129,12 +127,12 @@ def _through(blocks: Iterable[np.ndarray], codec: Codec) -> Iterator[tuple[int, 
 
     from pipelines.audio.decode import to_float
 
-    encoder = av.CodecContext.create(codec.encoder, "w")
+    encoder = av.AudioCodecContext.create(codec.encoder, "w")
     encoder.sample_rate, encoder.layout, encoder.format = codec.rate, "mono", "s16"
     if codec.bit_rate:
         encoder.bit_rate = codec.bit_rate
     encoder.open()
-    decoder = av.CodecContext.create(codec.decoder, "r")
+    decoder = av.AudioCodecContext.create(codec.decoder, "r")
     decoder.sample_rate, decoder.layout, decoder.extradata = codec.rate, "mono", encoder.extradata
     size = encoder.frame_size or LEAST_FRAME
     for block in itertools.chain(rechunk(blocks, size), [None]):

@@ -42,15 +42,16 @@ class Room:
     def response(self, distance_m: float, rate: int, rng: np.random.Generator) -> np.ndarray:
         """The impulse response to a speaker at a distance, float32 (samples,), until it has decayed by 60 dB.
 
-        The direct sound is the first sample, with the gain 1: sound takes no time to the microphone, so that the truth
-        of dry speech holds in the room, and levels are set elsewhere.
+        The direct sound is the first sample: sound takes no time to the microphone, so that the truth of dry speech
+        holds in the room. The energy is 1, so that a room leaves the level of speech about what it was.
         """
         onset = round(rng.uniform(*ONSET_S) * rate)
         count = round(self.rt60_s * rate)
         tail = rng.normal(size=count) * 10 ** (-DECAY_DB / 20 * np.arange(count) / count)
         energy = 10 ** (-self.direct_to_reverberant_db(distance_m) / 10)
         tail *= math.sqrt(energy / float(np.sum(tail**2)))
-        return np.concatenate([[1.0], np.zeros(onset), tail]).astype(np.float32)
+        response = np.concatenate([[1.0], np.zeros(onset), tail]) / math.sqrt(1 + energy)
+        return response.astype(np.float32)
 
 
 def drawn_room(kinds: Sequence[str], rng: np.random.Generator) -> Room | None:

@@ -82,9 +82,12 @@ class Scene:
             room = self.rooms[speaker.channel]
             far = room.direct_to_reverberant_db(speaker.distance_m) if room and speaker.distance_m else None
             speakers.append(told | {"direct_to_reverberant_db": far})
-        bed = {"kind": self.bed.kind, "snr_db": None if self.bed.kind == "none" else self.bed.snr_db}
-        bed["voices"] = [voice.name for voice in self.bed.voices]
-        bed["recording_id"] = bank.noises[self.bed.noise].recording_id if self.bed.kind == "files" else None
+        bed = {
+            "kind": self.bed.kind,
+            "snr_db": None if self.bed.kind == "none" else self.bed.snr_db,
+            "voices": [voice.name for voice in self.bed.voices],
+            "recording_id": bank.noises[self.bed.noise].recording_id if self.bed.kind == "files" else None,
+        }
         return {
             "name": self.name,
             "number": self.number,

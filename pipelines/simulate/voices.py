@@ -30,6 +30,8 @@ STRETCH_S = 15.0
 BY = ("file", "folder")
 MAX_NAMES_BYTES = 64 << 20
 EXAMPLES = 5
+Unit = tuple[dict[str, Any], Sequence[Span] | None]
+"""A recording to decode, and the stretches over which its level is measured."""
 
 
 @dataclass
@@ -131,7 +133,7 @@ def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOu
     noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []
     usable = [row for row in noise if _decoded(row, left_out)]
     sound = folder / "sound"
-    units = [(row, _stretches(row, settings.rate)) for rows in named.values() for row in rows]
+    units: list[Unit] = [(row, _stretches(row, settings.rate)) for rows in named.values() for row in rows]
     units += [(row, None) for row in usable]
     engine = Engine("local", (source.workers, source.workers))
     kept: dict[str, Kept] = {}
@@ -149,7 +151,7 @@ def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOu
 def _decoder(folder: Path, rate: int) -> Worker:
     """A worker that decodes a recording into the bank."""
 
-    def decode(unit: tuple[dict[str, Any], Sequence[Span] | None]) -> tuple[str, Kept]:
+    def decode(unit: Unit) -> tuple[str, Kept]:
         row, stretches = unit
         return row["recording_id"], keep(row, stretches, folder, rate, default_config())
 
@@ -183,10 +185,17 @@ def _is_lake(name: str) -> bool:
 
 
 def _rows(lake: str) -> list[dict[str, Any]]:
+    """The rows of the view `annotations`, with the type of the error of those that failed."""
     from manifests.look.targets import resolve
 
-    with resolve(lake).connect() as connection:
-        found = connection.execute("SELECT * FROM annotations ORDER BY recording_id")
+    target = resolve(lake)
+    views = ["recordings", *(stage for stage in ("signal", "vad") if stage in target.choice.stages)]
+    errors = ", ".join(f"{view}.error_type" for view in views)
+    joins = " ".join(f"LEFT JOIN {view} USING (recording_id)" for view in views)
+    with target.connect() as connection:
+        found = connection.execute(
+            f"SELECT annotations.*, coalesce({errors}) AS error_type FROM annotations {joins} ORDER BY recording_id"
+        )
         names = [column[0] for column in found.description or []]
         return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
 
@@ -194,7 +203,7 @@ def _rows(lake: str) -> list[dict[str, Any]]:
 def _decoded(row: Mapping[str, Any], left_out: LeftOut) -> bool:
     """Whether a recording was decoded when it was measured; else it is left out."""
     if row.get("channel_relation") is None:
-        left_out.add(f"not readable: {row.get('error') or 'it was not annotated'}", row["uris"][0])
+        left_out.add(f"not readable ({row['error_type'] or 'not annotated'})", row["uris"][0])
         return False
     return True
 
@@ -225,7 +234,7 @@ def _named(
 def _unfit(row: Mapping[str, Any]) -> str | None:
     """Why a recording that decodes does not hold the speech of one speaker, as far as can be known."""
     if row.get("segments") is None:
-        return f"no voice activity: {row.get('error') or 'annotate the lake with the stage vad'}"
+        return f"no voice activity ({row['error_type'] or 'annotate the lake with the stage vad'})"
     if row["tracks"] != 1:
         return "it has a speaker on each of its channels"
     if row["of_lake"] and row.get("num_speakers") != 1 and "speaker" not in dict(row.get("labels") or {}):
