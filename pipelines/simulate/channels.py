@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 
@@ -127,12 +128,12 @@ def _through(blocks: Iterable[np.ndarray], codec: Codec) -> Iterator[tuple[int, 
 
     from pipelines.audio.decode import to_float
 
-    encoder = av.AudioCodecContext.create(codec.encoder, "w")
+    encoder = cast(av.AudioCodecContext, av.CodecContext.create(codec.encoder, "w"))
     encoder.sample_rate, encoder.layout, encoder.format = codec.rate, "mono", "s16"
     if codec.bit_rate:
         encoder.bit_rate = codec.bit_rate
     encoder.open()
-    decoder = av.AudioCodecContext.create(codec.decoder, "r")
+    decoder = cast(av.AudioCodecContext, av.CodecContext.create(codec.decoder, "r"))
     decoder.sample_rate, decoder.layout, decoder.extradata = codec.rate, "mono", encoder.extradata
     size = encoder.frame_size or LEAST_FRAME
     for block in itertools.chain(rechunk(blocks, size), [None]):
