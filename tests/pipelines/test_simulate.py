@@ -220,6 +220,16 @@ def test_a_dry_run_writes_nothing(simulated: Simulated, listing: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_files_of_one_name_in_two_folders_are_not_taken_for_one_voice(
+    simulated: Simulated, recordings: Path, tuning: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    others = ["--voices", str(recordings / "leopard/test.wav")]  # beside vosk/test.wav
+    found = simulated(tmp_path / "out", "--side", "tuning", "--count", "1", *others)
+    assert isinstance(found.exception, SpeechmillError)
+    assert "named test" in str(found.exception)
+    assert "--voice-by folder" in found.exception.remedy
+
+
 def row(uri: str, **known: Any) -> dict[str, Any]:
     return {"uris": [uri], "labels": None, "hints": None} | known
 
