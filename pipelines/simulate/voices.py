@@ -175,27 +175,28 @@ def _measured(inputs: Sequence[str], root: Path, stages: dict[str, Any], source:
     from pipelines.pjsd import ingest_and_annotate
     from pipelines.recipe import parse
 
-    lakes = [name for name in inputs if _is_lake(name)]
+    lakes = [name for name in inputs if is_lake(name)]
     sounds = [name for name in inputs if name not in lakes]
-    rows = {row["recording_id"]: row | {"of_lake": True} for name in lakes for row in _rows(name)}
+    rows = {row["recording_id"]: row | {"of_lake": True} for name in lakes for row in rows_of(name)}
     if sounds:
         recipe = parse({"name": root.name, "annotate": stages})
         ingest_and_annotate(sounds, str(root), recipe, source.workers, source.quiet, "speechmill simulate")
         meant = {entry.uri for entry in sources.entries(sounds, recipe.storage, recipe.ingest)}
-        for row in _rows(str(root)):
+        for row in rows_of(str(root)):
             # The lake may hold recordings of an earlier simulation in the same folder.
             if uris := [uri for uri in row["uris"] if uri in meant]:
                 rows.setdefault(row["recording_id"], row | {"uris": uris, "of_lake": False})
     return [rows[name] for name in sorted(rows)]
 
 
-def _is_lake(name: str) -> bool:
+def is_lake(name: str) -> bool:
+    """Whether an input is a lake, and not sound."""
     from manifests.existing import holds_lake
 
     return ("://" in name or Path(name).is_dir()) and not name.startswith("http") and holds_lake(Lake.at(name))
 
 
-def _rows(lake: str) -> list[dict[str, Any]]:
+def rows_of(lake: str) -> list[dict[str, Any]]:
     """The rows of the view `annotations`, with the type of the error of those that failed."""
     from manifests.look.targets import resolve
 
