@@ -6,7 +6,6 @@ Recordings become a lake of their own beside the simulation, so that what was me
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import json
 import os
@@ -137,12 +136,18 @@ def side_of(voice: str, settings: Settings) -> str:
 def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOut) -> Bank:
     """Measure and decode all recordings, and the bank of the voices of one side.
 
-    Raises SpeechmillError where the two inputs cannot be read, or where they hold too few voices for the settings.
+    Raises SpeechmillError where an input cannot be read, and where there are too few voices for the settings.
     """
     rows = _measured(source.voices, folder / "voices", {"vad": {"max_speech_duration_s": STRETCH_S}}, source)
     named = _named(rows, source, settings, left_out)
     noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []
-    usable = [row for row in noise if _decoded(row, left_out)]
+    spoken = {row["recording_id"] for row in rows}
+    usable = []
+    for row in noise:
+        if row["recording_id"] in spoken:
+            left_out.add("a noise that is a voice, too", row["uris"][0])
+        elif _decoded(row, left_out):
+            usable.append(row)
     sound = folder / "sound"
     units: list[Unit] = [(row, _stretches(row, settings.rate)) for rows in named.values() for row in rows]
     units += [(row, None) for row in usable]
@@ -302,9 +307,3 @@ def _check_enough(bank: Bank, settings: Settings, left_out: LeftOut) -> None:
         raise SpeechmillError(what, "name more recordings, ask for fewer speakers, or choose another --bed")
     if "files" in settings.beds and not bank.noises:
         raise SpeechmillError("a bed of files is asked for, and no noise can be read", "name --noise, or another --bed")
-
-
-def as_settings(source: Source) -> dict[str, Any]:
-    """What of the source is kept beside a simulation."""
-    told = dataclasses.asdict(source)
-    return {name: told[name] for name in ("voices", "noises", "names", "by")}
