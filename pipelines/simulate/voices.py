@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -141,27 +141,31 @@ def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOu
     rows = _measured(source.voices, folder / "voices", {"vad": {"max_speech_duration_s": STRETCH_S}}, source)
     named = _named(rows, source, settings, left_out)
     noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []
-    spoken = {row["recording_id"] for row in rows}
+    noise = _usable(noise, {row["recording_id"] for row in rows}, left_out)
+    units: list[Unit] = [(row, _stretches(row, settings.rate)) for mine in named.values() for row in mine]
+    units += [(row, None) for row in noise]
+    decoding = Group("decode", partial(_decoder, folder / "sound", settings.rate))
+    kept = dict(Engine("local", (source.workers, source.workers)).run(units, [decoding]))
+    for recording_id in sorted(name for name, one in kept.items() if one.rms < LEAST_RMS):
+        left_out.add("silent", recording_id)
+        del kept[recording_id]
+    voices = [_voice(name, mine, kept, settings.rate, left_out) for name, mine in sorted(named.items())]
+    noises = [Noise(name, kept[name].num_samples) for row in noise if (name := row["recording_id"]) in kept]
+    rms = {name: one.rms for name, one in kept.items()}
+    bank = Bank(folder / "sound", settings.rate, tuple(voice for voice in voices if voice), tuple(noises), rms)
+    _check_enough(bank, settings, left_out)
+    return bank
+
+
+def _usable(noise: Iterable[dict[str, Any]], voices: Set[str], left_out: LeftOut) -> list[dict[str, Any]]:
+    """Recordings of noise that decode and are not among the recordings of voices."""
     usable = []
     for row in noise:
-        if row["recording_id"] in spoken:
+        if row["recording_id"] in voices:
             left_out.add("a noise that is a voice, too", row["uris"][0])
         elif _decoded(row, left_out):
             usable.append(row)
-    sound = folder / "sound"
-    units: list[Unit] = [(row, _stretches(row, settings.rate)) for rows in named.values() for row in rows]
-    units += [(row, None) for row in usable]
-    engine = Engine("local", (source.workers, source.workers))
-    kept: dict[str, Kept] = {}
-    for recording_id, result in engine.run(units, [Group("decode", partial(_decoder, sound, settings.rate))]):
-        kept[recording_id] = result
-    rms = {name: one.rms for name, one in kept.items() if one.rms >= LEAST_RMS}
-    voices = [_voice(name, rows, kept, rms, settings.rate, left_out) for name, rows in sorted(named.items())]
-    noises = [Noise(row["recording_id"], kept[row["recording_id"]].num_samples) for row in usable]
-    loud = tuple(one for one in noises if one.recording_id in rms and one.num_samples)
-    bank = Bank(sound, settings.rate, tuple(voice for voice in voices if voice), loud, rms)
-    _check_enough(bank, settings, left_out)
-    return bank
+    return usable
 
 
 def _decoder(folder: Path, rate: int) -> Worker:
@@ -276,14 +280,13 @@ def _voice(
     name: str,
     rows: Sequence[Mapping[str, Any]],
     kept: Mapping[str, Kept],
-    rms: Mapping[str, float],
     rate: int,
     left_out: LeftOut,
 ) -> Voice | None:
     """The voice of some recordings, or None where they hold too little speech."""
     found = []
     for row in rows:
-        if (recording_id := row["recording_id"]) in rms:
+        if (recording_id := row["recording_id"]) in kept:
             num_samples = kept[recording_id].num_samples
             inside = [(start, min(stop, num_samples)) for start, stop in _stretches(row, rate) if start < num_samples]
             found += utterances(recording_id, inside, num_samples, rate)
