@@ -90,7 +90,7 @@ def read_names(path: str) -> dict[str, str]:
 
 def voice_of(row: Mapping[str, Any], names: Mapping[str, str], by: str) -> str:
     """The voice of a recording: by the table of names, its label `speaker`, the one speaker that its manifests name, or
-    its file or folder. Raises ValueError where its manifests name several.
+    its file or folder. Raises ValueError where its manifests name several, or the name is empty.
 
     White space becomes `_`: names of speakers in RTTM have none.
     """
@@ -98,7 +98,9 @@ def voice_of(row: Mapping[str, Any], names: Mapping[str, str], by: str) -> str:
     if said is None:
         folder, file = os.path.split(row["uris"][0])
         said = os.path.splitext(file)[0] if by == "file" else os.path.basename(folder) or file
-    return "_".join(said.split())
+    if name := "_".join(said.split()):
+        return name
+    raise ValueError("its voice has an empty name")
 
 
 def _said(row: Mapping[str, Any], names: Mapping[str, str]) -> str | None:

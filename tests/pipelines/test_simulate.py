@@ -277,6 +277,8 @@ def test_voices_are_named_by_the_table_labels_manifests_and_files_in_this_order(
     assert voice_of(row("/a/c/one.wav"), names, "folder") == "c"
     with pytest.raises(ValueError, match="several"):
         voice_of(row("/a/x.wav", hints=json.dumps([{"speaker": "a"}, {"speaker": "b"}])), names, "file")
+    with pytest.raises(ValueError, match="empty"):
+        voice_of(row("/a/x.wav", labels=[("speaker", " ")]), names, "file")
     table.write_text("one.wav Anna\n")
     with pytest.raises(SpeechmillError, match=r"names\.tsv:1"):
         read_names(str(table))
