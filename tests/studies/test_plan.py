@@ -113,8 +113,9 @@ def test_rates_and_amounts_come_from_the_ledger_of_a_dataset(tmp_path: Path) -> 
     assert sound["bytes_per_frame"] == pytest.approx(160, rel=0.02)  # 80 values in float16, and headers
     assert sound["share_counted"] == pytest.approx(0.75, rel=0.01)
     assert [run["epochs"] for run in found["runs"]] == pytest.approx([run["tokens"] / held for run in found["runs"]])
-    for wrong, message in ((["--encoder", "mimi"], "not by mimi"), (["--split", "test"], "no split test"), (["--version", "9"], "no version 9")):  # fmt: skip
-        done = speechmill("study", "plan", *words, "--dataset", "cheap", *wrong)
+    mistakes = {"--encoder mimi": "not by mimi", "--split test": "no split test", "--version 9": "no version 9"}
+    for wrong, message in mistakes.items():
+        done = speechmill("study", "plan", *words, "--dataset", "cheap", *wrong.split())
         assert (done.returncode, message in done.stderr) == (1, True), done.stderr
 
 
