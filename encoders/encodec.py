@@ -72,10 +72,21 @@ class Encodec(NeuralEncoder):
         """Whether the model is the causal one."""
         return self.local
 
+    @property
+    def has_decoder(self) -> bool:
+        """At 48 kHz the level of each chunk is not among the features, without which its sound cannot be made."""
+        return self.local
+
     def _load(self) -> torch.nn.Module:
         from transformers import EncodecModel
 
         module: torch.nn.Module = EncodecModel.from_pretrained(self.folder).encoder
+        return module
+
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import EncodecModel
+
+        module: torch.nn.Module = EncodecModel.from_pretrained(self.folder).decoder
         return module
 
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
@@ -84,3 +95,7 @@ class Encodec(NeuralEncoder):
             sounds = sounds / level
         features: torch.Tensor = self.module(sounds)
         return features.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder(features.transpose(1, 2))
+        return sound

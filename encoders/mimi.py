@@ -52,9 +52,22 @@ class Mimi(NeuralEncoder):
         module: torch.nn.Module = model.encoder
         return module
 
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import MimiModel
+
+        model: Any = MimiModel.from_pretrained(self.folder)
+        module: torch.nn.Module | None = model.decoder
+        if module is None:
+            raise NotImplementedError(f"{self.folder} holds no decoder")
+        return module
+
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self.module(sounds).latents
         return latents.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder(features.transpose(1, 2)).audio_values
+        return sound
 
 
 def mimi_layers(config: Any) -> list[Layer]:

@@ -99,7 +99,7 @@ class Funnel:
         return dict(sorted(rows.items(), key=lambda item: (-item[1]["count"], item[0])))
 
     def check(self) -> None:
-        """in = kept + rejected + failed, in counts and in hours; anything else is a bug here."""
+        """in = kept + rejected + failed, in counts and in hours; otherwise this is a bug."""
         for what in ("recordings", "windows"):
             parts = [self.part(what, verdict) for verdict in ("kept", "rejected", "failed")]
             assert sum(count for count, _ in parts) == self.total[what]

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.names import checked_name
+from manifests.names import NAME, checked_name
 from manifests.tables import write_parquet_bytes
 
 COLUMNS = ("source", "licence", "language_hint")
@@ -29,6 +29,8 @@ MAX_LETTERS = 200
 HISTORY = re.compile(r"labels/\d{6}\.parquet")
 ROWS = 10_000
 """Changes that are held at a time."""
+COUNTED_BY = re.compile(rf"labels\.({NAME.pattern})")
+"""How an option that counts by columns names a label: `labels.country`."""
 RESERVED = re.compile(r"recording_id|uri|pattern|labels")
 """Names that mean something else in a file of labels."""
 
@@ -48,6 +50,12 @@ def checked_label(name: object, value: object) -> tuple[str, str]:
 def is_value(value: str) -> bool:
     """Whether a text can be the value of a label: short, and without characters that cannot be seen."""
     return 0 < len(value) <= MAX_LETTERS and value.isprintable()
+
+
+def as_sql(column: str) -> str:
+    """A column by which to count, as SQL: `labels.country` becomes a look into the map `labels`."""
+    label = COUNTED_BY.fullmatch(column)
+    return f"labels['{label[1]}']" if label else column
 
 
 def as_column(labels: Mapping[str, str]) -> list[tuple[str, str]] | None:

@@ -71,9 +71,11 @@ class Lake:
         """One JSON object that has these names; raises as `read`."""
         return parse_json(key, self.storage.read(key), names)
 
-    def write(self, key: str, table: pa.Table) -> None:
-        """Commit one Parquet file; equal tables give equal bytes."""
-        self.storage.put(key, write_parquet_bytes(table))
+    def write(self, key: str, table: pa.Table) -> int:
+        """Commit one Parquet file and return its size in bytes; equal tables give equal bytes."""
+        data = write_parquet_bytes(table)
+        self.storage.put(key, data)
+        return len(data)
 
     def change(self, key: str, edit: Callable[[pa.Table], pa.Table]) -> bool:
         """Put what `edit` makes of a Parquet file in its place, and return whether that is something else.
@@ -101,7 +103,8 @@ class Lake:
         return self.ahead(lambda name: (name, self.read(key(name), columns)), names)
 
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What `work` makes of each item, in their order, by threads a few items ahead: a far file costs a wait."""
+        """What `work` makes of each item, in their order, by threads a few items ahead, which hides the latency of
+        a remote storage."""
         with ThreadPoolExecutor(self.config.concurrency, "ahead") as pool:
             begun: deque[Future[Result]] = deque()
             for item in items:

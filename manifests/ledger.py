@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import safetensors.numpy
 
 from manifests import schemas, shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
+from manifests.labels import as_sql
 from manifests.lake import Lake
 from manifests.output import counted, one_line
-from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
+from manifests.products import MOST_DIM, Products
+from manifests.shards import ShardCommit, ShardFiles, committed
+from manifests.statistics import Statistics
 from manifests.tables import joined
-from manifests.versions import generation
+from manifests.versions import generation, versions
 
 PATCHES = shardlist.PATCHES
 GROUP = ["split", "language", "num_speakers", "source"]
+COUNTED = [*GROUP, "labels", "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
+"""Columns of SHARD_WINDOWS from which the ledger is made."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +57,7 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
     Every shard is read once. Tokens at patch k are floor(frames / k) of each window and track, context and continuation
     apart. Raises CorruptFileError where a shard's table of windows is not the one that its commit describes.
     """
-    connection = duckdb.connect()
-    connection.execute("SET threads = 1")
-    connection.register(
-        "shard_windows", schemas.SHARD_WINDOWS.empty_table().append_column("batch", pa.array([], pa.string()))
-    )
-    group = ", ".join(GROUP)
-    sums = ", ".join(
-        f"sum(tracks * (context_frames // {k})) AS context_{k}, "
-        f"sum(tracks * (continuation_frames // {k})) AS continuation_{k}"
-        for k in PATCHES
-    )
-    # Seconds are added as whole microseconds, so that the sum does not depend on its order.
-    query = (
-        f"SELECT batch::INTEGER AS generation, {group}, count(*) AS windows, "
-        "sum(round(duration_s * 1e6)::HUGEINT) AS microseconds, "
-        f"sum(tracks * (context_frames + continuation_frames)) AS frames, {sums} "
-        "FROM shard_windows WHERE status = 'ok' GROUP BY ALL"
-    )
-    connection.execute(f"CREATE TABLE counts AS {query}")
+    counts = _Counts()
     statistics = [defaultdict[str, Statistics](Statistics) for _ in history]
     records: list[list[str]] = [[] for _ in history]
     listed: list[list[pa.Table]] = [[] for _ in history]
@@ -82,20 +68,18 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
         made = generation(history, shard)
         assert made is not None
         record = hashlib.sha256(commit.to_json().encode()).hexdigest()
-        return made, shard, committed_windows(lake, dataset, shard, commit), commit.statistics, record
+        summed = committed_statistics(lake, dataset, shard, commit)
+        return made, shard, committed_windows(lake, dataset, shard, commit), summed, record
 
     def tables() -> Iterator[tuple[str, pa.Table]]:
-        columns = [*GROUP, "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
         of_versions = (shard for shard in committed(lake.storage, dataset) if generation(history, shard) is not None)
         for made, shard, table, added, record in lake.ahead(read, of_versions):
             statistics[made][shard.split].merge(added)
             records[made].append(record)
             listed[made].append(shardlist.count(shard, table))
-            yield str(made), table.select(columns)
+            yield str(made), table
 
-    for table in joined(tables()):
-        connection.register("shard_windows", table)
-        connection.execute(f"INSERT INTO counts {query}")
+    counts.add(tables())
     books: list[Book] = []
     for index in range(len(history)):
         before = books[-1] if books else Book(schemas.LEDGER.empty_table(), {}, "")
@@ -104,39 +88,79 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
             for split, added in part.items():
                 whole[split].merge(added)
         chained = hashlib.sha256("".join([before.commits_sha256, *records[index]]).encode()).hexdigest()
-        books.append(Book(_ledger(connection, encoder, index), whole, chained, (*before.shards, *listed[index])))
+        books.append(Book(counts.ledger(encoder, index), whole, chained, (*before.shards, *listed[index])))
     return books
 
 
-def _ledger(connection: duckdb.DuckDBPyConnection, encoder: str, last: int) -> pa.Table:
-    """The ledger (LEDGER schema) of what was counted of the generations up to `last`."""
-    group = ", ".join(GROUP)
-    per_patch = " UNION ALL ".join(
-        f"SELECT {group}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, "
-        f"sum(microseconds)::DOUBLE / 3.6e9 AS hours, sum(frames) AS frames, sum(context_{k}) AS context_tokens, "
-        f"sum(continuation_{k}) AS continuation_tokens FROM counts WHERE generation <= $last GROUP BY ALL"
-        for k in PATCHES
-    )
-    order = "split, language, num_speakers, source, patch"
-    parameters = {"encoder": encoder, "last": last}
-    table = connection.sql(f"{per_patch} ORDER BY {order}", params=parameters).to_arrow_table()
-    return table.select(schemas.LEDGER.names).cast(schemas.LEDGER)
+def by_labels(lake: Lake, dataset: str, version: int | None, labels: Sequence[str]) -> pa.Table:
+    """The ledger of a version (the newest if None) with columns for some labels, such as `labels.country`, by which it
+    counts, too.
 
-
-def statistics_file(statistics: Mapping[str, Statistics]) -> bytes:
-    """`stats.safetensors`: of each split `<split>.mean`, `.variance`, `.min`, `.max` (float64, a value a dimension) and
-    `.count` (int64, frames over all tracks); and without a prefix those of the split by which trainers normalise.
-
-    That is `train`, so that nothing of what a model is tested on enters its normalisation; without such a split it is
-    the one with the most frames.
+    The ledger that a dataset keeps knows no labels: one with the date of an episode would have a row for each. So the
+    tables of windows of all shards are read for this. Raises FileNotFoundError where there is no such version, and
+    CorruptFileError as `build` does.
     """
-    arrays = {
-        f"{split}.{name}": array for split, of_split in statistics.items() for name, array in of_split.arrays().items()
-    }
-    if statistics:
-        default = max(statistics, key=lambda split: (split == "train", statistics[split].count, split))
-        return safetensors.numpy.save(arrays | statistics[default].arrays(), {"default_split": default})
-    return safetensors.numpy.save(arrays)
+    known = {one.version: one.shards for one in versions(lake, dataset)}
+    shards = known.get(version or max(known, default=0))
+    if shards is None:
+        raise FileNotFoundError(f"datasets/{dataset} has no such version")
+
+    def tables() -> Iterator[tuple[str, pa.Table]]:
+        for shard in committed(lake.storage, dataset):
+            if generation([shards], shard) is not None:
+                commit = ShardCommit.read(lake.storage, f"datasets/{dataset}/{shard.commit}")
+                yield "0", committed_windows(lake, dataset, shard, commit)
+
+    counts = _Counts(labels)
+    counts.add(tables())
+    return counts.ledger(lake.read_json(f"datasets/{dataset}/plan.json", "encoder")["encoder"], 0)
+
+
+class _Counts:
+    """Windows, time, frames and tokens by generation, GROUP and some labels."""
+
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        self.labels = labels
+        keys = ", ".join([*GROUP, *(f'{as_sql(label)} AS "{label}"' for label in labels)])
+        sums = ", ".join(
+            f"sum(tracks * (context_frames // {k})) AS context_{k}, "
+            f"sum(tracks * (continuation_frames // {k})) AS continuation_{k}"
+            for k in PATCHES
+        )
+        # Seconds are added as whole microseconds, so that the sum does not depend on its order.
+        self.query = (
+            f"SELECT batch::INTEGER AS generation, {keys}, count(*) AS windows, "
+            "sum(round(duration_s * 1e6)::HUGEINT) AS microseconds, "
+            f"sum(tracks * (context_frames + continuation_frames)) AS frames, {sums} "
+            "FROM (SELECT * REPLACE (map_from_entries(labels) AS labels) FROM shard_windows) "
+            "WHERE status = 'ok' GROUP BY ALL"
+        )
+        self.connection = duckdb.connect()
+        self.connection.execute("SET threads = 1")
+        empty = schemas.SHARD_WINDOWS.empty_table().select(COUNTED)
+        self.connection.register("shard_windows", empty.append_column("batch", pa.array([], pa.string())))
+        self.connection.execute(f"CREATE TABLE counts AS {self.query}")
+
+    def add(self, tables: Iterator[tuple[str, pa.Table]]) -> None:
+        """Count tables of SHARD_WINDOWS, each with the number of its generation."""
+        for table in joined((number, table.select(COUNTED)) for number, table in tables):
+            self.connection.register("shard_windows", table)
+            self.connection.execute(f"INSERT INTO counts {self.query}")
+
+    def ledger(self, encoder: str, last: int) -> pa.Table:
+        """The ledger (LEDGER schema, then the labels) of the generations up to `last`."""
+        own = [f'"{label}"' for label in self.labels]
+        per_patch = " UNION ALL ".join(
+            f"SELECT {', '.join([*GROUP, *own])}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, "
+            f"sum(microseconds)::DOUBLE / 3.6e9 AS hours, sum(frames) AS frames, sum(context_{k}) AS context_tokens, "
+            f"sum(continuation_{k}) AS continuation_tokens FROM counts WHERE generation <= $last GROUP BY ALL"
+            for k in PATCHES
+        )
+        order = ", ".join(["split, language, num_speakers, source, patch", *own])
+        parameters = {"encoder": encoder, "last": last}
+        table = self.connection.sql(f"{per_patch} ORDER BY {order}", params=parameters).to_arrow_table()
+        schema = pa.schema([*schemas.LEDGER, *(pa.field(label, pa.string()) for label in self.labels)])
+        return table.select(schema.names).cast(schema)
 
 
 def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> pa.Table:
@@ -144,17 +168,7 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
 
     Raises CorruptFileError where it is missing, or has not the bytes or the counts that the commit says.
     """
-    key = f"datasets/{dataset}/{shard.windows}"
-    try:
-        data = lake.storage.read(key)
-    except FileNotFoundError as error:
-        raise CorruptFileError.of(key, f"missing, though {shard.commit} says that it was written") from error
-    table = parse_parquet(key, data)
-    described = commit.files.get(shard.windows)
-    if described is None:
-        raise CorruptFileError.of(key, f"is not in {shard.commit}")
-    if hashlib.sha256(data).hexdigest() != described["sha256"]:
-        raise CorruptFileError.of(key, f"has not the sha256 that {shard.commit} says")
+    key, table = _described(lake, dataset, shard, commit, shard.windows)
     made = table.filter(pc.equal(table["status"], "ok"))
     frames = pc.sum(pc.multiply(pc.add(made["context_frames"], made["continuation_frames"]), made["tracks"])).as_py()
     found = {"windows": len(made), "failed": len(table) - len(made), "frames": frames or 0}
@@ -164,16 +178,52 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
     return table
 
 
+def committed_statistics(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> Statistics:
+    """A committed shard's statistics with the sums of products.
+
+    Raises CorruptFileError where these are missing, have not the bytes that the commit says, or are of another size.
+    """
+    key, table = _described(lake, dataset, shard, commit, shard.products)
+    try:
+        products = Products.of_table(table)
+    except ValueError as error:
+        raise CorruptFileError.of(key, error) from error
+    dim = len(commit.statistics.total)
+    if (products.dim if products else 0) != (dim if dim <= MOST_DIM else 0):
+        raise CorruptFileError.of(key, f"holds {len(table):,} products, {shard.commit} tells of {dim} values a frame")
+    return replace(commit.statistics, products=products)
+
+
+def _described(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit, name: str) -> tuple[str, pa.Table]:
+    """The key of a file that a commit describes, and its table. CorruptFileError unless it has the bytes of then."""
+    key = f"datasets/{dataset}/{name}"
+    try:
+        data = lake.storage.read(key)
+    except FileNotFoundError as error:
+        raise CorruptFileError.of(key, f"missing, though {shard.commit} says that it was written") from error
+    table = parse_parquet(key, data)
+    described = commit.files.get(name)
+    if described is None:
+        raise CorruptFileError.of(key, f"is not in {shard.commit}")
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+        raise CorruptFileError.of(key, f"has not the sha256 that {shard.commit} says")
+    return key, table
+
+
 def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:
-    """The ledger at one patch size for a terminal: a row for each combination of the columns of GROUP in `by`."""
-    assert set(by) <= set(GROUP)
+    """The ledger at one patch size for a terminal: a row for each combination of the columns in `by`.
+
+    These are of GROUP, or labels of a table that `by_labels` gave.
+    """
+    assert set(by) <= {*GROUP, *table.schema.names[len(schemas.LEDGER.names) :]}
     connection = duckdb.connect()
     connection.execute("SET threads = 1")
     connection.register("ledger", table)
-    keys = ", ".join(f"coalesce({column}::VARCHAR, 'unknown') AS {column}" for column in by)
+    quoted = [f'"{column}"' for column in by]
+    keys = ", ".join(f"coalesce({column}::VARCHAR, 'unknown') AS {column}" for column in quoted)
     found = connection.execute(
         f"SELECT {keys}, sum(windows), sum(hours), sum(frames), sum(context_tokens), sum(continuation_tokens) "
-        f"FROM ledger WHERE patch = ? GROUP BY {', '.join(by)} ORDER BY sum(frames) DESC, {', '.join(by)}",
+        f"FROM ledger WHERE patch = ? GROUP BY {', '.join(quoted)} ORDER BY sum(frames) DESC, {', '.join(quoted)}",
         [patch],
     ).fetchall()
     names = [[one_line(name) for name in row[: len(by)]] for row in found]

@@ -334,7 +334,7 @@ def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.T
 
 
 def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> Array:
-    """bool (rows, rules): which rules do not hold; a rule over something unmeasured (null) does not hold."""
+    """bool (rows, rules): which rules do not hold; a rule over a missing (null) value fails."""
     if not rules:
         return np.zeros((len(table), 0), bool)
     connection.register("judged", table)

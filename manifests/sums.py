@@ -24,6 +24,7 @@ MEASURES: dict[str, list[str]] = {
     "diarize": ["num_speakers", "overlap_share", "longest_monologue_s"],
     "language": ["language_confidence"],
     "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
+    "phonemes": ["phones_per_s"],
 }
 """Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
 
@@ -100,7 +101,7 @@ class Sums:
 
 
 class Summing:
-    """Adds up the tables of batches that follow one another, many at a time: a query has a price of its own."""
+    """Adds up the tables of batches that follow one another, many at a time, since each query has a fixed overhead."""
 
     def __init__(self, stages: Mapping[str, str]) -> None:
         self.stages, self.sums = stages, Sums()
@@ -168,7 +169,8 @@ def up_to_date(lake: Lake, selection: str, stages: Mapping[str, str]) -> bool:
 def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
     """What the selection left, and the numbers of the batches that came later: None, for all, where nothing holds.
 
-    It holds where files up to its last batch are as many and as large as then, and older than the selection.
+    It holds while the number and the sizes of the files up to its last batch are unchanged, and they are older than the
+    selection.
     """
     sums = Sums()
     folder = f"selections/{choice.selection}"

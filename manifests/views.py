@@ -1,7 +1,7 @@
 """The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
 
 `recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
-`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty where a lake has no such.
+`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty if the lake has none.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def open_views(
         made["shard_windows"] = [base + glob.escape(key) for key in keys]
     for name, schema in VIEWS.items():
         source = f"FROM {parquet(made[name])}" if name in made else nothing(schema)
+        if name == "shard_windows":  # their files hold pairs, which more readers know; a map is what other views have
+            source = f"SELECT * REPLACE (map_from_entries(labels) AS labels) FROM ({source})"
         connection.execute(f"CREATE VIEW {name} AS {source}")
     batch = "NULL::VARCHAR AS batch FROM recordings"
     if "recordings" in made:

@@ -43,7 +43,7 @@ class Cut:
 
 
 def cut(recordings: pa.Table, selection: Selection) -> Cut:
-    """Every window of `recordings` (columns of OF_RECORDING; what no stage measured may lack), all of them kept."""
+    """Every window of `recordings` (columns of OF_RECORDING; unmeasured ones may be absent), all of them kept."""
     known = {
         name: recordings[name].combine_chunks() if name in recordings.schema.names else pa.nulls(len(recordings), kind)
         for name, kind in OF_RECORDING.items()

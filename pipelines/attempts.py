@@ -1,7 +1,7 @@
 """Attempts: which recording a worker was at when it died, so that a recording that kills workers is set aside.
 
 The same for every engine: a worker leaves a mark under runs/ while it is at a unit, and takes it away when it ends. A
-unit whose mark is found was not ended: it is done in a process of its own, which its worker outlives.
+unit whose mark is found was not ended: it is retried in a subprocess, so that a crash does not kill the worker.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.errors import SpeechmillError
 MOST_DEATHS = 6
 """Deaths at a recording after which it is set aside, and at none in particular after which the run stops."""
 DEATHS_ALONE = 3
-"""What the death of a process of its own counts for. A worker may die of its node, or of what another one does."""
+"""Weight of a crash in a subprocess that does one unit alone: a worker may also die of its node or of other units."""
 
 
 class WorkerDiedError(SpeechmillError):
@@ -33,7 +33,7 @@ class WorkerDiedError(SpeechmillError):
 
 
 class Attempts:
-    """The marks of one run. Those of an interrupted run make the next one careful, and blame nobody."""
+    """The marks of one run. Those of an interrupted run make the next one careful, but are not counted as deaths."""
 
     def __init__(self, storage: Storage, run: str | None = None) -> None:
         """`run` is the run's folder under runs/; without one no death was seen before."""
@@ -93,7 +93,7 @@ class Attempt:
     def _check(self) -> None:
         if self._deaths[""] >= MOST_DEATHS:
             self.end()
-            what = f"{self._unit}: workers died on it again and again, at no recording in particular"
+            what = f"{self._unit}: workers died on it again and again, and no single recording is to blame"
             raise SpeechmillError(what, "give workers more memory, then run the same command again")
 
     def __enter__(self) -> Attempt:

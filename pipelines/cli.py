@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
+import pipelines.inspect  # adds clip, play and spectrogram
+import pipelines.pjsd_cli  # noqa: F401 (adds pjsd to `speechmill study`)
 from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choosing
@@ -24,6 +25,7 @@ from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
 from pipelines.tokens import tokens
 from pipelines.told import end
+from studies import planning
 from studies.cli import study
 
 if TYPE_CHECKING:
@@ -287,6 +289,7 @@ REACHED = click.Option(
 for command in [
     *manifest.commands.values(),
     *datasets.commands.values(),
+    *planning.COMMANDS,
     report,
     curate.label,
     curate.remove,

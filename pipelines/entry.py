@@ -130,9 +130,13 @@ def _supervisions(said: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _labels(said: dict[str, Any], names: Sequence[str], notes: Notes) -> list[tuple[str, str]] | None:
-    """Labels by these names: keys of NeMo's line, or of what Lhotse lets users attach to a cut and what is in it."""
+    """Labels by these names: keys of NeMo's line, or of what Lhotse lets users attach to a cut and what is in it.
+
+    `manifest convert` writes labels as an object `labels` of either, which is read as well.
+    """
     parts = [said, said.get("recording"), *_supervisions(said)]
     places = [said, *(part.get("custom") for part in parts if isinstance(part, dict))]
+    places += [place.get("labels") for place in places if isinstance(place, dict)]
     found: dict[str, str] = {}
     for name in names:
         values = {_as_text(place[name]) for place in places if isinstance(place, dict) and name in place}

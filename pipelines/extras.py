@@ -49,7 +49,7 @@ def _of_stages(recipe: Recipe) -> Iterator[Need]:
     """All that the stages import, and all that their weights lie in."""
     for stage in recipe.make_stages():
         for package in stage.packages:
-            yield Need(stage.name, package, stage.name)
+            yield Need(stage.name, package, stage.extra)
         for name in stage.registered():
             if model := MODELS.get(name):
                 for package in [model.package, *(part[0] for part in model.parts)]:

@@ -29,6 +29,7 @@ STAGES = {
     "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
     "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
+    "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
 }
 
 

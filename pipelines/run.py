@@ -87,7 +87,7 @@ class Run:
         if not self.retry:
             units = replace(units, share_s=share_s(batches, total_s, self.engine.most_workers()))
         with self.watch.step("annotate", total_s) as step:
-            if batches:  # no models are loaded for nothing
+            if batches:  # else models would be loaded in vain
                 groups = [
                     self._group("annotate", group, partial(_annotator, *self._given(step), number), "unit")
                     for number, group in enumerate(grouped(stages))
@@ -113,7 +113,7 @@ class Run:
         return self.lake, self.recipe, self.retry, self.watch.prefix, step.beat_prefix
 
     def _group(self, what: str, stages: Sequence[Stage], make: Callable[[], Worker], name: str) -> Group:
-        """A group that occupies what the hungriest of its stages does. `name` is the attribute that names its units."""
+        """A group that is sized for its most demanding stage. `name` is the attribute that names its units."""
         cpus = max((stage.resources.cpus for stage in stages), default=1.0)
         gpus = max((stage.resources.gpus for stage in stages), default=0.0)
         guarded = partial(Guarded, make, Attempts(self.lake.storage, self.watch.prefix), attrgetter(name))
@@ -122,7 +122,7 @@ class Run:
     def _count(self, step: Step, units: Iterable[Any], groups: Sequence[Group]) -> None:
         """Run units and count what comes back; SpeechmillError once too much of it failed."""
         most = self.recipe.max_failed_share
-        with closing(self.engine.run(units, groups)) as results:  # whatever is raised, the engine rests after it
+        with closing(self.engine.run(units, groups)) as results:  # the engine is stopped whatever is raised
             for done in results:
                 step.done(done)
                 if step.recordings >= MIN_TRIED and step.failed > most * step.recordings:
@@ -323,7 +323,8 @@ def _annotator(
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
         recordings, seconds = max(before.recordings, done.recordings), max(before.seconds, done.seconds)
         failures = list(dict.fromkeys(before.failures + done.failures))  # sound that nobody can decode fails in each
-        return Done(before.unit, recordings, seconds, failures, done.unreachable, done.uncommitted)
+        spent = before.spent | done.spent
+        return Done(before.unit, recordings, seconds, failures, done.unreachable, done.uncommitted, spent)
 
     return annotate
 

@@ -29,7 +29,7 @@ DATASET = (
 @DATASET[1]
 @click.option(
     "--by", "by", multiple=True, metavar="A,B,...", default=["split,language"], show_default=True,
-    help="Columns to count by, of split, language, num_speakers and source: all of them together.",
+    help="Columns to count by, of split, language, num_speakers, source and labels.NAME: all of them together.",
 )  # fmt: skip
 def tokens_show(
     recipe: str,
@@ -43,17 +43,23 @@ def tokens_show(
 ) -> None:
     """Print the ledger of RECIPE's dataset."""
     from manifests import ledger
+    from manifests.labels import COUNTED_BY
     from pipelines.dataset import dataset_of
 
     loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
     columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
-    if not set(columns) <= set(ledger.GROUP):
-        raise click.BadParameter(f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)}", param_hint="--by")
+    labels = [column for column in columns if COUNTED_BY.fullmatch(column)]
+    if not set(columns) <= {*ledger.GROUP, *labels}:
+        raise click.BadParameter(
+            f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)} and labels.NAME", param_hint="--by"
+        )
     opened = open_lake(lake, loaded.storage)
     name = dataset or dataset_of(opened, loaded)
     folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
     try:
         table = opened.read(f"{folder}/ledger.parquet")
+        if labels:
+            table = ledger.by_labels(opened, name, version, labels)
     except FileNotFoundError as error:
         remedy = "`speechmill datasets list` shows which there are; `speechmill encode` finishes one"
         raise SpeechmillError(f"no {folder}/ledger.parquet in {lake}", remedy) from error

@@ -15,7 +15,7 @@ from manifests.output import say, to_json
 from pipelines.say import public
 from runtime.errors import SpeechmillError
 
-INTERRUPTED = "the same command goes on from here"
+INTERRUPTED = "run the same command again to resume"
 BUG = "report it with the lines on stderr"
 
 

@@ -89,7 +89,7 @@ class Batches:
 
 
 def together(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of jobs, in threads of their own, that call their models in step: short recordings fill a batch together.
+    """Results of jobs, in threads whose model calls are batched together: short recordings share a batch.
 
     A call waits until every other job waits as well or has ended, so that which rows meet in a batch depends on the
     jobs alone and never on time.

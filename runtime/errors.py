@@ -49,7 +49,7 @@ class DecoderDiedError(UnreadableAudioError):
 
 
 class OutOfMemoryError(OSError, MemoryError):
-    """The machine lacks the memory or the processes to decode at all: no recording's fault, so the run stops."""
+    """The machine lacks the memory or the processes to decode at all: the machine's fault, so the run stops."""
 
     def __init__(self, message: str, remedy: str = "give the machine more memory, or use fewer workers") -> None:
         super().__init__(message)

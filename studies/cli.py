@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from manifests.look.options import Commands
+from studies import planning
 from studies.laws import cli as laws
 from studies.laws import plan_cli
 
@@ -14,5 +15,5 @@ def study() -> None:
     """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
 
 
-study.add_command(laws.fit)
-study.add_command(plan_cli.plan)
+for command in (plan_cli.plan, laws.fit, *planning.COMMANDS):
+    study.add_command(command)

@@ -15,7 +15,7 @@ MISMATCH_S = 0.025
 
 @dataclass(frozen=True)
 class Rule:
-    """`bad` is an SQL condition; null counts as sound."""
+    """`bad` is an SQL condition; null counts as valid."""
 
     bad: str
     what: str
@@ -67,12 +67,12 @@ STAGES = {
     ],
     "vad": [
         Rule(span("segments", "duration_s"), "a stretch of speech that is empty or not inside it", ANNOTATE),
-        Rule(track("segments"), "a stretch of speech on a track that it has not", ANNOTATE),
+        Rule(track("segments"), "a stretch of speech on a track that the recording does not have", ANNOTATE),
         Rule(f"speech_s < 0 OR speech_s > duration_s + {SLACK_S}", "more speech than sound", ANNOTATE),
     ],
     "diarize": [
         Rule(span("turns", "duration_s"), "a turn that is empty or not inside it", ANNOTATE),
-        Rule(track("turns"), "a turn on a track that it has not", ANNOTATE),
+        Rule(track("turns"), "a turn on a track that the recording does not have", ANNOTATE),
         Rule("len(list_filter(turns, lambda s: s.speaker IS NULL)) > 0", "a turn without a speaker", ANNOTATE),
         Rule(
             "num_speakers <> len(list_distinct(list_transform(turns, lambda s: s.speaker)))",
@@ -89,6 +89,21 @@ STAGES = {
         ),
     ],
     "quality": [Rule("music_likelihood NOT BETWEEN 0 AND 1", "a likelihood of music outside 0 to 1", ANNOTATE)],
+    "phonemes": [
+        Rule(span("stretches", "duration_s"), "a stretch of speech that is empty or not inside it", ANNOTATE),
+        Rule(track("stretches"), "a stretch of speech on a track that it has not", ANNOTATE),
+        Rule(
+            "phones <> coalesce(list_sum(list_transform(stretches, lambda s: len(s.phones))), 0)",
+            "another number of phones than its stretches have",
+            ANNOTATE,
+        ),
+        Rule(
+            "len(list_filter(stretches, lambda s: len(s.phones) <> len(s.starts_ms) "
+            "OR len(s.phones) <> len(s.ends_ms))) > 0",
+            "phones without times",
+            ANNOTATE,
+        ),
+    ],
 }
 VERDICTS = [
     Rule("verdict NOT IN ('kept', 'rejected', 'failed')", "a verdict that is none", SELECT),

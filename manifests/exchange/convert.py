@@ -143,7 +143,9 @@ def _lhotse_cuts(source: Source, out: Path, result: Converted) -> None:
 
 def _lhotse_cuts_alone(source: Source, out: Path, result: Converted) -> None:
     _lhotse_cuts(source, out, result)
-    if not source.count("windows"):
+    windows = source.count("windows")
+    result.lost += lost(source, {"recordings": (NAMES, "custom") if windows else (NAMES,), "windows": ()}, lhotse.FORM)
+    if not windows:
         return
     outside = "SELECT count(*) FROM {recordings} ANTI JOIN {windows} USING (recording_id)".format(**source.relations)
     for count, noun, what in (
@@ -163,7 +165,7 @@ SEGMENT = ", ".join(f"'{name}': s.{name}" for name in TABLES["segments"].names)
 WHOLE_RECORDINGS = (
     "SELECT recording_id AS window_id, recording_id, 0.0::DOUBLE AS start_s, duration_s, "
     "list_transform(range(channels), lambda x: x::INTEGER) AS channels, coalesce(inside, []) AS segments, "
-    f"NULL AS custom, NULL AS rest, {{{{{RECORDING}}}}} AS of FROM {{recordings}} AS r LEFT JOIN ("
+    f"r.custom, NULL AS rest, {{{{{RECORDING}}}}} AS of FROM {{recordings}} AS r LEFT JOIN ("
     f"SELECT recording_id, list({{{{{SEGMENT}}}}} ORDER BY s.position) AS inside FROM {{segments}} AS s "
     "WHERE duration_s > 0 GROUP BY recording_id) USING (recording_id) ORDER BY r.position"
 )
@@ -199,7 +201,8 @@ def _nemo(source: Source, out: Path, result: Converted) -> None:
     def line(row: Row) -> str:
         if row["uri"] is None:
             raise CannotHoldError("utterances whose file is not known: NeMo wants its path")
-        return _json(nemo.segment(dict.fromkeys(("start_s", "speaker", "language", "text")) | row, row["uri"]))
+        said = dict.fromkeys(("start_s", "speaker", "language", "text")) | row | {"custom": nemo.flat(row)}
+        return _json(nemo.segment(said, row["uri"]))
 
     _write_lines(out, source.rows(f"{query} ORDER BY {order}"), line, result)
 
@@ -234,7 +237,7 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
                 file.write(rttm.region(region) + "\n")
         uem = named["uem"] if row["duration_s"] is not None else None
         speakers = len({segment["speaker"] for segment in inside})
-        return _json(nemo.recording(row, speakers, named["rttm"], uem))
+        return _json(nemo.recording(row | {"custom": nemo.flat(row)}, speakers, named["rttm"], uem))
 
     _write_lines(out / "manifest.jsonl", source.rows(query), line, result)
     strange = "SELECT count(*) FROM {segments} ANTI JOIN {recordings} USING (recording_id)".format(**source.relations)
@@ -316,6 +319,7 @@ def _csv(source: Source, out: Path, result: Converted) -> None:
 ID, NAMES = "recording_id, which is not the path", "all names but the first"
 SOUND = ("sample_rate", "num_samples", "number of channels")
 CLASH = "custom that clashes with NeMo's own keys"
+CLASHES = "custom that clashes with NeMo's own keys for diarization"
 WORDS = ("segment_id", "language", "text", "custom")
 ONE = "all channels but the first"
 FORMS = {
@@ -328,10 +332,10 @@ FORMS = {
     "lhotse-supervisions": Form(
         _lhotse_supervisions, {"recordings": None, "segments": (), "windows": None}, "lhotse"
     ),
-    "lhotse-cuts": Form(_lhotse_cuts_alone, {"recordings": (NAMES, "custom"), "windows": ()}, "lhotse"),
+    "lhotse-cuts": Form(_lhotse_cuts_alone, name="lhotse"),
     "nemo": Form(_nemo, name="nemo"),
     "nemo-diarization": Form(
-        _nemo_diarization, {"recordings": (ID, NAMES, *SOUND, "custom"), "segments": (*WORDS, ONE), "windows": None},
+        _nemo_diarization, {"recordings": (ID, NAMES, *SOUND, CLASHES), "segments": (*WORDS, ONE), "windows": None},
         "nemo", folder=True,
     ),
     "rttm": Form(

@@ -15,8 +15,11 @@ SAYS = {
     "recording_id, which is not the path": "recording_id IS DISTINCT FROM uris[1]",
     "number of channels": "channels IS NOT NULL",
     "segments": "len(segments) > 0",
-    "custom that clashes with NeMo's own keys": f"json_type(custom) <> 'OBJECT' OR len(list_intersect("
-    f"json_keys(custom), {sorted(nemo.COLUMNS)!r})) > 0",
+    **{
+        f"custom that clashes with NeMo's own keys{kind}": f"json_type(custom) <> 'OBJECT' OR len(list_intersect("
+        f"json_keys(custom), {sorted(keys)!r})) > 0"
+        for kind, keys in (("", nemo.COLUMNS), (" for diarization", nemo.OF_RECORDINGS))
+    },
 }
 """When a row holds something of that kind; any other name is a column that is not null."""
 

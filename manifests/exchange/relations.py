@@ -26,7 +26,7 @@ BATCH_ROWS = 2000
 
 @dataclass
 class Source:
-    """Three relations with the columns of manifests/foreign/rows.py and a `position` that orders each."""
+    """Three relations with the columns of foreign/rows.py and a `position` that orders each."""
 
     connection: duckdb.DuckDBPyConnection
     relations: dict[str, str]
@@ -98,16 +98,24 @@ def shard_folders(lake: Lake, dataset: str) -> list[str]:
     return [f"{lake.storage.root}/{dataset}/{name}" for name in names]
 
 
-MEASURED = """
+def _custom(*columns: str) -> str:
+    """SQL of `custom`: a JSON object of these columns and of what users say of recordings; NULL where all are null.
+
+    `labels` is an object in it, as in the cuts of shards, so that no name of a label hides another attribute.
+    """
+    pairs = ", ".join(f"'{name}', {name}" for name in (*columns, "source", "licence", "labels"))
+    return f"nullif(json_merge_patch('{{}}', json_object({pairs}))::VARCHAR, '{{}}') AS custom"
+
+
+MEASURED = f"""
 SELECT row_number() OVER () AS position, recording_id, uris, sample_rate, num_samples, duration_s, channels,
-  json_merge_patch('{}', json_object('source', source, 'licence', licence, 'language', language,
-    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+  {_custom("language", "channel_relation")}, NULL::VARCHAR AS rest
 FROM annotations WHERE num_samples > 0
 """
-CLAIMED = """
+CLAIMED = f"""
 SELECT row_number() OVER () AS position, recording_id, uris, sample_rate,
   round(claimed_duration_s * sample_rate)::BIGINT AS num_samples, claimed_duration_s AS duration_s, channels,
-  json_merge_patch('{}', json_object('source', source, 'licence', licence))::VARCHAR AS custom, NULL::VARCHAR AS rest
+  {_custom()}, NULL::VARCHAR AS rest
 FROM recordings WHERE status = 'ok' AND claimed_duration_s > 0
 """
 """What headers say, where nothing was decoded."""
@@ -121,23 +129,24 @@ SELECT row_number() OVER () AS position, concat(recording_id, '-', lpad(n::VARCH
   recording_id, span.start_s AS start_s, round(span.end_s - span.start_s, 6) AS duration_s,
   CASE channel_relation WHEN 'speakers' THEN [span.track] WHEN 'one_sided' THEN [live_channel] WHEN 'dual_mono' THEN [0]
     ELSE list_transform(range(channels), lambda x: x::INTEGER) END AS channels,
-  {speaker} AS speaker, language, NULL::VARCHAR AS text, NULL::VARCHAR AS custom, NULL::VARCHAR AS rest
+  {speaker} AS speaker, language, NULL::VARCHAR AS text, {_custom()}, NULL::VARCHAR AS rest
 FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS n FROM annotations)
 """
 
 
+ATTRIBUTES = (
+    "context_s", "split", "language", "num_speakers", "speech_share", "overlap_share", "channel_relation",
+)  # fmt: skip
 # As `manifests.shards.cut_of` describes the windows of shards.
-WINDOWS = """
+WINDOWS = f"""
 SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels,
-  list_filter(list_transform(turns, lambda turn, n: {
+  list_filter(list_transform(turns, lambda turn, n: {{
     'segment_id': concat(window_id, '-', n - 1), 'recording_id': recording_id, 'start_s': turn.start_s,
     'duration_s': round(turn.end_s - turn.start_s, 6),
     'channels': CASE WHEN tracks = 1 THEN heard ELSE [turn.track] END,
     'speaker': turn.speaker, 'language': language, 'text': NULL::VARCHAR, 'custom': NULL::VARCHAR, 'rest': NULL::VARCHAR
-  }), lambda segment: segment.duration_s > 0) AS segments,
-  json_merge_patch('{}', json_object('context_s', context_s, 'split', split, 'source', source, 'licence', licence,
-    'language', language, 'num_speakers', num_speakers, 'speech_share', speech_share, 'overlap_share', overlap_share,
-    'channel_relation', channel_relation))::VARCHAR AS custom, NULL::VARCHAR AS rest
+  }}), lambda segment: segment.duration_s > 0) AS segments,
+  {_custom(*ATTRIBUTES)}, NULL::VARCHAR AS rest
 FROM (
   SELECT *, CASE WHEN tracks > 1 THEN list_transform(range(tracks), lambda x: x::INTEGER)
     WHEN channel_relation = 'one_sided' THEN [live_channel] ELSE [0] END AS heard

@@ -129,7 +129,7 @@ def show(recording: str, as_json: bool, **named: Any) -> None:
 
 BY = click.option(
     "--by", "by", multiple=True, metavar="A,B,...",
-    help="Columns by which to count, or SQL expressions; given several times, all of them together.",
+    help="Columns by which to count, labels as labels.NAME, or SQL expressions; given several times, all together.",
 )  # fmt: skip
 
 

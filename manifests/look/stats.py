@@ -10,6 +10,7 @@ import duckdb
 import pyarrow.compute as pc
 
 from manifests.choice import Choice
+from manifests.labels import as_sql
 from manifests.lake import Lake
 from manifests.sql import ask
 from manifests.sums import MEASURES, Sum, Sums
@@ -41,10 +42,13 @@ def hours(columns: dict[str, str]) -> str:
 
 
 def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str], where: str = "true") -> Rows:
-    """Count, hours and share of the hours of each group of `by` (columns or SQL expressions), most hours first."""
+    """Count, hours and share of the hours of each group of `by`, most hours first.
+
+    `by` are columns, labels such as `labels.country`, or SQL expressions.
+    """
     measure = hours(columns_of(connection, view))
     order = ", ".join(str(number + 1) for number in range(len(by)))
-    keys = ", ".join(f'{name} AS "{name.strip(chr(34))}"' for name in by)
+    keys = ", ".join(f'{as_sql(name)} AS "{name.strip(chr(34))}"' for name in by)
     return rows_of(
         connection,
         f"SELECT *, hours / sum(hours) OVER () AS share FROM (SELECT {keys}, count(*) AS count, {measure} AS hours "

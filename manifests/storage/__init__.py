@@ -71,7 +71,7 @@ class StorageConfig:
     bucket_key: bool = False
     """Encrypt for 'aws:kms' under a key of the bucket, which asks KMS less often; else as the bucket is set."""
     retry_s: float = 600.0
-    """A request that fails for a passing reason is tried again for this long."""
+    """Transient failures of a request are retried for this long."""
     timeout_s: float = 30.0
     """A connection on which nothing moves for this long is given up, and the request tried again."""
     concurrency: int = 8
@@ -124,7 +124,7 @@ def reached_by(config: StorageConfig) -> Iterator[None]:
 
 
 class Storage(Protocol):
-    """Named bytes. Missing keys raise FileNotFoundError; what no other key would mend raises StorageError."""
+    """Named bytes. Missing keys raise FileNotFoundError; errors that affect the whole storage raise StorageError."""
 
     root: str
 

@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 20.0
 TELL_AFTER_S = 5.0
-"""A request that fails for longer than this is told as a warning, since a person may be waiting,"""
+"""A request that fails for longer than this is told as a warning, since a person may be waiting."""
 TELL_EVERY_S = 10.0
-"""but of many that fail together one now and then."""
+"""Of many that fail together, a warning is told only this often."""
 
 log = logging.getLogger("speechmill.storage")
 _causes: Counter[str] = Counter()
@@ -83,7 +83,7 @@ def persist(attempt: Callable[[int], Result], what: str, limit_s: float) -> Resu
             failing_s = time.monotonic() - started
             if failing_s + pause > limit_s:
                 told = f"{what}: {error.cause}, {number + 1} times in {failing_s:.0f} s"
-                remedy = "check the server and the network; the same command goes on from what is done"
+                remedy = "check the server and the network, then run the same command again to resume"
                 raise PersistentError(told, remedy) from error
             count({error.cause: 1})
             with _lock:

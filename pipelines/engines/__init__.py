@@ -54,7 +54,7 @@ class Engine:
             raise SpeechmillError(f"{' '.join(self.options)}: options of Beam", "add --engine beam, or leave them out")
 
     def run(self, units: Iterable[Any], groups: Sequence[Group]) -> Generator[Any]:
-        """Results of the last group, unordered. `units` is iterated once, where the engine wants: it is picklable."""
+        """Results of the last group, unordered. `units` is iterated once, possibly on a worker, so it is picklable."""
         run: Callable[..., Iterator[Any]] = importlib.import_module(f"pipelines.engines.{self.name}").run
         yield from run(units, groups, self)
 

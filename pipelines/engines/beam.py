@@ -117,5 +117,5 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     if counts.get("failed units"):
         raise SpeechmillError(
             f"{counts['failed units']} units failed: {'; '.join(told.get('errors', []))}",
-            "mend that, then run the same command again",
+            "fix these errors, then run the same command again",
         )

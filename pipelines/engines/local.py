@@ -24,7 +24,7 @@ _work: Worker | None = None
 def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Any]:
     """One worker runs in this process. Of more, one that dies is replaced, and its unit is begun again.
 
-    Raises SpeechmillError where workers only die.
+    Raises SpeechmillError if workers keep crashing.
     """
     _, workers = engine.workers or (1, 1)
     if workers == 1:

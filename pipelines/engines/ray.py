@@ -131,7 +131,9 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
         yield from _results(ray, pools, source)
     except ray.exceptions.RayError as error:
         what = f"Ray gave up: {str(error).partition(chr(10))[0]}"
-        raise SpeechmillError(what, "look into /tmp/ray/session_latest/logs; the same command goes on") from error
+        raise SpeechmillError(
+            what, "look into /tmp/ray/session_latest/logs, then run the same command again to resume"
+        ) from error
     finally:
         for pool in pools:
             pool.stop()
@@ -295,7 +297,7 @@ def _pools(groups: Sequence[Group], workers: tuple[int, int] | None, nodes: Any)
             if not place(group):
                 wish = f"{group.cpus:g} CPU" + (f" and {group.gpus:g} GPU" if group.gpus else "")
                 raise SpeechmillError(
-                    f"{least} x {wish} for {group.name} do not fit on the nodes there are: {held}",
+                    f"{least} x {wish} for {group.name} do not fit on the available nodes: {held}",
                     "use fewer --workers (MIN..MAX lets the cluster grow from MIN), or start nodes that hold them",
                 )
     for group in sorted(groups, key=lambda group: -group.gpus):

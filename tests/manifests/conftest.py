@@ -29,7 +29,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake
     soundfile.write(folder / "two.wav", np.stack([speech, np.roll(speech[::-1], 5 * rate)], 1), rate)
     (folder / "none.wav").write_bytes(b"no sound")
     lake = Lake.at(str(tmp_path_factory.mktemp("lake")))
-    ingest(lake, [str(folder)], IngestConfig(source="sample", licence="MIT"))
+    ingest(lake, [str(folder)], IngestConfig(source="sample", licence="MIT", label={"country": "DE"}))
     annotator = Annotator(lake, [Vad(VadConfig())])
     annotator.annotate("batch-000000")
     rows = []

@@ -35,7 +35,7 @@ def test_lhotse_loads_and_validates_what_is_written_of_a_lake(milled: Lake, tmp_
     assert sorted(recording.num_channels for recording in recordings) == [1, 2]
     assert {(s.speaker, s.channel) for s in supervisions} == {("SPEAKER_00", 0), ("SPEAKER_01", 1)}
     assert result.left_out == {"recordings that failed, or that are not annotated yet": (1, [])}
-    assert result.lost == ["custom (channel_relation, licence, source) of 2 recordings"]
+    assert result.lost == ["custom (channel_relation, labels, licence, source) of 2 recordings"]
 
 
 def test_cuts_of_a_lake_are_the_cuts_of_its_shards(milled: Lake, tmp_path: Path) -> None:
@@ -47,6 +47,42 @@ def test_cuts_of_a_lake_are_the_cuts_of_its_shards(milled: Lake, tmp_path: Path)
         encoded, key=lambda cut: cut["id"]
     )
     lhotse.validate(lhotse.CutSet.from_file(tmp_path / "cuts.jsonl"), read_data=True)
+
+
+def test_labels_and_licence_come_along_in_every_format_that_holds_them(milled: Lake, tmp_path: Path) -> None:
+    said = {"source": "sample", "licence": "MIT", "labels": {"country": "DE"}}
+    flat = {"source": "sample", "licence": "MIT", "country": "DE"}
+    for form in ("lhotse", "nemo", "nemo-diarization", "parquet", "csv"):
+        out = tmp_path / (form if FORMS[form].folder else f"{form}.jsonl")
+        convert(open_lake(milled), form, str(out))
+        back = open_foreign([str(out)])
+        tables = {"lhotse": ["segments", "windows"], "nemo": ["segments"], "nemo-diarization": ["recordings"]}
+        for table in tables.get(form, ["recordings", "segments", "windows"]):
+            rows = list(back.rows(f"FROM {{{table}}}"))
+            assert rows
+            for row in rows:
+                found = json.loads(row["custom"])
+                expected = flat if form.startswith("nemo") else said
+                assert {name: found.get(name) for name in expected} == expected, (form, table)
+
+
+def test_ingest_reads_the_labels_that_convert_writes(milled: Lake, tmp_path: Path) -> None:
+    for form in ("nemo", "lhotse-cuts"):
+        convert(open_lake(milled), form, str(tmp_path / f"{form}.jsonl"))
+        again = Lake.at(str(tmp_path / form))
+        ingest(again, [str(tmp_path / f"{form}.jsonl")], IngestConfig(labels=["country", "licence"]))
+        ((table,),) = ((table for _, table in again.recordings()),)
+        assert {(row["licence"], tuple(row["labels"])) for row in table.to_pylist()} == {("MIT", (("country", "DE"),))}
+
+
+def test_labels_whose_names_mean_something_to_nemo_stay_an_object(tmp_path: Path) -> None:
+    said = {"labels": {"country": "DE", "label": "infer"}}
+    row = {"id": "s", "recording_id": "r", "start": 0, "duration": 1, "custom": said}
+    recording: dict[str, Any] = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "r.wav"}]}
+    recording |= {"sampling_rate": 8000, "num_samples": 8000, "duration": 1.0, "channel_ids": [0]}
+    (tmp_path / "s.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(recording)}\n")
+    convert(open_foreign([str(tmp_path / "s.jsonl")]), "nemo", str(tmp_path / "n.jsonl"))
+    assert lines(tmp_path / "n.jsonl")[0]["labels"] == said["labels"]
 
 
 def test_without_windows_a_recording_is_a_cut_with_its_turns(milled: Lake, tmp_path: Path) -> None:
@@ -162,7 +198,7 @@ def test_the_command_line_tells_files_on_one_stream_and_losses_on_the_other(mill
     assert code == 0
     assert out.split()[1] == str(tmp_path / "n.jsonl")
     assert "left out: recordings that failed, or that are not annotated yet: 1\n" in err
-    assert "not in nemo: custom (channel_relation, licence, source) of 2 recordings\n" in err
+    assert "not in nemo: custom (channel_relation, labels, licence, source) of 2 recordings\n" in err
     assert "not in nemo: channels of" in err
     assert "not in nemo: segment_id of" in err
     assert "not in nemo: 4 windows\n" in err

@@ -17,6 +17,7 @@ from manifests.exchange.foreign.nemo import COLUMNS
 from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.exchange.relations import Source, open_foreign, open_lake
 from manifests.lake import Lake
+from manifests.storage import open_storage
 from pipelines.cli import cli
 
 few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -235,6 +236,38 @@ def test_overwriting_leaves_no_mixture_and_touches_nothing_of_others(milled: Lak
     (tmp_path / "u.jsonl").write_text('{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "speaker": "A"}')
     manifest("convert", str(tmp_path / "u.jsonl"), "--to", "rttm", "-o", str(tmp_path / "t.rttm"), "--overwrite")
     assert not (tmp_path / "t.uem").exists()
+
+
+def test_a_folder_in_a_bucket_is_overwritten_as_one_on_a_disk(milled: Lake, tmp_path: Path, bucket: str) -> None:
+    root, storage = str(milled.storage.root), open_storage(f"s3://{bucket}/some")
+    out = f"{storage.root}/out"
+
+    def held() -> dict[str, bytes]:
+        return {key: storage.read(key) for key in storage.list()}
+
+    storage.put("out2/recordings.csv", b"of others")
+    for form in ("csv", "parquet", "lhotse"):
+        manifest("convert", root, "--to", form, "-o", out, *(["--overwrite"] if form != "csv" else []))
+        before = held()
+        assert "--overwrite" in manifest("convert", root, "--to", form, "-o", out, code=1).stderr
+        assert held() == before
+        manifest("convert", root, "--to", form, "-o", out, "--overwrite")
+        assert held() == before
+        manifest("convert", root, "--to", form, "-o", str(tmp_path / form))
+        assert before == {f"out/{name}": data for name, data in files(tmp_path / form).items()} | {
+            "out2/recordings.csv": b"of others"
+        }
+    storage.put("out/thesis.txt", b"three years of work")
+    done = manifest("convert", root, "--to", "csv", "-o", out, "--overwrite", code=1)
+    assert "holds thesis.txt, which no conversion wrote" in done.stderr
+    assert held() == before | {"out/thesis.txt": b"three years of work"}
+    turns = f"{storage.root}/turns.rttm"
+    manifest("convert", root, "--to", "rttm", "-o", turns)
+    assert "turns.rttm is there already" in manifest("convert", root, "--to", "rttm", "-o", turns, code=1).stderr
+    (tmp_path / "u.jsonl").write_text('{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "speaker": "A"}')
+    manifest("convert", str(tmp_path / "u.jsonl"), "--to", "rttm", "-o", turns, "--overwrite")
+    assert storage.read("turns.rttm").startswith(b"SPEAKER r ")
+    assert not storage.exists("turns.uem")
 
 
 def test_a_conversion_that_fails_leaves_the_place_as_it_was(tmp_path: Path) -> None:

@@ -141,6 +141,16 @@ def test_by_several_columns_is_one_table_however_it_is_written(lake: str) -> Non
     assert list(one[0]) == ["num_speakers", "source", "count", "hours", "share"]
 
 
+def test_labels_are_columns_to_count_by_in_every_view_that_has_them(milled: Lake) -> None:
+    for view in ("recordings", "annotations", "windows", "shard_windows"):
+        done = run("stats", milled.storage.root, "--view", view, "--by", "labels.country,source", "--json")
+        (group,) = json.loads(done.stdout)["groups"]
+        assert (group["labels.country"], group["source"]) == ("DE", "sample")
+        assert group["count"]
+    done = run("stats", milled.storage.root, "--view", "ledger", "--by", "labels.country", code=1)
+    assert "labels" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "error", "remedy"),
     [

@@ -106,7 +106,7 @@ def test_a_row_that_cannot_be_is_named_with_its_file(
         (-0.5, 1.0, 0, "a turn that is empty or not inside it"),
         (1.0, 1.0, 0, "a turn that is empty or not inside it"),
         (29.0, 30.01, 0, "a turn that is empty or not inside it"),
-        (1.0, 2.0, 2, "a turn on a track that it has not"),
+        (1.0, 2.0, 2, "a turn on a track that the recording does not have"),
     ],
 )
 def test_a_turn_outside_its_recording_is_named(lake: Lake, start_s: float, end_s: float, track: int, told: str) -> None:

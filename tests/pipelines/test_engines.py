@@ -230,7 +230,7 @@ def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     words = ["--engine", "ray", "--ray-address", nodes.address, "--workers", workers]
     done = on(nodes, *command(milled[0], tmp_path / "lake", *words))
     assert done.returncode == 1
-    assert "3 x 1 CPU for annotate-vad do not fit on the nodes there are: 1 CPU, 1 CPU and 1 GPU" in done.stderr
+    assert "3 x 1 CPU for annotate-vad do not fit on the available nodes: 1 CPU, 1 CPU and 1 GPU" in done.stderr
     assert "remedy: use fewer --workers" in done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shutil
 import tarfile
@@ -349,12 +350,23 @@ def test_a_label_that_was_corrected_is_corrected_in_the_shards_that_hold_it(
     }
     assert verify(lake, "cheap") == []
     folders = [root / "datasets/cheap" / split for split in made.version.shards]
-    told = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
-    assert {cut.recording.id for cut in told if cut.custom["licence"] == "CC0"} == {rows[0]["recording_id"]}
-    assert {cut.recording.id for cut in told if cut.custom.get("labels")} == {rows[0]["recording_id"]}
+    cuts = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
+    assert {cut.recording.id for cut in cuts if cut.custom["licence"] == "CC0"} == {rows[0]["recording_id"]}
+    assert {cut.recording.id for cut in cuts if cut.custom.get("labels")} == {rows[0]["recording_id"]}
     stored = datasets.load_dataset("parquet", data_files=str(root / "datasets/cheap/windows/*.parquet"), split="train")
     labels = {row["recording_id"]: row["labels"] for row in stored if row["labels"]}
     assert labels == {rows[0]["recording_id"]: [{"key": "country", "value": "DE"}]}
+    (tmp_path / "cheap.toml").write_text("name = 'cheap'\n[annotate.vad]\n")
+    shown = ["tokens", "show", str(tmp_path / "cheap.toml"), "--lake", str(root), "--by", "split,labels.country"]
+    assert " DE " in CliRunner().invoke(cli, shown, catch_exceptions=False).output
+    for version in ([], ["--version", "1"]):
+        done = CliRunner().invoke(cli, [*shown, *version, "--json"], catch_exceptions=False)
+        told, whole = json.loads(done.output)["ledger"], ledger_of(root, folder="versions/000001" if version else "")
+        assert {row["labels.country"] for row in told} == {"DE", None}
+        for name in ("windows", "hours", "frames", "context_tokens", "continuation_tokens"):
+            assert sum(row[name] for row in told) == pytest.approx(sum(row[name] for row in whole))
+        german = sum(row["windows"] for row in told if row["labels.country"] == "DE" and row["patch"] == 1)
+        assert german == sum(cut.recording.id == rows[0]["recording_id"] for cut in cuts)
     assert mill(root, None).version == made.version  # once and for all
     assert "CC0" in (root / "datasets/cheap/README.md").read_text()
     assert "CC0" in (root / "datasets/cheap/versions/000001/README.md").read_text()

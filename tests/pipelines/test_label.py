@@ -282,6 +282,13 @@ def test_rules_and_statistics_read_labels(tmp_path: Path) -> None:
     words = ["manifest", "stats", lake.storage.root, "--by", "labels['country']", "--json"]
     told = json.loads(CliRunner().invoke(cli, words).stdout)
     assert {row["labels['country']"]: row["count"] for row in told["groups"]} == {"DE": 3, "FR": 3, None: 3}
+    words = ["manifest", "stats", lake.storage.root, "--by", "labels.country,source", "--json"]
+    told = json.loads(CliRunner().invoke(cli, words).stdout)
+    assert {(row["labels.country"], row["source"]): row["count"] for row in told["groups"]} == {
+        ("DE", "here"): 3,
+        ("FR", "here"): 3,
+        (None, "here"): 3,
+    }
 
 
 def test_names_that_hold_what_patterns_are_made_of_are_found_as_they_are(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_ctrl_c_is_told_without_a_traceback_and_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
-    assert told.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert told.splitlines()[-1] == "interrupted: run the same command again to resume"
     assert "Traceback" not in told
     (summary,) = lake.glob("runs/*/summary.json")
     assert json.loads(summary.read_text())["outcome"] == "interrupted"

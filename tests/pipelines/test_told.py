@@ -39,7 +39,7 @@ def test_an_error_is_a_document(words: list[str], code: int, kind: str, message:
 @pytest.mark.parametrize(
     ("error", "code", "kind", "remedy"),
     [
-        (KeyboardInterrupt(), 130, "KeyboardInterrupt", "the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "KeyboardInterrupt", "run the same command again to resume"),
         (OSError(28, "No space left on device"), 1, "OSError", "free some space"),
         (CorruptFileError.of("selections/s/funnel.json", "is cut"), 1, "CorruptFileError", "speechmill select"),
         (KeyError("https://me:secret@host/x"), 1, "KeyError", BUG),

@@ -14,7 +14,7 @@ FORM = "moshi"
 
 
 def is_recording(line: Mapping[str, Any]) -> bool:
-    return "path" in line and "duration" in line and not {"sources", "id"} & line.keys()
+    return "path" in line and "duration" in line and not {"sources", "id", "audio_filepath"} & line.keys()
 
 
 def recording_row(line: Mapping[str, Any]) -> Row:

@@ -13,6 +13,9 @@ from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_
 FORM = "nemo"
 COLUMNS = {"audio_filepath", "offset", "duration", "text", "lang", "speaker"}
 DIARIZATION = {"offset": 0, "label": "infer", "text": "-"}
+OF_RECORDINGS = COLUMNS | {"label", "num_speakers", "rttm_filepath", "uem_filepath"}
+TELLING = OF_RECORDINGS | {"path", "id", "sources"}
+"""Keys that say something of the line itself, to NeMo or to whoever finds out of which format it is."""
 
 
 def is_diarization(line: Mapping[str, Any]) -> bool:
@@ -45,10 +48,25 @@ def segment(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
         line["offset"] = row["start_s"]
     names = {"duration": "duration_s", "text": "text", "lang": "language", "speaker": "speaker"}
     line |= {key: row[name] for key, name in names.items() if row[name] is not None}
+    return line | _attached(row, COLUMNS) | rest(row, FORM)
+
+
+def _attached(row: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
+    """What `custom` says, as keys of a line in which some are taken."""
     attached = custom(row)
-    if isinstance(attached, dict):
-        line |= {key: value for key, value in attached.items() if key not in COLUMNS}
-    return line | rest(row, FORM)
+    return {key: value for key, value in attached.items() if key not in taken} if isinstance(attached, dict) else {}
+
+
+def flat(row: Mapping[str, Any]) -> str | None:
+    """`custom` with each label as a key of its own, as lines of NeMo hold what people say of them.
+
+    All labels stay where they are if the name of one of them is taken, so that none is lost.
+    """
+    attached = custom(row)
+    labels = attached.get("labels") if isinstance(attached, dict) else None
+    if not isinstance(labels, dict) or labels.keys() & (TELLING | attached.keys()):
+        return row["custom"]
+    return to_json({key: value for key, value in attached.items() if key != "labels"} | labels)
 
 
 def recording_row(line: Mapping[str, Any]) -> Row:
@@ -61,13 +79,15 @@ def recording_row(line: Mapping[str, Any]) -> Row:
     if diarization:
         # What the files of turns hold is read from them; they are written under new names.
         stated = {key: value for key, value in line.items() if key not in ("rttm_filepath", "uem_filepath")}
-        row["rest"] = beyond(
-            stated, DIARIZATION | {"audio_filepath": row["uris"][0], "duration": row["duration_s"]}, FORM
-        )
+        attached = {key: value for key, value in stated.items() if key not in OF_RECORDINGS}
+        row["custom"] = to_json(attached) if attached else None
+        written = {"audio_filepath": row["uris"][0], "duration": row["duration_s"]} | DIARIZATION | attached
+        row["rest"] = beyond(stated, written, FORM)
     return row
 
 
 def recording(row: Mapping[str, Any], num_speakers: int, rttm: str, uem: str | None) -> dict[str, Any]:
     """A recording with its files of turns (`rttm`) and of what is to be scored (`uem`)."""
     line = {"audio_filepath": row["uris"][0], "duration": row["duration_s"], "num_speakers": num_speakers}
+    line |= _attached(row, OF_RECORDINGS)
     return line | DIARIZATION | {"rttm_filepath": rttm, "uem_filepath": uem} | rest(row, FORM)
