@@ -87,7 +87,7 @@ SURFACE = {
         "--page",
         "--wide",
         "--json",
-    },  # fmt: skip
+    },
     "study plan": {
         "--budgets",
         "--sizes",
@@ -115,7 +115,7 @@ SURFACE = {
         "--csv",
         "--wide",
         "--json",
-    },  # fmt: skip
+    },
     "manifest validate": {"LAKE_OR_FILE...", "--deep", "--json", "--recipe"},
 }
 

@@ -1,4 +1,4 @@
-"""What `speechmill study fit` writes: figures, a page that loads nothing, and JSON with the keys that are documented."""
+"""What `speechmill study fit` writes: figures, a page that loads nothing, and JSON as it is documented."""
 
 import base64
 import hashlib
@@ -20,13 +20,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two groups, of which one identifies no law, a run with two evaluations, one that fits badly, and a metric."""
     points = sampled(CHINCHILLA, 0.002)
     rows = ["corpus,params,tokens,loss,flops,accuracy"]
-    for index, (n, d, loss) in enumerate(zip(points.params, points.tokens, points.loss, strict=True)):
-        loss = loss * (1.1 if index == 40 else 1)
-        rows.append(f"web <b>,{n!r},{d!r},{loss},{6 * n * d},{1 - loss / 6}")
-    rows += [rows[1].replace(",", ",", 1).rsplit(",", 1)[0] + ",0.4", "web <b>,1e8,1e10,nan,1,1"]
+    columns = (points.params.tolist(), points.tokens.tolist(), points.loss.tolist())
+    for index, (n, d, loss) in enumerate(zip(*columns, strict=True)):
+        loss *= 1.1 if index == 40 else 1
+        rows.append(f"web <b>,{n},{d},{loss},{6 * n * d},{1 - loss / 6}")
+    rows += [rows[1].rsplit(",", 1)[0] + ",0.4", "web <b>,1e8,1e10,nan,1,1"]
     rows += [f"books,{n}e8,2e9,3.{n},1e18,0.4" for n in range(1, 4)]
     path = tmp_path_factory.mktemp("table") / "runs <i>.csv"
-    path.write_text("\n".join(rows).replace("np.float64(", "").replace("),", ","))
+    path.write_text("\n".join(rows))
     return path
 
 
@@ -111,4 +112,4 @@ def test_the_documents_have_the_keys_that_are_documented(
         unknown = {path for path in found if not any(holds(key, path) for key in documents[command])}
         assert not unknown, (command, unknown)
         missing = {key for key in documents[command] if not any(held(key, path) for path in found)}
-        assert missing <= {"unidentified[].*"}, (command, missing)
+        assert missing <= {"unidentified[].*", "warnings[]"}, (command, missing)

@@ -106,8 +106,8 @@ def width(points: Points) -> float:
 def test_sixteen_chosen_runs_are_worth_sixty_four_of_the_usual_grid(chinchilla: Path) -> None:
     """Chosen by what is known from the small runs alone, then fitted together with these and with their real losses.
 
-    The usual grid takes the larger runs evenly by budget and size. Over three sets of small runs its intervals are wider
-    with four times as many runs, which cost more than twice the compute.
+    The usual grid takes the larger runs evenly by budget and size. Over three sets of small runs its intervals are
+    wider with four times as many runs, which cost more than twice the compute.
     """
     points = read(chinchilla, Columns()).groups[""].points
     points = points.take(~judge.ratio_rule(points).outside)
