@@ -187,6 +187,15 @@ def _best(model: Model, solved: solve.Solved, laws: Sequence[Law]) -> Fit:
     return Fit(laws[best], float(least), len(laws), reached, model.at_bound(laws[best]))
 
 
+def robust_sd(errors: Array, constants: int) -> float:
+    """1.4826 times the median absolute error, without the smallest ones.
+
+    A fit by absolute errors passes through as many points as it has constants, which say nothing about the noise
+    (McKean and Schrader 1987).
+    """
+    return 1.4826 * float(np.median(np.sort(np.abs(errors))[constants:]))
+
+
 class Projected:
     """The search over exponents alone: for given ones, what enters linearly is a non-negative least-squares problem.
 

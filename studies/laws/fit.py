@@ -207,12 +207,11 @@ def _choose(
     low, high = interval
     if (low is None or low < 1) and (high is None or high > 1):
         return False, f"{told}, but its interval holds 1"
-    errors = [tested[free].get("error") for free in (False, True)]
-    if errors[0] is not None and errors[1] is not None and errors[1] > (1 + LEAST_GAIN) * errors[0]:
-        return (
-            False,
-            f"{told}, but the held-out budget is then predicted worse, by {errors[1]:.2%} after {errors[0]:.2%}",
-        )
+    if "refused" in tested[True] or "refused" in tested[False]:
+        return False, f"{told}, but no budget could be held out to confirm that"
+    fixed, freed = (tested[free]["error"] for free in (False, True))
+    if freed > (1 + LEAST_GAIN) * fixed:
+        return False, f"{told}, but the held-out budget is then predicted worse, by {freed:.2%} after {fixed:.2%}"
     return True, f"{told}, and its interval excludes 1"
 
 
@@ -272,10 +271,11 @@ def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict
             "refused": f"{len(budgets)} budgets have {isoflop.LEAST_SIZES} sizes or more within a factor "
             f"{np.exp(isoflop.WIDTH):.2f} of compute; {isoflop.LEAST_BUDGETS} are needed"
         }
-    found = isoflop.fit_parabolas(points, budgets)
+    robust = isoflop.robust_weights(points, budgets)
+    found = isoflop.fit_parabolas(points, budgets, robust)
     if found is None:
         return told | {"refused": f"fewer than {isoflop.LEAST_BUDGETS} budgets have a minimum among their sizes"}
-    draws = isoflop.bootstrap(points, budgets, min(200, resamples))
+    draws = isoflop.bootstrap(points, budgets, robust, min(200, resamples))
     draws = draws[np.isfinite(draws)]
     tail = (1 - intervals.LEVEL) / 2
     return {

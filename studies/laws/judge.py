@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studies.laws.estimate import Fit, Model, Points, fit_huber
+from studies.laws.estimate import Fit, Model, Points, fit_huber, robust_sd
 
 RATIO_SD = 3.0
 LEAST_FACTOR = 10.0
@@ -63,7 +63,7 @@ def misfits(points: Points, fit: Fit, sd: float = RESIDUAL_SD) -> tuple[npt.NDAr
     """The runs whose errors lie beyond the rule, and the robust standard deviation of all errors of ln L."""
     model = Model(points)
     errors = model.residuals(model.theta(fit.law)[None])[0][0]
-    scale = 1.4826 * float(np.median(np.abs(errors)))
+    scale = robust_sd(errors, 5)
     return np.abs(errors) > max(sd * scale, 1e-6), scale
 
 

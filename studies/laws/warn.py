@@ -72,7 +72,7 @@ def _other_form(document: dict[str, Any]) -> list[str]:
     fixed, free = (document["forms"][name] for name in ("gamma_fixed", "gamma_free"))
     (low, high), gamma = free["profile"]["gamma"], fixed["huber"]["gamma"]
     excluded = (low is not None and low > gamma) or (high is not None and high < gamma)
-    if document["gamma_choice"]["free"] or not excluded:
+    if document["gamma_choice"]["free"] or free["huber"]["at_bound"] or not excluded:
         return []
     gain = 1 - free["huber"]["objective"] / fixed["huber"]["objective"]
     return [
