@@ -23,7 +23,7 @@ HELD_STARTS = 32
 
 GAMMA_RULE = (
     "gamma is freed where that lowers the objective by a tenth or more, its profile interval excludes 1, and the "
-    "largest budget, held out, is not predicted worse by a tenth; else it is 1"
+    "largest budget, held out, has three runs or more and is not predicted worse by a tenth; else it is 1"
 )
 HELD_OUT_RULE = (
     "the runs of the largest budget and beyond; where no budgets are found, those within a factor 1.35 of the largest "
@@ -209,6 +209,8 @@ def _choose(
         return False, f"{told}, but its interval holds 1"
     if "refused" in tested[True] or "refused" in tested[False]:
         return False, f"{told}, but no budget could be held out to confirm that"
+    if tested[True]["runs"] < judge.LEAST_HELD:
+        return False, f"{told}, but the held-out budget has fewer than {judge.LEAST_HELD} runs to confirm that"
     fixed, freed = (tested[free]["error"] for free in (False, True))
     if freed > (1 + LEAST_GAIN) * fixed:
         return False, f"{told}, but the held-out budget is then predicted worse, by {freed:.2%} after {fixed:.2%}"
