@@ -216,7 +216,7 @@ def cost(
 
 
 @click.command()
-@click.argument("lake", type=click.Path(), required=False)
+@click.argument("lake", type=click.Path(), required=False, metavar="[LAKE]")
 @click.option("--by", metavar="COLUMN", help="Each value of a column, such as language or num_speakers, or SQL.")
 @click.option("--where", metavar="CONDITION", help="What meets an SQL condition, such as dnsmos_ovrl > 3.")
 @click.option(
