@@ -178,10 +178,8 @@ class DryRun:
             workers = (
                 min(self.engine.most_workers(), cores_here()) if self.engine.is_here() else self.engine.most_workers()
             )
-            rate, basis = (
-                workers / sum(CPU_HOURS[part] for part in parts),
-                f"the numbers of docs/studies.md, {workers} workers",
-            )
+            rate = workers / sum(CPU_HOURS[part] for part in parts)
+            basis = f"the numbers of docs/studies.md, {workers} workers"
         seconds = 3600 * hours / rate
         return {"seconds": seconds, "basis": basis, "text": f"about {clock(seconds)} by {basis}"}
 

@@ -173,7 +173,8 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             _read_keys(connection, side, place, f"INSERT INTO keys SELECT kind, hash(key), id, side FROM {KEYS}")
         connection.execute(
             "CREATE TABLE meeting AS SELECT kind, key FROM "
-            "(FROM keys UNION ALL SELECT 'recording', id, id, side FROM met) GROUP BY kind, key HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 "
+            "(FROM keys UNION ALL SELECT 'recording', id, id, side FROM met) GROUP BY kind, key "
+            "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 "
             "AND (kind = 'recording' OR min(id) <> max(id))"
         )
         ((unhashed,),) = connection.execute(
