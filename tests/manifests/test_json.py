@@ -24,6 +24,8 @@ def documented() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for section in DOCUMENT.read_text().split("\n## ")[1:]:
         name, _, text = section.partition("\n")
+        if name.startswith("study "):  # held by the tests of those commands
+            continue
         found[name] = set(re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE))
     found["show"] |= {"language.*", "quality.*"}
     return found
