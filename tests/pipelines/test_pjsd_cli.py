@@ -103,7 +103,7 @@ def test_two_sources_are_apart_and_halves_of_one_are_not(lake: Path, tmp_path: P
     phoneme_lake(tmp_path / "again", {"e": Source(0)}, clips=21)
     same = told(lake, tmp_path / "again", "--where", "recording_id LIKE 'e%'", "-n", "1")["orders"][0]["matched"]
     assert same["between"]["value"] < same["within_a"]["high"]
-    assert values(apart)[0] > 0.2
+    assert values(apart)[1] > 0.2
 
 
 def test_fewer_phones_are_drawn_alike_from_a_part_and_the_whole(lake: Path) -> None:
@@ -122,8 +122,8 @@ def test_what_a_selection_keeps_is_compared_by_verdicts_and_by_windows(lake: Pat
     # A window of 8 s has the whole first stretch, of 7.5 s, and none of the second one.
     assert (inside["a"]["meant"], inside["a"]["used"], inside["a"]["phones"]) == (20, 20, 20 * 30)
     assert inside["b"]["phones"] == 40 * 60
-    both = told(lake, lake, "--windows", "kept", "--b-windows", "kept AND start_s > 99", "-n", "1")
-    assert both["orders"][0]["pjsd"] is None
+    none = ask(lake, lake, "--windows", "kept", "--b-windows", "kept AND start_s > 99", "-n", "1")
+    assert "none of the 0 recordings" in str(none.exception)
 
 
 def test_phones_outside_the_windows_part_n_grams() -> None:
@@ -140,7 +140,7 @@ def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
     assert "of 43, 2 failed, 1 without phones, 0 not drawn" in done.stdout
     assert "random samples of 600 phones" in done.stdout
     assert "1/8" in done.stdout
-    assert "n = 3, 4, 5: not corrected" in done.stdout
+    assert "n = 2, 3, 4, 5: not corrected" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
     [
         (["LAKE"], "name B, or a part of A"),
         (["LAKE", "--where", "nothing = 1"], "nothing"),
-        (["LAKE", "--where", "1; DROP TABLE x"], "only one statement"),
+        (["LAKE", "--where", "EXISTS (FROM query('SELECT 1'))"], "cannot be used in FROM"),
         (["LAKE", "--where", "recording_id = 'x'"], "none of the 0 recordings"),
         (["LAKE", "--windows", "kept"], "has no selection"),
         (["LAKE", "--windows", "kept", "--selection", "none"], "no selection 'none'"),
@@ -184,7 +184,7 @@ def test_json_has_the_keys_that_are_documented(lake: Path, holds: Callable[[str,
     keys = {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
     printed = set(paths(found))
     assert {path for path in printed if not any(holds(key, path) for key in keys)} == set()
-    assert {key for key in keys if key not in printed and not key.endswith("[]")} == set()
+    assert {key for key in keys if key not in printed} == set()
 
 
 def paths(value: Any, path: str = "") -> list[str]:
@@ -197,7 +197,8 @@ def paths(value: Any, path: str = "") -> list[str]:
 
 @pytest.fixture
 def holds() -> Callable[[str, str], bool]:
-    return lambda key, path: key == path or path.startswith(key.removesuffix("[]") + "[]")
+    """Whether a documented key is the printed one, or lies in one that is null."""
+    return lambda key, path: key == path or key.startswith(f"{path}.")
 
 
 @pytest.fixture
@@ -219,13 +220,17 @@ def test_sound_is_recognised_once_and_compared_with_itself_or_a_lake(clips: Path
     assert values(found) == [0.0] * 5
     assert found["a"]["used"] == 4
     assert found["a"]["phones"] > 50
-    before = digests(Path(kept))
+    before = sides(Path(kept))
     again = told(f"{kept}/a", clips, "--lake", kept, "-q")  # the lake of a is one like any other
     assert values(again) == [0.0] * 5
-    assert digests(Path(kept)) == before
+    assert sides(Path(kept)) == before
     refused = speechmill(*words[:3], f"{kept}/a", "--set", "annotate.phonemes.recogniser=pocketsphinx", "-q")
     assert refused.returncode == 1
     assert "tell the recognisers apart" in refused.stderr
+
+
+def sides(kept: Path) -> list[dict[str, str]]:
+    return [digests(kept / side) for side in "ab"]
 
 
 def test_any_number_of_workers_and_any_kill_leave_the_same_phonemes(clips: Path, tmp_path: Path) -> None:
