@@ -26,7 +26,7 @@ from runtime import models
 from studies.ngrams import Corpus
 from studies.pjsd import Order, Range, compare
 
-LONGEST_S = 60.0
+LONGEST_S = 30.0
 """Of each recording no more is heard."""
 CLIP_S = 10.0
 """Stretches of speech of one recording within so many seconds are a clip."""
@@ -39,7 +39,7 @@ Clips = list[tuple[str, list[list[str]]]]
 
 
 class Heard:
-    """What a recogniser hears in real recordings; mono, at most a minute of each."""
+    """What a recogniser hears in real recordings; mono, at most half a minute of each."""
 
     def __init__(self, recogniser: str) -> None:
         self.vad, self.stage = Vad(VadConfig()), Phonemes(PhonemesConfig(recogniser))
@@ -97,12 +97,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recogniser", default="hama", choices=["hama", "pocketsphinx"])
     parser.add_argument("--vocoder", default="hifigan", choices=["hifigan", "griffin-lim"])
+    parser.add_argument("--no-text", action="store_true", help="leave out the ten clips beside their text")
     given = parser.parse_args()
     if not (RECORDINGS / "index.tsv").is_file():
         print(f"phonemes: no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
         return
     heard = Heard(given.recogniser)
-    beside_text(heard)
+    if not given.no_text:
+        beside_text(heard)
     with (RECORDINGS / "index.tsv").open(encoding="utf-8") as index:
         rows = [row for row in csv.DictReader(index, delimiter="\t") if (RECORDINGS / row["path"]).is_file()]
     without_speech(heard, [row["path"] for row in rows if row["n_speakers"] == "0"])
