@@ -51,7 +51,7 @@ def test_every_command_prints_the_keys_that_are_documented(milled: Path, tmp_pat
         "sample": [["sample"], ["sample", root, "--by", "channels"]],
         "cost": [["cost", root, "--hours", "100"]],
     }
-    documents = documented(studies=True)
+    documents = documented()
     for command, runs in commands.items():
         keys, printed = documents[f"study {command}"], set[str]()
         for words in runs:
