@@ -5,7 +5,6 @@ Written with numpy and scipy alone; agrees with librosa and torchaudio (see the 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from encoders.base import Encoder, WindowSound
+from runtime import typed
 
 # Frames worked on at once: a block stays in the cache.
 BLOCK_FRAMES = 48
@@ -40,17 +40,8 @@ class LogMelConfig:
     """Least mel magnitude: the feature is ln(max(floor, magnitude))."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"logmel: {field.name} must be a number, not {value!r}")
-            # 80 and 80.0 are one setting and must have one fingerprint.
-            number = int(value) if field.type == "int" else float(value)
-            if number != value:
-                raise ValueError(f"logmel: {field.name} must be a whole number, not {value!r}")
-            object.__setattr__(self, field.name, number)
-        if min(self.sample_rate, self.n_fft, self.window_samples, self.hop_samples, self.num_mels) < 1:
-            raise ValueError("logmel: sample_rate, n_fft, window_samples, hop_samples and num_mels must be at least 1")
+        counts = ("sample_rate", "n_fft", "window_samples", "hop_samples", "num_mels")
+        typed.settle(self, at_least=dict.fromkeys(counts, 1))
         if self.n_fft % 2 or self.window_samples > self.n_fft:
             raise ValueError(f"logmel: n_fft ({self.n_fft}) must be even and not below window_samples")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate / 2:
