@@ -25,7 +25,7 @@ class TorchTransform:
     def __init__(
         self, config: LogMelConfig, window: np.ndarray, filters: np.ndarray, bins: slice, device: str, rows: int
     ) -> None:
-        """`window` is float64 (window_samples,), `filters` (num_mels, bins) are of the `bins` of the transform alone."""
+        """`window` is float64 (window_samples,); `filters` are (num_mels, bins), of these `bins` of the transform."""
         import torch
 
         self._config, self._bins, self._device = config, bins, device

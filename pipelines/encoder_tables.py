@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import encoders
 from manifests.names import checked_name
 from pipelines.tables import build, check_keys
-from runtime.errors import RecipeError
+from runtime.errors import MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
     from pipelines.recipe import SelectConfig
@@ -42,6 +42,14 @@ class EncodeConfig:
     def load(self) -> encoders.Encoder:
         """The encoder, without its weights."""
         return encoders.load(self.encoder, self.settings)
+
+    def lacks(self) -> MissingExtraError | None:
+        """What says that packages of the encoder are not installed; None where they are."""
+        try:
+            self.load()
+        except MissingExtraError as error:
+            return error
+        return None
 
     @property
     def bytes_per_s(self) -> float:
@@ -82,6 +90,8 @@ def encode_of(table: Any, where: str) -> EncodeConfig:
     config: EncodeConfig = build(EncodeConfig, table, where)
     try:
         encoder = config.load()
+    except MissingExtraError:  # told with all else that is missing, see `pipelines.extras`
+        return config
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[{where}] {error}", f"correct the name or the settings in [{where}]") from error
     if not encoder.deterministic:

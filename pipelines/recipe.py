@@ -245,7 +245,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
     several = encoders_of(raw.get("encode", {}))
     encode = next(iter(several.values())) if several else encode_of(raw.get("encode", {}), "encode")
     for of_encoder in several.values() if several else [encode]:
-        if of_encoder.on_grid:
+        if of_encoder.on_grid and not of_encoder.lacks():
             check_grid(select, of_encoder.load())
     check_rules(select.recordings, select.windows, stages)
     unreachable = raw.get("unreachable", Recipe.unreachable)
