@@ -98,7 +98,7 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
 
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:
     """A lake's side, or that of sound, which becomes the lake `root` first."""
-    from pipelines.pjsd import lake_of, narrowed, of_lake, recognise
+    from pipelines.pjsd import ingest_and_annotate, lake_of, narrowed, of_lake
 
     target = lake_of(name, part)
     if target is None:
@@ -108,7 +108,7 @@ def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, 
                 "ingest and annotate it, and name its lake; or leave out the conditions",
             )
         with redirect_stdout(sys.stderr):
-            recognise(name, root, narrowed(recipe), settings["workers"], settings["quiet"])
+            ingest_and_annotate([name], root, narrowed(recipe), settings["workers"], settings["quiet"])
         target = lake_of(root, part)
         assert target is not None
     return of_lake(name, target, part, settings["phones"], settings["seed"])
