@@ -23,6 +23,7 @@ from pipelines.datasets import datasets
 from pipelines.encoder_cli import encoder_group
 from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
+from pipelines.simulate.cli import simulate
 from pipelines.tokens import tokens
 from pipelines.told import end
 from studies import planning
@@ -54,6 +55,7 @@ cli.add_command(config)
 cli.add_command(datasets)
 cli.add_command(encoder_group)
 cli.add_command(models)
+cli.add_command(simulate)
 cli.add_command(study)
 cli.add_command(tokens)
 for changing in curate.COMMANDS:

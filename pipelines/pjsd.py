@@ -165,22 +165,24 @@ def narrowed(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, stages=stages)
 
 
-def recognise(path: str, root: str, recipe: Recipe, workers: int, quiet: bool) -> None:
-    """Ingest the sound at `path` into the lake `root` and annotate it, as the commands of these names do."""
+def ingest_and_annotate(
+    paths: Sequence[str], root: str, recipe: Recipe, workers: int, quiet: bool, command: str = "speechmill study pjsd"
+) -> None:
+    """Ingest the sound at `paths` into the lake `root` and annotate it, as the commands of these names do."""
     from pipelines import ahead, extras
     from pipelines.engines import Engine
     from pipelines.run import Run
     from pipelines.watch import Watch
 
     engine = Engine("local", (workers, workers))
-    extras.check(recipe, engine, [root, path], measures=True)
+    extras.check(recipe, engine, [root, *paths], measures=True)
     ahead.check_devices(recipe, engine)
     lake = Lake.at(root, recipe.storage)
     lake.sweep()
-    watch = Watch(lake.storage, "speechmill study pjsd", recipe.resolved, quiet)
+    watch = Watch(lake.storage, command, recipe.resolved, quiet)
     with closing(engine), watch:
         run = Run(recipe, lake, watch, engine)
-        found = run.ingest([path])
+        found = run.ingest(paths)
         watch.print(str(found))
         for _ in run.annotate():
             pass

@@ -98,7 +98,7 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
 
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:
     """A lake's side, or that of sound, which becomes the lake `root` first."""
-    from pipelines.pjsd import lake_of, narrowed, of_lake, recognise
+    from pipelines.pjsd import ingest_and_annotate, lake_of, narrowed, of_lake
 
     target = lake_of(name, part)
     if target is None:
@@ -108,7 +108,7 @@ def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, 
                 "ingest and annotate it, and name its lake; or leave out the conditions",
             )
         with redirect_stdout(sys.stderr):
-            recognise(name, root, narrowed(recipe), settings["workers"], settings["quiet"])
+            ingest_and_annotate([name], root, narrowed(recipe), settings["workers"], settings["quiet"])
         target = lake_of(root, part)
         assert target is not None
     return of_lake(name, target, part, settings["phones"], settings["seed"])
@@ -137,10 +137,11 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
     if sides[0].stage != sides[1].stage:
         say("note: speech was found by other settings of vad in A than in B")
     terminal.table(
-        ["n", "pJSD", "interval", "corrected", "interval", "n-grams A", "B", "distinct A", "B", "shared"],
+        ["n", "pJSD", "interval", "corrected", "interval", "n-grams A", "B", "distinct A", "B", "shared",
+         "coverage A", "B"],
         [
             [order.n, *_cells(order.pjsd), *_cells(order.corrected), order.a.count, order.b.count, order.a.distinct,
-             order.b.distinct, order.shared]
+             order.b.distinct, order.shared, order.a.coverage, order.b.coverage]
             for order in orders
         ],
     )  # fmt: skip
