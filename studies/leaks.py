@@ -239,7 +239,10 @@ def _name(connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes
                 "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')",
                 {"lake": places[side.lake.storage.root, side.signal]},
             )
-    meeting = "SELECT $lake, recording_id, kind, key FROM batch WHERE (kind::kind, hash(key)) IN (SELECT (kind, key) FROM meeting)"
+    meeting = (
+        "SELECT $lake, recording_id, kind, key FROM batch "
+        "WHERE (kind::kind, hash(key)) IN (SELECT (kind, key) FROM meeting)"
+    )
     for place, side in enumerate(lakes):
         _read_keys(connection, side, place, f"INSERT INTO named {meeting}")
 
