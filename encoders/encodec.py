@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
 from encoders.reach import Reach, reach, seanet
+from runtime import typed
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,7 @@ class EncodecConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.look_back_s, bool) or not 0 <= self.look_back_s < float("inf"):
-            raise ValueError(f"look_back_s must be a number of seconds, 0 or more, not {self.look_back_s!r}")
-        object.__setattr__(self, "look_back_s", float(self.look_back_s))
+        typed.settle(self, at_least={"look_back_s": 0})
 
 
 class Encodec(NeuralEncoder):

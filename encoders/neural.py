@@ -20,8 +20,8 @@ import numpy as np
 
 from encoders.pieces import PieceEncoder
 from encoders.reach import Reach
-from runtime import models
-from runtime.batches import Batches, Inputs, reproducible, resolve_device
+from runtime import models, typed
+from runtime.batches import DEVICES, Batches, Inputs, reproducible, resolve_device
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -54,15 +54,8 @@ class NeuralConfig:
             raise ValueError(
                 'the setting model names the weights: model = "org/name" of a hub, a local folder, or a registered name'
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 0:
-            raise ValueError(f"batch must be a whole number, 0 or more, not {self.batch!r}")
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"compile must be true or false, not {self.compile!r}")
-        if isinstance(self.max_chunk_s, bool) or not 0 < self.max_chunk_s < float("inf"):
-            raise ValueError(f"max_chunk_s must be a number of seconds above 0, not {self.max_chunk_s!r}")
-        object.__setattr__(self, "max_chunk_s", float(self.max_chunk_s))
+        one_of = {"precision": PRECISIONS, "device": DEVICES}
+        typed.settle(self, at_least={"batch": 0}, above={"max_chunk_s": 0}, one_of=one_of)
 
 
 class NeuralEncoder(PieceEncoder):

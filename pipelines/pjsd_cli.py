@@ -137,10 +137,11 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
     if sides[0].stage != sides[1].stage:
         say("note: speech was found by other settings of vad in A than in B")
     terminal.table(
-        ["n", "pJSD", "interval", "corrected", "interval", "n-grams A", "B", "distinct A", "B", "shared"],
+        ["n", "pJSD", "interval", "corrected", "interval", "n-grams A", "B", "distinct A", "B", "shared",
+         "coverage A", "B"],
         [
             [order.n, *_cells(order.pjsd), *_cells(order.corrected), order.a.count, order.b.count, order.a.distinct,
-             order.b.distinct, order.shared]
+             order.b.distinct, order.shared, order.a.coverage, order.b.coverage]
             for order in orders
         ],
     )  # fmt: skip

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from manifests.output import one_line, say
 from pipelines.options import Output, lake_options, open_lake, recipe_of
 from runtime.errors import SpeechmillError
+
+if TYPE_CHECKING:
+    from manifests.lake import Lake
+    from pipelines.recipe import Recipe
 
 
 @click.group()
@@ -18,7 +23,11 @@ def tokens() -> None:
 
 
 DATASET = (
-    click.option("--dataset", metavar="NAME", help="A dataset by its name; the newest that RECIPE made if not given."),
+    click.option(
+        "--dataset",
+        metavar="NAME",
+        help="A dataset by its name; if not given, the newest of RECIPE by each encoder.",
+    ),
     click.option("--version", type=click.IntRange(1), help="A version of the dataset; the newest if not given."),
 )
 
@@ -41,10 +50,9 @@ def tokens_show(
     dataset: str | None,
     version: int | None,
 ) -> None:
-    """Print the ledger of RECIPE's dataset."""
+    """Print the ledger of RECIPE's dataset; of a recipe with several encoders that of each."""
     from manifests import ledger
     from manifests.labels import COUNTED_BY
-    from pipelines.dataset import dataset_of
 
     loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
     columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
@@ -54,18 +62,32 @@ def tokens_show(
             f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)} and labels.NAME", param_hint="--by"
         )
     opened = open_lake(lake, loaded.storage)
-    name = dataset or dataset_of(opened, loaded)
-    folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
-    try:
-        table = opened.read(f"{folder}/ledger.parquet")
-        if labels:
-            table = ledger.by_labels(opened, name, version, labels)
-    except FileNotFoundError as error:
-        remedy = "`speechmill datasets list` shows which there are; `speechmill encode` finishes one"
-        raise SpeechmillError(f"no {folder}/ledger.parquet in {lake}", remedy) from error
-    output.show("dataset", name, f"{folder}:")
-    output.show("ledger", table.to_pylist(), ledger.render(table, loaded.encode.patch, columns))
+    shown: list[dict[str, Any]] = []
+    for name in _names(opened, loaded, dataset):
+        folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
+        try:
+            table = opened.read(f"{folder}/ledger.parquet")
+            if labels:
+                table = ledger.by_labels(opened, name, version, labels)
+        except FileNotFoundError as error:
+            remedy = "`speechmill datasets list` shows which there are; `speechmill encode` finishes one"
+            raise SpeechmillError(f"no {folder}/ledger.parquet in {lake}", remedy) from error
+        shown.append({"dataset": name, "ledger": table.to_pylist()})
+        output.show("datasets", shown, f"{folder}:\n{ledger.render(table, loaded.encode.patch, columns)}")
     output.close()
+
+
+def _names(lake: Lake, recipe: Recipe, dataset: str | None) -> list[str]:
+    """The dataset that was named, else those of the recipe; tells of which of its encoders there is none."""
+    from pipelines.dataset import datasets_of
+
+    if dataset:
+        return [dataset]
+    found = datasets_of(lake, recipe)
+    for target in recipe.targets:
+        if target not in found:
+            say(f"note: no dataset {target} yet; `speechmill encode` makes it", error=True)
+    return list(found.values())
 
 
 @tokens.command("verify")
@@ -74,20 +96,20 @@ def tokens_show(
 def tokens_verify(
     recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, dataset: str | None
 ) -> None:
-    """Recount RECIPE's dataset from the bytes of its shards; exit code 3 and a line for each thing that differs."""
+    """Recount RECIPE's datasets from the bytes of their shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
-    from pipelines.dataset import dataset_of
 
     loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
     opened = open_lake(lake, loaded.storage)
-    name = dataset or dataset_of(opened, loaded)
-    problems = verify(opened, name)
+    names = _names(opened, loaded, dataset)
+    problems = [problem for name in names for problem in verify(opened, name)]
     for problem in problems:
         say(one_line(str(problem)), error=True)
     output.show("problems", [dataclasses.asdict(problem) for problem in problems], "")
     wrong = any(not problem.note for problem in problems)
     if not wrong:
-        output.show("verified", name, f"datasets/{name}: every shard, count and token is as recorded")
+        lines = [f"datasets/{name}: every shard, count and token is as recorded" for name in names]
+        output.show("verified", names, "\n".join(lines))
     output.close()
     if wrong:
         sys.exit(3)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.choice import ChoiceError, choose
-from manifests.corrupt import CorruptFileError
+from manifests.choice import Choice, ChoiceError, choose
 from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.targets import lake_of
@@ -21,10 +19,11 @@ from manifests.output import one_line
 from manifests.select import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
-from manifests.tables import joined
-from manifests.views import connect
+from manifests.views import connect, open_views, quoted
 
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
+ROWS = 200_000
+"""Rows that are compared at a time."""
 KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
 
 
@@ -43,33 +42,35 @@ class Side:
     split: str | None = None
     """of these one split; None for all."""
 
-    def recordings(self) -> Iterator[pa.Array]:
-        """The ids of its recordings, some at a time; one may come several times."""
-        if self.subset is not None:
-            return self.lake.ahead(self._of_shard, self.subset.rows.to_batches(1))
-        return self.lake.ahead(self._of_batch, self.lake.batches())
+    def views(self) -> duckdb.DuckDBPyConnection:
+        """The recordings of its lake, what `signal` says of them, and the verdicts of its selection."""
+        return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
 
-    def _of_shard(self, row: pa.RecordBatch) -> pa.Array:
+    def recordings(self) -> Iterator[pa.Table]:
+        """The ids of its recordings (`recording_id`), some at a time; one may come several times."""
+        if self.subset is None:
+            split = "" if self.split is None else f" AND split = {quoted(self.split)}"
+            query = f"SELECT recording_id FROM verdicts WHERE verdict = 'kept' AND split IS NOT NULL{split}"
+            with self.views() as connection:
+                for batch in connection.sql(query).to_arrow_reader(ROWS):
+                    yield pa.table(batch)
+            return
+        held: list[pa.Table] = []
+        for table in self.lake.ahead(self._of_shard, self.subset.rows.to_batches(1)):
+            held.append(table)
+            if sum(map(len, held)) >= ROWS or len(held) >= 1000:
+                yield pa.concat_tables(held)
+                held = []
+        if held:
+            yield pa.concat_tables(held)
+
+    def _of_shard(self, row: pa.RecordBatch) -> pa.Table:
         assert self.subset is not None
         files, ids = ShardFiles(row["folder"][0].as_py(), row["shard"][0].as_py()), row["ids"][0]
         windows = windows_of(self.lake, self.subset.about, files, ["recording_id", "window_id"])
         if ids.is_valid:
             windows = windows.filter(pc.is_in(windows["window_id"], value_set=ids.values))
-        return pc.unique(windows["recording_id"])
-
-    def _of_batch(self, batch: str) -> pa.Array:
-        assert self.selection is not None
-        key = self.lake.verdicts_key(self.selection, batch)
-        try:
-            rows = self.lake.read(key, ["recording_id", "verdict", "split"])
-        except FileNotFoundError as error:  # a later ingest has added it
-            raise CorruptFileError.of(
-                key, "missing: run `speechmill select` again, which judges new batches"
-            ) from error
-        mask = pc.and_(pc.equal(rows["verdict"], "kept"), pc.is_valid(rows["split"]))
-        if self.split is not None:
-            mask = pc.and_(mask, pc.equal(rows["split"], self.split))
-        return rows.filter(mask)["recording_id"].combine_chunks()
+        return pa.table({"recording_id": pc.unique(windows["recording_id"])})
 
 
 def sides(names: Sequence[str], lake: str | None = None) -> list[Side]:
@@ -153,36 +154,54 @@ def _signal_of(lake: Lake, dataset: str) -> str | None:
 def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     """What is on two or more of these sides: how many recordings, names and samples, and the first `show` of each.
 
-    A name or a hash of samples counts where different recordings on two sides have it.
+    A name or a hash of samples counts where different recordings on two sides have it. Keys are compared by 64 bits of
+    a hash first; those that meet are then read again and compared as they are.
     """
     with connect() as connection:
-        connection.execute("CREATE TABLE met (side INTEGER, lake INTEGER, recording_id VARCHAR)")
-        connection.execute("CREATE TABLE shared (kind VARCHAR, key VARCHAR, lake INTEGER, recording_id VARCHAR)")
-        lakes: dict[tuple[str, str | None], Lake] = {}
+        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
+        connection.execute("CREATE TABLE met (lake UTINYINT, id UBIGINT, side UTINYINT)")
+        connection.execute("CREATE TABLE keys (lake UTINYINT, id UBIGINT, kind kind, key UBIGINT)")
+        connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
+        lakes: dict[tuple[str, str | None], Side] = {}
         for number, side in enumerate(compared):
-            place = list(lakes).index(key) if (key := (side.lake.storage.root, side.signal)) in lakes else len(lakes)
-            lakes[key] = side.lake
-            for ids in _many(side.recordings()):
-                connection.register("ids", pa.table({"recording_id": ids}))
-                connection.execute(f"INSERT INTO met SELECT DISTINCT {number}, {place}, recording_id FROM ids")
-        unhashed = 0
-        for place, ((_, signal), lake) in enumerate(lakes.items()):
-            unhashed += _add_known(connection, lake, place, signal)
+            lakes.setdefault(key := (side.lake.storage.root, side.signal), side)
+            place = list(lakes).index(key)
+            for ids in side.recordings():
+                connection.register("ids", ids)
+                connection.execute(f"INSERT INTO met SELECT DISTINCT {place}, hash(recording_id), {number} FROM ids")
+        hashed = "INSERT INTO keys SELECT $lake, hash(recording_id), kind, hash(key) FROM batch"
+        for place, side in enumerate(lakes.values()):
+            _read_keys(connection, side, place, hashed)
+        # What meets has a recording on another side than the largest: few keys are looked up among many.
         connection.execute(
-            "CREATE VIEW all_keys AS SELECT kind, key, side, recording_id "
-            "FROM shared JOIN met USING (lake, recording_id) "
-            "UNION ALL SELECT 'recording', recording_id, side, recording_id FROM met"
+            "CREATE TABLE few AS SELECT DISTINCT lake, id FROM met WHERE side <> "
+            "(SELECT side FROM met GROUP BY side ORDER BY count(*) DESC, side LIMIT 1)"
         )
         connection.execute(
+            "CREATE TABLE suspected AS SELECT DISTINCT kind, key FROM keys SEMI JOIN few USING (lake, id)"
+        )
+        connection.execute(
+            "CREATE TABLE meeting AS SELECT kind, key FROM (SELECT kind, key, id, side FROM "
+            "(FROM keys SEMI JOIN suspected USING (kind, key)) JOIN met USING (lake, id) "
+            "UNION ALL SELECT 'recording', id, id, side FROM met SEMI JOIN few USING (id)) GROUP BY kind, key "
+            "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 AND (kind = 'recording' OR min(id) <> max(id))"
+        )
+        ((unhashed,),) = connection.execute(
+            "SELECT count(DISTINCT id) FROM met ANTI JOIN (FROM keys WHERE kind = 'samples') USING (lake, id)"
+        ).fetchall()
+        if connection.execute("SELECT count(*) FROM meeting").fetchall() != [(0,)]:
+            _name(connection, compared, list(lakes.values()))
+        connection.execute(
             "CREATE TABLE found AS SELECT kind, key, list(DISTINCT side ORDER BY side) AS sides, "
-            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings FROM all_keys GROUP BY kind, key "
+            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings "
+            "FROM named JOIN met ON named.lake = met.lake AND hash(recording_id) = id GROUP BY kind, key "
             "HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
             "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
         ).fetchall()
-        held = dict(connection.execute("SELECT side, count(DISTINCT recording_id) FROM met GROUP BY side").fetchall())
+        held = dict(connection.execute("SELECT side, count(DISTINCT id) FROM met GROUP BY side").fetchall())
     return {
         "sides": [
             {"name": side.name, "lake": side.lake.storage.root, "recordings": held.get(number, 0)}
@@ -195,6 +214,37 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             for kind, key, on, recordings in first
         ],
     }
+
+
+def _read_keys(connection: duckdb.DuckDBPyConnection, side: Side, place: int, insert: str) -> None:
+    """Run `insert` over the names and the hashes of samples of all recordings of a lake, some at a time: `batch`."""
+    with side.views() as views:
+        query = (
+            "SELECT 'name' AS kind, recording_id, unnest(uris) AS key FROM recordings UNION ALL "
+            "SELECT 'samples', recording_id, pcm_sha256 FROM signal WHERE pcm_sha256 IS NOT NULL"
+        )
+        for batch in views.sql(query).to_arrow_reader(ROWS):
+            connection.register("batch", pa.table(batch))
+            connection.execute(insert, {"lake": place})
+
+
+def _name(connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Sequence[Side]) -> None:
+    """Read the keys that meet again, as they are."""
+    places = {(side.lake.storage.root, side.signal): place for place, side in enumerate(lakes)}
+    for side in compared:
+        for ids in side.recordings():
+            connection.register("ids", ids)
+            connection.execute(
+                "INSERT INTO named SELECT DISTINCT $lake, recording_id, 'recording', recording_id FROM ids "
+                "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')",
+                {"lake": places[side.lake.storage.root, side.signal]},
+            )
+    meeting = (
+        "SELECT $lake, recording_id, kind, key FROM batch "
+        "WHERE (kind::kind, hash(key)) IN (SELECT (kind, key) FROM meeting)"
+    )
+    for place, side in enumerate(lakes):
+        _read_keys(connection, side, place, f"INSERT INTO named {meeting}")
 
 
 def render(found: Mapping[str, Any]) -> None:
@@ -211,40 +261,3 @@ def render(found: Mapping[str, Any]) -> None:
             terminal.echo(f"  and {count - len(of_kind):,} more; --show names more of them")
     if found["unhashed"]:
         terminal.echo(f"{found['unhashed']:,} recordings have no hash of their samples: these were not compared")
-
-
-def _add_known(connection: duckdb.DuckDBPyConnection, lake: Lake, place: int, signal: str | None) -> int:
-    """Add names and samples of the recordings that were met; how many have no hash of their samples."""
-    wanted = f"SEMI JOIN (FROM met WHERE lake = {place}) USING (recording_id)"
-    for table in joined(lake.recordings(["recording_id", "uris"])):
-        connection.register("batches", table)
-        names = "SELECT recording_id, unnest(uris) AS uri FROM batches"
-        connection.execute(f"INSERT INTO shared SELECT 'name', uri, {place}, recording_id FROM ({names}) {wanted}")
-    if signal is not None:
-        key = partial(lake.annotation_key, "signal", signal)
-        for table in joined(lake.read_each(lake.annotated("signal", signal), key, ["recording_id", "pcm_sha256"])):
-            connection.register("batches", table)
-            hashed = "SELECT recording_id, pcm_sha256 FROM batches WHERE pcm_sha256 IS NOT NULL"
-            connection.execute(
-                f"INSERT INTO shared SELECT 'samples', pcm_sha256, {place}, recording_id FROM ({hashed}) {wanted}"
-            )
-    query = (
-        f"SELECT count(*) FROM (SELECT DISTINCT recording_id FROM met WHERE lake = {place}) ANTI JOIN "
-        f"(FROM shared WHERE kind = 'samples' AND lake = {place}) USING (recording_id)"
-    )
-    ((unhashed,),) = connection.execute(query).fetchall()
-    return int(unhashed)
-
-
-def _many(arrays: Iterable[pa.Array], rows: int = 100_000) -> Iterator[pa.ChunkedArray]:
-    """The same ids in fewer arrays: to take one in costs DuckDB a statement, however short it is."""
-    held: list[pa.Array] = []
-    count = 0
-    for array in arrays:
-        held.append(array)
-        count += len(array)
-        if count >= rows:
-            yield pa.chunked_array(held, pa.string())
-            held, count = [], 0
-    if held:
-        yield pa.chunked_array(held, pa.string())

@@ -25,6 +25,8 @@ FRACTIONS = (8, 4, 2)
 """The bias curve has the value in samples of an eighth, a quarter and a half of all clips."""
 CUTS = 4
 """How often all clips are cut into such samples."""
+LEAST_COVERAGE = 0.9
+"""A sample that has met less of its source tells nothing of endless ones: its value may stand still far from theirs."""
 LEAST_RATIO = 1.6
 """A bias that falls as 1/N halves with every doubling of the sample, so that the value falls by half as much from the
 half to the whole as from a quarter to the half: by a ratio of 2. Below this ratio the sample is too small for that law,
@@ -70,6 +72,9 @@ class Ngrams:
 
     count: int
     distinct: int
+    coverage: float
+    """Good-Turing estimate of the share of the source's n-grams, by their probability, that were met: 1 less the share
+    of n-grams that were met once (Good, 1953). 0 without any."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Order:
     """By how much less the value falls with a doubling of the sample than with the one before: 2 for a bias of 1/N."""
     corrected: Range | None
     """The value extrapolated to endless samples, by the terms of 1/N and 1/N^2. Given only where the ratio shows that
-    the bias follows that law, or where it is within the interval anyway."""
+    the bias follows that law, or is within the interval anyway, and where both sides cover their source."""
     notes: tuple[str, ...]
 
 
@@ -137,7 +142,7 @@ class _Comparison:
 
     def result(self) -> Order:
         totals = [np.asarray(counts.sum(axis=0)).reshape(-1) for counts in self.counts]
-        a, b = (Ngrams(int(total.sum()), int(np.count_nonzero(total))) for total in totals)
+        a, b = (_ngrams(total) for total in totals)
         shared = int(np.count_nonzero(np.minimum(*totals)))
         if not (a.count and b.count):
             notes = (f"a side has no stretch of speech of {self.n} phones",)
@@ -146,6 +151,8 @@ class _Comparison:
         spread = self._spread() if self.fewest >= FEWEST_CLIPS else None
         curve = self._curve(value) if self.fewest >= FEWEST_TO_EXTRAPOLATE else ()
         ratio, corrected = (None, None) if spread is None or not curve else _extrapolated(curve, spread)
+        if min(a.coverage, b.coverage) < LEAST_COVERAGE:
+            corrected = None
         return Order(
             self.n, a, b, shared, _around(value, spread), self._matched(), curve, ratio, corrected,
             tuple(self._notes(corrected)),
@@ -232,6 +239,12 @@ class _Comparison:
         weights = np.zeros(self.number)
         weights[order[: np.searchsorted(sums, phones) + 1]] = 1
         return weights * (of_clip > 0)
+
+
+def _ngrams(counts: np.ndarray) -> Ngrams:
+    total = int(counts.sum())
+    once = int(np.count_nonzero(counts == 1))
+    return Ngrams(total, int(np.count_nonzero(counts)), 1 - once / total if total else 0.0)
 
 
 def _extrapolated(curve: Sequence[Point], spread: np.ndarray) -> tuple[float | None, Range | None]:

@@ -215,4 +215,71 @@ def cost(
     terminal.as_json(found) if as_json else costing.render(found)
 
 
-COMMANDS = (subset, leaks, cost)
+@click.command()
+@click.argument("lake", type=click.Path(), required=False, metavar="[LAKE]")
+@click.option("--by", metavar="COLUMN", help="Each value of a column, such as language or num_speakers, or SQL.")
+@click.option("--where", metavar="CONDITION", help="What meets an SQL condition, such as dnsmos_ovrl > 3.")
+@click.option(
+    "--view", type=click.Choice(["annotations", "windows"]), default="annotations", show_default=True,
+    help="Whose hours: of recordings, or of the windows of a selection.",
+)  # fmt: skip
+@click.option(
+    "--margin", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True,
+    help="How far the share of the hours may be off, to each side.",
+)  # fmt: skip
+@click.option("--relative", is_flag=True, help="--margin is a part of the hours of the group, not of all hours.")
+@click.option(
+    "--hours", type=click.FloatRange(min=0, max=1e12, min_open=True),
+    help="Hours of all the recordings to draw from; if not given, very many.",
+)  # fmt: skip
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True,
+    help="Without LAKE: the share of the hours that is expected; a half is the worst case.",
+)  # fmt: skip
+@click.option(
+    "--mean-minutes", type=click.FloatRange(min=0, max=1e6, min_open=True), default=30.0, show_default=True,
+    help="Without LAKE: mean length of a recording.",
+)  # fmt: skip
+@click.option(
+    "--variation", type=click.FloatRange(0, 100), default=1.0, show_default=True,
+    help="Without LAKE: standard deviation of the lengths over their mean.",
+)  # fmt: skip
+@CONFIDENCE
+@WIDE
+@JSON
+def sample(
+    lake: str | None,
+    by: str | None,
+    where: str | None,
+    view: str,
+    margin: float,
+    relative: bool,
+    hours: float | None,
+    share: float,
+    mean_minutes: float,
+    variation: float,
+    confidence: float,
+    as_json: bool,
+) -> None:
+    """Tell how many recordings to draw to know the hours of a group.
+
+    LAKE is the pilot: what it has measured tells how recordings differ. Without it the worst case is planned for.
+    """
+    from manifests.look import terminal
+    from manifests.look.options import opened
+    from manifests.views import stages_of
+    from studies import sample as sampling
+
+    if (lake is None) != (by is None and where is None) or (by is not None and where is not None):
+        raise click.UsageError("give LAKE with --by or with --where, or none of them")
+    if lake is None:
+        found = sampling.worst_case(margin, relative, confidence, share, 60 * mean_minutes, variation, hours)
+    else:
+        connection = opened(lake, None, None, {}).connect(stages_of(f"{by or where} duration_s"))
+        groups = by or sampling.meeting(str(where))
+        found = sampling.from_pilot(connection, view, groups, margin, relative, confidence, hours, where)
+    found = {"confidence": confidence, "margin": margin, "relative": relative, **found}
+    terminal.as_json(found) if as_json else sampling.render(found)
+
+
+COMMANDS = (subset, leaks, sample, cost)

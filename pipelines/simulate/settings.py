@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines import typed
 from pipelines.recipe import apply_override
+from runtime import typed
 from runtime.errors import OverrideError
 
 SIDES = ("tuning", "test")

@@ -57,7 +57,7 @@ class Information:
         """The standard error of a quantity, to first order, from runs with these slopes."""
         gradient = self.gradient(quantity)
         covariance = np.linalg.pinv(slopes.T @ slopes)
-        return float(np.sqrt(max(0.0, gradient @ covariance @ gradient)))
+        return float(np.sqrt(max(0.0, float(gradient @ covariance @ gradient))))
 
 
 def choose(

@@ -21,9 +21,12 @@ HUBER_DELTA = 1e-3
 STARTS = 128
 SAME = 1e-6
 """Two starts reached the same optimum where their sums differ by less than this share."""
-EXPONENTS = (0.005, 5.0)
+EXPONENTS = (0.005, 2.0)
 """Bounds of gamma alpha and of gamma beta, the exponents that each term of the loss has far from the other one."""
-GAMMAS = (0.02, 20.0)
+GAMMAS = (0.1, 10.0)
+TERMS = (-25.0, 5.0)
+"""Bounds of what either term contributes at the mean ln N and ln D, as ln of its ratio to the least loss. With these
+bounds, A and B are numbers that a double can hold."""
 FLOOR = 1e-11
 """Least E, as a share of the least loss: an E that ends there cannot be told from 0."""
 
@@ -81,8 +84,9 @@ class Model:
     def bounds(self, gamma: float | None) -> tuple[Array, Array]:
         least = self.log_loss.min()
         gammas = GAMMAS if gamma is None else (gamma, gamma)
-        lower = np.array([least + np.log(FLOOR), least - 60, least - 60, EXPONENTS[0], EXPONENTS[0], gammas[0]])
-        upper = np.array([least + 1, least + 30, least + 30, EXPONENTS[1], EXPONENTS[1], gammas[1]])
+        terms = least + TERMS[0], least + TERMS[1]
+        lower = np.array([least + np.log(FLOOR), terms[0], terms[0], EXPONENTS[0], EXPONENTS[0], gammas[0]])
+        upper = np.array([least + 1, terms[1], terms[1], EXPONENTS[1], EXPONENTS[1], gammas[1]])
         return lower, upper
 
     def starts(self, gamma: float | None, count: int) -> Array:
@@ -119,6 +123,8 @@ class Model:
         for name, exponent in (("alpha", law.alpha), ("beta", law.beta)):
             if not EXPONENTS[0] * 1.01 < law.gamma * exponent < EXPONENTS[1] * 0.99:
                 found.append(name)
+        least, theta = self.log_loss.min(), self.theta(law)
+        found += [name for name, term in (("A", theta[1]), ("B", theta[2])) if term <= least + TERMS[0] * 0.99]
         if law.gamma != 1 and not GAMMAS[0] * 1.01 < law.gamma < GAMMAS[1] * 0.99:
             found.append("gamma")
         return tuple(found)
@@ -179,6 +185,15 @@ def _best(model: Model, solved: solve.Solved, laws: Sequence[Law]) -> Fit:
     least = solved.value[best]
     reached = int((solved.value <= least * (1 + SAME) + 1e-18).sum())
     return Fit(laws[best], float(least), len(laws), reached, model.at_bound(laws[best]))
+
+
+def robust_sd(errors: Array, constants: int) -> float:
+    """1.4826 times the median absolute error, without the smallest ones.
+
+    A fit by absolute errors passes through as many points as it has constants, which say nothing about the noise
+    (McKean and Schrader 1987).
+    """
+    return 1.4826 * float(np.median(np.sort(np.abs(errors))[constants:]))
 
 
 class Projected:

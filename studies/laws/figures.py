@@ -43,9 +43,9 @@ def drawn(fitted: Fitted) -> dict[str, tuple[str, Figure]]:
             "Optimal N and D over compute, with 95 % intervals by bootstrap; minima of parabolas.",
             _frontier,
         ),
-        "curvature": ("Curvature of the loss over D at the optimum of each budget.", _curvature),
         "range": ("How much loss another number of tokens than the optimal one costs at each budget.", _range),
         "errors": ("Measured over predicted loss by tokens per parameter; runs that the rule names are red.", _errors),
+        "curvature": ("Curvature of the loss over D at the optimum of each budget.", _curvature),
     }
     if not (fitted.document or {}).get("optimum"):
         makers = {name: makers[name] for name in ("isoflops", "errors")}
@@ -103,7 +103,7 @@ def _shades(count: int) -> list[Any]:
     """Colours from low to high compute that are seen on light and on dark ground."""
     import matplotlib as mpl
 
-    return [mpl.colormaps["viridis"](value) for value in np.linspace(0.2, 0.8, max(1, count))]
+    return [mpl.colormaps["viridis"](value) for value in np.linspace(0.28, 0.82, max(1, count))]
 
 
 def _arrays(fitted: Fitted) -> tuple[np.ndarray[Any, Any], ...]:
@@ -134,9 +134,11 @@ def _isoflops(axes: Axes, fitted: Fitted) -> None:
             axes.plot(budgets[index]["params"], np.exp(c0 - c1**2 / (4 * c2)), "d", color=color, markersize=5)
     if not budgets:
         axes.scatter(params, loss, s=11, color=SOFT, linewidths=0)
-    axes.set(xscale="log", yscale="log", xlabel="N, parameters", ylabel="loss")
+    limits = 0.99 * float(loss.min()), 1.02 * float(loss.max())
+    axes.set(xscale="log", yscale="log", xlabel="N, parameters", ylabel="loss", ylim=limits)
     _plain_loss(axes)
-    axes.legend(title="FLOP", title_fontsize=8.5, ncols=2, loc="upper right")
+    assert axes.figure is not None
+    axes.figure.legend(title="FLOP", title_fontsize=8.5, ncols=5, loc="outside lower center")
 
 
 def _plain_loss(axes: Axes) -> None:

@@ -18,6 +18,8 @@ LEAST_SPAN = 2.0
 DIFFERENT = 0.02
 """Sizes count as different where ln N differs by this."""
 LEAST_BUDGETS = 3
+BEND, ROUNDS = 1.345, 10
+"""Bend of Huber's function in robust standard deviations, and rounds of reweighting."""
 NOISY = 0.005
 """Spread of ln C within budgets from which on its effect on the loss is fitted too."""
 
@@ -118,8 +120,7 @@ def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None
         columns[np.arange(len(y)), 3 * of + power] = x**power
     columns[:, -1] = excess
     used = columns if excess.std() > NOISY else columns[:, :-1]
-    root = np.sqrt(weight)
-    solution = np.linalg.lstsq(used * root[:, None], y * root, rcond=None)[0]
+    solution = _least_squares(used, y, weight)
     parabolas = []
     for k in range(count):
         c0, c1, c2 = solution[3 * k : 3 * k + 3]
@@ -145,6 +146,30 @@ def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None
     return Isoflops(tuple(parabolas), float(intercept), float(slope))
 
 
+def robust_weights(points: Points, budgets: Budgets) -> Array:
+    """Weights of the runs (n,) under which parabolas do not follow single bad runs: Huber's, by reweighting."""
+    weights = np.ones(len(points))
+    for _ in range(ROUNDS):
+        found = fit_parabolas(points, budgets, weights)
+        if found is None:
+            return np.ones(len(points))
+        errors = np.zeros(len(points))
+        for k, one in enumerate(found.parabolas):
+            here = budgets.of == k
+            x = np.log(points.params[here]) - one.mean
+            errors[here] = np.log(points.loss[here]) - one.coefficients @ np.stack([x**0, x, x**2])
+        size = np.abs(errors[budgets.of >= 0])
+        bend = max(1e-9, BEND * 1.4826 * float(np.median(size)))
+        weights = np.minimum(1.0, bend / np.maximum(np.abs(errors), 1e-300))
+    return weights
+
+
+def _least_squares(columns: Array, y: Array, weights: Array) -> Array:
+    """By normal equations, since the columns are centred and few, and the runs may be many."""
+    weighted = columns * weights[:, None]
+    return np.asarray(np.linalg.lstsq(weighted.T @ columns, weighted.T @ y, rcond=1e-12)[0], np.float64)
+
+
 def expected(points: Points, budgets: Budgets, law: Law) -> float | None:
     """The exponent of D* that parabolas would find at these very runs if the law were true: it shows their bias."""
     predicted = Points(points.params, points.tokens, law.loss(points.params, points.tokens))
@@ -152,8 +177,11 @@ def expected(points: Points, budgets: Budgets, law: Law) -> float | None:
     return None if found is None else found.tokens_exponent
 
 
-def bootstrap(points: Points, budgets: Budgets, resamples: int, seed: int = 0) -> Array:
-    """Exponents of D* after the runs within each budget were drawn again; NaN where a draw leaves too few minima."""
+def bootstrap(points: Points, budgets: Budgets, robust: Array, resamples: int, seed: int = 0) -> Array:
+    """Exponents of D* after the runs within each budget were drawn again; NaN where a draw leaves too few minima.
+
+    `robust` are the weights of the runs when each is drawn once.
+    """
     rng = np.random.default_rng(seed)
     found = np.full(resamples, np.nan)
     for draw in range(resamples):
@@ -161,6 +189,6 @@ def bootstrap(points: Points, budgets: Budgets, resamples: int, seed: int = 0) -
         for k in range(len(budgets)):
             members = np.flatnonzero(budgets.of == k)
             np.add.at(weights, rng.choice(members, len(members)), 1.0)
-        drawn = fit_parabolas(points, budgets, weights)
+        drawn = fit_parabolas(points, budgets, weights * robust)
         found[draw] = np.nan if drawn is None else drawn.tokens_exponent
     return found

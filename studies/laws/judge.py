@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from studies.laws.estimate import Fit, Model, Points, fit_huber
+from studies.laws.estimate import Fit, Model, Points, fit_huber, robust_sd
 
 RATIO_SD = 3.0
 LEAST_FACTOR = 10.0
@@ -20,6 +20,8 @@ MOST_SHARE = 0.05
 """Where more than this share of the runs would be left out they are no outliers, and none is."""
 RESIDUAL_SD = 5.0
 FEW_STARTS = 16
+LEAST_HELD = 3
+"""A held-out budget of fewer runs says little."""
 NOTABLE_SHIFT = 0.02
 """A change of an exponent that is worth a warning."""
 
@@ -63,7 +65,7 @@ def misfits(points: Points, fit: Fit, sd: float = RESIDUAL_SD) -> tuple[npt.NDAr
     """The runs whose errors lie beyond the rule, and the robust standard deviation of all errors of ln L."""
     model = Model(points)
     errors = model.residuals(model.theta(fit.law)[None])[0][0]
-    scale = 1.4826 * float(np.median(np.abs(errors)))
+    scale = robust_sd(errors, 5)
     return np.abs(errors) > max(sd * scale, 1e-6), scale
 
 

@@ -25,6 +25,13 @@ THEMED = {
     figures.MARK: "var(--mark)",
     figures.SECOND: "var(--rejected)",
 }
+FIGURES = {
+    "isoflops": "IsoFLOPs",
+    "frontier": "Frontier",
+    "range": "Room around the optimum",
+    "errors": "Errors",
+    "curvature": "Curvature",
+}
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
@@ -70,7 +77,7 @@ def _section(fitted: Fitted) -> dict[str, Any]:
         "facts": list(_facts(document)),
         "warnings": document["warnings"],
         "figures": [
-            {"title": key.capitalize(), "sentence": sentence, "svg": inline(figures.rendered(figure, "svg"), key, name)}
+            {"title": FIGURES[key], "sentence": sentence, "svg": inline(figures.rendered(figure, "svg"), key, name)}
             for key, (sentence, figure) in figures.drawn(fitted).items()
         ],
         "tables": list(_tables(document)),

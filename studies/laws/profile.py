@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from studies.laws import solve
-from studies.laws.estimate import EXPONENTS, GAMMAS, Fit, Model, Points
+from studies.laws.estimate import EXPONENTS, GAMMAS, Fit, Model, Points, robust_sd
 from studies.laws.intervals import LEVEL, QUANTITIES, Interval
 from studies.laws.law import Array
 
@@ -30,7 +30,8 @@ def profiles(points: Points, fit: Fit, free_gamma: bool) -> dict[str, Interval]:
     """
     model = Model(points)
     bounds = model.bounds(None if free_gamma else fit.law.gamma)
-    sd = 1.4826 * float(np.median(np.abs(model.residuals(model.theta(fit.law)[None])[0])))
+    used = 6 if free_gamma else 5
+    sd = robust_sd(model.residuals(model.theta(fit.law)[None])[0][0], used)
     delta = TUNING * max(LEAST_SD, sd)
     best = solve.minimise(model.residuals, model.theta(fit.law)[None], bounds, delta)
     theta = best.theta[0]
@@ -38,8 +39,7 @@ def profiles(points: Points, fit: Fit, free_gamma: bool) -> dict[str, Interval]:
     if float(np.sqrt(np.mean(errors**2))) < LEAST_SD:
         return {name: (float(getattr(model.law(theta), name)),) * 2 for name in QUANTITIES}
     inside = float((np.abs(errors) <= delta).mean())
-    scale = inside / float(np.mean(np.clip(errors, -delta, delta) ** 2))
-    used = 6 if free_gamma else 5
+    scale = inside * (1 - used / len(points)) / float(np.mean(np.clip(errors, -delta, delta) ** 2))
     covariance = np.linalg.pinv(slopes[:, :used].T @ slopes[:, :used] * scale)
     names = [name for name in QUANTITIES if name != "gamma" or free_gamma]
     values = np.stack([_values(model, theta, covariance, name) for name in names])  # (names, 2 sides, steps)

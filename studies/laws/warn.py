@@ -11,6 +11,7 @@ from studies.laws import judge
 
 DISAGREEMENT = 0.05
 """Difference of the exponents of D* by parabolas and by the law that is worth a warning whatever the intervals."""
+NAMES = {"alpha": "alpha", "beta": "beta", "tokens_exponent": "the exponent of D*"}
 WORST = 0.02
 """Share of resamples at a bound of the search from which on that is worth a warning."""
 
@@ -19,11 +20,12 @@ def warnings(document: dict[str, Any]) -> list[str]:
     """What a reader of the numbers must know, a sentence each."""
     told: list[str] = []
     outliers, misfits, parabolas = document["outliers"], document["misfits"], document["isoflop"]
-    for what, found in (("with extreme tokens per parameter", outliers), ("that do not fit", misfits)):
+    for what, found in (("of extreme tokens per parameter", outliers), ("beyond the rule for errors", misfits)):
         if found["influence"] and (moved := judge.shifts(found["influence"])):
-            changes = ", ".join(f"{name} by {change:+.3f}" for name, change in moved.items())
-            stay = "are in the fit, and" if found is misfits or found["kept"] else "were left out; in the fit they"
-            told.append(f"{counted(len(found['runs']), 'run')} {what} {stay} move {changes}")
+            changes = ", ".join(f"{NAMES[name]} by {change:+.3f}" for name, change in moved.items())
+            inside = found is misfits or found["kept"]
+            stay = "in the fit, where these change" if inside else "left out; in the fit, these would change"
+            told.append(f"{counted(len(found['runs']), 'run')} {what}: {stay} {changes}")
     for one in document["unidentified"]:
         told.append(f"{one['constant']} is not identified: {one['reason']}")
     if no_optimum(document["unidentified"]):
@@ -41,7 +43,7 @@ def warnings(document: dict[str, Any]) -> list[str]:
         told.append(f"only 1 of {method['starts']} starts reached the best optimum: it may not be the best")
     if "refused" in document["held_out"]:
         told.append(f"no budget was held out: {document['held_out']['refused']}")
-    elif document["held_out"]["runs"] < 3:
+    elif document["held_out"]["runs"] < judge.LEAST_HELD:
         told.append(
             f"the held-out budget has {counted(document['held_out']['runs'], 'run')} only: its error says little"
         )
@@ -70,7 +72,7 @@ def _other_form(document: dict[str, Any]) -> list[str]:
     fixed, free = (document["forms"][name] for name in ("gamma_fixed", "gamma_free"))
     (low, high), gamma = free["profile"]["gamma"], fixed["huber"]["gamma"]
     excluded = (low is not None and low > gamma) or (high is not None and high < gamma)
-    if document["gamma_choice"]["free"] or not excluded:
+    if document["gamma_choice"]["free"] or free["huber"]["at_bound"] or not excluded:
         return []
     gain = 1 - free["huber"]["objective"] / fixed["huber"]["objective"]
     return [

@@ -57,13 +57,17 @@ class Allosaurus:
         if len(samples) < SHORTEST_S * self.sample_rate:
             return []
         pcm = (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
-        features = torch.from_numpy(self._features.compute(Audio(pcm, self.sample_rate)))[None]
+        with np.errstate(all="ignore"):  # sound without any variation, as digital silence, has no features
+            computed = self._features.compute(Audio(pcm, self.sample_rate))
+        if not np.isfinite(computed).all():
+            return []
+        features = torch.from_numpy(computed)[None]
         with torch.inference_mode(), reproducible(threads=1):
             logits = self._model(features, torch.tensor([features.shape[1]])).numpy()[0]
         told = self._decoder.compute(logits, self._language, timestamp=True)
         starts = [line.split() for line in told.splitlines()]  # start, length of a window, symbol
         end_s = len(samples) / self.sample_rate
-        ends = [float(start) for start, _, _ in starts[1:]] + [end_s]
+        ends = [*(float(start) for start, _, _ in starts[1:]), end_s][: len(starts)]
         return [
             Phone(symbol, float(start), min(end, float(start) + self._shift_s))
             for (start, _, symbol), end in zip(starts, ends, strict=True)

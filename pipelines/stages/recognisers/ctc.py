@@ -18,8 +18,8 @@ from runtime.errors import SpeechmillError
 VOCABULARY_BYTES = 10_000_000
 SHORTEST_S = 0.05
 """Shorter sound makes no frame."""
-NO_PHONES = frozenset(["|", " ", ""])
-"""Tokens of borders of words."""
+NO_PHONES = frozenset(["|", " ", "", "<s>", "</s>", "<unk>", "[UNK]"])
+"""Tokens of borders of words and of text."""
 
 
 class Ctc:
@@ -65,7 +65,6 @@ class Ctc:
         phones, frame = [], 0
         for token, run in itertools.groupby(found):
             start, frame = frame, frame + sum(1 for _ in run)
-            symbol = self._symbols[token]
-            if token != self._blank and symbol not in NO_PHONES and symbol[0] not in "<[":
-                phones.append(Phone(symbol, start * frame_s, frame * frame_s))
+            if token != self._blank and self._symbols[token] not in NO_PHONES:
+                phones.append(Phone(self._symbols[token], start * frame_s, frame * frame_s))
         return phones
