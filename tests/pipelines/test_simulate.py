@@ -135,7 +135,7 @@ def test_a_killed_simulation_is_finished_by_the_same_command(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(tuning[0] / "bank", out / "bank")
-    command = ["simulate", str(out), "--voices", str(listing), *SETTINGS, "--side", "tuning", "--count", "40"]
+    command = ["simulate", str(out), "--voices", str(listing), *SETTINGS, "--side", "tuning", "--count", "400"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines", *command], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
