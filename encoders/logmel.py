@@ -51,6 +51,8 @@ class LogMelConfig:
             object.__setattr__(self, field.name, number)
         if min(self.sample_rate, self.n_fft, self.window_samples, self.hop_samples, self.num_mels) < 1:
             raise ValueError("logmel: sample_rate, n_fft, window_samples, hop_samples and num_mels must be at least 1")
+        if self.n_fft > 1 << 16 or self.num_mels > 1024:
+            raise ValueError("logmel: n_fft must be at most 65536 and num_mels at most 1024")
         if self.n_fft % 2 or self.window_samples > self.n_fft:
             raise ValueError(f"logmel: n_fft ({self.n_fft}) must be even and not below window_samples")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate / 2:

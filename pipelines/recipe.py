@@ -16,7 +16,7 @@ from typing import Any
 
 import encoders
 from manifests.labels import COLUMNS, checked_label
-from manifests.names import checked_name
+from manifests.names import DUPLICATE, FOLDERS, checked_name
 from manifests.storage import StorageConfig
 from pipelines import typed
 from pipelines.audio.config import DecodeConfig
@@ -73,6 +73,9 @@ class IngestConfig:
         for name in above_0:
             if not getattr(self, name) > 0:
                 raise ValueError(f"ingest.{name} must be above 0")
+        for name, value in (("source", self.source), ("licence", self.licence)):
+            if value is not None:
+                checked_label(name, value)
         for name, value in self.label.items():
             if name in COLUMNS:
                 raise ValueError(f"ingest.label.{name} is no label of your own: write ingest.{name}")
@@ -113,14 +116,22 @@ class SelectConfig:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
             raise ValueError("select.context_s, continuation_s, stride_s and grid_s must be finite numbers")
-        if self.context_s < 0 or self.continuation_s <= 0:
-            raise ValueError("select.context_s must be at least 0 and select.continuation_s above 0")
-        if self.grid_s <= 0 or (self.stride_s is not None and self.stride_s <= 0):
-            raise ValueError("select.grid_s and select.stride_s must be above 0")
+        if self.context_s < 0 or self.continuation_s < 0.001:
+            raise ValueError("select.context_s must be at least 0 and select.continuation_s at least 0.001")
+        if self.grid_s < 0.001:  # the id of a window tells its start in milliseconds
+            raise ValueError(f"select.grid_s must be at least 0.001, a millisecond, not {self.grid_s}")
+        if self.stride_s is not None and self.stride_s <= 0:
+            raise ValueError("select.stride_s must be above 0")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:
             checked_name(split, "the split")
+            if split.lower() in FOLDERS:
+                raise ValueError(f"the split {split!r} cannot be used: datasets have a folder of this name")
+        for rule in (*self.recordings, *self.windows):
+            checked_name(rule, "the rule")
+            if rule == DUPLICATE:
+                raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
@@ -261,8 +272,8 @@ def parse(raw: dict[str, Any]) -> Recipe:
     annotate = raw.get("annotate", {})
     _check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
     piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
-    if not typed.fits(piece_hours, float) or not piece_hours > 0:
-        what = f"annotate.piece_hours must be a number of hours above 0, not {piece_hours!r:.100}"
+    if not typed.fits(piece_hours, float) or not 0.01 <= piece_hours <= typed.LARGEST:
+        what = f"annotate.piece_hours must be a number of hours, at least 0.01, not {piece_hours!r:.100}"
         raise RecipeError(what, "correct it in the recipe")
     max_failed_share = raw.get("max_failed_share", 0.5)
     if not typed.fits(max_failed_share, float) or not 0 <= max_failed_share <= 1:
@@ -319,6 +330,9 @@ def _several(table: Any) -> dict[str, EncodeConfig]:
     if taken := {"encoder", "settings"} & common.keys():
         what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
         raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")
+    if len({name.lower() for name in tables}) < len(tables):  # not every disk tells their datasets apart
+        what = f"the tables of encoders must differ by more than capitals: {', '.join(tables)}"
+        raise RecipeError(what, "rename one of them")
     found = {}
     for name, of in tables.items():
         try:
