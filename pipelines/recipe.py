@@ -8,6 +8,7 @@ import importlib
 import math
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from importlib import resources
@@ -22,7 +23,7 @@ from pipelines import typed
 from pipelines.audio.config import DecodeConfig
 from pipelines.rules import check_rules
 from pipelines.stages.base import Stage
-from runtime.errors import OverrideError, RecipeError
+from runtime.errors import OverrideError, RecipeError, UnknownRecipeError
 
 STAGES = {
     "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
@@ -235,11 +236,16 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """
     path = path_of(recipe) or Path(recipe)
     if not path.is_file():
-        raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
+        raise UnknownRecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
     try:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+    return parse_with(raw, overrides)
+
+
+def parse_with(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    """A recipe from TOML tables, with values that `--set` gave in the place of theirs."""
     changed = copy.deepcopy(raw)
     for override in overrides:
         apply_override(changed, override)

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
+from manifests.names import NAME
 from manifests.output import one_line, say
 from pipelines.options import Output, lake_options, open_lake, recipe_of
 from runtime.errors import SpeechmillError
+
+if TYPE_CHECKING:
+    from manifests.lake import Lake
+    from pipelines.recipe import Recipe
 
 
 @click.group()
 def tokens() -> None:
     """The ledger of a dataset: print it, or recount it from the shards."""
+
+
+def _opened(recipe: str, lake: str, overrides: tuple[str, ...]) -> tuple[Lake, Recipe]:
+    """The lake and the recipe; what names no recipe may name a dataset, beside which its recipe is kept."""
+    from pipelines.recipe import parse_with
+    from runtime.errors import UnknownRecipeError
+
+    try:
+        loaded = recipe_of(recipe, overrides)
+        return open_lake(lake, loaded.storage), loaded
+    except UnknownRecipeError:
+        opened = open_lake(lake)
+        if not NAME.fullmatch(recipe) or not opened.storage.exists(key := f"datasets/{recipe}/recipe.json"):
+            raise
+        return opened, parse_with(opened.read_json(key), overrides)
 
 
 DATASET = (
@@ -41,19 +62,19 @@ def tokens_show(
     dataset: str | None,
     version: int | None,
 ) -> None:
-    """Print the ledger of RECIPE's dataset."""
+    """Print the ledger of RECIPE's dataset; RECIPE may also be the name of a dataset of the lake."""
     from manifests import ledger
     from manifests.labels import COUNTED_BY
     from pipelines.dataset import dataset_of
 
-    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
+    opened, loaded = _opened(recipe, lake, overrides)
+    output = Output(quiet, as_json)
     columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
     labels = [column for column in columns if COUNTED_BY.fullmatch(column)]
     if not set(columns) <= {*ledger.GROUP, *labels}:
         raise click.BadParameter(
             f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)} and labels.NAME", param_hint="--by"
         )
-    opened = open_lake(lake, loaded.storage)
     name = dataset or dataset_of(opened, loaded)
     folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
     try:
@@ -78,8 +99,8 @@ def tokens_verify(
     from manifests.verify import verify
     from pipelines.dataset import dataset_of
 
-    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
-    opened = open_lake(lake, loaded.storage)
+    opened, loaded = _opened(recipe, lake, overrides)
+    output = Output(quiet, as_json)
     name = dataset or dataset_of(opened, loaded)
     problems = verify(opened, name)
     for problem in problems:

@@ -537,6 +537,12 @@ def test_card_ledger_tokens_report_and_croissant_say_the_same_numbers(tmp_path: 
         numbers = [int(word.replace(",", "")) for word in line.split()[1:] if "." not in word]
         assert tuple(numbers) == counts
     assert f"tokens of {patch} frame" in shown
+    # The dataset keeps its recipe, so that whoever has the lake alone can ask, too.
+    for command in ("show", "verify"):
+        done = CliRunner().invoke(cli, ["tokens", command, "cheap", "--lake", str(root)], catch_exceptions=False)
+        assert done.exit_code == 0
+    assert CliRunner().invoke(cli, ["tokens", "show", "cheap", *given[3:]]).output == shown
+    assert "no recipe 'cheap-2'" in str(CliRunner().invoke(cli, ["tokens", "show", "cheap-2", *given[3:]]).exception)
     croissant = lake.read_json("datasets/cheap/croissant.json")
     assert f"{tokens.windows:,} windows" in croissant["description"]
     assert croissant["version"] == "1.0.0"
