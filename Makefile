@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo browser servers infra-tools test fuzz bench lint format clean
+.PHONY: demo setup browser servers infra-tools test test-slow test-all fuzz bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -48,9 +48,19 @@ servers: .venv-servers/ready
 
 infra-tools: .venv-infra/ready
 
+setup: .venv/ready browser servers infra-tools
+
 # Three files at a time, also on two cores: many tests wait for a server or a subprocess.
-test: lint browser servers infra-tools
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations 25
+
+# Lint, types, and all tests but those marked `slow`: kills, clusters, every engine, a month of growth, a minute of fuzz.
+test: lint setup
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 # Hostile inputs for SECONDS, from a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. What breaks a rule
 # is written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt judges it again.

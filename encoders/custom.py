@@ -18,6 +18,7 @@ import numpy as np
 
 from encoders.pieces import PieceEncoder
 from encoders.reach import Reach
+from runtime import typed
 from runtime.batches import reproducible
 from runtime.errors import RecipeError
 from runtime.extras import require
@@ -72,22 +73,9 @@ class Sidecar:
     """Licence of the weights."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = (
-                getattr(self, field.name),
-                {"int": int, "str": str, "bool": bool, "float": float}[str(field.type)],
-            )
-            if kind is float and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
-            elif type(value) is not kind:
-                raise ValueError(f"{field.name} must be {_KIND_WORDS[kind]}, not {value!r}")
-        for name, least in {"sample_rate": 1, "hop": 1, "dim": 1, "look_back": 0, "look_ahead": 0, "channels": 1,
-                            "call_samples": 0, "rows": 0, "tolerance": 0, "version": 1}.items():  # fmt: skip
-            if not least <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name, known in {"input": INPUTS, "output": OUTPUTS}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {getattr(self, name)!r}")
+        least = dict.fromkeys(("sample_rate", "hop", "dim", "channels", "version"), 1)
+        least |= dict.fromkeys(("look_back", "look_ahead", "call_samples", "rows", "tolerance"), 0)
+        typed.settle(self, at_least=least, one_of={"input": INPUTS, "output": OUTPUTS})
         if self.input == INPUTS[0] and self.channels != 1:
             raise ValueError(f"channels is {self.channels}, but the input {self.input!r} has none")
         if self.state and (self.call_samples < 1 or self.call_samples % self.hop):
@@ -98,9 +86,6 @@ class Sidecar:
             raise ValueError("call_samples is for models with state: without it, a call has the whole piece")
         if Path(self.file).suffix not in KINDS:
             raise ValueError(f"file must end in {', '.join(KINDS)}, not {self.file!r}")
-
-
-_KIND_WORDS = {int: "a whole number", str: "a text", bool: "true or false", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -117,11 +102,7 @@ class CustomConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise ValueError('the setting model names the sidecar of your model: model = "folder/encoder.toml"')
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
-            raise ValueError(f"batch must be a whole number, 1 or more, not {self.batch!r}")
-        if isinstance(self.max_chunk_s, bool) or not 0 < self.max_chunk_s < float("inf"):
-            raise ValueError(f"max_chunk_s must be a number of seconds above 0, not {self.max_chunk_s!r}")
-        object.__setattr__(self, "max_chunk_s", float(self.max_chunk_s))
+        typed.settle(self, at_least={"batch": 1}, above={"max_chunk_s": 0})
 
 
 class Custom(PieceEncoder):

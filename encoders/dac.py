@@ -31,6 +31,16 @@ class Dac(NeuralEncoder):
         module: torch.nn.Module = DacModel.from_pretrained(self.folder).encoder
         return module
 
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import DacModel
+
+        module: torch.nn.Module = DacModel.from_pretrained(self.folder).decoder
+        return module
+
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.module(sounds)
         return features.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder(features.transpose(1, 2))
+        return sound

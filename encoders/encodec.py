@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
 from encoders.reach import Reach, reach, seanet
+from runtime import typed
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,7 @@ class EncodecConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.look_back_s, bool) or not 0 <= self.look_back_s < float("inf"):
-            raise ValueError(f"look_back_s must be a number of seconds, 0 or more, not {self.look_back_s!r}")
-        object.__setattr__(self, "look_back_s", float(self.look_back_s))
+        typed.settle(self, at_least={"look_back_s": 0})
 
 
 class Encodec(NeuralEncoder):
@@ -72,10 +71,21 @@ class Encodec(NeuralEncoder):
         """Whether the model is the causal one."""
         return self.local
 
+    @property
+    def has_decoder(self) -> bool:
+        """At 48 kHz the level of each chunk is not among the features, without which its sound cannot be made."""
+        return self.local
+
     def _load(self) -> torch.nn.Module:
         from transformers import EncodecModel
 
         module: torch.nn.Module = EncodecModel.from_pretrained(self.folder).encoder
+        return module
+
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import EncodecModel
+
+        module: torch.nn.Module = EncodecModel.from_pretrained(self.folder).decoder
         return module
 
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
@@ -84,3 +94,7 @@ class Encodec(NeuralEncoder):
             sounds = sounds / level
         features: torch.Tensor = self.module(sounds)
         return features.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder(features.transpose(1, 2))
+        return sound

@@ -10,6 +10,7 @@ import numpy as np
 
 from encoders.neural import NeuralConfig, NeuralEncoder
 from encoders.reach import Reach
+from runtime import typed
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,7 @@ class HiddenConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int):
-            raise ValueError(f"layer must be a whole number, not {self.layer!r}")
-        if isinstance(self.context_s, bool) or not 0 <= self.context_s < float("inf"):
-            raise ValueError(f"context_s must be a number of seconds, 0 or more, not {self.context_s!r}")
-        object.__setattr__(self, "context_s", float(self.context_s))
+        typed.settle(self, at_least={"context_s": 0})
 
 
 class Hidden(NeuralEncoder):

@@ -33,13 +33,26 @@ class LongCat(NeuralEncoder):
         hop = self.hop_samples
         return max(-(-samples // hop), frames) * hop
 
-    def _load(self) -> torch.nn.Module:
+    def _whole(self) -> torch.nn.Module:
         from diffusers import LongCatAudioDiTVae
 
         module: torch.nn.Module = LongCatAudioDiTVae.from_pretrained(self.folder, low_cpu_mem_usage=False)
+        return module
+
+    def _load(self) -> torch.nn.Module:
+        module = self._whole()
         del module.decoder
+        return module
+
+    def _load_decoder(self) -> torch.nn.Module:
+        module = self._whole()
+        del module.encoder
         return module
 
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self.module.encode(sounds, sample_posterior=False).latents
         return latents.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder.decode(features.transpose(1, 2)).sample
+        return sound

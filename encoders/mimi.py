@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
 from encoders.reach import Layer, Reach, attention, causal, reach, seanet
+from runtime import typed
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +24,7 @@ class MimiConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.look_back_s, bool) or not 0 <= self.look_back_s < float("inf"):
-            raise ValueError(f"look_back_s must be a number of seconds, 0 or more, not {self.look_back_s!r}")
-        object.__setattr__(self, "look_back_s", float(self.look_back_s))
+        typed.settle(self, at_least={"look_back_s": 0})
 
 
 class Mimi(NeuralEncoder):
@@ -52,9 +51,22 @@ class Mimi(NeuralEncoder):
         module: torch.nn.Module = model.encoder
         return module
 
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import MimiModel
+
+        model: Any = MimiModel.from_pretrained(self.folder)
+        module: torch.nn.Module | None = model.decoder
+        if module is None:
+            raise NotImplementedError(f"{self.folder} holds no decoder")
+        return module
+
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self.module(sounds).latents
         return latents.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder(features.transpose(1, 2)).audio_values
+        return sound
 
 
 def mimi_layers(config: Any) -> list[Layer]:

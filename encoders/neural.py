@@ -10,7 +10,7 @@ import functools
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ import numpy as np
 
 from encoders.pieces import PieceEncoder
 from encoders.reach import Reach
-from runtime import models
-from runtime.batches import reproducible, resolve_device
+from runtime import models, typed
+from runtime.batches import DEVICES, Batches, Inputs, reproducible, resolve_device
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -54,15 +54,8 @@ class NeuralConfig:
             raise ValueError(
                 'the setting model names the weights: model = "org/name" of a hub, a local folder, or a registered name'
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 0:
-            raise ValueError(f"batch must be a whole number, 0 or more, not {self.batch!r}")
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"compile must be true or false, not {self.compile!r}")
-        if isinstance(self.max_chunk_s, bool) or not 0 < self.max_chunk_s < float("inf"):
-            raise ValueError(f"max_chunk_s must be a number of seconds above 0, not {self.max_chunk_s!r}")
-        object.__setattr__(self, "max_chunk_s", float(self.max_chunk_s))
+        one_of = {"precision": PRECISIONS, "device": DEVICES}
+        typed.settle(self, at_least={"batch": 0}, above={"max_chunk_s": 0}, one_of=one_of)
 
 
 class NeuralEncoder(PieceEncoder):
@@ -91,6 +84,7 @@ class NeuralEncoder(PieceEncoder):
         sample_rate, dim, reach = self._grid()
         self._set_grid(sample_rate, dim, reach, config.max_chunk_s)
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._forward
+        self._decoder: Any = None
 
     @abstractmethod
     def _grid(self) -> tuple[int, int, Reach]:
@@ -108,6 +102,43 @@ class NeuralEncoder(PieceEncoder):
         """What goes to the device, of sounds float32 (rows, samples): here (rows, channels, samples)."""
         return np.repeat(sounds[:, None], self.channels, axis=1)
 
+    def _load_decoder(self) -> torch.nn.Module:
+        """The module that `_inverse` calls, as `_load` has it; NotImplementedError where the folder holds none."""
+        raise NotImplementedError
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        """Sound (rows, channels, samples) of features (rows, frames, dim), by `self._decoder`. Models without a decoder
+        leave it as it is."""
+        raise NotImplementedError
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the model can have a decoder; one that was saved without it says so in `decode`."""
+        return type(self)._inverse is not NeuralEncoder._inverse
+
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """As `Encoder.decode`, by the decoder of the model's library, which is loaded at the first call.
+
+        It is given what its quantiser would be given. A window is decoded at once, each track alone; of a model with
+        several channels their mean is the track. Where the decoder gives fewer samples than the frames stand for,
+        zeros follow. OutOfMemoryError for a window that is too long.
+        """
+        if not self.has_decoder:
+            return super().decode(features)
+        if self._decoder is None:
+            self._decoder = self._placed(self._load_decoder())
+        called = Batches(f"{self.name}, decoder", 1, self._decode_rows, self._free)
+        samples = features.shape[1] * self.hop_samples
+        sounds = [sound[:samples] for sound in called([(track,) for track in features])]
+        return np.stack([np.pad(sound, (0, samples - len(sound))) for sound in sounds])
+
+    def _decode_rows(self, rows: Sequence[Inputs]) -> list[np.ndarray]:
+        import torch
+
+        given = torch.from_numpy(np.stack([row[0] for row in rows])).to(self.device, getattr(torch, self.precision))
+        with torch.inference_mode(), reproducible(1, self.device), _plain_float32(self.device):
+            return list(self._inverse(given).float().mean(dim=1).cpu().numpy())
+
     def model_hashes(self) -> dict[str, str]:
         """sha256 of the weights, or their commit on a hub."""
         return {"model": found(self.config.model)[1]}
@@ -118,12 +149,15 @@ class NeuralEncoder(PieceEncoder):
 
         if self.device == "cuda":  # without it, cuBLAS refuses to be deterministic
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self.module: Any = self._load().eval().requires_grad_(False).to(self.device)
-        if self.precision != "float32":
-            self.module = self.module.to(getattr(torch, self.precision))
+        self.module: Any = self._placed(self._load())
         if self.config.compile:
             self._run = torch.compile(self._forward)
         super().setup()
+
+    def _placed(self, module: torch.nn.Module) -> torch.nn.Module:
+        import torch
+
+        return module.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
 
     def _features(self, sounds: np.ndarray) -> np.ndarray:
         import torch

@@ -25,13 +25,26 @@ class Oobleck(NeuralEncoder):
         dim = self.told["encoder_hidden_size"] // 2  # the other half says how far samples spread around the mean
         return self.told["sampling_rate"], dim, reach(snake_stack(self.told["downsampling_ratios"]))
 
-    def _load(self) -> torch.nn.Module:
+    def _whole(self) -> torch.nn.Module:
         from diffusers import AutoencoderOobleck
 
         module: torch.nn.Module = AutoencoderOobleck.from_pretrained(self.folder, low_cpu_mem_usage=False)
+        return module
+
+    def _load(self) -> torch.nn.Module:
+        module = self._whole()
         del module.decoder
+        return module
+
+    def _load_decoder(self) -> torch.nn.Module:
+        module = self._whole()
+        del module.encoder
         return module
 
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         mean: torch.Tensor = self.module.encode(sounds).latent_dist.mean
         return mean.transpose(1, 2)
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder.decode(features.transpose(1, 2)).sample
+        return sound

@@ -49,3 +49,17 @@ class Pocket(NeuralEncoder):
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self.module.encode(sounds, padding_mask=None).latents
         return latents
+
+    def _load_decoder(self) -> torch.nn.Module:
+        from transformers import PocketTTSAudioTokenizerModel
+
+        module: Any = PocketTTSAudioTokenizerModel.from_pretrained(self.folder)
+        if module.decoder is None:
+            raise NotImplementedError(f"{self.folder} holds no decoder")
+        del module.encoder
+        loaded: torch.nn.Module = module
+        return loaded
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder.decode(features).audio_values
+        return sound

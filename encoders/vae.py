@@ -12,6 +12,7 @@ import numpy as np
 from encoders.base import Encoder, WindowSound
 from encoders.logmel import LogMel
 from encoders.vae_network import CONFIG, WEIGHTS, VaeShape, make
+from runtime import typed
 from runtime.batches import DEVICES, reproducible, resolve_device
 from runtime.models import resolve, sha256_of
 
@@ -31,8 +32,7 @@ class VaeConfig:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("vae: name a trained model: model = a folder that `speechmill encoder train` wrote")
-        if self.device not in DEVICES:
-            raise ValueError(f"vae: device must be one of {', '.join(DEVICES)}, not {self.device!r}")
+        typed.settle(self, one_of={"device": DEVICES})
 
 
 class Vae(Encoder):

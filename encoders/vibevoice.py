@@ -34,16 +34,29 @@ class VibeVoice(NeuralEncoder):
             layers += [causal(2 * ratio, ratio), *[causal(kernel)] * depth]
         return SAMPLE_RATE, config.hidden_size, reach([*layers, causal(kernel)])
 
-    def _load(self) -> torch.nn.Module:
+    def _whole(self) -> torch.nn.Module:
         from transformers import VibeVoiceAcousticTokenizerModel
 
-        module = VibeVoiceAcousticTokenizerModel.from_pretrained(self.folder)
+        module: torch.nn.Module = VibeVoiceAcousticTokenizerModel.from_pretrained(self.folder)
+        return module
+
+    def _load(self) -> torch.nn.Module:
+        module = self._whole()
         del module.decoder
+        return module
+
+    def _load_decoder(self) -> torch.nn.Module:
+        module = self._whole()
+        del module.encoder
         return module
 
     def _forward(self, sounds: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self.module.encode(sounds, sample=False).latents
         return latents
+
+    def _inverse(self, features: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self._decoder.decode(features).audio
+        return sound
 
 
 SAMPLE_RATE = 24_000

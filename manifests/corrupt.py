@@ -21,7 +21,7 @@ REMEDIES = (
     (r"annotations/.*", "delete it and run `speechmill annotate` again, which measures its recordings anew"),
     (r"selections/.*", "delete it and run `speechmill select` again, which writes it anew"),
     (
-        r"datasets/(?P<name>[^/]+)/windows/(?P<folder>.+)-(?P<number>\d+)\.parquet",
+        r"datasets/(?P<name>[^/]+)/(windows|products)/(?P<folder>.+)-(?P<number>\d+)\.parquet",
         "delete datasets/{name}/commits/{folder}/{number}.json and run `speechmill encode` again, which makes that "
         "shard anew",
     ),
@@ -78,7 +78,12 @@ def schema_of(key: str) -> pa.Schema | None:
     name = file.partition("/")[2]
     kinds = {
         "selections": {"windows-": schemas.WINDOWS, "verdicts-": schemas.VERDICTS},
-        "datasets": {"windows/": schemas.SHARD_WINDOWS, "ledger.": schemas.LEDGER, "shards.": schemas.SHARDS},
+        "datasets": {
+            "windows/": schemas.SHARD_WINDOWS,
+            "products/": schemas.PRODUCTS,
+            "ledger.": schemas.LEDGER,
+            "shards.": schemas.SHARDS,
+        },
     }
     return next((schema for start, schema in kinds.get(folder, {}).items() if name.startswith(start)), None)
 

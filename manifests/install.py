@@ -1,8 +1,9 @@
-"""The command that installs optional packages of speechmill, whichever way it was installed itself."""
+"""Optional packages: whether one is there, and the command that installs it, however speechmill was installed."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 from collections.abc import Iterable
 from importlib import metadata
@@ -26,6 +27,14 @@ def install(extras: Iterable[str] = (), bare: Iterable[str] = ()) -> str:
     if alone := " ".join(sorted(set(bare))):
         commands.append(f"pip install --no-deps {alone}")
     return " && ".join(commands)
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of what it lies in
+        return False
 
 
 @functools.cache

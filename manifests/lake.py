@@ -71,9 +71,11 @@ class Lake:
         """One JSON object that has these names; raises as `read`."""
         return parse_json(key, self.storage.read(key), names)
 
-    def write(self, key: str, table: pa.Table) -> None:
-        """Commit one Parquet file; equal tables give equal bytes."""
-        self.storage.put(key, write_parquet_bytes(table))
+    def write(self, key: str, table: pa.Table) -> int:
+        """Commit one Parquet file and return its size in bytes; equal tables give equal bytes."""
+        data = write_parquet_bytes(table)
+        self.storage.put(key, data)
+        return len(data)
 
     def change(self, key: str, edit: Callable[[pa.Table], pa.Table]) -> bool:
         """Put what `edit` makes of a Parquet file in its place, and return whether that is something else.

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import safetensors.numpy
 
 from manifests import schemas, shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.labels import as_sql
 from manifests.lake import Lake
 from manifests.output import counted, one_line
-from manifests.shards import ShardCommit, ShardFiles, Statistics, committed
+from manifests.products import MOST_DIM, Products
+from manifests.shards import ShardCommit, ShardFiles, committed
+from manifests.statistics import Statistics
 from manifests.tables import joined
 from manifests.versions import generation, versions
 
@@ -67,7 +68,8 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
         made = generation(history, shard)
         assert made is not None
         record = hashlib.sha256(commit.to_json().encode()).hexdigest()
-        return made, shard, committed_windows(lake, dataset, shard, commit), commit.statistics, record
+        summed = committed_statistics(lake, dataset, shard, commit)
+        return made, shard, committed_windows(lake, dataset, shard, commit), summed, record
 
     def tables() -> Iterator[tuple[str, pa.Table]]:
         of_versions = (shard for shard in committed(lake.storage, dataset) if generation(history, shard) is not None)
@@ -161,38 +163,12 @@ class _Counts:
         return table.select(schema.names).cast(schema)
 
 
-def statistics_file(statistics: Mapping[str, Statistics]) -> bytes:
-    """`stats.safetensors`: of each split `<split>.mean`, `.variance`, `.min`, `.max` (float64, a value a dimension) and
-    `.count` (int64, frames over all tracks); and without a prefix those of the split by which trainers normalise.
-
-    That is `train`, so that nothing of what a model is tested on enters its normalisation; without such a split it is
-    the one with the most frames.
-    """
-    arrays = {
-        f"{split}.{name}": array for split, of_split in statistics.items() for name, array in of_split.arrays().items()
-    }
-    if statistics:
-        default = max(statistics, key=lambda split: (split == "train", statistics[split].count, split))
-        return safetensors.numpy.save(arrays | statistics[default].arrays(), {"default_split": default})
-    return safetensors.numpy.save(arrays)
-
-
 def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> pa.Table:
     """A committed shard's table of windows (SHARD_WINDOWS).
 
     Raises CorruptFileError where it is missing, or has not the bytes or the counts that the commit says.
     """
-    key = f"datasets/{dataset}/{shard.windows}"
-    try:
-        data = lake.storage.read(key)
-    except FileNotFoundError as error:
-        raise CorruptFileError.of(key, f"missing, though {shard.commit} says that it was written") from error
-    table = parse_parquet(key, data)
-    described = commit.files.get(shard.windows)
-    if described is None:
-        raise CorruptFileError.of(key, f"is not in {shard.commit}")
-    if hashlib.sha256(data).hexdigest() != described["sha256"]:
-        raise CorruptFileError.of(key, f"has not the sha256 that {shard.commit} says")
+    key, table = _described(lake, dataset, shard, commit, shard.windows)
     made = table.filter(pc.equal(table["status"], "ok"))
     frames = pc.sum(pc.multiply(pc.add(made["context_frames"], made["continuation_frames"]), made["tracks"])).as_py()
     found = {"windows": len(made), "failed": len(table) - len(made), "frames": frames or 0}
@@ -200,6 +176,38 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
         if count != (said := getattr(commit, what)):
             raise CorruptFileError.of(key, f"holds {count:,} {what}, {shard.commit} says {said:,}")
     return table
+
+
+def committed_statistics(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit) -> Statistics:
+    """A committed shard's statistics with the sums of products.
+
+    Raises CorruptFileError where these are missing, have not the bytes that the commit says, or are of another size.
+    """
+    key, table = _described(lake, dataset, shard, commit, shard.products)
+    try:
+        products = Products.of_table(table)
+    except ValueError as error:
+        raise CorruptFileError.of(key, error) from error
+    dim = len(commit.statistics.total)
+    if (products.dim if products else 0) != (dim if dim <= MOST_DIM else 0):
+        raise CorruptFileError.of(key, f"holds {len(table):,} products, {shard.commit} tells of {dim} values a frame")
+    return replace(commit.statistics, products=products)
+
+
+def _described(lake: Lake, dataset: str, shard: ShardFiles, commit: ShardCommit, name: str) -> tuple[str, pa.Table]:
+    """The key of a file that a commit describes, and its table. CorruptFileError unless it has the bytes of then."""
+    key = f"datasets/{dataset}/{name}"
+    try:
+        data = lake.storage.read(key)
+    except FileNotFoundError as error:
+        raise CorruptFileError.of(key, f"missing, though {shard.commit} says that it was written") from error
+    table = parse_parquet(key, data)
+    described = commit.files.get(name)
+    if described is None:
+        raise CorruptFileError.of(key, f"is not in {shard.commit}")
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+        raise CorruptFileError.of(key, f"has not the sha256 that {shard.commit} says")
+    return key, table
 
 
 def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:

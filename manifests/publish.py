@@ -14,6 +14,7 @@ from manifests import ledger, shardlist
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.report import card
+from manifests.statistics import statistics_file
 from manifests.tables import write_parquet_bytes
 from manifests.versions import Version, committed_numbers, fields, versions
 
@@ -60,7 +61,7 @@ def _files(book: ledger.Book, history: Sequence[Mapping[str, int]]) -> dict[str,
     listed = fields(history)
     return {
         "ledger.parquet": write_parquet_bytes(book.ledger),
-        "stats.safetensors": ledger.statistics_file(book.statistics),
+        "stats.safetensors": statistics_file(book.statistics),
         "fields.json": pretty(listed).encode(),
         "shards.parquet": write_parquet_bytes(shardlist.in_order(book.shards, listed)),
     }

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import safetensors
 import safetensors.numpy
@@ -15,8 +14,8 @@ import safetensors.numpy
 from manifests import shardlist
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
-from manifests.ledger import GROUP, PATCHES, statistics_file
-from manifests.shards import Statistics
+from manifests.ledger import GROUP, PATCHES
+from manifests.statistics import Statistics, different, statistics_file
 from manifests.versions import Fields, Version
 
 Difference = tuple[str, str]
@@ -148,9 +147,8 @@ class Recount:
             yield name, f"cannot be read to its end: {error}"
             return
         counted = safetensors.numpy.load(statistics_file(self.statistics))
-        for which in sorted(stored.keys() | counted.keys()):
-            if which not in stored or which not in counted or not np.array_equal(stored[which], counted[which]):
-                yield name, f"{which} is not that of the shards"
+        for which in different(stored, counted):
+            yield name, f"{which} is not that of the shards"
 
 
 def by_version(added: Sequence[Recount]) -> Iterator[Recount]:

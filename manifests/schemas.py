@@ -86,6 +86,16 @@ VOTE = pa.struct(
         field("probability", pa.float64(), "its probability"),
     ]
 )
+STRETCH = pa.struct(
+    [
+        field("track", pa.int32(), "analysis track"),
+        field("start_s", pa.float64(), "start of the stretch", "s"),
+        field("end_s", pa.float64(), "end of the stretch", "s"),
+        field("phones", pa.list_(pa.string()), "symbols of the phones that were heard, in order of time"),
+        field("starts_ms", pa.list_(pa.int32()), "start of each phone in the recording", "ms"),
+        field("ends_ms", pa.list_(pa.int32()), "end of each phone in the recording", "ms"),
+    ]
+)
 
 SIGNAL = pa.schema(
     [
@@ -302,6 +312,26 @@ QUALITY = pa.schema(
     ]
 )
 
+PHONEMES = pa.schema(
+    [
+        *BASE,
+        field("stretches", pa.list_(STRETCH), "the stretches of speech that voice activity found, with their phones"),
+        field(
+            "recogniser",
+            pa.string(),
+            "name of the phoneme recogniser with the hash of its weights and settings: phones of different ones "
+            "cannot be compared",
+        ),
+        field("phones", pa.int64(), "number of phones that were heard in the speech of all tracks"),
+        field("phones_per_s", pa.float64(), "phones per second of speech, over all tracks; null without speech", "1/s"),
+        field(
+            "phones_outside",
+            pa.int64(),
+            "number of phones that were heard around the stretches of speech, and are none of theirs",
+        ),
+    ]
+)
+
 WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
@@ -380,6 +410,16 @@ SHARD_WINDOWS = pa.schema(
     ]
 )
 
+PRODUCTS = pa.schema(
+    [
+        field(
+            "high", pa.int64(), "sum of products of two values over frames: high * 2^60 + low", "2^-48", nullable=False
+        ),
+        field("low", pa.int64(), "from 0 to 2^60 - 1", "2^-48", nullable=False),
+    ]
+)
+"""The upper triangle of a matrix, row by row."""
+
 LEDGER = pa.schema(
     [
         field("split", pa.string(), "split", nullable=False),
@@ -424,6 +464,18 @@ SHARDS = pa.schema(
     ]
 )
 
+SUBSET = pa.schema(
+    [
+        *(SHARDS.field(name) for name in ("folder", "shard")),
+        field("cuts", pa.string(), "the shard's Lhotse cuts, in the folder of the dataset", nullable=False),
+        field("latents", pa.string(), "the shard's archive of arrays, in the folder of the dataset", nullable=False),
+        field("of_windows", pa.int64(), "windows of the chosen splits and tracks in the shard", nullable=False),
+        field("windows", pa.int64(), "windows that are taken of these", nullable=False),
+        *(SHARDS.field(name) for name in ("frames", "array_bytes", "context_tokens", "continuation_tokens")),
+        field("ids", pa.list_(pa.string()), "ids of these windows, in the shard's order; null where all are taken"),
+    ]
+)
+
 CHANGES = pa.schema(
     [
         field("recording_id", pa.string(), "id of the recording", nullable=False),
@@ -449,6 +501,7 @@ STAGES: dict[str, pa.Schema] = {
     "diarize": DIARIZE,
     "language": LANGUAGE,
     "quality": QUALITY,
+    "phonemes": PHONEMES,
 }
 
 

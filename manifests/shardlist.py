@@ -6,8 +6,9 @@ of all shards before it reads the first window. The list tells them in one file,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +18,8 @@ from manifests.versions import Fields
 
 PATCHES = range(1, 7)
 """Patch sizes, in frames a token, at which tokens are counted."""
+SUMMED = ("windows", "frames", "array_bytes", "context_tokens", "continuation_tokens")
+"""Columns of SHARDS that are counts."""
 
 
 def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
@@ -55,3 +58,77 @@ def in_order(counted: Iterable[pa.Table], fields: Fields) -> pa.Table:
     named = zip(table["folder"].to_pylist(), table["shard"].to_pylist(), strict=True)
     places = pa.array([place[ShardFiles(folder, shard).latents] for folder, shard in named], pa.int64())
     return table.take(pc.sort_indices(pa.table({"place": places}), sort_keys=[("place", "ascending")]))
+
+
+def chosen(listed: pa.Table, splits: Sequence[str], tracks: int | None = None) -> pa.Table:
+    """Of a list of shards (SHARDS) those with windows of these splits, each as a row of SUBSET that takes all of them.
+
+    `tracks` keeps windows with that number of tracks. Shards of several folders are spread evenly over the list and
+    each folder's keep their order, so that any prefix is a fair sample of the windows that were chosen.
+    """
+    mask = pc.is_in(listed["split"], pa.array(splits, pa.string()))
+    if tracks is not None:
+        mask = pc.and_(mask, pc.equal(listed["tracks"], tracks))
+    listed = listed.filter(pc.and_(mask, pc.greater(listed["windows"], 0))).combine_chunks()
+    names = listed["folder"].to_numpy()
+    shards = listed["shard"].to_numpy()
+    folders, folder = np.unique(names.astype(str), return_inverse=True)
+    # One shard has a row for each split and number of tracks: they are added up.
+    keys = folder * (int(shards.max(initial=0)) + 1) + shards
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    added = {name: np.zeros((len(first), *_numbers(listed, name).shape[1:]), np.int64) for name in SUMMED}
+    for name, sums in added.items():
+        np.add.at(sums, place, _numbers(listed, name))
+    order = np.argsort(first)
+    of_folder = folder[first[order]]
+    order = order[_spread_evenly(of_folder)]
+    columns = {
+        "folder": folders[folder[first[order]]],
+        "shard": shards[first[order]],
+        **{name: sums[order] for name, sums in added.items()},
+    }
+    return _taking_all(columns)
+
+
+def _taking_all(columns: dict[str, np.ndarray]) -> pa.Table:
+    """Rows of SUBSET that take all windows of shards; the names of their files follow from folders and numbers."""
+    files = [
+        ShardFiles(str(folder), int(shard)) for folder, shard in zip(columns["folder"], columns["shard"], strict=True)
+    ]
+    made: dict[str, pa.Array] = {name: _array(values) for name, values in columns.items()}
+    made |= {"cuts": pa.array([one.cuts for one in files], pa.string())}
+    made |= {"of_windows": made["windows"], "latents": pa.array([one.latents for one in files], pa.string())}
+    made["ids"] = pa.nulls(len(files), pa.list_(pa.string()))
+    return pa.table([made[name].cast(schemas.SUBSET.field(name).type) for name in schemas.SUBSET.names], schemas.SUBSET)
+
+
+def tokens(rows: pa.Table, patch: int, context: bool = True) -> np.ndarray:
+    """Tokens at a patch size of 1 to 6 of each row (SHARDS or SUBSET), int64 (rows,), with or without the contexts'."""
+    names = ("context_tokens", "continuation_tokens") if context else ("continuation_tokens",)
+    counted: np.ndarray = sum(_numbers(rows, name)[:, PATCHES.index(patch)] for name in names)  # type: ignore[assignment]
+    return counted
+
+
+def _numbers(rows: pa.Table, name: str) -> np.ndarray:
+    """A column of counts, int64 (rows,), or (rows, patches) of one that holds a count for each patch size."""
+    column = rows[name]
+    if not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy())
+    return np.asarray(pc.list_flatten(column).to_numpy()).reshape(-1, len(PATCHES))
+
+
+def _array(values: np.ndarray) -> pa.Array:
+    """An array of numbers or names, or of lists of numbers where there are two axes."""
+    if values.ndim == 1:
+        return pa.array(values)
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(offsets, values.reshape(-1))
+
+
+def _spread_evenly(groups: np.ndarray) -> np.ndarray:
+    """The order, int64 (items,), in which the items of each group keep theirs and all groups are spread evenly."""
+    sizes = np.bincount(groups, minlength=1)
+    by_group = np.argsort(groups, kind="stable")
+    place = np.empty(len(groups), np.int64)
+    place[by_group] = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.argsort((2 * place + 1) / (2 * sizes[groups]), kind="stable")

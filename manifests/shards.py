@@ -15,7 +15,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,63 +23,11 @@ import numpy as np
 
 from manifests import schemas
 from manifests.corrupt import CorruptFileError
-from manifests.exchange.foreign.lhotse import sources_of
+from manifests.cuts import cut_of
 from manifests.fingerprint import pretty
+from manifests.statistics import Statistics, Summing
 from manifests.storage import Storage
 from manifests.tables import write_parquet_bytes
-
-
-@dataclass
-class Statistics:
-    """Exact per-bin sums of float16 features, so that merging in any order gives the same numbers.
-
-    A float16 is a whole multiple of 2^-24 and a square of 2^-48: sums are kept as Python integers of those units.
-    """
-
-    count: int = 0
-    total: list[int] = field(default_factory=list)
-    square: list[int] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
-
-    def add(self, features: np.ndarray) -> None:
-        """float16 (..., dim), finite."""
-        rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
-        if not len(rows):
-            return
-        # Below 2^16 in value and 2^24 in fraction, a value needs 40 bits: int64 holds the sum of 2^23 frames.
-        assert len(rows) < 1 << 23
-        units = np.rint(rows * 2.0**24).astype(np.int64)
-        # A square needs 80 bits, so it is summed by halves of 20 bits.
-        high, low = units >> 20, units & ((1 << 20) - 1)
-        square = [
-            (int(a) << 40) + (int(b) << 21) + int(c)
-            for a, b, c in zip((high * high).sum(0), (high * low).sum(0), (low * low).sum(0), strict=True)
-        ]
-        total = [int(value) for value in units.sum(0)]
-        self.merge(Statistics(len(rows), total, square, rows.min(0).tolist(), rows.max(0).tolist()))
-
-    def merge(self, other: Statistics) -> None:
-        if not other.count:
-            return
-        if not self.count:
-            self.total, self.square = list(other.total), list(other.square)
-            self.low, self.high = list(other.low), list(other.high)
-        else:
-            self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
-            self.square = [a + b for a, b in zip(self.square, other.square, strict=True)]
-            self.low = list(map(min, self.low, other.low))
-            self.high = list(map(max, self.high, other.high))
-        self.count += other.count
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """mean, variance (population), min and max, float64 (dim,), and count, int64 (1,)."""
-        count = max(1, self.count)
-        mean = [value / (count << 24) for value in self.total]
-        variance = [(s * count - t * t) / (count * count << 48) for s, t in zip(self.square, self.total, strict=True)]
-        named = {"mean": mean, "variance": variance, "min": self.low, "max": self.high}
-        arrays = {name: np.array(values, np.float64) for name, values in named.items()}
-        return arrays | {"count": np.array([self.count], np.int64)}
 
 
 @dataclass
@@ -90,15 +38,16 @@ class ShardCommit:
     """Of the cuts and arrays: see `folder_of`."""
     shard: int
     files: dict[str, dict[str, Any]]
-    """sha256 and size in bytes of the cuts, the arrays and the table of windows, by their names in the dataset."""
+    """sha256 and size in bytes of each of `ShardFiles.parts`, by their names in the dataset."""
     windows: int
     failed: int
     frames: int
     fingerprints: dict[str, str]
     statistics: Statistics
+    """Its products lie in a file of their own: a record that was read is without them."""
 
     def to_json(self) -> str:
-        return pretty(asdict(self))
+        return pretty(self.__dict__ | {"statistics": self.statistics.told()})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ShardCommit:
@@ -140,6 +89,15 @@ class ShardFiles:
     @property
     def windows(self) -> str:
         return f"windows/{self.folder}-{self.shard:06d}.parquet"
+
+    @property
+    def products(self) -> str:
+        return f"products/{self.folder}-{self.shard:06d}.parquet"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All that its commit describes."""
+        return self.cuts, self.latents, self.windows, self.products
 
 
 def folder_of(split: str, tracks: int) -> str:
@@ -186,7 +144,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, files: ShardFiles, fingerprints: Mapping[str, str]) -> None:
         self.folder, self.files, self.fingerprints = folder, files, dict(fingerprints)
-        for name in (self.files.cuts, self.files.windows):
+        for name in self.files.parts:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         self._cuts_file = (folder / self.files.cuts).open("wb")
         self._cuts = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._cuts_file, mtime=0)
@@ -194,7 +152,7 @@ class ShardWriter:
         self._tar = tarfile.open(fileobj=self._tar_file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (as above)
         self._rows: list[dict[str, Any]] = []
         self._frames = 0
-        self._statistics = Statistics()
+        self._summing = Summing()
         self._at_hand: _AtHand | None = None
 
     @contextmanager
@@ -227,7 +185,7 @@ class ShardWriter:
             self._cuts.write(line)
         self._rows += at_hand.rows
         self._frames += at_hand.frames
-        self._statistics.merge(at_hand.statistics)
+        self._summing.take(at_hand.summing)
 
     def add(
         self,
@@ -270,7 +228,7 @@ class ShardWriter:
         offset = self._member(f"{key}.npy", npy)
         self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
         held.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-        held.statistics.add(stored)
+        held.summing.add(stored)
         held.frames += stored.size // stored.shape[-1]
         place = {"array_offset": offset, "array_bytes": len(npy), "array_crc32": zlib.crc32(npy)}
         held.rows.append({**row, **self._place, **place})
@@ -305,17 +263,19 @@ class ShardWriter:
         self._cuts_file.close()
         windows = write_parquet_bytes(schemas.table(self._rows, schemas.SHARD_WINDOWS))
         (self.folder / self.files.windows).write_bytes(windows)
-        names = (self.files.cuts, self.files.latents, self.files.windows)
+        statistics = self._summing.statistics()
+        products = statistics.products.table() if statistics.products else schemas.PRODUCTS.empty_table()
+        (self.folder / self.files.products).write_bytes(write_parquet_bytes(products))
         made = sum(row["status"] == "ok" for row in self._rows)
         return ShardCommit(
             self.files.folder,
             self.files.shard,
-            {name: _describe(self.folder / name) for name in names},
+            {name: _describe(self.folder / name) for name in self.files.parts},
             made,
             len(self._rows) - made,
             self._frames,
             self.fingerprints,
-            self._statistics,
+            statistics,
         )
 
 
@@ -361,51 +321,9 @@ class _AtHand:
     cuts: list[bytes] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     frames: int = 0
-    statistics: Statistics = field(default_factory=Statistics)
+    summing: Summing = field(default_factory=Summing)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size_bytes": path.stat().st_size}
-
-
-def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int) -> dict[str, Any]:
-    """The Lhotse cut of a window: its turns as supervisions, what is known of it as `custom`."""
-    channels = list(range(recording["channels"]))
-    # Lhotse has no word for a mix of channels: a MonoCut names one, and `channel_relation` tells what was done.
-    live = recording["live_channel"] if recording["channel_relation"] == "one_sided" else 0
-    channel: int | list[int] = live if tracks == 1 else channels
-    supervisions = [
-        {
-            "id": f"{window['window_id']}-{number}",
-            "recording_id": window["recording_id"],
-            "start": turn["start_s"],
-            "duration": round(turn["end_s"] - turn["start_s"], 6),
-            "channel": live if tracks == 1 else turn["track"],
-            "speaker": turn["speaker"],
-            **({"language": window["language"]} if window["language"] else {}),
-        }
-        for number, turn in enumerate(window["turns"] or [])
-        if turn["end_s"] > turn["start_s"]
-    ]
-    custom = {name: window[name] for name in ("context_s", "split", "source", "licence", "language", "num_speakers")}
-    custom |= {name: window[name] for name in ("speech_share", "overlap_share")}
-    custom["channel_relation"] = recording["channel_relation"]
-    custom["labels"] = dict(window["labels"]) if window.get("labels") else None
-    return {
-        "id": window["window_id"],
-        "start": window["start_s"],
-        "duration": window["duration_s"],
-        "channel": channel,
-        "supervisions": supervisions,
-        "recording": {
-            "id": window["recording_id"],
-            "sources": sources_of(recording["uris"][0], channels),
-            "sampling_rate": recording["sample_rate"],
-            "num_samples": recording["num_samples"],
-            "duration": recording["num_samples"] / recording["sample_rate"],
-            "channel_ids": channels,
-        },
-        "custom": {name: value for name, value in custom.items() if value is not None},
-        "type": "MonoCut" if tracks == 1 else "MultiCut",
-    }

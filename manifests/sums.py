@@ -24,6 +24,7 @@ MEASURES: dict[str, list[str]] = {
     "diarize": ["num_speakers", "overlap_share", "longest_monologue_s"],
     "language": ["language_confidence"],
     "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
+    "phonemes": ["phones_per_s"],
 }
 """Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
 

@@ -14,24 +14,28 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import IO, Any, BinaryIO, cast
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from manifests import shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
 from manifests.lake import Lake
 from manifests.ledger import GROUP
 from manifests.made import made
+from manifests.products import Products
 from manifests.recount import Recount, by_version, folders
-from manifests.shards import ShardCommit, ShardFiles, Statistics, folder_of
+from manifests.shards import ShardCommit, ShardFiles, folder_of
+from manifests.statistics import Statistics, Summing
 from manifests.versions import fields, generation, versions
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # a dot merges samples in WebDataset, a slash breaks Lhotse
 WINDOWS = r"windows/(\w[^/]*)-(\d{6,})\.parquet"
+PRODUCTS = WINDOWS.replace("windows", "products", 1)
 ARRAY = {"storage_type": "shar", "storage_path": "", "storage_key": ""}
 # tarfile on a damaged stream, gzip on one, numpy and json on damaged contents
 DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
@@ -147,6 +151,7 @@ class _Verifier:
         patterns = (
             r"commits/(\w[^/]*)/(\d{6,})\.json",
             WINDOWS,
+            PRODUCTS,
             r"(\w[^/]*)/cuts\.(\d{6,})\.jsonl\.gz",
             r"(\w[^/]*)/latents\.(\d{6,})\.tar",
         )
@@ -184,7 +189,7 @@ class _Verifier:
 
     def _missing(self, files: ShardFiles) -> bool:
         """Name the parts of a shard that are not there."""
-        missing = [n for n in (files.commit, files.windows, files.cuts, files.latents) if n not in self.keys]
+        missing = [n for n in (files.commit, *files.parts) if n not in self.keys]
         for name in missing:
             self.problem(name, "missing")
         return bool(missing)
@@ -204,13 +209,8 @@ class _Verifier:
 
     def _rows(self, name: str, commit: ShardCommit, recount: Recount) -> list[dict[str, Any]]:
         """The windows that were made, in their order."""
-        data = _Hashing(io.BytesIO(self.lake.storage.read(f"{self.prefix}/{name}")))
-        try:
-            table = parse_parquet(f"{self.prefix}/{name}", data.read())
-            rows = table.to_pylist()
-        except CorruptFileError as error:
-            raise self._damaged(name, error) from error
-        self._compare_file(name, data, commit)
+        table = self._table(name, commit)
+        rows = table.to_pylist()
         for row in rows:
             if (row["folder"], row["shard"]) != (commit.folder, commit.shard):
                 self.problem(name, f"window {row['window_id']} is of {row['folder']}/{row['shard']:06d}")
@@ -222,6 +222,16 @@ class _Verifier:
         self._compare(name, "windows that failed", len(rows) - len(made), commit.failed, "the commit")
         return made
 
+    def _table(self, name: str, commit: ShardCommit) -> pa.Table:
+        """The table in a file of a shard."""
+        data = _Hashing(io.BytesIO(self.lake.storage.read(f"{self.prefix}/{name}")))
+        try:
+            table = parse_parquet(f"{self.prefix}/{name}", data.read())
+        except CorruptFileError as error:
+            raise self._damaged(name, error) from error
+        self._compare_file(name, data, commit)
+        return table
+
     def _windows(
         self,
         names: dict[str, str],
@@ -230,7 +240,7 @@ class _Verifier:
         commit: ShardCommit,
         recount: Recount,
     ) -> None:
-        statistics, windows, frames = Statistics(), 0, 0
+        summing, windows, frames = Summing(), 0, 0
         cuts = self._cuts(names["cuts"], streams["cuts"])
         arrays = self._arrays(names["tar"], streams["tar"])
         for cut, found, row in zip_longest(cuts, arrays, rows):
@@ -247,13 +257,24 @@ class _Verifier:
             self._one(names, cut, array, manifest, row)
             tracks = 1 if array.ndim == 2 else array.shape[0]
             windows, frames = windows + 1, frames + tracks * array.shape[-2]
-            statistics.add(array)
+            summing.add(array)
             recount.add(_group(row["split"], cut.get("custom") or {}), row, tracks)
         self._compare(names["commit"], "windows", commit.windows, windows, "its shard")
         self._compare(names["commit"], "frames", commit.frames, frames, "its shard")
-        if commit.statistics != statistics:
-            self.problem(names["commit"], "its statistics are not those of its shard")
-        recount.statistics.setdefault(ShardFiles(commit.folder, commit.shard).split, Statistics()).merge(statistics)
+        self._summed(ShardFiles(commit.folder, commit.shard), commit, summing.statistics(), recount)
+
+    def _summed(self, files: ShardFiles, commit: ShardCommit, counted: Statistics, recount: Recount) -> None:
+        """The statistics of a shard, as its commit and its sums of products say, against what was counted."""
+        table = self._table(files.products, commit)
+        if commit.statistics != replace(counted, products=None):
+            self.problem(files.commit, "its statistics are not those of its shard")
+        try:
+            products = Products.of_table(table)
+        except ValueError as error:
+            raise self._damaged(files.products, error) from error
+        if products != counted.products:
+            self.problem(files.products, "its sums of products are not those of its shard")
+        recount.statistics.setdefault(files.split, Statistics()).merge(counted)
 
     def _one(
         self,

@@ -18,7 +18,7 @@ from runtime.errors import SpeechmillError
 WORKER_GIB = 1.0
 """Memory of a worker with voice activity alone."""
 STAGE_GIB = 0.5
-"""What diarization, language identification and quality add to it, each."""
+"""What each other stage adds to it."""
 ROW_BYTES_PER_S = 50.0
 """Annotations of a second of sound: the least that all stages come to."""
 GO_ON = "; or go on without this check: --set storage.check_room=false"

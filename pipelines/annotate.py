@@ -27,6 +27,7 @@ from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import DecodedSound, decode_sound
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.parts import Keeping, KeptRows, Share, readable
+from pipelines.spent import Meter
 from pipelines.stages.base import Row, Stage
 from pipelines.watch import Done, Failure
 from runtime.batches import together
@@ -154,6 +155,8 @@ class Annotator:
         self.unreachable, self.retry = unreachable, retry
         self.attempts = attempts or Attempts(lake.storage)
         self.marks = fingerprints([*earlier, *stages], decode)
+        self.group = " ".join(["annotate", *(stage.name for stage in stages if earlier)])
+        """What its workers are called where it is told what they spend."""
         self.own = {stage.name for stage in stages} | (set() if earlier else {"signal"})
         for stage in stages:
             stage.setup()
@@ -189,13 +192,15 @@ class Annotator:
             for name, rows in made.items()
         }
         at_once = max((stage.at_once for stage in self.stages), default=1)
-        keeping = Keeping(kept_rows)
+        keeping, meter = Keeping(kept_rows), Meter(self.group)
         try:
             with self.attempts.begin(unit, at_once=at_once) as attempt, keeping:
                 at_once = 1 if attempt.careful else at_once
-                decoded = _decoded(todo, lake.config, self.decode, attempt)
+                decoded = _decoded(todo, lake.config, self.decode, attempt, meter)
                 while some := list(itertools.islice(decoded, at_once)):
-                    for recording_id, found in self._annotate_some(some, kept, lacking).items():
+                    made_now = self._annotate_some(some, kept, lacking, meter)
+                    meter.observe(sum(found.seconds for found in made_now.values()))
+                    for recording_id, found in made_now.items():
                         for name in lacking[recording_id]:
                             kept[name][recording_id] = found.rows[name]
                             keeping.add(name, found.rows[name])
@@ -207,24 +212,29 @@ class Annotator:
                 if share.of > 1:
                     keeping.keep()
                 for name in (name for name in self.marks if name in files):
-                    self._join(kept_rows[name], of_batch["recording_id"].to_pylist(), kept[name])
+                    written = self._join(kept_rows[name], of_batch["recording_id"].to_pylist(), kept[name])
+                    meter.count("written_bytes", written)
                 keeping.forget()
+                result.spent = meter.end()
         except UncommittedError as error:
             return Done(unit, unreachable=[error.failure], uncommitted=1)
         return result
 
-    def _join(self, others: KeptRows, ids: Sequence[str], mine: dict[str, Row]) -> None:
-        """Commit a stage of a batch from rows that this worker has and those that others kept, if all are there."""
+    def _join(self, others: KeptRows, ids: Sequence[str], mine: dict[str, Row]) -> int:
+        """Commit a stage of a batch from rows that this worker has and those that others kept, if all are there.
+
+        Returns how many bytes were written."""
         lacking = [recording_id for recording_id in ids if recording_id not in mine]
         if lacking:
             if others.at_most() < len(lacking):
-                return
+                return 0
             mine = others.rows() | mine
             if any(recording_id not in mine for recording_id in lacking):  # or another worker has just joined them
-                return
-        rows = [mine[recording_id] for recording_id in ids]
-        self.lake.write(self._key(others.stage, others.batch), schemas.table(rows, schemas.STAGES[others.stage]))
+                return 0
+        table = schemas.table([mine[recording_id] for recording_id in ids], schemas.STAGES[others.stage])
+        written = self.lake.write(self._key(others.stage, others.batch), table)
         others.clear()
+        return written
 
     def _key(self, stage: str, batch: str) -> str:
         return self.lake.annotation_key(stage, self.marks[stage], batch)
@@ -264,6 +274,7 @@ class Annotator:
         some: Sequence[tuple[Mapping[str, Any], Future[DecodedSound]]],
         kept: Mapping[str, Mapping[str, Row]],
         lacking: Mapping[str, Sequence[str]],
+        meter: Meter,
     ) -> dict[str, _Found]:
         """What is found of each recording, with a row of each stage that it lacks."""
         found: dict[str, _Found] = {}
@@ -271,6 +282,7 @@ class Annotator:
         with contextlib.ExitStack() as stack:
             for recording, decoded in some:
                 recording_id, error = recording["recording_id"], decoded.exception()
+                meter.count("read_bytes", recording["size_bytes"] or 0)
                 if error is None:
                     sound = sounds[recording_id] = stack.enter_context(decoded.result())
                     signal = {"recording_id": recording_id, "status": "ok", **sound.signal}
@@ -292,7 +304,8 @@ class Annotator:
                     if stage.name in lacking[recording_id]
                 ]
                 batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
-                rows = [row for batch in batches for row in together(batch)]
+                with meter.part(stage.name, stage.resources.gpus):
+                    rows = [row for batch in batches for row in together(batch)]
                 for row in rows:
                     of = found[row["recording_id"]]
                     of.rows[stage.name] = row
@@ -326,11 +339,15 @@ def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | No
 
 
 def _decoded(
-    recordings: Sequence[Mapping[str, Any]], config: StorageConfig, decode: DecodeConfig, attempt: Attempt
+    recordings: Sequence[Mapping[str, Any]],
+    config: StorageConfig,
+    decode: DecodeConfig,
+    attempt: Attempt,
+    meter: Meter,
 ) -> Iterator[tuple[Mapping[str, Any], Future[DecodedSound]]]:
     """Each recording with its sound, the next one decoding in a thread meanwhile."""
     ahead = 0 if attempt.careful else 1
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=meter.aside) as pool:
         jobs = [pool.submit(_decode, row, config, decode, attempt) for row in recordings[:ahead]]
         for index, recording in enumerate(recordings):
             jobs += [

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import pipelines.inspect  # noqa: F401 (adds clip, play and spectrogram)
+import pipelines.inspect  # adds clip, play and spectrogram
+import pipelines.pjsd_cli  # noqa: F401 (adds pjsd to `speechmill study`)
 from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choosing
@@ -22,8 +23,10 @@ from pipelines.datasets import datasets
 from pipelines.encoder_cli import encoder_group
 from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
+from pipelines.simulate.cli import simulate
 from pipelines.tokens import tokens
 from pipelines.told import end
+from studies import planning
 from studies.cli import study
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ cli.add_command(config)
 cli.add_command(datasets)
 cli.add_command(encoder_group)
 cli.add_command(models)
+cli.add_command(simulate)
 cli.add_command(study)
 cli.add_command(tokens)
 for changing in curate.COMMANDS:
@@ -287,6 +291,7 @@ REACHED = click.Option(
 for command in [
     *manifest.commands.values(),
     *datasets.commands.values(),
+    *planning.COMMANDS,
     report,
     curate.label,
     curate.remove,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,23 +158,33 @@ SETTINGS = ("decode", "annotate", "select", "encode")
 """Tables of a recipe that decide what its dataset is made by."""
 
 
-def dataset_of(lake: Lake, recipe: Recipe) -> str:
-    """The newest dataset in a lake that a recipe made, with these very settings if there is such a one.
+def datasets_of(lake: Lake, recipe: Recipe) -> dict[str, str]:
+    """The newest dataset that a recipe made with each of its encoders, with these very settings if there is such a one,
+    by the names in `Recipe.targets`.
 
     Raises SpeechmillError where there is none. What it compares are the words of the recipe, so that no model need be
     installed.
     """
-    found = []
+    found: dict[str, tuple[bool, int, str]] = {}
     for name in folders(lake, "datasets"):
         of_recipe, _ = _made_by(lake, name)
         key = f"datasets/{name}/recipe.json"
-        if of_recipe == recipe.name and lake.storage.exists(key):
+        target = _target(name, recipe)
+        if of_recipe == recipe.name and target and lake.storage.exists(key):
             same = _settings(lake.read_json(key)) == _settings(recipe.resolved)
-            found.append((same, lake.storage.stat(f"datasets/{name}/plan.json").mtime_ns, name))
+            made = (same, lake.storage.stat(f"datasets/{name}/plan.json").mtime_ns, name)
+            found[target] = max(made, found.get(target, made))
     if not found:
         remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
         raise SpeechmillError(f"no dataset of recipe {recipe.name} in {lake.storage.root}", remedy)
-    return max(found)[2]
+    return {target: found[target][2] for target in recipe.targets if target in found}
+
+
+def _target(name: str, recipe: Recipe) -> str | None:
+    """Which of the datasets that a recipe makes one is by its name, to which a number is added where it was taken."""
+    if not recipe.several:
+        return recipe.name
+    return next((one for one in (name, re.sub(r"-\d+$", "", name)) if one in recipe.targets), None)
 
 
 def _settings(resolved: Mapping[str, Any]) -> dict[str, Any]:

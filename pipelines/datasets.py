@@ -125,5 +125,5 @@ def _keys(lake: Lake, name: str, kept: dict[str, int] | None, newest: int) -> li
     keys = sorted(lake.storage.list(f"{prefix}/versions/{newest:06d}"), reverse=True)  # version.json first
     for files in committed(lake.storage, name):
         if files.shard >= kept.get(files.folder, 0):
-            keys += [f"{prefix}/{part}" for part in (files.commit, files.windows, files.cuts, files.latents)]
+            keys += [f"{prefix}/{part}" for part in (files.commit, *files.parts)]
     return keys

@@ -31,8 +31,11 @@ from pipelines.watch import Watch, clock
 SAMPLED = 100
 """New files of which the header is read; the hours of the others are estimated from their sizes."""
 AT_ONCE = 10_000
-CPU_HOURS = {"signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "encode": 0.0013}
-"""Of an hour of sound, decoding included where no other stage has done it: the numbers of the README."""
+CPU_HOURS = {
+    "signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "phonemes": 0.1,
+    "encode": 0.0013,
+}  # fmt: skip
+"""Of an hour of sound, decoding included where no other stage has done it: the numbers of docs/studies.md."""
 
 
 @dataclass
@@ -178,7 +181,8 @@ class DryRun:
             workers = (
                 min(self.engine.most_workers(), cores_here()) if self.engine.is_here() else self.engine.most_workers()
             )
-            rate, basis = workers / sum(CPU_HOURS[part] for part in parts), f"the README's sizing, {workers} workers"
+            rate = workers / sum(CPU_HOURS[part] for part in parts)
+            basis = f"the numbers of docs/studies.md, {workers} workers"
         seconds = 3600 * hours / rate
         return {"seconds": seconds, "basis": basis, "text": f"about {clock(seconds)} by {basis}"}
 

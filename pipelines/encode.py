@@ -29,6 +29,7 @@ from pipelines.failures import Kind, failed_row, kind_of, to_failure
 from pipelines.filling import Job, ShardFiller
 from pipelines.plan import Shard, Source, Unit
 from pipelines.recipe import EncodeConfig
+from pipelines.spent import Meter
 from pipelines.watch import Done
 from runtime.errors import ChangedAudioError, UnreachableAudioError
 
@@ -73,8 +74,8 @@ class _LostError(Exception):
 class _Tally:
     """Counts what became of the recordings of a unit, each once it has come to its end in all shards."""
 
-    def __init__(self, done: Done, progress: Progress) -> None:
-        self.done, self._progress = done, progress
+    def __init__(self, done: Done, progress: Progress, meter: Meter) -> None:
+        self.done, self._progress, self._meter = done, progress, meter
         self.made: list[_Making] = []
         self._ended: Counter[str] = Counter()
 
@@ -87,6 +88,7 @@ class _Tally:
         if errors:
             self.done.failures.append(to_failure(failed_row(recording_id, errors[0]), "encode"))
         self.done.recordings, self.done.seconds = self.done.recordings + 1, self.done.seconds + made_s
+        self._meter.observe(made_s)
         self._progress(recording_id, made_s, bool(errors))
 
 
@@ -137,28 +139,36 @@ class ShardEncoder:
         folder = storage.scratch()
         try:
             with self.attempts.begin(unit.name) as attempt:
-                tally = _Tally(Done(unit.name), progress)
+                meter = Meter("encode")
+                tally = _Tally(Done(unit.name), progress, meter)
                 for number, (target, shard) in enumerate(todo):
                     (own := folder / str(number)).mkdir()
                     writer = ShardWriter(own, shard.files, target.fingerprints)
-                    filler = ShardFiller(storage, target.encoder, writer, tally.ended)
+                    filler = ShardFiller(storage, target.encoder, writer, tally.ended, meter)
                     tally.made.append(_Making(target, shard, known[target.dataset], own, writer, filler))
                 try:
-                    self._encode_recordings(unit.shard.ids, tally.made, attempt)
+                    self._encode_recordings(unit.shard.ids, tally.made, attempt, meter)
                 except _LostError as error:
                     failure = to_failure(failed_row(error.recording_id, error.cause), "encode")
                     return Done(unit.name, unreachable=[failure], uncommitted=1)
                 for one in tally.made:
-                    self._commit(one.target.dataset, one.shard, one.writer.finish(), one.folder)
+                    commit = one.writer.finish()
+                    self._commit(one.target.dataset, one.shard, commit, one.folder)
+                    meter.count("written_bytes", sum(file["size_bytes"] for file in commit.files.values()))
+                tally.done.spent = meter.end()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return tally.done
 
-    def _encode_recordings(self, ids: Sequence[str], made: list[_Making], attempt: Attempt) -> None:
+    def _encode_recordings(self, ids: Sequence[str], made: list[_Making], attempt: Attempt, meter: Meter) -> None:
         """Encode recordings one after another; raises _LostError where the bytes of one cannot be had."""
 
         def work(emit: Emit) -> None:
+            if emit is not at_once:
+                meter.aside()
             for recording_id in ids:
+                if any(job.lacking for job in (one.jobs[recording_id] for one in made)):
+                    meter.count("read_bytes", made[0].jobs[recording_id].recording["size_bytes"] or 0)
                 try:
                     self._encode_recording(recording_id, made, attempt, emit)
                 except (UnreachableAudioError, ChangedAudioError) as error:

@@ -212,7 +212,7 @@ def _listed(name: str) -> dict[str, Any]:
     """What `list` tells of an encoder; `missing` is the command that installs what it lacks, `wants` what it must be
     told before it gives anything."""
     import encoders
-    from manifests.storage.s3client import installed
+    from manifests.install import installed
 
     row = dict.fromkeys(("sample_rate", "frame_rate", "dim", "licence", "decodes", "missing", "wants"))
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from manifests.install import install
-from manifests.storage.s3client import PACKAGES, installed
+from manifests.install import install, installed
+from manifests.storage.s3client import PACKAGES
 from pipelines.engines import Engine
 from pipelines.recipe import Recipe
 from runtime.errors import MissingExtraError
@@ -29,7 +29,8 @@ def check(recipe: Recipe, engine: Engine, places: Iterable[str], measures: bool)
     """Raise MissingExtraError with every package that is missing for a recipe, an engine, a lake and its inputs.
 
     `places` are names of the lake and of inputs, `measures` says that the stages of the recipe will run. Where they
-    run elsewhere, on a cluster of Ray or a runner of Beam, this machine does without their packages.
+    run elsewhere, on a cluster of Ray or a runner of Beam, this machine does without their packages; those of encoders
+    it needs in any case, to know their frames.
     """
     needs = [Need(engine.name, package, engine.name) for package in ENGINES.get(engine.name, ())]
     if any(place.lower().startswith("s3://") for place in places):
@@ -37,10 +38,13 @@ def check(recipe: Recipe, engine: Engine, places: Iterable[str], measures: bool)
     if measures and engine.is_here():
         needs += _of_stages(recipe)
     missing = [need for need in needs if not installed(need.package)]
-    if missing:
+    lacking = [error for config in recipe.targets.values() if (error := config.lacks()) is not None]
+    if missing or lacking:
         told = [f"{need.user} needs {need.package}" for need in missing]
         extras = [need.extra for need in missing if need.extra]
         bare = [need.requirement for need in missing if need.requirement]
+        for error in lacking:
+            told, extras, bare = [*told, *error.needs], [*extras, *error.extras], [*bare, *error.bare]
         what = f"packages are not installed: {', '.join(dict.fromkeys(told))}"
         raise MissingExtraError(what, install(extras, bare))
 
@@ -49,7 +53,7 @@ def _of_stages(recipe: Recipe) -> Iterator[Need]:
     """All that the stages import, and all that their weights lie in."""
     for stage in recipe.make_stages():
         for package in stage.packages:
-            yield Need(stage.name, package, stage.name)
+            yield Need(stage.name, package, stage.extra)
         for name in stage.registered():
             if model := MODELS.get(name):
                 for package in [model.package, *(part[0] for part in model.parts)]:

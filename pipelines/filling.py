@@ -13,6 +13,7 @@ from manifests.shards import ShardWriter, stored_array
 from manifests.storage import Storage
 from pipelines.failures import Kind, kind_of
 from pipelines.plan import Source
+from pipelines.spent import Meter
 
 Window = Mapping[str, Any]
 """A row of WINDOWS."""
@@ -58,8 +59,16 @@ class _Item(NamedTuple):
 class ShardFiller:
     """Fills one shard, recording by recording. What turns out not to be the sound that was annotated is taken back."""
 
-    def __init__(self, storage: Storage, encoder: Encoder, writer: ShardWriter, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        encoder: Encoder,
+        writer: ShardWriter,
+        ended: Callable[[str], None],
+        meter: Meter | None = None,
+    ) -> None:
         """`ended` is told the id of each recording of which all windows are written."""
+        self._meter = meter or Meter("encode")
         self._storage, self._encoder, self._writer, self._ended = storage, encoder, writer, ended
         self._waiting: list[_Item] = []
         self._sounds = 0
@@ -140,7 +149,8 @@ class ShardFiller:
         if not sounds:
             return []
         try:
-            return [*self._encoder.encode(sounds)]
+            with self._meter.part(self._encoder.name, self._encoder.gpus):
+                return [*self._encoder.encode(sounds)]
         except Exception as error:
             if kind_of(error) is Kind.RUN:
                 raise

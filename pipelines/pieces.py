@@ -33,6 +33,7 @@ from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.sound import RATE, DecodedSound, decode_span, num_samples_of
 from pipelines.failures import Kind, failed_row, kind_of, to_failure
+from pipelines.spent import Meter
 from pipelines.stages.base import Row, Span, Stage
 from pipelines.watch import Done
 
@@ -153,14 +154,16 @@ class PieceWorker:
             rows = {item.recording_id: item.row for item, number in share if not self._kept(item).has(number)}
             if lost := unreachable_among(rows.values(), self.lake, self.stage.name):
                 return Done(piece.name, unreachable=lost, uncommitted=1)
+        meter = Meter(self.stage.name)
         try:
             with self.attempts.begin(piece.name) as attempt:
                 for _, of_recording in itertools.groupby(share, key=lambda pair: pair[0].recording_id):
                     taken = list(of_recording)
-                    for seconds in self._hear(taken[0][0], [number for _, number in taken], attempt):
+                    for seconds in self._hear(taken[0][0], [number for _, number in taken], attempt, meter):
                         done.seconds += seconds
                         progress(taken[0][0].recording_id, seconds, False)
                 self._join(piece.batch, recordings, done)
+                done.spent = meter.end()
         except UncommittedError as error:
             return Done(piece.name, unreachable=[error.failure], uncommitted=1)
         return done
@@ -198,7 +201,7 @@ class PieceWorker:
         skipped = row["error_type"] == SkippedError.__name__
         return self.retry is not None and row["status"] != "ok" and (skipped or self.retry.wants(row))
 
-    def _hear(self, recording: _Recording, numbers: Sequence[int], attempt: Attempt) -> Iterator[float]:
+    def _hear(self, recording: _Recording, numbers: Sequence[int], attempt: Attempt, meter: Meter) -> Iterator[float]:
         """Keep what is heard in these chunks; yields the seconds of each as it is there."""
         kept = self._kept(recording)
         todo = []
@@ -222,7 +225,10 @@ class PieceWorker:
             with first_readable(recording.row, decode, self.lake.config) as sound:
                 for number in todo:
                     attempt.at(f"{recording.recording_id}-{number}")
-                    kept.put(number, self.stage.hear(sound, recording.chunks[number]))
+                    with meter.part(self.stage.name, self.stage.resources.gpus):
+                        heard = self.stage.hear(sound, recording.chunks[number])
+                    kept.put(number, heard)
+                    meter.observe(_seconds(recording.chunks[number]))
                     yield _seconds(recording.chunks[number])
         except Exception as error:  # whatever a model throws costs one recording, as in `Annotator`
             kind = kind_of(error)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import math
-import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from fractions import Fraction
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import encoders
 from manifests.labels import COLUMNS, checked_label
 from manifests.names import DUPLICATE, FOLDERS, checked_name
 from manifests.storage import StorageConfig
-from pipelines import typed
 from pipelines.audio.config import DecodeConfig
+from pipelines.encoder_tables import EncodeConfig, check_grid, encode_of, encoders_of
 from pipelines.rules import check_rules
 from pipelines.stages.base import Stage
+from pipelines.tables import build, check_keys
+from runtime import typed
 from runtime.errors import OverrideError, RecipeError, UnknownRecipeError
 
 STAGES = {
@@ -30,6 +28,7 @@ STAGES = {
     "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
     "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
+    "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
 }
 
 
@@ -140,40 +139,6 @@ class SelectConfig:
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
-    """What one dataset is encoded with. A recipe has one, or one for each table `[encode.NAME]`."""
-
-    encoder: str = "logmel"
-    """Name of the encoder."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Parameters of the encoder that differ from its defaults."""
-    shard_mb: float = 1000.0
-    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards. Of several
-    encoders the one with most bytes a second decides, so that all have the same windows in the same shards."""
-    seed: int = 0
-    """Seed of the hash that orders recordings, so that any prefix of the shards is a fair sample."""
-    patch: int = 1
-    """Frames stacked into one token, for the printed counts; the ledger has 1 to 6."""
-    on_grid: bool = True
-    """Whether every window must begin where a frame does. Otherwise it is given the frames nearest to it, at most half
-    a frame off: the frames of encoders at 44.1 kHz meet no round number of seconds."""
-
-    def __post_init__(self) -> None:
-        if self.shard_mb <= 0 or not 1 <= self.patch <= 6:
-            raise ValueError("encode.shard_mb must be above 0 and encode.patch from 1 to 6")
-
-    def load(self) -> encoders.Encoder:
-        """The encoder, without its weights."""
-        return encoders.load(self.encoder, self.settings)
-
-    @property
-    def bytes_per_s(self) -> float:
-        """Bytes of features of a second of sound on one track: float16."""
-        encoder = self.load()
-        return encoder.frame_rate * encoder.dim * 2
-
-
-@dataclass(frozen=True)
 class Recipe:
     """What a run does. `stages` holds the settings of each stage that runs, in order."""
 
@@ -270,13 +235,13 @@ def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
     tables = {"ingest", "decode", "annotate", "select", "encode", "storage"}
     known = {"name", *tables, "max_failed_share", "unreachable"}
-    _check_keys(raw, known, "recipe")
+    check_keys(raw, known, "recipe")
     try:
         name = checked_name(raw.get("name"), "the recipe's name")
     except ValueError as error:
         raise RecipeError(str(error), 'give the recipe such a name: name = "first-try"') from error
     annotate = raw.get("annotate", {})
-    _check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
+    check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
     piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
     if not typed.fits(piece_hours, float) or not 0.01 <= piece_hours <= typed.LARGEST:
         what = f"annotate.piece_hours must be a number of hours, at least 0.01, not {piece_hours!r:.100}"
@@ -291,14 +256,14 @@ def parse(raw: dict[str, Any]) -> Recipe:
         if settings is not None and not isinstance(settings, dict):
             raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
         if settings is not None and _enabled(stage, settings):
-            stages[stage] = _build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
+            stages[stage] = build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
-    select: SelectConfig = _build(SelectConfig, raw.get("select", {}), "select")
-    several = _several(raw.get("encode", {}))
-    encode = next(iter(several.values())) if several else _encode(raw.get("encode", {}), "encode")
+    select: SelectConfig = build(SelectConfig, raw.get("select", {}), "select")
+    several = encoders_of(raw.get("encode", {}))
+    encode = next(iter(several.values())) if several else encode_of(raw.get("encode", {}), "encode")
     for of_encoder in several.values() if several else [encode]:
-        if of_encoder.on_grid:
+        if of_encoder.on_grid and not of_encoder.lacks():
             check_grid(select, of_encoder.load())
     check_rules(select.recordings, select.windows, stages)
     unreachable = raw.get("unreachable", Recipe.unreachable)
@@ -306,12 +271,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
         raise RecipeError(f"unreachable must be 'stop' or 'fail', not {unreachable!r:.100}", "correct it in the recipe")
     return Recipe(
         name,
-        _build(IngestConfig, raw.get("ingest", {}), "ingest"),
-        _build(DecodeConfig, raw.get("decode", {}), "decode"),
+        build(IngestConfig, raw.get("ingest", {}), "ingest"),
+        build(DecodeConfig, raw.get("decode", {}), "decode"),
         stages,
         select,
         encode,
-        _build(StorageConfig, raw.get("storage", {}), "storage"),
+        build(StorageConfig, raw.get("storage", {}), "storage"),
         max_failed_share,
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
@@ -320,102 +285,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
     )
 
 
-def _several(table: Any) -> dict[str, EncodeConfig]:
-    """The encoders of the tables `[encode.NAME]`; none where `[encode]` itself names the encoder.
-
-    Such a table holds the settings of its encoder, and the encoder's name where it differs from that of the table.
-    """
-    if not isinstance(table, dict):
-        return {}  # told where it is read as one encoder's
-    own = {f.name for f in fields(EncodeConfig)}
-    tables = {name: of for name, of in table.items() if name not in own and isinstance(of, dict)}
-    if not tables:
-        return {}
-    common = {name: value for name, value in table.items() if name not in tables}
-    _check_keys(common, own, "encode")
-    if taken := {"encoder", "settings"} & common.keys():
-        what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
-        raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")
-    if len({name.lower() for name in tables}) < len(tables):  # not every disk tells their datasets apart
-        what = f"the tables of encoders must differ by more than capitals: {', '.join(tables)}"
-        raise RecipeError(what, "rename one of them")
-    found = {}
-    for name, of in tables.items():
-        try:
-            checked_name(name, "the table of an encoder")
-        except ValueError as error:
-            raise RecipeError(str(error), "give the table [encode.NAME] such a name") from error
-        own_keys = {key: of[key] for key in ("encoder", "on_grid") if key in of}
-        settings = {key: value for key, value in of.items() if key not in own_keys}
-        found[name] = _encode({"encoder": name, **common, **own_keys, "settings": settings}, f"encode.{name}")
-    return found
-
-
-def _encode(table: Any, where: str) -> EncodeConfig:
-    config: EncodeConfig = _build(EncodeConfig, table, where)
-    try:
-        encoder = config.load()
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"[{where}] {error}", f"correct the name or the settings in [{where}]") from error
-    if not encoder.deterministic:
-        what = f"[{where}] {encoder.name} draws samples: no dataset of it could be made again"
-        raise RecipeError(what, "set it to give the mean")
-    return config
-
-
-def check_grid(select: SelectConfig, encoder: encoders.Encoder) -> None:
-    """Raise RecipeError unless each window begins where a frame of the encoder does.
-
-    Starts of windows are multiples of `grid_s`, and without turns of the stride, which is rounded up to the grid; they
-    are kept to the microsecond.
-    """
-    grid_us = Fraction(str(select.grid_s)) * 10**6
-    step_us = grid_us
-    if select.align == "none":
-        stride_s = select.stride_s or select.context_s + select.continuation_s
-        steps = Fraction(str(round(stride_s, 9))) * 10**6 / grid_us
-        step_us *= max(1, math.ceil(steps - Fraction(1, 10**6)))  # as `manifests.windows.cut_starts` rounds it
-    hop_us = Fraction(encoder.hop_samples * 10**6, encoder.sample_rate)
-    if step_us.denominator == 1 and (step_us / hop_us).denominator == 1:
-        return
-    grid_s = float(hop_us * hop_us.denominator / 10**6)
-    raise RecipeError(
-        f"windows would start every {float(step_us) / 1e6:g} s, between two frames of {encoder.name}, one of which "
-        f"takes {float(hop_us) / 1e6:g} s",
-        f"set select.grid_s to {grid_s:g} or a multiple of it; or set on_grid = false, which takes the nearest frames",
-    )
-
-
-def _build(kind: Any, settings: dict[str, Any], where: str) -> Any:
-    _check_keys(settings, {f.name for f in fields(kind)}, where)
-    try:
-        typed.check(kind, settings)
-        return kind(**settings)
-    except (TypeError, ValueError) as error:
-        what = str(error)
-        own = re.match(r"\w+", what)
-        if own and own[0] in settings:
-            what = f"{where}.{what}"
-        elif not what.startswith(f"{where}."):
-            what = f"[{where}] {what}"
-        raise RecipeError(what, "correct it in the recipe") from error
-
-
 def _enabled(stage: str, settings: dict[str, Any]) -> bool:
     """Whether a stage with this table is run; takes the key out of it."""
     enabled = settings.pop("enabled", True)
     if not isinstance(enabled, bool):
         raise RecipeError(f"annotate.{stage}.enabled must be true or false, not {enabled!r:.100}", "write one of them")
     return enabled
-
-
-def _check_keys(table: Any, known: set[str], where: str) -> None:
-    if not isinstance(table, dict):
-        raise RecipeError(f"{where} = {table!r} is not a table", f"write [{where}] and its keys below it")
-    for key in table.keys() - known:
-        near = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"unknown key {key!r} in {where}", f"{hint}known: {', '.join(sorted(known))}")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

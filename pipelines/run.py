@@ -318,7 +318,8 @@ def _annotator(
         done = annotator.annotate(before.unit, Heartbeat(lake.storage, f"{beats}/{before.unit}.json"))
         recordings, seconds = max(before.recordings, done.recordings), max(before.seconds, done.seconds)
         failures = list(dict.fromkeys(before.failures + done.failures))  # sound that nobody can decode fails in each
-        return Done(before.unit, recordings, seconds, failures, done.unreachable, done.uncommitted)
+        spent = before.spent | done.spent
+        return Done(before.unit, recordings, seconds, failures, done.unreachable, done.uncommitted, spent)
 
     return annotate
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-from encoders.logmel import LogMelConfig
+from encoders.logmel import LogMel
 from encoders.vae_network import CONFIG, WEIGHTS, VaeShape, make
 from manifests.install import install
 from manifests.lake import Lake
@@ -77,7 +77,9 @@ class Windows:
         if not made_by.startswith("logmel-"):
             what = f"the dataset {dataset} holds features of the encoder {made_by}"
             raise SpeechmillError(what, "name a dataset of log-mel features: a VAE is trained on these")
-        self.logmel: LogMelConfig = encoder_of(lake, dataset).config
+        encoder = encoder_of(lake, dataset)
+        assert isinstance(encoder, LogMel)
+        self.logmel = encoder.layout
         self.rows: dict[str, list[dict[str, Any]]] = {}
         for key in sorted(lake.storage.list(f"{prefix}/windows")):
             for row in lake.read(key).to_pylist():

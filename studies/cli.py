@@ -5,8 +5,15 @@ from __future__ import annotations
 import click
 
 from manifests.look.options import Commands
+from studies import planning
+from studies.laws import cli as laws
+from studies.laws import plan_cli
 
 
 @click.group(cls=Commands)
 def study() -> None:
     """Plan and judge scaling studies: budgets, subsets, laws, phonemes, costs."""
+
+
+for command in (plan_cli.plan, laws.fit, *planning.COMMANDS):
+    study.add_command(command)

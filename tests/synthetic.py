@@ -43,6 +43,7 @@ def add_shards(
     tracks: Callable[[int], int] = lambda number: 1,
     folder: str | None = None,
     failed: Sequence[int] = (),
+    make: Callable[[int, int, int], np.ndarray] = features,
 ) -> None:
     """Write shards of these numbers of windows, commit them and publish what the dataset holds then."""
     root = Path(lake.storage.root)
@@ -58,7 +59,7 @@ def add_shards(
                 if number in failed:
                     writer.fail(row(number, split, tracks(number)), "ValueError: no")
                 else:
-                    made = features(number, tracks(number), dim)
+                    made = make(number, tracks(number), dim)
                     writer.add(row(number, split, tracks(number)), known, made, FRAME_SHIFT_S)
         commit = writer.finish()
         lake.storage.put(f"datasets/{dataset}/{writer.files.commit}", commit.to_json().encode())

@@ -208,3 +208,56 @@ TINY = {
     "wavlm": Tiny("hidden", _wavlm, _hidden_state, (16_000, 320, 24), {"layer": -2}),
     "w2v-bert": Tiny("hidden", _w2v_bert, _hidden_state, (16_000, 320, 24), {"layer": 2}),
 }  # fmt: skip
+
+
+def _mimi_codec(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model = _transformers("MimiModel", folder)
+    codes = model.encode(sound[None]).audio_codes
+    return model.quantizer.decode(codes).mT, model.decode(codes).audio_values
+
+
+def _encodec_codec(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model = _transformers("EncodecModel", folder)
+    made = model.encode(sound[None])
+    features = model.quantizer.decode(made.audio_codes[0].transpose(0, 1)).mT
+    return features, model.decode(made.audio_codes, made.audio_scales).audio_values
+
+
+def _dac_codec(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model = _transformers("DacModel", folder)
+    made = model.encode(sound[None])
+    return made.quantized_representation.mT, model.decode(made.quantized_representation).audio_values[:, None]
+
+
+def _vibevoice_codec(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    made = _transformers("VibeVoiceAcousticTokenizerModel", folder)(sound[None], sample=False)
+    return made.latents, made.audio
+
+
+def _pocket_codec(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    made = _transformers("PocketTTSAudioTokenizerModel", folder)(sound[None])
+    return made.latents, made.audio_values
+
+
+def _autoencoder(name: str, channels: int, **settings: Any) -> Callable[[Path, torch.Tensor], Any]:
+    def call(folder: Path, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        model, given = _diffusers(name, folder), sound.repeat(1, channels, 1)
+        encoded = model.encode(given)
+        latents = encoded.latent_dist.mode() if "latent_dist" in encoded else model.encode(given, **settings).latents
+        return latents.mT, model(given, **settings).sample
+
+    return call
+
+
+CODECS: dict[str, Callable[[Path, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "pocket": _pocket_codec,
+    "mimi": _mimi_codec,
+    "vibevoice": _vibevoice_codec,
+    "encodec": _encodec_codec,
+    "dac": _dac_codec,
+    "oobleck": _autoencoder("AutoencoderOobleck", 2),
+    "same": _autoencoder("AutoencoderSAME", 2),
+    "longcat": _autoencoder("LongCatAudioDiTVae", 1, sample_posterior=False),
+}
+"""What each model with a decoder gives its decoder, (1, frames, dim), of a sound (1, samples) of whole frames, and the
+sound that it makes of it, (1, channels, samples): by the library's own calls, quantiser included where there is one."""

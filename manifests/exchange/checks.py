@@ -89,6 +89,21 @@ STAGES = {
         ),
     ],
     "quality": [Rule("music_likelihood NOT BETWEEN 0 AND 1", "a likelihood of music outside 0 to 1", ANNOTATE)],
+    "phonemes": [
+        Rule(span("stretches", "duration_s"), "a stretch of speech that is empty or not inside it", ANNOTATE),
+        Rule(track("stretches"), "a stretch of speech on a track that it has not", ANNOTATE),
+        Rule(
+            "phones <> coalesce(list_sum(list_transform(stretches, lambda s: len(s.phones))), 0)",
+            "another number of phones than its stretches have",
+            ANNOTATE,
+        ),
+        Rule(
+            "len(list_filter(stretches, lambda s: len(s.phones) <> len(s.starts_ms) "
+            "OR len(s.phones) <> len(s.ends_ms))) > 0",
+            "phones without times",
+            ANNOTATE,
+        ),
+    ],
 }
 VERDICTS = [
     Rule("verdict NOT IN ('kept', 'rejected', 'failed')", "a verdict that is none", SELECT),

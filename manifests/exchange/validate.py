@@ -285,7 +285,7 @@ class _LakeCheck:
             except CorruptFileError as error:
                 yield Problem(key, error.what, error.remedy)
                 continue
-            expected |= {f"{folder}/{file}" for file in (shard.cuts, shard.latents, shard.windows)}
+            expected |= {f"{folder}/{file}" for file in shard.parts}
             for file, known in commit.files.items():
                 yield from self._size(f"{folder}/{file}", known["size_bytes"], key)
             try:

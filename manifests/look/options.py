@@ -84,7 +84,7 @@ def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return {name: mark for name, _, mark in pairs}
 
 
-def _folders(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+def folders_of(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Completes the names of the folders of a lake."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -110,11 +110,11 @@ def choosing(function: Callable[..., None]) -> Callable[..., None]:
             help="Results of a stage to look at, where it was measured with several settings.",
         ),
         click.option(
-            "--dataset", metavar="NAME", shell_complete=_folders("datasets"),
+            "--dataset", metavar="NAME", shell_complete=folders_of("datasets"),
             help="Dataset to look at; if not given, the newest that was made of the selection.",
         ),
         click.option(
-            "--selection", metavar="NAME", shell_complete=_folders("selections"),
+            "--selection", metavar="NAME", shell_complete=folders_of("selections"),
             help="Selection to look at; if not given, the one of --dataset, else the newest. "
             "`speechmill manifest selections LAKE` lists them.",
         ),

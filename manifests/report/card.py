@@ -18,6 +18,7 @@ from manifests import schemas
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.products import MOST_DIM
 from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
 from manifests.versions import Version, versions
@@ -212,17 +213,18 @@ datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window
 Windows with two tracks, a speaker on each, lie in folders of their own, `<split>.2tracks`, so that all arrays of a
 folder have one number of axes.
 
-Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension and
-the number of frames: {self._default_split()} `<split>.mean` and so on are those of each split. `fields.json` lists the
-shards of this version, for object stores too, in an order of which any prefix is a fair sample. `commits/` has the
-sha256 of every shard."""
+Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension, the
+number of frames, and for encoders of up to {MOST_DIM:,} values the covariance, its eigenvalues from the largest on and
+its eigenvectors (columns): `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white. {self._default_split()}
+`<split>.mean` and so on are those of each split. `fields.json` lists the shards of this version, for
+object stores too, in an order of which any prefix is a fair sample. `commits/` has the sha256 of every shard."""
 
     def _default_split(self) -> str:
         if not self.splits:
-            return "nothing was counted."
+            return "Nothing was counted."
         names = {split: frames for split, _, _, frames, *_ in self.splits}
         default = max(names, key=lambda split: (split == "train", names[split], split))
-        return f"`mean`, `variance`, `min`, `max` and `count` are those of the split `{default}` alone;"
+        return f"Arrays without a prefix are those of the split `{default}` alone;"
 
     def _provenance(self) -> str:
         rules = [
@@ -274,6 +276,8 @@ sha256 of every shard."""
         ]
         sets = [_file_set("windows", "windows/*.parquet", "Which window is in which shard, or why it failed.")]
         sets.append(_file_set("commits", "commits/*/*.json", "sha256, sizes, counts and statistics of every shard."))
+        sums = "Exact sums of products over the frames of every shard, of which covariances are made."
+        sets.append(_file_set("products", "products/*.parquet", sums))
         for name in (one.folder for one in self.folders):
             sets.append(_file_set(f"latents-{name}", f"{name}/latents.*.tar", f"Features in the folder {name}."))
             sets.append(_file_set(f"cuts-{name}", f"{name}/cuts.*.jsonl.gz", f"Lhotse cuts in the folder {name}."))

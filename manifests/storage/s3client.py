@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import functools
-import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from manifests.install import install
+from manifests.install import install, installed
 from manifests.storage import DeniedError, StorageConfig, StorageError
 from manifests.storage.retry import PassingError, persist
 
@@ -88,14 +87,6 @@ def check_packages() -> None:
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         raise StorageError(f"S3 needs {', '.join(missing)}", install(["s3"]))
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be found; it is not imported."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of what it lies in
-        return False
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -59,6 +60,7 @@ class Child:
         """Of each request without an end, the kinds of message that end it."""
         # Requests may be sent at once: they wait in the socket until the process has started.
         self._process = _started(lambda: _start(theirs, self.memory))
+        _living.add(self)
 
     def ask(self, request: dict[str, Any], ends: tuple[str, ...] = ()) -> None:
         """Send a request, with the kinds of message that will end it; or an order that belongs to one, without."""
@@ -114,6 +116,7 @@ class Child:
         if self.memory < 0:
             return
         self._kill()
+        _living.discard(self)
         self._channel.close()
         os.close(self.memory)
         self.memory = -1
@@ -139,6 +142,12 @@ class Child:
             said = os.pread(self.memory, 1 << 16, 0).decode(errors="replace").strip()
             return DiedError(said.rpartition("\n")[2] or f"exit code {code}", False)
         return DiedError(signal.Signals(-code).name if code < 0 else f"exit code {code}", self._ready)
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None before that has started."""
+        started = self._process.done() and self._process.exception() is None
+        return self._process.result().pid if started else None
 
     def _cpu_s(self) -> float:
         import psutil
@@ -193,6 +202,7 @@ class _Starter(threading.Thread):
 _starting = threading.Lock()
 _starter: _Starter | None = None
 _idle: list[Child] = []
+_living: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 def _started(start: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.Popen[bytes]]:
@@ -235,11 +245,22 @@ def warm() -> None:
         give(Child())
 
 
+def living() -> list[int]:
+    """The ids of the processes that decode for this one."""
+    return [pid for child in list(_living) if (pid := child.pid) is not None]
+
+
+def cpu_s() -> float:
+    """CPU seconds of the processes that decode for this one; of those that have ended the system tells."""
+    return sum(child._cpu_s() for child in list(_living) if child.pid is not None)
+
+
 def _forget() -> None:
     """A forked copy of this process has no threads, and the children are not its own."""
     global _starter, _starting
     _starter, _starting = None, threading.Lock()
     _idle.clear()
+    _living.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

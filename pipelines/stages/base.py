@@ -53,8 +53,8 @@ class Stage:
     name: ClassVar[str]
     version: ClassVar[int]
     needs: ClassVar[tuple[str, ...]] = ()
-    packages: ClassVar[tuple[str, ...]] = ()
-    """What it imports beyond the core; the extra that brings it has the stage's name."""
+    packages: tuple[str, ...] = ()
+    """What it imports beyond the core."""
     schema: ClassVar[pa.Schema]
     piecewise: ClassVar[bool] = False
     """Whether it hears chunks of a recording on their own: `chunks`, `hear` and `join` are then `annotate` in parts."""
@@ -64,6 +64,11 @@ class Stage:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def extra(self) -> str:
+        """The extra that brings its packages."""
+        return self.name
 
     def model_hashes(self) -> dict[str, str]:
         """sha256 of every weight file by model name."""

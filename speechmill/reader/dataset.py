@@ -8,7 +8,7 @@ import io
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 
-from manifests import schemas
+from manifests import shardlist
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.shardlist import PATCHES
 from manifests.shards import ShardFiles
-from manifests.versions import VERSION
+from manifests.subsets import About, Subset, prefix, version_of, windows_of
 
 GAP_BYTES = 64 << 10
 """Windows that lie this near to each other in a shard are read by one request: to ask again takes longer."""
@@ -34,13 +34,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which windows of a dataset are read."""
+    """Which windows of a dataset are read, and in tokens of how many frames."""
 
     splits: tuple[str, ...]
     tracks: int | None
-    budget: int | None
-    """Tokens of context and continuation, over all tracks; None for all."""
     patch: int
+    budget: int | None = None
+    """Tokens of context and continuation, over all tracks; None for all."""
 
 
 class ShardWindows:
@@ -72,33 +72,39 @@ class ShardWindows:
 class OpenedDataset:
     """The chosen windows of a version of a dataset. Cheap to send to a worker: it holds a count for each shard."""
 
-    def __init__(self, lake: Lake, name: str, version: int | None, choice: Choice) -> None:
-        """Raises FileNotFoundError where there is no such dataset or version, ValueError where nothing is chosen."""
-        self.lake, self.name, self.choice = lake, name, choice
-        self.version = _version(lake, name, version)
-        self.folder = f"datasets/{name}/versions/{self.version:06d}"
-        listed = _in_fair_order(_chosen(lake.read(f"{self.folder}/shards.parquet"), choice))
-        if not len(listed):
-            told = f"no windows of the splits {', '.join(choice.splits)}"
-            told += f" with {choice.tracks} tracks" if choice.tracks is not None else ""
-            raise ValueError(f"datasets/{name}, version {self.version}: {told}; look at {self.folder}/README.md")
-        self._open(listed)
+    def __init__(
+        self, lake: Lake, name: str, version: int | None, choice: Choice, subset: Subset | None = None
+    ) -> None:
+        """`subset` takes the place of the version, and of splits, tracks and budget of `choice`.
 
-    def _open(self, listed: pa.Table) -> None:
-        named = zip(listed["folder"].to_pylist(), listed["shard"].to_pylist(), strict=True)
+        Raises FileNotFoundError where there is no such dataset or version, ValueError where nothing is chosen.
+        """
+        self.lake, self.name = lake, name
+        if subset is None:
+            splits, tracks, patch, budget = choice.splits, choice.tracks, choice.patch, choice.budget
+            about = About(name, version_of(lake, name, version), splits, tracks, min(patch, PATCHES[-1]), True, budget)
+            subset = prefix(lake, about)
+        else:
+            subset.check(lake)
+        about, rows = subset.about, subset.rows
+        self.choice = replace(choice, splits=tuple(about.splits), tracks=about.tracks, budget=about.budget)
+        self.version, self.folder = about.version, about.folder
+        named = zip(rows["folder"].to_pylist(), rows["shard"].to_pylist(), strict=True)
         self.files = [ShardFiles(folder, shard) for folder, shard in named]
-        self.stored = listed["windows"].to_numpy().copy()
-        """Windows that each shard holds, and"""
-        self.counts = self.stored.copy()
-        """those that are given of it, from its first on: fewer in the last shard of a budget."""
-        self.tokens_listed = _tokens(listed, self.choice.patch)
-        self.window_bytes = max(1, int(pc.sum(listed["array_bytes"]).as_py()) // int(self.stored.sum()))
+        self.stored = rows["of_windows"].to_numpy().copy()
+        """Windows of the chosen splits and tracks that each shard holds, and"""
+        self.counts = rows["windows"].to_numpy().copy()
+        """those that are given of it: fewer where the subset takes a part of the shard."""
+        partly = np.flatnonzero(pc.is_valid(rows["ids"])).tolist()
+        self._about, self._ids = about, {place: pa.array(rows["ids"][place].as_py(), pa.string()) for place in partly}
+        self.tokens = int(_tokens(rows, choice.patch).sum())
+        """Of context and continuation in an epoch; an estimate above patch 6."""
+        self.window_bytes = max(1, int(pc.sum(rows["array_bytes"]).as_py()) // int(self.counts.sum()))
         self._tables: dict[int, ShardWindows] = {}
         self._lock = threading.Lock()
-        if self.choice.budget is not None:
-            self._cut(self.choice.budget)
         told = [(files.folder, files.shard, int(count)) for files, count in zip(self.files, self.counts, strict=True)]
-        self.fingerprint = hashlib.sha256(repr((self.choice, told)).encode()).hexdigest()[:16]
+        taken = [(place, ids.to_pylist()) for place, ids in self._ids.items()]
+        self.fingerprint = hashlib.sha256(repr((self.choice, told, taken)).encode()).hexdigest()[:16]
         """Of what decides which window has which number: a state of another one cannot be resumed."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,6 +128,22 @@ class OpenedDataset:
 
         Where a bin never varies its deviation is 1. ValueError for a split without statistics.
         """
+        mean, variance = self._stored(split, "mean", "variance")
+        deviation = np.sqrt(variance)
+        return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+    def whitening(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean, float32 (dim,), and W, float32 (dim, dim), of a split: (x - mean) @ W has the identity as covariance.
+
+        Column k of W is the eigenvector of the k-th largest eigenvalue of the covariance over its root (PCA whitening).
+        What varies by no more than rounding is not scaled up. ValueError for a split without statistics.
+        """
+        mean, values, vectors = self._stored(split, "mean", "eigenvalues", "eigenvectors")
+        varies = values > len(values) * np.finfo(np.float64).eps * values.max()
+        return mean.astype(np.float32), (vectors / np.sqrt(np.where(varies, values, 1.0))).astype(np.float32)
+
+    def _stored(self, split: str | None, *names: str) -> list[np.ndarray]:
+        """Arrays of `stats.safetensors`, of a split or of that which the dataset names."""
         key = f"{self.folder}/stats.safetensors"
         try:
             arrays = safetensors.numpy.load(self.lake.storage.read(key))
@@ -130,8 +152,9 @@ class OpenedDataset:
         prefix = "" if split is None else f"{split}."
         if f"{prefix}mean" not in arrays:
             raise ValueError(f"{key}: no statistics of the split {split!r} to normalise by")
-        deviation = np.sqrt(arrays[f"{prefix}variance"])
-        return arrays[f"{prefix}mean"].astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+        if missing := [name for name in names if f"{prefix}{name}" not in arrays]:
+            raise ValueError(f"{key}: no {missing[0]} to whiten by, since its frames have too many values")
+        return [arrays[f"{prefix}{name}"] for name in names]
 
     def table(self, shard: int) -> ShardWindows:
         """The windows of a shard, given by its place in `files`; from any thread."""
@@ -147,14 +170,16 @@ class OpenedDataset:
 
     def _read_table(self, shard: int) -> ShardWindows:
         files = self.files[shard]
+        table = windows_of(self.lake, self._about, files).drop_columns(["status", "error"]).combine_chunks()
         key = f"datasets/{self.name}/{files.windows}"
-        try:
-            table = _made(self.lake.read(key), self.choice)
-        except FileNotFoundError as error:
-            raise CorruptFileError.of(key, f"missing, though {self.folder}/shards.parquet lists it") from error
         if len(table) != self.stored[shard]:
             told = f"holds {len(table):,} windows to read, {self.folder}/shards.parquet says {self.stored[shard]:,}"
             raise CorruptFileError.of(key, f"{told}: the shard was changed after the dataset was opened")
+        if shard in self._ids:
+            table = table.filter(pc.is_in(table["window_id"], value_set=self._ids[shard])).combine_chunks()
+            if len(table) != self.counts[shard]:
+                told = f"lacks {self.counts[shard] - len(table):,} windows that the subset takes"
+                raise CorruptFileError.of(key, f"{told}: the shard was changed after the subset was made")
         return ShardWindows(files, table)
 
     def arrays(self, windows: ShardWindows, numbers: Sequence[int]) -> list[np.ndarray]:
@@ -181,85 +206,12 @@ class OpenedDataset:
                 found.append(_array(npy))
         return found
 
-    def _cut(self, budget: int) -> None:
-        """Keep the first shards, and of the last one the first windows, whose tokens do not exceed a budget."""
-        ends = np.cumsum(self.tokens_listed)
-        whole = int(np.searchsorted(ends, budget, side="right"))
-        if whole < len(self.files):
-            left = budget - (int(ends[whole - 1]) if whole else 0)
-            windows = self.table(whole)
-            rows = windows.rows(range(len(windows)))
-            taken = int(np.searchsorted(np.cumsum([sum(self.window_tokens(row)) for row in rows]), left, side="right"))
-            self.counts[whole:] = 0
-            self.counts[whole] = taken
-        given = self.counts > 0
-        if not given.any():
-            raise ValueError(f"datasets/{self.name}: its first window alone has more than {budget:,} tokens")
-        kept = len(given) - int(np.argmax(given[::-1]))
-        self.files, self.stored, self.counts = self.files[:kept], self.stored[:kept], self.counts[:kept]
-        self.tokens_listed = self.tokens_listed[:kept]
 
-
-def _version(lake: Lake, name: str, version: int | None) -> int:
-    prefix = f"datasets/{name}/"
-    keys = (key.removeprefix(prefix) for key in lake.storage.list(f"{prefix}versions"))
-    known = sorted(int(found[1]) for found in map(VERSION.fullmatch, keys) if found)
-    if not known:
-        told = f"no dataset {name} with a version in {lake.storage.root}"
-        raise FileNotFoundError(f"{told}: `speechmill datasets list` shows what there is")
-    if version is not None and version not in known:
-        told = ", ".join(map(str, known))
-        raise FileNotFoundError(f"datasets/{name} in {lake.storage.root} has no version {version}, but {told}")
-    return known[-1] if version is None else version
-
-
-def _chosen(listed: pa.Table, choice: Choice) -> pa.Table:
-    """The rows of SHARDS that are read, those of one shard added up."""
-    mask = pc.is_in(listed["split"], pa.array(choice.splits, pa.string()))
-    if choice.tracks is not None:
-        mask = pc.and_(mask, pc.equal(listed["tracks"], choice.tracks))
-    rows: dict[tuple[str, int], Row] = {}
-    for row in listed.filter(mask).to_pylist():
-        if not row["windows"]:
-            continue
-        known = rows.setdefault((row["folder"], row["shard"]), row)
-        if known is not row:
-            for name in ("windows", "frames", "array_bytes"):
-                known[name] += row[name]
-            for name in ("context_tokens", "continuation_tokens"):
-                known[name] = [one + other for one, other in zip(known[name], row[name], strict=True)]
-    return schemas.table(list(rows.values()), schemas.SHARDS)
-
-
-def _in_fair_order(listed: pa.Table) -> pa.Table:
-    """The shards of several folders spread evenly over the list, each folder's in its own order."""
-    folders = listed["folder"].to_pylist()
-    seen: dict[str, int] = {}
-    places = []
-    for folder in folders:
-        seen[folder] = seen.get(folder, 0) + 1
-        places.append(seen[folder])
-    fractions = [(2 * place - 1) / (2 * seen[folder]) for place, folder in zip(places, folders, strict=True)]
-    return listed.take(pa.array(sorted(range(len(folders)), key=lambda row: (fractions[row], row)), pa.int64()))
-
-
-def _made(table: pa.Table, choice: Choice) -> pa.Table:
-    mask = pc.and_(pc.equal(table["status"], "ok"), pc.is_in(table["split"], pa.array(choice.splits, pa.string())))
-    if choice.tracks is not None:
-        mask = pc.and_(mask, pc.equal(table["tracks"], choice.tracks))
-    return table.filter(mask).drop_columns(["status", "error"]).combine_chunks()
-
-
-def _tokens(listed: pa.Table, patch: int) -> np.ndarray:
+def _tokens(rows: pa.Table, patch: int) -> np.ndarray:
     """Tokens of each shard, int64 (shards,): exact at the patch sizes of the ledger, else at least one a patch."""
     if patch not in PATCHES:
-        return np.maximum(1, listed["frames"].to_numpy() // patch)
-    context, continuation = (
-        np.array(listed[f"{part}_tokens"].to_pylist(), np.int64)[:, PATCHES.index(patch)]
-        for part in ("context", "continuation")
-    )
-    tokens: np.ndarray = context + continuation
-    return tokens
+        return np.maximum(1, rows["frames"].to_numpy() // patch)
+    return shardlist.tokens(rows, patch)
 
 
 def _neighbours(windows: ShardWindows, numbers: Sequence[int]) -> list[list[int]]:

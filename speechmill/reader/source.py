@@ -11,6 +11,7 @@ import numpy as np
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
+from manifests.subsets import Subset
 from speechmill.reader.dataset import Choice, OpenedDataset, Row, ShardWindows
 from speechmill.reader.order import Run
 
@@ -50,24 +51,29 @@ class Source:
         lake: str | Lake,
         dataset: str,
         *,
-        split: str | Sequence[str] = "train",
+        split: str | Sequence[str] | None = None,
         version: int | None = None,
         tracks: int | None = None,
         budget: int | None = None,
+        subset: str | Subset | None = None,
         patch: int = 1,
         normalise: bool | str = False,
+        whiten: bool = False,
         dtype: Literal["float32", "float16"] = "float32",
         beside: Sequence[Source] = (),
         config: StorageConfig | None = None,
     ) -> None:
         """Open a dataset of a lake: a folder, or s3://bucket/prefix.
 
-        `split` is one split or several; `version` the number of a version, else the newest; `tracks` keeps windows
-        with that number of tracks. `budget` keeps the first windows in the order of the dataset's list of shards, of
-        which any prefix is a fair sample: as many as have at most so many tokens, of context and continuation over
-        all tracks, and a smaller budget keeps a part of what a larger one keeps. `normalise` takes from each bin the
-        mean and divides by the standard deviation: of the split that the dataset names, `train` where there is one, or
-        of the split given by its name. Features are stored as float16 and given as `dtype`.
+        `split` is one split or several, `train` if not given; `version` the number of a version, else the newest;
+        `tracks` keeps windows with that number of tracks. `budget` keeps the first windows in the order of the
+        dataset's list of shards, of which any prefix is a fair sample: as many as have at most so many tokens, of
+        context and continuation over all tracks, and a smaller budget keeps a part of what a larger one keeps.
+        `subset` is a file that `speechmill study subset` has written, which says all of this by itself. `normalise`
+        takes from each bin the mean and divides by the standard deviation: of the split that the dataset names,
+        `train` where there is one, or of the split given by its name. With `whiten` too, values are turned onto the
+        principal axes of that split, the one that varies most first, and divided by the standard deviation along each,
+        so that their covariance is the identity. Features are stored as float16 and given as `dtype`.
 
         Raises FileNotFoundError where there is no such dataset or version, ValueError for what cannot be read so.
         """
@@ -78,16 +84,25 @@ class Source:
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
         opened = lake if isinstance(lake, Lake) else Lake.at(lake, config)
-        splits = (split,) if isinstance(split, str) else tuple(split)
-        self.dataset = OpenedDataset(opened, dataset, version, Choice(splits, tracks, budget, patch))
+        if subset is not None:
+            if (split, version, tracks, budget) != (None, None, None, None):
+                raise ValueError("subset: it says which split, version, tracks and budget are read; leave them out")
+            subset = subset if isinstance(subset, Subset) else Subset.read(subset, config or opened.config)
+            if subset.about.dataset != dataset:
+                raise ValueError(f"subset: it is of the dataset {subset.about.dataset}, not of {dataset}")
+        splits = (split,) if isinstance(split, str) else tuple(split or ("train",))
+        self.dataset = OpenedDataset(opened, dataset, version, Choice(splits, tracks, patch, budget), subset)
         self.patch, self.dtype, self.beside = patch, dtype, tuple(beside)
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
-        """Mean of each bin, and one over its standard deviation."""
+        """Mean of each bin, and one over its standard deviation, or the matrix that whitens."""
+        if whiten and not normalise:
+            raise ValueError("whiten wants normalise, which says by the statistics of which split")
         if normalise:
             import torch
 
-            mean, deviation = self.dataset.statistics(None if normalise is True else normalise)
-            self._scale = torch.from_numpy(mean), torch.from_numpy(1 / deviation)
+            of = None if normalise is True else normalise
+            mean, scale = self.dataset.whitening(of) if whiten else self.dataset.statistics(of)
+            self._scale = torch.from_numpy(mean), torch.from_numpy(scale if whiten else 1 / scale)
         names = [one.name for one in self.all]
         if len(set(names)) < len(names):
             raise ValueError(f"beside: {', '.join(names)} must be different datasets, since samples tell them by name")
@@ -106,7 +121,7 @@ class Source:
     @property
     def tokens(self) -> int:
         """Tokens of context and continuation in an epoch; an estimate above patch 6."""
-        return self.dataset.choice.budget or int(self.dataset.tokens_listed.sum())
+        return self.dataset.tokens
 
     def fetch(self, run: Run) -> list[list[Window] | None]:
         """Neighbouring windows of a shard, each as in all sources; None for one that not all of them have."""
@@ -140,7 +155,8 @@ class Source:
             raise CorruptFileError.of(f"datasets/{self.name}", told)
         features = torch.from_numpy(stored.astype(np.float32 if self._scale else self.dtype))
         if self._scale:
-            features.sub_(self._scale[0]).mul_(self._scale[1])
+            mean, scale = self._scale
+            features = (features - mean) @ scale if scale.ndim == 2 else features.sub_(mean).mul_(scale)
         whole = features.to(getattr(torch, self.dtype))
         parts = whole[:, context % k : context], whole[:, context : frames - (frames - context) % k]
         return parts[0].reshape(tracks, -1, k * dim), parts[1].reshape(tracks, -1, k * dim)

@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 from manifests import ledger, schemas
 from manifests.lake import Lake
 from manifests.select import Selection, select
-from manifests.shards import ShardCommit, ShardFiles, Statistics
+from manifests.shards import ShardCommit, ShardFiles
+from manifests.statistics import Summing
 from manifests.tables import write_parquet_bytes
 from pipelines.annotate import expected, pending
 from pipelines.engines import Engine, Group
@@ -109,19 +110,23 @@ class Writer:
 
     def commits(self, count: int) -> None:
         """Records of shards whose tables of windows are those that `link` makes."""
-        statistics = Statistics()
-        statistics.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
-        described = []
-        for table in self.tables["shard"]:
-            data = write_parquet_bytes(table)
-            described.append({"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)})
+        summing = Summing()
+        summing.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
+        statistics = summing.statistics()
+        assert statistics.products is not None
+
+        def described_of(data: bytes) -> dict[str, Any]:
+            return {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+
+        described = [described_of(write_parquet_bytes(table)) for table in self.tables["shard"]]
+        products = write_parquet_bytes(statistics.products.table())
+        self._link([products], count, lambda number: f"datasets/bench/{ShardFiles('train', number).products}")
         (self.root / "datasets/bench/commits/train").mkdir(parents=True, exist_ok=True)
         for number in range(count):
             shard, which = ShardFiles("train", number), number % TEMPLATES
             rows = len(self.tables["shard"][which])
-            commit = ShardCommit(
-                "train", number, {shard.windows: described[which]}, rows, 0, rows * 3200, {"encoder": "e"}, statistics
-            )
+            files = {shard.windows: described[which], shard.products: described_of(products)}
+            commit = ShardCommit("train", number, files, rows, 0, rows * 3200, {"encoder": "e"}, statistics)
             (self.root / "datasets/bench" / shard.commit).write_text(commit.to_json())
 
     def copy(self, name: str, count: int, key: Callable[[int], str]) -> None:

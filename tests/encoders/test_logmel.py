@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 import encoders
 from encoders.base import WindowSound
-from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, hann, mel_filters
+from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, LogMelSettings, hann, mel_filters
+from encoders.logmel_torch import ROW_FRAMES
+from runtime.errors import MissingExtraError
 
 HOP = LogMelConfig().hop_samples
 SETTINGS = {
@@ -280,9 +282,53 @@ def test_unknown_names_and_settings_list_the_choices() -> None:
         {"num_mels": True},
         {"num_mels": 800},
         {"fmin_hz": math.inf},
+        {"device": "tpu"},
+        {"batch": -1},
     ],
     ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="logmel"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         encoders.load("logmel", wrong)
+
+
+def by_torch(config: LogMelConfig | None = None, rows: int = 2) -> LogMel:
+    """The code that a GPU runs, here on the CPU."""
+    encoder = LogMel(config)
+    encoder.use_torch("cpu", rows)
+    return encoder
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_torch_gives_the_features_of_numpy(config: LogMelConfig, speech: np.ndarray) -> None:
+    for name, sound in sounds(speech).items():
+        expected = encode_all(LogMel(config), sound)
+        assert expected.shape[1] > ROW_FRAMES
+        np.testing.assert_allclose(encode_all(by_torch(config), sound), expected, atol=1e-4, rtol=0, err_msg=name)
+
+
+def test_by_torch_windows_are_equal_whatever_else_is_in_the_call(speech: np.ndarray) -> None:
+    encoder = by_torch(rows=3)
+    windows = [encoder.cut(speech, first, frames) for first, frames in ((0, 7), (5, 1500), (100, 0), (2100, 300))]
+    together = encoder.encode(windows)
+    assert [features.shape for features in together] == [(1, frames, 80) for frames in (7, 1500, 0, 300)]
+    for window, features in zip(windows, together, strict=True):
+        np.testing.assert_array_equal(encoder.encode([window])[0], features)
+    whole = encode_all(encoder, speech)
+    np.testing.assert_allclose(together[1], whole[:, 5:1505], atol=1e-9)
+
+
+def test_the_device_is_no_part_of_the_fingerprint() -> None:
+    """Nor of the layout by which vocoders know the features."""
+    on_gpu = encoders.load("logmel", {"device": "cuda", "batch": 8})
+    assert (on_gpu.device, on_gpu.gpus, on_gpu.fingerprint) == ("cuda", 1.0, LogMel().fingerprint)
+    assert isinstance(on_gpu, LogMel)
+    assert on_gpu.layout == LogMelConfig()
+    assert encoders.load("logmel", {}).config == LogMelSettings()
+    assert encoders.load("logmel", {"device": "cpu"}).gpus == 0
+
+
+def test_a_gpu_without_torch_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="logmel' on a GPU needs torch"):
+        encoders.load("logmel", {"device": "cuda"})

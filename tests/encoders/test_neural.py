@@ -16,12 +16,13 @@ import soundfile
 import soxr
 import torch
 from sounds import packaged_conversation
-from tiny_models import TINY
+from tiny_models import CODECS, TINY
 
 import encoders
 from encoders.base import WindowSound
 from encoders.neural import NeuralEncoder
 from encoders.reach import Layer, attention, causal, padded, reach
+from encoders.roundtrip import decoded_again
 from runtime.batches import reproducible
 from runtime.errors import OutOfMemoryError, SpeechmillError
 
@@ -312,3 +313,44 @@ def test_the_reach_of_layers_adds_up() -> None:
     assert reach([padded(3, padding=1), Layer(4, 0, 3)]) == (4, 1, 1)
     assert reach([causal(4, stride=2), attention(10, 2)]) == (2, 22, 4)
     assert reach([causal(3, dilation=4)]) == (1, 8, 0)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_decoding_gives_the_sound_of_the_library(name: str, folders: dict[str, Path], make: Any) -> None:
+    encoder = make(name)
+    sound = torch.from_numpy(speech(encoder.sample_rate)[:, : 12 * encoder.hop_samples].copy())
+    with torch.inference_mode(), reproducible(1):
+        made = [CODECS[name](folders[name], track[None]) for track in sound]
+    features = np.concatenate([latents.numpy() for latents, _ in made])
+    assert encoder.has_decoder
+    assert features.shape == (2, 12, encoder.dim)
+    decoded = encoder.decode(features)
+    assert decoded.shape == sound.shape
+    assert decoded.dtype == np.float32
+    wanted = np.concatenate([given.mean(1).numpy() for _, given in made])
+    shared = min(sound.shape[1], wanted.shape[1])
+    assert sound.shape[1] - shared < encoder.hop_samples
+    assert apart(decoded[:, :shared], wanted[:, :shared]) < 1e-4
+    assert not decoded[:, shared:].any()
+
+
+@pytest.mark.parametrize("name", ["encodec-48k", "wav2vec2"])
+def test_a_model_of_which_no_sound_can_be_made_is_refused(name: str, make: Any) -> None:
+    encoder = make(name)
+    assert not encoder.has_decoder
+    with pytest.raises(SpeechmillError, match="has no decoder"):
+        decoded_again(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))
+
+
+def test_a_folder_that_holds_an_encoder_alone_is_refused_when_it_is_decoded(tmp_path: Path) -> None:
+    from transformers import MimiConfig, MimiModel
+
+    torch.manual_seed(0)
+    TINY["mimi"].save(tmp_path)
+    config = MimiConfig.from_pretrained(tmp_path)
+    config.decoder_config = None
+    MimiModel.from_pretrained(tmp_path, config=config).save_pretrained(tmp_path / "alone")
+    encoder = encoders.load("mimi", {"model": str(tmp_path / "alone"), "device": "cpu"})
+    encoder.setup()
+    with pytest.raises(SpeechmillError, match="has no decoder"):
+        decoded_again(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))

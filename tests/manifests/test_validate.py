@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
+from manifests import schemas
 from manifests.exchange import checks
 from manifests.exchange.relations import open_foreign
 from manifests.exchange.validate import Problem, validate, validate_foreign
@@ -264,3 +265,33 @@ def test_the_command_line_ends_with_3_for_problems_and_0_without(lake: Lake, tmp
     assert (problem["what"], problem["rows"], problem["remedy"]) == ("more speech than sound", 1, checks.ANNOTATE)
     (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(json.dumps(SEGMENT).encode()))
     assert run.invoke(manifest, ["validate", str(tmp_path / "s.jsonl.gz")]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({}, ""),
+        ({"phones": 3}, "another number of phones than its stretches have"),
+        ({"starts_ms": [10]}, "phones without times"),
+        ({"end_s": 900.0}, "a stretch of speech that is empty or not inside it"),
+        ({"track": 7}, "a stretch of speech on a track that it has not"),
+    ],
+)
+def test_phonemes_must_fit_their_recording(lake: Lake, wrong: Row, told: str) -> None:
+    key = key_of(lake, stage("vad"))
+    rows = []
+    for row in lake.read(key, ["recording_id", "status"]).to_pylist():
+        stretch = {
+            "track": 0,
+            "start_s": 0.0,
+            "end_s": 1.0,
+            "phones": ["a", "b"],
+            "starts_ms": [1, 2],
+            "ends_ms": [2, 3],
+        }
+        stretch |= {name: value for name, value in wrong.items() if name != "phones"}
+        rows.append(row | {"stretches": [stretch], "phones": wrong.get("phones", 2), "recogniser": "hama-0"})
+    written = lake.annotation_key("phonemes", "p", "batch-000000")
+    lake.write(written, schemas.table(rows, schemas.PHONEMES))
+    found = named(lake, deep=True)
+    assert (told in found and written in found) if told else not found

@@ -184,6 +184,27 @@ def test_statistics_that_are_not_the_shards_are_named(lake: Lake) -> None:
     assert "cannot be read" in named(lake)["stats.safetensors"]
 
 
+def test_sums_of_products_that_are_not_the_shards_are_named(lake: Lake) -> None:
+    name = "products/train-000000.parquet"
+    change(lake, name, lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    assert "sha256" in named(lake)[name] or "cannot be read" in named(lake)[name]
+    lake.storage.delete(f"{D}/{name}")
+    assert named(lake)[name] == "missing; "
+
+
+def test_a_wrong_sum_with_an_honest_hash_is_named(lake: Lake) -> None:
+    from manifests.shards import ShardCommit, _describe
+
+    name, record = "products/train-000000.parquet", f"{D}/commits/train/000000.json"
+    table = lake.read(f"{D}/{name}")
+    low = pa.array([value ^ 1 for value in table["low"].to_pylist()], pa.int64())
+    lake.write(f"{D}/{name}", table.set_column(1, table.schema.field("low"), low))
+    commit = ShardCommit.from_json(lake.storage.read(record))
+    commit.files[name] = _describe(Path(lake.storage.root) / D / name)
+    lake.storage.put(record, commit.to_json().encode())
+    assert named(lake) == {name: "its sums of products are not those of its shard; "}
+
+
 def test_records_that_cannot_be_read_are_named(lake: Lake) -> None:
     change(lake, "windows/train-000000.parquet", lambda data: data[:-1])
     change(lake, "commits/train/000001.json", lambda data: data[:-3])

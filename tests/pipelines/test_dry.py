@@ -30,8 +30,8 @@ def test_a_dry_run_over_a_new_lake_reads_headers_and_makes_nothing(tmp_path: Pat
     assert [found["ingest"][name] for name in ("names", "new", "known", "unreadable", "headers")] == [2, 2, 0, 1, 1]
     assert found["ingest"]["new_hours"] == pytest.approx(30 / 3600, rel=0.01)
     assert found["annotate"]["hours"] == found["ingest"]["new_hours"] == found["encode"]["hours"]
-    assert found["annotate"]["seconds"] == pytest.approx(3, rel=0.01)  # a tenth of it by the README's sizing
-    assert "README" in found["annotate"]["basis"]
+    assert found["annotate"]["seconds"] == pytest.approx(3, rel=0.01)  # a tenth of it by the numbers of docs/studies.md
+    assert "docs/studies.md" in found["annotate"]["basis"]
     assert found["encode"]["size_bytes"] == pytest.approx(30 * 80 * 80 * 2, rel=0.01)
     assert (found["encode"]["shards"], found["encode"]["held_hours"], found["dry_run"]) == (1, 0.0, True)
     assert [path.name for path in tmp_path.iterdir()] == ["text.wav"]

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from forked import speechmill
+from tiny_models import TINY
 
 import encoders
 from encoders.distances import distances
@@ -72,6 +74,22 @@ def test_a_round_trip_is_written_drawn_and_measured(tmp_path: Path, conversation
     else:
         assert track["pesq"] is None
         assert "pesq" in told["not_measured"]["pesq"]
+
+
+def test_a_codec_turns_its_latents_back_by_its_own_decoder(tmp_path: Path, conversation: Path) -> None:
+    torch.manual_seed(0)
+    TINY["dac"].save(tmp_path / "dac")
+    words = ("--encoder", "dac", "--set", f"model={tmp_path / 'dac'}", "--set", "device=cpu")
+    output = tmp_path / "trip.wav"
+    done = speechmill("encoder", "roundtrip", str(conversation), "7", "9", *words, "-o", str(output), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["encoder"], told["vocoder"], told["sample_rate"]) == ("dac", None, 44_100)
+    sound, rate = soundfile.read(output, dtype="float32")
+    assert (len(sound), rate) == (told["frames"] * 512, 44_100)
+    assert Path(told["picture"]).read_bytes().startswith(b"\x89PNG")
+    done = speechmill("encoder", "roundtrip", str(conversation), *words, "--vocoder", "griffin-lim")
+    assert "dac has a decoder of its own" in done.stderr
 
 
 def test_tracks_are_turned_back_each(tmp_path: Path, conversation: Path) -> None:

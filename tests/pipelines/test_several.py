@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import soundfile
 import webdataset
 import wids
-from millings import conversation
+from forked import speechmill
+from millings import conversation as sample
 from test_growth import RECIPE, Sound
 from test_growth import mill_all as mill
 
@@ -50,7 +52,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four recordings of one track, and a telephone call with a speaker on each of two channels."""
     sound = Sound(tmp_path_factory.mktemp("several") / "in")
     sound.add(4)
-    speech, rate = conversation()
+    speech, rate = sample()
     soundfile.write(sound.folder / "call.wav", np.stack([speech, np.roll(speech[::-1], 5 * rate)], 1), rate)
     return sound.folder
 
@@ -247,7 +249,7 @@ def test_tables_of_encoders_that_make_no_sense_are_refused(table: dict[str, Any]
 
 
 def test_an_error_of_decoding_is_met_by_every_encoder_where_it_lies() -> None:
-    speech, _ = conversation()
+    speech, _ = sample()
 
     def broken() -> Any:
         yield from (speech[None, :1000], speech[None, 1000:2000])
@@ -306,3 +308,34 @@ def test_what_is_emitted_beside_keeps_its_order_and_errors_come_back() -> None:
     with pytest.raises(KeyError):
         beside(endless, 3)
     assert "beside" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_ledgers_of_all_datasets_of_a_recipe_are_shown_and_recounted(tmp_path: Path, conversation: Path) -> None:
+    recipe, lake = tmp_path / "recipe.toml", str(tmp_path / "lake")
+    recipe.write_text(
+        'name = "both"\n[annotate.vad]\n[select]\ncontext_s = 2.0\ncontinuation_s = 6.0\n[encode.logmel]\n'
+        '[encode.narrow]\nencoder = "logmel"\nnum_mels = 40\n'
+    )
+    done = speechmill("run", str(recipe), "--in", str(conversation), "--lake", lake)
+    assert done.returncode == 0, done.stderr
+
+    def tokens(command: str, *words: str) -> tuple[dict[str, Any], str]:
+        done = speechmill("tokens", command, str(recipe), "--lake", lake, "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    told, errors = tokens("show")
+    assert [one["dataset"] for one in told["datasets"]] == ["both-logmel", "both-narrow"]
+    assert all(one["ledger"] for one in told["datasets"])
+    assert errors == ""
+    (one,) = tokens("show", "--dataset", "both-narrow")[0]["datasets"]
+    assert one == told["datasets"][1]
+    assert tokens("verify")[0]["verified"] == ["both-logmel", "both-narrow"]
+    shown = speechmill("tokens", "show", str(recipe), "--lake", lake).stdout
+    assert shown.index("datasets/both-logmel:") < shown.index("datasets/both-narrow:")
+
+    with recipe.open("a") as file:
+        file.write('[encode.later]\nencoder = "logmel"\nnum_mels = 20\n')
+    told, errors = tokens("show")
+    assert len(told["datasets"]) == 2
+    assert "no dataset both-later yet" in errors

@@ -69,6 +69,27 @@ def test_normalised_features_of_the_split_have_mean_0_and_variance_1(lake: Lake)
         Source(lake, "set", normalise="dev")
 
 
+def test_whitened_features_of_the_split_have_the_identity_as_covariance(lake: Lake) -> None:
+    add_shards(lake, "set", spread(40, 9))
+    made = list(Reader(Source(lake, "set", normalise=True, whiten=True)))
+    joined = torch.cat([part[0] for sample in made for part in (sample["context"], sample["continuation"])]).double()
+    torch.testing.assert_close(joined.T.cov(correction=0), torch.eye(4, dtype=torch.double), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="whiten wants normalise"):
+        Source(lake, "set", whiten=True)
+
+
+def test_a_value_that_never_varies_is_not_scaled_up(lake: Lake) -> None:
+    def flat(number: int, tracks: int, dim: int) -> np.ndarray:
+        made = features(number, tracks, dim)
+        made[..., 3] = 1.5
+        return made
+
+    add_shards(lake, "set", spread(8, 4), make=flat)
+    for sample in Reader(Source(lake, "set", normalise=True, whiten=True)):
+        assert sample["context"][..., :3].abs().max() < 10
+        assert not sample["context"][..., 3].any()
+
+
 def test_batches_are_padded_with_lengths_and_masks(lake: Lake) -> None:
     add_shards(lake, "set", [range(8)], tracks=lambda number: 1 + number % 2)
     samples = list(Reader(Source(lake, "set", patch=4)))

@@ -1,4 +1,4 @@
-"""Values of a recipe against the types of the dataclass that takes them: TOML has types, dataclasses check none."""
+"""Values of settings against the types of the dataclass that takes them: TOML has types, dataclasses check none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -25,6 +26,37 @@ def check(kind: type, settings: Mapping[str, Any]) -> None:
         _check(name, value, hints[name])
 
 
+def settle(
+    config: Any,
+    *,
+    at_least: Mapping[str, float] = {},
+    above: Mapping[str, float] = {},
+    one_of: Mapping[str, Sequence[str]] = {},
+) -> None:
+    """Check all fields of a frozen dataclass against their types and some against bounds, in its `__post_init__`.
+
+    Whole numbers become what their field is, so that 80 and 80.0 are one setting with one fingerprint. ValueError names
+    the first field that is wrong and what it must be.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in fields(config):
+        name, hint = field.name, hints[field.name]
+        value = getattr(config, name)
+        if hint is float and fits(value, float):
+            object.__setattr__(config, name, value := float(value))
+        elif hint is int and isinstance(value, float) and value.is_integer():
+            object.__setattr__(config, name, value := int(value))
+        bound, right = "", fits(value, hint)
+        if name in at_least:
+            bound, right = f", {at_least[name]:g} or more", right and value >= at_least[name]
+        elif name in above:
+            bound, right = f" above {above[name]:g}", right and value > above[name]
+        if not right:
+            raise _wrong(name, value, hint, bound)
+        if name in one_of and value not in one_of[name]:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, one_of[name]))}, not {value!r:.100}")
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     if fits(value, hint):
         if isinstance(value, int | float) and name != "seed" and abs(value) > LARGEST:
@@ -34,10 +66,14 @@ def _check(name: str, value: Any, hint: Any) -> None:
         inner = typing.get_args(hint)[1]
         for key, one in value.items():
             _check(f"{name}.{key}", one, inner)
+    raise _wrong(name, value, hint)
+
+
+def _wrong(name: str, value: Any, hint: Any, bound: str = "") -> ValueError:
     unit = next((words for end, words in UNITS.items() if name.endswith(end)), "")
     finite = "finite " if isinstance(value, float) and not math.isfinite(value) else ""
     named = _named(hint).replace("number", f"{finite}number{unit}", 1)
-    raise ValueError(f"{name} must be {named}, not {value!r:.100}")
+    return ValueError(f"{name} must be {named}{bound}, not {value!r:.100}")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Conversations made from recordings of single speakers, with exact truth: who speaks when, to the sample."""

@@ -1,0 +1,127 @@
+"""`speechmill simulate`: conversations with exact truth from recordings of single speakers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.look.options import JSON
+from manifests.output import say, to_json
+from pipelines.simulate import settings as known
+from runtime.errors import SpeechmillError
+
+
+class RangeType(click.ParamType):
+    """A number, or the least and the most of a range: 3 or 1..5."""
+
+    name = "range"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        low, _, high = value.partition("..")
+        try:
+            return self.kind(low), self.kind(high or low)
+        except ValueError:
+            self.fail(f"{value!r} is not a number or a range like 1..5", parameter, context)
+
+
+def _several(name: str, choices: tuple[str, ...], default: tuple[str, ...], what: str) -> Any:
+    return click.option(
+        f"--{name}", f"{name}s", multiple=True, type=click.Choice(choices), default=default, show_default=True,
+        help=f"{what}; several are drawn from.",
+    )  # fmt: skip
+
+
+DEFAULTS = known.Settings()
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option(
+    "--voices", "voices", multiple=True, required=True, metavar="PATH",
+    help="Recordings of single speakers: a file, folder, pattern, list, manifest or tar, or a lake.",
+)  # fmt: skip
+@click.option("--voice-names", metavar="FILE", help="A recording, a tab and its voice on each line.")
+@click.option(
+    "--voice-by", type=click.Choice(["file", "folder"]), default="file", show_default=True,
+    help="Whose name a voice has that nothing else names.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(1, 10**6), required=True, help="Conversations.")
+@click.option("--minutes", type=RangeType(float), default="1..5", show_default=True, metavar="A..B")
+@click.option("--speakers", type=RangeType(int), default="2", show_default=True, metavar="A..B", help="1 to 8.")
+@click.option("--side", type=click.Choice(known.SIDES), required=True, help="Which voices speak.")
+@click.option("--test-share", type=float, default=DEFAULTS.test_share, show_default=True, help="Of the voices.")
+@click.option(
+    "--channels", type=click.IntRange(1, 2), default=1, show_default=True, help="2: the sides of a telephone call."
+)
+@click.option("--rate", type=int, default=DEFAULTS.rate, show_default=True, help="Sampling rate in Hz.")
+@_several("room", known.ROOMS, DEFAULTS.rooms, "Rooms")
+@_several("codec", known.CODECS, DEFAULTS.codecs, "Codecs, with the band of their telephone")
+@_several("bed", known.BEDS, DEFAULTS.beds, "What is heard under the speech; 'files' are those of --noise")
+@click.option(
+    "--noise", "noises", multiple=True, metavar="PATH", help="Recordings of noise or music: adds --bed files."
+)
+@click.option(
+    "--snr", "snr_db", type=RangeType(float), default="10..30", show_default=True, metavar="A..B", help="In dB."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting: --set turns.hold=0.5.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Only tell what would be made; decode and write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@JSON
+def simulate(out: str, dry_run: bool, count: int, quiet: bool, as_json: bool, **given: Any) -> None:
+    """Make conversations from recordings of single speakers, with the exact truth of who speaks when.
+
+    OUT gets a FLAC file and a JSON file a conversation, and for all of them manifest.jsonl (Lhotse cuts), truth.rttm
+    and truth.uem. The same command goes on where it was ended. docs/simulate.md tells of every setting.
+    """
+    from pipelines.simulate import work
+    from pipelines.simulate.voices import Source, read_names
+
+    if re.match("[a-z0-9]+://", out):
+        raise SpeechmillError(f"{out}: conversations are written to a local folder", "name one, and copy it afterwards")
+    names = read_names(given["voice_names"]) if given["voice_names"] else {}
+    source = Source(given["voices"], given["noises"], names, given["voice_by"], given["workers"], quiet)
+    beds = given["beds"] + (("files",) if source.noises and "files" not in given["beds"] else ())
+    options = ("minutes", "speakers", "side", "test_share", "channels", "rate", "rooms", "codecs", "snr_db", "seed")
+    settings = known.settings_of({name: given[name] for name in options} | {"beds": beds}, given["overrides"])
+    if dry_run:
+        found = work.foreseen(source, settings, count)
+        text = (
+            f"{found['recordings']:,} recordings; voices by name: {found['voices']['tuning']:,} for tuning, "
+            f"{found['voices']['test']:,} for test\n{count:,} conversations, about {found['hours']:.2f} h, at most "
+            f"{found['gigabytes_at_most']:.2f} GB\ndry run: nothing was written"
+        )
+    else:
+        with redirect_stdout(sys.stderr):
+            found = work.simulate(
+                Path(out), source, settings, count, lambda line: None if quiet else say(line, error=True)
+            )
+        text = _told(found)
+    if as_json:
+        say(to_json(found, indent=1))
+    elif not quiet:
+        say(text)
+
+
+def _told(found: dict[str, Any]) -> str:
+    lines = [f"{found['voices']:,} voices, {found['voice_speech_hours']:.2f} h of speech, side {found['side']}"]
+    lines += [
+        f"  left out: {one['count']:,} {one['reason']}: {', '.join(one['examples'])}" for one in found["left_out"]
+    ]
+    lines.append(
+        f"{found['conversations']:,} conversations, {found['hours']:.2f} h, {found['made_now']:,} of them made now; "
+        f"{found['utterances']:,} utterances, {found['utterances_said_again']:,} of them said again; "
+        f"{found['backchannels_left_out']:,} backchannels found no place"
+    )
+    return "\n".join([*lines, f"truth: {found['out']}/truth.rttm, manifest: {found['out']}/manifest.jsonl"])

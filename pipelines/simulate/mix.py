@@ -1,0 +1,122 @@
+"""Mixing: the sound of a conversation in blocks, from placed utterances through rooms, leakage, beds and codecs.
+
+Memory is bounded by the longest utterance and its reverberation, however long the conversation is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.audio.resample import rechunk
+from pipelines.simulate.bank import Bank
+from pipelines.simulate.beds import BLOCK, babble, from_file, pink
+from pipelines.simulate.channels import coded
+from pipelines.simulate.scene import Scene
+from pipelines.simulate.turns import Placed
+
+LEVEL_DB = -26.0
+"""Level of speech of a speaker without a level of its own, in dB of full scale: what ITU-T P.56 takes as nominal."""
+FADE_S = 0.02
+"""Over which speech fades that is broken off."""
+
+
+def mixed(scene: Scene, placed: Sequence[Placed], bank: Bank) -> Iterator[np.ndarray]:
+    """The conversation in blocks, float32 (channels, samples), full scale 1 and not clipped."""
+    own = [itertools.tee(speech_of(scene, placed, bank, channel), scene.channels) for channel in range(scene.channels)]
+    channels = []
+    for channel in range(scene.channels):
+        sound = own[channel][0]
+        if scene.leak is not None:
+            sound = _leaking(sound, own[1 - channel][1], scene)
+        sound = _over_bed(sound, scene, channel, bank)
+        if scene.codec != "none":
+            rows = coded((block[None] for block in sound), scene.rate, scene.codec)
+            sound = (block[0] for block in rechunk(rows, BLOCK))
+        channels.append(sound)
+    return map(np.stack, zip(*channels, strict=True))
+
+
+def speech_of(scene: Scene, placed: Sequence[Placed], bank: Bank, channel: int) -> Iterator[np.ndarray]:
+    """What the speakers of a channel say in their room, before leakage, bed and codec: blocks of float32 (samples,)."""
+    mine = [one for one in placed if scene.speakers[one.speaker].channel == channel]
+    mine.sort(key=lambda one: one.sound_start)
+    return overlap_added(((one.sound_start, heard(scene, one, bank)) for one in mine), scene.num_samples)
+
+
+def bed_of(scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray] | None:
+    """The endless bed of a channel at its level, blocks of float32 (BLOCK,); None where there is none."""
+    bed, rng = scene.bed, np.random.default_rng(scene.bed.seeds[channel])
+    if bed.kind == "none":
+        return None
+    if bed.kind == "pink":
+        blocks = pink(rng)
+    elif bed.kind == "babble":
+        blocks = babble(bank, bed.voices, rng)
+    else:
+        blocks = from_file(bank, bank.noises[bed.noise], rng)
+    level = np.float32(gain(LEVEL_DB - bed.snr_db))
+    return (level * block for block in blocks)
+
+
+def heard(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
+    """An utterance as its microphone hears it, float32 (samples,), with its reverberation."""
+    from scipy.signal import fftconvolve
+
+    speaker = scene.speakers[placed.speaker]
+    start, stop = placed.sound
+    dry = bank.read(placed.utterance.recording_id, start, stop) * np.float32(gain(LEVEL_DB + speaker.level_db))
+    if placed.broken_off:
+        fade = min(len(dry), round(FADE_S * scene.rate))
+        dry[len(dry) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    if speaker.response is None:
+        return dry
+    wet: np.ndarray = fftconvolve(dry, speaker.response)
+    return wet.astype(np.float32)
+
+
+def overlap_added(events: Iterable[tuple[int, np.ndarray]], num_samples: int) -> Iterator[np.ndarray]:
+    """The sum of sounds (samples,) that each begin at a sample, in blocks, `num_samples` in all.
+
+    Events come in order of their beginnings, and each is taken when its block is made. What lies beyond is cut off.
+    """
+    ahead = np.zeros(BLOCK, np.float32)
+    waiting = iter(events)
+    following = next(waiting, None)
+    for first in range(0, num_samples, BLOCK):
+        while following is not None and following[0] < first + BLOCK:
+            at, sound = following[0] - first, following[1]
+            if at + len(sound) > len(ahead):
+                ahead = np.pad(ahead, (0, at + len(sound) - len(ahead)))
+            ahead[at : at + len(sound)] += sound
+            following = next(waiting, None)
+        yield ahead[: min(BLOCK, num_samples - first)]
+        ahead = ahead[BLOCK:].copy()
+        if len(ahead) < BLOCK:
+            ahead = np.pad(ahead, (0, BLOCK - len(ahead)))
+
+
+def gain(db: float) -> float:
+    """The factor of an amplitude."""
+    return float(10 ** (db / 20))
+
+
+def _leaking(own: Iterator[np.ndarray], other: Iterator[np.ndarray], scene: Scene) -> Iterator[np.ndarray]:
+    """A side of a call with the other one, quieter and later."""
+    assert scene.leak is not None
+    level, held = np.float32(gain(-scene.leak.below_db)), np.zeros(scene.leak.late_samples, np.float32)
+    for mine, theirs in zip(own, other, strict=True):
+        held = np.concatenate([held, theirs])
+        yield mine + level * held[: len(mine)]
+        held = held[len(mine) :]
+
+
+def _over_bed(speech: Iterator[np.ndarray], scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray]:
+    bed = bed_of(scene, channel, bank)
+    if bed is None:
+        yield from speech
+        return
+    for block, under in zip(speech, bed, strict=False):  # the bed has no end
+        yield block + under[: len(block)]

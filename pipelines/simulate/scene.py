@@ -1,0 +1,155 @@
+"""Scenes: everything that is drawn for one conversation besides what is said, from its number and the seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.simulate.bank import Bank, Voice
+from pipelines.simulate.beds import BABBLE_VOICES
+from pipelines.simulate.rooms import DISTANCES_M, Room, drawn_room
+from pipelines.simulate.settings import SIDES, Settings
+from pipelines.simulate.turns import Schedule, schedule
+
+LEVEL_LIMIT = 2.0
+"""Levels of speakers are cut off at so many standard deviations."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One who speaks in a conversation."""
+
+    voice: str
+    share: float
+    """Of the speaking time, as drawn."""
+    level_db: float
+    """Over the nominal level."""
+    channel: int
+    distance_m: float | None
+    """To the microphone; None where there is no room."""
+    response: np.ndarray | None = dataclasses.field(repr=False, compare=False)
+    """Impulse response from this place, float32 (samples,)."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How a side of a telephone call is heard on the other one."""
+
+    below_db: float
+    late_samples: int
+
+
+@dataclass(frozen=True)
+class Bed:
+    """What is heard under the speech of each channel, with a seed a channel."""
+
+    kind: str
+    snr_db: float
+    seeds: tuple[int, ...]
+    voices: tuple[Voice, ...] = ()
+    """Of babble."""
+    noise: int = 0
+    """Which of the noises of the bank a bed of files is."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One conversation without what is said."""
+
+    name: str
+    number: int
+    rate: int
+    num_samples: int
+    speakers: tuple[Speaker, ...]
+    rooms: tuple[Room | None, ...]
+    """Of each channel."""
+    codec: str
+    bed: Bed
+    leak: Leak | None
+
+    @property
+    def channels(self) -> int:
+        return len(self.rooms)
+
+    def as_dict(self, bank: Bank) -> dict[str, Any]:
+        """What JSON tells of it."""
+        speakers = []
+        for speaker in self.speakers:
+            told = {name: getattr(speaker, name) for name in ("voice", "share", "level_db", "channel", "distance_m")}
+            room = self.rooms[speaker.channel]
+            far = room.direct_to_reverberant_db(speaker.distance_m) if room and speaker.distance_m else None
+            speakers.append(told | {"direct_to_reverberant_db": far})
+        bed = {
+            "kind": self.bed.kind,
+            "snr_db": None if self.bed.kind == "none" else self.bed.snr_db,
+            "voices": [voice.name for voice in self.bed.voices],
+            "recording_id": bank.noises[self.bed.noise].recording_id if self.bed.kind == "files" else None,
+        }
+        return {
+            "name": self.name,
+            "number": self.number,
+            "sample_rate": self.rate,
+            "num_samples": self.num_samples,
+            "channels": self.channels,
+            "speakers": speakers,
+            "rooms": [room and dataclasses.asdict(room) for room in self.rooms],
+            "codec": self.codec,
+            "bed": bed,
+            "leak": self.leak and {"below_db": self.leak.below_db, "late_s": self.leak.late_samples / self.rate},
+        }
+
+
+def conversation(settings: Settings, bank: Bank, number: int) -> tuple[Scene, Schedule]:
+    """The conversation of a number: equal for equal settings and banks, whichever others are made."""
+    entropy = [settings.seed, SIDES.index(settings.side), number]
+    for_scene, for_turns = map(np.random.default_rng, np.random.SeedSequence(entropy).spawn(2))
+    scene = _scene(settings, bank, number, for_scene)
+    by_name = {voice.name: voice.utterances for voice in bank.voices}
+    said = schedule(
+        [speaker.share for speaker in scene.speakers],
+        [by_name[speaker.voice] for speaker in scene.speakers],
+        scene.num_samples,
+        scene.rate,
+        settings.turns,
+        for_turns,
+    )
+    return scene, said
+
+
+def _scene(settings: Settings, bank: Bank, number: int, rng: np.random.Generator) -> Scene:
+    num_samples = round(rng.uniform(*settings.minutes) * 60 * settings.rate)
+    count = int(rng.integers(settings.speakers[0], settings.speakers[1] + 1))
+    order = rng.permutation(len(bank.voices))
+    voices = [bank.voices[place] for place in order]
+    rooms = tuple(drawn_room(settings.rooms, rng) for _ in range(settings.channels))
+    shares = rng.dirichlet([settings.turns.concentration] * count)
+    speakers = []
+    for place in range(count):
+        channel = place % settings.channels
+        level = float(np.clip(rng.normal(), -LEVEL_LIMIT, LEVEL_LIMIT)) * settings.level_spread_db
+        room, distance_m, response = rooms[channel], None, None
+        if room is not None:
+            distance_m = round(float(rng.uniform(*DISTANCES_M)), 2)
+            response = room.response(distance_m, settings.rate, rng)
+        speakers.append(
+            Speaker(voices[place].name, float(shares[place]), round(level, 2), channel, distance_m, response)
+        )
+    leak = None
+    if settings.channels == 2:
+        late = round(rng.uniform(*settings.leak_ms) / 1000 * settings.rate)
+        leak = Leak(round(float(rng.uniform(*settings.leak_db)), 2), late)
+    codec = str(rng.choice(settings.codecs))
+    bed = _bed(settings, bank, voices[count:], rng)
+    name = f"{settings.side}-{settings.seed}-{number:06d}"
+    return Scene(name, number, settings.rate, num_samples, tuple(speakers), rooms, codec, bed, leak)
+
+
+def _bed(settings: Settings, bank: Bank, others: list[Voice], rng: np.random.Generator) -> Bed:
+    kind = str(rng.choice(settings.beds))
+    snr_db = round(float(rng.uniform(*settings.snr_db)), 2)
+    seeds = tuple(int(seed) for seed in rng.integers(2**63, size=settings.channels))
+    noise = int(rng.integers(max(1, len(bank.noises))))
+    return Bed(kind, snr_db, seeds, tuple(others[:BABBLE_VOICES]) if kind == "babble" else (), noise)

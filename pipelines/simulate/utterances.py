@@ -1,0 +1,70 @@
+"""Utterances: pieces of a recording of one speaker that begin and end in silence, with the speech inside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MARGIN_S = 0.05
+"""Sound that an utterance takes along before and after its speech, at most half of the silence there."""
+JOIN_S = 0.6
+"""Stretches of speech with a longer silence between them belong to different utterances."""
+LENGTH_MEDIAN_S = 2.0
+LENGTH_SPREAD = 0.7
+"""Wanted lengths of utterances are lognormal: the median, and the standard deviation of the natural logarithm."""
+LENGTH_BOUNDS_S = (0.6, 12.0)
+Span = tuple[int, int]
+"""First sample, and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Positions are samples of the recording, at the rate of the simulation."""
+
+    recording_id: str
+    sound: Span
+    """What is heard: the speech with its margins."""
+    speech: tuple[Span, ...]
+    """Stretches of speech in order of time, not empty."""
+
+    @property
+    def first(self) -> int:
+        """Where its speech begins."""
+        return self.speech[0][0]
+
+    @property
+    def length(self) -> int:
+        """Samples from the beginning of its speech to the end."""
+        return self.speech[-1][1] - self.first
+
+
+def utterances(recording_id: str, stretches: Sequence[Span], num_samples: int, rate: int) -> list[Utterance]:
+    """Join stretches of speech until each utterance has the length that was drawn for it, cut at silences only.
+
+    What is drawn depends on the id of the recording alone. `stretches` are in order of time and do not overlap.
+    """
+    seed = int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    groups: list[list[Span]] = []
+    wanted = 0.0
+    for start, stop in stretches:
+        if groups and start - groups[-1][-1][1] <= JOIN_S * rate and stop - groups[-1][0][0] <= wanted * rate:
+            groups[-1].append((start, stop))
+        else:
+            groups.append([(start, stop)])
+            wanted = float(np.clip(LENGTH_MEDIAN_S * np.exp(LENGTH_SPREAD * rng.normal()), *LENGTH_BOUNDS_S))
+    ends = [0, *(group[-1][1] for group in groups)]
+    begins = [*(group[0][0] for group in groups[1:]), num_samples]
+    margin = round(MARGIN_S * rate)
+    made = []
+    for number, group in enumerate(groups):
+        start, stop = group[0][0], group[-1][1]
+        # Only the beginning and the end of the recording belong to no neighbour.
+        before = (start - ends[number]) // (2 if number else 1)
+        after = (begins[number] - stop) // (2 if number + 1 < len(groups) else 1)
+        sound = start - min(margin, before), stop + min(margin, after)
+        made.append(Utterance(recording_id, sound, tuple(group)))
+    return made

@@ -1,0 +1,292 @@
+"""Voices from recordings of single speakers: measured by the project's stages, named, split by name into two sides.
+
+Recordings become a lake of their own beside the simulation, so that what was measured once is not measured again.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from manifests.lake import Lake
+from manifests.storage import default_config
+from pipelines.engines import Engine, Group, Worker
+from pipelines.simulate.bank import LEAST_RMS, Bank, Kept, Noise, Voice, keep
+from pipelines.simulate.settings import Settings
+from pipelines.simulate.utterances import Span, utterances
+from runtime.errors import SpeechmillError
+
+LEAST_SPEECH_S = 3.0
+"""A voice with less speech is left out: it could only repeat itself."""
+STRETCH_S = 15.0
+"""Voice activity splits longer stretches at a pause, so that an utterance, which is held in memory, is bounded."""
+BY = ("file", "folder")
+MAX_NAMES_BYTES = 64 << 20
+EXAMPLES = 5
+Unit = tuple[dict[str, Any], Sequence[Span] | None]
+"""A recording to decode, and the stretches over which its level is measured."""
+
+
+@dataclass
+class LeftOut:
+    """Recordings and voices that are not used, counted by reason."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one and remember the first few names."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.examples.setdefault(reason, [])
+        if len(names) < EXAMPLES:
+            names.append(name)
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """What JSON tells."""
+        return [{"reason": why, "count": count, "examples": self.examples[why]} for why, count in self.counts.items()]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What voices and noises are made from."""
+
+    voices: tuple[str, ...]
+    """Files, folders, lists, manifests or tars as `speechmill ingest` takes them, or lakes."""
+    noises: tuple[str, ...]
+    names: Mapping[str, str]
+    """Voices by the end of the name of a recording."""
+    by: str
+    """'file' or 'folder': which name is the voice's where nothing else names it."""
+    workers: int
+    quiet: bool
+
+
+def read_names(path: str) -> dict[str, str]:
+    """A table of two columns separated by tabs: how the name of a recording ends, and the name of its voice."""
+    file = Path(path)
+    if not file.is_file() or file.stat().st_size > MAX_NAMES_BYTES:
+        what = f"{path}: no file of at most {MAX_NAMES_BYTES >> 20} MiB"
+        raise SpeechmillError(what, "name a text file with a recording, a tab and a voice on each line")
+    found: dict[str, str] = {}
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+                if row and (len(row) != 2 or not all(cell.strip() for cell in row)):
+                    what = f"{path}:{number}: {len(row)} columns, not a recording and a voice"
+                    raise SpeechmillError(what, "write the end of the recording's name, a tab, and the voice")
+                if row:
+                    found[row[0].strip()] = row[1].strip()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpeechmillError(f"{path}: {error}", "write it as UTF-8 text with a tab on each line") from error
+    return found
+
+
+def voice_of(row: Mapping[str, Any], names: Mapping[str, str], by: str) -> str:
+    """The voice of a recording: by the table of names, its label `speaker`, the one speaker that its manifests name, or
+    its file or folder. Raises ValueError where its manifests name several.
+
+    White space becomes `_`: names of speakers in RTTM have none.
+    """
+    parts = row["uris"][0].replace("\\", "/").split("/")
+    tails = ("/".join(parts[-count:]) for count in range(len(parts), 0, -1))
+    labels = dict(row.get("labels") or {})
+    said = next((names[tail] for tail in tails if tail in names), None) or labels.get("speaker")
+    if said is None:
+        speakers = sorted(set(_speakers(json.loads(row.get("hints") or "[]"))))
+        if len(speakers) > 1:
+            raise ValueError("its manifests name several speakers")
+        stem = parts[-1].rpartition(".")[0] or parts[-1]
+        said = speakers[0] if speakers else (stem if by == "file" or len(parts) < 2 else parts[-2])
+    return "_".join(said.split())
+
+
+def _speakers(hints: Any) -> Iterator[str]:
+    """Speakers that entries of manifests name: NeMo's `speaker`, or those of Lhotse's supervisions."""
+    for hint in hints if isinstance(hints, list) else []:
+        inside = hint.get("supervisions") if isinstance(hint, dict) else None
+        for one in [hint, *(inside if isinstance(inside, list) else [])]:
+            name = one.get("speaker") if isinstance(one, dict) else None
+            if isinstance(name, str | int) and not isinstance(name, bool) and str(name).strip():
+                yield str(name)
+
+
+def side_of(voice: str, settings: Settings) -> str:
+    """'tuning' or 'test', by a hash of the name and the seed of the split: other voices do not change it."""
+    digest = hashlib.sha256(f"{settings.split_seed}:{voice}".encode()).digest()
+    return "test" if int.from_bytes(digest[:8], "big") < settings.test_share * 2**64 else "tuning"
+
+
+def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOut) -> Bank:
+    """Measure and decode all recordings, and the bank of the voices of one side.
+
+    Raises SpeechmillError where the two inputs cannot be read, or where they hold too few voices for the settings.
+    """
+    rows = _measured(source.voices, folder / "voices", {"vad": {"max_speech_duration_s": STRETCH_S}}, source)
+    named = _named(rows, source, settings, left_out)
+    noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []
+    usable = [row for row in noise if _decoded(row, left_out)]
+    sound = folder / "sound"
+    units: list[Unit] = [(row, _stretches(row, settings.rate)) for rows in named.values() for row in rows]
+    units += [(row, None) for row in usable]
+    engine = Engine("local", (source.workers, source.workers))
+    kept: dict[str, Kept] = {}
+    for recording_id, result in engine.run(units, [Group("decode", partial(_decoder, sound, settings.rate))]):
+        kept[recording_id] = result
+    rms = {name: one.rms for name, one in kept.items() if one.rms >= LEAST_RMS}
+    voices = [_voice(name, rows, kept, rms, settings.rate, left_out) for name, rows in sorted(named.items())]
+    noises = [Noise(row["recording_id"], kept[row["recording_id"]].num_samples) for row in usable]
+    loud = tuple(one for one in noises if one.recording_id in rms and one.num_samples)
+    bank = Bank(sound, settings.rate, tuple(voice for voice in voices if voice), loud, rms)
+    _check_enough(bank, settings, left_out)
+    return bank
+
+
+def _decoder(folder: Path, rate: int) -> Worker:
+    """A worker that decodes a recording into the bank."""
+
+    def decode(unit: Unit) -> tuple[str, Kept]:
+        row, stretches = unit
+        return row["recording_id"], keep(row, stretches, folder, rate, default_config())
+
+    return decode
+
+
+def _measured(inputs: Sequence[str], root: Path, stages: dict[str, Any], source: Source) -> list[dict[str, Any]]:
+    """Rows of the view `annotations` of everything that the inputs name, in order of ids, each id once."""
+    from pipelines import sources
+    from pipelines.pjsd import ingest_and_annotate
+    from pipelines.recipe import parse
+
+    lakes = [name for name in inputs if _is_lake(name)]
+    sounds = [name for name in inputs if name not in lakes]
+    rows = {row["recording_id"]: row | {"of_lake": True} for name in lakes for row in _rows(name)}
+    if sounds:
+        recipe = parse({"name": root.name, "annotate": stages})
+        ingest_and_annotate(sounds, str(root), recipe, source.workers, source.quiet, "speechmill simulate")
+        meant = {entry.uri for entry in sources.entries(sounds, recipe.storage, recipe.ingest)}
+        for row in _rows(str(root)):
+            # The lake may hold recordings of an earlier simulation in the same folder.
+            if uris := [uri for uri in row["uris"] if uri in meant]:
+                rows.setdefault(row["recording_id"], row | {"uris": uris, "of_lake": False})
+    return [rows[name] for name in sorted(rows)]
+
+
+def _is_lake(name: str) -> bool:
+    from manifests.existing import holds_lake
+
+    return ("://" in name or Path(name).is_dir()) and not name.startswith("http") and holds_lake(Lake.at(name))
+
+
+def _rows(lake: str) -> list[dict[str, Any]]:
+    """The rows of the view `annotations`, with the type of the error of those that failed."""
+    from manifests.look.targets import resolve
+
+    target = resolve(lake)
+    views = ["recordings", *(stage for stage in ("signal", "vad") if stage in target.choice.stages)]
+    errors = ", ".join(f"{view}.error_type" for view in views)
+    joins = " ".join(f"LEFT JOIN {view} USING (recording_id)" for view in views)
+    with target.connect() as connection:
+        found = connection.execute(
+            f"SELECT annotations.*, coalesce({errors}) AS error_type FROM annotations {joins} ORDER BY recording_id"
+        )
+        names = [column[0] for column in found.description or []]
+        return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+
+
+def _decoded(row: Mapping[str, Any], left_out: LeftOut) -> bool:
+    """Whether a recording was decoded when it was measured; else it is left out."""
+    if row.get("channel_relation") is None:
+        left_out.add(f"not readable ({row['error_type'] or 'not annotated'})", row["uris"][0])
+        return False
+    return True
+
+
+def _named(
+    rows: Iterable[dict[str, Any]], source: Source, settings: Settings, left_out: LeftOut
+) -> dict[str, list[dict[str, Any]]]:
+    """Recordings with speech of the voices of this side, by the name of the voice."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if not _decoded(row, left_out):
+            continue
+        if why := _unfit(row):
+            left_out.add(why, row["uris"][0])
+            continue
+        try:
+            name = voice_of(row, source.names, source.by)
+        except ValueError as error:
+            left_out.add(str(error), row["uris"][0])
+            continue
+        if side_of(name, settings) == settings.side:
+            named.setdefault(name, []).append(row)
+        else:
+            left_out.add("its voice is on the other side", row["uris"][0])
+    return named
+
+
+def _unfit(row: Mapping[str, Any]) -> str | None:
+    """Why a recording that decodes does not hold the speech of one speaker, as far as can be known."""
+    if row.get("segments") is None:
+        return f"no voice activity ({row['error_type'] or 'annotate the lake with the stage vad'})"
+    if row["tracks"] != 1:
+        return "it has a speaker on each of its channels"
+    if row["of_lake"] and row.get("num_speakers") != 1 and "speaker" not in dict(row.get("labels") or {}):
+        return (
+            "a recording of a lake without the label `speaker`, in which diarization did not find exactly one speaker"
+        )
+    return None if row["segments"] else "no speech"
+
+
+def _stretches(row: Mapping[str, Any], rate: int) -> list[Span]:
+    """Stretches of speech in samples at `rate`, where voice activity heard them in the dry recording."""
+    return [(round(one["start_s"] * rate), round(one["end_s"] * rate)) for one in row["segments"]]
+
+
+def _voice(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    kept: Mapping[str, Kept],
+    rms: Mapping[str, float],
+    rate: int,
+    left_out: LeftOut,
+) -> Voice | None:
+    """The voice of some recordings, or None where they hold too little speech."""
+    found = []
+    for row in rows:
+        if (recording_id := row["recording_id"]) in rms:
+            num_samples = kept[recording_id].num_samples
+            inside = [(start, min(stop, num_samples)) for start, stop in _stretches(row, rate) if start < num_samples]
+            found += utterances(recording_id, inside, num_samples, rate)
+    if sum(one.length for one in found) < LEAST_SPEECH_S * rate:
+        left_out.add(f"voices with less than {LEAST_SPEECH_S:g} s of speech", name)
+        return None
+    return Voice(name, tuple(found))
+
+
+def _check_enough(bank: Bank, settings: Settings, left_out: LeftOut) -> None:
+    wanted = settings.speakers[1]
+    if len(bank.voices) < wanted:
+        reasons = "; ".join(f"{count} {why}" for why, count in left_out.counts.items())
+        what = f"{len(bank.voices)} voices on the side {settings.side}, {wanted} speakers are asked for"
+        raise SpeechmillError(
+            f"{what}{f' (left out: {reasons})' if reasons else ''}",
+            "name more recordings, ask for fewer speakers, or change --test-share",
+        )
+    if "babble" in settings.beds and len(bank.voices) == wanted:
+        what = f"babble is made of other voices than those of the {wanted} speakers, and there are no others"
+        raise SpeechmillError(what, "name more recordings, ask for fewer speakers, or choose another --bed")
+    if "files" in settings.beds and not bank.noises:
+        raise SpeechmillError("a bed of files is asked for, and no noise can be read", "name --noise, or another --bed")
+
+
+def as_settings(source: Source) -> dict[str, Any]:
+    """What of the source is kept beside a simulation."""
+    told = dataclasses.asdict(source)
+    return {name: told[name] for name in ("voices", "noises", "names", "by")}

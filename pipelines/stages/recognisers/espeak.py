@@ -1,0 +1,93 @@
+"""Text by Whisper, read by espeak-ng: the phonemes of what was said, for languages that espeak-ng writes in IPA.
+
+It says what the words are made of, not how they sounded: a language model stands between the sound and the phonemes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.stages.recognisers import Phone
+from runtime.errors import SpeechmillError
+
+TEXT_CHARACTERS = 10_000
+"""Of one piece of speech; Whisper writes at most 224 tokens for 30 s."""
+TIMEOUT_S = 60.0
+STRESS = re.compile("[ˈˌ]")
+OTHER_VOICE = re.compile(r"\([a-z-]+\)")
+"""espeak-ng marks words that it reads as another language's."""
+WITHOUT_LETTERS = {"ja", "zh", "yue", "th", "lo", "my", "km"}
+"""Languages whose script espeak-ng reads sign by sign, or not at all."""
+
+
+class Espeak:
+    """IPA phonemes of one language. Their times are even shares of the piece that was heard."""
+
+    sample_rate = 16000
+
+    def __init__(self, path: Path, language: str | None, device: str) -> None:
+        """`path` is a Whisper model for CTranslate2, `language` an ISO 639-1 code.
+
+        Raises SpeechmillError where the program espeak-ng is missing or does not read the language.
+        """
+        from faster_whisper import WhisperModel
+
+        assert language is not None
+        self._program = shutil.which("espeak-ng") or ""
+        if not self._program:
+            raise SpeechmillError("the program espeak-ng is not installed", "apt-get install espeak-ng")
+        if language in WITHOUT_LETTERS:
+            what = f"espeak-ng does not read what is written in {language!r}"
+            raise SpeechmillError(what, "use another recogniser, such as ctc or allosaurus, for this language")
+        self._language = language
+        self._read("a")
+        if not (path / "model.bin").is_file():
+            what = f"{path} is no Whisper model for CTranslate2: it has no model.bin"
+            raise SpeechmillError(what, "name one, such as Systran/faster-whisper-large-v3, as annotate.phonemes.model")
+        self._whisper = WhisperModel(str(path), device="cpu", compute_type="int8", cpu_threads=1)
+
+    def phones(self, samples: np.ndarray) -> list[Phone]:
+        if not len(samples):
+            return []
+        # One temperature: Whisper's fallback to higher ones draws tokens, and the text could not be had again.
+        pieces, _ = self._whisper.transcribe(
+            samples, language=self._language, beam_size=1, temperature=0.0, condition_on_previous_text=False,
+            without_timestamps=True,
+        )  # fmt: skip
+        symbols = parse(self._read(" ".join(piece.text for piece in pieces)))
+        step_s = len(samples) / self.sample_rate / max(1, len(symbols))
+        return [Phone(symbol, at * step_s, (at + 1) * step_s) for at, symbol in enumerate(symbols)]
+
+    def _read(self, text: str) -> str:
+        """What espeak-ng writes for a text. Raises SpeechmillError where it fails or does not come to an end."""
+        # Between [[ and ]] espeak-ng would take phonemes by name instead of words.
+        given = re.sub(r"[\[\]\s]+", " ", text[:TEXT_CHARACTERS]).strip()
+        if not given:
+            return ""
+        command = [self._program, "-q", "-v", self._language, "--ipa", "--sep=_", "--stdin"]
+        try:
+            done = subprocess.run(
+                command, input=given, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            what = f"espeak-ng did not read {len(given):,} characters within {TIMEOUT_S:g} s"
+            raise SpeechmillError(what, "run it again with fewer workers on this machine") from error
+        if done.returncode:
+            what = f"espeak-ng with the voice {self._language!r} ended with {done.returncode}: {done.stderr[-300:]}"
+            raise SpeechmillError(what, "set annotate.phonemes.language to a voice of `espeak-ng --voices`")
+        return done.stdout
+
+
+def parse(ipa: str) -> list[str]:
+    """Phonemes from the output of `espeak-ng --ipa --sep=_`, without stress; length marks stay.
+
+    >>> parse(" h_ə_l_ˈoʊ\\n w_ˈɜː_l_d (de)t_ˈaː_k(en)")
+    ['h', 'ə', 'l', 'oʊ', 'w', 'ɜː', 'l', 'd', 't', 'aː', 'k']
+    """
+    plain = STRESS.sub("", OTHER_VOICE.sub(" ", ipa))
+    return [symbol for symbol in re.split(r"[_\s]+", plain) if symbol.strip("-")]

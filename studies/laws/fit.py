@@ -1,0 +1,365 @@
+"""Everything that `speechmill study fit` finds out about one table of runs, as one document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import SpeechmillError
+from studies.laws import downstream, identify, intervals, isoflop, judge, profile, warn
+from studies.laws.estimate import HUBER_DELTA, STARTS, Fit, Points, fit_huber, fit_projected
+from studies.laws.intervals import QUANTITIES, Interval, Resampled
+from studies.laws.isoflop import Budgets
+from studies.laws.law import Law
+from studies.laws.runs import Runs
+
+LEAST_GAIN = 0.1
+"""Share by which gamma, the sixth constant, must lower the objective to be freed."""
+HELD_STARTS = 32
+
+GAMMA_RULE = (
+    "gamma is freed where that lowers the objective by a tenth or more, its profile interval excludes 1, and the "
+    "largest budget, held out, is not predicted worse by a tenth; else it is 1"
+)
+HELD_OUT_RULE = (
+    "the runs of the largest budget and beyond; where no budgets are found, those within a factor 1.35 of the largest "
+    "compute"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be chosen of a fit."""
+
+    gamma: float | str | None = "auto"
+    """1 or another value to fix it, None to free it, 'auto' to go by GAMMA_RULE."""
+    delta: float = HUBER_DELTA
+    starts: int = STARTS
+    resamples: int = intervals.RESAMPLES
+    ratio_sd: float = judge.RATIO_SD
+    residual_sd: float = judge.RESIDUAL_SD
+    epsilon: float = 0.01
+    at: Sequence[float] = ()
+    """Compute budgets in FLOP at which the optimum is told; the budgets of the table if none is given."""
+    frame_rate: float | None = None
+    """Frames a second, with which D* is told in hours."""
+    patch: int = 1
+    """Frames in a token."""
+    hold_out: float | None = None
+    """Runs of this many FLOP or more are held out."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the law, gamma fixed or free, by both methods."""
+
+    free_gamma: bool
+    huber: Fit
+    projected: Fit
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: _fit(getattr(self, name)) for name in ("huber", "projected")}
+
+
+def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict[str, Any], Law, Points]:
+    """The document of a table (docs/json.md), the law, and the points that it was fitted to.
+
+    Raises SpeechmillError where the table identifies no law.
+    """
+    rule = judge.ratio_rule(runs.points, settings.ratio_sd)
+    kept = runs.take(~rule.outside)
+    points = kept.points
+    identify.check(points, what)
+    budgets = isoflop.find_budgets(points)
+    held = _held_out(points, budgets, settings.hold_out)
+    fixed = settings.gamma if isinstance(settings.gamma, float) else 1.0
+    forms = {
+        False: _form(points, fixed, settings),
+        True: _form(points, None, settings),
+    }
+    profiles = {free: profile.profiles(points, form.huber, free) for free, form in forms.items()}
+    tested = {free: _test(points, held, None if free else fixed, settings) for free in forms}
+    free, why = _choose(settings.gamma, forms, profiles[True]["gamma"], tested)
+    fit = forms[free].huber
+    clusters = {"runs": np.arange(len(points))}
+    if len(budgets) > identify.LEAST_DIFFERENT:
+        clusters["budgets"] = intervals.nearest_budget(points, budgets.of, budgets.flops)
+    resampled = {
+        name: intervals.bootstrap(points, fit, of, free, settings.resamples, settings.delta)
+        for name, of in clusters.items()
+    }
+    open_ends = _unidentified(fit, profiles[free])
+    document: dict[str, Any] = {
+        "runs": len(points),
+        "evaluations": int(kept.evaluations.sum()),
+        "evaluation_sd": runs.evaluation_sd,
+        "measured_compute": _measured(kept),
+        **fit.law.as_dict(),
+        "tokens_exponent": fit.law.tokens_exponent,
+        "intervals": {
+            name: {by: list(found.intervals()[name]) for by, found in resampled.items()}
+            | {"profile": list(profiles[free][name])}
+            for name in QUANTITIES
+        },
+        "unidentified": open_ends,
+        "gamma_choice": {"free": free, "rule": GAMMA_RULE, "why": why},
+        "method": _method(settings, fit, resampled),
+        "forms": {
+            ("gamma_free" if key else "gamma_fixed"): form.as_dict()
+            | {"profile": {name: list(ends) for name, ends in profiles[key].items()}, "held_out": tested[key]}
+            for key, form in forms.items()
+        },
+        "identification": identify.conditions(points, fit.law) | {"least_spread": identify.least_spread(points)},
+        "outliers": _outliers(runs, rule, fixed if not free else None, settings),
+        "misfits": _misfits(kept, fit, fixed if not free else None, settings),
+        "isoflop": _isoflop(points, budgets, fit.law, settings.resamples),
+        "held_out": {"rule": HELD_OUT_RULE} | tested[free],
+    }
+    document["optimum"] = [] if warn.no_optimum(open_ends) else _optimum(points, budgets, fit.law, resampled, settings)
+    document["points"] = _points(kept, fit)
+    document["downstream"] = _downstream(kept, held, free, fixed, settings)
+    document["warnings"] = warn.warnings(document)
+    return document, fit.law, points
+
+
+def _form(points: Points, gamma: float | None, settings: Settings) -> Form:
+    return Form(
+        gamma is None,
+        fit_huber(points, gamma, settings.starts, settings.delta),
+        fit_projected(points, gamma, settings.starts),
+    )
+
+
+def _fit(fit: Fit) -> dict[str, Any]:
+    return fit.law.as_dict() | {
+        "tokens_exponent": fit.law.tokens_exponent,
+        "objective": fit.value,
+        "starts": fit.starts,
+        "reached": fit.reached,
+        "at_bound": list(fit.at_bound),
+    }
+
+
+def _method(settings: Settings, fit: Fit, resampled: dict[str, Resampled]) -> dict[str, Any]:
+    return {
+        "estimator": f"least sum of Huber's function, delta {settings.delta:g}, of errors of ln L, every run alike",
+        "delta": settings.delta,
+        "starts": fit.starts,
+        "reached": fit.reached,
+        "objective": fit.value,
+        "resamples": {name: len(found.laws) for name, found in resampled.items()},
+        "resamples_at_bound": {name: found.at_bound for name, found in resampled.items()},
+        "level": intervals.LEVEL,
+    }
+
+
+def _measured(runs: Runs) -> dict[str, float] | None:
+    """What the table's own compute is, as a share of 6 N D: not 1 where N or D is counted another way."""
+    if runs.flops is None:
+        return None
+    ratio = runs.flops / runs.points.flops
+    return {"least": float(ratio.min()), "median": float(np.median(ratio)), "most": float(ratio.max())}
+
+
+def _held_out(points: Points, budgets: Budgets, at_least: float | None) -> npt.NDArray[np.bool_]:
+    flops = points.flops
+    if at_least is None:
+        largest = budgets.of == len(budgets) - 1 if len(budgets) else flops > flops.max() * np.exp(-isoflop.WIDTH)
+        at_least = float(flops[largest].min())
+    held: npt.NDArray[np.bool_] = flops >= at_least * (1 - 1e-9)
+    return held
+
+
+def _test(points: Points, held: npt.NDArray[np.bool_], gamma: float | None, settings: Settings) -> dict[str, Any]:
+    """The mean relative error of the loss at the held-out runs, and at the others, from which the law is fitted."""
+    train, test = points.take(~held), points.take(held)
+    told: dict[str, Any] = {"runs": len(test), "train_runs": len(train)}
+    try:
+        identify.check(train, "without the held-out budget")
+    except SpeechmillError as error:
+        return told | {"refused": str(error)}
+    if not len(test):
+        return told | {"refused": "no run has so much compute"}
+    law = fit_huber(train, gamma, HELD_STARTS, settings.delta).law
+    errors = {
+        name: float(np.abs(law.loss(some.params, some.tokens) / some.loss - 1).mean())
+        for name, some in (("train_error", train), ("error", test))
+    }
+    return told | {"flops": float(test.flops.min())} | errors | {"law": law.as_dict()}
+
+
+def _choose(
+    asked: float | str | None, forms: dict[bool, Form], interval: Interval, tested: dict[bool, dict[str, Any]]
+) -> tuple[bool, str]:
+    """Whether gamma is free, and why."""
+    if asked != "auto":
+        return asked is None, "as it was asked for"
+    gain = 1 - forms[True].huber.value / max(forms[False].huber.value, 1e-300)
+    told = f"freeing gamma lowers the objective by {gain:.1%}"
+    if forms[True].huber.at_bound:
+        return False, f"with gamma free, {' and '.join(forms[True].huber.at_bound)} would end at a bound of the search"
+    if gain < LEAST_GAIN:
+        return False, f"{told}, less than a tenth"
+    low, high = interval
+    if (low is None or low < 1) and (high is None or high > 1):
+        return False, f"{told}, but its interval holds 1"
+    if "refused" in tested[True] or "refused" in tested[False]:
+        return False, f"{told}, but no budget could be held out to confirm that"
+    fixed, freed = (tested[free]["error"] for free in (False, True))
+    if freed > (1 + LEAST_GAIN) * fixed:
+        return False, f"{told}, but the held-out budget is then predicted worse, by {freed:.2%} after {fixed:.2%}"
+    return True, f"{told}, and its interval excludes 1"
+
+
+def _unidentified(fit: Fit, profiles: dict[str, Interval]) -> list[dict[str, str]]:
+    """What the table does not tell, with the reason."""
+    found = []
+    for name in QUANTITIES:
+        low, high = profiles[name]
+        if name in fit.at_bound:
+            found.append({"constant": name, "reason": "its best value lies at a bound of the search"})
+        elif low is None or high is None:
+            end = "both sides" if low is None and high is None else "below" if low is None else "above"
+            found.append({"constant": name, "reason": f"its profile interval is open {end}"})
+    return found
+
+
+def _outliers(runs: Runs, rule: judge.RatioRule, gamma: float | None, settings: Settings) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "rule": judge.RATIO_RULE.format(sd=settings.ratio_sd),
+        "fence": [rule.low, None if np.isinf(rule.high) else rule.high],
+        "note": rule.note,
+        "runs": judge.listed(runs.points, runs.lines, rule.outside),
+        "kept": settings.ratio_sd == 0,
+        "influence": None,
+    }
+    outside = rule.outside
+    if settings.ratio_sd == 0:  # the warning is due all the same, over the runs that the rule would have left out
+        usual = judge.ratio_rule(runs.points)
+        outside, told["runs"] = usual.outside, judge.listed(runs.points, runs.lines, usual.outside)
+        told["fence"] = [usual.low, usual.high]
+    if outside.any():
+        told["influence"] = judge.influence(runs.points, outside, gamma, settings.delta)
+    return told
+
+
+def _misfits(runs: Runs, fit: Fit, gamma: float | None, settings: Settings) -> dict[str, Any]:
+    which, sd = judge.misfits(runs.points, fit, settings.residual_sd)
+    few = which.any() and which.mean() <= judge.MOST_SHARE
+    return {
+        "rule": judge.RESIDUAL_RULE.format(sd=settings.residual_sd),
+        "residual_sd": sd,
+        "runs": judge.listed(runs.points, runs.lines, which),
+        "influence": judge.influence(runs.points, which, gamma, settings.delta) if few else None,
+    }
+
+
+def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "budgets": [],
+        "tokens_exponent": None,
+        "interval": None,
+        "expected_from_law": None,
+        "refused": None,
+    }
+    if len(budgets) < isoflop.LEAST_BUDGETS:
+        return told | {
+            "refused": f"{len(budgets)} budgets have {isoflop.LEAST_SIZES} sizes or more within a factor "
+            f"{np.exp(isoflop.WIDTH):.2f} of compute; {isoflop.LEAST_BUDGETS} are needed"
+        }
+    robust = isoflop.robust_weights(points, budgets)
+    found = isoflop.fit_parabolas(points, budgets, robust)
+    if found is None:
+        return told | {"refused": f"fewer than {isoflop.LEAST_BUDGETS} budgets have a minimum among their sizes"}
+    draws = isoflop.bootstrap(points, budgets, robust, min(200, resamples))
+    draws = draws[np.isfinite(draws)]
+    tail = (1 - intervals.LEVEL) / 2
+    return {
+        "budgets": [
+            {
+                "flops": one.flops,
+                "runs": one.runs,
+                "params": one.params,
+                "tokens": None if one.params is None else one.flops / 6 / one.params,
+                "coefficients": one.coefficients.tolist(),
+                "mean_log_params": one.mean,
+                "problem": one.problem or None,
+            }
+            for one in found.parabolas
+        ],
+        "tokens_exponent": found.tokens_exponent,
+        "interval": np.quantile(draws, [tail, 1 - tail]).tolist() if len(draws) else None,
+        "expected_from_law": isoflop.expected(points, budgets, law),
+        "refused": None,
+    }
+
+
+def _points(runs: Runs, fit: Fit) -> list[dict[str, Any]]:
+    """The runs that the law was fitted to, each with its error: ln of the measured over the predicted loss."""
+    points = runs.points
+    errors = np.log(points.loss / fit.law.loss(points.params, points.tokens))
+    rows = zip(runs.lines, points.params, points.tokens, points.loss, errors, strict=True)
+    names = ("line", "params", "tokens", "loss", "error")
+    return [dict(zip(names, (line, *map(float, row)), strict=True)) for line, *row in rows]
+
+
+def _optimum(
+    points: Points, budgets: Budgets, law: Law, resampled: dict[str, Resampled], settings: Settings
+) -> list[dict[str, Any]]:
+    """N*, D* and what goes with them at each budget, with intervals by bootstrap over runs."""
+    most = float(points.flops.max())
+    given = list(settings.at) or (
+        [*budgets.flops.tolist(), most * 10]
+        if len(budgets)
+        else np.geomspace(points.flops.min(), most * 10, 6).tolist()
+    )
+    told = []
+    for flops in given:
+        at = np.array([flops])
+        low, high = law.tokens_range(at, settings.epsilon)
+        params, tokens = float(law.optimal_params(at)[0]), float(law.optimal_tokens(at)[0])
+
+        def ratio(of: Law, at: npt.NDArray[np.float64] = at) -> float:
+            return float((of.optimal_tokens(at) / of.optimal_params(at))[0])
+
+        def size(of: Law, at: npt.NDArray[np.float64] = at) -> float:
+            return float(of.optimal_params(at)[0])
+
+        hours = None if settings.frame_rate is None else settings.patch / settings.frame_rate / 3600
+        told.append(
+            {
+                "flops": flops,
+                "extrapolated": flops > most * 1.01,
+                "params": params,
+                "params_interval": list(resampled["runs"].interval(size)),
+                "tokens": tokens,
+                "tokens_per_param": tokens / params,
+                "tokens_per_param_interval": list(resampled["runs"].interval(ratio)),
+                "loss": float(law.loss(np.array([params]), np.array([tokens]))[0]),
+                "curvature": float(law.curvature(at)[0]),
+                "epsilon": settings.epsilon,
+                "tokens_range": [float(low[0]), float(high[0])],
+                "params_range": [flops / 6 / float(high[0]), flops / 6 / float(low[0])],
+                "hours": None if hours is None else tokens * hours,
+                "hours_range": None if hours is None else [float(low[0]) * hours, float(high[0]) * hours],
+            }
+        )
+    return told
+
+
+def _downstream(
+    runs: Runs, held: npt.NDArray[np.bool_], free: bool, fixed: float, settings: Settings
+) -> list[dict[str, Any]]:
+    if not runs.metrics:
+        return []
+    train = ~held
+    try:
+        identify.check(runs.points.take(train))
+    except SpeechmillError:
+        train = np.ones(len(runs.points), bool)
+    fit = fit_huber(runs.points.take(train), None if free else fixed, HELD_STARTS, settings.delta)
+    return downstream.judge(runs.points, runs.metrics, train, fit, free)

@@ -1,0 +1,74 @@
+"""What a dataset of a lake holds for training, from the ledger and the list of shards of a version."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.choice import folders
+from manifests.existing import check_lake
+from manifests.lake import Lake
+from manifests.versions import versions
+from runtime.errors import SpeechmillError
+from studies.laws.grid import Sound
+
+
+def sound_of_dataset(
+    place: str, dataset: str, version: int | None, split: str, patch: int, count_context: bool, encoder: str | None
+) -> Sound:
+    """Rates and amounts of one split of a dataset. A version that is not named is the newest.
+
+    Raises SpeechmillError where the lake, the dataset, the version, the split or the patch size is not there, and
+    where the dataset was made by another encoder than the named one.
+    """
+    lake = Lake.at(place)
+    check_lake(lake, place)
+    known = folders(lake, "datasets")
+    if dataset not in known:
+        raise SpeechmillError(f"no dataset {dataset} in {place}", f"there is: {', '.join(known) or 'none'}")
+    made = versions(lake, dataset)
+    chosen = made[-1] if made and version is None else next((one for one in made if one.version == version), None)
+    if chosen is None:
+        numbers = ", ".join(str(one.version) for one in made) or "none"
+        raise SpeechmillError(
+            f"no version {version or ''} of {dataset} in {place}".replace("  ", " "),
+            f"there are versions: {numbers}; `speechmill encode` finishes one",
+        )
+    folder = f"datasets/{dataset}/{chosen.folder}"
+    ledger = lake.read(f"{folder}/ledger.parquet")
+    shards = lake.read(f"{folder}/shards.parquet")
+    made_by = str(ledger["encoder"][0]) if len(ledger) else ""
+    if encoder is not None and encoder not in (made_by, made_by.partition("-")[0]):
+        raise SpeechmillError(
+            f"{dataset} was made by {made_by}, not by {encoder}", "name another --dataset, or leave --encoder out"
+        )
+    splits = sorted(set(ledger["split"].to_pylist()))
+    if split not in splits:
+        raise SpeechmillError(f"{dataset} has no split {split}", f"--split takes: {', '.join(splits) or 'none'}")
+    rows = _where(ledger, split=split, patch=patch)
+    if not len(rows):
+        raise SpeechmillError(f"{dataset} counts no tokens of {patch} frames", "--patch takes 1 to 6")
+    hours, frames = _sum(rows, "hours"), _sum(rows, "frames")
+    context, continuation = _sum(rows, "context_tokens"), _sum(rows, "continuation_tokens")
+    tokens = context + continuation if count_context else continuation
+    if not hours or not tokens:
+        raise SpeechmillError(f"the split {split} of {dataset} holds no tokens", "name another split by --split")
+    return Sound(
+        frames / hours,
+        tokens / hours,
+        tokens / (context + continuation),
+        _sum(_where(shards, split=split), "array_bytes") / frames,
+        patch,
+        tokens,
+        f"datasets/{dataset} version {chosen.version}, split {split}, encoder {made_by}: {hours:,.4g} hours",
+    )
+
+
+def _where(table: pa.Table, **values: object) -> pa.Table:
+    for name, value in values.items():
+        table = table.filter(pc.equal(table[name], value))
+    return table
+
+
+def _sum(table: pa.Table, column: str) -> float:
+    return float(pc.sum(table[column]).as_py() or 0)

@@ -1,0 +1,91 @@
+"""Warnings of a fit: what a reader of its numbers must know, drawn from the document alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from manifests.output import counted
+from studies.laws import judge
+
+DISAGREEMENT = 0.05
+"""Difference of the exponents of D* by parabolas and by the law that is worth a warning whatever the intervals."""
+NAMES = {"alpha": "alpha", "beta": "beta", "tokens_exponent": "the exponent of D*"}
+WORST = 0.02
+"""Share of resamples at a bound of the search from which on that is worth a warning."""
+
+
+def warnings(document: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, a sentence each."""
+    told: list[str] = []
+    outliers, misfits, parabolas = document["outliers"], document["misfits"], document["isoflop"]
+    for what, found in (("of extreme tokens per parameter", outliers), ("beyond the rule for errors", misfits)):
+        if found["influence"] and (moved := judge.shifts(found["influence"])):
+            changes = ", ".join(f"{NAMES[name]} by {change:+.3f}" for name, change in moved.items())
+            inside = found is misfits or found["kept"]
+            stay = "in the fit, where these change" if inside else "left out; in the fit, these would change"
+            told.append(f"{counted(len(found['runs']), 'run')} {what}: {stay} {changes}")
+    for one in document["unidentified"]:
+        told.append(f"{one['constant']} is not identified: {one['reason']}")
+    if no_optimum(document["unidentified"]):
+        told.append("N* and D* are refused: the exponent of D* does not follow from these runs")
+    if parabolas["tokens_exponent"] is None:
+        told.append(f"no isoFLOP parabolas stand beside the law: {parabolas['refused']}")
+    else:
+        told += _disagreement(document, parabolas)
+    told += _other_form(document)
+    method = document["method"]
+    for name, count in method["resamples_at_bound"].items():
+        if count > WORST * method["resamples"][name]:
+            told.append(f"{count} of {method['resamples'][name]} resamples of {name} ended at a bound of the search")
+    if method["reached"] < 2:
+        told.append(f"only 1 of {method['starts']} starts reached the best optimum: it may not be the best")
+    if "refused" in document["held_out"]:
+        told.append(f"no budget was held out: {document['held_out']['refused']}")
+    elif document["held_out"]["runs"] < 3:
+        told.append(
+            f"the held-out budget has {counted(document['held_out']['runs'], 'run')} only: its error says little"
+        )
+    return told
+
+
+def _disagreement(document: dict[str, Any], parabolas: dict[str, Any]) -> list[str]:
+    law, other = document["tokens_exponent"], parabolas["tokens_exponent"]
+    apart = abs(law - other)
+    halves = [
+        (ends[1] - ends[0]) / 2
+        for ends in (document["intervals"]["tokens_exponent"]["runs"], parabolas["interval"] or [0.0, 0.0])
+    ]
+    if apart <= DISAGREEMENT and apart <= float(np.hypot(*halves)):
+        return []
+    expected = parabolas["expected_from_law"]
+    bias = f"; were the law true, parabolas over these sizes would give {expected:.3f}" if expected is not None else ""
+    return [
+        f"the two methods disagree by {apart:.3f} in the exponent of D*: the law says {law:.3f}, isoFLOP parabolas "
+        f"{other:.3f}{bias}"
+    ]
+
+
+def _other_form(document: dict[str, Any]) -> list[str]:
+    """Whether freeing gamma would tell another story than the law that was chosen."""
+    fixed, free = (document["forms"][name] for name in ("gamma_fixed", "gamma_free"))
+    (low, high), gamma = free["profile"]["gamma"], fixed["huber"]["gamma"]
+    excluded = (low is not None and low > gamma) or (high is not None and high < gamma)
+    if document["gamma_choice"]["free"] or free["huber"]["at_bound"] or not excluded:
+        return []
+    gain = 1 - free["huber"]["objective"] / fixed["huber"]["objective"]
+    return [
+        f"with gamma free it is {free['huber']['gamma']:.3g}, its profile interval excludes {gamma:g}, and the "
+        f"objective is {gain:.1%} lower: --gamma free shows that law"
+    ]
+
+
+def no_optimum(unidentified: list[dict[str, str]]) -> bool:
+    """Whether N* and D* must not be told: an exponent is at a bound, or that of D* has no interval at all."""
+    for one in unidentified:
+        if one["constant"] in ("alpha", "beta") and "bound of the search" in one["reason"]:
+            return True
+        if one["constant"] == "tokens_exponent" and "both sides" in one["reason"]:
+            return True
+    return False

@@ -1,0 +1,248 @@
+"""Leaks: recordings, names and samples that two sides of a study share, such as the splits of a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.choice import Choice, ChoiceError, choose
+from manifests.lake import Lake
+from manifests.look import terminal
+from manifests.look.targets import lake_of
+from manifests.output import one_line
+from manifests.select import Selection
+from manifests.shards import ShardFiles
+from manifests.subsets import About, Subset, prefix, version_of, windows_of
+from manifests.views import connect, open_views, quoted
+
+REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
+ROWS = 200_000
+"""Rows that are compared at a time."""
+KEYS = "(SELECT *, hash(recording_id) AS id FROM batch) JOIN (FROM met WHERE lake = $lake) USING (id)"
+KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Recordings that may have none in common with another side."""
+
+    name: str
+    lake: Lake
+    signal: str | None
+    """Fingerprint of the results of `signal`, which know the samples of recordings by their hash."""
+    subset: Subset | None = None
+    """Windows of a dataset, or"""
+    selection: str | None = None
+    """the kept recordings of a selection, and"""
+    split: str | None = None
+    """of these one split; None for all."""
+
+    def views(self) -> duckdb.DuckDBPyConnection:
+        """The recordings of its lake, what `signal` says of them, and the verdicts of its selection."""
+        return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
+
+    def recordings(self) -> Iterator[pa.Table]:
+        """The ids of its recordings (`recording_id`), some at a time; one may come several times."""
+        if self.subset is None:
+            split = "" if self.split is None else f" AND split = {quoted(self.split)}"
+            query = f"SELECT recording_id FROM verdicts WHERE verdict = 'kept' AND split IS NOT NULL{split}"
+            with self.views() as connection:
+                for batch in connection.sql(query).to_arrow_reader(ROWS):
+                    yield pa.table(batch)
+            return
+        held: list[pa.Table] = []
+        for table in self.lake.ahead(self._of_shard, self.subset.rows.to_batches(1)):
+            held.append(table)
+            if sum(map(len, held)) >= ROWS or len(held) >= 1000:
+                yield pa.concat_tables(held)
+                held = []
+        if held:
+            yield pa.concat_tables(held)
+
+    def _of_shard(self, row: pa.RecordBatch) -> pa.Table:
+        assert self.subset is not None
+        files, ids = ShardFiles(row["folder"][0].as_py(), row["shard"][0].as_py()), row["ids"][0]
+        windows = windows_of(self.lake, self.subset.about, files, ["recording_id", "window_id"])
+        if ids.is_valid:
+            windows = windows.filter(pc.is_in(windows["window_id"], value_set=ids.values))
+        return pa.table({"recording_id": pc.unique(windows["recording_id"])})
+
+
+def sides(names: Sequence[str], lake: str | None = None) -> list[Side]:
+    """The sides to compare: the splits of what one name names, or what each of several names names.
+
+    `lake` is where the datasets of subsets are, if not where they were when the subsets were made. Raises ChoiceError.
+    """
+    found = [_sides(name, lake) for name in names]
+    flat = found[0] if len(found) == 1 else [_as_one(one, name) for one, name in zip(found, names, strict=True)]
+    if len(flat) < 2:
+        raise ChoiceError(f"{names[0]} is one side: nothing to compare it with", "name another one besides")
+    return flat
+
+
+def _as_one(parts: list[Side], name: str) -> Side:
+    """All splits of a name as one side."""
+    first = parts[0]
+    if first.subset is None:
+        return Side(
+            name, first.lake, first.signal, selection=first.selection, split=first.split if not parts[1:] else None
+        )
+    if not parts[1:]:
+        return Side(name, first.lake, first.signal, first.subset)
+    about = first.subset.about
+    splits = [split for one in parts if one.subset for split in one.subset.about.splits]
+    return Side(name, first.lake, first.signal, prefix(first.lake, About(about.dataset, about.version, splits)))
+
+
+def _sides(name: str, lake: str | None) -> list[Side]:
+    """The splits that a name names, each a side; a subset is one side."""
+    path = name.rstrip("/")
+    if path.endswith(".parquet"):
+        subset = Subset.read(path)
+        opened = Lake.at(lake or subset.about.lake)
+        subset.check(opened)
+        return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
+    root, kind, rest = _divided(path)
+    if kind is None:
+        found = choose(opened := lake_of(path))
+        if found.dataset is None and found.selection is None:
+            raise ChoiceError(f"{name} has neither a dataset nor a selection", "run `speechmill select` first")
+        kind, rest = ("datasets", found.dataset) if found.dataset else ("selections", str(found.selection))
+    else:
+        opened = lake_of(root)
+    what, _, split = str(rest).partition("/")
+    made = _of_dataset(opened, what) if kind == "datasets" else _of_selection(opened, what)
+    chosen = [one for one in made if split in ("", one.name)]
+    if not chosen:
+        raise ChoiceError(f"{name}: no split {split!r}", f"there is: {', '.join(one.name for one in made)}")
+    return chosen
+
+
+def _divided(path: str) -> tuple[str, str | None, str]:
+    """The lake, 'datasets' or 'selections', and what follows; None for the kind where a path names a lake alone."""
+    absolute = path if "://" in path else os.path.abspath(path)
+    for kind in ("datasets", "selections"):
+        root, middle, rest = absolute.rpartition(f"/{kind}/")
+        if middle and rest.count("/") <= 1:
+            return root, kind, rest
+    return absolute, None, ""
+
+
+def _of_dataset(lake: Lake, name: str) -> list[Side]:
+    version = version_of(lake, name)
+    splits = pc.unique(lake.read(f"{About(name, version).folder}/shards.parquet", ["split"])["split"]).to_pylist()
+    signal = _signal_of(lake, name)
+    return [Side(split, lake, signal, prefix(lake, About(name, version, (split,)))) for split in sorted(splits)]
+
+
+def _of_selection(lake: Lake, name: str) -> list[Side]:
+    stored = Selection.stored(lake, name)
+    signal = stored.stages.get("signal")
+    return [Side(split, lake, signal, selection=name, split=split) for split in stored.splits]
+
+
+def _signal_of(lake: Lake, dataset: str) -> str | None:
+    signal = lake.read_json(f"datasets/{dataset}/plan.json").get("signal")
+    return None if signal is None else str(signal)
+
+
+def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
+    """What is on two or more of these sides: how many recordings, names and samples, and the first `show` of each.
+
+    A name or a hash of samples counts where different recordings on two sides have it. Keys are compared by 64 bits of
+    a hash first; those that meet are then read again and compared as they are.
+    """
+    with connect() as connection:
+        connection.execute("CREATE TABLE met (lake UTINYINT, id UBIGINT, side UTINYINT)")
+        connection.execute("CREATE TABLE keys (kind VARCHAR, key UBIGINT, id UBIGINT, side UTINYINT)")
+        connection.execute("CREATE TABLE named (kind VARCHAR, key VARCHAR, recording_id VARCHAR, side UTINYINT)")
+        lakes: dict[tuple[str, str | None], Side] = {}
+        for number, side in enumerate(compared):
+            lakes.setdefault(key := (side.lake.storage.root, side.signal), side)
+            place = list(lakes).index(key)
+            for ids in side.recordings():
+                connection.register("ids", ids)
+                connection.execute(f"INSERT INTO met SELECT DISTINCT {place}, hash(recording_id), {number} FROM ids")
+        for place, side in enumerate(lakes.values()):
+            _read_keys(connection, side, place, f"INSERT INTO keys SELECT kind, hash(key), id, side FROM {KEYS}")
+        connection.execute(
+            "CREATE TABLE meeting AS SELECT kind, key FROM "
+            "(FROM keys UNION ALL SELECT 'recording', id, id, side FROM met) GROUP BY kind, key "
+            "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 "
+            "AND (kind = 'recording' OR min(id) <> max(id))"
+        )
+        ((unhashed,),) = connection.execute(
+            "SELECT count(DISTINCT id) FROM met ANTI JOIN (FROM keys WHERE kind = 'samples') USING (id)"
+        ).fetchall()
+        if connection.execute("SELECT count(*) FROM meeting").fetchall() != [(0,)]:
+            _name(connection, compared, list(lakes.values()))
+        connection.execute(
+            "CREATE TABLE found AS SELECT kind, key, list(DISTINCT side ORDER BY side) AS sides, "
+            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings FROM named GROUP BY kind, key "
+            "HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
+        )
+        counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
+        first = connection.execute(
+            "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
+        ).fetchall()
+        held = dict(connection.execute("SELECT side, count(DISTINCT id) FROM met GROUP BY side").fetchall())
+    return {
+        "sides": [
+            {"name": side.name, "lake": side.lake.storage.root, "recordings": held.get(number, 0)}
+            for number, side in enumerate(compared)
+        ],
+        "unhashed": unhashed,
+        "counts": {kind: counts.get(kind, 0) for kind in KINDS},
+        "leaks": [
+            {"kind": kind, "key": key, "sides": [compared[number].name for number in on], "recordings": recordings}
+            for kind, key, on, recordings in first
+        ],
+    }
+
+
+def _read_keys(connection: duckdb.DuckDBPyConnection, side: Side, place: int, insert: str) -> None:
+    """Run `insert` over KEYS: the names and the samples of the recordings that were met of one lake."""
+    with side.views() as views:
+        query = (
+            "SELECT 'name' AS kind, recording_id, unnest(uris) AS key FROM recordings UNION ALL "
+            "SELECT 'samples', recording_id, pcm_sha256 FROM signal WHERE pcm_sha256 IS NOT NULL"
+        )
+        for batch in views.sql(query).to_arrow_reader(ROWS):
+            connection.register("batch", pa.table(batch))
+            connection.execute(insert, {"lake": place})
+
+
+def _name(connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Sequence[Side]) -> None:
+    """Read the keys that meet again, as they are."""
+    for number, side in enumerate(compared):
+        for ids in side.recordings():
+            connection.register("ids", ids)
+            connection.execute(
+                f"INSERT INTO named SELECT DISTINCT 'recording', recording_id, recording_id, {number} FROM ids "
+                "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')"
+            )
+    insert = f"INSERT INTO named SELECT kind, key, recording_id, side FROM {KEYS}"
+    for place, side in enumerate(lakes):
+        _read_keys(connection, side, place, f"{insert} WHERE (kind, hash(key)) IN (SELECT (kind, key) FROM meeting)")
+
+
+def render(found: Mapping[str, Any]) -> None:
+    """What was found, for people."""
+    rows = [[side["name"], side["recordings"], side["lake"]] for side in found["sides"]]
+    terminal.table(["side", "recordings", "lake"], rows)
+    for kind, count in found["counts"].items():
+        terminal.echo(f"{KINDS[kind]} on two sides: {count:,}")
+        of_kind = [leak for leak in found["leaks"] if leak["kind"] == kind]
+        for leak in of_kind:
+            others = "" if kind == "recording" else f": {', '.join(leak['recordings'])}"
+            terminal.echo(f"  {one_line(leak['key'])} in {' and '.join(leak['sides'])}{others}")
+        if count > len(of_kind):
+            terminal.echo(f"  and {count - len(of_kind):,} more; --show names more of them")
+    if found["unhashed"]:
+        terminal.echo(f"{found['unhashed']:,} recordings have no hash of their samples: these were not compared")
