@@ -24,7 +24,6 @@ from manifests.views import connect, open_views, quoted
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
 ROWS = 200_000
 """Rows that are compared at a time."""
-KEYS = "(SELECT *, hash(recording_id) AS id FROM batch) JOIN (FROM met WHERE lake = $lake) USING (id)"
 KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
 
 
@@ -159,9 +158,10 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     a hash first; those that meet are then read again and compared as they are.
     """
     with connect() as connection:
+        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
         connection.execute("CREATE TABLE met (lake UTINYINT, id UBIGINT, side UTINYINT)")
-        connection.execute("CREATE TABLE keys (kind VARCHAR, key UBIGINT, id UBIGINT, side UTINYINT)")
-        connection.execute("CREATE TABLE named (kind VARCHAR, key VARCHAR, recording_id VARCHAR, side UTINYINT)")
+        connection.execute("CREATE TABLE keys (lake UTINYINT, id UBIGINT, kind kind, key UBIGINT)")
+        connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
         lakes: dict[tuple[str, str | None], Side] = {}
         for number, side in enumerate(compared):
             lakes.setdefault(key := (side.lake.storage.root, side.signal), side)
@@ -169,22 +169,32 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             for ids in side.recordings():
                 connection.register("ids", ids)
                 connection.execute(f"INSERT INTO met SELECT DISTINCT {place}, hash(recording_id), {number} FROM ids")
+        hashed = "INSERT INTO keys SELECT $lake, hash(recording_id), kind, hash(key) FROM batch"
         for place, side in enumerate(lakes.values()):
-            _read_keys(connection, side, place, f"INSERT INTO keys SELECT kind, hash(key), id, side FROM {KEYS}")
+            _read_keys(connection, side, place, hashed)
+        # What meets has a recording on another side than the largest: few keys are looked up among many.
         connection.execute(
-            "CREATE TABLE meeting AS SELECT kind, key FROM "
-            "(FROM keys UNION ALL SELECT 'recording', id, id, side FROM met) GROUP BY kind, key "
-            "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 "
-            "AND (kind = 'recording' OR min(id) <> max(id))"
+            "CREATE TABLE few AS SELECT DISTINCT lake, id FROM met WHERE side <> "
+            "(SELECT side FROM met GROUP BY side ORDER BY count(*) DESC, side LIMIT 1)"
+        )
+        connection.execute(
+            "CREATE TABLE suspected AS SELECT DISTINCT kind, key FROM keys SEMI JOIN few USING (lake, id)"
+        )
+        connection.execute(
+            "CREATE TABLE meeting AS SELECT kind, key FROM (SELECT kind, key, id, side FROM "
+            "(FROM keys SEMI JOIN suspected USING (kind, key)) JOIN met USING (lake, id) "
+            "UNION ALL SELECT 'recording', id, id, side FROM met SEMI JOIN few USING (id)) GROUP BY kind, key "
+            "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 AND (kind = 'recording' OR min(id) <> max(id))"
         )
         ((unhashed,),) = connection.execute(
-            "SELECT count(DISTINCT id) FROM met ANTI JOIN (FROM keys WHERE kind = 'samples') USING (id)"
+            "SELECT count(DISTINCT id) FROM met ANTI JOIN (FROM keys WHERE kind = 'samples') USING (lake, id)"
         ).fetchall()
         if connection.execute("SELECT count(*) FROM meeting").fetchall() != [(0,)]:
             _name(connection, compared, list(lakes.values()))
         connection.execute(
             "CREATE TABLE found AS SELECT kind, key, list(DISTINCT side ORDER BY side) AS sides, "
-            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings FROM named GROUP BY kind, key "
+            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings "
+            "FROM named JOIN met ON named.lake = met.lake AND hash(recording_id) = id GROUP BY kind, key "
             "HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
@@ -207,7 +217,7 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
 
 
 def _read_keys(connection: duckdb.DuckDBPyConnection, side: Side, place: int, insert: str) -> None:
-    """Run `insert` over KEYS: the names and the samples of the recordings that were met of one lake."""
+    """Run `insert` over the names and the hashes of samples of all recordings of a lake, some at a time: `batch`."""
     with side.views() as views:
         query = (
             "SELECT 'name' AS kind, recording_id, unnest(uris) AS key FROM recordings UNION ALL "
@@ -220,16 +230,21 @@ def _read_keys(connection: duckdb.DuckDBPyConnection, side: Side, place: int, in
 
 def _name(connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Sequence[Side]) -> None:
     """Read the keys that meet again, as they are."""
-    for number, side in enumerate(compared):
+    places = {(side.lake.storage.root, side.signal): place for place, side in enumerate(lakes)}
+    for side in compared:
         for ids in side.recordings():
             connection.register("ids", ids)
             connection.execute(
-                f"INSERT INTO named SELECT DISTINCT 'recording', recording_id, recording_id, {number} FROM ids "
-                "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')"
+                "INSERT INTO named SELECT DISTINCT $lake, recording_id, 'recording', recording_id FROM ids "
+                "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')",
+                {"lake": places[side.lake.storage.root, side.signal]},
             )
-    insert = f"INSERT INTO named SELECT kind, key, recording_id, side FROM {KEYS}"
+    meeting = (
+        "SELECT $lake, recording_id, kind, key FROM batch "
+        "WHERE (kind::kind, hash(key)) IN (SELECT (kind, key) FROM meeting)"
+    )
     for place, side in enumerate(lakes):
-        _read_keys(connection, side, place, f"{insert} WHERE (kind, hash(key)) IN (SELECT (kind, key) FROM meeting)")
+        _read_keys(connection, side, place, f"INSERT INTO named {meeting}")
 
 
 def render(found: Mapping[str, Any]) -> None:

@@ -63,19 +63,9 @@ def stratified(lake: Lake, about: About, weights: Mapping[str, float] | None = N
     """
     about, listed = shards_of(lake, about)
     held = _held(lake, about, weights or {})
-    weighed = weights if weights is not None else held
-    wanted = {name: weighed[name] / sum(weighed.values()) for name in held if weighed.get(name)}
-    if not wanted:
-        raise ChoiceError("no stratum has a weight above 0", f"there is: {', '.join(held)}")
-    most = int(min(held[name] / share for name, share in wanted.items()) + 1e-6)
-    budget = most if about.budget is None else about.budget
-    if budget > most:
-        scarce = min(wanted, key=lambda name: held[name] / wanted[name])
-        told = f"{budget * wanted[scarce]:,.0f} tokens of {scarce} are wanted, and there are {held[scarce]:,}"
-        raise ChoiceError(told, f"ask for a budget of {most:,} or less, or give {scarce} a smaller weight")
-    names = list(wanted)
-    shares = np.array(list(wanted.values()))
-    about = replace(about, budget=budget, shares=dict(wanted))
+    wanted, budget = _wanted(about, held, held if weights is None else weights)
+    about = replace(about, budget=budget, shares=wanted)
+    names, shares = list(wanted), np.array(list(wanted.values()))
     windows = _read(lake, about, listed, names, shares)
     merged = _merged(windows, shares)
     ends = np.cumsum(windows.tokens[merged])
@@ -95,6 +85,20 @@ def stratified(lake: Lake, about: About, weights: Mapping[str, float] | None = N
     strata += [Stratum(name, 0.0, tokens_held) for name, tokens_held in held.items() if name not in wanted]
     rows = pa.concat_tables(_rows(lake, about, listed, windows.shard[chosen], windows.number[chosen]))
     return Subset(about, rows, next_tokens), strata
+
+
+def _wanted(about: About, held: Mapping[str, int], weights: Mapping[str, float]) -> tuple[dict[str, float], int]:
+    """The share of each stratum that has one, and the budget. ChoiceError where there is too little of a stratum."""
+    wanted = {name: weights[name] / sum(weights.values()) for name in held if weights.get(name)}
+    if not wanted:
+        raise ChoiceError("no stratum has a weight above 0", f"there is: {', '.join(held)}")
+    most = int(min(held[name] / share for name, share in wanted.items()) + 1e-6)
+    budget = most if about.budget is None else about.budget
+    if budget > most:
+        scarce = min(wanted, key=lambda name: held[name] / wanted[name])
+        told = f"{budget * wanted[scarce]:,.0f} tokens of {scarce} are wanted, and there are {held[scarce]:,}"
+        raise ChoiceError(told, f"ask for a budget of {most:,} or less, or give {scarce} a smaller weight")
+    return wanted, budget
 
 
 def _held(lake: Lake, about: About, weights: Mapping[str, float]) -> dict[str, int]:

@@ -27,6 +27,7 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
     kinds = Counter(one.kind for one in placed)
     again = len(placed) - len({one.utterance for one in placed})
     return {
+        "speakers_heard": len({one.speaker for one in placed}),
         "utterances": len(placed),
         "utterances_said_again": again,
         "speech_s": speech_s,

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,17 +95,27 @@ def voice_of(row: Mapping[str, Any], names: Mapping[str, str], by: str) -> str:
 
     White space becomes `_`: names of speakers in RTTM have none.
     """
-    parts = row["uris"][0].replace("\\", "/").split("/")
-    tails = ("/".join(parts[-count:]) for count in range(len(parts), 0, -1))
-    labels = dict(row.get("labels") or {})
-    said = next((names[tail] for tail in tails if tail in names), None) or labels.get("speaker")
+    said = _said(row, names)
     if said is None:
-        speakers = sorted(set(_speakers(json.loads(row.get("hints") or "[]"))))
-        if len(speakers) > 1:
-            raise ValueError("its manifests name several speakers")
-        stem = parts[-1].rpartition(".")[0] or parts[-1]
-        said = speakers[0] if speakers else (stem if by == "file" or len(parts) < 2 else parts[-2])
+        folder, file = os.path.split(row["uris"][0])
+        said = os.path.splitext(file)[0] if by == "file" else os.path.basename(folder) or file
     return "_".join(said.split())
+
+
+def _said(row: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
+    """The voice of a recording where anything but its file name names it. Raises ValueError as `voice_of`."""
+    parts = row["uris"][0].split("/")
+    tails = ("/".join(parts[-count:]) for count in range(len(parts), 0, -1))
+    if named := next((names[tail] for tail in tails if tail in names), None) or _label(row):
+        return named
+    speakers = sorted(set(_speakers(json.loads(row.get("hints") or "[]"))))
+    if len(speakers) > 1:
+        raise ValueError("its manifests name several speakers")
+    return speakers[0] if speakers else None
+
+
+def _label(row: Mapping[str, Any]) -> str | None:
+    return dict(row.get("labels") or {}).get("speaker")
 
 
 def _speakers(hints: Any) -> Iterator[str]:
@@ -164,27 +175,28 @@ def _measured(inputs: Sequence[str], root: Path, stages: dict[str, Any], source:
     from pipelines.pjsd import ingest_and_annotate
     from pipelines.recipe import parse
 
-    lakes = [name for name in inputs if _is_lake(name)]
+    lakes = [name for name in inputs if is_lake(name)]
     sounds = [name for name in inputs if name not in lakes]
-    rows = {row["recording_id"]: row | {"of_lake": True} for name in lakes for row in _rows(name)}
+    rows = {row["recording_id"]: row | {"of_lake": True} for name in lakes for row in rows_of(name)}
     if sounds:
         recipe = parse({"name": root.name, "annotate": stages})
         ingest_and_annotate(sounds, str(root), recipe, source.workers, source.quiet, "speechmill simulate")
         meant = {entry.uri for entry in sources.entries(sounds, recipe.storage, recipe.ingest)}
-        for row in _rows(str(root)):
+        for row in rows_of(str(root)):
             # The lake may hold recordings of an earlier simulation in the same folder.
             if uris := [uri for uri in row["uris"] if uri in meant]:
                 rows.setdefault(row["recording_id"], row | {"uris": uris, "of_lake": False})
     return [rows[name] for name in sorted(rows)]
 
 
-def _is_lake(name: str) -> bool:
+def is_lake(name: str) -> bool:
+    """Whether an input is a lake, and not sound."""
     from manifests.existing import holds_lake
 
     return ("://" in name or Path(name).is_dir()) and not name.startswith("http") and holds_lake(Lake.at(name))
 
 
-def _rows(lake: str) -> list[dict[str, Any]]:
+def rows_of(lake: str) -> list[dict[str, Any]]:
     """The rows of the view `annotations`, with the type of the error of those that failed."""
     from manifests.look.targets import resolve
 
@@ -213,6 +225,7 @@ def _named(
 ) -> dict[str, list[dict[str, Any]]]:
     """Recordings with speech of the voices of this side, by the name of the voice."""
     named: dict[str, list[dict[str, Any]]] = {}
+    folders: dict[str, str] = {}
     for row in rows:
         if not _decoded(row, left_out):
             continue
@@ -224,6 +237,11 @@ def _named(
         except ValueError as error:
             left_out.add(str(error), row["uris"][0])
             continue
+        folder = os.path.dirname(row["uris"][0])
+        if source.by == "file" and _said(row, source.names) is None and folders.setdefault(name, folder) != folder:
+            # Numbered files in a folder a speaker: one voice made of several would be on both sides without a sign.
+            what = f"{folder} and {folders[name]} both hold a recording that is named {name}"
+            raise SpeechmillError(what, "name the voices by a table with --voice-names, or add --voice-by folder")
         if side_of(name, settings) == settings.side:
             named.setdefault(name, []).append(row)
         else:
@@ -237,7 +255,7 @@ def _unfit(row: Mapping[str, Any]) -> str | None:
         return f"no voice activity ({row['error_type'] or 'annotate the lake with the stage vad'})"
     if row["tracks"] != 1:
         return "it has a speaker on each of its channels"
-    if row["of_lake"] and row.get("num_speakers") != 1 and "speaker" not in dict(row.get("labels") or {}):
+    if row["of_lake"] and row.get("num_speakers") != 1 and _label(row) is None:
         return (
             "a recording of a lake without the label `speaker`, in which diarization did not find exactly one speaker"
         )

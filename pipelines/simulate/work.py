@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pipelines.simulate.bank import Bank
 from pipelines.simulate.channels import check_codecs
 from pipelines.simulate.scene import conversation
 from pipelines.simulate.settings import Settings
-from pipelines.simulate.voices import LeftOut, Source, make_bank, side_of, voice_of
+from pipelines.simulate.voices import LeftOut, Source, is_lake, make_bank, rows_of, side_of, voice_of
 from pipelines.simulate.write import truth_file, write_conversation, write_tables
 from runtime.errors import SpeechmillError
 
@@ -66,16 +67,22 @@ def name_of(settings: Settings, number: int) -> str:
 def foreseen(source: Source, settings: Settings, count: int) -> dict[str, Any]:
     """What a simulation would be made of, by the names of recordings alone: nothing is decoded and nothing is written.
 
-    Lakes are not looked into, nor what manifests say of speakers.
+    What manifests say of speakers is not read, but for lakes.
     """
     from pipelines import sources
 
     check_codecs(settings.codecs)
-    entries = [entry for entry in sources.entries(source.voices) if entry.error is None]
-    voices = {voice_of({"uris": [entry.uri]}, source.names, source.by) for entry in entries}
+    lakes = [name for name in source.voices if is_lake(name)]
+    rows = [row for name in lakes for row in rows_of(name)]
+    if sounds := [name for name in source.voices if name not in lakes]:
+        rows += [{"uris": [entry.uri]} for entry in sources.entries(sounds) if entry.error is None]
+    voices = set()
+    for row in rows:
+        with contextlib.suppress(ValueError):  # of several speakers: it would be left out
+            voices.add(voice_of(row, source.names, source.by))
     hours = count * sum(settings.minutes) / 2 / 60
     return {
-        "recordings": len(entries),
+        "recordings": len(rows),
         "voices": {side: sum(side_of(voice, settings) == side for voice in voices) for side in ("tuning", "test")},
         "conversations": count,
         "hours": hours,

@@ -25,8 +25,8 @@ class Gamma(click.ParamType):
             number = float(value)
         except (TypeError, ValueError):
             self.fail(f"{value!r} is neither auto nor free nor a number", parameter, context)
-        if not 0.05 <= number <= 10:
-            self.fail(f"{number:g} is not between 0.05 and 10", parameter, context)
+        if not 0.11 <= number <= 9:
+            self.fail(f"{number:g} is not between 0.11 and 9", parameter, context)
         return number
 
 
@@ -111,11 +111,11 @@ def fit(table: Path, as_json: bool, plots: Path | None, kind: str, page: Path | 
     from studies.laws import told
     from studies.laws.command import fitted
 
-    read, fits = fitted(table, **given)
     if plots or page:
         from studies.laws import figures
 
         figures.needed(page is not None)
+    read, fits = fitted(table, **given)
     documents: list[dict[str, Any]] = [one.document or {"error": one.error} for one in fits]
     if plots:
         for one in fits:

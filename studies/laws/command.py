@@ -55,7 +55,7 @@ def fitted(
     """
     read = runs.read(table, Columns(params, tokens, loss, flops, run, by, metrics), where)
     if not read.groups:
-        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in read.dropped.counts.items())
+        reasons = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in read.dropped.counts.items())
         raise SpeechmillError(f"{table}: no row can be used: {reasons}", "mend the table, or name other columns")
     found = []
     errors = []

@@ -134,7 +134,8 @@ def _isoflops(axes: Axes, fitted: Fitted) -> None:
             axes.plot(budgets[index]["params"], np.exp(c0 - c1**2 / (4 * c2)), "d", color=color, markersize=5)
     if not budgets:
         axes.scatter(params, loss, s=11, color=SOFT, linewidths=0)
-    axes.set(xscale="log", yscale="log", xlabel="N, parameters", ylabel="loss")
+    limits = 0.99 * float(loss.min()), 1.02 * float(loss.max())
+    axes.set(xscale="log", yscale="log", xlabel="N, parameters", ylabel="loss", ylim=limits)
     _plain_loss(axes)
     assert axes.figure is not None
     axes.figure.legend(title="FLOP", title_fontsize=8.5, ncols=5, loc="outside lower center")

@@ -20,10 +20,12 @@ from studies.laws.runs import Runs
 LEAST_GAIN = 0.1
 """Share by which gamma, the sixth constant, must lower the objective to be freed."""
 HELD_STARTS = 32
+LEAST_CLUSTERS = 4
+"""Budgets from which on they are drawn again in a bootstrap."""
 
 GAMMA_RULE = (
     "gamma is freed where that lowers the objective by a tenth or more, its profile interval excludes 1, and the "
-    "largest budget, held out, is not predicted worse by a tenth; else it is 1"
+    "largest budget, held out, has three runs or more and is not predicted worse by a tenth; else it is 1"
 )
 HELD_OUT_RULE = (
     "the runs of the largest budget and beyond; where no budgets are found, those within a factor 1.35 of the largest "
@@ -55,14 +57,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of the law, gamma fixed or free, by both methods."""
+    """One form of the law, gamma fixed or free, by both methods and with what judges it."""
 
-    free_gamma: bool
     huber: Fit
     projected: Fit
+    profile: dict[str, Interval]
+    held_out: dict[str, Any]
+
+    @classmethod
+    def of(cls, points: Points, held: npt.NDArray[np.bool_], gamma: float | None, settings: Settings) -> Form:
+        huber = fit_huber(points, gamma, settings.starts, settings.delta)
+        projected = fit_projected(points, gamma, settings.starts)
+        ends = profile.profiles(points, huber, free_gamma=gamma is None)
+        return cls(huber, projected, ends, _test(points, held, gamma, settings))
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: _fit(getattr(self, name)) for name in ("huber", "projected")}
+        ends = {name: list(interval) for name, interval in self.profile.items()}
+        fits = {name: _fit(getattr(self, name)) for name in ("huber", "projected")}
+        return fits | {"profile": ends, "held_out": self.held_out}
 
 
 def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict[str, Any], Law, Points]:
@@ -77,22 +89,12 @@ def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict
     budgets = isoflop.find_budgets(points)
     held = _held_out(points, budgets, settings.hold_out)
     fixed = settings.gamma if isinstance(settings.gamma, float) else 1.0
-    forms = {
-        False: _form(points, fixed, settings),
-        True: _form(points, None, settings),
-    }
-    profiles = {free: profile.profiles(points, form.huber, free) for free, form in forms.items()}
-    tested = {free: _test(points, held, None if free else fixed, settings) for free in forms}
-    free, why = _choose(settings.gamma, forms, profiles[True]["gamma"], tested)
-    fit = forms[free].huber
-    clusters = {"runs": np.arange(len(points))}
-    if len(budgets) > identify.LEAST_DIFFERENT:
-        clusters["budgets"] = intervals.nearest_budget(points, budgets.of, budgets.flops)
-    resampled = {
-        name: intervals.bootstrap(points, fit, of, free, settings.resamples, settings.delta)
-        for name, of in clusters.items()
-    }
-    open_ends = _unidentified(fit, profiles[free])
+    forms = {False: Form.of(points, held, fixed, settings), True: Form.of(points, held, None, settings)}
+    free, why = _choose(settings.gamma, forms[False], forms[True])
+    gamma = None if free else fixed
+    fit, ends = forms[free].huber, forms[free].profile
+    resampled = _resampled(points, budgets, fit, free, settings)
+    unidentified = _unidentified(fit, ends)
     document: dict[str, Any] = {
         "runs": len(points),
         "evaluations": int(kept.evaluations.sum()),
@@ -100,38 +102,40 @@ def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict
         "measured_compute": _measured(kept),
         **fit.law.as_dict(),
         "tokens_exponent": fit.law.tokens_exponent,
-        "intervals": {
-            name: {by: list(found.intervals()[name]) for by, found in resampled.items()}
-            | {"profile": list(profiles[free][name])}
-            for name in QUANTITIES
-        },
-        "unidentified": open_ends,
+        "intervals": _intervals(resampled, ends),
+        "unidentified": unidentified,
         "gamma_choice": {"free": free, "rule": GAMMA_RULE, "why": why},
         "method": _method(settings, fit, resampled),
-        "forms": {
-            ("gamma_free" if key else "gamma_fixed"): form.as_dict()
-            | {"profile": {name: list(ends) for name, ends in profiles[key].items()}, "held_out": tested[key]}
-            for key, form in forms.items()
-        },
-        "identification": identify.conditions(points, fit.law) | {"least_spread": identify.least_spread(points)},
-        "outliers": _outliers(runs, rule, fixed if not free else None, settings),
-        "misfits": _misfits(kept, fit, fixed if not free else None, settings),
+        "forms": {"gamma_fixed": forms[False].as_dict(), "gamma_free": forms[True].as_dict()},
+        "identification": identify.conditions(points, fit.law, free) | {"least_spread": identify.least_spread(points)},
+        "outliers": _outliers(runs, rule, gamma, settings),
+        "misfits": _misfits(kept, fit, gamma, settings),
         "isoflop": _isoflop(points, budgets, fit.law, settings.resamples),
-        "held_out": {"rule": HELD_OUT_RULE} | tested[free],
+        "held_out": {"rule": "as --hold-out says" if settings.hold_out else HELD_OUT_RULE} | forms[free].held_out,
+        "optimum": [],
+        "points": _points(kept, fit),
+        "downstream": _downstream(kept, held, gamma, settings),
     }
-    document["optimum"] = [] if warn.no_optimum(open_ends) else _optimum(points, budgets, fit.law, resampled, settings)
-    document["points"] = _points(kept, fit)
-    document["downstream"] = _downstream(kept, held, free, fixed, settings)
+    if not warn.no_optimum(unidentified):
+        document["optimum"] = _optimum(points, budgets, fit.law, resampled["runs"], settings)
     document["warnings"] = warn.warnings(document)
     return document, fit.law, points
 
 
-def _form(points: Points, gamma: float | None, settings: Settings) -> Form:
-    return Form(
-        gamma is None,
-        fit_huber(points, gamma, settings.starts, settings.delta),
-        fit_projected(points, gamma, settings.starts),
-    )
+def _resampled(points: Points, budgets: Budgets, fit: Fit, free: bool, settings: Settings) -> dict[str, Resampled]:
+    """The bootstraps over runs and, where there are enough of them, over budgets."""
+    clusters = {"runs": np.arange(len(points))}
+    if len(budgets) >= LEAST_CLUSTERS:
+        clusters["budgets"] = intervals.nearest_budget(points, budgets.of, budgets.flops)
+    return {
+        name: intervals.bootstrap(points, fit, of, free, settings.resamples, settings.delta)
+        for name, of in clusters.items()
+    }
+
+
+def _intervals(resampled: dict[str, Resampled], profile: dict[str, Interval]) -> dict[str, dict[str, list[Any]]]:
+    found = {name: some.intervals() for name, some in resampled.items()} | {"profile": profile}
+    return {name: {by: list(ends[name]) for by, ends in found.items()} for name in QUANTITIES}
 
 
 def _fit(fit: Fit) -> dict[str, Any]:
@@ -192,27 +196,27 @@ def _test(points: Points, held: npt.NDArray[np.bool_], gamma: float | None, sett
     return told | {"flops": float(test.flops.min())} | errors | {"law": law.as_dict()}
 
 
-def _choose(
-    asked: float | str | None, forms: dict[bool, Form], interval: Interval, tested: dict[bool, dict[str, Any]]
-) -> tuple[bool, str]:
+def _choose(asked: float | str | None, fixed: Form, freed: Form) -> tuple[bool, str]:
     """Whether gamma is free, and why."""
     if asked != "auto":
         return asked is None, "as it was asked for"
-    gain = 1 - forms[True].huber.value / max(forms[False].huber.value, 1e-300)
+    if freed.huber.at_bound:
+        return False, f"with gamma free, {' and '.join(freed.huber.at_bound)} would end at a bound of the search"
+    gain = 1 - freed.huber.value / max(fixed.huber.value, 1e-300)
     told = f"freeing gamma lowers the objective by {gain:.1%}"
-    if forms[True].huber.at_bound:
-        return False, f"with gamma free, {' and '.join(forms[True].huber.at_bound)} would end at a bound of the search"
     if gain < LEAST_GAIN:
         return False, f"{told}, less than a tenth"
-    low, high = interval
+    low, high = freed.profile["gamma"]
     if (low is None or low < 1) and (high is None or high > 1):
         return False, f"{told}, but its interval holds 1"
-    if "refused" in tested[True] or "refused" in tested[False]:
+    if "refused" in freed.held_out:
         return False, f"{told}, but no budget could be held out to confirm that"
-    fixed, freed = (tested[free]["error"] for free in (False, True))
-    if freed > (1 + LEAST_GAIN) * fixed:
-        return False, f"{told}, but the held-out budget is then predicted worse, by {freed:.2%} after {fixed:.2%}"
-    return True, f"{told}, and its interval excludes 1"
+    if freed.held_out["runs"] < judge.LEAST_HELD:
+        return False, f"{told}, but the held-out budget has fewer than {judge.LEAST_HELD} runs to confirm that"
+    before, after = fixed.held_out["error"], freed.held_out["error"]
+    if after > (1 + LEAST_GAIN) * before:
+        return False, f"{told}, but the held-out budget is then predicted worse, by {after:.2%} after {before:.2%}"
+    return True, f"{told}, its interval excludes 1, and the held-out budget confirms it"
 
 
 def _unidentified(fit: Fit, profiles: dict[str, Interval]) -> list[dict[str, str]]:
@@ -308,7 +312,7 @@ def _points(runs: Runs, fit: Fit) -> list[dict[str, Any]]:
 
 
 def _optimum(
-    points: Points, budgets: Budgets, law: Law, resampled: dict[str, Resampled], settings: Settings
+    points: Points, budgets: Budgets, law: Law, resampled: Resampled, settings: Settings
 ) -> list[dict[str, Any]]:
     """N*, D* and what goes with them at each budget, with intervals by bootstrap over runs."""
     most = float(points.flops.max())
@@ -335,10 +339,10 @@ def _optimum(
                 "flops": flops,
                 "extrapolated": flops > most * 1.01,
                 "params": params,
-                "params_interval": list(resampled["runs"].interval(size)),
+                "params_interval": list(resampled.interval(size)),
                 "tokens": tokens,
                 "tokens_per_param": tokens / params,
-                "tokens_per_param_interval": list(resampled["runs"].interval(ratio)),
+                "tokens_per_param_interval": list(resampled.interval(ratio)),
                 "loss": float(law.loss(np.array([params]), np.array([tokens]))[0]),
                 "curvature": float(law.curvature(at)[0]),
                 "epsilon": settings.epsilon,
@@ -352,7 +356,7 @@ def _optimum(
 
 
 def _downstream(
-    runs: Runs, held: npt.NDArray[np.bool_], free: bool, fixed: float, settings: Settings
+    runs: Runs, held: npt.NDArray[np.bool_], gamma: float | None, settings: Settings
 ) -> list[dict[str, Any]]:
     if not runs.metrics:
         return []
@@ -361,5 +365,5 @@ def _downstream(
         identify.check(runs.points.take(train))
     except SpeechmillError:
         train = np.ones(len(runs.points), bool)
-    fit = fit_huber(runs.points.take(train), None if free else fixed, HELD_STARTS, settings.delta)
-    return downstream.judge(runs.points, runs.metrics, train, fit, free)
+    fit = fit_huber(runs.points.take(train), gamma, HELD_STARTS, settings.delta)
+    return downstream.judge(runs.points, runs.metrics, train, fit, gamma is None)

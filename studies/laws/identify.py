@@ -60,7 +60,7 @@ def least_spread(points: Points) -> float:
     return float(np.sqrt(determinant / covariance.diagonal().max()))
 
 
-def conditions(points: Points, law: Law) -> dict[str, float]:
+def conditions(points: Points, law: Law, free_gamma: bool) -> dict[str, float]:
     """Condition numbers of the normal equations at the optimum.
 
     `full` is that of the usual search over (ln E, ln A, ln B, alpha, beta[, gamma]); `projected` that over the
@@ -81,7 +81,7 @@ def conditions(points: Points, law: Law) -> dict[str, float]:
         ],
         axis=1,
     )
-    used = raw if gamma != 1 else raw[:, :5]
+    used = raw if free_gamma else raw[:, :5]
     found = {"full": float(np.linalg.cond(used) ** 2)}
     if gamma == 1:
         outer = Projected(points).three(theta[None, 3:5])[1][0]

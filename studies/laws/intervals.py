@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ class Resampled:
         return float(low), float(high)
 
     def intervals(self) -> dict[str, Interval]:
-        return {name: self.interval(lambda law, name=name: float(getattr(law, name))) for name in QUANTITIES}  # type: ignore[misc]
+        return {name: self.interval(attrgetter(name)) for name in QUANTITIES}
 
 
 def bootstrap(

@@ -20,6 +20,8 @@ MOST_SHARE = 0.05
 """Where more than this share of the runs would be left out they are no outliers, and none is."""
 RESIDUAL_SD = 5.0
 FEW_STARTS = 16
+LEAST_HELD = 3
+"""A held-out budget of fewer runs says little."""
 NOTABLE_SHIFT = 0.02
 """A change of an exponent that is worth a warning."""
 

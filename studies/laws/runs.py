@@ -193,7 +193,16 @@ def _check_header(header: list[str], path: Path) -> None:
 def _resolve(columns: Columns, header: list[str], path: Path) -> dict[str, str | None]:
     """The column of each quantity. Two of params, tokens and flops give the third."""
     found: dict[str, str | None] = {}
-    lower = {name.lower(): name for name in reversed(header)}
+    named_ones = {
+        columns.params,
+        columns.tokens,
+        columns.loss,
+        columns.flops,
+        columns.run,
+        columns.by,
+        *columns.metrics,
+    }
+    lower = {name.lower(): name for name in reversed(header) if name not in named_ones}
     for what, usual in NAMES.items():
         named = getattr(columns, what)
         if named is not None:

@@ -66,7 +66,7 @@ def fit(document: dict[str, Any]) -> None:
     if parabolas["tokens_exponent"] is not None:
         good = sum(one["problem"] is None for one in parabolas["budgets"])
         told = f"{digits(parabolas['tokens_exponent'])} ({between(parabolas['interval'])})"
-        rows.append([f"isoFLOP parabolas, {good} budgets", "least squares", *[""] * 6, told])
+        rows.append([f"isoFLOP parabolas, {good} budgets", "robust least squares", *[""] * 6, told])
     terminal.table(["form", "method", *(TITLES.get(name, name) for name in document["intervals"])], rows)
     if "error" in held:
         terminal.echo(

@@ -43,7 +43,7 @@ def warnings(document: dict[str, Any]) -> list[str]:
         told.append(f"only 1 of {method['starts']} starts reached the best optimum: it may not be the best")
     if "refused" in document["held_out"]:
         told.append(f"no budget was held out: {document['held_out']['refused']}")
-    elif document["held_out"]["runs"] < 3:
+    elif document["held_out"]["runs"] < judge.LEAST_HELD:
         told.append(
             f"the held-out budget has {counted(document['held_out']['runs'], 'run')} only: its error says little"
         )

@@ -1,120 +1,284 @@
-"""Hours of audio per GPU hour: diarization and language on CUDA, by precision and batch, against the CPU's own rows.
+"""Hours of audio an hour on one GPU: encoders, encoding from FLAC files, diarization and language, in six minutes.
 
-`bench_gpu.py cpu` runs the same on a CPU over little sound, to see that it would run.
+`python tests/bench/bench_gpu.py [PART ...]`; `--device cpu --tiny` runs all of it with tiny models over little sound.
+Models of encoders and Whisper large-v3 have their full size and random weights. Each part has a process of its own.
 """
 
+from __future__ import annotations
+
+import argparse
 import functools
+import json
+import multiprocessing
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
+import soundfile
+import soxr
 import torch
-from sounds import RECORDINGS, ArraySound, packaged_conversation
+from sounds import ArraySound, packaged_conversation
 
+import encoders
+from encoders.base import Encoder
+from manifests.lake import Lake
+from pipelines import recipe as recipes
+from pipelines.engines import Engine
+from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
+from pipelines.watch import Watch
 from runtime.batches import together
 
-DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cuda"
-MINUTES, ROUNDS, SHORT = (30, 3, 256) if DEVICE == "cuda" else (1, 1, 8)
-SHORT_S = 15.0
-"""SHORT recordings of this length make the case in which recordings share calls."""
+RATE = 16_000
+WINDOW_S = 40.0
+MODELS = {"mimi": "mimi", "encodec": "encodec 24 kHz", "dac": "dac 44.1 kHz"}
+"""Encoders with weights, and what `bench_encoders` calls their models."""
 
 
-def conversation() -> ArraySound:
-    """Half an hour, as the usual recording: the call of the test recordings, else the sample of pyannote.audio."""
-    call = RECORDINGS / "lca_calls" / "lca_40_mix16k.flac"
-    samples = ArraySound.from_file(call if call.is_file() else packaged_conversation()).samples[:1]
-    return ArraySound(np.resize(samples, (1, MINUTES * 60 * 16000)))
+class Size(NamedTuple):
+    """How much is measured."""
+
+    tiny: bool
+    rounds: int
+    windows: int
+    """Windows of WINDOW_S that encoders are given from memory."""
+    files: int
+    file_s: float
+    """Length of each FLAC file."""
+    sound_s: float
+    """Length of the conversation that is diarized."""
+    processes: tuple[int, ...]
+    short: int
+    """Recordings of 15 s that share calls."""
 
 
-def active(row: dict) -> np.ndarray:
-    """Whether each speaker, in order of their speech, is heard in each 10 ms."""
-    found = np.zeros((max(1, row["num_speakers"]), MINUTES * 6000), bool)
-    for turn in row["turns"]:
-        found[int(turn["speaker"][-2:]), round(turn["start_s"] * 100) : round(turn["end_s"] * 100)] = True
-    return found[np.argsort(-found.sum(axis=1))]
+FULL = Size(False, 3, 64, 16, 900.0, 1800.0, (1, 6), 256)
+TINY = Size(True, 1, 1, 1, 12.0, 10.0, (2,), 2)
 
 
-def differ(one: dict, other: dict) -> str:
-    first, second = active(one), active(other)
-    if first.shape != second.shape:
-        return f"{len(second)} speakers, not {len(first)}"
-    return f"{(first != second).mean():.2%} of 10 ms differ"
+def show(what: str, hours: float, seconds: float, note: str = "") -> None:
+    print(f"{what:<46}{hours * 3600 / seconds:>12,.1f} h/h {note}".rstrip(), flush=True)
 
 
-def rate(stage: Stage, sounds: list[ArraySound], known: list[dict]) -> tuple[list[dict], float, float]:
-    """The rows, and the lowest and highest hours of audio an hour over ROUNDS, one before not counted."""
-    jobs = [functools.partial(stage.annotate, *both) for both in zip(sounds, known, strict=True)]
+def sound_of(seconds: float, rate: int = RATE, shift: int = 0) -> np.ndarray:
+    """The conversation inside pyannote.audio again and again, float32 (samples,), from the sample `shift` on."""
+    samples = ArraySound.from_file(packaged_conversation()).samples[0]
+    found: np.ndarray = np.resize(np.roll(samples, -shift), round(seconds * RATE))
+    return found if rate == RATE else soxr.resample(found, RATE, rate)
+
+
+def save(name: str, folder: Path, tiny: bool) -> dict[str, Any]:
+    """A model with random weights in a folder, and the settings of the encoder that takes it; none for log-mel."""
+    if name not in MODELS:
+        return {}
+    torch.manual_seed(0)
+    if tiny:
+        import tiny_models
+
+        tiny_models.TINY[name].save(folder)
+    else:
+        from bench_encoders import save as save_full
+
+        save_full(MODELS[name], folder)
+    return {"model": str(folder)}
+
+
+def timed(job: Callable[[], Any], rounds: int) -> float:
+    """The least seconds of some rounds, after one that is not counted: whatever it gives lies on the CPU."""
     found = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         begun = time.monotonic()
-        batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
-        rows = [row for batch in batches for row in together(batch)]  # rows are on the CPU: nothing is left to wait for
-        found.append(sum(sound.num_samples for sound in sounds) / 16000 / (time.monotonic() - begun))
-    return rows, min(found[1:]), max(found[1:])
+        job()
+        found.append(time.monotonic() - begun)
+    return min(found[1:])
+
+
+def of_encoders(device: str, size: Size, folder: Path) -> None:
+    """Windows from memory, each encoder in each precision; log-mel by torch in float64."""
+    for name in ("logmel", *MODELS):
+        settings = save(name, folder / name, size.tiny) | {"device": device}
+        for precision in ("float32", "bfloat16") if name in MODELS else ("float64",):
+            given = {"precision": precision} if name in MODELS else {}
+            encoder = encoders.load(name, settings | given)
+            encoder.setup()
+            if isinstance(encoder, encoders.find("logmel")) and device == "cpu":
+                encoder.use_torch("cpu", 1)  # type: ignore[attr-defined]
+            windows = list(_windows(encoder, size.windows, 1.0 if size.tiny else WINDOW_S))
+            hours = sum(window.frames for window in windows) / encoder.frame_rate / 3600
+            seconds = timed(functools.partial(encoder.encode, windows), size.rounds)
+            show(f"{name}, {precision}, from memory", hours, seconds)
+
+
+def _windows(encoder: Encoder, count: int, seconds: float) -> Iterator[Any]:
+    sound = sound_of(seconds + 60, encoder.sample_rate)[None]
+    first = encoder.frames(round(25 * encoder.sample_rate))
+    for number in range(count):
+        yield encoder.cut(np.roll(sound, 1000 * number, axis=1), first, int(seconds * encoder.frame_rate))
+
+
+def of_files(device: str, size: Size, folder: Path) -> None:
+    """From FLAC files to shards, by the pipeline: one worker in this process, and several for log-mel."""
+    sounds = folder / "in"
+    sounds.mkdir()
+    for number in range(size.files):
+        soundfile.write(sounds / f"{number}.flac", sound_of(size.file_s, shift=1 + 977 * number), RATE)
+    hours = size.files * size.file_s / 3600
+    cases = [(name, 1) for name in ("logmel", *MODELS)] + [("logmel", os.cpu_count() or 1)] * (not size.tiny)
+    for name, count in cases:
+        model = folder / name
+        settings = save(name, model, size.tiny) if not model.is_dir() else {"model": str(model)}
+        settings |= {"device": device}
+        tables = {"encoder": name, "on_grid": name == "logmel", "shard_mb": 5.0, "settings": settings}
+        select = (
+            {"context_s": 10.0, "continuation_s": WINDOW_S - 10.0}
+            if not size.tiny
+            else {"context_s": 2.0, "continuation_s": 4.0}
+        )
+        recipe = recipes.parse({"name": f"bench-{count}", "select": select, "encode": tables})
+        lake = Lake.at(str(folder / "lake"))
+        with Watch(lake.storage, "bench_gpu", recipe.resolved, quiet=True) as watch:
+            run = Run(recipe, lake, watch, Engine(workers=(count, count)))
+            run.ingest([str(sounds)])
+            list(run.annotate())
+            run.select()
+            begun = time.monotonic()
+            (made,) = run.encode()
+            seconds = time.monotonic() - begun
+        if not made.version.frames:
+            raise SystemExit(f"{name}: no frame was made")
+        note = "with the start of workers" if count > 1 else "with the loading of the model"
+        show(f"{name}, from {size.files} FLAC files, {count} workers", hours, seconds, note)
+
+
+def of_diarization(device: str, size: Size, folder: Path) -> None:
+    """A conversation in one process and in several at once on one device; short recordings that share calls."""
+    for count in size.processes:
+        context = multiprocessing.get_context("spawn")
+        ready, found = context.Barrier(count), context.Queue()
+        given = (device, size.sound_s, size.rounds, ready, found)
+        processes = [context.Process(target=_diarize, args=given) for _ in range(count)]
+        for process in processes:
+            process.start()
+        slowest = max(found.get(timeout=170) for _ in processes)
+        for process in processes:
+            process.join()
+        show(f"diarize, {count} processes, start-up apart", count * size.rounds * size.sound_s / 3600, slowest)
+    _short("diarize", lambda at_once: Diarize(DiarizeConfig(device=device, recordings_at_once=at_once)), size)
+
+
+def _diarize(device: str, seconds: float, rounds: int, ready: Any, found: Any) -> None:
+    """In a process of its own: all begin together, once their models are loaded."""
+    sound, vad = ArraySound(sound_of(seconds)), Vad(VadConfig())
+    vad.setup()
+    known = {"vad": vad.annotate(sound, {})}
+    stage = Diarize(DiarizeConfig(device=device, batch_size=128 if device == "cuda" else 32))
+    stage.setup()
+    stage.annotate(sound, known)
+    ready.wait(timeout=160)
+    begun = time.monotonic()
+    for _ in range(rounds):
+        stage.annotate(sound, known)
+    found.put(time.monotonic() - begun)
+
+
+def of_language(device: str, size: Size, folder: Path) -> None:
+    """Whisper large-v3 by transformers."""
+    model = str(_whisper(folder / "whisper", size.tiny))
+    precision = "float16" if device == "cuda" else "float32"
+    made = functools.partial(LanguageConfig, model=model, device=device, compute_type=precision, batch_size=64)
+    _short(f"language, {precision}", lambda at_once: Language(made(recordings_at_once=at_once)), size)
+
+
+def _whisper(folder: Path, tiny: bool) -> Path:
+    """A model of random weights in the layout of openai/whisper-large-v3, saved as transformers saves it."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    width, layers, heads = (64, 2, 2) if tiny else (1280, 32, 20)
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=51_866, num_mel_bins=128, d_model=width, encoder_layers=layers, decoder_layers=layers,
+        encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width, decoder_start_token_id=50_258, pad_token_id=50_256, bos_token_id=50_257,
+        eos_token_id=50_257, suppress_tokens=[], begin_suppress_tokens=[],
+    )  # fmt: skip
+    WhisperForConditionalGeneration(config).half().save_pretrained(folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["lang_to_id"] = {f"<|{code}|>": 50_259 + number for number, code in enumerate(LANGUAGES)}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    return folder
+
+
+def _short(name: str, make: Callable[[int], Stage], size: Size) -> None:
+    """Recordings of 15 s, one by one and with calls that they share."""
+    sounds = [ArraySound(sound_of(15.0, shift=1 + 977 * number), f"{number}") for number in range(size.short)]
+    vad = Vad(VadConfig())
+    vad.setup()
+    known = [{"vad": vad.annotate(sound, {})} for sound in sounds]
+    for at_once in (2,) if size.tiny else (1, 16, 64):
+        stage = make(at_once)
+        stage.setup()
+        jobs = [functools.partial(stage.annotate, *both) for both in zip(sounds, known, strict=True)]
+
+        def work(jobs: list[Any] = jobs, at_once: int = at_once) -> None:
+            for first in range(0, len(jobs), at_once):
+                together(jobs[first : first + at_once])
+
+        show(f"{name}, 15 s recordings, {at_once} at once", size.short * 15 / 3600, timed(work, size.rounds))
+
+
+PARTS: dict[str, tuple[Callable[[str, Size, Path], None], int]] = {
+    "encoders": (of_encoders, 90), "files": (of_files, 90), "diarization": (of_diarization, 110),
+    "language": (of_language, 70),
+}  # fmt: skip
+"""What is measured, and the seconds after which it is ended."""
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="tiny models and little sound")
+    parser.add_argument("--here", action="store_true", help="in this process, without a limit of time")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part {min(unknown)}; choose from: {', '.join(PARTS)}")
+    if given.here:
+        for part in given.parts or PARTS:
+            with tempfile.TemporaryDirectory() as folder:
+                PARTS[part][0](given.device, TINY if given.tiny else FULL, Path(folder))
+        return
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
-    if DEVICE == "cuda" and not torch.cuda.is_available():
+    if given.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured")
         return
-    print(torch.cuda.get_device_name() if DEVICE == "cuda" else platform.processor())
-    sound = conversation()
-    length = round(SHORT_S * 16000)
-    starts = np.linspace(0, sound.num_samples - length, SHORT).astype(int)
-    short = [ArraySound(sound.samples[:, start : start + length], f"{start}") for start in starts]
-    vad = Vad(VadConfig())
-    vad.setup()
-    known, short_known = [{"vad": vad.annotate(sound, {})}], [{"vad": vad.annotate(one, {})} for one in short]
-    reference = Diarize(DiarizeConfig())
-    reference.setup()
-    expected = reference.annotate(sound, known[0])
-    for precision in ("float32", "float16") if DEVICE == "cuda" else ("float32",):
-        for batch_size in (32, 128, 512):
-            if DEVICE == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            stage = Diarize(DiarizeConfig(device=DEVICE, precision=precision, batch_size=batch_size))
-            stage.setup()
-            (row,), low, high = rate(stage, [sound], known)
-            peak_gb = torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else 0.0
-            name = f"diarize, {precision}, {batch_size} windows"
-            print(f"{name:<40}{low:>7.0f} to {high:.0f} h/h, {peak_gb:.1f} GB; from the CPU's: {differ(expected, row)}")
-    for at_once in (1, 8, 64):
-        stage = Diarize(DiarizeConfig(device=DEVICE, batch_size=512, recordings_at_once=at_once))
-        stage.setup()
-        _, low, high = rate(stage, short, short_known)
-        print(f"{f'diarize, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
-    listener = Language(LanguageConfig())
-    listener.setup()
-    expected = listener.annotate(sound, known[0])
-    for compute_type in ("float32", "float16", "int8_float16") if DEVICE == "cuda" else ("float32",):
-        for batch_size in (1, 8):
-            hearing = Language(LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=batch_size))
-            hearing.setup()
-            (row,), low, high = rate(hearing, [sound], known)
-            moved = abs(row["language_confidence"] - expected["language_confidence"])
-            same = "same language" if row["language"] == expected["language"] else "ANOTHER LANGUAGE"
-            name = f"language, {compute_type}, {batch_size} windows"
-            print(f"{name:<40}{low:>7.0f} to {high:.0f} h/h; from the CPU's: {same}, confidence moved {moved:.1e}")
-    for at_once in (1, 8, 64):
-        compute_type = "float16" if DEVICE == "cuda" else "float32"
-        hearing = Language(
-            LanguageConfig(device=DEVICE, compute_type=compute_type, batch_size=64, recordings_at_once=at_once)
-        )
-        hearing.setup()
-        _, low, high = rate(hearing, short, short_known)
-        print(f"{f'language, {SHORT_S:.0f} s recordings, {at_once} at once':<40}{low:>7.0f} to {high:.0f} h/h")
+    print(torch.cuda.get_device_name() if given.device == "cuda" else platform.processor(), flush=True)
+    failed = []
+    for part in given.parts or PARTS:
+        command = [sys.executable, __file__, part, "--here", "--device", given.device, *["--tiny"] * given.tiny]
+        try:
+            done = subprocess.run(command, timeout=PARTS[part][1]).returncode == 0
+        except subprocess.TimeoutExpired:
+            print(f"{part}: ended after {PARTS[part][1]} s", flush=True)
+            done = False
+        failed += [part] * (not done)
+    if failed:
+        sys.exit(f"did not come to their end: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

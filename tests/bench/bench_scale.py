@@ -80,7 +80,7 @@ def tables(rng: np.random.Generator) -> dict[str, Any]:
             kept = {"context_s": 10.0, "kept": start_s % 200 != 0, "reasons": [], "speech_share": 0.5}
             found["windows"].append(cut | kept)
             frames = {"context_frames": 800, "continuation_frames": 2400, "language": "en", "num_speakers": 2}
-            found["shard"].append(cut | frames | {"shard": 0, "status": "ok"})
+            found["shard"].append(cut | frames | {"folder": "train", "shard": 0, "status": "ok"})
     known = {"recordings": schemas.RECORDINGS, "windows": schemas.WINDOWS, "shard": schemas.SHARD_WINDOWS}
     return {name: schemas.table(rows, known.get(name) or schemas.STAGES[name]) for name, rows in found.items()}
 
@@ -120,7 +120,9 @@ class Writer:
 
         described = [described_of(write_parquet_bytes(table)) for table in self.tables["shard"]]
         products = write_parquet_bytes(statistics.products.table())
-        self._link([products], count, lambda number: f"datasets/bench/{ShardFiles('train', number).products}")
+        self._link(
+            [products] * TEMPLATES, count, lambda number: f"datasets/bench/{ShardFiles('train', number).products}"
+        )
         (self.root / "datasets/bench/commits/train").mkdir(parents=True, exist_ok=True)
         for number in range(count):
             shard, which = ShardFiles("train", number), number % TEMPLATES

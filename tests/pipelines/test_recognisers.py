@@ -172,6 +172,18 @@ def test_allosaurus_hears_what_its_package_decodes(allosaurus: Path, load: Calla
         load("allosaurus", "xyz")
 
 
+def test_the_stage_gives_each_recogniser_sound_at_its_rate(allosaurus: Path, ctc: Path, conversation: Path) -> None:
+    from pipelines.stages.phonemes import Phonemes, PhonemesConfig
+
+    sound = ArraySound(ArraySound.from_file(conversation).samples[:, 7 * 16000 : 13 * 16000])
+    known = {"vad": {"segments": [{"track": 0, "start_s": 0.5, "end_s": 5.5}]}}
+    for name, model in {"allosaurus": allosaurus, "ctc": ctc}.items():
+        stage = Phonemes(PhonemesConfig(name, str(model)))
+        stage.setup()
+        (stretch,) = stage.annotate(sound, known)["stretches"]
+        assert 4000 < stretch["starts_ms"][-1] < 5700  # twice or half of that at another rate
+
+
 @pytest.mark.parametrize("name", [name for name in RECOGNISERS if name not in ("hama", "espeak")])
 def test_a_folder_that_holds_no_such_model_is_told(name: str, tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError) as told:

@@ -30,18 +30,8 @@ VOICES = [
 ]
 USELESS = ["leopard/empty.wav", "azure/missing_wav_header.wav"]
 SETTINGS = [
-    "--minutes",
-    "0.5",
-    "--speakers",
-    "2..3",
-    "--bed",
-    "pink",
-    "--room",
-    "small",
-    "--room",
-    "dry",
-    "--seed",
-    "5",
+    *("--minutes", "0.5", "--speakers", "2..3", "--bed", "pink", "--room", "small", "--room", "dry", "--seed", "5"),
+    *("--set", "split_seed=2"),
 ]
 Simulated = Callable[..., Result]
 
@@ -183,12 +173,17 @@ def test_the_manifest_and_the_truth_are_valid_and_say_the_same(
 
 
 def test_two_channels_have_their_own_speakers(
-    simulated: Simulated, tuning: tuple[Path, dict[str, Any]], tmp_path: Path
+    simulated: Simulated, recordings: Path, tuning: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    found = simulated(tmp_path / "out", "--side", "test", "--count", "1", "--channels", "2", "--codec", "mulaw")
+    options = ["--side", "test", "--count", "1", "--channels", "2", "--codec", "mulaw", "--minutes", "2"]
+    options += ["--noise", str(recordings / "speechbrain/noise2.wav"), "--set", 'beds=["files"]']
+    found = simulated(tmp_path / "out", *options)
     assert found.exit_code == 0, found.output
     (truth,) = truths(tmp_path / "out")
     assert truth["codec"] == "mulaw"
+    assert truth["bed"]["kind"] == "files"
+    noises = json.loads((tmp_path / "out/simulation.json").read_text())["noises"]
+    assert noises == [truth["bed"]["recording_id"]]
     by_channel = {said["speaker"]: said["channel"] for said in truth["utterances"]}
     assert set(by_channel.values()) == {0, 1}
     assert soundfile.info(str(tmp_path / "out/conversations" / f"{truth['name']}.flac")).channels == 2
@@ -219,6 +214,32 @@ def test_too_few_voices_are_told_with_what_was_left_out(
     assert not (tmp_path / "out/simulation.json").exists()
 
 
+def test_recordings_of_a_lake_speak_where_it_tells_that_they_hold_one_speaker(
+    tuning: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    lake = shutil.copytree(tuning[0] / "bank/voices", tmp_path / "lake")
+    command = ["simulate", str(tmp_path / "out"), "--voices", str(lake), "--side", "tuning", "--test-share", "0"]
+    command += ["--count", "1", "--minutes", "0.5", "--room", "dry"]
+    found = CliRunner().invoke(cli, command)
+    assert isinstance(found.exception, SpeechmillError)
+    assert "diarization" in str(found.exception)
+    for name in ("de", "fr"):
+        found = CliRunner().invoke(cli, ["label", str(lake), f"speaker=the {name}", "--uri", f"*test_{name}.wav", "-q"])
+        assert found.exit_code == 0, found.output
+    found = CliRunner().invoke(cli, [*command, "--json", "-q"])
+    assert found.exit_code == 0, found.output
+    assert {one["voice"] for one in truths(tmp_path / "out")[0]["speakers"]} == {"the_de", "the_fr"}
+    found = CliRunner().invoke(cli, [*command, "--dry-run", "--json"])
+    assert json.loads(found.stdout)["recordings"] == len(VOICES) + len(USELESS)
+
+
+def test_the_document_names_every_key_of_the_json(tuning: tuple[Path, dict[str, Any]]) -> None:
+    document = (Path(__file__).parents[2] / "docs/simulate.md").read_text()
+    _, _, document = document.partition("## JSON")
+    for key in [*tuning[1], *truths(tuning[0])[0]["statistics"]]:
+        assert f"`{key}`" in document or f"`{key}[" in document, key
+
+
 def test_a_dry_run_writes_nothing(simulated: Simulated, listing: Path, tmp_path: Path) -> None:
     command = ["simulate", str(tmp_path / "out"), "--voices", str(listing), *SETTINGS, "--side", "test", "--count", "9"]
     found = CliRunner().invoke(cli, [*command, "--dry-run", "--json"])
@@ -227,6 +248,16 @@ def test_a_dry_run_writes_nothing(simulated: Simulated, listing: Path, tmp_path:
     assert told["recordings"] == sum(told["voices"].values()) == len(VOICES) + len(USELESS)
     assert told["hours"] == pytest.approx(9 / 120)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_one_name_in_two_folders_are_not_taken_for_one_voice(
+    simulated: Simulated, recordings: Path, tuning: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    others = ["--voices", str(recordings / "leopard/test.wav")]  # beside vosk/test.wav
+    found = simulated(tmp_path / "out", "--side", "tuning", "--count", "1", *others)
+    assert isinstance(found.exception, SpeechmillError)
+    assert "named test" in str(found.exception)
+    assert "--voice-by folder" in found.exception.remedy
 
 
 def row(uri: str, **known: Any) -> dict[str, Any]:

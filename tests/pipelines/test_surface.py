@@ -22,6 +22,11 @@ SURFACE = {
     "label": PICKING | {"[KEY=VALUE]...", "--id", "--history"},
     "merge": {"LAKE", "--hours", "--dry-run", "--json", "-q", "--quiet", "--recipe"},
     "remove": PICKING | {"[ID]...", "--reason", "--keep-copies", "-y", "--yes"},
+    "simulate": {
+        *("OUT", "--voices", "--voice-names", "--voice-by", "--count", "--minutes", "--speakers", "--side"),
+        *("--test-share", "--channels", "--rate", "--room", "--codec", "--bed", "--noise", "--snr", "--seed", "--set"),
+        *("--workers", "--dry-run", "-q", "--quiet", "--json"),
+    },
     "tokens show": LAKE | {"--by", "--dataset", "--version"},
     "tokens verify": LAKE | {"--dataset"},
     "datasets list": {"LAKE", "--json", "--recipe"},

@@ -44,6 +44,8 @@ def test_columns_are_found_by_usual_names_and_flops_stand_in_for_one_of_them(tmp
     found = read(table(tmp_path, "N;compute;val_loss\n1e8;6e18;3\n2e8;6e18;2.9\n"), Columns())
     assert found.columns == {"params": "N", "tokens": None, "loss": "val_loss", "flops": "compute"}
     assert found.groups[""].points.tokens == pytest.approx([1e10, 5e9])
+    other = read(table(tmp_path, "a,b,c\n1e8,1e9,3\n"), Columns("a", "b", "c"))
+    assert other.columns["flops"] is None  # what is named for something else is not taken
 
 
 @pytest.mark.parametrize(
