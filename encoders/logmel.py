@@ -50,6 +50,8 @@ class LogMelConfig:
     def __post_init__(self) -> None:
         counts = ("sample_rate", "n_fft", "window_samples", "hop_samples", "num_mels")
         typed.settle(self, at_least=dict.fromkeys(counts, 1))
+        if self.n_fft > 1 << 16 or self.num_mels > 1024:
+            raise ValueError("logmel: n_fft must be at most 65536 and num_mels at most 1024")
         if self.n_fft % 2 or self.window_samples > self.n_fft:
             raise ValueError(f"logmel: n_fft ({self.n_fft}) must be even and not below window_samples")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate / 2:

@@ -8,6 +8,10 @@ LONGEST = 64
 """Characters in a name that a recipe gives."""
 LONGEST_OF_FOLDER = 100
 """Characters in the name of a folder of a lake: a selection is called after its recipe and a fingerprint."""
+FOLDERS = frozenset({"commits", "versions", "windows"})
+"""Folders that every dataset has beside those of its splits."""
+DUPLICATE = "duplicate"
+"""The reason of a recording with the samples of another one that is kept: no name of a rule."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 

@@ -22,6 +22,7 @@ from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
+from manifests.names import DUPLICATE
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
 from manifests.tables import joined, write_parquet_bytes
@@ -280,7 +281,7 @@ def _judge(
     failures = _failures({"ingest": recordings, **{stage: tables[stage] for stage in selection.stages}})
     duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
     reasons = [
-        failed or rules + (["duplicate"] if keeper else [])
+        failed or rules + ([DUPLICATE] if keeper else [])
         for failed, rules, keeper in zip(failures, broken.to_pylist(), duplicate_of, strict=True)
     ]
     kept = np.array([not why for why in reasons], bool)

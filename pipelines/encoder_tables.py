@@ -74,6 +74,9 @@ def encoders_of(table: Any) -> dict[str, EncodeConfig]:
     if taken := {"encoder", "settings"} & common.keys():
         what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
         raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")
+    if len({name.lower() for name in tables}) < len(tables):  # not every disk tells their datasets apart
+        what = f"the tables of encoders must differ by more than capitals: {', '.join(tables)}"
+        raise RecipeError(what, "rename one of them")
     found = {}
     for name, of in tables.items():
         try:

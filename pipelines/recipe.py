@@ -6,13 +6,14 @@ import copy
 import importlib
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from manifests.labels import COLUMNS, checked_label
-from manifests.names import checked_name
+from manifests.names import DUPLICATE, FOLDERS, checked_name
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.encoder_tables import EncodeConfig, check_grid, encode_of, encoders_of
@@ -20,7 +21,7 @@ from pipelines.rules import check_rules
 from pipelines.stages.base import Stage
 from pipelines.tables import build, check_keys
 from runtime import typed
-from runtime.errors import OverrideError, RecipeError
+from runtime.errors import OverrideError, RecipeError, UnknownRecipeError
 
 STAGES = {
     "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
@@ -72,6 +73,9 @@ class IngestConfig:
         for name in above_0:
             if not getattr(self, name) > 0:
                 raise ValueError(f"ingest.{name} must be above 0")
+        for name, value in (("source", self.source), ("licence", self.licence)):
+            if value is not None:
+                checked_label(name, value)
         for name, value in self.label.items():
             if name in COLUMNS:
                 raise ValueError(f"ingest.label.{name} is no label of your own: write ingest.{name}")
@@ -112,14 +116,22 @@ class SelectConfig:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
             raise ValueError("select.context_s, continuation_s, stride_s and grid_s must be finite numbers")
-        if self.context_s < 0 or self.continuation_s <= 0:
-            raise ValueError("select.context_s must be at least 0 and select.continuation_s above 0")
-        if self.grid_s <= 0 or (self.stride_s is not None and self.stride_s <= 0):
-            raise ValueError("select.grid_s and select.stride_s must be above 0")
+        if self.context_s < 0 or self.continuation_s < 0.001:
+            raise ValueError("select.context_s must be at least 0 and select.continuation_s at least 0.001")
+        if self.grid_s < 0.001:  # the id of a window tells its start in milliseconds
+            raise ValueError(f"select.grid_s must be at least 0.001, a millisecond, not {self.grid_s}")
+        if self.stride_s is not None and self.stride_s <= 0:
+            raise ValueError("select.stride_s must be above 0")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:
             checked_name(split, "the split")
+            if split.lower() in FOLDERS:
+                raise ValueError(f"the split {split!r} cannot be used: datasets have a folder of this name")
+        for rule in (*self.recordings, *self.windows):
+            checked_name(rule, "the rule")
+            if rule == DUPLICATE:
+                raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
@@ -189,11 +201,16 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """
     path = path_of(recipe) or Path(recipe)
     if not path.is_file():
-        raise RecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
+        raise UnknownRecipeError(f"no recipe {recipe!r}", f"name a TOML file or one of: {', '.join(shipped())}")
     try:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+    return parse_with(raw, overrides)
+
+
+def parse_with(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    """A recipe from TOML tables, with values that `--set` gave in the place of theirs."""
     changed = copy.deepcopy(raw)
     for override in overrides:
         apply_override(changed, override)
@@ -226,8 +243,8 @@ def parse(raw: dict[str, Any]) -> Recipe:
     annotate = raw.get("annotate", {})
     check_keys(annotate, {*STAGES, "piece_hours"}, "annotate")
     piece_hours = annotate.get("piece_hours", Recipe.piece_hours)
-    if not typed.fits(piece_hours, float) or not piece_hours > 0:
-        what = f"annotate.piece_hours must be a number of hours above 0, not {piece_hours!r:.100}"
+    if not typed.fits(piece_hours, float) or not 0.01 <= piece_hours <= typed.LARGEST:
+        what = f"annotate.piece_hours must be a number of hours, at least 0.01, not {piece_hours!r:.100}"
         raise RecipeError(what, "correct it in the recipe")
     max_failed_share = raw.get("max_failed_share", 0.5)
     if not typed.fits(max_failed_share, float) or not 0 <= max_failed_share <= 1:

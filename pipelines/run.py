@@ -142,13 +142,8 @@ class Run:
         ]
 
     def selection(self) -> Selection:
-        config = self.recipe.select
         marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
-        settings: dict[str, Any] = {
-            name: getattr(config, name)
-            for name in ("context_s", "continuation_s", "stride_s", "grid_s", "align", "seed")
-        }
-        settings |= {name: dict(getattr(config, name)) for name in ("splits", "recordings", "windows")}
+        settings = asdict(self.recipe.select)
         mark = fingerprint({"version": 1, "stages": marks, **settings})
         return Selection(f"{self.recipe.name}-{mark}", marks, **settings)
 

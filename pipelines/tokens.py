@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.names import NAME
 from manifests.output import one_line, say
 from pipelines.options import Output, lake_options, open_lake, recipe_of
 from runtime.errors import SpeechmillError
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
 @click.group()
 def tokens() -> None:
     """The ledger of a dataset: print it, or recount it from the shards."""
+
+
+def _opened(recipe: str, lake: str, overrides: tuple[str, ...], dataset: str | None) -> tuple[Lake, Recipe, str | None]:
+    """The lake, the recipe, and the dataset that is meant, if one is.
+
+    What names no recipe may name a dataset, beside which its recipe is kept.
+    """
+    from pipelines.recipe import parse_with
+    from runtime.errors import UnknownRecipeError
+
+    try:
+        loaded = recipe_of(recipe, overrides)
+        return open_lake(lake, loaded.storage), loaded, dataset
+    except UnknownRecipeError:
+        opened = open_lake(lake)
+        if not NAME.fullmatch(recipe) or not opened.storage.exists(key := f"datasets/{recipe}/recipe.json"):
+            raise
+        return opened, parse_with(opened.read_json(key), overrides), dataset or recipe
 
 
 DATASET = (
@@ -50,18 +69,21 @@ def tokens_show(
     dataset: str | None,
     version: int | None,
 ) -> None:
-    """Print the ledger of RECIPE's dataset; of a recipe with several encoders that of each."""
+    """Print the ledger of RECIPE's dataset; of a recipe with several encoders that of each.
+
+    RECIPE may also be the name of a dataset of the lake.
+    """
     from manifests import ledger
     from manifests.labels import COUNTED_BY
 
-    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
+    opened, loaded, dataset = _opened(recipe, lake, overrides, dataset)
+    output = Output(quiet, as_json)
     columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
     labels = [column for column in columns if COUNTED_BY.fullmatch(column)]
     if not set(columns) <= {*ledger.GROUP, *labels}:
         raise click.BadParameter(
             f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)} and labels.NAME", param_hint="--by"
         )
-    opened = open_lake(lake, loaded.storage)
     shown: list[dict[str, Any]] = []
     for name in _names(opened, loaded, dataset):
         folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")
@@ -99,8 +121,8 @@ def tokens_verify(
     """Recount RECIPE's datasets from the bytes of their shards; exit code 3 and a line for each thing that differs."""
     from manifests.verify import verify
 
-    loaded, output = recipe_of(recipe, overrides), Output(quiet, as_json)
-    opened = open_lake(lake, loaded.storage)
+    opened, loaded, dataset = _opened(recipe, lake, overrides, dataset)
+    output = Output(quiet, as_json)
     names = _names(opened, loaded, dataset)
     problems = [problem for name in names for problem in verify(opened, name)]
     for problem in problems:

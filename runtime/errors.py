@@ -77,6 +77,10 @@ class RecipeError(SpeechmillError):
     """A recipe that does not make sense."""
 
 
+class UnknownRecipeError(RecipeError):
+    """A name that is neither a shipped recipe nor a file."""
+
+
 class OverrideError(RecipeError):
     """A `--set` that does not make sense, alone or together with its recipe, which is right without it."""
 

@@ -12,6 +12,8 @@ from typing import Any
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 UNITS = {"_s": " of seconds", "_hours": " of hours", "_mb": " of megabytes", "_gb": " of gigabytes"}
 """What a number counts, by the end of its name."""
+LARGEST = 10**9
+"""No time, size or count of a recipe is larger: operating systems take no timers or limits of much more."""
 
 
 def check(kind: type, settings: Mapping[str, Any]) -> None:
@@ -57,6 +59,8 @@ def settle(
 
 def _check(name: str, value: Any, hint: Any) -> None:
     if fits(value, hint):
+        if isinstance(value, int | float) and name != "seed" and abs(value) > LARGEST:
+            raise ValueError(f"{name} must be at most {LARGEST:,}, not {value!r:.100}")
         return
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         inner = typing.get_args(hint)[1]

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from manifests.choice import Choice, ChoiceError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.names import DUPLICATE
 from manifests.select import Selection, check_rules, judge_windows
 from manifests.views import CHECKED, connect, in_order, lock, open_views, stages_of
 from manifests.windows import OF_RECORDING, cut
@@ -84,7 +85,7 @@ def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selectio
     ).fetchall()
     for reasons, count, seconds in failed:
         funnel.tally("recordings", "failed", reasons, count, seconds)
-    names = [*selection.recordings, "duplicate"]
+    names = [*selection.recordings, DUPLICATE]
     rules = [*selection.recordings.values(), "duplicate_of IS NULL"]
     windowed_s = "sum(CASE WHEN verdict = 'kept' THEN windowed_s ELSE 0 END)"
     sums = f"count(*), sum(verdict_duration_s), {windowed_s}"

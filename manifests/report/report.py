@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from manifests.choice import Choice
 from manifests.lake import Lake
+from manifests.names import DUPLICATE
 from manifests.report import figures, flow, measures, provenance, runs
 from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
@@ -99,9 +100,7 @@ class Report:
         judged = f"coalesce(verdict, {unjudged})"
         movable = {threshold.name for threshold in self.movable if threshold.level == "recordings"}
         fixed = (
-            ["duplicate", *(name for name in self.selection.recordings if name not in movable)]
-            if self.selection
-            else []
+            [DUPLICATE, *(name for name in self.selection.recordings if name not in movable)] if self.selection else []
         )
         groups = {name: name for name in GROUPS}
         groups["speakers"] = "CASE WHEN num_speakers > 5 THEN '6 or more' ELSE num_speakers::VARCHAR END"

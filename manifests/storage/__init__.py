@@ -101,6 +101,8 @@ class StorageConfig:
         limits = (self.retry_s, self.timeout_s, self.http_max_gb, self.http_max_s)
         if not all(0 < limit < math.inf for limit in limits) or self.concurrency < 1:
             raise ValueError("retry_s, timeout_s, http_max_gb, http_max_s and concurrency must be finite and above 0")
+        if self.concurrency > 1000:
+            raise ValueError("concurrency must be at most 1000: that many parts of an object are held in memory")
         if self.http_redirects < 0:
             raise ValueError("http_redirects must be 0 or more")
 

@@ -91,7 +91,7 @@ def check_packages() -> None:
 
 @functools.lru_cache(maxsize=16)
 def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> Any:
-    """StorageError where the profile is missing."""
+    """StorageError where the profile is missing, or where region and endpoint make no address."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -111,7 +111,12 @@ def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> An
     except ProfileNotFound as error:
         raise StorageError(str(error), "name a profile of ~/.aws/config in AWS_PROFILE or [storage] profile") from error
     region = config.region or session.region_name or "us-east-1"
-    made = session.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    try:
+        made = session.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    except ValueError as error:  # its message holds the endpoint, and so perhaps a password
+        what = f"the region {region!r:.100} and the endpoint of S3 make no address"
+        remedy = "correct region and endpoint_url in [storage], or AWS_REGION and AWS_ENDPOINT_URL"
+        raise StorageError(what, remedy) from error
     if made.meta.endpoint_url.startswith("https:"):
         # Every body has a checksum in a signed header. Over TLS that is enough, as botocore holds where it computes the
         # checksum itself, and the body is not hashed once more.

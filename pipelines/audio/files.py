@@ -5,6 +5,7 @@ A member is named `ARCHIVE.tar#NAME:OFFSET+SIZE`, so that it is read by range wi
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import os
@@ -158,8 +159,15 @@ def _is_secret(name: str) -> bool:
 
 
 def _check_regular(path: str) -> None:
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_dev in _kernel_devices():
         raise UnreadableAudioError(f"{path!r}: not a regular file", "give a file, not a pipe or a device")
+
+
+@functools.cache
+def _kernel_devices() -> frozenset[int]:
+    """Devices of /proc and /sys: a file there may be waited for for ever, though it says that it is a regular one."""
+    return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))
 
 
 def _open_member(uri: str, member: Member, config: StorageConfig) -> BinaryIO:

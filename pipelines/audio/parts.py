@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 PART = re.compile(
-    r"(?s)(?P<file>.+)#(?:audio=(?P<stream>\d{1,4}))?(?P<both>&)?"
-    r"(?:t=(?P<start>\d{1,9}(?:\.\d{1,6})?),(?P<end>\d{1,9}(?:\.\d{1,6})?))?"
+    r"(?s)(?P<file>.+)#(?:audio=(?P<stream>[0-9]{1,4}))?(?P<both>&)?"
+    r"(?:t=(?P<start>[0-9]{1,9}(?:\.[0-9]{1,6})?),(?P<end>[0-9]{1,9}(?:\.[0-9]{1,6})?))?"
 )
 MAX_FILES = 64
 """Most files of one recording."""

@@ -146,6 +146,9 @@ def check_channels(path: str, channels: int) -> None:
 
 def _probe(path: str, config: StorageConfig) -> dict[str, Any]:
     part = Part.parse(path) or Part(path)
+    if part.end_s is not None and part.end_s <= part.start_s:
+        what = f"{path!r}: the excerpt ends where it begins, or earlier"
+        raise UnreadableAudioError(what, "correct its offset and duration, then ingest again")
     opened = open_container(path, config)
     container = opened.container
     with container, closing(opened.file):

@@ -159,6 +159,18 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         {"bucket_key": True},
         {"retry_s": 0.0},
         {"concurrency": 0},
+        {"concurrency": 1001},
     ):
         with pytest.raises(ValueError, match=r"must be"):
             StorageConfig(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"region": "eu west"}, {"region": "\n"}, {"endpoint_url": "nowhere"}])
+def test_a_region_or_an_endpoint_that_makes_no_address_is_told(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StorageError, match="make no address") as caught:
+        S3Storage("s3://b/x", StorageConfig(**settings, retry_s=1.0)).exists("k")  # type: ignore[arg-type]
+    assert "endpoint_url" in caught.value.remedy

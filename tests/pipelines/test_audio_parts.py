@@ -78,7 +78,13 @@ def test_the_name_of_a_part_is_read_and_written_alike(name: str, part: Part) -> 
     assert (Part.parse(name), str(part)) == (part, name)
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a#b.wav", "a.wav#", "a.wav#audio=1t=1,2", "a.wav#&t=1,2", "t.tar#x:0+5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.wav", "a#b.wav", "a.wav#", "a.wav#audio=1t=1,2", "a.wav#&t=1,2", "t.tar#x:0+5", "a.wav#t=1e5,2e5"),
+        *("a.wav#audio=\u0663", "a.wav#t=\u0660,\u0661"),
+    ],
+)
 def test_other_names_mean_whole_files(name: str) -> None:
     assert Part.parse(name) is None
 
@@ -162,6 +168,26 @@ def test_a_cut_of_a_lhotse_manifest_is_an_excerpt_too(tmp_path: Path) -> None:
     recording = {"id": "a", "sources": [{"type": "file", "channels": [0], "source": name}]}
     (row,) = rows(tmp_path, {"id": "c", "start": 1.0, "duration": 1.5, "recording": recording}, excerpts=True)
     assert row["uris"] == [f"{name}#t=1,2.5"]
+
+
+@pytest.mark.parametrize("span", ["0,0", "2,1", "0.5,0.5"])
+def test_an_excerpt_of_no_length_is_a_failed_row(tmp_path: Path, span: str) -> None:
+    name = write(tmp_path / "a.wav", tone(300))
+    (tmp_path / "l.txt").write_text(f"{name}#t={span}\n{name}\n")
+    found = taken_in(tmp_path, str(tmp_path / "l.txt"))
+    assert sorted(row["status"] for row in found) == ["failed", "ok"]
+    assert any("ends where it begins" in (row["error"] or "") for row in found)
+
+
+def test_a_span_that_rounds_to_nothing_is_a_failed_row_and_minus_zero_is_the_beginning(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.wav", tone(300))
+    lines = [{"audio_filepath": name, "offset": 0, "duration": 1e-12}]
+    lines += [{"audio_filepath": name, "offset": -0.0, "duration": 0.5}]
+    found = rows(tmp_path, *lines, excerpts=True)
+    assert [(row["status"], row["uris"]) for row in found] == [
+        ("failed", [f"{name}#t=0,0"]),
+        ("ok", [f"{name}#t=0,0.5"]),
+    ]
 
 
 @pytest.mark.parametrize("offset", ["1", None, -1, True, 1e300, float("nan")])

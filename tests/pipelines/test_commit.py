@@ -1,6 +1,9 @@
 """Recordings that cannot be had leave their unit of work undone; what failed is done again when that is asked for."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -239,6 +242,24 @@ def test_what_a_header_claims_makes_no_pieces(tmp_path: Path, vad: Vad) -> None:
     annotator.annotate("batch-000000")
     (piece,) = PendingPieces(lake, annotator.marks, "diarize", ("vad",), 3600.0)
     assert (piece.number, piece.of) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "1", "LC_ALL": "C"},
+        {"TZ": "UTC", "PYTHONHASHSEED": "2", "LC_ALL": "tr_TR.UTF-8", "OMP_NUM_THREADS": "2"},
+    ],
+    ids=["Nepal", "Turkey"],
+)
+def test_neither_zone_nor_language_nor_hashes_of_the_process_change_a_byte(
+    environment: dict[str, str], milled: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, expected = milled
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    words = ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(tmp_path / "lake"), "-q"]
+    subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], env=os.environ | environment)
+    assert digests(tmp_path / "lake") == expected
 
 
 @pytest.fixture(scope="module")

@@ -361,7 +361,10 @@ def test_a_label_that_was_corrected_is_corrected_in_the_shards_that_hold_it(
     assert " DE " in CliRunner().invoke(cli, shown, catch_exceptions=False).output
     for version in ([], ["--version", "1"]):
         done = CliRunner().invoke(cli, [*shown, *version, "--json"], catch_exceptions=False)
-        told, whole = json.loads(done.output)["ledger"], ledger_of(root, folder="versions/000001" if version else "")
+        told, whole = (
+            json.loads(done.output)["datasets"][0]["ledger"],
+            ledger_of(root, folder="versions/000001" if version else ""),
+        )
         assert {row["labels.country"] for row in told} == {"DE", None}
         for name in ("windows", "hours", "frames", "context_tokens", "continuation_tokens"):
             assert sum(row[name] for row in told) == pytest.approx(sum(row[name] for row in whole))
@@ -537,6 +540,12 @@ def test_card_ledger_tokens_report_and_croissant_say_the_same_numbers(tmp_path: 
         numbers = [int(word.replace(",", "")) for word in line.split()[1:] if "." not in word]
         assert tuple(numbers) == counts
     assert f"tokens of {patch} frame" in shown
+    # The dataset keeps its recipe, so that whoever has the lake alone can ask, too.
+    for command in ("show", "verify"):
+        done = CliRunner().invoke(cli, ["tokens", command, "cheap", "--lake", str(root)], catch_exceptions=False)
+        assert done.exit_code == 0
+    assert CliRunner().invoke(cli, ["tokens", "show", "cheap", *given[3:]]).output == shown
+    assert "no recipe 'cheap-2'" in str(CliRunner().invoke(cli, ["tokens", "show", "cheap-2", *given[3:]]).exception)
     croissant = lake.read_json("datasets/cheap/croissant.json")
     assert f"{tokens.windows:,} windows" in croissant["description"]
     assert croissant["version"] == "1.0.0"

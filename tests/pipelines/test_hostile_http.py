@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_listings import speechmill as limited
 
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
@@ -195,6 +196,20 @@ def test_an_odd_answer_that_browsers_read_is_read(site: RawSite, path: str) -> N
     stat = stat_file(site.url(path), CONFIG)
     assert stat.size_bytes == len(DATA)
     assert stat.mtime_ns == 0
+
+
+def test_a_list_of_one_endless_line_is_told_and_takes_little_memory(site: RawSite, tmp_path: Path) -> None:
+    def line(connection: socket.socket) -> None:
+        connection.sendall(WHOLE + b"\r\n")
+        for _ in range(500):
+            connection.sendall(b"x" * (1 << 20))
+
+    site.pages["/list.txt"] = line
+    settings = [f"--set=storage.{one}" for one in ("http_private=true", "http_max_gb=2", "retry_s=1")]
+    words = ["ingest", "demo", "--in", site.url("/list.txt"), "--lake", str(tmp_path / "lake"), *settings]
+    done = limited(*words, limit_gb=1.0)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "1 unreadable" in done.stdout
 
 
 @pytest.mark.parametrize("path", FLOODS)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,21 @@ def test_what_cannot_be_read_is_a_failed_row_with_a_remedy(tmp_path: Path, lake:
     ingest(lake, [str(folder)], IngestConfig())
     assert sum(row["status"] == "failed" for row in rows(lake)) == 3
     assert sum(str(folder / "dangling.wav") in row["uris"] for row in rows(lake)) == 1
+
+
+def test_what_is_no_regular_file_is_a_failed_row_and_never_waited_for(tmp_path: Path, lake: Lake) -> None:
+    sound(tmp_path / "good.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "zeros.wav").symlink_to("/dev/zero")
+    (tmp_path / "folder.wav").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.wav"))
+        names = ["pipe.wav", "zeros.wav", "folder.wav", "socket.wav", "/dev/zero", "/proc/self/mem", "/proc/kmsg"]
+        (tmp_path / "list.txt").write_text("\n".join(["good.wav", *names]))
+        result = ingest(lake, [str(tmp_path / "list.txt")], IngestConfig())
+    assert (result.new, result.failed) == (len(names) + 1, len(names))
+    failed = [row for row in rows(lake) if row["status"] == "failed"]
+    assert all("not a regular file" in row["error"] for row in failed), [row["error"] for row in failed]
 
 
 def test_batches_hold_a_bounded_number_of_hours_in_order_of_names(tmp_path: Path, lake: Lake) -> None:

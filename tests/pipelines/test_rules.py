@@ -55,7 +55,7 @@ def test_a_rule_over_what_the_recipe_does_not_measure_names_what_to_write(
         ("annotate.diarize.batch_size=1.5", "annotate.diarize.batch_size must be a whole number, not 1.5"),
         ("annotate.quality.enabled=3", "annotate.quality.enabled must be true or false, not 3"),
         ("annotate.language.languages=en", "annotate.language.languages must be a list whose values are text, not"),
-        ("annotate.piece_hours=true", "annotate.piece_hours must be a number of hours above 0, not True"),
+        ("annotate.piece_hours=true", "annotate.piece_hours must be a number of hours, at least 0.01, not True"),
         ("ingest.batch_hours=many", "ingest.batch_hours must be a number of hours, not 'many'"),
         ("decode.memory_gb=[]", "decode.memory_gb must be a number of gigabytes, not []"),
         ("max_failed_share=true", "max_failed_share must be a number from 0 to 1, not True"),

@@ -190,7 +190,7 @@ def _span(line: Mapping[str, Any], start: str) -> tuple[float, float]:
     values = [line.get(start, 0.0), line["duration"]]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise TypeError(f"{start} and duration are {_shown(values)}, not seconds")
-    start_s, duration_s = map(float, values)
+    start_s, duration_s = (float(value) + 0.0 for value in values)  # -0.0 becomes 0.0
     if not (0 <= start_s < MAX_SPAN_S and 0 < duration_s < MAX_SPAN_S):
         raise TypeError(f"{start} and duration are {_shown(values)}, no part of a recording")
     return start_s, duration_s
