@@ -120,7 +120,9 @@ class Writer:
 
         described = [described_of(write_parquet_bytes(table)) for table in self.tables["shard"]]
         products = write_parquet_bytes(statistics.products.table())
-        self._link([products] * TEMPLATES, count, lambda number: f"datasets/bench/{ShardFiles('train', number).products}")
+        self._link(
+            [products] * TEMPLATES, count, lambda number: f"datasets/bench/{ShardFiles('train', number).products}"
+        )
         (self.root / "datasets/bench/commits/train").mkdir(parents=True, exist_ok=True)
         for number in range(count):
             shard, which = ShardFiles("train", number), number % TEMPLATES
