@@ -36,9 +36,9 @@ class Source:
     `patch` neighbouring frames in order of time. Where the context is no whole number of tokens its first frames are
     left out, and of the continuation the last ones, so that both still meet: the tokens are those that the ledger
     counts. The first axis is there for windows of one track, too. `id`, `dataset`, `recording_id`, `split`,
-    `start_s`, `duration_s`, `tracks`, `language`, `num_speakers`, `source`, `licence` and `labels` (a dictionary) tell of
-    the window. `turns` are those of its speakers, each a dictionary of `speaker`, `track`, and `start_s` and `end_s` from
-    the start of the window on; without diarization there are none.
+    `start_s`, `duration_s`, `tracks`, `language`, `num_speakers`, `source`, `licence` and `labels` (a dictionary) tell
+    of the window. `turns` are those of its speakers, each a dictionary of `speaker`, `track`, and `start_s` and `end_s`
+    from the start of the window on; without diarization there are none.
 
     With `beside`, each sample holds the features of the same window of all of these sources, under
     `<dataset>.context` and `<dataset>.continuation`, and what is told of the window is from the first source. Windows
