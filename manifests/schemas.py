@@ -404,6 +404,7 @@ SHARD_WINDOWS = pa.schema(
             pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())])),
             "labels of the recording that users have named themselves, each with its name and value",
         ),
+        field("turns", pa.list_(TURN), "turns inside the window, seconds from its start"),
         field("array_offset", pa.int64(), "where the window's .npy file begins in the shard's archive", "byte"),
         field("array_bytes", pa.int64(), "size of that .npy file", "byte"),
         field("array_crc32", pa.int64(), "CRC-32 of that .npy file, as zlib counts it"),

@@ -307,6 +307,10 @@ class _Verifier:
         labels = custom.get("labels")
         said["labels"] = labels and [{"key": key, "value": value} for key, value in labels.items()]
         said["recording_id"] = (cut.get("recording") or {}).get("id")
+        heard = [(round(one["start"], 6), one.get("speaker")) for one in cut.get("supervisions") or []]
+        turns = [turn for turn in row["turns"] or [] if turn["end_s"] > turn["start_s"]]
+        told = [(round(turn["start_s"], 6), turn["speaker"]) for turn in turns]
+        self._compare(names["cuts"], f"{key}: turns", heard, told, table)
         for name, value in said.items():
             self._compare(names["cuts"], f"{key}: {name}", value, row[name], table)
         frame_shift_s, context_s = manifest.get("frame_shift") or math.nan, custom.get("context_s", math.nan)

@@ -21,7 +21,8 @@ def row(number: int, split: str, tracks: int) -> dict[str, Any]:
         "window_id": f"rec{number // 3:04d}-{number % 3 * 8000:09d}", "recording_id": f"rec{number // 3:04d}",
         "split": split, "start_s": number % 3 * 8.0, "duration_s": 4.0 + number % 6, "context_s": CONTEXT_S,
         "source": "here", "licence": "CC0", "language": ("en", "de")[number % 2], "num_speakers": 1 + number % 3,
-        "labels": [("show", str(number % 4))], "speech_share": 0.9, "overlap_share": 0.1, "tracks": tracks, "turns": [],
+        "labels": [("show", str(number % 4))], "speech_share": 0.9, "overlap_share": 0.1, "tracks": tracks,
+        "turns": [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}],
     }  # fmt: skip
 
 

@@ -38,7 +38,8 @@ class Source:
     left out, and of the continuation the last ones, so that both still meet: the tokens are those that the ledger
     counts. The first axis is there for windows of one track, too. `id`, `dataset`, `recording_id`, `split`,
     `start_s`, `duration_s`, `tracks`, `language`, `num_speakers`, `source`, `licence` and `labels` (a dictionary) tell
-    of the window.
+    of the window. `turns` are those of its speakers, each a dictionary of `speaker`, `track`, and `start_s` and `end_s`
+    from the start of the window on; without diarization there are none.
 
     With `beside`, each sample holds the features of the same window of all of these sources, under
     `<dataset>.context` and `<dataset>.continuation`, and what is told of the window is from the first source. Windows
@@ -137,6 +138,7 @@ class Source:
         """The sample of a window, given as `fetch` gives it."""
         row = found[0].row
         made = {"id": row["window_id"], "dataset": self.name} | {name: row[name] for name in TOLD}
+        made["turns"] = row["turns"] or []
         made["labels"] = {label["key"]: label["value"] for label in row["labels"] or ()}
         for source, window in zip(self.all, found, strict=True):
             prefix = f"{source.name}." if self.beside else ""
