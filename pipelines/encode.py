@@ -164,8 +164,6 @@ class ShardEncoder:
         """Encode recordings one after another; raises _LostError where the bytes of one cannot be had."""
 
         def work(emit: Emit) -> None:
-            if emit is not at_once:
-                meter.aside()
             for recording_id in ids:
                 if any(job.lacking for job in (one.jobs[recording_id] for one in made)):
                     meter.count("read_bytes", made[0].jobs[recording_id].recording["size_bytes"] or 0)

@@ -149,7 +149,8 @@ class ShardFiller:
         if not sounds:
             return []
         try:
-            with self._meter.part(self._encoder.name, self._encoder.gpus):
+            # Another thread may decode meanwhile, and may end at any moment.
+            with self._meter.part(self._encoder.name, self._encoder.gpus, alone=True):
                 return [*self._encoder.encode(sounds)]
         except Exception as error:
             if kind_of(error) is Kind.RUN:

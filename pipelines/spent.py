@@ -99,20 +99,21 @@ class Meter:
         self._cpu_s = cpu_s()
 
     def aside(self) -> None:
-        """Count the CPU time of this thread in no part: it works ahead while parts run in others."""
+        """Count the CPU time of this thread in no part: it works ahead while parts run in others, and outlives them."""
         self._aside.add(threading.get_ident())
 
     @contextmanager
-    def part(self, name: str, gpus: float = 0.0) -> Iterator[None]:
+    def part(self, name: str, gpus: float = 0.0, alone: bool = False) -> Iterator[None]:
         """Count the CPU time of this process until the end of the block, and the time in which so many GPUs are held.
 
-        All threads count but those aside: a model may have threads of its own.
+        All threads count but those aside, as a model may have threads of its own; or this thread `alone`.
         """
-        begun_s, begun_cpu_s = time.perf_counter(), self._own_cpu_s()
+        clock = time.thread_time if alone else self._own_cpu_s
+        begun_s, begun_cpu_s = time.perf_counter(), clock()
         try:
             yield
         finally:
-            self._now[f"cpu_s.{name}"] += max(0.0, self._own_cpu_s() - begun_cpu_s)  # type: ignore[assignment]
+            self._now[f"cpu_s.{name}"] += max(0.0, clock() - begun_cpu_s)  # type: ignore[assignment]
             if gpus:
                 self._now[f"gpu_s.{name}"] += gpus * (time.perf_counter() - begun_s)  # type: ignore[assignment]
 
