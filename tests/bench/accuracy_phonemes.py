@@ -136,6 +136,7 @@ def main() -> None:
     told("English 1", halves[0], "English 2", halves[1])
     for code, clips in by_language.items():
         told("English", english, code, clips)
+    told("English", english, "the others together", [clip for clips in by_language.values() for clip in clips])
     trips = {
         "telephone": companded,
         given.vocoder: after_logmel(hifigan.LAYOUT, given.vocoder),
