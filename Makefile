@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo setup browser servers infra-tools test test-slow test-all fuzz bench lint format clean
+.PHONY: demo setup programs servers infra-tools test test-slow test-all fuzz bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,11 +25,14 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/mypy tests/bench/*.py tests/bench/peers/*.py
 
-# The report is tested in a browser: Debian's, installed where that can be done; without one those tests skip.
-browser:
-	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
-		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
-		|| echo "no Chromium and no way to install it here: the browser tests skip"
+# The report is tested in a browser, and the recogniser that reads text aloud with espeak-ng: Debian's, installed where
+# that can be done. Without one of them its tests skip.
+programs:
+	@for program in chromium espeak-ng; do \
+		command -v $$program > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+			&& apt-get update -qq && apt-get install -qq -y --no-install-recommends $$program; } \
+			|| echo "no $$program and no way to install it here: its tests skip"; \
+	done
 
 # Servers that tests start have dependencies of their own.
 .venv-servers/ready: tests/servers.txt
@@ -48,7 +51,7 @@ servers: .venv-servers/ready
 
 infra-tools: .venv-infra/ready
 
-setup: .venv/ready browser servers infra-tools
+setup: .venv/ready programs servers infra-tools
 
 # Three files at a time, also on two cores: many tests wait for a server or a subprocess.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations 25
