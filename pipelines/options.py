@@ -111,6 +111,8 @@ def begun(
     extras.check(loaded, chosen, [lake, *inputs], measures)
     if measures:
         ahead.check_devices(loaded, chosen)
+        with redirect_stdout(sys.stderr):  # Ray prints there, where results go
+            chosen.connect()
     opened = open_lake(lake, loaded.storage, may_be_new=bool(inputs))
     is_new = not holds_lake(opened)
     opened.sweep()

@@ -70,6 +70,11 @@ class Engine:
         """Whether the workers are processes of this machine."""
         return not (self.ray_address or self.options or (self.name == "ray" and "RAY_ADDRESS" in os.environ))
 
+    def connect(self) -> None:
+        """Connect to a Ray cluster that somebody else runs. Raises SpeechmillError where none answers."""
+        if self.name == "ray" and not self.is_here():
+            importlib.import_module("pipelines.engines.ray").connected(self.ray_address)
+
     def close(self) -> None:
         """Leave the cluster, or end the one that a run started: it serves all runs until then."""
         if self.name == "ray" and "ray" in sys.modules:

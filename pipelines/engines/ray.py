@@ -115,7 +115,7 @@ class _Pool:
 
 def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Any]:
     """Results as they come. SpeechmillError where the cluster cannot hold the workers; else what a worker raised."""
-    ray = _connected(engine.ray_address)
+    ray = connected(engine.ray_address)
     sizes = _pools(groups, engine.workers, ray.nodes())
     source = iter(units)
     waiting = list(islice(source, max(most for _, most in sizes)))
@@ -168,7 +168,7 @@ def _results(ray: Any, pools: Sequence[_Pool], source: Iterator[Any]) -> Iterato
             yield result
 
 
-def _connected(address: str | None) -> Any:
+def connected(address: str | None) -> Any:
     """Ray, connected to a cluster or started here."""
     try:
         import ray

@@ -339,3 +339,4 @@ def test_mistakes_about_engines_are_told(
     done = speechmill(*given(milled[0], tmp_path / "lake", *words))
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
+    assert not (tmp_path / "lake").exists(), "it was told after work had begun"
