@@ -76,14 +76,14 @@ def tokens_show(
     from manifests import ledger
     from manifests.labels import COUNTED_BY
 
-    opened, loaded, dataset = _opened(recipe, lake, overrides, dataset)
-    output = Output(quiet, as_json)
     columns = list(dict.fromkeys(name.strip() for text in by for name in text.split(",")))
     labels = [column for column in columns if COUNTED_BY.fullmatch(column)]
     if not set(columns) <= {*ledger.GROUP, *labels}:
         raise click.BadParameter(
             f"{','.join(by)!r} is not a list of {', '.join(ledger.GROUP)} and labels.NAME", param_hint="--by"
         )
+    opened, loaded, dataset = _opened(recipe, lake, overrides, dataset)
+    output = Output(quiet, as_json)
     shown: list[dict[str, Any]] = []
     for name in _names(opened, loaded, dataset):
         folder = f"datasets/{name}" + (f"/versions/{version:06d}" if version else "")

@@ -19,7 +19,7 @@ from pipelines.report import report_lake
 from runtime.errors import SpeechmillError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & 'quoted'.wav"
-LONG = "a_rule_with_" + "x" * 80
+LONG = "a_rule_with_" + "x" * 52  # 64 letters, the most that a rule may have
 SOURCE = "<b onmouseover=alert(3)>bold</b> | source"
 
 

@@ -184,7 +184,7 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert found["sample"]["kept"]["value"] == pytest.approx(24 / 30)
     recordings = next(row for row in found["storage"] if row["what"] == "recordings")
     assert recordings["tb"] == pytest.approx(size / seconds * 3600 * 7e6 / 1e12)
-    shards = [path for path in (tmp_path / "lake/datasets/cheap").glob("[tw]*/*") if path.is_file()]
+    shards = [path for path in (tmp_path / "lake/datasets/cheap").glob("[ptw]*/*") if path.is_file()]
     encode = next(row for row in found["steps"] if row["step"] == "encode")
     assert encode["written_tb"] == pytest.approx(
         sum(path.stat().st_size for path in shards) / seconds * 3600 * 7e6 / 1e12, rel=0.01
