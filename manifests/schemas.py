@@ -74,6 +74,7 @@ TURN = pa.struct(
         field("track", pa.int32(), "analysis track on which the turn was heard"),
         field("start_s", pa.float64(), "start", "s"),
         field("end_s", pa.float64(), "end", "s"),
+        field("confidence", pa.float64(), "share, 0 to 1, of the turn in which that speaker is expected to speak"),
     ]
 )
 VOTE = pa.struct(
@@ -233,6 +234,16 @@ DIARIZE = pa.schema(
             "how speakers were told apart: 'channels' where each has a track, or 'pipeline' for a diarization model",
         ),
         field("num_speakers", pa.int32(), "number of different speakers heard"),
+        field(
+            "speakers_confidence",
+            pa.float64(),
+            "probability, 0 to 1, that the number of speakers is right: 1 where each has a track, null where none is heard or another pipeline gives none",
+        ),
+        field(
+            "speaker_confidence",
+            pa.map_(pa.string(), pa.float64()),
+            "mean confidence of each speaker's turns over their time; null where turns have none",
+        ),
         field("speaker_s", pa.map_(pa.string(), pa.float64()), "speaking time of each speaker", "s"),
         field("overlap_s", pa.float64(), "time in which two or more speakers talk at once", "s"),
         field(

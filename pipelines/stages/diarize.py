@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +14,21 @@ import numpy as np
 from manifests.install import install
 from manifests.schemas import DIARIZE
 from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
-from pipelines.stages.linking import chunk_edges, link
+from pipelines.stages.clustering import log_odds
+from pipelines.stages.confidence import of_count
+from pipelines.stages.linking import centroid, chunk_edges, link
 from pipelines.stages.turns import summary
 from runtime import models
-from runtime.batches import PRECISIONS, fit, resolve_device
-from runtime.errors import MissingExtraError, RecipeError, SpeechmillError
+from runtime.batches import PRECISIONS, resolve_device
+from runtime.errors import MissingExtraError, SpeechmillError
 
-OFFLINE = ("pyannote-segmentation-3.0", "ge2e")
+BUILT_IN = ("pyannote-segmentation-3.0", "campplus")
+"""Models of the registry that the built-in pipeline loads."""
 
 
 @dataclass(frozen=True)
 class DiarizeConfig:
-    """Defaults: segmentation-3.0 and GE2E embeddings, both from installed packages."""
+    """Defaults: segmentation-3.0 and CAM++ embeddings, both from installed packages. See docs/diarization.md."""
 
     pipeline: str | None = None
     """A whole pyannote pipeline instead: hub id, folder or config.yaml. Of its files none is run, unless `trust`."""
@@ -33,22 +36,22 @@ class DiarizeConfig:
     """Load a pipeline whose files may run code of their own: other classes than pyannote's, pickled checkpoints."""
     revision: str | None = None
     """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it stood for."""
-    threshold: float = 0.45
-    """Centroid linkage stops at this Euclidean distance of unit vectors. Built-in pipeline only."""
-    min_cluster_size: int = 12
-    """Smaller clusters of 10 s windows join the nearest large one. Built-in pipeline only."""
-    segmentation_step: float = 0.2
-    """Step of the 10 s windows, as a share of their length. Built-in pipeline only."""
+    window_step_s: float = 5.0
+    """Distance in seconds of the windows of 10 s in which voices are told apart. Built-in pipeline only."""
+    one_speaker_prior: float = 1.5
+    """Log odds that any two groups of speech are one speaker's before they are compared: more finds fewer speakers.
+    Built-in pipeline only."""
+    min_speaker_s: float = 1.5
+    """Whoever speaks less than this in a recording is no speaker of it; the speech is given to another one."""
+    min_speaker_share: float = 0.005
+    """The same as a share of all that is spoken: in a long recording it is the larger one, which counts."""
     max_speakers: int | None = None
     """Most speakers a recording may have; open if not given."""
     chunk_s: float = 600.0
     """Longer recordings are cut into chunks of about this length, whose speakers are linked afterwards."""
     link_threshold: float = 0.15
-    """Cosine distance up to which speakers of different chunks are one. It belongs to the embedding: set it anew for
-    another pipeline."""
-    min_person_s: float = 12.0
-    """Linking gives those who speak less in the whole recording, or less than a tenth of its speech, to the nearest
-    other: what `min_cluster_size` is in one chunk."""
+    """Cosine distance up to which speakers of different chunks are one, for another pipeline: it belongs to its
+    embedding. The built-in pipeline links by the log odds by which it clusters."""
     batch_size: int = 32
     """Windows in one call of either model."""
     recordings_at_once: int = 1
@@ -62,14 +65,16 @@ class DiarizeConfig:
     The embedding model keeps float32: what it hears spans more than a half float does."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.segmentation_step <= 1:
-            raise ValueError(f"segmentation_step must lie in (0, 1], not {self.segmentation_step}")
-        if not 0 <= self.threshold <= 2:
-            raise ValueError(f"threshold must lie in [0, 2], not {self.threshold}")
+        if not 0 < self.window_step_s <= 10:
+            raise ValueError(f"window_step_s must be above 0 and at most 10, not {self.window_step_s}")
+        if not -20 <= self.one_speaker_prior <= 20:
+            raise ValueError(f"one_speaker_prior must lie in [-20, 20], not {self.one_speaker_prior}")
+        if self.min_speaker_s < 0:
+            raise ValueError(f"min_speaker_s must be at least 0, not {self.min_speaker_s}")
+        if not 0 <= self.min_speaker_share < 1:
+            raise ValueError(f"min_speaker_share must be at least 0 and below 1, not {self.min_speaker_share}")
         if not 0 <= self.link_threshold <= 2:
             raise ValueError(f"link_threshold must lie in [0, 2], not {self.link_threshold}")
-        if not 1 <= self.min_cluster_size <= 20:
-            raise ValueError(f"min_cluster_size must lie between 1 and 20, not {self.min_cluster_size}")
         if self.chunk_s < 10:
             raise ValueError(f"chunk_s must be at least the 10 s that the models read at once, not {self.chunk_s}")
         for name in ("batch_size", "recordings_at_once", "threads"):
@@ -86,13 +91,13 @@ class DiarizeConfig:
 class Diarize(Stage):
     """Rows of `manifests.schemas.DIARIZE`; speakers are named SPEAKER_00, SPEAKER_01, ... by order of first speaking.
 
-    Where each channel is a speaker, turns are the stretches that voice activity found there. Otherwise pyannote's
-    pipeline hears each chunk on its own (time linear in the duration, memory bounded by a chunk) and
-    `pipelines.stages.linking` joins the speakers of the chunks. Chunks without speech are not heard at all.
+    Where each channel is a speaker, turns are the stretches that voice activity found there. Otherwise a diarizer
+    (`pipelines.stages.diarizers`) hears each chunk on its own (time linear in the duration, memory bounded by a chunk)
+    and `pipelines.stages.linking` joins the speakers of the chunks. Chunks without speech are not heard at all.
     """
 
     name = "diarize"
-    version = 2
+    version = 3
     needs = ("vad",)
     packages = ("pyannote.audio", "torch", "torchaudio")
     schema = DIARIZE
@@ -105,11 +110,11 @@ class Diarize(Stage):
         self.at_once = config.recordings_at_once
 
     def registered(self) -> tuple[str, ...]:
-        return OFFLINE if self._named is None else ()
+        return BUILT_IN if self._named is None else ()
 
     def model_hashes(self) -> dict[str, str]:
         if self._named is None:
-            return {name: models.get(name).sha256 for name in OFFLINE}
+            return {name: models.get(name).sha256 for name in BUILT_IN}
         return {self._named: models.identity(self._named)}
 
     @property
@@ -125,44 +130,26 @@ class Diarize(Stage):
     def setup(self) -> None:
         # pyannote sends usage metrics unless told not to, and reads this when imported.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
-        # It averages over nothing where a speaker is silent, and wants the NaN that this gives.
-        for message in ("Mean of empty slice", "invalid value encountered in divide"):
-            warnings.filterwarnings("ignore", message, RuntimeWarning)
         # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
-            import torch
-            from pyannote.audio import Pipeline
-
-            from pipelines.stages.pretrained import load_pipeline
-            from pipelines.stages.speakers import OfflineDiarization
+            from pipelines.stages import diarizers
         except ImportError as error:
             raise MissingExtraError(f"diarize needs pyannote.audio: {error}", install(["diarize"])) from error
         config = self.config
-        pipeline: Any
-        if config.pipeline is None:
-            pipeline = OfflineDiarization(segmentation_step=config.segmentation_step)
-            clustering = {
-                "method": "centroid",
-                "threshold": config.threshold,
-                "min_cluster_size": config.min_cluster_size,
-            }
-            pipeline.instantiate({"clustering": clustering, "segmentation": {"min_duration_off": 0.0}})
+        models_at = config.device, config.precision, config.batch_size, config.threads
+        self.diarizer: diarizers.Diarizer
+        if self._named is None:
+            self.diarizer = diarizers.BuiltIn(
+                config.window_step_s,
+                config.one_speaker_prior,
+                config.min_speaker_s,
+                config.min_speaker_share,
+                config.max_speakers,
+                *models_at,
+            )
         else:
-            remedy = "name a folder that holds it, or a hub id whose terms you accepted, with the hub in reach"
-            assert self._named is not None
-            try:
-                place = models.resolve(self._named)[0]
-                pipeline = Pipeline.from_pretrained(place) if config.trust else load_pipeline(place)
-            except RecipeError:
-                raise
-            except (OSError, ValueError, SpeechmillError) as error:
-                raise SpeechmillError(f"pipeline {self._named!r}: {error}", remedy) from error
-        pipeline.segmentation_batch_size = pipeline.embedding_batch_size = config.batch_size
-        self.pipeline = pipeline.to(torch.device(config.device))
-        size, threads = config.batch_size, config.threads
-        fit(pipeline._segmentation.model, "diarize, segmentation", size, config.precision, threads)
-        fit(pipeline._embedding.model_, "diarize, embedding", size, threads=threads)
+            self.diarizer = diarizers.Pyannote(self._named, config.trust, config.max_speakers, *models_at)
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
         return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
@@ -179,83 +166,106 @@ class Diarize(Stage):
         ]
 
     def hear(self, sound: Sound, chunk: Span) -> Row:
-        """Turns (label, start, end) in seconds from the chunk's start; speech and embedding, if any, of each label."""
+        """`pipelines.stages.diarizers.Heard` of a chunk as plain values, times in seconds from the chunk's start."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
-        turns, vectors = self._diarize(sound.read(first, last)[:1], sound.recording_id)
-        labels = dict.fromkeys(label for label, _, _ in turns)
-        embeddings = None if vectors is None else {label: vectors[label].tolist() for label in labels}
-        return {"turns": turns, "embeddings": embeddings}
+        return dataclasses.asdict(self.diarizer(sound.read(first, last)[0], sound.recording_id))
 
     def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
         if sound.tracks > 1:
-            method = "channels"
             segments = known["vad"]["segments"]
-            spoken = [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"]) for row in segments]
+            turns = _turns(
+                [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"], None) for row in segments]
+            )
+            method, certain = "channels", 1.0 if turns else None
         else:
             method = "pipeline"
             starts = [start for start, _ in self.chunks(sound, known)]
-            spoken = [(speaker, 0, start, end) for speaker, start, end in self._linked(starts, heard)]
-        turns = _turns(spoken)
-        return {"turns": turns, "method": method, **summary(turns, sound.num_samples / sound.sample_rate)}
+            turns, certain = self._linked(starts, heard)
+        return {
+            "turns": turns,
+            "method": method,
+            "speakers_confidence": certain,
+            "speaker_confidence": _mean_confidence(turns),
+            **summary(turns, sound.num_samples / sound.sample_rate),
+        }
 
-    def _linked(self, starts_s: Sequence[float], heard: Sequence[Row]) -> list[tuple[str, float, float]]:
-        """(speaker, start, end) of one track, from what was heard in chunks that start at `starts_s`."""
-        spoken: list[tuple[int, float, float]] = []
-        vectors: list[Any] = []
+    def _linked(self, starts_s: Sequence[float], heard: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
+        """Rows of turns, and how sure their number of speakers is, of what was heard in chunks that start at these."""
+        config = self.config
+        spoken: list[tuple[int, float, float, float | None]] = []
+        vectors: list[list[float]] = []
         where: list[int] = []
-        speech_s: list[float] = []
+        lengths_s: list[float] = []
         for number, (start_s, chunk) in enumerate(zip(starts_s, heard, strict=True)):
             turns, embeddings = chunk["turns"], chunk["embeddings"]
             if len(heard) > 1 and embeddings is None and turns:
                 raise SpeechmillError(
-                    f"pipeline {self.config.pipeline!r} gives no speaker embeddings to link chunks by",
+                    f"pipeline {config.pipeline!r} gives no speaker embeddings to link chunks by",
                     "name another pipeline, or raise chunk_s above the longest recording",
                 )
-            for label in dict.fromkeys(label for label, _, _ in turns):
-                mine = [(start, end) for speaker, start, end in turns if speaker == label]
-                spoken += [(len(where), start_s + start, start_s + end) for start, end in mine]
+            for label in dict.fromkeys(label for label, *_ in turns):
+                mine = [(start, end, confidence) for speaker, start, end, confidence in turns if speaker == label]
+                spoken += [(len(where), start_s + start, start_s + end, confidence) for start, end, confidence in mine]
                 where.append(number)
-                speech_s.append(sum(end - start for start, end in mine))
+                lengths_s.append(sum(end - start for start, end, _ in mine))
                 vectors.append([np.nan] if embeddings is None else embeddings[label])
         persons = list(range(len(where)))
+        table, weights = np.array(vectors), np.array(lengths_s)
         if len(heard) > 1 and vectors:
-            config = self.config
             persons = link(
-                np.array(vectors), where, speech_s, config.link_threshold, config.min_person_s, config.max_speakers
+                table, where, lengths_s, self._odds, config.min_speaker_s, config.min_speaker_share, config.max_speakers
             )
-        return [(f"person {persons[speaker]}", start, end) for speaker, start, end in spoken]
+        rows = _turns([(f"person {persons[speaker]}", 0, *rest) for speaker, *rest in spoken])
+        if self._named is not None or not persons:
+            return rows, None
+        groups = [np.flatnonzero(np.array(persons) == person) for person in sorted(set(persons))]
+        centroids = np.stack([centroid(table, weights, group) for group in groups])
+        total_s = sum(end - start for _, start, end, _ in spoken)
+        mean = sum((end - start) * (confidence or 0.0) for _, start, end, confidence in spoken) / total_s
+        return rows, of_count(mean, centroids, np.array([weights[group].sum() for group in groups]))
 
-    def _diarize(
-        self, samples: np.ndarray, uri: str
-    ) -> tuple[list[tuple[str, float, float]], dict[str, np.ndarray] | None]:
-        """Turns (label, start, end) of float32 (1, samples) at 16 kHz and an embedding of each label, if there are."""
-        import torch
+    def _odds(self, cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.ndarray:
+        """Above zero where speakers of two chunks are one."""
+        if self._named is None:
+            return log_odds(cosine, one_s, other_s) + self.config.one_speaker_prior
+        return cosine - 1 + self.config.link_threshold
 
-        duration_s = samples.shape[1] / 16000
-        file = {"waveform": torch.from_numpy(np.array(samples)), "sample_rate": 16000, "uri": uri}
-        output: Any = self.pipeline(file, max_speakers=self.config.max_speakers)
-        annotation = getattr(output, "speaker_diarization", output)
-        vectors = getattr(output, "speaker_embeddings", None)
-        embeddings = None if vectors is None else dict(zip(annotation.labels(), vectors, strict=True))
-        turns = [
-            (speaker, max(0.0, span.start), min(duration_s, span.end))
-            for span, _, speaker in annotation.itertracks(yield_label=True)
+
+def _mean_confidence(turns: Sequence[Row]) -> dict[str, float | None]:
+    """The mean confidence of each speaker's turns over their time; None where turns have none."""
+    found: dict[str, float | None] = {}
+    for speaker in sorted({turn["speaker"] for turn in turns}):
+        mine = [turn for turn in turns if turn["speaker"] == speaker]
+        known = [
+            turn["confidence"] * (turn["end_s"] - turn["start_s"]) for turn in mine if turn["confidence"] is not None
         ]
-        return [turn for turn in turns if turn[2] > turn[1]], embeddings
+        total_s = sum(turn["end_s"] - turn["start_s"] for turn in mine)
+        found[speaker] = sum(known) / total_s if len(known) == len(mine) else None
+    return found
 
 
-def _turns(heard: list[tuple[str, int, float, float]]) -> list[dict[str, Any]]:
-    """Rows of turns in order of start, of (speaker, track, start, end); a speaker's turns that touch become one."""
+def _turns(heard: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Rows of turns in order of start, of (speaker, track, start, end, confidence); a speaker's turns that touch become
+    one, whose confidence is the mean over their time."""
     names: dict[str, str] = {}
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     turns: list[dict[str, Any]] = []
-    for speaker, track, start, end in sorted(heard, key=lambda turn: (turn[2], turn[1], turn[3], turn[0])):
+    for speaker, track, start, end, confidence in sorted(heard, key=lambda turn: (turn[2], turn[1], turn[3], turn[0])):
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
         before = latest.get((speaker, track))
         if before is not None and start <= before["end_s"] + 1e-6:
+            length_s, more_s = before["end_s"] - before["start_s"], max(0.0, end - before["end_s"])
+            if confidence is not None and more_s:
+                before["confidence"] = (before["confidence"] * length_s + confidence * more_s) / (length_s + more_s)
             before["end_s"] = max(before["end_s"], round(end, 6))
             continue
-        turn = {"speaker": name, "track": track, "start_s": round(start, 6), "end_s": round(end, 6)}
+        turn = {
+            "speaker": name,
+            "track": track,
+            "start_s": round(start, 6),
+            "end_s": round(end, 6),
+            "confidence": confidence,
+        }
         latest[speaker, track] = turn
         turns.append(turn)
     return turns

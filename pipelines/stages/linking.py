@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from pipelines.stages.clustering import joined
 
 
 def chunk_edges(duration_s: float, chunk_s: float, speech: Sequence[tuple[float, float]]) -> list[float]:
@@ -36,58 +38,53 @@ def link(
     embeddings: np.ndarray,
     chunks: Sequence[int],
     speech_s: Sequence[float],
-    threshold: float,
+    odds: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     min_speech_s: float = 0.0,
+    min_share: float = 0.0,
     max_speakers: int | None = None,
 ) -> list[int]:
     """Group chunk-level speakers into persons: group of each, numbered by first appearance.
 
     `embeddings` is (speakers, dimension), a centroid of each speaker of each chunk; `chunks` and `speech_s` say where
-    and how long each spoke. Agglomerative clustering with average linkage on the cosine distance; two speakers of one
-    chunk never meet (the pipeline heard them as different). Merging stops above `threshold`.
+    and how long each spoke. Persons are joined by `pipelines.stages.clustering.joined` with the `odds` of cosine and
+    lengths; two speakers of one chunk never are (they were heard as different).
 
-    A short chunk splits speakers into fragments that the whole recording would not. So, as pyannote does with small
-    clusters, persons who speak less than `min_speech_s` (or a tenth of all speech, if that is less) then join the
-    person with the nearest centroid, in their own chunk too; so do those beyond the `max_speakers` who speak most. A
-    speaker without a usable centroid (NaN or zero: too little speech) joins whoever speaks most. Ties go to the
-    earlier. Cubic in the number of chunk-level speakers, some hundred in ten hours; all else is linear in the duration.
+    A short chunk splits speakers into fragments that the whole recording would not. So persons who speak less than
+    `min_speech_s`, or than `min_share` of all speech, then join the person with the nearest centroid, in their own
+    chunk too; so do those beyond the `max_speakers` who speak most. A speaker without a usable centroid (NaN or zero:
+    too little speech) joins whoever speaks most. Ties go to the earlier. Cubic in the number of chunk-level speakers,
+    some hundred in ten hours; all else is linear in the duration.
 
-    >>> link(np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [1.0, 0.1]]), [0, 0, 1, 1], [9, 9, 9, 9], 0.2)
+    >>> def odds(cosine, one_s, other_s):
+    ...     return cosine - 0.8
+    >>> link(np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [1.0, 0.1]]), [0, 0, 1, 1], [9, 9, 9, 9], odds)
     [0, 1, 1, 0]
     """
     if not len(embeddings):
         return []
     vectors = np.array(embeddings, np.float64)
     norms = np.linalg.norm(vectors, axis=1)
-    usable = [index for index in range(len(vectors)) if np.isfinite(norms[index]) and norms[index] > 0]
-    groups = [[index] for index in usable]
+    usable = np.flatnonzero(np.isfinite(norms) & (norms > 0))
     vectors[usable] /= norms[usable, None]
-    unit = vectors[usable]
-    distance = np.maximum(0.0, 1 - unit @ unit.T)
-    where = np.asarray([chunks[index] for index in usable])
-    distance[where[:, None] == where[None, :]] = np.inf
-    while len(groups) > 1:
-        first, second = divmod(int(np.argmin(distance)), len(groups))
-        if distance[first, second] > threshold:
-            break
-        sizes = len(groups[first]), len(groups[second])
-        merged = (sizes[0] * distance[first] + sizes[1] * distance[second]) / sum(sizes)
-        merged[first] = np.inf
-        distance[first], distance[:, first] = merged, merged
-        distance = np.delete(np.delete(distance, second, 0), second, 1)
-        groups[first] += groups.pop(second)
-    spoken_s = [sum(speech_s[member] for member in group) for group in groups]
-    least_s = min(min_speech_s, 0.1 * sum(speech_s))
+    lengths_s, where = np.asarray(speech_s, np.float64), np.asarray(chunks)[usable]
+    apart = where[:, None] == where[None, :]
+    found = joined(vectors[usable], lengths_s[usable], odds, np.zeros(apart.shape), apart)
+    groups = [usable[group] for group in found]
+    spoken_s = [float(lengths_s[group].sum()) for group in groups]
+    least_s = max(min_speech_s, min_share * float(lengths_s.sum()))
     ranked = sorted(range(len(groups)), key=lambda group: -spoken_s[group])
     persons = [group for group in ranked if spoken_s[group] >= least_s][:max_speakers] or ranked[:1]
-    centroids = np.stack([vectors[groups[person]].mean(axis=0) for person in persons]) if persons else vectors[:0]
-    found = [groups[person] for person in persons] or [[]]
+    members = [groups[person].tolist() for person in persons] or [[]]
+    centroids = np.stack([centroid(vectors, lengths_s, groups[person]) for person in persons] or [vectors[0]])
     for group in sorted(set(range(len(groups))) - set(persons)):
-        found[_nearest(vectors[groups[group]].mean(axis=0), centroids)].extend(groups[group])
-    found[0].extend(sorted(set(range(len(vectors))) - set(usable)))
-    owner = {member: number for number, group in enumerate(sorted(found, key=min)) for member in group}
+        nearest = int(np.argmax(centroids @ centroid(vectors, lengths_s, groups[group])))
+        members[nearest] += groups[group].tolist()
+    members[0] += sorted(set(range(len(vectors))) - set(usable.tolist()))
+    owner = {member: number for number, group in enumerate(sorted(members, key=min)) for member in group}
     return [owner[index] for index in range(len(vectors))]
 
 
-def _nearest(vector: np.ndarray, centroids: np.ndarray) -> int:
-    return int(np.argmax(centroids @ vector / np.linalg.norm(centroids, axis=1)))
+def centroid(vectors: np.ndarray, lengths_s: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The unit vector of the sum of some `vectors`, each weighted by its length."""
+    total = (vectors[members] * np.maximum(lengths_s[members, None], 1e-3)).sum(axis=0)
+    return total / max(float(np.linalg.norm(total)), 1e-12)

@@ -31,7 +31,6 @@ from pyannote.audio.models.segmentation import PyanNet, SSeRiouSS
 from pyannote.audio.pipelines import SpeakerDiarization
 from torch.torch_version import TorchVersion
 
-from pipelines.stages.speakers import OfflineDiarization
 from runtime import models
 from runtime.errors import RecipeError
 
@@ -39,7 +38,6 @@ MAX_CONFIG_BYTES = 1 << 20
 PIPELINES = {
     "pyannote.audio.pipelines.SpeakerDiarization": SpeakerDiarization,
     "pyannote.audio.pipelines.speaker_diarization.SpeakerDiarization": SpeakerDiarization,
-    "pipelines.stages.speakers.OfflineDiarization": OfflineDiarization,
 }
 """Pipelines that a configuration may name."""
 SETTINGS = frozenset([

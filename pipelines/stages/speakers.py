@@ -1,138 +1,126 @@
-"""pyannote's diarization pipeline on parts that ship inside packages: segmentation-3.0 and GE2E embeddings.
+"""Speaker embeddings: a unit vector for a few seconds of one voice, alike for one speaker over channels and rooms.
 
-Imported by the diarize stage only: everything here needs the `diarize` extra.
+The network is CAM++ (Wang et al., 2023, "CAM++: A fast and efficient network for speaker verification using
+context-aware masking"), whose definition and weights ship inside one package. Imported by the diarize stage only:
+everything here needs the `diarize` extra.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 import torchaudio
-from pyannote.audio import Model
-from pyannote.audio.core.plda import PLDA
-from pyannote.audio.core.task import Problem, Resolution, Specifications
-from pyannote.audio.models.segmentation import PyanNet
-from pyannote.audio.pipelines import SpeakerDiarization
 
 from runtime import models
+from runtime.batches import fit
 
 SAMPLE_RATE = 16000
+DIMENSION = 192
+MELS = 80
 HOP_SAMPLES = 160
-PARTIAL_FRAMES = 160
-STEP_FRAMES = 77
-MIN_FRAMES = 20
-TARGET_DBFS = -30.0
+WIDTH_SAMPLES = 400
+LENGTHS = (50, 75, 100, 150, 200, 250, 300, 350, 400)
+"""Frames of 10 ms that are heard. Sound is cut to the longest length that it fills, so that equal lengths share a
+batch; what is shorter than the first one is repeated."""
+MIN_FRAMES = 12
+"""Less sound than this has no embedding."""
+CHANNELS = Path(__file__).parent / "channels.npz"
+"""What the channel does to embeddings, see `Compensation`. Made by `tests/bench/fit_channels.py`."""
 
 
-class GE2E(Model):
-    """Resemblyzer's speaker encoder (Wan et al., 2018, "Generalized end-to-end loss for speaker verification").
+class Compensation:
+    """Takes out of embeddings what a channel puts into them, so that one threshold serves telephones and studios.
 
-    An LSTM reads 1.6 s of 40 mel powers (25 ms window, 10 ms hop; librosa's definitions) and its last state becomes a
-    unit vector; an utterance is the mean over partials that start every 0.77 s, as `VoiceEncoder.embed_utterance` does.
+    A telephone band, a codec or a room moves the embeddings of all voices in the same few directions: two voices on a
+    telephone look as alike as one voice in two rooms. From each embedding are taken the mean over voices and the part
+    that lies in those directions (nuisance attribute projection: Solomonoff et al., 2005, "Advances in channel
+    compensation for SVM speaker recognition").
     """
 
-    dimension = 256
-    mel: torch.Tensor
-    window: torch.Tensor
+    def __init__(self, mean: np.ndarray, directions: np.ndarray) -> None:
+        """`mean` is (dimension,), `directions` are orthonormal (count, dimension)."""
+        self.mean, self.directions = mean, directions
 
-    def __init__(self, sample_rate: int = SAMPLE_RATE, num_channels: int = 1, task: Any = None) -> None:
-        super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
-        self.lstm = torch.nn.LSTM(40, 256, 3, batch_first=True)
-        self.linear = torch.nn.Linear(256, 256)
-        mel = torchaudio.functional.melscale_fbanks(201, 0.0, 8000.0, 40, SAMPLE_RATE, "slaney", "slaney")
-        self.register_buffer("mel", mel, persistent=False)
-        self.register_buffer("window", torch.hann_window(400), persistent=False)
+    @classmethod
+    def packaged(cls) -> Compensation:
+        """That of CAM++, measured on voices that were sent through codecs, rooms and noise."""
+        with np.load(CHANNELS, allow_pickle=False) as saved:
+            return cls(saved["mean"], saved["directions"])
 
-    def mel_power(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Mel powers (batch, samples // 160 + 1, 40) of waveforms (batch, samples) at 16 kHz."""
-        spectrum = torch.stft(
-            waveforms, 400, HOP_SAMPLES, window=self.window, center=True, pad_mode="constant", return_complex=True
-        )
-        powers: torch.Tensor = spectrum.abs().square().transpose(1, 2) @ self.mel
-        return powers
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Compensated unit vectors of unit vectors (count, dimension)."""
+        centred = vectors - self.mean
+        return unit(centred - centred @ self.directions.T @ self.directions)
 
-    def forward(  # type: ignore[override]  # narrower than the base's, as pyannote's own embeddings are
-        self, waveforms: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Unit vectors (batch, 256) of waveforms (batch, 1, samples), heard where `weights` (batch, frames) exceed 0.5.
 
-        Frames outside the mask are cut out, not zeroed. Rows with less than 0.2 s left are NaN.
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (count, dimension) at a length of 1; those of no length stay as they are."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1.0)
+
+
+class SpeakerEmbedding:
+    """The network on a device, called in batches of equal lengths."""
+
+    def __init__(self, device: str, batch_size: int, threads: int) -> None:
+        self.device = device
+        self.model = load_embedding().to(device)
+        self.compensate = Compensation.packaged()
+        fit(self.model, "diarize, embedding", batch_size, threads=threads)
+
+    def __call__(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
+        """Compensated embeddings, float64 (count, DIMENSION), of features (frames, MELS) as `features` gives them.
+
+        Rows with fewer than `MIN_FRAMES` frames are NaN.
         """
-        powers = self.mel_power(waveforms[:, 0])
-        count = powers.shape[1]
-        if weights is None:
-            heard = torch.ones(powers.shape[:2], dtype=torch.bool, device=powers.device)
-        else:
-            heard = F.interpolate(weights[:, None], size=count, mode="nearest")[:, 0] > 0.5
-        level = F.pad(waveforms[:, 0], (0, count * HOP_SAMPLES - waveforms.shape[2]))
-        level = level.reshape(len(level), count, HOP_SAMPLES).square().mean(dim=2)
-        partials, rows = [], []
-        for row in range(len(powers)):
-            frames = powers[row, heard[row]]
-            if len(frames) < MIN_FRAMES:
-                continue
-            # Quiet speakers are raised to -30 dBFS, as upstream does to an utterance; loud ones are left alone.
-            power = level[row, heard[row]].mean().clamp(min=1e-12)
-            frames = frames * (10 ** (TARGET_DBFS / 10) / power).clamp(min=1.0)
-            if len(frames) < PARTIAL_FRAMES:
-                frames = frames.repeat(-(-PARTIAL_FRAMES // len(frames)), 1)[:PARTIAL_FRAMES]
-            for start in range(0, len(frames) - PARTIAL_FRAMES + 1, STEP_FRAMES):
-                partials.append(frames[start : start + PARTIAL_FRAMES])
-                rows.append(row)
-        embeddings = torch.full((len(powers), self.dimension), torch.nan, device=powers.device)
-        if partials:
-            _, (state, _) = self.lstm(torch.stack(partials))
-            vectors = torch.relu(self.linear(state[-1]))
-            vectors = vectors / vectors.norm(dim=1, keepdim=True)
-            owner = torch.tensor(rows, device=powers.device)
-            for row in sorted(set(rows)):
-                mean = vectors[owner == row].mean(dim=0)
-                embeddings[row] = mean / mean.norm()
-        return embeddings
+        found = np.full((len(sounds), DIMENSION), np.nan)
+        alike: dict[int, list[int]] = defaultdict(list)
+        cut = [centre(sound) if len(sound) >= MIN_FRAMES else None for sound in sounds]
+        for number, frames in enumerate(cut):
+            if frames is not None:
+                alike[len(frames)].append(number)
+        for _, numbers in sorted(alike.items()):
+            given = torch.from_numpy(np.stack([cut[number] for number in numbers])).to(self.device)
+            found[numbers] = self.compensate(unit(self.model(given).cpu().numpy().astype(np.float64)))
+        return found
 
 
-def load_segmentation() -> PyanNet:
-    """segmentation-3.0: who of up to 3 speakers speaks in each 17 ms of 10 s, two at once at most."""
-    saved = torch.load(models.verified("pyannote-segmentation-3.0"), map_location="cpu", weights_only=True)
-    model = PyanNet(
-        **{name: saved["model"][name] for name in ("sample_rate", "num_channels", "sincnet", "lstm", "linear")}
-    )
-    model.specifications = Specifications(
-        problem=Problem.MONO_LABEL_CLASSIFICATION,
-        resolution=Resolution.FRAME,
-        duration=saved["inference"]["duration"],
-        warm_up=(0.0, 0.0),
-        classes=["speaker#1", "speaker#2", "speaker#3"],
-        powerset_max_classes=2,
-        permutation_invariant=True,
-    )
-    model.build()
-    model.load_state_dict(saved["state_dict"])
+def features(samples: np.ndarray) -> np.ndarray:
+    """Log-mel powers (frames, MELS) every 10 ms of float32 (samples,) at 16 kHz, by Kaldi's definition, undithered."""
+    if len(samples) < WIDTH_SAMPLES:
+        return np.zeros((0, MELS), np.float32)
+    scaled = torch.from_numpy(samples)[None] * 32768
+    powers: np.ndarray = torchaudio.compliance.kaldi.fbank(
+        scaled, num_mel_bins=MELS, sample_frequency=SAMPLE_RATE, dither=0.0
+    ).numpy()
+    return powers
+
+
+def centre(frames: np.ndarray) -> np.ndarray:
+    """The middle of the frames, cut or repeated to one of `LENGTHS`, without its mean: what the network is given."""
+    length = max((length for length in LENGTHS if length <= len(frames)), default=LENGTHS[0])
+    first = max(0, (len(frames) - length) // 2)
+    middle = frames[first : first + length]
+    repeated = np.tile(middle, (-(-length // len(middle)), 1))[:length]
+    return repeated - middle.mean(axis=0)
+
+
+def load_embedding() -> torch.nn.Module:
+    """CAM++ with its own weights."""
+    folder = models.verified("campplus")
+    # The package itself cannot be imported: it loads clustering libraries that nothing here needs.
+    spec = importlib.util.spec_from_file_location("speechmill_campplus", folder / "camplusplus.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model: torch.nn.Module = module.CAMPPlus(feat_dim=MELS, embedding_size=DIMENSION)
+    state = torch.load(folder / "campplus_cn_en_common.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
     return model.eval()
-
-
-def load_embedding() -> GE2E:
-    """GE2E with Resemblyzer's weights."""
-    state = torch.load(models.verified("ge2e"), map_location="cpu", weights_only=True)["model_state"]
-    model = GE2E()
-    # The two similarity scalars belong to the training loss.
-    model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("similarity_")})
-    return model.eval()
-
-
-class OfflineDiarization(SpeakerDiarization):
-    """`SpeakerDiarization` on the two models above with agglomerative clustering; nothing is downloaded.
-
-    `settings` are those of `SpeakerDiarization` (segmentation_step, batch sizes). Call `instantiate` before use.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            segmentation=load_segmentation(),
-            embedding=load_embedding(),
-            plda=object.__new__(PLDA),  # asked for whatever the clustering, used by VBx only
-            clustering="AgglomerativeClustering",
-            **settings,
-        )

@@ -1,8 +1,15 @@
-"""Diarization error rate of the stage on real recordings with references, overlap scored, and its cost."""
+"""Diarization on recordings with references: error and its parts, number of speakers, confidences, settings, speed.
 
+FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate` wrote.
+"""
+
+import dataclasses
+import itertools
 import os
 import sys
 import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +18,7 @@ os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import click
+import numpy as np
 import pyarrow.csv
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
@@ -20,55 +28,193 @@ from sounds import RECORDINGS, ArraySound
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
 
+PARTS = ("missed detection", "false alarm", "confusion")
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "one_speaker_prior": (-4, -2, -1, 0, 1, 2, 3, 4, 6, 8),
+    "min_speaker_s": (0, 0.5, 1, 1.5, 2, 3, 5, 8),
+    "min_speaker_share": (0, 0.005, 0.01, 0.02, 0.04, 0.08),
+    "window_step_s": (1, 2, 2.5, 5, 7.5, 10),
+}
 
-def diarized(stage: Diarize, vad: Vad, sound: ArraySound) -> Annotation:
-    """The stage's turns as pyannote's metrics want them."""
-    row = stage.annotate(sound, {"vad": vad.annotate(sound, {})})
-    annotation = Annotation()
+
+@dataclasses.dataclass
+class Recording:
+    """A recording with what is known of it."""
+
+    name: str
+    group: str
+    sound: ArraySound
+    speakers: int
+    reference: Annotation | None
+    vad: dict[str, Any]
+
+
+class Tally:
+    """Error rates of several recordings, and of how many the number of speakers was right."""
+
+    def __init__(self) -> None:
+        self.metrics = [DiarizationErrorRate(collar=collar) for collar in (0.0, 0.5)]
+        self.counts: Counter[tuple[int, int]] = Counter()
+
+    def add(self, recording: Recording, found: Annotation) -> list[float]:
+        """Error of this recording alone, without a collar and with +-0.25 s; NaN without a reference."""
+        self.counts[recording.speakers, len(found.labels())] += 1
+        if recording.reference is None:
+            return [np.nan, np.nan]
+        scored = Timeline([Segment(0, recording.sound.num_samples / 16000)])
+        return [float(metric(recording.reference, found, uem=scored)) for metric in self.metrics]
+
+    def __str__(self) -> str:
+        right = sum(count for (true, found), count in self.counts.items() if true == found)
+        text = f"speakers right {right:>3} of {self.counts.total():<3}"
+        if any(self.metrics[0].accumulated_.values()):
+            strict = self.metrics[0]
+            shares = [100 * strict.accumulated_[part] / max(strict.accumulated_["total"], 1e-9) for part in PARTS]
+            text += f"  error {100 * abs(strict):5.1f} (missed {shares[0]:.1f}, false {shares[1]:.1f}, "
+            text += f"confusion {shares[2]:.1f})  +-0.25 s {100 * abs(self.metrics[1]):5.1f}"
+        return text
+
+
+def recordings(folder: Path, only: str, most: int | None) -> Iterator[Recording]:
+    """Mono recordings with a known number of speakers."""
+    vad = Vad(VadConfig())
+    vad.setup()
+    listed: list[tuple[Path, str, int, Annotation | None]] = []
+    if (folder / "truth.rttm").is_file():
+        references = load_rttm(folder / "truth.rttm")
+        for path in sorted((folder / "conversations").glob("*.flac")):
+            reference = references.get(path.stem, Annotation())
+            listed.append((path, f"{len(reference.labels())} speakers", len(reference.labels()), reference))
+    else:
+        index = pyarrow.csv.read_csv(folder / "index.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
+        for row in index.to_pylist():
+            if str(row["channels"]) != "1" or not str(row["n_speakers"]).isdecimal():
+                continue
+            named = (row["reference"] or "").split(" ")[0]
+            reference = next(iter(load_rttm(folder / named).values())) if named.endswith(".rttm") else None
+            listed.append((folder / row["path"], Path(row["path"]).parent.name, int(row["n_speakers"]), reference))
+    for path, group, speakers, reference in [entry for entry in listed if only in str(entry[0])][:most]:
+        sound = ArraySound.from_file(path)
+        yield Recording(path.name, group, sound, speakers, reference, {"vad": vad.annotate(sound, {})})
+
+
+def annotation(row: dict[str, Any]) -> Annotation:
+    """The turns of a row as pyannote's metrics want them."""
+    found = Annotation()
     for number, turn in enumerate(row["turns"]):
-        annotation[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
-    return annotation
+        found[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
+    return found
+
+
+def calibration(pairs: list[tuple[float, float, float]], what: str) -> None:
+    """Print the mean of what was said and of what was true in tenths of (said, true, weight), in order of said."""
+    print(f"\n{what}: said, true, weight")
+    ordered = np.array(sorted(pairs)).reshape(-1, 3)
+    for part in np.array_split(ordered, min(10, max(1, len(ordered) // 5))):
+        said, true = (np.average(part[:, column], weights=np.maximum(part[:, 2], 1e-9)) for column in (0, 1))
+        print(f"  {said:.3f}  {true:.3f}  {part[:, 2].sum():.0f}")
+
+
+def judged_turns(recording: Recording, row: dict[str, Any], found: Annotation) -> Iterator[tuple[float, float, float]]:
+    """Of each turn its confidence, the share of it in which its speaker speaks, and its length in seconds."""
+    assert recording.reference is not None
+    mapping = DiarizationErrorRate().optimal_mapping(recording.reference, found)
+    for turn in row["turns"]:
+        if turn["confidence"] is not None:
+            span = Segment(turn["start_s"], turn["end_s"])
+            true = mapping.get(turn["speaker"])
+            spoken = recording.reference.label_timeline(true).support() if true is not None else Timeline()
+            yield turn["confidence"], spoken.crop(span).duration() / span.duration, span.duration
+
+
+def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> None:
+    """Error and number of speakers over a range of each setting, the others at their defaults."""
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    analysed: dict[float, list[Any]] = {}
+    for name, values in SWEEPS.items():
+        for value in values:
+            changed = dataclasses.replace(config, **{name: value})
+            stage = Diarize(changed)
+            stage.setup()
+            step = changed.window_step_s
+            if step not in analysed:  # the models need not hear everything again for what is decided afterwards
+                analysed[step] = [stage.diarizer.analyse(recording.sound.samples[0]) for recording in heard]
+            tally = Tally()
+            for recording, said in zip(heard, analysed[step], strict=True):
+                chunk = dataclasses.asdict(stage.diarizer.decide(*said, recording.sound.num_samples))
+                row = stage.join(recording.sound, recording.vad, [chunk] if recording.vad["vad"]["segments"] else [])
+                tally.add(recording, annotation(row))
+            right = sum(count for (true, found), count in tally.counts.items() if true == found)
+            curves.setdefault(name, []).append((value, 100 * abs(tally.metrics[0]), 100 * right / len(heard)))
+            print(f"{name:<20}{value:>8}  {tally}", flush=True)
+    if plot is not None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3), sharey=True, layout="constrained")
+        for axis, (name, points) in zip(axes, curves.items(), strict=True):
+            axis.plot([p[0] for p in points], [p[1] for p in points], "o-", label="diarization error rate, %")
+            axis.plot([p[0] for p in points], [p[2] for p in points], "s--", label="number of speakers right, %")
+            axis.axvline(getattr(config, name), color="grey", linewidth=0.8)
+            axis.set_xlabel(name)
+        axes[0].legend(fontsize="small")
+        figure.savefig(plot)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=RECORDINGS)
 @click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", help="a number in DiarizeConfig")
 @click.option("--only", default="", help="part of the names to run")
-def main(folder: Path, settings: tuple[str, ...], only: str) -> None:
-    """Diarize what FOLDER/index.tsv gives an RTTM reference for, mono files only."""
-    if not (folder / "index.tsv").is_file():
-        print(f"diarization: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
+@click.option("--most", type=int, help="most recordings")
+@click.option("--sweep", "sweeping", is_flag=True, help="error over a range of each setting instead")
+@click.option("--plot", type=click.Path(path_type=Path), help="file for the curves of --sweep")
+def main(
+    folder: Path, settings: tuple[str, ...], only: str, most: int | None, sweeping: bool, plot: Path | None
+) -> None:
+    """Diarize the mono recordings of FOLDER whose number of speakers is known."""
+    if not any((folder / name).is_file() for name in ("index.tsv", "truth.rttm")):
+        print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
         return
+    types = {field.name: type(field.default) for field in dataclasses.fields(DiarizeConfig)}
     changed: dict[str, Any] = {
-        name: float(value) for name, _, value in (setting.partition("=") for setting in settings)
+        name: types[name](float(value)) for name, _, value in (setting.partition("=") for setting in settings)
     }
-    if "min_cluster_size" in changed:
-        changed["min_cluster_size"] = int(changed["min_cluster_size"])
-    stage, vad = Diarize(DiarizeConfig(**changed)), Vad(VadConfig())
+    config = DiarizeConfig(**changed)
+    if sweeping:
+        sweep([r for r in recordings(folder, only, most) if r.reference is not None], config, plot)
+        return
+    stage = Diarize(config)
     stage.setup()
-    vad.setup()
-    index = pyarrow.csv.read_csv(folder / "index.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
-    metrics: dict[str, list[DiarizationErrorRate]] = {}
-    print(f"{'recording':<40}{'speakers':>9}{'found':>7}{'DER %':>8}{'+-0.25 s':>10}{'CPU s per s':>13}")
-    for row in index.to_pylist():
-        reference_file = (row["reference"] or "").split(" ")[0]
-        if not reference_file.endswith(".rttm") or str(row["channels"]) != "1" or only not in row["path"]:
-            continue
-        (reference,) = load_rttm(folder / reference_file).values()
-        sound = ArraySound.from_file(folder / row["path"])
-        duration_s = sound.num_samples / 16000
+    tallies: defaultdict[str, Tally] = defaultdict(Tally)
+    turns: list[tuple[float, float, float]] = []
+    counts: list[tuple[float, float, float]] = []
+    heard_s = cpu_s = 0.0
+    print(f"{'recording':<44}{'speakers':>9}{'found':>7}{'error %':>9}{'+-0.25 s':>10}{'CPU s per s':>13}")
+    for recording in recordings(folder, only, most):
         begun = time.process_time()
-        found = diarized(stage, vad, sound)
-        cpu = (time.process_time() - begun) / duration_s
-        scored = Timeline([Segment(0, duration_s)])
-        group = metrics.setdefault(Path(row["path"]).parent.name, [DiarizationErrorRate(collar=c) for c in (0.0, 0.5)])
-        strict, loose = [100 * metric(reference, found, uem=scored) for metric in group]
-        print(
-            f"{row['path']:<40}{len(reference.labels()):>9}{len(found.labels()):>7}{strict:>8.1f}{loose:>10.1f}{cpu:>13.3f}",
-            flush=True,
-        )
-    for name, (strict, loose) in metrics.items():
-        print(f"all of {name:<49}{100 * abs(strict):>8.1f}{100 * abs(loose):>10.1f}")
+        row = stage.annotate(recording.sound, recording.vad)
+        spent_s, length_s = time.process_time() - begun, recording.sound.num_samples / 16000
+        heard_s, cpu_s = heard_s + length_s, cpu_s + spent_s
+        found = annotation(row)
+        strict, loose = tallies[recording.group].add(recording, found)
+        tallies["all"].add(recording, found)
+        if recording.reference is not None:
+            turns += judged_turns(recording, row, found)
+        if row["speakers_confidence"] is not None:
+            counts.append((row["speakers_confidence"], float(len(found.labels()) == recording.speakers), 1.0))
+        line = f"{recording.name[-42:]:<44}{recording.speakers:>9}{len(found.labels()):>7}"
+        print(f"{line}{100 * strict:>9.1f}{100 * loose:>10.1f}{spent_s / length_s:>13.3f}", flush=True)
+    print()
+    for group, tally in sorted(tallies.items()):
+        print(f"{group:<20}{tally}")
+    print("\nspeakers found, by how many there are:")
+    for true, entries in itertools.groupby(sorted(tallies["all"].counts.items()), key=lambda entry: entry[0][0]):
+        print(f"  {true}: " + ", ".join(f"{count} x {found}" for (_, found), count in entries))
+    calibration(turns, "confidence of turns and the share of them in which the speaker speaks")
+    calibration(counts, "confidence and correctness of the number of speakers")
+    print(f"\n{heard_s / 3600:.2f} h, {heard_s / max(cpu_s, 1e-9):.1f} times real time on one core")
 
 
 if __name__ == "__main__":

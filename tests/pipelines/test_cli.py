@@ -66,9 +66,9 @@ def test_ingest_tells_what_it_left_out_by_suffix(tmp_path: Path, conversation: P
 
 def test_models_are_listed_verified_and_found() -> None:
     assert "campplus" in speechmill("models", "list").stdout
-    verified = speechmill("models", "verify", "silero-vad", "ge2e")
+    verified = speechmill("models", "verify", "silero-vad", "campplus")
     assert (verified.returncode, verified.stdout.count(" ok\n")) == (0, 2)
-    assert speechmill("models", "where", "ge2e").stdout.endswith("resemblyzer/pretrained.pt\n")
+    assert speechmill("models", "where", "silero-vad").stdout.endswith("silero_vad.jit\n")
 
 
 def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conversation: Path) -> None:
