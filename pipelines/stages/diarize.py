@@ -38,7 +38,7 @@ class DiarizeConfig:
     """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it stood for."""
     window_step_s: float = 5.0
     """Distance in seconds of the windows of 10 s in which voices are told apart. Built-in pipeline only."""
-    one_speaker_prior: float = 1.5
+    one_speaker_prior: float = 1.0
     """Log odds that any two groups of speech are one speaker's before they are compared: more finds fewer speakers.
     Built-in pipeline only."""
     min_speaker_s: float = 1.5
