@@ -140,8 +140,7 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
     counts = np.bincount(window, minlength=len(windows))
     begun_s = windows.starts_s[window]
     inside = {
-        "speaker": pc.struct_field(told, "speaker").take(turn),
-        "track": pc.struct_field(told, "track").take(turn),
+        **{field.name: pc.struct_field(told, field.name).take(turn) for field in schemas.TURN},
         "start_s": pa.array(rounded(np.maximum(turns.starts_s[turn], begun_s) - begun_s)),
         "end_s": pa.array(rounded(np.minimum(turns.ends_s[turn], windows.ends_s[window]) - begun_s)),
     }

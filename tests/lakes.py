@@ -38,7 +38,10 @@ def write_lake(root: Path | str, batches: list[list[dict[str, Any]]]) -> Lake:
             segments = [{"track": 0, "start_s": start, "end_s": end} for start, end in spans]
             share = covered_s(spans) / row["duration_s"]
             stages["vad"].append(base | {"segments": segments, "speech_share": share})
-            turns = [segment | {"speaker": f"S{n % 2}"} for n, segment in enumerate(segments)]
+            turns = [
+                segment | {"speaker": f"S{n % 2}", "confidence": 0.5 + 0.25 * (n % 2)}
+                for n, segment in enumerate(segments)
+            ]
             stages["diarize"].append(base | {"turns": turns, "num_speakers": min(2, len(turns))})
         lake.write(lake.recordings_key(name), schemas.table(recordings, schemas.RECORDINGS))
         for stage, rows in stages.items():

@@ -48,8 +48,8 @@ def test_every_recording_has_one_verdict_and_all_its_reasons(tmp_path: Path) -> 
         (8.0, 3.0, False, ["spoken"]),
     ]
     assert windows[1]["turns"] == [
-        {"speaker": "S0", "track": 0, "start_s": 0.0, "end_s": 1.0},
-        {"speaker": "S1", "track": 0, "start_s": 2.0, "end_s": 4.0},
+        {"speaker": "S0", "track": 0, "start_s": 0.0, "end_s": 1.0, "confidence": 0.5},
+        {"speaker": "S1", "track": 0, "start_s": 2.0, "end_s": 4.0, "confidence": 0.75},
     ]
     assert funnel.part("recordings", "kept") == (1, 20.0)
     assert funnel.remainder_s == 4.0
