@@ -166,8 +166,11 @@ class Sortformer:
                 else:
                     latest[speaker] = len(turns)
                     turns.append((start, speaker, end))
-        hop_s = self._extractor.hop_length / SAMPLE_RATE
-        return [(f"speaker {speaker}", start * hop_s, end * hop_s) for start, speaker, end in sorted(turns)]
+        hop = self._extractor.hop_length
+        return [
+            (f"speaker {speaker}", start * hop / SAMPLE_RATE, end * hop / SAMPLE_RATE)
+            for start, speaker, end in sorted(turns)
+        ]
 
     def _steps(self, read: Read, num_samples: int) -> Iterator[tuple[int, np.ndarray]]:
         """First frame of each step, and who speaks in its frames: bool (frames, speakers)."""
