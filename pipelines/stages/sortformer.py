@@ -73,17 +73,18 @@ def load(
         extractor = NemotronAsrStreamingFeatureExtractor.from_pretrained(path, local_files_only=True)
         # A configuration may name kernels of others by its kind of attention, which are downloaded and run.
         config = Nemotron3DiarizationConfig.from_pretrained(path, local_files_only=True)
-        model, told = Nemotron3DiarizationForAudioFrameClassification.from_pretrained(
+        model, loaded = Nemotron3DiarizationForAudioFrameClassification.from_pretrained(
             path, config=config, attn_implementation="sdpa", dtype="float32", use_safetensors=True,
             local_files_only=True, output_loading_info=True,
         )  # fmt: skip
-        if missing := sorted(told["missing_keys"]):
+        if missing := sorted(loaded["missing_keys"]):
             raise ValueError(f"the weights lack {len(missing)} tensors, {missing[0]} among them")
         return Sortformer(model, extractor, name, device, precision, threads, threshold)
     except (
         OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError, SafetensorError,
     ) as error:  # fmt: skip
-        what = f"model {name!r}: {path} is no Sortformer that transformers loads: {error!s:.300}"
+        told = " ".join(str(error).split())
+        what = f"model {name!r}: {path} is no Sortformer that transformers loads: {told:.300}"
         raise SpeechmillError(what, REMEDY) from error
 
 
