@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
 from pipelines.stages.clustering import log_odds
 from pipelines.stages.confidence import of_count
 from pipelines.stages.linking import centroid, chunk_edges, link
+from pipelines.stages.sortformer import is_sortformer
 from pipelines.stages.turns import summary
 from runtime import models
 from runtime.batches import PRECISIONS, resolve_device
@@ -31,7 +33,8 @@ class DiarizeConfig:
     """Defaults: segmentation-3.0 and CAM++ embeddings, both from installed packages. See docs/diarization.md."""
 
     pipeline: str | None = None
-    """A whole pyannote pipeline instead: hub id, folder or config.yaml. Of its files none is run, unless `trust`."""
+    """Another model instead: a pyannote pipeline or a Sortformer for transformers, by hub id, folder or config.yaml. Of
+    its files none is run, unless `trust`."""
     trust: bool = False
     """Load a pipeline whose files may run code of their own: other classes than pyannote's, pickled checkpoints."""
     revision: str | None = None
@@ -52,8 +55,8 @@ class DiarizeConfig:
     link_threshold: float = 0.15
     """Cosine distance up to which speakers of different chunks are one, for another pipeline: it belongs to its
     embedding. The built-in pipeline links by the log odds by which it clusters."""
-    batch_size: int = 32
-    """Windows in one call of either model."""
+    batch_size: int = 8
+    """Windows, or stretches of equal length, in one call of a model: 8 is fastest on a CPU, a GPU wants 32 or more."""
     recordings_at_once: int = 1
     """Recordings whose windows share calls: where most are short, a GPU wants many. Results move in the last digits."""
     threads: int = 1
@@ -127,6 +130,14 @@ class Diarize(Stage):
         named, revision = self.config.pipeline, self.config.revision
         return f"{named}@{revision}" if named and revision else named
 
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether the model hears each recording as a whole: a Sortformer does, see `pipelines.stages.sortformer`."""
+        try:
+            return self._named is not None and is_sortformer(models.resolve(self._named)[0])
+        except SpeechmillError:  # told with its remedy where the model is loaded
+            return False
+
     def setup(self) -> None:
         # pyannote sends usage metrics unless told not to, and reads this when imported.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
@@ -148,6 +159,11 @@ class Diarize(Stage):
                 config.max_speakers,
                 *models_at,
             )
+        elif self._whole:
+            if config.max_speakers is not None:
+                what = f"pipeline {self._named!r}: a Sortformer takes no max_speakers"
+                raise SpeechmillError(what, "remove max_speakers from [annotate.diarize]")
+            self.diarizer = diarizers.Sortformer(self._named, config.device, config.precision, config.threads)
         else:
             self.diarizer = diarizers.Pyannote(self._named, config.trust, config.max_speakers, *models_at)
 
@@ -158,7 +174,8 @@ class Diarize(Stage):
         if sound.tracks > 1:
             return []
         speech = [(row["start_s"], row["end_s"]) for row in known["vad"]["segments"]]
-        edges = chunk_edges(sound.num_samples / sound.sample_rate, self.config.chunk_s, speech)
+        duration_s = sound.num_samples / sound.sample_rate
+        edges = [0.0, duration_s] if self._whole else chunk_edges(duration_s, self.config.chunk_s, speech)
         return [
             (start, end)
             for start, end in itertools.pairwise(edges)
@@ -168,7 +185,11 @@ class Diarize(Stage):
     def hear(self, sound: Sound, chunk: Span) -> Row:
         """`pipelines.stages.diarizers.Heard` of a chunk as plain values, times in seconds from the chunk's start."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
-        return dataclasses.asdict(self.diarizer(sound.read(first, last)[0], sound.recording_id))
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return sound.read(first + start, first + stop)[0]
+
+        return dataclasses.asdict(self.diarizer(read, last - first, sound.recording_id))
 
     def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
         if sound.tracks > 1:

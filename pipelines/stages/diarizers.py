@@ -1,4 +1,4 @@
-"""What hears who speaks when in one chunk of sound: the built-in pipeline, or a pyannote pipeline of others.
+"""What hears who speaks when in one chunk of sound: the built-in pipeline, a pyannote pipeline or a Sortformer.
 
 Imported by the diarize stage only: everything here needs the `diarize` extra.
 """
@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pipelines.stages import sortformer
 from pipelines.stages.clustering import cluster
 from pipelines.stages.segmentation import Segmentation
+from pipelines.stages.sortformer import Read
 from pipelines.stages.speakers import DIMENSION, HOP_SAMPLES, LENGTHS, WIDTH_SAMPLES, SpeakerEmbedding, features
 from pipelines.stages.stretches import (
     FRAME_STEP,
@@ -51,8 +53,8 @@ class Heard:
 class Diarizer(Protocol):
     """Models that are loaded."""
 
-    def __call__(self, samples: np.ndarray, name: str) -> Heard:
-        """Who speaks when in float32 (samples,) at 16 kHz; `name` is for messages."""
+    def __call__(self, read: Read, num_samples: int, name: str) -> Heard:
+        """Who speaks when in `num_samples` at 16 kHz, which `read` gives by range; `name` is for messages."""
         ...
 
 
@@ -78,8 +80,8 @@ class BuiltIn:
         self.embedding = SpeakerEmbedding(device, batch_size, threads)
         self.limits = one_speaker_prior, min_speaker_s, min_speaker_share, max_speakers
 
-    def __call__(self, samples: np.ndarray, name: str) -> Heard:
-        return self.decide(*self.analyse(samples), len(samples))
+    def __call__(self, read: Read, num_samples: int, name: str) -> Heard:
+        return self.decide(*self.analyse(read(0, num_samples)), num_samples)
 
     def analyse(self, samples: np.ndarray) -> tuple[Windows, Stretches, np.ndarray]:
         """What the models say: windows, their stretches and the vectors (stretches, dimension) of these."""
@@ -128,6 +130,16 @@ def _sound(samples: np.ndarray, stretches: Stretches, number: int) -> np.ndarray
     return heard
 
 
+class Sortformer:
+    """A Sortformer by path or hub id, which hears a recording as a whole and gives no embeddings."""
+
+    def __init__(self, named: str, device: str, precision: str, threads: int) -> None:
+        self.model = sortformer.load(models.resolve(named)[0], named, device, precision, threads)
+
+    def __call__(self, read: Read, num_samples: int, name: str) -> Heard:
+        return Heard([(*turn, None) for turn in self.model.turns(read, num_samples)], None)
+
+
 class Pyannote:
     """A pyannote pipeline by path or hub id."""
 
@@ -155,9 +167,13 @@ class Pyannote:
         fit(pipeline._segmentation.model, "diarize, segmentation", batch_size, precision, threads)
         fit(pipeline._embedding.model_, "diarize, embedding", batch_size, threads=threads)
 
-    def __call__(self, samples: np.ndarray, name: str) -> Heard:
-        length_s = len(samples) / SAMPLE_RATE
-        file = {"waveform": torch.from_numpy(np.array(samples))[None], "sample_rate": SAMPLE_RATE, "uri": name}
+    def __call__(self, read: Read, num_samples: int, name: str) -> Heard:
+        length_s = num_samples / SAMPLE_RATE
+        file = {
+            "waveform": torch.from_numpy(np.array(read(0, num_samples)))[None],
+            "sample_rate": SAMPLE_RATE,
+            "uri": name,
+        }
         output: Any = self.pipeline(file, max_speakers=self.max_speakers)
         annotation = getattr(output, "speaker_diarization", output)
         vectors = getattr(output, "speaker_embeddings", None)

@@ -26,8 +26,8 @@ MELS = 80
 HOP_SAMPLES = 160
 WIDTH_SAMPLES = 400
 LENGTHS = (50, 75, 100, 150, 200, 250, 300, 350, 400)
-"""Frames of 10 ms that are heard. Sound is cut to the longest length that it fills, so that equal lengths share a
-batch; what is shorter than the first one is repeated."""
+"""Frames of 10 ms that are heard. Sound is repeated from its beginning to the next of them, so that equal lengths share
+a batch; of more than the last one, the middle is heard."""
 MIN_FRAMES = 12
 """Less sound than this has no embedding."""
 CHANNELS = Path(__file__).parent / "channels.npz"
@@ -103,12 +103,12 @@ def features(samples: np.ndarray) -> np.ndarray:
 
 
 def centre(frames: np.ndarray) -> np.ndarray:
-    """The middle of the frames, cut or repeated to one of `LENGTHS`, without its mean: what the network is given."""
-    length = max((length for length in LENGTHS if length <= len(frames)), default=LENGTHS[0])
-    first = max(0, (len(frames) - length) // 2)
-    middle = frames[first : first + length]
-    repeated = np.tile(middle, (-(-length // len(middle)), 1))[:length]
-    return repeated - middle.mean(axis=0)
+    """The middle of the frames, repeated to one of `LENGTHS`, without its mean: what the network is given."""
+    first = max(0, (len(frames) - LENGTHS[-1]) // 2)
+    middle = frames[first : first + LENGTHS[-1]]
+    length = min(length for length in LENGTHS if length >= len(middle))
+    repeated: np.ndarray = np.resize(middle - middle.mean(axis=0), (length, middle.shape[1]))
+    return repeated
 
 
 def load_embedding() -> torch.nn.Module:

@@ -126,7 +126,8 @@ def main(folder: Path, out: Path) -> None:
     share = np.cumsum(sizes**2) / np.sum(sizes**2)
     for name, shift in zip(sent, shifts, strict=True):
         print(f"{name:<28} moves embeddings by {np.linalg.norm(shift):.3f}")
-    print(f"{len(means)} voices, {len(sent)} channels; {DIRECTIONS} directions hold {share[DIRECTIONS - 1]:.2f} of the shifts")
+    held = share[DIRECTIONS - 1]
+    print(f"{len(means)} voices, {len(sent)} channels; {DIRECTIONS} directions hold {held:.2f} of the shifts")
     mean = by_voice.mean(axis=(0, 1))
     np.savez(out, mean=mean.astype(np.float32), directions=directions[:DIRECTIONS].astype(np.float32))
 

@@ -9,7 +9,7 @@ from sounds import ArraySound
 from test_diarize import DIARIZATION, Opens, check, diarize, embedding_of_pyannote, known, save_model
 
 from pipelines.stages.diarize import Diarize
-from pipelines.stages.speakers import load_segmentation
+from pipelines.stages.segmentation import load_segmentation
 from runtime.errors import SpeechmillError
 
 DIMENSION, KEPT = 256, 128
@@ -61,6 +61,7 @@ def sound(conversation: Path) -> ArraySound:
     return ArraySound(ArraySound.from_file(conversation).read(7 * 16000, 19 * 16000))
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_clusters_by_vbx_needs_no_trust(folder: Path, stage: Diarize, sound: ArraySound) -> None:
     heard = known((0, 0.0, 12.0))
     row = stage.annotate(sound, heard)

@@ -17,6 +17,7 @@ from transformers import (
     NemotronAsrStreamingFeatureExtractor,
 )
 
+from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.sortformer import Sortformer, is_sortformer, load
 from runtime.errors import SpeechmillError
 
@@ -246,3 +247,24 @@ def test_which_folders_are_for_transformers(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "config.yaml").touch()
     assert not is_sortformer(tmp_path)
     assert not is_sortformer(tmp_path / "config.yaml")
+
+
+def test_the_stage_hears_a_recording_by_a_sortformer_as_a_whole(tmp_path: Path, conversation: Path) -> None:
+    sound = ArraySound.from_file(conversation)
+    folder = save(tmp_path / "m", sound=sound.samples[0])
+    stage = Diarize(DiarizeConfig(pipeline=str(folder), chunk_s=10.0))
+    stage.setup()
+    heard = {"vad": {"segments": [{"track": 0, "start_s": 1.0, "end_s": 29.0}]}}
+    assert stage.chunks(sound, heard) == [(0.0, 30.0)]
+    row = stage.annotate(sound, heard)
+    expected = load(folder, "m", "cpu").turns(lambda start, stop: sound.samples[0, start:stop], sound.num_samples)
+    found = sorted((turn["start_s"], turn["end_s"]) for turn in row["turns"])
+    np.testing.assert_allclose(found, sorted((start, end) for _, start, end in expected), atol=1e-6)
+    assert row["num_speakers"] == len({speaker for speaker, *_ in expected}) > 1
+    assert (row["speakers_confidence"], set(row["speaker_confidence"].values())) == (None, {None})
+
+
+def test_a_most_of_speakers_is_refused_for_a_sortformer(tmp_path: Path) -> None:
+    stage = Diarize(DiarizeConfig(pipeline=str(save(tmp_path / "m")), max_speakers=2))
+    with pytest.raises(SpeechmillError, match="max_speakers"):
+        stage.setup()
