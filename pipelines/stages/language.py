@@ -41,18 +41,18 @@ class LanguageConfig:
     """A recording with less speech than this, over all tracks, has no language."""
     languages: Sequence[str] | None = None
     """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
-    prior_strength: float = 0.25
+    prior_strength: float = 0.2
     """How much it counts that a language has many speakers: a language with a thousandth of the speakers of another
     needs evidence of odds 1000 ** prior_strength to be preferred, once a recording. 0 counts all languages alike."""
     speakers: Mapping[str, float] = field(default_factory=dict)
     """Millions of speakers by ISO 639-1 code, where your recordings have other shares than the world: { cy = 50.0 }."""
-    language_odds: float = 20.0
+    language_odds: float = 10.0
     """Odds that the evidence for each further language in a recording must beat."""
-    switch_odds: float = 5.0
+    switch_odds: float = 3.0
     """Odds against a change of language between one window and the next of a track."""
-    floor: float = 0.05
+    floor: float = 0.02
     """Share of windows taken to tell nothing of their language: bounds what one window can say against a language."""
-    whole_s: float = 5.0
+    whole_s: float = 2.5
     """Windows with less speech than this count less, in proportion to their speech."""
     batch_size: int = 1
     """Windows in one call of the model; a GPU wants all of a recording, or of several."""

@@ -74,7 +74,9 @@ class CTranslate2Whisper:
         if compute_type == "auto":
             compute_type = "float16" if device == "cuda" else "int8"
         self._model = WhisperModel(str(path), device=device, compute_type=compute_type, cpu_threads=cpu_threads)
-        self.languages = list(self._model.supported_languages)
+        # The library lists what any Whisper tells; Cantonese, for one, came with large-v3.
+        token = self._model.hf_tokenizer.token_to_id
+        self.languages = [code for code in self._model.supported_languages if token(f"<|{code}|>") is not None]
 
     def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
         from faster_whisper.audio import pad_or_trim
