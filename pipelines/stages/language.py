@@ -35,7 +35,7 @@ class LanguageConfig:
     """Most speech in a window, pauses left out; 30 at most. A window begins and ends at pauses where it can."""
     closer_window_s: float = 5.0
     """Most speech in the windows in which speech is heard again where a window is in doubt; 0 hears nothing again."""
-    sure: float = 0.8
+    sure: float = 0.95
     """A window is in doubt if its language has less probability than this, or if the language changes beside it."""
     min_speech_s: float = 1.0
     """A recording with less speech than this, over all tracks, has no language."""

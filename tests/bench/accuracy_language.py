@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float, ...]] = {
     "switch_odds": (1.0, 2.0, 5.0, 10.0, 30.0),
     "floor": (0.001, 0.005, 0.05, 0.1, 0.2),
     "whole_s": (0.0, 1.0, 5.0, 10.0),
-    "sure": (0.5, 0.65, 0.9, 0.99),
+    "sure": (0.8, 0.9, 0.98, 0.995),
 }
 Truth = list[tuple[float, float, str]]
 
