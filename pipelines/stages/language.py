@@ -150,7 +150,7 @@ class Language(Stage):
         config = self.config
         windows = place_windows(known["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
         if not windows:
-            nothing = {"language_shares": {}, "track_languages": [], "votes": []}
+            nothing: Row = {"language_shares": {}, "track_languages": [], "votes": []}
             return {"language": None, "language_confidence": None, **nothing}
         said = self._said(sound, windows, config.window_s)
         spoken = self._decode(windows, said)
@@ -208,7 +208,7 @@ class Language(Stage):
             doubted = changes or self._alone(said[number])[spoken[number]] < config.sure
             parts.append(cut_up(window, config.closer_window_s) if doubted else [window])
         closer = [part for cut in parts if len(cut) > 1 for part in cut]
-        heard = iter(self._said(sound, closer, config.closer_window_s) if closer else ())
+        heard = iter(list(self._said(sound, closer, config.closer_window_s)) if closer else [])
         rows = []
         for window, row, cut in zip(windows, said, parts, strict=True):
             rows += [next(heard) + row * (part.heard_s / window.heard_s) for part in cut] if len(cut) > 1 else [row]
