@@ -83,8 +83,16 @@ VOTE = pa.struct(
         field("start_s", pa.float64(), "start of the window", "s"),
         field("end_s", pa.float64(), "end of the window", "s"),
         field("speech_s", pa.float64(), "speech that this vote stands for", "s"),
-        field("language", pa.string(), "most probable language, ISO 639-1"),
-        field("probability", pa.float64(), "its probability"),
+        field("language", pa.string(), "language of the window in the most probable sequence, ISO 639-1"),
+        field("probability", pa.float64(), "probability of that language by this window alone"),
+    ]
+)
+TRACK_LANGUAGE = pa.struct(
+    [
+        field("track", pa.int32(), "analysis track"),
+        field("speech_s", pa.float64(), "speech on the track", "s"),
+        field("language", pa.string(), "language with the largest share of its speech, ISO 639-1"),
+        field("shares", pa.map_(pa.string(), pa.float64()), "share of its speech in each language; all sum to 1"),
     ]
 )
 STRETCH = pa.struct(
@@ -275,12 +283,13 @@ LANGUAGE = pa.schema(
         field(
             "language_confidence",
             pa.float64(),
-            "mean probability, 0 to 1, that the model gives to that language, over windows weighted by their speech",
+            "mean probability, 0 to 1, of that language by each window alone, over windows weighted by their speech",
         ),
         field(
             "language_shares", pa.map_(pa.string(), pa.float64()), "share of the speech in each language; all sum to 1"
         ),
-        field("votes", pa.list_(VOTE), "the windows that voted"),
+        field("track_languages", pa.list_(TRACK_LANGUAGE), "languages of each track with speech"),
+        field("votes", pa.list_(VOTE), "the windows that were heard, each with its language"),
     ]
 )
 

@@ -96,10 +96,16 @@ def render(row: Mapping[str, Any]) -> None:
     _section("probe", recording, skip)
     for stage in schemas.STAGES:
         if stage in row:
-            lists = {"segments", "turns", "votes", "stretches"}
+            lists = {"segments", "turns", "track_languages", "votes", "stretches"}
             _section(stage, row[stage], skip | lists)
     _timeline(row)
     language = row.get("language") or {}
+    tracks = language.get("track_languages") or []
+    if len(tracks) > 1:
+        terminal.heading("languages by track")
+        shares = [", ".join(f"{code} {share:.2f}" for code, share in one["shares"].items()) for one in tracks]
+        rows = [[one["track"], one["speech_s"], told] for one, told in zip(tracks, shares, strict=True)]
+        terminal.table(["track", "speech_s", "shares"], rows)
     if language.get("votes"):
         terminal.heading("votes")
         terminal.table(

@@ -1,17 +1,18 @@
-"""Spoken language: Whisper's language detection on windows spread evenly over the speech, each voting for its share."""
+"""Spoken languages: Whisper's language detection on short windows, and the sequence of languages behind them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from manifests.schemas import LANGUAGE
-from pipelines.stages import whisper
+from pipelines.stages import prior, switching, whisper
 from pipelines.stages.base import Resources, Row, Sound, Stage
 from runtime import models
 from runtime.batches import Batches, resolve_device
@@ -28,14 +29,31 @@ class LanguageConfig:
     model: str = "whisper-base"
     """Name in the registry of models, local folder, or hub id of a Whisper model: for transformers, or converted for
     CTranslate2, which is faster on a CPU and needs CUDA 12 on a GPU."""
-    max_windows: int = 8
+    max_windows: int = 24
     """Windows heard in a recording; more only where more tracks than this have speech, which get one each."""
-    window_s: float = 30.0
-    """Speech in a window, pauses left out; Whisper hears 30 s at most."""
+    window_s: float = 10.0
+    """Most speech in a window, pauses left out; 30 at most. A window begins and ends at pauses where it can."""
+    closer_window_s: float = 5.0
+    """Most speech in the windows in which speech is heard again where a window is in doubt; 0 hears nothing again."""
+    sure: float = 0.95
+    """A window is in doubt if its language has less probability than this, or if the language changes beside it."""
     min_speech_s: float = 1.0
     """A recording with less speech than this, over all tracks, has no language."""
     languages: Sequence[str] | None = None
     """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
+    prior_strength: float = 0.2
+    """How much it counts that a language has many speakers: a language with a thousandth of the speakers of another
+    needs evidence of odds 1000 ** prior_strength to be preferred, once a recording. 0 counts all languages alike."""
+    speakers: Mapping[str, float] = field(default_factory=dict)
+    """Millions of speakers by ISO 639-1 code, where your recordings have other shares than the world: { cy = 50.0 }."""
+    language_odds: float = 10.0
+    """Odds that the evidence for each further language in a recording must beat."""
+    switch_odds: float = 3.0
+    """Odds against a change of language between one window and the next of a track."""
+    floor: float = 0.02
+    """Share of windows taken to tell nothing of their language: bounds what one window can say against a language."""
+    whole_s: float = 2.5
+    """Windows with less speech than this count less, in proportion to their speech."""
     batch_size: int = 1
     """Windows in one call of the model; a GPU wants all of a recording, or of several."""
     recordings_at_once: int = 1
@@ -52,10 +70,21 @@ class LanguageConfig:
         for name in ("max_windows", "cpu_threads", "batch_size", "recordings_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        for name in ("language_odds", "switch_odds"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("min_speech_s", "closer_window_s", "prior_strength", "whole_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 < self.window_s <= 30:
             raise ValueError(f"window_s must be above 0 and at most 30, not {self.window_s}")
-        if self.min_speech_s < 0:
-            raise ValueError(f"min_speech_s must be at least 0, not {self.min_speech_s}")
+        if not 0 < self.floor < 1:
+            raise ValueError(f"floor must lie between 0 and 1, not {self.floor}")
+        if not 0 <= self.sure <= 1:
+            raise ValueError(f"sure must lie between 0 and 1, not {self.sure}")
+        for code, millions in self.speakers.items():
+            if not 0 < millions < math.inf:
+                raise ValueError(f"speakers.{code} must be a number above 0, not {millions}")
         # Settled here, once a run: workers must not each find a device, and so a fingerprint, of their own.
         object.__setattr__(self, "device", resolve_device(self.device))
         if self.languages is not None and (isinstance(self.languages, str) or not self.languages):
@@ -70,16 +99,22 @@ class Window:
     spans: tuple[Span, ...]
     speech_s: float
 
+    @property
+    def heard_s(self) -> float:
+        return math.fsum(end - start for start, end in self.spans)
+
 
 class Language(Stage):
     """Rows of `manifests.schemas.LANGUAGE`.
 
-    Each track's speech, pauses taken out, is cut into equal parts. The middle of each part is heard, up to `window_s`,
-    and its most probable language gets all the part's seconds: votes sum to the speech of all tracks.
+    Each track's speech, pauses taken out, is cut at pauses into windows, of which some spread evenly are heard; each
+    stands for the speech around it. The languages are those of the most probable sequence (`switching.decode`): a
+    language must have more evidence than odds for it to be spoken at all, and to be changed to. Where windows are in
+    doubt, they are cut into shorter ones and heard again.
     """
 
     name = "language"
-    version = 1
+    version = 2
     needs = ("vad",)
     packages = ("faster_whisper",)
     schema = LANGUAGE
@@ -102,39 +137,92 @@ class Language(Stage):
         self.model = whisper.load(path, config.model, config.device, config.compute_type, config.cpu_threads)
         self.batches = Batches("language", config.batch_size, self._detect)
         known = {ISO_CODES.get(code, code) for code in self.model.languages}
-        unknown = sorted(set(config.languages or ()) - known)
+        unknown = sorted({*(config.languages or ()), *config.speakers} - known)
         if unknown:
             raise SpeechmillError(
                 f"model {config.model!r} does not tell {', '.join(unknown)}", f"choose from: {' '.join(sorted(known))}"
             )
+        self.languages = sorted(config.languages or known)
+        millions = {**prior.MILLIONS, **config.speakers}
+        self.log_prior = prior.log_prior(self.languages, millions, config.prior_strength)
 
     def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
         config = self.config
         windows = place_windows(known["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
         if not windows:
-            return {"language": None, "language_confidence": None, "language_shares": {}, "votes": []}
-        heard = self.probabilities([_samples(sound, window) for window in windows])
-        votes = [_vote(window, probabilities) for window, probabilities in zip(windows, heard, strict=True)]
+            nothing: Row = {"language_shares": {}, "track_languages": [], "votes": []}
+            return {"language": None, "language_confidence": None, **nothing}
+        said = self._said(sound, windows, config.window_s)
+        spoken = self._decode(windows, said)
+        if config.closer_window_s:
+            windows, said = self._hear_closer(sound, windows, said, spoken)
+            spoken = self._decode(windows, said)
+        votes = [
+            {
+                "track": window.track, "start_s": window.spans[0][0], "end_s": window.spans[-1][1],
+                "speech_s": window.speech_s, "language": self.languages[language],
+                "probability": float(self._alone(row)[language]),
+            }
+            for window, row, language in zip(windows, said, spoken, strict=True)
+        ]  # fmt: skip
+        shares = _shares(votes)
+        main = next(iter(shares))
+        alone = [float(self._alone(row)[self.languages.index(main)]) for row in said]
         total_s = math.fsum(window.speech_s for window in windows)
-        seconds: dict[str, float] = defaultdict(float)
-        for vote in votes:
-            seconds[vote["language"]] += vote["speech_s"]
-        # Largest first, ties by code, so that equal input gives equal rows.
-        ranked = sorted(seconds, key=lambda code: (-seconds[code], code))
-        weighted = [w.speech_s * p.get(ranked[0], 0.0) for w, p in zip(windows, heard, strict=True)]
         return {
-            "language": ranked[0],
-            "language_confidence": math.fsum(weighted) / total_s,
-            "language_shares": {code: seconds[code] / total_s for code in ranked},
+            "language": main,
+            "language_confidence": math.fsum(w.speech_s * p for w, p in zip(windows, alone, strict=True)) / total_s,
+            "language_shares": shares,
+            "track_languages": _by_track(votes),
             "votes": votes,
         }
 
-    def probabilities(self, windows: Sequence[np.ndarray]) -> list[dict[str, float]]:
-        """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most 30 s."""
-        return [self._allowed(row) for row in self.batches([(self.model.features(window),) for window in windows])]
+    def _said(self, sound: Sound, windows: Sequence[Window], most_s: float) -> np.ndarray:
+        """What each window says of each language, float64 (windows, languages)."""
+        found = self.probabilities([_samples(sound, window) for window in windows], most_s)
+        table = np.array([[row[code] for code in self.languages] for row in found])
+        weights = np.array([min(1.0, window.heard_s / (self.config.whole_s or 1e-9)) for window in windows])
+        return switching.evidence(table, self.config.floor, weights)
+
+    def _decode(self, windows: Sequence[Window], said: np.ndarray) -> list[int]:
+        """The language of each window on the most probable path, as an index of `languages`."""
+        begins = [n for n, window in enumerate(windows) if n == 0 or window.track != windows[n - 1].track]
+        costs = math.log(self.config.language_odds), math.log(self.config.switch_odds)
+        return switching.decode(said, begins, self.log_prior, *costs)
+
+    def _alone(self, said: np.ndarray) -> np.ndarray:
+        """Probability of each language, from the evidence of one window and the prior."""
+        odds: np.ndarray = np.exp(said + self.log_prior - (said + self.log_prior).max())
+        return odds / odds.sum()
+
+    def _hear_closer(
+        self, sound: Sound, windows: Sequence[Window], said: np.ndarray, spoken: Sequence[int]
+    ) -> tuple[list[Window], np.ndarray]:
+        """All windows with what they say, those in doubt cut up and heard again: each part says what it says itself,
+        and its share of what the whole window said."""
+        config = self.config
+        parts: list[list[Window]] = []
+        for number, window in enumerate(windows):
+            beside = [n for n in (number - 1, number + 1) if 0 <= n < len(windows) and windows[n].track == window.track]
+            changes = any(spoken[n] != spoken[number] for n in beside)
+            doubted = changes or self._alone(said[number])[spoken[number]] < config.sure
+            parts.append(cut_up(window, config.closer_window_s) if doubted else [window])
+        closer = [part for cut in parts if len(cut) > 1 for part in cut]
+        heard = iter(list(self._said(sound, closer, config.closer_window_s)) if closer else [])
+        rows = []
+        for window, row, cut in zip(windows, said, parts, strict=True):
+            rows += [next(heard) + row * (part.heard_s / window.heard_s) for part in cut] if len(cut) > 1 else [row]
+        return [part for cut in parts for part in cut], np.array(rows)
+
+    def probabilities(self, windows: Sequence[np.ndarray], most_s: float = 30.0) -> list[dict[str, float]]:
+        """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most
+        `most_s` long, which is 30 s or less: the shorter, the cheaper."""
+        frames = whisper.frames(most_s)
+        rows = [(self.model.features(window, frames),) for window in windows]
+        return [self._allowed(row) for row in self.batches(rows)]
 
     def _detect(self, rows: Sequence[tuple[np.ndarray]]) -> list[dict[str, float]]:
-        """Probability of every language by its code, for the features (mels, 3000) of each row."""
+        """Probability of every language by its code, for the features (mels, frames) of each row."""
         return self.model.detect(np.stack([features for (features,) in rows]))
 
     def _allowed(self, found: Mapping[str, float]) -> dict[str, float]:
@@ -155,10 +243,10 @@ def place_windows(
     Tracks share `max_windows` in proportion to their speech; every second of speech belongs to exactly one window.
 
     >>> segments = [{"track": 0, "start_s": 0.0, "end_s": 4.0}, {"track": 0, "start_s": 10.0, "end_s": 14.0}]
-    >>> for window in place_windows(segments, max_windows=2, window_s=2.0):
+    >>> for window in place_windows(segments, max_windows=2, window_s=5.0):
     ...     print(window.spans, window.speech_s)
-    ((1.0, 3.0),) 4.0
-    ((11.0, 13.0),) 4.0
+    ((0.0, 4.0),) 4.0
+    ((10.0, 14.0),) 4.0
     """
     speech: dict[int, list[Span]] = defaultdict(list)
     for segment in segments:
@@ -167,36 +255,60 @@ def place_windows(
     totals = {track: math.fsum(end - start for start, end in spans) for track, spans in speech.items()}
     if not totals or math.fsum(totals.values()) < min_speech_s:
         return []
+    pieces = {track: cut_at_pauses(sorted(spans), window_s) for track, spans in speech.items()}
+    counts = _share_out(totals, {track: len(cut) for track, cut in pieces.items()}, max_windows)
     windows = []
-    for track, count in sorted(_share_out(totals, max_windows, window_s).items()):
-        part_s = totals[track] / count
-        heard_s = min(window_s, part_s)
-        for index in range(count):
-            begin_s = index * part_s + (part_s - heard_s) / 2
-            windows.append(Window(track, _cut(sorted(speech[track]), begin_s, begin_s + heard_s), part_s))
+    for track, count in sorted(counts.items()):
+        edges = [index * len(pieces[track]) // count for index in range(count + 1)]
+        for first, last in itertools.pairwise(edges):
+            around = pieces[track][first:last]
+            around_s = math.fsum(end - start for spans in around for start, end in spans)
+            windows.append(Window(track, around[len(around) // 2], around_s))
     return windows
 
 
-def _share_out(totals: Mapping[int, float], max_windows: int, window_s: float) -> dict[int, int]:
-    """Windows by track: one each, then one at a time to the track whose windows stand for most speech."""
+def cut_at_pauses(spans: Sequence[Span], most_s: float) -> list[tuple[Span, ...]]:
+    """Spans of speech put together, in order of time, into pieces of at most `most_s` seconds of speech; a longer span
+    is cut into equal parts.
+
+    >>> cut_at_pauses([(0.0, 4.0), (5.0, 6.0), (7.0, 13.0)], 5.0)
+    [((0.0, 4.0), (5.0, 6.0)), ((7.0, 10.0),), ((10.0, 13.0),)]
+    """
+    pieces: list[list[Span]] = []
+    room_s = 0.0
+    for start, end in spans:
+        parts = max(1, math.ceil((end - start) / most_s - 1e-9))
+        edges = [start + (end - start) * part / parts for part in range(parts)] + [end]
+        for span in itertools.pairwise(edges):
+            length_s = span[1] - span[0]
+            if not pieces or length_s > room_s + 1e-9:
+                pieces.append([])
+                room_s = most_s
+            pieces[-1].append(span)
+            room_s -= length_s
+    return [tuple(piece) for piece in pieces]
+
+
+def cut_up(window: Window, most_s: float) -> list[Window]:
+    """A window as windows of at most `most_s` seconds, which share the speech that it stands for.
+
+    >>> [(part.spans, part.speech_s) for part in cut_up(Window(0, ((0.0, 2.0), (3.0, 5.0)), 40.0), 2.0)]
+    [(((0.0, 2.0),), 20.0), (((3.0, 5.0),), 20.0)]
+    """
+    heard_s = window.heard_s
+    parts = [Window(window.track, spans, 0.0) for spans in cut_at_pauses(window.spans, most_s)]
+    return [replace(part, speech_s=window.speech_s * part.heard_s / heard_s) for part in parts]
+
+
+def _share_out(totals: Mapping[int, float], most: Mapping[int, int], max_windows: int) -> dict[int, int]:
+    """Windows by track, at most `most`: one each, then one at a time where each window stands for most speech."""
     counts = dict.fromkeys(totals, 1)
     while sum(counts.values()) < max_windows:
-        track = max(counts, key=lambda track: (totals[track] / counts[track], -track))
-        if totals[track] / counts[track] <= window_s:
+        open_to_more = [track for track in counts if counts[track] < most[track]]
+        if not open_to_more:
             break  # every second of speech is heard already
-        counts[track] += 1
+        counts[max(open_to_more, key=lambda track: (totals[track] / counts[track], -track))] += 1
     return counts
-
-
-def _cut(spans: Sequence[Span], begin_s: float, end_s: float) -> tuple[Span, ...]:
-    """From `begin_s` to `end_s` on the clock of speech, which stands still in pauses, as spans of the recording."""
-    found, passed_s = [], 0.0
-    for start, end in spans:
-        first, last = max(begin_s - passed_s, 0.0), min(end_s - passed_s, end - start)
-        if last - first > 1e-6:  # rounding leaves slivers where a window ends with a stretch of speech
-            found.append((start + first, start + last))
-        passed_s += end - start
-    return tuple(found)
 
 
 def _samples(sound: Sound, window: Window) -> np.ndarray:
@@ -206,13 +318,21 @@ def _samples(sound: Sound, window: Window) -> np.ndarray:
     )
 
 
-def _vote(window: Window, probabilities: Mapping[str, float]) -> Row:
-    language, probability = min(probabilities.items(), key=lambda item: (-item[1], item[0]))
-    return {
-        "track": window.track,
-        "start_s": window.spans[0][0],
-        "end_s": window.spans[-1][1],
-        "speech_s": window.speech_s,
-        "language": language,
-        "probability": probability,
-    }
+def _shares(votes: Sequence[Row]) -> dict[str, float]:
+    """Share of the speech in each language: largest first, ties by code, so that equal input gives equal rows."""
+    seconds: dict[str, float] = defaultdict(float)
+    for vote in votes:
+        seconds[vote["language"]] += vote["speech_s"]
+    total_s = math.fsum(seconds.values())
+    return {code: seconds[code] / total_s for code in sorted(seconds, key=lambda code: (-seconds[code], code))}
+
+
+def _by_track(votes: Sequence[Row]) -> list[Row]:
+    """For each track with speech: its speech and the shares of languages in it."""
+    found = []
+    for track, cast in itertools.groupby(votes, key=lambda vote: vote["track"]):
+        own = list(cast)
+        shares = _shares(own)
+        speech_s = math.fsum(vote["speech_s"] for vote in own)
+        found.append({"track": track, "speech_s": speech_s, "language": next(iter(shares)), "shares": shares})
+    return found

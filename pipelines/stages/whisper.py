@@ -7,6 +7,7 @@ bring: there transformers runs on the GPU that torch sees.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,18 @@ import numpy as np
 from manifests.install import install
 from runtime.errors import MissingExtraError, SpeechmillError
 
-FEATURE_FRAMES = 3000
-"""Frames of 10 ms that Whisper is given."""
+FRAMES_PER_S = 100
+MOST_FRAMES = 3000
+"""What Whisper was trained to hear at once. Its encoder takes less as well, for less time."""
+
+
+def frames(most_s: float) -> int:
+    """Frames for windows of at most `most_s` seconds: a second of silence follows them, as in the model's training.
+
+    >>> frames(10.0), frames(30.0)
+    (1100, 3000)
+    """
+    return min(MOST_FRAMES, 2 * math.ceil((most_s + 1) * FRAMES_PER_S / 2))
 
 
 class Whisper(Protocol):
@@ -26,12 +37,13 @@ class Whisper(Protocol):
     languages: list[str]
     """Codes of the languages that it tells."""
 
-    def features(self, window: np.ndarray) -> np.ndarray:
-        """Log-mel features, float32 (mels, 3000), of sound at 16 kHz, float32 (samples,), at most 30 s."""
+    def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
+        """Log-mel features, float32 (mels, count), of sound at 16 kHz, float32 (samples,), at most 30 s. `count` is
+        even."""
         ...
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
-        """Probability of each language by its code, for each row of features, float32 (rows, mels, 3000)."""
+        """Probability of each language by its code, for each row of features, float32 (rows, mels, count)."""
         ...
 
 
@@ -62,12 +74,14 @@ class CTranslate2Whisper:
         if compute_type == "auto":
             compute_type = "float16" if device == "cuda" else "int8"
         self._model = WhisperModel(str(path), device=device, compute_type=compute_type, cpu_threads=cpu_threads)
-        self.languages = list(self._model.supported_languages)
+        # The library lists what any Whisper tells; Cantonese, for one, came with large-v3.
+        token = self._model.hf_tokenizer.token_to_id
+        self.languages = [code for code in self._model.supported_languages if token(f"<|{code}|>") is not None]
 
-    def features(self, window: np.ndarray) -> np.ndarray:
+    def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
         from faster_whisper.audio import pad_or_trim
 
-        found: np.ndarray = pad_or_trim(self._model.feature_extractor(window))
+        found: np.ndarray = pad_or_trim(self._model.feature_extractor(window), count)
         return found
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
@@ -102,6 +116,7 @@ class TransformersWhisper:
         self._extractor = WhisperFeatureExtractor.from_pretrained(path)
         model: Any = WhisperForConditionalGeneration.from_pretrained(path, dtype=self._dtype)
         self._model = model.to(device).eval()
+        self._positions = self._model.get_encoder().embed_positions.weight
         try:
             tokens: dict[str, int] = json.loads((path / "generation_config.json").read_text())["lang_to_id"]
         except (OSError, ValueError, KeyError) as error:
@@ -112,9 +127,9 @@ class TransformersWhisper:
         self.languages = [_code(token) for token in tokens]
         self._tokens = list(tokens.values())
 
-    def features(self, window: np.ndarray) -> np.ndarray:
+    def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
         found: np.ndarray = self._extractor(window, sampling_rate=16000, return_tensors="np").input_features[0]
-        return found[:, :FEATURE_FRAMES]
+        return found[:, :count]
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
         import torch
@@ -123,10 +138,20 @@ class TransformersWhisper:
 
         start = torch.full((len(features), 1), self._model.config.decoder_start_token_id, device=self._device)
         with torch.inference_mode(), reproducible(self._threads):
+            self._take(features.shape[-1])
             given = torch.from_numpy(features).to(self._device, self._dtype)
             logits = self._model(input_features=given, decoder_input_ids=start).logits[:, -1, self._tokens]
             probabilities: Sequence[Sequence[float]] = logits.float().softmax(-1).cpu().numpy().tolist()
         return [dict(zip(self.languages, row, strict=True)) for row in probabilities]
+
+    def _take(self, count: int) -> None:
+        """Have the encoder take `count` frames: transformers refuses any other number than its positions stand for."""
+        import torch
+
+        encoder, positions = self._model.get_encoder(), count // 2
+        if encoder.embed_positions.num_embeddings != positions:
+            encoder.embed_positions = torch.nn.Embedding.from_pretrained(self._positions[:positions])
+            encoder.config.max_source_positions = positions
 
 
 def _code(token: str) -> str:

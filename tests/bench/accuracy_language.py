@@ -1,77 +1,257 @@
-"""Language: share of real recordings in one language whose language comes out right, by language, and what it costs."""
+"""Language: recordings in one language, whole and their openings, others put together of several, and what it costs.
 
+`--settings` decodes again over a range of each setting, `--only` takes some kinds of material.
+"""
+
+import argparse
 import csv
+import hashlib
 import os
 import platform
+import random
+import re
 import sys
 import time
 from collections import defaultdict
-from itertools import chain
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
+import numpy as np
 from sounds import RECORDINGS, ArraySound
 
+from pipelines.stages import prior
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
 from runtime.errors import SpeechmillError
 
+RATE = 16000
+KINDS = ("whole", "3s", "10s", "30s", "switching")
+RANGES: dict[str, tuple[float, ...]] = {
+    "prior_strength": (0.0, 0.1, 0.3, 0.4, 0.6, 1.0),
+    "language_odds": (1.0, 3.0, 30.0, 100.0),
+    "switch_odds": (1.0, 2.0, 5.0, 10.0, 30.0),
+    "floor": (0.001, 0.005, 0.05, 0.1, 0.2),
+    "whole_s": (0.0, 1.0, 5.0, 10.0),
+    "sure": (0.8, 0.9, 0.98, 0.995),
+}
+Truth = list[tuple[float, float, str]]
 
-def main() -> None:
-    folder = RECORDINGS
-    if not (folder / "index.tsv").is_file():
-        print(f"language: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
-        return
-    vad, language = Vad(VadConfig()), Language(LanguageConfig())
-    vad.setup()
-    language.setup()
-    files: dict[str, list[bool | None]] = defaultdict(list)  # None: no language found
-    votes: dict[str, list[tuple[bool, float]]] = defaultdict(list)
-    unspoken: list[str | None] = []
-    cpu_s = 0.0
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {language.config}")
-    with (folder / "index.tsv").open(encoding="utf-8") as index:
+
+@dataclass(frozen=True)
+class Case:
+    """A sound with what is said in it: spans of seconds with their language, and its voice activity."""
+
+    name: str
+    kind: str
+    half: str
+    sound: ArraySound
+    truth: Truth
+    heard: dict[str, Any]
+
+    def shares(self) -> dict[str, float]:
+        """Share of the speech that voice activity finds, by language."""
+        seconds: dict[str, float] = defaultdict(float)
+        for segment in self.heard["segments"]:
+            for start, end, language in self.truth:
+                seconds[language] += max(0.0, min(end, segment["end_s"]) - max(start, segment["start_s"]))
+        total = sum(seconds.values())
+        return {code: part / total for code, part in seconds.items() if part} if total else {self.truth[0][2]: 1.0}
+
+
+class Remembering(Language):
+    """Hears every window once, so that settings can be compared; counts windows and CPU seconds by length."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.remembered: dict[tuple[bytes, float], dict[str, float]] = {}
+        self.cost: dict[float, list[float]] = defaultdict(list)
+
+    def probabilities(self, windows: Any, most_s: float = 30.0) -> list[dict[str, float]]:
+        found = []
+        for window in windows:
+            key = hashlib.sha256(window.tobytes()).digest(), most_s
+            if key not in self.remembered:
+                begun = time.process_time()
+                (self.remembered[key],) = super().probabilities([window], most_s)
+                self.cost[most_s].append(time.process_time() - begun)
+            found.append(self.remembered[key])
+        return found
+
+
+def half_of(path: str) -> str:
+    """The half of the voices that a recording belongs to, by a hash of its name without band, format and number."""
+    voice = re.match(r"[^_.0-9]*", path.rpartition("/")[2])
+    assert voice is not None
+    return "tuning" if hashlib.sha256(voice[0].encode()).digest()[0] % 2 == 0 else "test"
+
+
+def recordings(vad: Vad) -> Iterator[Case]:
+    with (RECORDINGS / "index.tsv").open(encoding="utf-8") as index:
         rows = list(csv.DictReader(index, delimiter="\t"))
     for row in rows:
         truth = row["language"]
         if len(truth) != 2 and truth != "zxx":
             continue  # unknown, or several languages
         try:
-            sound = ArraySound.from_file(folder / row["path"])
+            sound = ArraySound.from_file(RECORDINGS / row["path"])
         except SpeechmillError as error:
             print(f"  {row['path']}: not decoded: {error}")
             continue
-        heard = vad.annotate(sound, {})
-        begun = time.process_time()
-        found = language.annotate(sound, {"vad": heard})
-        cpu_s += time.process_time() - begun
-        if truth == "zxx":
-            unspoken.append(found["language"])
-        else:
-            files[truth].append(None if found["language"] is None else found["language"] == truth)
-            votes[truth] += [(vote["language"] == truth, vote["speech_s"]) for vote in found["votes"]]
-        if found["language"] != (None if truth == "zxx" else truth):
-            print(
-                f"  {row['path']}: {truth}, found {found['language']} (confidence "
-                f"{found['language_confidence'] or 0:.2f}, speech {heard['speech_s']:.1f} s)"
+        spans = [(0.0, sound.num_samples / RATE, truth)]
+        yield Case(row["path"], "whole", half_of(row["path"]), sound, spans, vad.annotate(sound, {}))
+
+
+def opening(case: Case, seconds: int, vad: Vad) -> Case | None:
+    if case.sound.num_samples <= seconds * RATE:
+        return None
+    sound = ArraySound(case.sound.samples[:, : seconds * RATE])
+    return replace(case, kind=f"{seconds}s", sound=sound, heard=vad.annotate(sound, {}))
+
+
+def switching(cases: list[Case], vad: Vad, count: int) -> Iterator[Case]:
+    """Recordings of 40 to 90 s in two or three languages: stretches of 3 to 15 s of one-language recordings of a half,
+    at equal levels, every third as it is, through a telephone's band, and with noise 10 dB below."""
+    noise = ArraySound.from_file(RECORDINGS / "speechbrain/noise1.flac").samples[0]
+    for half in ("tuning", "test"):
+        voices = defaultdict(list)
+        for case in cases:
+            if case.half == half and case.truth[0][2] != "zxx" and case.heard["segments"]:
+                voices[case.truth[0][2]].append(case)
+        drawn = random.Random(half)
+        for number in range(count):
+            languages = drawn.sample(sorted(voices), 2 if number % 4 else 3)
+            if number % 2 == 0 and "en" not in languages:
+                languages[0] = "en"
+            weights = drawn.choice([(5, 5, 2), (8, 2, 2), (9, 1, 2)])[: len(languages)]
+            parts, truth, at_s, wanted_s = [], [], 0.0, drawn.uniform(40, 90)
+            while at_s < wanted_s:
+                language = drawn.choices(languages, weights)[0]
+                case = drawn.choice(voices[language])
+                segments = [segment for segment in case.heard["segments"] if segment["track"] == 0]
+                begin_s, length_s = drawn.choice(segments or case.heard["segments"])["start_s"], drawn.uniform(3, 15)
+                part = case.sound.samples[0, round(begin_s * RATE) : round((begin_s + length_s) * RATE)]
+                part = part * 0.05 / max(1e-4, float(np.sqrt(np.mean(np.square(part)))))
+                parts += [part, np.zeros(round(drawn.uniform(0.1, 0.8) * RATE), np.float32)]
+                end_s = at_s + (len(parts[-2]) + len(parts[-1])) / RATE
+                truth.append((at_s, end_s, language))
+                at_s = end_s
+            how = ("as it is", "telephone", "noise")[number % 3]
+            samples = np.concatenate(parts)
+            if how == "telephone":
+                spectrum = np.fft.rfft(samples)
+                hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
+                spectrum[(hertz < 300) | (hertz > 3400)] = 0
+                samples = np.fft.irfft(spectrum, len(samples))
+            elif how == "noise":
+                samples = samples + np.resize(noise, len(samples)) * 0.05 * 10**-0.5 / np.sqrt(np.mean(noise**2))
+            sound = ArraySound(samples)
+            name = f"{half} {number}, {'+'.join(languages)}, {how}"
+            yield Case(name, "switching", half, sound, truth, vad.annotate(sound, {}))
+
+
+def judge(stage: Language, cases: list[Case], tell: bool = False) -> dict[str, str]:
+    """By kind of material what came out right, in words."""
+    words = {}
+    for kind in KINDS:
+        mine = [(case, stage.annotate(case.sound, {"vad": case.heard})) for case in cases if case.kind == kind]
+        spoken = [(case, row) for case, row in mine if case.truth[0][2] != "zxx"]
+        if not spoken:
+            continue
+        told = [(case, row) for case, row in spoken if row["language"] is not None]
+        pairs = [(case.shares(), row["language_shares"]) for case, row in told]
+        errors = [sum(abs(a.get(code, 0) - b.get(code, 0)) for code in {*a, *b}) / 2 for a, b in pairs]
+        if kind == "switching":
+            missed = [code not in found for truth, found in pairs for code in truth]
+            wrong = [code for truth, found in pairs for code in found if code not in truth]
+            words[kind] = (
+                f"share error {np.mean(errors):.3f} (worst {max(errors):.2f}), languages missed {sum(missed)} of "
+                f"{len(missed)}, not spoken {len(wrong)}, in {len(told)} recordings"
             )
-    # Recordings in which too little speech is found cast no vote: votes alone flatter, so read them beside the files.
-    print("language   files right   without   votes right    seconds right")
-    everything = [(code, files[code], votes[code]) for code in sorted(files)]
-    everything.append(("all", [*chain(*files.values())], [*chain(*votes.values())]))
-    for code, right, cast in everything:
-        seconds, right_s = sum(s for _, s in cast), sum(s for ok, s in cast if ok)
-        print(
-            f"{code:<9}{right.count(True):>5} of {len(right):<5}{right.count(None):>6}"
-            f"{sum(ok for ok, _ in cast):>9} of {len(cast):<5}"
-            f"{right_s:>8.0f} of {seconds:.0f}"
+        else:
+            right = sum(row["language"] == case.truth[0][2] for case, row in told)
+            pure = sum(error <= 0.01 for error in errors)
+            words[kind] = (
+                f"{right} of {len(told)} right, {pure} with a share of 0.99, {len(spoken) - len(told)} without"
+            )
+        unspoken = [row["language"] for case, row in mine if case.truth[0][2] == "zxx"]
+        if unspoken:
+            words[kind] += f"; no speech: {unspoken.count(None)} of {len(unspoken)} without a language"
+        for (case, row), error in zip(told, errors, strict=True):
+            if tell and error > 0.01:
+                found = ", ".join(f"{code} {share:.2f}" for code, share in row["language_shares"].items())
+                truth = ", ".join(f"{code} {share:.2f}" for code, share in case.shares().items())
+                print(f"  {kind} {case.name}: {truth}; found {found} (confidence {row['language_confidence']:.2f})")
+    return words
+
+
+def reliability(stage: Language, cases: list[Case]) -> None:
+    """How often the language is right, by its confidence: of recordings and openings in one language."""
+    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for case in cases:
+        if case.kind != "switching" and case.truth[0][2] != "zxx":
+            row = stage.annotate(case.sound, {"vad": case.heard})
+            if (confidence := row["language_confidence"]) is not None:
+                bins[sum(confidence >= edge for edge in (0.4, 0.6, 0.8, 0.9))].append(
+                    (confidence, row["language"] == case.truth[0][2])
+                )
+    print("confidence   recordings   its mean   right")
+    for number, name in enumerate(("under 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 0.9", "0.9 to 1")):
+        if inside := bins[number]:
+            mean, right = np.mean([c for c, _ in inside]), np.mean([ok for _, ok in inside])
+            print(f"{name:<13}{len(inside):>10}{mean:>11.2f}{right:>8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", action="store_true", help="over a range of each setting")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument(
+        "--switching", type=int, default=12, help="recordings to put together of each half of the voices"
+    )
+    given = parser.parse_args()
+    if not (RECORDINGS / "index.tsv").is_file():
+        print(f"language: no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
+        return
+    vad, stage = Vad(VadConfig()), Remembering(LanguageConfig())
+    vad.setup()
+    stage.setup()
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {stage.config}")
+    cases = list(recordings(vad))
+    openings = [opening(case, seconds, vad) for seconds in (3, 10, 30) for case in cases if case.truth[0][2] != "zxx"]
+    cases += [one for one in openings if one]
+    if "switching" in given.only:
+        cases += switching([case for case in cases if case.kind == "whole"], vad, given.switching)
+    cases = [case for case in cases if case.kind in given.only]
+    for kind, words in judge(stage, cases, tell=True).items():
+        print(f"{kind:<10} {words}")
+    reliability(stage, cases)
+    heard = {most_s: (len(spent), sum(spent)) for most_s, spent in stage.cost.items()}
+    speech_s = sum(segment["end_s"] - segment["start_s"] for case in cases for segment in case.heard["segments"])
+    spent_s = sum(seconds for _, seconds in heard.values())
+    print(
+        f"{speech_s:.0f} s of speech: {spent_s:.0f} CPU s; "
+        + ", ".join(
+            f"{count} windows of {most_s:g} s at {seconds / count:.2f} CPU s"
+            for most_s, (count, seconds) in heard.items()
         )
-    print(f"no speech: {sum(code is None for code in unspoken)} of {len(unspoken)} without a language")
-    windows = sum(len(cast) for cast in votes.values()) + sum(code is not None for code in unspoken)
-    print(f"{cpu_s / windows:.2f} CPU s a window (those of recordings without speech counted as one each)")
+    )
+    long = max(cases, key=lambda case: case.sound.num_samples).sound.samples[0][: 30 * RATE]
+    stage.probabilities([long[: 29 * RATE], long])
+    print(f"beside them, windows of 30 s: {np.mean(stage.cost[30.0]):.2f} CPU s")
+    for name, values in RANGES.items() if given.settings else ():
+        for value in values:
+            other = copy(stage)
+            other.config = config = replace(stage.config, **{name: value})
+            other.log_prior = prior.log_prior(stage.languages, prior.MILLIONS, config.prior_strength)
+            for kind, words in judge(other, cases).items():
+                print(f"{name} {value:g}: {kind:<10} {words}", flush=True)
 
 
 if __name__ == "__main__":
