@@ -46,8 +46,8 @@ VOICES = {
     "lyra-1": ["lyra/sample1_48kHz.wav"],
     "vosk": ["vosk/test.wav"],
 }
-"""Recordings by the person who speaks. Files of one collection and language are one voice where the cosine of their GE2E
-embeddings is 0.88 or more, as that of one recording in two bands is, and two where it is below 0.66."""
+"""Recordings by the person who speaks. Files of one collection and language are one voice where the cosine of their
+GE2E embeddings is 0.88 or more, as that of one recording in two bands is, and two where it is below 0.66."""
 LEFT_OUT = {
     "the same words of the same voice as another file": [
         "watson/fr-FR_Narrowband_sample1.wav", "watson/it-IT_NarrowbandModel_sample1.flac",
