@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from pipelines.simulate.settings import TurnTaking
-from pipelines.simulate.utterances import Span, Utterance
+from pipelines.simulate.utterances import Span, Utterance, Word
 
 LEAST_PAUSE_S = 0.1
 """Between two utterances of one speaker."""
@@ -74,6 +74,15 @@ class Placed:
         for start, stop in self.utterance.speech:
             if start + shift < self.stop:
                 yield start + shift, min(stop + shift, self.stop)
+
+    def words(self) -> Iterator[tuple[Word, bool]]:
+        """Words of a synthetic voice in samples of the conversation, as far as they are heard, and whether the speaker
+        breaks off within each."""
+        shift = self.start - self.utterance.first
+        for word in self.utterance.said.words if self.utterance.said else ():
+            if word.start + shift < self.stop:
+                stop = min(word.stop + shift, self.stop)
+                yield Word(word.text, word.start + shift, stop), stop < word.stop + shift
 
     def until(self, length: int) -> Placed:
         """The same broken off after at most so many samples, and at the end of a stretch where those end in silence."""
