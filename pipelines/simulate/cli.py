@@ -78,6 +78,9 @@ DEFAULTS = known.Settings()
 @click.option(
     "--snr", "snr_db", type=RangeType(float), default="10..30", show_default=True, metavar="A..B", help="In dB."
 )
+@click.option(
+    "--bank", metavar="FOLDER", help="Where voices are kept as measured and decoded, for several simulations; OUT/bank."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting: --set turns.hold=0.5.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True)
@@ -106,7 +109,7 @@ def simulate(out: str, dry_run: bool, count: int, quiet: bool, as_json: bool, **
     tts = speakers(given["tts"])
     source = Source(
         given["voices"], given["noises"], names, given["voice_by"], given["workers"], quiet,
-        tts, read_texts(given["texts"]) if tts else (),
+        Path(given["bank"] or Path(out, "bank")), tts, read_texts(given["texts"]) if tts else (),
     )  # fmt: skip
     beds = given["beds"] + (("files",) if source.noises and "files" not in given["beds"] else ())
     options = ("minutes", "speakers", "side", "test_share", "channels", "rate", "rooms", "codecs", "snr_db", "seed")

@@ -30,8 +30,12 @@ from runtime.models import MODELS, find
 PACKAGES = ("onnx", "onnxruntime")
 EXTRA = "simulate-tts"
 PAUSE_S = 0.1
-"""A longer time between two phonemes is a pause, and no speech: as voice activity has it of recordings."""
-VERSION = 1
+"""A longer silence is a pause, and no speech: as voice activity has it of recordings."""
+SILENCE_DB, LEVEL_S = -40.0, 0.01
+"""What is quieter than the loudest part of an utterance by so much is silence; level is measured over so long."""
+LATE_S = 0.2
+"""So long after a silence a phoneme may begin by its model and still be what ends the silence."""
+VERSION = 3
 """Of how utterances are made, besides the weights."""
 
 
@@ -70,7 +74,8 @@ def synthetic_voices(
     speaking = Group("speak", partial(_speaking, folder, rate))
     for _ in Engine("local", (workers, workers)).run(missing, [speaking]):
         pass
-    voices, rms = [], {}
+    voices: list[Voice] = []
+    rms: dict[str, float] = {}
     for speaker, units in zip(speakers, planned, strict=True):
         told = {unit.recording_id: json.loads(_told(folder, unit.recording_id, rate).read_text()) for unit in units}
         voices.append(Voice(speaker.name, tuple(_utterance(name, one, rate) for name, one in told.items())))
@@ -118,13 +123,15 @@ def _keep(unit: Unit, made: models.Spoken, folder: Path, rate: int) -> None:
 
     samples = soxr.resample(made.samples, made.sample_rate, rate)
     scale = rate / made.sample_rate
-    phones = [(one, round(one.start * scale), min(len(samples), round(one.stop * scale))) for one in made.phones]
+    spans = [(round(one.start * scale), min(len(samples), round(one.stop * scale))) for one in made.phones]
+    spans = heard(spans, pauses(samples, rate), round(LATE_S * rate))
     words = []
     for number, word in enumerate(unit.words):
-        mine = [(start, stop) for one, start, stop in phones if one.word == number]
+        mine = [span for one, span in zip(made.phones, spans, strict=True) if one.word == number]
         words.append(Word(word.text, mine[0][0], mine[-1][1]))
-    said = Said(tuple(words), tuple(Phone(one.symbol, *span) for one, *span in phones), unit.rate, unit.pitch)
-    speech = _stretches([(one.start, one.stop) for one in said.phones], round(PAUSE_S * rate))
+    phones = [Phone(one.symbol, *span) for one, span in zip(made.phones, spans, strict=True)]
+    said = Said(tuple(words), tuple(phones), unit.rate, unit.pitch)
+    speech = _stretches(spans, round(PAUSE_S * rate))
     energy = sum(float(np.sum(np.square(samples[start:stop], dtype=np.float64))) for start, stop in speech)
     if not energy:
         text = " ".join(word.text for word in unit.words)
@@ -141,6 +148,40 @@ def _keep(unit: Unit, made: models.Spoken, folder: Path, rate: int) -> None:
     }
     with whole_text(_told(folder, unit.recording_id, rate)) as file:  # written last: it says that the sound is complete
         file.write(to_json(told))
+
+
+def pauses(samples: np.ndarray, rate: int) -> list[Span]:
+    """Silences of at least `PAUSE_S`, and those of any length at both ends."""
+    from scipy.ndimage import uniform_filter1d
+
+    level = uniform_filter1d(np.square(samples, dtype=np.float64), round(LEVEL_S * rate), mode="constant")
+    loud = np.flatnonzero(level > level.max() * 10 ** (SILENCE_DB / 10))
+    if not len(loud):
+        return [(0, len(samples))]
+    gaps = np.flatnonzero(np.diff(loud) > PAUSE_S * rate)
+    inside = [(int(loud[gap]) + 1, int(loud[gap + 1])) for gap in gaps]
+    return [(0, int(loud[0])), *inside, (int(loud[-1]) + 1, len(samples))]
+
+
+def heard(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[Span]:
+    """Phonemes without the silences: models count a pause to the phoneme before it, and may be late after one.
+
+    One that begins at most `most` samples after a silence begins where that ends.
+    """
+    made = []
+    last = 0
+    for start, stop in phones:
+        for quiet, loud in silences:
+            if start < loud and stop > quiet:
+                if quiet - start >= stop - loud:
+                    stop = max(start, quiet)
+                else:
+                    start = min(stop, loud)
+            elif last <= loud <= start <= loud + most:
+                start = loud
+        made.append((start, stop))
+        last = stop
+    return made
 
 
 def _stretches(phones: Sequence[Span], pause: int) -> list[Span]:

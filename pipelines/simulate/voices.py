@@ -68,6 +68,8 @@ class Source:
     """'file' or 'folder': which name is the voice's where nothing else names it."""
     workers: int
     quiet: bool
+    bank: Path
+    """A folder in which they are kept as measured and decoded."""
     tts: tuple[Speaker, ...] = ()
     """Synthetic voices."""
     texts: tuple[str, ...] = ()
@@ -141,11 +143,12 @@ def side_of(voice: str, settings: Settings) -> str:
     return "test" if int.from_bytes(digest[:8], "big") < settings.test_share * 2**64 else "tuning"
 
 
-def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOut) -> Bank:
+def make_bank(source: Source, settings: Settings, left_out: LeftOut) -> Bank:
     """Measure and decode all recordings, and the bank of the voices of one side.
 
     Raises SpeechmillError where an input cannot be read, and where there are too few voices for the settings.
     """
+    folder = source.bank
     rows = _measured(source.voices, folder / "voices", {"vad": {"max_speech_duration_s": STRETCH_S}}, source)
     named = _named(rows, source, settings, left_out)
     noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []

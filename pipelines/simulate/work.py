@@ -36,7 +36,7 @@ def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Ca
     check_codecs(settings.codecs)
     check(source.tts)
     left_out = LeftOut()
-    bank = make_bank(source, out / "bank", settings, left_out)
+    bank = make_bank(source, settings, left_out)
     _begin(out, settings, bank)
     missing = [number for number in range(count) if not truth_file(out, name_of(settings, number)).exists()]
     engine = Engine("local", (source.workers, source.workers))
