@@ -1,6 +1,7 @@
 """Conversations with exact truth that judge what finds speakers: two halves that share no voice and no noise.
 
-They are made from the test recordings of single speakers (SPEECHMILL_TEST_AUDIO), by `speechmill simulate`.
+They are made from the test recordings of single speakers (SPEECHMILL_TEST_AUDIO) and synthetic voices, by
+`speechmill simulate`. The same command finishes a judge that was killed, and adds conversations to one.
 """
 
 import csv
@@ -107,13 +108,14 @@ def prepare(folder: Path, out: Path) -> None:
 @click.option("--speakers", default="1..8", show_default=True)
 @click.option("--calls", default=0.2, show_default=True, help="Share of the conversations that have two channels.")
 @click.option("--long", "long_ones", default=3, show_default=True, help="Conversations of 15 to 60 minutes.")
+@click.option("--utterances", default=60, show_default=True, help="Of each synthetic voice; 0 leaves those out.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--workers", default=1, show_default=True)
 def main(
-    out: Path, folder: Path, count: int, minutes: str, speakers: str, calls: float, long_ones: int, seed: int,
-    workers: int,
+    out: Path, folder: Path, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
+    utterances: int, seed: int, workers: int,
 ) -> None:  # fmt: skip
-    """Make OUT/tune and OUT/test, and beside each a folder -calls and a folder -long where there are such."""
+    """Make OUT/tune and OUT/test, and beside each a folder -calls and a folder -long where there are such, and -bank."""
     if not (folder / "index.tsv").is_file():
         print(f"judge: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
         return
@@ -121,7 +123,9 @@ def main(
     many = round(calls * count)
     parts = [("", count - many, minutes, 1), ("-calls", many, minutes, 2), ("-long", long_ones, "15..60", 1)]
     for side, name in FOLDERS.items():
-        noises = [f"--noise={folder / path}" for path in NOISES[side] if (folder / path).is_file()]
+        more = [f"--bank={out / name}-bank"]
+        more += ["--tts=all", f"--set=tts_utterances={utterances}"] if utterances else []
+        more += [f"--noise={folder / path}" for path in NOISES[side] if (folder / path).is_file()]
         for suffix, wanted, length, channels in parts:
             if not wanted:
                 continue
@@ -129,7 +133,7 @@ def main(
                 "simulate", str(out / f"{name}{suffix}"),
                 f"--voices={out / 'voices.txt'}", f"--voice-names={out / 'voices.tsv'}", f"--side={side}",
                 f"--count={wanted}", f"--minutes={length}", f"--speakers={speakers}", f"--channels={channels}",
-                f"--seed={seed}", f"--workers={workers}", *MIXED, *noises,
+                f"--seed={seed}", f"--workers={workers}", *MIXED, *more,
             ]  # fmt: skip
             print(shlex.join(["speechmill", *command]), flush=True)
             subprocess.run([*MILL, *command], check=True)
