@@ -35,7 +35,7 @@ SILENCE_DB, LEVEL_S = -40.0, 0.01
 """What is quieter than the loudest part of an utterance by so much is silence; level is measured over so long."""
 LATE_S = 0.2
 """So long after a silence a phoneme may begin by its model and still be what ends the silence."""
-VERSION = 3
+VERSION = 1
 """Of how utterances are made, besides the weights."""
 
 

@@ -100,6 +100,7 @@ def _said(scene: Scene, placed: Placed) -> dict[str, Any] | None:
         "text_of_all": " ".join(word.text for word in said.words),
         "phonemes_of_all": " ".join(one.symbol for one in said.phones),
         "rate": said.rate,
+        "phones_per_s": len(said.phones) / (sum(stop - start for start, stop in placed.utterance.speech) / scene.rate),
         "pitch": said.pitch,
         "words": [
             {"word": word.text, "start_s": word.start / scene.rate, "end_s": word.stop / scene.rate, "cut": cut}

@@ -115,7 +115,7 @@ def main(
     out: Path, folder: Path, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
     utterances: int, seed: int, workers: int,
 ) -> None:  # fmt: skip
-    """Make OUT/tune and OUT/test, and beside each a folder -calls and a folder -long where there are such, and -bank."""
+    """Make OUT/tune and OUT/test, and folders beside each, whose names end in -calls, -long and -bank."""
     if not (folder / "index.tsv").is_file():
         print(f"judge: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
         return

@@ -49,7 +49,8 @@ class Piper:
     """
 
     HOP_SAMPLES = 256
-    DURATIONS = "/Ceil_output_0"
+    DURATIONS = "/Mul_1_output_0"
+    """Frames of each symbol before they are rounded up, which makes fast speech much slower than its scale."""
     DURATION_NOISE, SOUND_NOISE = "/dp/RandomNormalLike_output_0", "/RandomNormalLike_output_0"
 
     def __init__(self, folder: Path) -> None:
@@ -78,19 +79,36 @@ class Piper:
         for one in symbols:
             ids += [one.code, self.symbols["_"]]
         ids.append(self.symbols["$"])
-        scales = [self.scales["noise_scale"], self.scales["length_scale"] / rate, self.scales["noise_w"]]
+        own = self.scales["length_scale"]
         given = {
             "input": np.array([ids]),
             "input_lengths": np.array([len(ids)]),
-            "scales": np.array(scales, np.float32),
+            "scales": np.array([self.scales["noise_scale"], own, self.scales["noise_w"]], np.float32),
             self.DURATION_NOISE: rng.standard_normal((1, 2, len(ids)), np.float32),
         }
-        frames = self.durations.run([self.DURATIONS], given)[0].ravel().astype(int)
+        exact = self.durations.run([self.DURATIONS], given)[0].ravel()
+        factor = factor_of(exact, rate) if rate != 1 else 1.0
+        given["scales"][1] = np.float32(own * factor)
+        # By the graph itself: a product at the edge of two frames is rounded as for the sound.
+        frames = np.ceil(self.durations.run([self.DURATIONS], given)[0].ravel()).astype(int)
         given[self.SOUND_NOISE] = rng.standard_normal((1, 192, int(frames.sum())), np.float32)
         samples = self.sound.run(["output"], given)[0].ravel()
         # The blank after a symbol belongs to it: which of both holds a phoneme is the model's own affair.
         lengths = frames[2:-1].reshape(-1, 2).sum(axis=1)
         return _timed(samples, self.sample_rate, symbols, int(frames[:2].sum()), lengths, self.HOP_SAMPLES)
+
+
+def factor_of(exact: np.ndarray, rate: float) -> float:
+    """By what to multiply durations in frames, so that they are 1 / rate as long once each is rounded up to a frame.
+
+    No symbol is shorter than a frame, so that very fast speech becomes as fast as that allows.
+    """
+    wanted = np.ceil(exact).sum() / rate
+    low, high = 0.1 / rate, 2.0 / rate
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.ceil(exact * middle).sum() <= wanted else (low, middle)
+    return low
 
 
 class Kokoro:
