@@ -23,7 +23,7 @@ BACKCHANNEL_S = (0.25, 1.0)
 HOST_BEFORE_S, HOST_AFTER_S = 0.8, 0.3
 """A backchannel begins so long after its host has begun, and ends so long before the host ends."""
 NEEDED_BETWEEN_S = 1.0
-"""What is reckoned, besides the mean length of an utterance, for each speaker who has not spoken yet."""
+"""What is reckoned, besides the length of an utterance, for each speaker who has not spoken yet."""
 TRIES = 20
 
 
@@ -183,7 +183,10 @@ class _Scheduler:
         lengths = np.array([float(np.mean([one.length for one in voice])) for voice in voices])
         weights = np.asarray(shares) / lengths
         self.probabilities = weights / weights.sum()
-        self.needed = lengths + NEEDED_BETWEEN_S * rate
+        self.lengths = [np.array([one.length for one in voice]) for voice in voices]
+        between = NEEDED_BETWEEN_S * rate
+        self.least = np.array([one.min() for one in self.lengths]) + between
+        self.needed = np.array([one.max() for one in self.lengths]) + between
         self.offsets = OffsetDistribution(turns)
         self.least_pause = round(LEAST_PAUSE_S * rate)
 
@@ -194,7 +197,7 @@ class _Scheduler:
         ends = dict.fromkeys(range(len(self.voices)), -self.least_pause)
         speaker = self._next(0, unheard)
         while True:
-            utterance = self.decks[speaker].draw()
+            utterance = self.decks[speaker].draw(self._brief(speaker, placed[-1].stop if placed else 0, unheard))
             start, kind = self._place(placed, speaker, utterance, ends)
             if start + utterance.length > self.num_samples:
                 last = self._last(placed, unheard, ends)
@@ -212,8 +215,18 @@ class _Scheduler:
                 speaker = self._next(placed[-1].stop, unheard)
 
     def _late(self, at: int, unheard: Set[int]) -> bool:
-        """Whether those who have not spoken need all the time that is left after a sample."""
+        """Whether those who have not spoken may need all the time that is left after a sample."""
         return bool(unheard) and self.num_samples - at <= sum(self.needed[one] for one in unheard)
+
+    def _brief(self, speaker: int, at: int, unheard: Set[int]) -> np.ndarray | None:
+        """Where it is late, places of the utterances that leave time for the others who have not spoken, else the
+        shortest; None, for all utterances, where it is not late."""
+        if not self._late(at, unheard):
+            return None
+        others = sum(self.least[one] for one in unheard if one != speaker)
+        lengths = self.lengths[speaker]
+        fitting = np.flatnonzero(lengths + NEEDED_BETWEEN_S * self.rate <= self.num_samples - at - others)
+        return fitting if len(fitting) else np.array([lengths.argmin()])
 
     def _next(self, at: int, unheard: Set[int]) -> int:
         """The next speaker, drawn by the shares; of those who have not spoken where it is late."""

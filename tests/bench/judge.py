@@ -109,11 +109,14 @@ def prepare(folder: Path, out: Path) -> None:
 @click.option("--calls", default=0.2, show_default=True, help="Share of the conversations that have two channels.")
 @click.option("--long", "long_ones", default=3, show_default=True, help="Conversations of 15 to 60 minutes.")
 @click.option("--utterances", default=60, show_default=True, help="Of each synthetic voice; 0 leaves those out.")
+@click.option(
+    "--side", "sides", multiple=True, type=click.Choice(list(FOLDERS)), default=list(FOLDERS), show_default=True
+)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--workers", default=1, show_default=True)
 def main(
     out: Path, folder: Path, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
-    utterances: int, seed: int, workers: int,
+    utterances: int, sides: tuple[str, ...], seed: int, workers: int,
 ) -> None:  # fmt: skip
     """Make OUT/tune and OUT/test, and folders beside each, whose names end in -calls, -long and -bank."""
     if not (folder / "index.tsv").is_file():
@@ -122,7 +125,8 @@ def main(
     prepare(folder, out)
     many = round(calls * count)
     parts = [("", count - many, minutes, 1), ("-calls", many, minutes, 2), ("-long", long_ones, "15..60", 1)]
-    for side, name in FOLDERS.items():
+    for side in sides:
+        name = FOLDERS[side]
         more = [f"--bank={out / name}-bank"]
         more += ["--tts=all", f"--set=tts_utterances={utterances}"] if utterances else []
         more += [f"--noise={folder / path}" for path in NOISES[side] if (folder / path).is_file()]
