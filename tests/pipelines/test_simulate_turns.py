@@ -136,11 +136,14 @@ def test_every_utterance_is_said_before_one_is_said_again() -> None:
     assert found["utterances_said_again"] == 50
 
 
+@pytest.mark.parametrize("lengths_s", [(1.5, 4.5), (1, 12)])
 @pytest.mark.parametrize("speakers", [2, 4, 8])
-def test_everybody_is_heard_in_a_short_conversation_also_with_a_small_share(speakers: int) -> None:
+def test_everybody_is_heard_in_a_short_conversation_also_with_a_small_share(
+    speakers: int, lengths_s: tuple[float, float]
+) -> None:
     shares = [1 - 0.01 * (speakers - 1), *([0.01] * (speakers - 1))]
     for seed in range(40):
-        found = made(shares, 0.75 / 60, seed)
+        found = made(shares, 0.75 / 60, seed, lengths_s)
         heard = {one.speaker for one in found.placed if one.kind is not Kind.BACKCHANNEL}
         assert len(heard) == speakers, f"seed {seed}"
         assert found.placed[-1].stop <= 0.75 * 60 * RATE
