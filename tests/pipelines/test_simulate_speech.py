@@ -106,7 +106,7 @@ def test_texts_of_a_file_are_lines_whose_alternatives_are_drawn(tmp_path: Path) 
 
 def test_voices_are_named_by_model_alone_or_with_options() -> None:
     assert {one.voice for one in speakers(["all"])} == set(KNOWN)
-    assert len(speakers(["kokoro"])) == 5
+    assert len(speakers(["kokoro"])) == 3
     (joe,) = speakers(["piper:joe,rate=0.8..1.25"])
     assert (joe.name, joe.rate, joe.pitch) == ("piper-joe", (0.8, 1.25), (1, 1))
     (kumo,) = speakers(["kokoro:jm_kumo,pitch=0.9,rate=2"])
