@@ -13,7 +13,7 @@ KNOWN = {
     **{f"kokoro:{style}": ("kokoro", style) for style in ("jf_alpha", "jf_gongitsune", "jm_kumo")},
 }
 """By the name of a voice the model of the registry, and its style in that model. Of Kokoro's styles jf_nezumi and
-jf_tebukuro are left out: by their embeddings they may be the person of jf_gongitsune, who would be on both sides then."""
+jf_tebukuro are left out: by their embeddings they may be the person of jf_gongitsune, who would be on both sides."""
 BOUNDS: dict[str, Range] = {"rate": (0.5, 2.0), "pitch": (0.5, 2.0)}
 EVERYBODY = "all"
 
