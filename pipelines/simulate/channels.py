@@ -15,7 +15,7 @@ from runtime.errors import SpeechmillError
 
 TAPS = 511
 BLOCK = 1 << 15
-LEAST_FRAME = 160
+ANY_FRAME = 8000
 """Samples that are handed to an encoder at a time which takes any number."""
 PROBE_S, SEARCH_S = 2.0, 0.2
 """Length of the noise that measures the delay of a codec, and the longest delay that is looked for."""
@@ -135,13 +135,14 @@ def _through(blocks: Iterable[np.ndarray], codec: Codec) -> Iterator[tuple[int, 
     encoder.open()
     decoder = cast(av.AudioCodecContext, av.CodecContext.create(codec.decoder, "r"))
     decoder.sample_rate, decoder.layout, decoder.extradata = codec.rate, "mono", encoder.extradata
-    size = encoder.frame_size or LEAST_FRAME
-    for block in itertools.chain(rechunk(blocks, size), [None]):
+    size = encoder.frame_size or ANY_FRAME
+    samples = (np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16) for block in blocks)
+    for block in itertools.chain(rechunk(samples, size), [None]):
         frame = None
         if block is not None:
-            block = np.pad(block, ((0, 0), (0, size - block.shape[1])))
-            samples = np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            if block.shape[1] < size:  # the last one
+                block = np.pad(block, ((0, 0), (0, size - block.shape[1])))
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
             frame.sample_rate = codec.rate
         for packet in encoder.encode(frame):
             for decoded in decoder.decode(packet):

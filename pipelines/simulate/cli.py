@@ -1,4 +1,4 @@
-"""`speechmill simulate`: conversations with exact truth from recordings of single speakers."""
+"""`speechmill simulate`: conversations with exact truth from recordings of single speakers and synthetic voices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DEFAULTS = known.Settings()
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option(
-    "--voices", "voices", multiple=True, required=True, metavar="PATH",
+    "--voices", "voices", multiple=True, metavar="PATH",
     help="Recordings of single speakers: a file, folder, pattern, list, manifest or tar, or a lake.",
 )  # fmt: skip
 @click.option("--voice-names", metavar="FILE", help="A recording, a tab and its voice on each line.")
@@ -55,6 +55,11 @@ DEFAULTS = known.Settings()
     "--voice-by", type=click.Choice(["file", "folder"]), default="file", show_default=True,
     help="Whose name a voice has that nothing else names.",
 )  # fmt: skip
+@click.option(
+    "--tts", "tts", multiple=True, metavar="VOICE",
+    help="Synthetic voices: all, kokoro, piper:joe, kokoro:jm_kumo,rate=0.8..1.2,pitch=0.9; they say words.",
+)  # fmt: skip
+@click.option("--texts", metavar="FILE", help="What they say, one utterance a line; without it English small talk.")
 @click.option("--count", type=click.IntRange(1, 10**6), required=True, help="Conversations.")
 @click.option("--minutes", type=RangeType(float), default="1..5", show_default=True, metavar="A..B")
 @click.option("--speakers", type=RangeType(int), default="2", show_default=True, metavar="A..B", help="1 to 8.")
@@ -73,6 +78,9 @@ DEFAULTS = known.Settings()
 @click.option(
     "--snr", "snr_db", type=RangeType(float), default="10..30", show_default=True, metavar="A..B", help="In dB."
 )
+@click.option(
+    "--bank", metavar="FOLDER", help="Where voices are kept as measured and decoded, for several simulations; OUT/bank."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting: --set turns.hold=0.5.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True)
@@ -80,18 +88,29 @@ DEFAULTS = known.Settings()
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @JSON
 def simulate(out: str, dry_run: bool, count: int, quiet: bool, as_json: bool, **given: Any) -> None:
-    """Make conversations from recordings of single speakers, with the exact truth of who speaks when.
+    """Make conversations from recordings of single speakers and synthetic voices, with the exact truth of who speaks
+    when, and of the words of synthetic voices.
 
-    OUT gets a FLAC file and a JSON file a conversation, and for all of them manifest.jsonl (Lhotse cuts), truth.rttm
-    and truth.uem. The same command goes on where it was ended. docs/simulate.md tells of every setting.
+    OUT gets a FLAC file and a JSON file a conversation, and for all of them manifest.jsonl (Lhotse cuts), truth.rttm,
+    truth.uem and truth.ctm. The same command goes on where it was ended. docs/simulate.md tells of every setting.
     """
     from pipelines.simulate import work
+    from pipelines.simulate.speech.texts import read_texts
+    from pipelines.simulate.speech.voices import speakers
     from pipelines.simulate.voices import Source, read_names
 
     if re.match("[a-z0-9]+://", out):
         raise SpeechmillError(f"{out}: conversations are written to a local folder", "name one, and copy it afterwards")
     names = read_names(given["voice_names"]) if given["voice_names"] else {}
-    source = Source(given["voices"], given["noises"], names, given["voice_by"], given["workers"], quiet)
+    if not given["voices"] and not given["tts"]:
+        raise click.UsageError("no voices: name recordings by --voices, synthetic voices by --tts, or both")
+    if given["texts"] and not given["tts"]:
+        raise click.UsageError("--texts is what synthetic voices say, and --tts names none")
+    tts = speakers(given["tts"])
+    source = Source(
+        given["voices"], given["noises"], names, given["voice_by"], given["workers"], quiet,
+        Path(given["bank"] or Path(out, "bank")), tts, read_texts(given["texts"]) if tts else (),
+    )  # fmt: skip
     beds = given["beds"] + (("files",) if source.noises and "files" not in given["beds"] else ())
     options = ("minutes", "speakers", "side", "test_share", "channels", "rate", "rooms", "codecs", "snr_db", "seed")
     settings = known.settings_of({name: given[name] for name in options} | {"beds": beds}, given["overrides"])

@@ -88,6 +88,8 @@ class Settings:
     """Of two channels, how far below itself a side is heard on the other one."""
     leak_ms: Range = (0.0, 50.0)
     """How much later it is heard there."""
+    tts_utterances: int = 60
+    """How many utterances each synthetic voice has."""
     turns: TurnTaking = field(default_factory=TurnTaking)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,8 @@ class Settings:
             raise ValueError("test_share must be from 0 to 1")
         if not 0 <= self.level_spread_db <= 20:
             raise ValueError("level_spread_db must be from 0 to 20")
+        if not 2 <= self.tts_utterances <= 10**5:
+            raise ValueError("tts_utterances must be from 2 to 100000")
         if self.seed < 0 or self.split_seed < 0:
             raise ValueError("seed and split_seed must not be below 0")
 

@@ -30,6 +30,7 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
         "speakers_heard": len({one.speaker for one in placed}),
         "utterances": len(placed),
         "utterances_said_again": again,
+        "words": sum(not cut for one in placed for _, cut in one.words()),
         "speech_s": speech_s,
         "shares": [one / total if (total := sum(speech_s)) else None for one in speech_s],
         "speech_share": anybody_s * rate / num_samples,

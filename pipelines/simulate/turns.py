@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
 from pipelines.simulate.settings import TurnTaking
-from pipelines.simulate.utterances import Span, Utterance
+from pipelines.simulate.utterances import Span, Utterance, Word
 
 LEAST_PAUSE_S = 0.1
 """Between two utterances of one speaker."""
@@ -22,6 +22,8 @@ LEAST_INTERRUPTED_S = 1.5
 BACKCHANNEL_S = (0.25, 1.0)
 HOST_BEFORE_S, HOST_AFTER_S = 0.8, 0.3
 """A backchannel begins so long after its host has begun, and ends so long before the host ends."""
+NEEDED_BETWEEN_S = 1.0
+"""What is reckoned, besides the length of an utterance, for each speaker who has not spoken yet."""
 TRIES = 20
 
 
@@ -73,6 +75,15 @@ class Placed:
             if start + shift < self.stop:
                 yield start + shift, min(stop + shift, self.stop)
 
+    def words(self) -> Iterator[tuple[Word, bool]]:
+        """Words of a synthetic voice in samples of the conversation, as far as they are heard, and whether the speaker
+        breaks off within each."""
+        shift = self.start - self.utterance.first
+        for word in self.utterance.said.words if self.utterance.said else ():
+            if word.start + shift < self.stop:
+                stop = min(word.stop + shift, self.stop)
+                yield Word(word.text, word.start + shift, stop), stop < word.stop + shift
+
     def until(self, length: int) -> Placed:
         """The same broken off after at most so many samples, and at the end of a stretch where those end in silence."""
         cut = replace(self, length=length)
@@ -100,15 +111,28 @@ class OffsetDistribution:
 
 
 class Deck:
-    """The utterances of a voice, dealt in a random order; they come again once all were dealt."""
+    """The utterances of a voice with how often each was said: one of those that were said least is drawn."""
 
     def __init__(self, cards: Sequence[Utterance], rng: np.random.Generator) -> None:
-        self.cards, self.rng, self.left = cards, rng, list[int]()
+        self.cards, self.rng = cards, rng
+        self.said = np.zeros(len(cards), int)
+        self.places = {card: place for place, card in enumerate(cards)}
+
+    def draw(self, among: np.ndarray | None = None) -> Utterance:
+        """An utterance, of the places `among` where those are given. It counts as said once `say` is told."""
+        said = self.said if among is None else self.said[among]
+        least = np.flatnonzero(said == said.min())
+        drawn = int(self.rng.choice(least))
+        return self.cards[drawn if among is None else int(among[drawn])]
+
+    def say(self, card: Utterance) -> None:
+        self.said[self.places[card]] += 1
 
     def deal(self) -> Utterance:
-        if not self.left:
-            self.left = self.rng.permutation(len(self.cards)).tolist()
-        return self.cards[self.left.pop()]
+        """Draw an utterance and say it."""
+        card = self.draw()
+        self.say(card)
+        return card
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,9 @@ def schedule(
 
     The order of speakers is a Markov chain: with probability `turns.hold` the same one goes on after a pause, else the
     next one is drawn, the same one included, with probabilities whose stationary distribution gives the shares of time.
+    Where the time that is left is about what those need who have not spoken, the next one is drawn from them, so that
+    everybody is heard unless the conversation is too short for that. A voice says an utterance again only after all
+    others, but for backchannels, which are drawn from the short ones.
     """
     scheduler = _Scheduler(shares, voices, num_samples, rate, turns, rng)
     floor = scheduler.floor()
@@ -153,33 +180,80 @@ class _Scheduler:
     ) -> None:
         self.voices, self.num_samples, self.rate, self.turns, self.rng = voices, num_samples, rate, turns, rng
         self.decks = [Deck(voice, rng) for voice in voices]
-        lengths = [float(np.mean([one.length for one in voice])) for voice in voices]
+        lengths = np.array([float(np.mean([one.length for one in voice])) for voice in voices])
         weights = np.asarray(shares) / lengths
         self.probabilities = weights / weights.sum()
+        self.lengths = [np.array([one.length for one in voice]) for voice in voices]
+        between = NEEDED_BETWEEN_S * rate
+        self.least = np.array([one.min() for one in self.lengths]) + between
+        self.needed = np.array([one.max() for one in self.lengths]) + between
         self.offsets = OffsetDistribution(turns)
         self.least_pause = round(LEAST_PAUSE_S * rate)
 
     def floor(self) -> list[Placed]:
         """Utterances of those who hold the floor, in order; each ends later than the one before it."""
         placed: list[Placed] = []
-        speaker = int(self.rng.choice(len(self.voices), p=self.probabilities))
+        unheard = set(range(len(self.voices)))
         ends = dict.fromkeys(range(len(self.voices)), -self.least_pause)
+        speaker = self._next(0, unheard)
         while True:
-            utterance = self.decks[speaker].deal()
-            if not placed:
-                start, kind = round(self.rng.uniform(0.3, 1.0) * self.rate), Kind.TURN
-            elif placed[-1].speaker == speaker:
-                start, kind = placed[-1].stop + self._pause(), Kind.TURN
-            else:
-                free = ends[speaker] + self.least_pause
-                start, kind = self._transfer(placed, utterance.length, free)
+            utterance = self.decks[speaker].draw(self._brief(speaker, placed[-1].stop if placed else 0, unheard))
+            start, kind = self._place(placed, speaker, utterance, ends)
             if start + utterance.length > self.num_samples:
-                return placed
+                last = self._last(placed, unheard, ends)
+                if last is None:
+                    return placed
+                speaker, utterance, start = last
+                kind = Kind.TURN
+            self.decks[speaker].say(utterance)
             placed.append(Placed(speaker, utterance, start, utterance.length, kind))
+            unheard.discard(speaker)
             for one in placed[-2:]:  # an interruption has shortened the one before
                 ends[one.speaker] = one.stop
-            if self.rng.random() >= self.turns.hold:
-                speaker = int(self.rng.choice(len(self.voices), p=self.probabilities))
+            holds = self.rng.random() < self.turns.hold
+            if not holds or self._late(placed[-1].stop, unheard):
+                speaker = self._next(placed[-1].stop, unheard)
+
+    def _late(self, at: int, unheard: Set[int]) -> bool:
+        """Whether those who have not spoken may need all the time that is left after a sample."""
+        return bool(unheard) and self.num_samples - at <= sum(self.needed[one] for one in unheard)
+
+    def _brief(self, speaker: int, at: int, unheard: Set[int]) -> np.ndarray | None:
+        """Where it is late, places of the utterances that leave time for the others who have not spoken, else the
+        shortest; None, for all utterances, where it is not late."""
+        if not self._late(at, unheard):
+            return None
+        others = sum(self.least[one] for one in unheard if one != speaker)
+        lengths = self.lengths[speaker]
+        fitting = np.flatnonzero(lengths + NEEDED_BETWEEN_S * self.rate <= self.num_samples - at - others)
+        return fitting if len(fitting) else np.array([lengths.argmin()])
+
+    def _next(self, at: int, unheard: Set[int]) -> int:
+        """The next speaker, drawn by the shares; of those who have not spoken where it is late."""
+        among = sorted(unheard) if self._late(at, unheard) else range(len(self.voices))
+        probabilities = self.probabilities[list(among)]
+        return int(self.rng.choice(list(among), p=probabilities / probabilities.sum()))
+
+    def _last(self, placed: list[Placed], unheard: Set[int], ends: dict[int, int]) -> tuple[int, Utterance, int] | None:
+        """The shortest utterance of one who has not spoken and its place at the end, or None where none fits there."""
+        for speaker in sorted(unheard):
+            utterance = min(self.voices[speaker], key=lambda one: one.length)
+            start = self.num_samples - utterance.length
+            after = max(placed[-1].start, placed[-1].stop - utterance.length) + 1 if placed else 0
+            if start >= max(after, ends[speaker] + self.least_pause):
+                latest = max(after, placed[-1].stop + self.least_pause) if placed else 0
+                return speaker, utterance, min(start, latest)
+        return None
+
+    def _place(
+        self, placed: list[Placed], speaker: int, utterance: Utterance, ends: dict[int, int]
+    ) -> tuple[int, Kind]:
+        """Where the next utterance on the floor begins, and why."""
+        if not placed:
+            return round(self.rng.uniform(0.3, 1.0) * self.rate), Kind.TURN
+        if placed[-1].speaker == speaker:
+            return placed[-1].stop + self._pause(), Kind.TURN
+        return self._transfer(placed, utterance.length, ends[speaker] + self.least_pause)
 
     def _pause(self) -> int:
         pause_s = self.turns.pause_median_s * math.exp(self.turns.pause_spread * self.rng.normal())
@@ -213,27 +287,33 @@ class _Scheduler:
         if len(self.voices) < 2 or not hosts:
             return [], wanted if len(self.voices) > 1 else 0
         room = np.array([one.length - margin for one in hosts], float)
-        decks = [self._short(voice) for voice in self.voices]
-        said = [[(one.start, one.stop) for one in floor if one.speaker == speaker] for speaker in range(len(decks))]
+        short = [self._short(voice) for voice in self.voices]
+        said = [[(one.start, one.stop) for one in floor if one.speaker == speaker] for speaker in range(len(short))]
         made: list[Placed] = []
         for _ in range(wanted):
             for _ in range(TRIES):
                 host = hosts[int(self.rng.choice(len(hosts), p=room / room.sum()))]
-                if found := self._within(host, decks, said):
+                if found := self._within(host, short, said):
                     made.append(found)
+                    self.decks[found.speaker].say(found.utterance)
                     said[found.speaker].append((found.start, found.stop))
                     break
         return made, wanted - len(made)
 
-    def _short(self, voice: Sequence[Utterance]) -> Deck:
-        """The utterances of a voice that are short enough to be backchannels; if there are none all, to be cut."""
+    def _short(self, voice: Sequence[Utterance]) -> np.ndarray | None:
+        """Places of the utterances that are short enough to be backchannels; None, for all of them, to be cut, if no
+        one is."""
         least, most = (limit * self.rate for limit in BACKCHANNEL_S)
-        return Deck([one for one in voice if least <= one.length <= most] or voice, self.rng)
+        places = np.flatnonzero([least <= one.length <= most for one in voice])
+        return places if len(places) else None
 
-    def _within(self, host: Placed, decks: Sequence[Deck], said: Sequence[Sequence[Span]]) -> Placed | None:
+    def _within(
+        self, host: Placed, short: Sequence[np.ndarray | None], said: Sequence[Sequence[Span]]
+    ) -> Placed | None:
         """A backchannel of another speaker within `host`, or None where this draw of place and speaker does not fit."""
-        speaker = int(self.rng.choice([number for number in range(len(decks)) if number != host.speaker]))
-        placed = Placed(speaker, (one := decks[speaker].deal()), 0, one.length, Kind.BACKCHANNEL)
+        speaker = int(self.rng.choice([number for number in range(len(short)) if number != host.speaker]))
+        one = self.decks[speaker].draw(short[speaker])
+        placed = Placed(speaker, one, 0, one.length, Kind.BACKCHANNEL)
         most = round(self.rng.uniform(*BACKCHANNEL_S) * self.rate)
         if one.length > BACKCHANNEL_S[1] * self.rate:
             placed = placed.until(most)

@@ -21,6 +21,36 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word that is said, as it is written, with its marks of punctuation."""
+
+    text: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Phone:
+    """A phoneme that is said, in IPA."""
+
+    symbol: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a synthetic voice says, and how. Positions are samples of the recording."""
+
+    words: tuple[Word, ...]
+    phones: tuple[Phone, ...]
+    rate: float
+    """Speed that was asked for; 1 is the voice's own."""
+    pitch: float
+    """Factor of its fundamental frequency."""
+
+
+@dataclass(frozen=True)
 class Utterance:
     """Positions are samples of the recording, at the rate of the simulation."""
 
@@ -29,6 +59,8 @@ class Utterance:
     """What is heard: the speech with its margins."""
     speech: tuple[Span, ...]
     """Stretches of speech in order of time, not empty."""
+    said: Said | None = None
+    """Of a synthetic voice."""
 
     @property
     def first(self) -> int:

@@ -1,4 +1,4 @@
-"""Voices from recordings of single speakers: measured by the project's stages, named, split by name into two sides.
+"""Voices, of recordings of single speakers and synthetic ones: measured, named, and split by name into two sides.
 
 Recordings become a lake of their own beside the simulation, so that what was measured once is not measured again.
 """
@@ -20,6 +20,8 @@ from manifests.storage import default_config
 from pipelines.engines import Engine, Group, Worker
 from pipelines.simulate.bank import LEAST_RMS, Bank, Kept, Noise, Voice, keep
 from pipelines.simulate.settings import Settings
+from pipelines.simulate.speech.voices import Speaker
+from pipelines.simulate.synthetic import synthetic_voices
 from pipelines.simulate.utterances import Span, utterances
 from runtime.errors import SpeechmillError
 
@@ -66,6 +68,12 @@ class Source:
     """'file' or 'folder': which name is the voice's where nothing else names it."""
     workers: int
     quiet: bool
+    bank: Path
+    """A folder in which they are kept as measured and decoded."""
+    tts: tuple[Speaker, ...] = ()
+    """Synthetic voices."""
+    texts: tuple[str, ...] = ()
+    """What those say."""
 
 
 def read_names(path: str) -> dict[str, str]:
@@ -135,11 +143,12 @@ def side_of(voice: str, settings: Settings) -> str:
     return "test" if int.from_bytes(digest[:8], "big") < settings.test_share * 2**64 else "tuning"
 
 
-def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOut) -> Bank:
+def make_bank(source: Source, settings: Settings, left_out: LeftOut) -> Bank:
     """Measure and decode all recordings, and the bank of the voices of one side.
 
     Raises SpeechmillError where an input cannot be read, and where there are too few voices for the settings.
     """
+    folder = source.bank
     rows = _measured(source.voices, folder / "voices", {"vad": {"max_speech_duration_s": STRETCH_S}}, source)
     named = _named(rows, source, settings, left_out)
     noise = _measured(source.noises, folder / "noise", {}, source) if "files" in settings.beds else []
@@ -151,10 +160,20 @@ def make_bank(source: Source, folder: Path, settings: Settings, left_out: LeftOu
     for recording_id in sorted(name for name, one in kept.items() if one.rms < LEAST_RMS):
         left_out.add("silent", recording_id)
         del kept[recording_id]
-    voices = [_voice(name, mine, kept, settings.rate, left_out) for name, mine in sorted(named.items())]
     noises = [Noise(name, kept[name].num_samples) for row in noise if (name := row["recording_id"]) in kept]
-    rms = {name: one.rms for name, one in kept.items()}
-    bank = Bank(folder / "sound", settings.rate, tuple(voice for voice in voices if voice), tuple(noises), rms)
+    found = {name: _voice(name, mine, kept, settings.rate) for name, mine in named.items()}
+    speakers = [one for one in source.tts if side_of(one.name, settings) == settings.side]
+    if twice := sorted(found.keys() & {one.name for one in speakers}):
+        what = f"{twice[0]} is the name of a voice of --voices and of one of --tts"
+        raise SpeechmillError(what, "name the voice of the recordings otherwise by --voice-names")
+    sound = folder / "sound"
+    synthetic, rms = synthetic_voices(
+        speakers, source.texts, settings.tts_utterances, sound, settings.rate, source.workers
+    )
+    found |= {voice.name: voice for voice in synthetic}
+    voices = [voice for _, voice in sorted(found.items()) if _long_enough(voice, settings.rate, left_out)]
+    rms |= {name: one.rms for name, one in kept.items()}
+    bank = Bank(sound, settings.rate, tuple(voices), tuple(noises), rms)
     _check_enough(bank, settings, left_out)
     return bank
 
@@ -278,24 +297,22 @@ def _stretches(row: Mapping[str, Any], rate: int) -> list[Span]:
     return [(round(one["start_s"] * rate), round(one["end_s"] * rate)) for one in row["segments"]]
 
 
-def _voice(
-    name: str,
-    rows: Sequence[Mapping[str, Any]],
-    kept: Mapping[str, Kept],
-    rate: int,
-    left_out: LeftOut,
-) -> Voice | None:
-    """The voice of some recordings, or None where they hold too little speech."""
+def _voice(name: str, rows: Sequence[Mapping[str, Any]], kept: Mapping[str, Kept], rate: int) -> Voice:
+    """The voice of some recordings."""
     found = []
     for row in rows:
         if (recording_id := row["recording_id"]) in kept:
             num_samples = kept[recording_id].num_samples
             inside = [(start, min(stop, num_samples)) for start, stop in _stretches(row, rate) if start < num_samples]
             found += utterances(recording_id, inside, num_samples, rate)
-    if sum(one.length for one in found) < LEAST_SPEECH_S * rate:
-        left_out.add(f"voices with less than {LEAST_SPEECH_S:g} s of speech", name)
-        return None
     return Voice(name, tuple(found))
+
+
+def _long_enough(voice: Voice, rate: int, left_out: LeftOut) -> bool:
+    if sum(one.length for one in voice.utterances) < LEAST_SPEECH_S * rate:
+        left_out.add(f"voices with less than {LEAST_SPEECH_S:g} s of speech", voice.name)
+        return False
+    return True
 
 
 def _check_enough(bank: Bank, settings: Settings, left_out: LeftOut) -> None:
@@ -305,7 +322,7 @@ def _check_enough(bank: Bank, settings: Settings, left_out: LeftOut) -> None:
         what = f"{len(bank.voices)} voices on the side {settings.side}, {wanted} speakers are asked for"
         raise SpeechmillError(
             f"{what}{f' (left out: {reasons})' if reasons else ''}",
-            "name more recordings, ask for fewer speakers, or change --test-share",
+            "name more recordings or synthetic voices, ask for fewer speakers, or change --test-share",
         )
     if "babble" in settings.beds and len(bank.voices) == wanted:
         what = f"babble is made of other voices than those of the {wanted} speakers, and there are no others"

@@ -18,6 +18,7 @@ from pipelines.simulate.bank import Bank
 from pipelines.simulate.channels import check_codecs
 from pipelines.simulate.scene import conversation
 from pipelines.simulate.settings import Settings
+from pipelines.simulate.synthetic import check
 from pipelines.simulate.voices import LeftOut, Source, is_lake, make_bank, rows_of, side_of, voice_of
 from pipelines.simulate.write import truth_file, write_conversation, write_tables
 from runtime.errors import SpeechmillError
@@ -33,8 +34,9 @@ def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Ca
     settings or voices, where there are too few voices, and where this machine lacks a codec.
     """
     check_codecs(settings.codecs)
+    check(source.tts)
     left_out = LeftOut()
-    bank = make_bank(source, out / "bank", settings, left_out)
+    bank = make_bank(source, settings, left_out)
     _begin(out, settings, bank)
     missing = [number for number in range(count) if not truth_file(out, name_of(settings, number)).exists()]
     engine = Engine("local", (source.workers, source.workers))
@@ -55,6 +57,7 @@ def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Ca
         "hours": sum(duration_s for duration_s, _ in seconds) / 3600,
         "utterances": sum(measured["utterances"] for _, measured in seconds),
         "utterances_said_again": sum(measured["utterances_said_again"] for _, measured in seconds),
+        "words": sum(measured["words"] for _, measured in seconds),
         "backchannels_left_out": sum(measured["backchannels_left_out"] for _, measured in seconds),
     }
 
@@ -72,11 +75,12 @@ def foreseen(source: Source, settings: Settings, count: int) -> dict[str, Any]:
     from pipelines import sources
 
     check_codecs(settings.codecs)
+    check(source.tts)
     lakes = [name for name in source.voices if is_lake(name)]
     rows = [row for name in lakes for row in rows_of(name)]
     if sounds := [name for name in source.voices if name not in lakes]:
         rows += [{"uris": [entry.uri]} for entry in sources.entries(sounds) if entry.error is None]
-    voices = set()
+    voices = {one.name for one in source.tts}
     for row in rows:
         with contextlib.suppress(ValueError):  # of several speakers: it would be left out
             voices.add(voice_of(row, source.names, source.by))

@@ -6,6 +6,7 @@ The truth of a conversation is written last, so that it says that the conversati
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +27,9 @@ from pipelines.simulate.turns import Placed, Schedule
 FULL_SCALE = 32767
 COMPRESSION = 0.6
 """Of FLAC, from 0 to 1: part of what equal bytes depend on."""
-TABLES = ("manifest.jsonl", "truth.rttm", "truth.uem")
+TABLES = ("manifest.jsonl", "truth.rttm", "truth.uem", "truth.ctm")
+MARKS = re.compile(r"^[^\w']+|[^\w']+$")
+"""Of punctuation, which CTM leaves out."""
 
 
 def sound_file(out: Path, name: str) -> Path:
@@ -80,20 +83,60 @@ def _utterance(scene: Scene, placed: Placed) -> dict[str, Any]:
         "speech": [[start / scene.rate, stop / scene.rate] for start, stop in placed.speech()],
         "recording_id": placed.utterance.recording_id,
         "recording_start_s": placed.utterance.first / scene.rate,
+        "said": _said(scene, placed),
+    }
+
+
+def _said(scene: Scene, placed: Placed) -> dict[str, Any] | None:
+    """What a synthetic voice is heard to say; None of a recorded voice, whose words nobody knows."""
+    said = placed.utterance.said
+    if said is None:
+        return None
+    words = list(placed.words())
+    shift = placed.start - placed.utterance.first
+    phones = [(one.symbol, one.start + shift, min(one.stop + shift, placed.stop)) for one in said.phones]
+    return {
+        "text": " ".join(word.text for word, cut in words if not cut),
+        "text_of_all": " ".join(word.text for word in said.words),
+        "phonemes_of_all": " ".join(one.symbol for one in said.phones),
+        "rate": said.rate,
+        "phones_per_s": len(said.phones) / (sum(stop - start for start, stop in placed.utterance.speech) / scene.rate),
+        "pitch": said.pitch,
+        "words": [
+            {"word": word.text, "start_s": word.start / scene.rate, "end_s": word.stop / scene.rate, "cut": cut}
+            for word, cut in words
+        ],
+        "phones": [
+            [symbol, start / scene.rate, stop / scene.rate] for symbol, start, stop in phones if start < placed.stop
+        ],
     }
 
 
 def write_tables(out: Path, names: Iterable[str]) -> None:
-    """Write the manifest, RTTM and UEM of conversations that are complete, in their order, one at a time in memory."""
+    """Write the manifest, RTTM, UEM and CTM of complete conversations, in their order, one at a time in memory."""
     with ExitStack() as stack:
-        manifest, turns, regions = (stack.enter_context(whole_text(out / name)) for name in TABLES)
+        manifest, turns, regions, words = (stack.enter_context(whole_text(out / name)) for name in TABLES)
         for name in names:
             truth = json.loads(truth_file(out, name).read_text())
             segments = list(_segments(truth))
             manifest.write(to_json(_cut(truth, segments)) + "\n")
             turns.writelines(rttm.segment(row) + "\n" for row in segments)
+            words.writelines(_ctm(truth))
             for channel in range(truth["channels"]):
                 regions.write(rttm.region(_window(truth, segments, [channel])) + "\n")
+
+
+def _ctm(truth: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of NIST's CTM: recording, channel from 1 on, begin, duration, word; words that are cut are left out."""
+    heard = [
+        (word["start_s"], one["channel"] + 1, word)
+        for one in truth["utterances"]
+        for word in (one["said"] or {"words": []})["words"]
+        if not word["cut"]
+    ]
+    for start_s, channel, word in sorted(heard, key=lambda one: one[:2]):
+        spelled = "_".join(MARKS.sub("", word["word"]).lower().split())
+        yield f"{truth['name']} {channel} {start_s:.4f} {word['end_s'] - start_s:.4f} {spelled}\n"
 
 
 def _segments(truth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -109,9 +152,17 @@ def _segments(truth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "duration_s": round(end_s - start_s, 9),
             "channels": [said["channel"]],
             "speaker": said["speaker"],
-            **dict.fromkeys(("language", "text", "rest")),
-            "custom": to_json({"kind": said["kind"]}),
+            "text": _text(said["said"], start_s, end_s),
+            **dict.fromkeys(("language", "rest")),
+            "custom": to_json({"kind": said["kind"], "broken_off": said["broken_off"]}),
         }
+
+
+def _text(said: Mapping[str, Any] | None, start_s: float, end_s: float) -> str | None:
+    """Whole words that begin in a stretch of speech; None of a voice whose words nobody knows."""
+    if said is None:
+        return None
+    return " ".join(one["word"] for one in said["words"] if not one["cut"] and start_s <= one["start_s"] < end_s)
 
 
 def _window(truth: Mapping[str, Any], segments: list[dict[str, Any]], channels: list[int]) -> dict[str, Any]:

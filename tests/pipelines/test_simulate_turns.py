@@ -136,6 +136,31 @@ def test_every_utterance_is_said_before_one_is_said_again() -> None:
     assert found["utterances_said_again"] == 50
 
 
+@pytest.mark.parametrize("lengths_s", [(1.5, 4.5), (1, 12)])
+@pytest.mark.parametrize("speakers", [2, 4, 8])
+def test_everybody_is_heard_in_a_short_conversation_also_with_a_small_share(
+    speakers: int, lengths_s: tuple[float, float]
+) -> None:
+    shares = [1 - 0.01 * (speakers - 1), *([0.01] * (speakers - 1))]
+    for seed in range(40):
+        found = made(shares, 0.75 / 60, seed, lengths_s)
+        heard = {one.speaker for one in found.placed if one.kind is not Kind.BACKCHANNEL}
+        assert len(heard) == speakers, f"seed {seed}"
+        assert found.placed[-1].stop <= 0.75 * 60 * RATE
+
+
+def test_who_cannot_be_heard_for_want_of_time_is_left_to_the_statistics() -> None:
+    found = made([0.125] * 8, 6 / 3600, lengths_s=(2, 4))
+    assert 1 <= len({one.speaker for one in found.placed}) < 8
+
+
+def test_turns_and_backchannels_share_what_was_said() -> None:
+    """No utterance is a backchannel and a turn, or twice either, while enough others are left."""
+    found = made([0.5, 0.5], 3 / 60, lengths_s=(0.5, 2), backchannels_per_min=6)
+    assert any(one.kind is Kind.BACKCHANNEL for one in found.placed)
+    assert len({one.utterance for one in found.placed}) == len(found.placed)
+
+
 def test_recordings_are_cut_in_silences_and_no_speech_is_lost() -> None:
     rng = np.random.default_rng(0)
     edges = np.cumsum(rng.integers(2000, 60_000, size=400)).tolist()

@@ -6,18 +6,14 @@ It says what the words are made of, not how they sounded: a language model stand
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.stages.recognisers import Phone
+from runtime import espeak_ng
 from runtime.errors import SpeechmillError
 
-TEXT_CHARACTERS = 10_000
-"""Of one piece of speech; Whisper writes at most 224 tokens for 30 s."""
-TIMEOUT_S = 60.0
 STRESS = re.compile("[ˈˌ]")
 OTHER_VOICE = re.compile(r"\([a-z-]+\)")
 """espeak-ng marks words that it reads as another language's."""
@@ -38,9 +34,7 @@ class Espeak:
         from faster_whisper import WhisperModel
 
         assert language is not None
-        self._program = shutil.which("espeak-ng") or ""
-        if not self._program:
-            raise SpeechmillError("the program espeak-ng is not installed", "apt-get install espeak-ng")
+        espeak_ng.program()
         if language in WITHOUT_LETTERS:
             what = f"espeak-ng does not read what is written in {language!r}"
             raise SpeechmillError(what, "use another recogniser, such as ctc or allosaurus, for this language")
@@ -64,23 +58,10 @@ class Espeak:
         return [Phone(symbol, at * step_s, (at + 1) * step_s) for at, symbol in enumerate(symbols)]
 
     def _read(self, text: str) -> str:
-        """What espeak-ng writes for a text. Raises SpeechmillError where it fails or does not come to an end."""
-        # Between [[ and ]] espeak-ng would take phonemes by name instead of words.
-        given = re.sub(r"[\[\]\s]+", " ", text[:TEXT_CHARACTERS]).strip()
-        if not given:
-            return ""
-        command = [self._program, "-q", "-v", self._language, "--ipa", "--sep=_", "--stdin"]
-        try:
-            done = subprocess.run(
-                command, input=given, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired as error:
-            what = f"espeak-ng did not read {len(given):,} characters within {TIMEOUT_S:g} s"
-            raise SpeechmillError(what, "run it again with fewer workers on this machine") from error
-        if done.returncode:
-            what = f"espeak-ng with the voice {self._language!r} ended with {done.returncode}: {done.stderr[-300:]}"
-            raise SpeechmillError(what, "set annotate.phonemes.language to a voice of `espeak-ng --voices`")
-        return done.stdout
+        """What espeak-ng writes for a text."""
+        given = espeak_ng.one_line(text)
+        remedy = "set annotate.phonemes.language to a voice of `espeak-ng --voices`"
+        return espeak_ng.read(given, self._language, remedy) if given else ""
 
 
 def parse(ipa: str) -> list[str]:
