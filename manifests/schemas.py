@@ -223,6 +223,53 @@ VAD = pa.schema(
     ]
 )
 
+TURN_TAKING = [
+    field(
+        "second_speaker_share",
+        pa.float64(),
+        "share, 0 to 0.5, of the second most talkative speaker in the speaking time of all; null with fewer than two "
+        "speakers, as all columns about the floor are",
+    ),
+    field(
+        "floor_transfers_per_min",
+        pa.float64(),
+        "changes of the speaker who holds the floor, per minute of recording; who is heard only within what another "
+        "one says takes no floor",
+        "1/min",
+    ),
+    field("gaps_per_min", pa.float64(), "changes of the floor without overlap, per minute of recording", "1/min"),
+    field(
+        "overlaps_per_min",
+        pa.float64(),
+        "places where two or more speakers talk at once, whoever takes the floor, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "backchannels_per_min",
+        pa.float64(),
+        "utterances of 0.25 to 1 s within an utterance of another speaker, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "interruptions_per_min",
+        pa.float64(),
+        "changes of the floor at which the one before goes on for 0.2 to 1 s, per minute of recording; times alone do "
+        "not tell whether the speech before had come to its end",
+        "1/min",
+    ),
+    field("overlapped_transfers", pa.float64(), "share, 0 to 1, of the changes of the floor that overlap"),
+    field(
+        "offset_median_s",
+        pa.float64(),
+        "median of the floor transfer offsets: the gap, or below 0 the overlap, at each change of the floor; null where "
+        "it never changes",
+        "s",
+    ),
+    field("offset_sd_s", pa.float64(), "standard deviation of the floor transfer offsets; long lapses widen it", "s"),
+    field("offset_iqr_s", pa.float64(), "interquartile range of the floor transfer offsets", "s"),
+    field("offsets_s", pa.list_(pa.float64()), "floor transfer offset of each change of the floor, in order", "s"),
+]
+
 DIARIZE = pa.schema(
     [
         *BASE,
@@ -250,6 +297,7 @@ DIARIZE = pa.schema(
             "turns_per_min", pa.float64(), "turns per minute of recording: high where speakers change often", "1/min"
         ),
         field("longest_monologue_s", pa.float64(), "longest stretch in which one speaker holds the floor", "s"),
+        *TURN_TAKING,
     ]
 )
 

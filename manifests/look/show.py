@@ -96,7 +96,7 @@ def render(row: Mapping[str, Any]) -> None:
     _section("probe", recording, skip)
     for stage in schemas.STAGES:
         if stage in row:
-            lists = {"segments", "turns", "votes", "stretches"}
+            lists = {"segments", "turns", "offsets_s", "votes", "stretches"}
             _section(stage, row[stage], skip | lists)
     _timeline(row)
     language = row.get("language") or {}

@@ -92,7 +92,7 @@ class Diarize(Stage):
     """
 
     name = "diarize"
-    version = 2
+    version = 3
     needs = ("vad",)
     packages = ("pyannote.audio", "torch", "torchaudio")
     schema = DIARIZE

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.windows import covered_s, union
+from pipelines.stages.turn_taking import measured
 
 Span = tuple[float, float]
 Turn = Mapping[str, Any]
@@ -30,6 +31,8 @@ def summary(turns: Sequence[Turn], duration_s: float) -> dict[str, Any]:
     (1.0, 0.129032)
     >>> row["turn_count"], row["turns_per_min"], row["longest_monologue_s"]
     (2, 2.0, 4.0)
+    >>> row["offsets_s"], row["second_speaker_share"]
+    ([-1.0], 0.457143)
     """
     spoken = by_speaker(turns)
     together_s = overlap_s(spoken)
@@ -43,6 +46,7 @@ def summary(turns: Sequence[Turn], duration_s: float) -> dict[str, Any]:
         "turn_count": count,
         "turns_per_min": round(60 * count / duration_s, 6) if duration_s else 0.0,
         "longest_monologue_s": round(longest_monologue_s(spoken), 6),
+        **measured(spoken, duration_s),
     }
 
 
