@@ -79,9 +79,7 @@ STAGES = {
             "another number of speakers than its turns have",
             ANNOTATE,
         ),
-        Rule(
-            "second_speaker_share NOT BETWEEN 0 AND 0.5", "a second speaker who speaks more than the first", ANNOTATE
-        ),
+        Rule("second_speaker_share NOT BETWEEN 0 AND 0.5", "a second speaker who speaks more than the first", ANNOTATE),
         Rule("(offset_median_s IS NULL) <> (len(offsets_s) = 0)", "offsets and no median, or a median alone", ANNOTATE),
     ],
     "language": [

@@ -94,13 +94,13 @@ def offsets_s(floor: Iterable[Utterance]) -> list[float]:
 
 def of_offsets(offsets: Sequence[float], minutes: float) -> dict[str, Any]:
     """What floor transfer offsets add up to: rates, the median and both spreads, the share of those that overlap."""
-    low, median, high = np.quantile(offsets, (0.25, 0.5, 0.75)).tolist() if offsets else (None,) * 3
+    several = len(offsets) > 1
     return {
         "floor_transfers_per_min": len(offsets) / minutes,
         "gaps_per_min": sum(offset >= 0 for offset in offsets) / minutes,
-        "offset_median_s": median,
-        "offset_sd_s": float(np.std(offsets, ddof=1)) if len(offsets) > 1 else None,
-        "offset_iqr_s": high - low if len(offsets) > 1 else None,
+        "offset_median_s": float(np.median(offsets)) if offsets else None,
+        "offset_sd_s": float(np.std(offsets, ddof=1)) if several else None,
+        "offset_iqr_s": float(np.subtract(*np.quantile(offsets, (0.75, 0.25)))) if several else None,
         "overlapped_transfers": sum(offset < 0 for offset in offsets) / len(offsets) if offsets else None,
     }
 
