@@ -106,6 +106,11 @@ STAGES = {
             ANNOTATE,
         ),
     ],
+    "prosody": [
+        Rule(track("voices"), "a voice on a track that it has not", ANNOTATE),
+        Rule(f"alone_s < 0 OR alone_s > duration_s * tracks + {SLACK_S}", "more speech than sound", ANNOTATE),
+        Rule("voiced_share NOT BETWEEN 0 AND 1 OR pause_share NOT BETWEEN 0 AND 1", "a share outside 0 to 1", ANNOTATE),
+    ],
 }
 VERDICTS = [
     Rule("verdict NOT IN ('kept', 'rejected', 'failed')", "a verdict that is none", SELECT),

@@ -24,6 +24,8 @@ def charts(connection: duckdb.DuckDBPyConnection, stages: Mapping[str, str]) -> 
     """Id, title, note and figure of each chart, of those stages that ran. Reads the table `facts`."""
     if "diarize" in stages:
         yield from _turn_taking(connection)
+    if "prosody" in stages:
+        yield from _prosody(connection)
 
 
 def _turn_taking(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
@@ -45,6 +47,22 @@ def _turn_taking(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
         most = max(sum(part > 0 for part in parts) for *_, parts in rows)
         shown = [(group, count, parts[:most]) for group, count, parts in rows]
         yield "talk-shares", title, note, figures.shares(shown, RANKS[:most], title)
+
+
+def _prosody(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
+    charts = (
+        ("pitch_median_hz", "Pitch", "Median pitch of each speaker.", "Hz", (50.0, 400.0, 10.0)),
+        ("pitch_sd_semitones", "Variability of the pitch", "Standard deviation of each speaker's pitch.", "semitones",
+         (0.0, 8.0, 0.25)),
+        ("syllables_per_s", "Speaking rate", "Syllable nuclei per second of speech of each speaker.", "1/s",
+         (0.0, 8.0, 0.2)),
+        ("pause_share", "Pauses", "Share of pauses in the time of each speaker.", "share", (0.0, 0.6, 0.02)),
+    )  # fmt: skip
+    for name, title, note, unit, bars in charts:
+        counts, drawn = histogram(connection, f"unnest(voices).{name}", "prosody", bars)
+        if counts:
+            note = f"{note} The outer bars hold what lies beyond. {drawn}"
+            yield f"talk-{name}", title, note, figures.counted(edges_of(bars), counts, title, unit, "speakers")
 
 
 def edges_of(bars: tuple[float, float, float]) -> list[float]:
