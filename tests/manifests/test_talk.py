@@ -67,3 +67,27 @@ def test_the_page_has_the_section_where_speakers_were_told_apart_and_only_there(
     alone = write_lake(tmp_path / "alone", [[{"id": "r", "duration_s": 10.0, "speech": [(0.0, 2.0)]}]])
     assert 'id="talk"' not in Report(alone, choose(alone)).build(0, None)
     assert json.loads(lake.storage.read("selections/sel/funnel.json"))["recordings"]["kept"]["count"] == 8
+
+
+def test_each_speaker_is_in_the_charts_of_prosody(lake: Lake) -> None:
+    voices = [
+        {"speaker": name, "track": 0, "alone_s": 5.0, "pitch_median_hz": hz}
+        for name, hz in (("A", 110.0), ("B", 900.0))
+    ]
+    rows = [
+        {
+            "recording_id": f"r{n:02}",
+            "status": "ok",
+            "voices": voices[: 1 + n % 2],
+            "alone_s": 5.0,
+            "pitch_median_hz": 110.0,
+        }
+        for n in range(11)
+    ]
+    lake.write(lake.annotation_key("prosody", "p", "batch-000000"), schemas.table(rows, schemas.PROSODY))
+    report = Report(lake, choose(lake, stages={"prosody": "p"}))
+    drawn = {figure: chart for figure, _, _, chart in talk.charts(report.connection, report.choice.stages)}
+    assert drawn.keys() == {"talk-offsets", "talk-shares", "talk-pitch_median_hz"}  # of the others nothing is known
+    kept = {trace["name"]: trace["y"] for trace in drawn["talk-pitch_median_hz"]["data"]}["kept"]
+    assert sum(kept) == 12
+    assert kept[-1] == 4  # at 900 Hz, beyond the last edge
