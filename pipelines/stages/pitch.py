@@ -73,11 +73,14 @@ class PitchTracker:
     def _pitch(self, samples: np.ndarray, count: int) -> Iterator[np.ndarray]:
         for first in range(0, count, WINDOW_FRAMES):
             last = min(first + WINDOW_FRAMES, count)
+            peaks = np.abs(samples[first * HOP : last * HOP].reshape(-1, HOP)).max(axis=1)
+            if peaks.max() < SILENT_PEAK:
+                yield np.full(last - first, np.nan)
+                continue
             before = max(0, first - BEFORE)
             window = samples[before * HOP : (last + AFTER) * HOP if last < count else None]
             told = self.session.run(["pitch", "confidence"], {"audio": window[None], **self.limits})
             pitch, confidence = (np.asarray(one[0], float)[first - before : last - before] for one in told)
-            peaks = np.abs(samples[first * HOP : last * HOP].reshape(-1, HOP)).max(axis=1)
             yield np.where((confidence >= self.confidence) & (peaks >= SILENT_PEAK), pitch, np.nan)
 
     def _levels(self, samples: np.ndarray, count: int) -> Iterator[np.ndarray]:
