@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lakes import rules, write_lake
@@ -18,7 +19,9 @@ from pipelines.stages.turns import summary
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     """Nine conversations of two speakers, one of three, one monologue."""
-    rows = [{"id": f"r{n:02}", "duration_s": 10.0 + n, "speech": [(0.0, 2 + n / 2)]} for n in range(11)]
+    rows: list[dict[str, Any]] = [
+        {"id": f"r{n:02}", "duration_s": 10.0 + n, "speech": [(0.0, 2 + n / 2)]} for n in range(11)
+    ]
     lake = write_lake(tmp_path / "lake", [rows])
     turns = [
         [

@@ -129,7 +129,7 @@ def test_nothing_is_lost_and_the_floor_is_held_by_one_after_another(drawn: Drawn
     for speaker, spans in spoken.items():
         own = [one for one in [*found.floor, *inside] if one.speaker == speaker]
         assert all(sum(one.start <= start and stop <= one.stop for one in own) == 1 for start, stop in spans)
-    row = measured(spoken, 20.0)
+    found_row = measured(spoken, 20.0)
     if len(spoken) > 1:
-        assert 0 < row["second_speaker_share"] <= 0.5
-        assert row["gaps_per_min"] <= row["floor_transfers_per_min"] == len(row["offsets_s"]) * 3
+        assert 0 < found_row["second_speaker_share"] <= 0.5
+        assert found_row["gaps_per_min"] <= found_row["floor_transfers_per_min"] == len(found_row["offsets_s"]) * 3
