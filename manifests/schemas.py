@@ -232,6 +232,53 @@ VAD = pa.schema(
     ]
 )
 
+TURN_TAKING = [
+    field(
+        "second_speaker_share",
+        pa.float64(),
+        "share, 0 to 0.5, of the second most talkative speaker in the speaking time of all; null with fewer than two "
+        "speakers, as all columns about the floor are",
+    ),
+    field(
+        "floor_transfers_per_min",
+        pa.float64(),
+        "changes of the speaker who holds the floor, per minute of recording; who is heard only within what another "
+        "one says takes no floor",
+        "1/min",
+    ),
+    field("gaps_per_min", pa.float64(), "changes of the floor without overlap, per minute of recording", "1/min"),
+    field(
+        "overlaps_per_min",
+        pa.float64(),
+        "places where two or more speakers talk at once, whoever takes the floor, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "backchannels_per_min",
+        pa.float64(),
+        "utterances of 0.25 to 1 s within an utterance of another speaker, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "interruptions_per_min",
+        pa.float64(),
+        "changes of the floor at which the one before goes on for 0.2 to 1 s, per minute of recording; times alone do "
+        "not tell whether the speech before had come to its end",
+        "1/min",
+    ),
+    field("overlapped_transfers", pa.float64(), "share, 0 to 1, of the changes of the floor that overlap"),
+    field(
+        "offset_median_s",
+        pa.float64(),
+        "median of the floor transfer offsets: the gap, or below 0 the overlap, at each change of the floor; null where "
+        "it never changes",
+        "s",
+    ),
+    field("offset_sd_s", pa.float64(), "standard deviation of the floor transfer offsets; long lapses widen it", "s"),
+    field("offset_iqr_s", pa.float64(), "interquartile range of the floor transfer offsets", "s"),
+    field("offsets_s", pa.list_(pa.float64()), "floor transfer offset of each change of the floor, in order", "s"),
+]
+
 DIARIZE = pa.schema(
     [
         *BASE,
@@ -269,6 +316,7 @@ DIARIZE = pa.schema(
             "turns_per_min", pa.float64(), "turns per minute of recording: high where speakers change often", "1/min"
         ),
         field("longest_monologue_s", pa.float64(), "longest stretch in which one speaker holds the floor", "s"),
+        *TURN_TAKING,
     ]
 )
 
@@ -349,6 +397,66 @@ PHONEMES = pa.schema(
             pa.int64(),
             "number of phones that were heard around the stretches of speech, and are none of theirs",
         ),
+    ]
+)
+
+VOICE_COLUMNS = [
+    field(
+        "pitch_median_hz",
+        pa.float64(),
+        "median pitch of the voiced speech; of a recording, as the other columns of prosody, the mean over its speakers "
+        "weighted by their speech",
+        "Hz",
+    ),
+    field(
+        "pitch_range_semitones",
+        pa.float64(),
+        "range of the pitch, from its 5th to its 95th percentile, octave errors left out",
+        "semitone",
+    ),
+    field(
+        "pitch_sd_semitones",
+        pa.float64(),
+        "standard deviation of the pitch: low where somebody speaks monotonously",
+        "semitone",
+    ),
+    field("voiced_share", pa.float64(), "share of the speech, 0 to 1, that has a pitch"),
+    field(
+        "syllables_per_s",
+        pa.float64(),
+        "speaking rate: syllable nuclei, which are voiced peaks of the level, per second of speech without pauses",
+        "1/s",
+    ),
+    field(
+        "pauses_per_min",
+        pa.float64(),
+        "silences of 0.2 to 3 s between stretches of speech of one speaker, in which nobody else is heard, per minute of "
+        "speech and pauses",
+        "1/min",
+    ),
+    field("pause_median_s", pa.float64(), "median length of these pauses; null without any", "s"),
+    field("pause_share", pa.float64(), "share, 0 to 1, of these pauses in speech and pauses"),
+    field(
+        "loudness_range_lu",
+        pa.float64(),
+        "from the 10th to the 95th percentile of the momentary loudness (0.4 s, EBU R128) of the speech",
+        "LU",
+    ),
+]
+VOICE = pa.struct(
+    [
+        field("speaker", pa.string(), "speaker as in the turns of diarize; null where tracks are measured"),
+        field("track", pa.int32(), "analysis track"),
+        field("alone_s", pa.float64(), "speech in which nobody else is heard", "s"),
+        *VOICE_COLUMNS,
+    ]
+)
+PROSODY = pa.schema(
+    [
+        *BASE,
+        field("voices", pa.list_(VOICE), "what was measured of each speaker where nobody else is heard"),
+        field("alone_s", pa.float64(), "speech in which one speaker alone is heard, of all speakers", "s"),
+        *VOICE_COLUMNS,
     ]
 )
 
@@ -523,6 +631,7 @@ STAGES: dict[str, pa.Schema] = {
     "language": LANGUAGE,
     "quality": QUALITY,
     "phonemes": PHONEMES,
+    "prosody": PROSODY,
 }
 
 

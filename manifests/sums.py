@@ -21,10 +21,14 @@ MEASURES: dict[str, list[str]] = {
     "recordings": ["claimed_duration_s", "size_bytes"],
     "signal": ["duration_s", "loudness_lufs", "bandwidth_hz"],
     "vad": ["speech_share"],
-    "diarize": ["num_speakers", "overlap_share", "longest_monologue_s"],
+    "diarize": [
+        *("num_speakers", "overlap_share", "longest_monologue_s", "second_speaker_share", "offset_median_s"),
+        *("gaps_per_min", "overlaps_per_min", "backchannels_per_min", "interruptions_per_min"),
+    ],
     "language": ["language_confidence"],
     "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
     "phonemes": ["phones_per_s"],
+    "prosody": ["pitch_median_hz", "pitch_sd_semitones", "syllables_per_s", "pause_share", "loudness_range_lu"],
 }
 """Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
 

@@ -205,3 +205,20 @@ def union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def overlaps(speakers: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Stretches in which two or more speakers talk, by the spans of each; those of one speaker may overlap.
+
+    >>> overlaps([[(0.0, 3.0), (6.0, 8.0)], [(2.0, 7.0)]])
+    [(2.0, 3.0), (6.0, 7.0)]
+    """
+    spans = [span for own in speakers for span in union(own)]
+    edges = sorted([(end, -1) for _, end in spans] + [(start, 1) for start, _ in spans])
+    found: list[tuple[float, float]] = []
+    talking, since = 0, 0.0
+    for at, change in edges:
+        if talking >= 2 and at > since:
+            found.append((since, at))
+        talking, since = talking + change, at
+    return union(found)

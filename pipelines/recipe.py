@@ -7,7 +7,7 @@ import importlib
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ STAGES = {
     "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
     "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
+    "prosody": ("pipelines.stages.prosody", "Prosody", "ProsodyConfig"),
 }
 
 
@@ -259,6 +260,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
             stages[stage] = build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
+    if "prosody" in stages:
+        if stages["prosody"].speakers is None:
+            stages["prosody"] = replace(stages["prosody"], speakers="diarize" in stages)
+        if stages["prosody"].speakers and "diarize" not in stages:
+            what = "annotate.prosody.speakers = true reads the turns of diarize"
+            raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
     select: SelectConfig = build(SelectConfig, raw.get("select", {}), "select")
     several = encoders_of(raw.get("encode", {}))
     encode = next(iter(several.values())) if several else encode_of(raw.get("encode", {}), "encode")

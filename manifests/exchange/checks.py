@@ -79,6 +79,8 @@ STAGES = {
             "another number of speakers than its turns have",
             ANNOTATE,
         ),
+        Rule("second_speaker_share NOT BETWEEN 0 AND 0.5", "a second speaker who speaks more than the first", ANNOTATE),
+        Rule("(offset_median_s IS NULL) <> (len(offsets_s) = 0)", "offsets and no median, or a median alone", ANNOTATE),
     ],
     "language": [
         Rule(span("votes", "duration_s"), "a vote of a stretch that is empty or not inside it", ANNOTATE),
@@ -103,6 +105,11 @@ STAGES = {
             "phones without times",
             ANNOTATE,
         ),
+    ],
+    "prosody": [
+        Rule(track("voices"), "a voice on a track that it has not", ANNOTATE),
+        Rule(f"alone_s < 0 OR alone_s > duration_s * tracks + {SLACK_S}", "more speech than sound", ANNOTATE),
+        Rule("voiced_share NOT BETWEEN 0 AND 1 OR pause_share NOT BETWEEN 0 AND 1", "a share outside 0 to 1", ANNOTATE),
     ],
 }
 VERDICTS = [

@@ -96,7 +96,7 @@ def render(row: Mapping[str, Any]) -> None:
     _section("probe", recording, skip)
     for stage in schemas.STAGES:
         if stage in row:
-            lists = {"segments", "turns", "track_languages", "votes", "stretches"}
+            lists = {"segments", "turns", "offsets_s", "track_languages", "votes", "stretches", "voices"}
             _section(stage, row[stage], skip | lists)
     _timeline(row)
     language = row.get("language") or {}
@@ -117,6 +117,23 @@ def render(row: Mapping[str, Any]) -> None:
             ],
         )  # fmt: skip
         _more(language["votes"])
+    voices = (row.get("prosody") or {}).get("voices")
+    if voices:
+        terminal.heading("voices")
+        names = [
+            "alone_s",
+            "pitch_median_hz",
+            "pitch_sd_semitones",
+            "syllables_per_s",
+            "pause_share",
+            "loudness_range_lu",
+        ]
+        labels = ["alone_s", "pitch Hz", "sd semitones", "syllables/s", "pauses", "loudness LU"]
+        terminal.table(
+            ["track", "speaker", *labels],
+            [[voice["track"], voice["speaker"], *(voice[name] for name in names)] for voice in voices[:LISTED]],
+        )
+        _more(voices)
     if row["windows"]:
         terminal.heading("windows")
         terminal.table(

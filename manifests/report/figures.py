@@ -115,6 +115,74 @@ def histogram(
     return described(data, layout, 172, label)
 
 
+def counted(
+    edges: Sequence[float], counts: Mapping[str, Sequence[int]], title: str, axis: str, what: str
+) -> dict[str, Any]:
+    """Numbers of `what`, such as changes of speaker, by a value, stacked by verdict; a line marks the value 0."""
+    width = edges[1] - edges[0]
+    data = [
+        _trace(
+            "bar",
+            x=[edge + width / 2 for edge in edges[:-1]],
+            y=list(values),
+            width=width * 0.92,
+            name=verdict,
+            marker=_marker(COLORS[verdict], PATTERNS.get(verdict, "")),
+            customdata=[[low, low + width] for low in edges[:-1]],
+            hovertemplate=f"%{{customdata[0]:.3~g}} to %{{customdata[1]:.3~g}}: %{{y:,}} {text(what)}, {verdict}"
+            "<extra></extra>",
+        )
+        for verdict, values in counts.items()
+    ]
+    zero = {
+        "type": "line",
+        "x0": 0,
+        "x1": 0,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": GROUND, "dash": "dot"},
+    }
+    layout = {
+        "barmode": "stack",
+        "showlegend": False,
+        "margin": MARGIN | {"b": 30},
+        "shapes": [zero] if edges[0] < 0 < edges[-1] else [],
+        "xaxis": _axis(axis, range=[edges[0], edges[-1]], tick0=0, dtick=nice((edges[-1] - edges[0]) / 10)),
+        "yaxis": _axis(what, nticks=5, rangemode="tozero"),
+    }
+    total = sum(map(sum, counts.values()))
+    return described(data, layout, 300, f"{title}: {total:,} {what} from {edges[0]:g} to {edges[-1]:g}")
+
+
+def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str], title: str) -> dict[str, Any]:
+    """Shares of a whole, stacked, a bar a group. Rows are (group, recordings, a share for each of `names`)."""
+    data = [
+        _trace(
+            "bar",
+            x=[text(group) for group, *_ in rows],
+            y=[parts[number] for *_, parts in rows],
+            name=text(name),
+            marker=_marker(PALETTE[number % len(PALETTE)], "/" if number % 2 else ""),
+            customdata=[count for _, count, _ in rows],
+            hovertemplate=f"{text(name)}: %{{y:.1%}}, mean of %{{customdata:,}} recordings<extra></extra>",
+        )
+        for number, name in enumerate(names)
+    ]
+    layout = {
+        "barmode": "stack",
+        "margin": MARGIN | {"t": 10},
+        "legend": LEGEND | {"traceorder": "normal"},
+        "showlegend": True,
+        "xaxis": _axis("speakers in the recording", type="category"),
+        "yaxis": _axis("share of the speaking time", tickformat=".0%", range=[0, 1]),
+    }
+    told = "; ".join(
+        f"{group} speakers: {', '.join(f'{part:.0%}' for part in parts if part)}" for group, _, parts in rows
+    )
+    return described(data, layout, 300, f"{title}: {told}")
+
+
 def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str, Any]:
     """Hours by group and verdict, the largest group on top. Rows are (group, verdict, hours, recordings)."""
     totals: dict[str, float] = {}

@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.report import figures, flow, measures, provenance, runs
+from manifests.report import figures, flow, measures, provenance, runs, talk
 from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
 from manifests.report.measures import Measure, Score
@@ -64,6 +64,7 @@ class Report:
             "funnel": self._funnel(),
             "scores": scores,
             "groups": list(self._groups()),
+            "talk": list(self._talk()),
             "measures": self._measures(),
             "tokens": self._tokens(),
             "failures": self._failures(),
@@ -248,6 +249,12 @@ class Report:
             if {row[0] for row in rows} - {"unknown"}:
                 self.figures[f"group-{column}"] = figures.groups(rows, title)
                 yield f"group-{column}", title, known["num_speakers" if column == "speakers" else column].sentence
+
+    def _talk(self) -> Iterator[tuple[str, str, str]]:
+        """Figure, title and note of each chart of how people talk."""
+        for figure, title, note, drawn in talk.charts(self.connection, self.choice.stages):
+            self.figures[figure] = drawn
+            yield figure, title, note
 
     def _tokens(self) -> dict[str, Any] | None:
         if self.tokens is None:

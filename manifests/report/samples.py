@@ -12,7 +12,7 @@ import pyarrow as pa
 from manifests.report.figures import COLORS, PALETTE
 from manifests.report.measures import NO_UNIT, of_recordings
 from manifests.report.thresholds import Threshold
-from manifests.windows import union
+from manifests.windows import overlaps
 
 Row = dict[str, Any]
 Span = tuple[float, float]
@@ -176,21 +176,3 @@ def _lanes(row: Row, windows: list[Row]) -> list[Row]:
         hover=["kept" if window["kept"] else f"rejected: {', '.join(window['reasons'])}" for window in windows],
     )
     return lanes
-
-
-def overlaps(speakers: Sequence[Sequence[Span]]) -> list[Span]:
-    """Stretches in which two or more speakers talk.
-
-    >>> overlaps([[(0.0, 3.0), (6.0, 8.0)], [(2.0, 7.0)]])
-    [(2.0, 3.0), (6.0, 7.0)]
-    """
-    # A speaker's own turns may overlap: only different speakers make overlap.
-    spans = [span for own in speakers for span in union(own)]
-    edges = sorted([(end, -1) for _, end in spans] + [(start, 1) for start, _ in spans])
-    found: list[Span] = []
-    talking, since = 0, 0.0
-    for at, change in edges:
-        if talking >= 2 and at > since:
-            found.append((since, at))
-        talking, since = talking + change, at
-    return union(found)

@@ -111,13 +111,11 @@ class Loudness:
     """
 
     def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
-        import pyloudnorm  # takes seconds to import, and most commands measure nothing
         import scipy.signal
 
         self._filter = scipy.signal.sosfilt
         self.hop = round(0.1 * sample_rate)
-        filters = pyloudnorm.Meter(sample_rate)._filters.values()
-        self.sections = np.array([[*(f.b * f.passband_gain), *f.a] for f in filters])
+        self.sections = k_weighting(sample_rate)
         self.state = np.zeros((len(self.sections), channels, 2))
         self.weights = channel_weights(channels, layout)
         self.rest = np.zeros((channels, 0))
@@ -143,6 +141,14 @@ class Loudness:
             return None
         blocks = blocks[_loudness(blocks) > _loudness(blocks.mean()) - 10.0]
         return float(_loudness(blocks.mean())) if blocks.size else None
+
+
+def k_weighting(sample_rate: int) -> np.ndarray:
+    """The filter of BS.1770-4 as second-order sections."""
+    import pyloudnorm  # takes seconds to import, and most commands measure nothing
+
+    filters = pyloudnorm.Meter(sample_rate)._filters.values()
+    return np.array([[*(f.b * f.passband_gain), *f.a] for f in filters])
 
 
 def channel_weights(channels: int, layout: str) -> np.ndarray:

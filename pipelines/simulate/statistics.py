@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from manifests.windows import union
+from manifests.windows import overlaps, union
 from pipelines.simulate.turns import Kind, Placed, Schedule
+from pipelines.stages.turn_taking import Utterance, measured, of_offsets, offsets_s
 
 Span = tuple[float, float]
 
@@ -24,6 +22,7 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
     speech_s = [sum(stop - start for start, stop in spans) / rate for spans in speech]
     anybody_s = sum(stop - start for start, stop in union([span for spans in speech for span in spans])) / rate
     overlap_s = sum(stop - start for start, stop in overlaps(speech)) / rate
+    by_times = measured(stretches_s(placed, rate), num_samples / rate)
     kinds = Counter(one.kind for one in placed)
     again = len(placed) - len({one.utterance for one in placed})
     return {
@@ -37,14 +36,11 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
         "overlap_s": overlap_s,
         "overlap_share": overlap_s / anybody_s if anybody_s else None,
         "overlaps_per_min": len(overlaps(speech)) / minutes,
-        "floor_transfers_per_min": len(offsets) / minutes,
-        "gaps_per_min": sum(offset >= 0 for offset in offsets) / minutes,
-        "offset_median_s": float(np.median(offsets)) if offsets else None,
-        "offset_sd_s": float(np.std(offsets, ddof=1)) if len(offsets) > 1 else None,
-        "overlapped_transfers": sum(offset < 0 for offset in offsets) / len(offsets) if offsets else None,
+        **of_offsets(offsets, minutes),
         "backchannels_per_min": kinds[Kind.BACKCHANNEL] / minutes,
         "backchannels_left_out": made.backchannels_left_out,
         "interruptions_per_min": kinds[Kind.INTERRUPTION] / minutes,
+        "turn_taking": {name: value for name, value in by_times.items() if name != "offsets_s"},
     }
 
 
@@ -54,18 +50,12 @@ def floor_transfer_offsets(placed: Iterable[Placed], rate: int) -> list[float]:
     Backchannels take no floor and do not count.
     """
     floor = [one for one in placed if one.kind is not Kind.BACKCHANNEL]
-    return [(b.start - a.stop) / rate for a, b in pairwise(floor) if a.speaker != b.speaker]
+    return offsets_s(Utterance(one.speaker, one.start / rate, one.stop / rate) for one in floor)
 
 
-def overlaps(speech: Sequence[Sequence[Span]]) -> list[Span]:
-    """Where at least two speakers speak at once, by the stretches of speech of each."""
-    edges = sorted((at, step) for spans in speech for span in spans for at, step in zip(span, (1, -1), strict=True))
-    found: list[Span] = []
-    speaking, begun = 0, 0.0
-    for at, step in edges:  # ends come before beginnings at the same sample
-        speaking += step
-        if step == 1 and speaking == 2:
-            begun = at
-        elif step == -1 and speaking == 1 and at > begun:
-            found.append((begun, at))
+def stretches_s(placed: Iterable[Placed], rate: int) -> dict[int, list[Span]]:
+    """The stretches of speech of each speaker who is heard, in seconds."""
+    found: dict[int, list[Span]] = {}
+    for one in placed:
+        found.setdefault(one.speaker, []).extend((start / rate, stop / rate) for start, stop in one.speech())
     return found

@@ -11,15 +11,14 @@ import numpy as np
 
 from pipelines.simulate.settings import TurnTaking
 from pipelines.simulate.utterances import Span, Utterance, Word
+from pipelines.stages.turn_taking import BACKCHANNEL_S
+from pipelines.stages.turn_taking import INTERRUPTION_S as YIELD_S
 
 LEAST_PAUSE_S = 0.1
 """Between two utterances of one speaker."""
-YIELD_S = (0.2, 1.0)
-"""How long whoever is interrupted goes on."""
 INTERRUPTED = (0.3, 0.8)
 """Where in an utterance another speaker breaks in, as shares of its length."""
 LEAST_INTERRUPTED_S = 1.5
-BACKCHANNEL_S = (0.25, 1.0)
 HOST_BEFORE_S, HOST_AFTER_S = 0.8, 0.3
 """A backchannel begins so long after its host has begun, and ends so long before the host ends."""
 NEEDED_BETWEEN_S = 1.0

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.stages.turn_taking import JOIN_S
+
 MARGIN_S = 0.05
 """Sound that an utterance takes along before and after its speech, at most half of the silence there."""
-JOIN_S = 0.6
-"""Stretches of speech with a longer silence between them belong to different utterances."""
 LENGTH_MEDIAN_S = 2.0
 LENGTH_SPREAD = 0.7
 """Wanted lengths of utterances are lognormal: the median, and the standard deviation of the natural logarithm."""

@@ -52,7 +52,8 @@ class Stage:
 
     name: ClassVar[str]
     version: ClassVar[int]
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
+    """The stages whose rows it reads."""
     packages: tuple[str, ...] = ()
     """What it imports beyond the core."""
     schema: ClassVar[pa.Schema]

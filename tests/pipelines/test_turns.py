@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.stages import linking, turns
+from manifests import windows
+from pipelines.stages import linking, turn_taking, turns
 
 # On a grid of 1/8 s all sums are exact, so counted and computed seconds must be equal.
 TICK_S = 0.125
@@ -28,7 +29,7 @@ def heard(drawn: Drawn) -> list[set[str]]:
     return [{speaker for speaker, (start, end) in drawn if start <= tick < end} for tick in range(120)]
 
 
-@pytest.mark.parametrize("module", [turns, linking])
+@pytest.mark.parametrize("module", [turns, turn_taking, linking, windows])
 def test_examples(module: object) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
