@@ -87,6 +87,11 @@ def test_any_engine_makes_the_bytes_of_one_process(
     (summary,) = (tmp_path / "lake/runs").glob("*/summary.json")
     steps = json.loads(summary.read_text())["steps"]
     assert (steps["annotate"]["recordings"], steps["encode"]["recordings"]) == (6, 6)
+    spent = {step: steps[step]["spent"][step] for step in ("annotate", "encode")}
+    assert {name: sums["seconds"] + sums["first_seconds"] for name, sums in spent.items()} == {
+        name: pytest.approx(3600 * steps[name]["hours"], abs=0.01) for name in spent
+    }
+    assert all(sums["first_cpu_s"] + sums["of"]["cpu_s"]["total"] > 0.1 for sums in spent.values())
 
 
 @pytest.mark.slow
