@@ -347,11 +347,12 @@ def render(found: Mapping[str, Any]) -> None:
     )
     for step in found["steps"]:
         others = ", ".join(f"{what} {100 * share:.0f} %" for what, share in step["busy"].items())
+        memory = step["worker_memory_gib"]  # nobody measures that of a command
+        workers = f"{step['workers_a_machine']:,} workers a machine of {memory:.1f} GiB each; " if memory else ""
         terminal.echo(
             f"{step['step']}: {step['machines']:,} x {step['machine']} for {step['days']:,.1f} days, "
             f"{_interval(step['machine_hours'])} machine hours; bound by {step['bound_by']} ({others}); "
-            f"{step['workers_a_machine']:,} workers a machine of {step['worker_memory_gib']:.1f} GiB each; "
-            f"{_interval(step['money'])} {currency}"
+            f"{workers}{_interval(step['money'])} {currency}"
         )
     for row in found["storage"]:
         terminal.echo(
