@@ -119,7 +119,10 @@ def _sides(name: str, lake: str | None) -> list[Side]:
     """The splits that a name names, each a side; a subset is one side."""
     path = name.rstrip("/")
     if path.endswith(".parquet"):
-        subset = Subset.read(path)
+        try:
+            subset = Subset.read(path)
+        except FileNotFoundError as error:
+            raise ChoiceError(f"there is no file {name}", REMEDY) from error
         opened = Lake.at(lake or subset.about.lake)
         subset.check(opened)
         return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
@@ -132,6 +135,8 @@ def _sides(name: str, lake: str | None) -> list[Side]:
     else:
         opened = lake_of(root)
     what, _, split = str(rest).partition("/")
+    if kind == "selections" and not opened.storage.exists(f"selections/{what}/selection.json"):
+        raise ChoiceError(f"{name}: there is no selection {what}", "`speechmill manifest selections` lists them")
     made = _of_dataset(opened, what) if kind == "datasets" else _of_selection(opened, what)
     chosen = [one for one in made if split in ("", one.name)]
     if not chosen:

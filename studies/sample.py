@@ -185,10 +185,15 @@ def render(found: Mapping[str, Any]) -> None:
         [name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in found["groups"]]
     )
     of = "" if found["population"] is None else f" of {found['population']:,}"
+    known = (
+        f"the share of the hours of {found['decided_by']} is then known to within its half width, and so are those of "
+        "the others"
+        if len(found["groups"]) > 1
+        else "its share of the hours is then known to within its half width"
+    )
     terminal.echo(
         f"draw {found['recordings']:,} recordings{of} at random, about {found['sample_hours']:,.2f} h: with "
-        f"{100 * found['confidence']:g} % confidence the share of the hours of {found['decided_by']} is then known to "
-        "within its half width, and so are those of the others",
+        f"{100 * found['confidence']:g} % confidence {known}",
         bold=True,
     )
     if any(row["is_guess"] for row in found["groups"]):
