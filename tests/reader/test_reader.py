@@ -287,7 +287,7 @@ def test_partitions_give_equal_batches_over_all_processes_whatever_their_number(
     assert all(set.union(*of_many) == set.union(*one) for of_many in others)
 
 
-@pytest.mark.parametrize(("before", "after"), [((3, 0), (2, 0)), ((1, 2), (4, 0)), ((2, 0), (1, 3))])
+@pytest.mark.parametrize(("before", "after"), [((3, 0), (2, 0)), ((1, 2), (4, 0)), ((6, 0), (1, 2))])
 def test_partitions_are_resumed_by_another_number_of_processes_and_workers(
     lake: Lake, before: tuple[int, int], after: tuple[int, int]
 ) -> None:
