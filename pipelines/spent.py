@@ -155,7 +155,7 @@ class Meter:
 
     def _taken(self) -> dict[str, float]:
         now, ended_s = _here(), _ended_s()
-        taken = {name: now[name] - self._here[name] for name in now}
+        taken = {name: amount - self._here.get(name, 0.0) for name, amount in now.items()}
         _metered.update(taken)  # type: ignore[arg-type]
         taken = {**self._now, **taken, "cpu_s": taken["cpu_s"] + ended_s - self._ended_s}
         self._here, self._ended_s = now, ended_s
@@ -186,7 +186,7 @@ class Own:
             yield
         finally:
             now = _unmetered()
-            self.add(name, {what: max(0.0, now[what] - before[what]) for what in now})
+            self.add(name, {what: max(0.0, amount - before.get(what, 0.0)) for what, amount in now.items()})
 
     def add(self, name: str, quantities: Mapping[str, float]) -> None:
         """Add what was taken elsewhere for a step."""
@@ -206,17 +206,14 @@ def metered(work: Callable[[Any], Any], unit: Any) -> tuple[Any, dict[str, float
 UNITS = "units"
 
 
-def _unmetered() -> Counter[str]:
-    here = _here()
-    here.subtract(_metered)
-    return here
+def _unmetered() -> dict[str, float]:
+    return {name: amount - _metered[name] for name, amount in _here().items()}
 
 
-def _here() -> Counter[str]:
+def _here() -> dict[str, float]:
     """CPU seconds of this process and of those that decode for it, and their requests, since it began."""
-    here = Counter({f"{kind}{REQUESTS}": number for kind, number in requests.sent().items()})
-    here["cpu_s"] = time.process_time() + children.cpu_s()  # type: ignore[assignment]
-    return here
+    counted = {f"{kind}{REQUESTS}": float(number) for kind, number in requests.sent().items()}
+    return counted | {"cpu_s": time.process_time() + children.cpu_s()}
 
 
 def _ended_s() -> float:

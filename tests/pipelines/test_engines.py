@@ -27,6 +27,7 @@ from pipelines.engines import Engine, Group, beam
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 from pipelines.run import Pending
+from pipelines.spent import Spent
 from pipelines.stages.base import Resources
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done
@@ -60,6 +61,20 @@ def on(cluster: TwoNodes, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         cluster.inside(1, *words), cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300
     )
+
+
+def took(seconds: float) -> Done:
+    """A unit of work that takes a tenth of its seconds."""
+    spent = Spent()
+    spent.observe(seconds, {"cpu_s": seconds / 10})
+    return Done(str(seconds), 1, seconds, spent={"annotate": spent})
+
+
+def test_beam_hands_back_what_its_units_took() -> None:
+    (done,) = Engine("beam").run([1.0, 2.0, 4.5], [Group("work", partial(partial, took))])
+    whole = done.spent["annotate"]
+    assert (done.recordings, done.seconds) == (3, 7.5)
+    assert (whole.observations, whole.seconds, whole.of["cpu_s"].with_seconds) == (3, 7.5, pytest.approx(2.525))
 
 
 @pytest.mark.slow
