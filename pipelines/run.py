@@ -36,6 +36,7 @@ from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
 from pipelines.plan import Plan, Shard, Unit, units
 from pipelines.recipe import EncodeConfig, Recipe
+from pipelines.spent import metered
 from pipelines.stages.base import Stage
 from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
 from runtime.errors import RecipeError, SpeechmillError, WaitingError
@@ -149,7 +150,8 @@ class Run:
 
     def select(self) -> Funnel:
         try:
-            return select(self.lake, self.selection(), self._spread)
+            with self.watch.own.step("select"):
+                return select(self.lake, self.selection(), self._spread)
         except RuleError as error:
             raise RecipeError(str(error), "correct the rule in the recipe") from error
         except FileNotFoundError as error:
@@ -158,7 +160,10 @@ class Run:
     def _spread(self, work: Worker, units: Iterable[Any]) -> Iterator[Any]:
         """Map over workers: Ray's, else processes of this machine, as a Beam pipeline hands back nothing but counts."""
         engine = self.engine if self.engine.name == "ray" else Engine("local", self.engine.workers)
-        return engine.run(units, [Group("select", partial(partial, work))])
+        with closing(engine.run(units, [Group("select", partial(partial, metered, work))])) as results:
+            for made, taken in results:
+                self.watch.own.add("select", taken)
+                yield made
 
     def encode(self) -> list[Encoded]:
         """Encode what the selection keeps and no shard holds, and describe the datasets, in the order of the recipe.

@@ -10,11 +10,12 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from manifests.storage import requests
 from pipelines.audio import children
 
 
@@ -37,12 +38,13 @@ class Spent:
     """Of sound, and"""
     seconds_squared: float = 0.0
     of: dict[str, Sums] = field(default_factory=dict)
-    """By quantity: `cpu_s` in all, `cpu_s.<part>` and `gpu_s.<part>` of parts of it, `read_bytes`, `written_bytes`."""
+    """By quantity: `cpu_s` in all, `cpu_s.<part>` and `gpu_s.<part>` of parts of it, `read_bytes`, `written_bytes`, and
+    `put_requests`, `list_requests`, `get_requests` and `delete_requests` to object stores."""
     peak_memory_bytes: int = 0
     """The most that a worker held, with the processes that decode for it."""
     first_seconds: float = 0.0
     """Of sound in the first observation of each process, which is no observation above: libraries and models get ready
-    during it, once however long the run is. `written_bytes` alone are of these seconds, too; and"""
+    during it, once however long the run is. `written_bytes` and requests alone are of these seconds, too; and"""
     first_cpu_s: float = 0.0
     """the CPU seconds of these."""
 
@@ -61,6 +63,7 @@ class Spent:
         """Add the first observation of a process."""
         self.first_seconds += seconds
         self.first_cpu_s += quantities["cpu_s"]
+        self.add({name: amount for name, amount in quantities.items() if name.endswith(REQUESTS)})
 
     def add(self, quantities: dict[str, float]) -> None:
         """Add amounts that belong to no recording in particular: they count in totals, and vary with nothing."""
@@ -83,7 +86,21 @@ class Spent:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Spent:
+        return cls(**{**told, "of": {name: Sums(**sums) for name, sums in told["of"].items()}})
 
+
+def merge_groups(whole: dict[str, Spent], more: Mapping[str, Spent]) -> dict[str, Spent]:
+    """Add what groups of workers have spent to `whole`, which is returned."""
+    for group, spent in more.items():
+        whole.setdefault(group, Spent()).merge(spent)
+    return whole
+
+
+REQUESTS = "_requests"
+_metered: Counter[str] = Counter()
+"""What meters have measured in this process, and the processes that decode for it, since it began."""
 _begun: set[str] = set()
 """The groups of workers of which this process has ended an observation."""
 
@@ -96,7 +113,7 @@ class Meter:
         self.group, self.spent = group, Spent()
         self._now: Counter[str] = Counter()
         self._aside: set[int] = set()
-        self._cpu_s = cpu_s()
+        self._here, self._ended_s = _here(), _ended_s()
 
     def aside(self) -> None:
         """Count the CPU time of this thread in no part: it works ahead while parts run in others, and outlives them."""
@@ -137,9 +154,11 @@ class Meter:
         return {self.group: self.spent}
 
     def _taken(self) -> dict[str, float]:
-        now = cpu_s()
-        taken = {**self._now, "cpu_s": now - self._cpu_s}
-        self._cpu_s = now
+        now, ended_s = _here(), _ended_s()
+        taken = {name: amount - self._here.get(name, 0.0) for name, amount in now.items()}
+        _metered.update(taken)  # type: ignore[arg-type]
+        taken = {**self._now, **taken, "cpu_s": taken["cpu_s"] + ended_s - self._ended_s}
+        self._here, self._ended_s = now, ended_s
         self._now.clear()
         return taken
 
@@ -152,10 +171,55 @@ class Meter:
         return time.process_time() - aside
 
 
-def cpu_s() -> float:
-    """CPU seconds of this process, of its children that have ended, and of those that decode for it."""
+class Own:
+    """What a command takes in this process, and in those that decode for it, beside the work that meters measure."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Counter[str]] = {}
+        """By step: `cpu_s`, and requests by kind."""
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count until the end of the block for a step."""
+        before = _unmetered()
+        try:
+            yield
+        finally:
+            now = _unmetered()
+            self.add(name, {what: max(0.0, amount - before.get(what, 0.0)) for what, amount in now.items()})
+
+    def add(self, name: str, quantities: Mapping[str, float]) -> None:
+        """Add what was taken elsewhere for a step."""
+        self.of.setdefault(name, Counter()).update(quantities)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        return {name: dict(of) for name, of in self.of.items()}
+
+
+def metered(work: Callable[[Any], Any], unit: Any) -> tuple[Any, dict[str, float]]:
+    """What `work` makes of a unit, and what it took in all."""
+    meter = Meter(UNITS)
+    made = work(unit)
+    return made, {name: sums.total for name, sums in meter.end()[UNITS].of.items()}
+
+
+UNITS = "units"
+
+
+def _unmetered() -> dict[str, float]:
+    return {name: amount - _metered[name] for name, amount in _here().items()}
+
+
+def _here() -> dict[str, float]:
+    """CPU seconds of this process and of those that decode for it, and their requests, since it began."""
+    counted = {f"{kind}{REQUESTS}": float(number) for kind, number in requests.sent().items()}
+    return counted | {"cpu_s": time.process_time() + children.cpu_s()}
+
+
+def _ended_s() -> float:
+    """CPU seconds of children that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime + children.cpu_s()
+    return ended.ru_utime + ended.ru_stime
 
 
 def _peak_bytes(pid: int) -> int:

@@ -24,7 +24,7 @@ from manifests.output import one_line
 from manifests.storage import Storage, StorageError
 from manifests.version import version
 from pipelines.say import public
-from pipelines.spent import Spent
+from pipelines.spent import Own, Spent, merge_groups
 from runtime.errors import SpeechmillError
 
 LOG = logging.getLogger("speechmill")
@@ -122,8 +122,7 @@ class Step:
         self.recordings += done.recordings
         self.done_s += done.seconds
         self.failed += done.failed
-        for group, spent in done.spent.items():
-            self.spent.setdefault(group, Spent()).merge(spent)
+        merge_groups(self.spent, done.spent)
         for failure in done.failures:
             self.fail(failure)
         self.uncommitted += done.uncommitted
@@ -232,6 +231,7 @@ class Watch:
         self.prefix = f"runs/{begun:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
         self.steps: list[Step] = []
         self.results: dict[str, Any] = {}
+        self.own = Own()
         self.begun = time.monotonic()
         self.about = {"command": command, "begun": begun.isoformat(timespec="seconds"), "machine": _machine()}
         self.recipe = recipe
@@ -268,7 +268,7 @@ class Watch:
             return  # nothing more can be kept there
         steps = {step.name: step.summary() for step in self.steps}
         about = self.about | outcome | {"wall_s": self.wall_s}
-        text = pretty(about | {"steps": steps, "results": self.results})
+        text = pretty(about | {"steps": steps, "own": self.own.to_json(), "results": self.results})
         try:
             self.storage.put(f"{self.prefix}/summary.json", text.encode())
         except OSError:  # a full disk, say: what stopped the run is told, not this
@@ -284,7 +284,8 @@ class Watch:
         shown = threading.Thread(target=self._show, args=(step, stop), daemon=True)
         shown.start()
         try:
-            yield step
+            with self.own.step(name):
+                yield step
         finally:
             step.ended = time.monotonic()
             stop.set()

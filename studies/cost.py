@@ -7,8 +7,9 @@ over recordings (`estimate.py`), so that each comes with how far it may be off.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifests.choice import choose
@@ -22,7 +23,11 @@ from studies.prices import Machine, Prices
 
 ALIKE = ("name", "decode", "annotate", "select", "encode")
 """Tables of a recipe that runs of one sample have in common."""
-REMEDY = "run a sample with `speechmill run`, on the local engine or on Ray: Beam hands back no such sums"
+REMEDY = "run a sample with `speechmill run`"
+REQUESTS = {"PUT, POST and LIST": ("put", "list"), "GET and HEAD": ("get",)}
+"""What is priced alike, by the kinds of requests that runs count."""
+COMMAND = "command"
+"""The step of all that the commands do themselves, beside their workers."""
 WORKER = "decoding and the rest"
 GIB = 2**30
 
@@ -66,6 +71,8 @@ class Step:
     peak_memory_bytes: int
     parts: Mapping[str, tuple[float, float]]
     """CPU and GPU seconds by part."""
+    requests: Mapping[str, float] = field(default_factory=dict)
+    """To object stores, by kind."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,13 @@ def sample_of(lake: Lake, names: Sequence[str] = ()) -> Sample:
 
     Raises SpeechmillError where no run has measured both of annotating and encoding.
     """
-    runs = [run for run in newest(lake) if _spent(run)]
+    runs = [run for run in newest(lake) if _spent(run) or run.summary.get("own")]
     if names:
         if unknown := set(names) - {run.name for run in runs}:
             raise SpeechmillError(f"no run {', '.join(sorted(unknown))} has measured what it took", REMEDY)
         runs = [run for run in runs if run.name in names]
-    elif runs:
-        runs = [run for run in runs if all(run.recipe.get(key) == runs[0].recipe.get(key) for key in ALIKE)]
+    elif first := next(filter(_spent, runs), None):
+        runs = [run for run in runs if all(run.recipe.get(key) == first.recipe.get(key) for key in ALIKE)]
     spent: dict[str, dict[str, Any]] = {}
     for run in runs:
         for name, sums in _spent(run).items():
@@ -106,6 +113,8 @@ def sample_of(lake: Lake, names: Sequence[str] = ()) -> Sample:
     shares = {name: Amount(sums["seconds"] / annotated["seconds"]) for name, sums in spent.items()} | {"encode": kept}
     shares |= {name: Amount(1.0) for name in spent if name.startswith("annotate")}
     steps = [_step(name, sums, shares[name]) for name, sums in spent.items()]
+    if own := [run.summary["own"] for run in runs if run.summary.get("own")]:
+        steps.append(_command(own, _all_seconds(annotated)))
     size = _amount(ratio_of(annotated, "read_bytes"))
     hours = annotated["seconds"] / 3600
     return Sample([run.name for run in runs], annotated["observations"], hours, size, kept, steps)
@@ -137,7 +146,12 @@ def _step(name: str, spent: Mapping[str, Any], of_input: Amount) -> Step:
     rates = {quantity: _amount(ratio_of(spent, quantity)) for quantity in ("cpu_s", "read_bytes", "written_bytes")}
     # What was written is known of all recordings together: it grows with their length.
     written = spent["of"].get("written_bytes", {"total": 0.0})["total"]
-    rates["written_bytes"] = Amount(written / (spent["seconds"] + spent["first_seconds"]))
+    rates["written_bytes"] = Amount(written / _all_seconds(spent))
+    requests = {
+        kind: spent["of"][f"{kind}_requests"]["total"] / _all_seconds(spent) * of_input.value
+        for kind in ("put", "list", "get")
+        if f"{kind}_requests" in spent["of"]
+    }
     parts: dict[str, tuple[float, float]] = {}
     gpu = Amount(0.0)
     for quantity in spent["of"]:
@@ -152,7 +166,30 @@ def _step(name: str, spent: Mapping[str, Any], of_input: Amount) -> Step:
     scaled = {part: (cpu_s * of_input.value, gpu_s * of_input.value) for part, (cpu_s, gpu_s) in parts.items()}
     amounts = (rates["cpu_s"], gpu, rates["read_bytes"], rates["written_bytes"])
     cpu, gpu, read, written = (amount.times(of_input) for amount in amounts)
-    return Step(name, cpu, gpu, read, written, spent["peak_memory_bytes"], scaled)
+    return Step(name, cpu, gpu, read, written, spent["peak_memory_bytes"], scaled, requests)
+
+
+def _all_seconds(spent: Mapping[str, Any]) -> float:
+    """Seconds of sound, those of the first recording of each process included."""
+    return float(spent["seconds"] + spent["first_seconds"])
+
+
+def _command(own: Sequence[Mapping[str, Mapping[str, float]]], seconds: float) -> Step:
+    """What ingest, select and the commands around the workers take, a second of sound.
+
+    They take some time however short the sample is, so that a small one says too much: no error of that is known.
+    """
+    total: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
+    for run in own:
+        for name, took in run.items():
+            total.update(took)  # type: ignore[arg-type]
+            parts[name] += took["cpu_s"]  # type: ignore[assignment]
+    rates = {name: amount / seconds for name, amount in total.items()}
+    requests = {kind: rates[name] for kind in ("put", "list", "get") if (name := f"{kind}_requests") in rates}
+    nothing = Amount(0.0)
+    of_parts = {name: (cpu_s / seconds, 0.0) for name, cpu_s in parts.items()}
+    return Step(COMMAND, Amount(rates.get("cpu_s", 0.0)), nothing, nothing, nothing, 0, of_parts, requests)
 
 
 def _kept(lake: Lake, runs: Sequence[Run]) -> Amount:
@@ -223,6 +260,12 @@ def cost(
     read = sample.size_bytes  # ingest reads each recording once, to hash it
     for step in sample.steps:
         read = read + step.read_bytes
+    requests = []
+    for what, kinds in REQUESTS.items():
+        count = seconds * sum(step.requests.get(kind, 0.0) for step in sample.steps for kind in kinds)
+        price = prices.requests.price_per_1000_put if "put" in kinds else prices.requests.price_per_1000_get
+        requests.append({"what": what, "count": round(count), "money": count / 1000 * price})
+        money = money + Amount(count / 1000 * price)
     transferred = read * (seconds / 1e9 * prices.transfer.price_per_gb_read)
     money = money + transferred
     return {
@@ -241,6 +284,7 @@ def cost(
         ],
         "steps": steps,
         "storage": storage,
+        "requests": requests,
         "transfer": {"tb": read.value * seconds / 1e12, "money": transferred.told(spread)},
         "money": money.told(spread),
         "months": prices.storage.months,
@@ -303,11 +347,12 @@ def render(found: Mapping[str, Any]) -> None:
     )
     for step in found["steps"]:
         others = ", ".join(f"{what} {100 * share:.0f} %" for what, share in step["busy"].items())
+        memory = step["worker_memory_gib"]  # nobody measures that of a command
+        workers = f"{step['workers_a_machine']:,} workers a machine of {memory:.1f} GiB each; " if memory else ""
         terminal.echo(
             f"{step['step']}: {step['machines']:,} x {step['machine']} for {step['days']:,.1f} days, "
             f"{_interval(step['machine_hours'])} machine hours; bound by {step['bound_by']} ({others}); "
-            f"{step['workers_a_machine']:,} workers a machine of {step['worker_memory_gib']:.1f} GiB each; "
-            f"{_interval(step['money'])} {currency}"
+            f"{workers}{_interval(step['money'])} {currency}"
         )
     for row in found["storage"]:
         terminal.echo(
@@ -316,6 +361,8 @@ def render(found: Mapping[str, Any]) -> None:
         )
     transfer = found["transfer"]
     terminal.echo(f"transfer: {transfer['tb']:,.2f} TB read, {_interval(transfer['money'])} {currency}")
+    for row in found["requests"]:
+        terminal.echo(f"requests, {row['what']}: {row['count']:,}, {terminal.number(row['money'])} {currency}")
     terminal.echo(f"in all: {_interval(found['money'])} {currency}", bold=True)
     if found["money"]["low"] is None:
         terminal.echo("how far this may be off is not known: the sample has fewer than two recordings")

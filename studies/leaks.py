@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,11 @@ from manifests.views import connect, open_views, quoted
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
 ROWS = 200_000
 """Rows that are compared at a time."""
+KEYS = {
+    "name": "SELECT recording_id, unnest(uris) AS key FROM recordings",
+    "samples": "SELECT recording_id, pcm_sha256 AS key FROM signal WHERE pcm_sha256 IS NOT NULL",
+}
+"""SQL over the views of a lake: what its recordings may share with others, by kind."""
 KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
 
 
@@ -46,11 +52,21 @@ class Side:
         """The recordings of its lake, what `signal` says of them, and the verdicts of its selection."""
         return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
 
+    @property
+    def place(self) -> tuple[str, str | None, str | None]:
+        """What its views are of."""
+        return self.lake.storage.root, self.signal, self.selection
+
+    def splits(self) -> list[str]:
+        """The splits of its selection that it has."""
+        assert self.selection is not None
+        return [self.split] if self.split is not None else list(Selection.stored(self.lake, self.selection).splits)
+
     def recordings(self) -> Iterator[pa.Table]:
         """The ids of its recordings (`recording_id`), some at a time; one may come several times."""
         if self.subset is None:
-            split = "" if self.split is None else f" AND split = {quoted(self.split)}"
-            query = f"SELECT recording_id FROM verdicts WHERE verdict = 'kept' AND split IS NOT NULL{split}"
+            splits = ", ".join(map(quoted, self.splits()))
+            query = f"SELECT recording_id FROM verdicts WHERE verdict = 'kept' AND split IN ({splits})"
             with self.views() as connection:
                 for batch in connection.sql(query).to_arrow_reader(ROWS):
                     yield pa.table(batch)
@@ -103,7 +119,10 @@ def _sides(name: str, lake: str | None) -> list[Side]:
     """The splits that a name names, each a side; a subset is one side."""
     path = name.rstrip("/")
     if path.endswith(".parquet"):
-        subset = Subset.read(path)
+        try:
+            subset = Subset.read(path)
+        except FileNotFoundError as error:
+            raise ChoiceError(f"there is no file {name}", REMEDY) from error
         opened = Lake.at(lake or subset.about.lake)
         subset.check(opened)
         return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
@@ -116,6 +135,8 @@ def _sides(name: str, lake: str | None) -> list[Side]:
     else:
         opened = lake_of(root)
     what, _, split = str(rest).partition("/")
+    if kind == "selections" and not opened.storage.exists(f"selections/{what}/selection.json"):
+        raise ChoiceError(f"{name}: there is no selection {what}", "`speechmill manifest selections` lists them")
     made = _of_dataset(opened, what) if kind == "datasets" else _of_selection(opened, what)
     chosen = [one for one in made if split in ("", one.name)]
     if not chosen:
@@ -151,63 +172,106 @@ def _signal_of(lake: Lake, dataset: str) -> str | None:
     return None if signal is None else str(signal)
 
 
+class Keys:
+    """The sides that lie in one lake, with the names and samples of all its recordings, as hashes of 64 bits.
+
+    They stay in tables of the connection that reads the lake: strings do not leave it, and beyond its memory it spills.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self.connection = side.views()
+        self.connection.execute("CREATE TEMP TABLE met (id UBIGINT, side UTINYINT)")
+
+    def add(self, sides: Mapping[int, Side]) -> dict[int, int]:
+        """Add the recordings of sides by their numbers, and return how many each has."""
+        splits = {number: side.splits() for number, side in sides.items() if side.subset is None}
+        if rows := [f"({quoted(split)}, {number})" for number, of_side in splits.items() for split in of_side]:
+            wanted = f"(VALUES {', '.join(rows)}) AS wanted (split, side)"  # a recording has one verdict
+            self.connection.execute(
+                f"INSERT INTO met SELECT hash(recording_id), side FROM verdicts JOIN {wanted} USING (split) "
+                "WHERE verdict = 'kept'"
+            )
+        for number, side in sides.items():
+            if side.subset is None:
+                continue
+            self.connection.execute("CREATE TEMP TABLE given (id UBIGINT)")
+            for ids in side.recordings():  # a recording has windows in several shards
+                self.connection.register("ids", ids)
+                self.connection.execute("INSERT INTO given SELECT hash(recording_id) FROM ids")
+            self.connection.execute(f"INSERT INTO met SELECT DISTINCT id, {number} FROM given; DROP TABLE given")
+        return dict(self.connection.execute("SELECT side, count(*) FROM met GROUP BY side").fetchall())
+
+    def read(self) -> None:
+        """Read the keys of all recordings of the lake."""
+        for kind, keys in KEYS.items():
+            self.connection.execute(
+                f"CREATE TEMP TABLE {kind} AS SELECT hash(recording_id) AS id, hash(key) AS key FROM ({keys})"
+            )
+
+    def ask(self, query: str, **given: pa.Table) -> pa.Table:
+        """The answer to a query over these tables and those that are given."""
+        for name, table in given.items():
+            self.connection.register(name, table)
+        return self.connection.sql(query).to_arrow_table()
+
+
 def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     """What is on two or more of these sides: how many recordings, names and samples, and the first `show` of each.
 
     A name or a hash of samples counts where different recordings on two sides have it. Keys are compared by 64 bits of
     a hash first; those that meet are then read again and compared as they are.
     """
-    with connect() as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(connect())
         connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
-        connection.execute("CREATE TABLE met (lake UTINYINT, id UBIGINT, side UTINYINT)")
-        connection.execute("CREATE TABLE keys (lake UTINYINT, id UBIGINT, kind kind, key UBIGINT)")
         connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
-        lakes: dict[tuple[str, str | None], Side] = {}
-        for number, side in enumerate(compared):
-            lakes.setdefault(key := (side.lake.storage.root, side.signal), side)
-            place = list(lakes).index(key)
-            for ids in side.recordings():
-                connection.register("ids", ids)
-                connection.execute(f"INSERT INTO met SELECT DISTINCT {place}, hash(recording_id), {number} FROM ids")
-        hashed = "INSERT INTO keys SELECT $lake, hash(recording_id), kind, hash(key) FROM batch"
-        for place, side in enumerate(lakes.values()):
-            _read_keys(connection, side, place, hashed)
+        lakes = {side.place: side for side in compared}
+        keys = {place: Keys(side) for place, side in lakes.items()}
+        counted: dict[int, int] = {}
+        for key, one in keys.items():
+            stack.enter_context(one.connection)
+            counted |= one.add({number: side for number, side in enumerate(compared) if side.place == key})
+            one.read()
+        held = [counted.get(number, 0) for number in range(len(compared))]
         # What meets has a recording on another side than the largest: few keys are looked up among many.
+        of_few = f"FROM met WHERE side <> {held.index(max(held))}"
+        few = _together(one.ask(f"SELECT DISTINCT id {of_few}") for one in keys.values())
+        connection.execute("CREATE TABLE near (lake UTINYINT, kind kind, key UBIGINT, id UBIGINT, side UTINYINT)")
+        near = "INSERT INTO near SELECT $lake, $kind, key, id, side FROM batch"
+        for kind in KEYS:
+            looked_up = f"SELECT DISTINCT key FROM {kind} SEMI JOIN (SELECT id {of_few}) USING (id)"
+            suspected = _together(one.ask(looked_up) for one in keys.values())
+            having = f"SELECT key, id, side FROM ({kind} SEMI JOIN suspected USING (key)) JOIN met USING (id)"
+            for place, one in enumerate(keys.values()):
+                connection.register("batch", one.ask(having, suspected=suspected))
+                connection.execute(near, {"lake": place, "kind": kind})
+        for place, one in enumerate(keys.values()):
+            same = one.ask("SELECT id AS key, id, side FROM met SEMI JOIN few USING (id)", few=few)
+            connection.register("batch", same)
+            connection.execute(near, {"lake": place, "kind": "recording"})
         connection.execute(
-            "CREATE TABLE few AS SELECT DISTINCT lake, id FROM met WHERE side <> "
-            "(SELECT side FROM met GROUP BY side ORDER BY count(*) DESC, side LIMIT 1)"
-        )
-        connection.execute(
-            "CREATE TABLE suspected AS SELECT DISTINCT kind, key FROM keys SEMI JOIN few USING (lake, id)"
-        )
-        connection.execute(
-            "CREATE TABLE meeting AS SELECT kind, key FROM (SELECT kind, key, id, side FROM "
-            "(FROM keys SEMI JOIN suspected USING (kind, key)) JOIN met USING (lake, id) "
-            "UNION ALL SELECT 'recording', id, id, side FROM met SEMI JOIN few USING (id)) GROUP BY kind, key "
+            "CREATE TABLE meeting AS SELECT kind, key FROM near GROUP BY kind, key "
             "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 AND (kind = 'recording' OR min(id) <> max(id))"
         )
-        ((unhashed,),) = connection.execute(
-            "SELECT count(DISTINCT id) FROM met ANTI JOIN (FROM keys WHERE kind = 'samples') USING (lake, id)"
-        ).fetchall()
+        unhashed = _together(one.ask("SELECT id FROM met ANTI JOIN samples USING (id)") for one in keys.values())
         if connection.execute("SELECT count(*) FROM meeting").fetchall() != [(0,)]:
-            _name(connection, compared, list(lakes.values()))
+            _name(connection, compared, lakes)
         connection.execute(
             "CREATE TABLE found AS SELECT kind, key, list(DISTINCT side ORDER BY side) AS sides, "
-            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings "
-            "FROM named JOIN met ON named.lake = met.lake AND hash(recording_id) = id GROUP BY kind, key "
-            "HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
+            "list(DISTINCT recording_id ORDER BY recording_id) AS recordings FROM named "
+            "JOIN (SELECT DISTINCT lake, id, side FROM near) AS of ON named.lake = of.lake AND hash(recording_id) = id "
+            "GROUP BY ALL HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
             "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
         ).fetchall()
-        held = dict(connection.execute("SELECT side, count(DISTINCT id) FROM met GROUP BY side").fetchall())
     return {
         "sides": [
-            {"name": side.name, "lake": side.lake.storage.root, "recordings": held.get(number, 0)}
-            for number, side in enumerate(compared)
+            {"name": side.name, "lake": side.lake.storage.root, "recordings": count}
+            for side, count in zip(compared, held, strict=True)
         ],
-        "unhashed": unhashed,
+        "unhashed": pc.count_distinct(unhashed.column(0)).as_py(),
         "counts": {kind: counts.get(kind, 0) for kind in KINDS},
         "leaks": [
             {"kind": kind, "key": key, "sides": [compared[number].name for number in on], "recordings": recordings}
@@ -216,35 +280,33 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     }
 
 
-def _read_keys(connection: duckdb.DuckDBPyConnection, side: Side, place: int, insert: str) -> None:
-    """Run `insert` over the names and the hashes of samples of all recordings of a lake, some at a time: `batch`."""
-    with side.views() as views:
-        query = (
-            "SELECT 'name' AS kind, recording_id, unnest(uris) AS key FROM recordings UNION ALL "
-            "SELECT 'samples', recording_id, pcm_sha256 FROM signal WHERE pcm_sha256 IS NOT NULL"
-        )
-        for batch in views.sql(query).to_arrow_reader(ROWS):
-            connection.register("batch", pa.table(batch))
-            connection.execute(insert, {"lake": place})
+def _together(tables: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables)
 
 
-def _name(connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Sequence[Side]) -> None:
+def _name(
+    connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Mapping[tuple[Any, ...], Side]
+) -> None:
     """Read the keys that meet again, as they are."""
-    places = {(side.lake.storage.root, side.signal): place for place, side in enumerate(lakes)}
+    places = {key: place for place, key in enumerate(lakes)}
     for side in compared:
         for ids in side.recordings():
             connection.register("ids", ids)
             connection.execute(
                 "INSERT INTO named SELECT DISTINCT $lake, recording_id, 'recording', recording_id FROM ids "
                 "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')",
-                {"lake": places[side.lake.storage.root, side.signal]},
+                {"lake": places[side.place]},
             )
     meeting = (
-        "SELECT $lake, recording_id, kind, key FROM batch "
-        "WHERE (kind::kind, hash(key)) IN (SELECT (kind, key) FROM meeting)"
+        "INSERT INTO named SELECT $lake, recording_id, $kind, key FROM batch "
+        "WHERE hash(key) IN (SELECT key FROM meeting WHERE kind = $kind::kind)"
     )
-    for place, side in enumerate(lakes):
-        _read_keys(connection, side, place, f"INSERT INTO named {meeting}")
+    for key, side in lakes.items():
+        with side.views() as views:
+            for kind, keys in KEYS.items():
+                for batch in views.sql(keys).to_arrow_reader(ROWS):
+                    connection.register("batch", pa.table(batch))
+                    connection.execute(meeting, {"lake": places[key], "kind": kind})
 
 
 def render(found: Mapping[str, Any]) -> None:

@@ -211,7 +211,8 @@ def cost(
     from studies import cost as costing
     from studies.prices import load
 
-    found = costing.cost(costing.sample_of(lake_of(lake), runs), load(prices), hours, days, confidence, machine)
+    priced = load(prices)
+    found = costing.cost(costing.sample_of(lake_of(lake), runs), priced, hours, days, confidence, machine)
     terminal.as_json(found) if as_json else costing.render(found)
 
 

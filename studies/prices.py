@@ -1,4 +1,4 @@
-"""The price table of `speechmill study cost`: machines, storage and transfer, from a file of TOML."""
+"""The price table of `speechmill study cost`: machines, storage, transfer and requests, from a file of TOML."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Requests:
+    """To the object store that holds lake and recordings."""
+
+    price_per_1000_put: float = 0.0
+    """Of PUT, POST, COPY and LIST."""
+    price_per_1000_get: float = 0.0
+    """Of GET and HEAD."""
+
+
+@dataclass(frozen=True)
 class Prices:
     machines: Mapping[str, Machine]
     storage: Storage
@@ -53,6 +63,7 @@ class Prices:
     date: str
     example: bool
     """Whether these are the made-up prices that ship with speechmill."""
+    requests: Requests = Requests()
 
 
 def shipped() -> str:
@@ -71,7 +82,7 @@ def load(path: str | None) -> Prices:
     machines = told.pop("machines", None)
     if not isinstance(machines, dict) or not machines:
         raise SpeechmillError(f"{where}: no table [machines.NAME]", REMEDY)
-    tables = {name: told.pop(name, {}) for name in ("storage", "transfer")}
+    tables = {name: told.pop(name, {}) for name in ("storage", "transfer", "requests")}
     example, currency, day = told.pop("example", False), told.pop("currency", None), told.pop("date", None)
     if told or not isinstance(example, bool) or not isinstance(currency, str) or not isinstance(day, date):
         wrong = ", ".join(told) or "currency is to be a text, date a day such as 2026-11-01, example true or false"
@@ -82,7 +93,8 @@ def load(path: str | None) -> Prices:
             raise SpeechmillError(f"{where}: machines.{name}: sizes above 0 and busy from 0 to 1", REMEDY)
     storage = _made(Storage, f"{where}: storage", tables["storage"])
     transfer = _made(Transfer, f"{where}: transfer", tables["transfer"])
-    return Prices(made, storage, transfer, currency, str(day), example)
+    requests = _made(Requests, f"{where}: requests", tables["requests"])
+    return Prices(made, storage, transfer, currency, str(day), example, requests)
 
 
 def _made(kind: type[Made], where: str, table: Any) -> Made:

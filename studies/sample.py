@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from manifests.look import terminal
-from manifests.look.stats import rows_of
+from manifests.look.stats import Rows, rows_of
 from runtime.errors import SpeechmillError
 from studies.estimate import Ratio, quantile
 
@@ -144,6 +144,14 @@ def _largest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _ratios(connection: duckdb.DuckDBPyConnection, view: str, groups: str) -> dict[str, tuple[Ratio, int]]:
     """The ratio of each group's seconds to all, over the recordings of a view, and how many have any of the group."""
+    if view == "annotations":  # a row is a recording, wholly of one group: no table of all recordings is needed
+        of_group = f"SELECT coalesce(({groups})::VARCHAR, '{UNKNOWN}') AS name, duration_s AS y FROM {view}"
+        query = (
+            "SELECT name, count(*) AS members, sum(y) AS y, sum(y * y) AS yy, sum(y * y) AS xy, sum(count(*)) OVER () "
+            f"AS n, sum(sum(y)) OVER () AS x, sum(sum(y * y)) OVER () AS xx FROM ({of_group} WHERE duration_s > 0) "
+            "GROUP BY 1 ORDER BY 3 DESC, 1"
+        )
+        return _as_ratios(rows_of(connection, query), view)
     query = (
         f"WITH parts AS (SELECT recording_id, ({groups})::VARCHAR AS name, sum(duration_s) AS y FROM {view} "
         "WHERE duration_s > 0 GROUP BY ALL), "
@@ -153,7 +161,10 @@ def _ratios(connection: duckdb.DuckDBPyConnection, view: str, groups: str) -> di
         "sum(wholes.x * y) AS xy, any_value(whole.n) AS n, any_value(whole.x) AS x, any_value(whole.xx) AS xx "
         "FROM parts JOIN wholes USING (recording_id), whole GROUP BY 1 ORDER BY 3 DESC, 1"
     )
-    rows = rows_of(connection, query)
+    return _as_ratios(rows_of(connection, query), view)
+
+
+def _as_ratios(rows: Rows, view: str) -> dict[str, tuple[Ratio, int]]:
     if not rows:
         raise SpeechmillError(f"no recording of the view {view} has a length", "annotate some recordings first")
     return {
@@ -174,10 +185,15 @@ def render(found: Mapping[str, Any]) -> None:
         [name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in found["groups"]]
     )
     of = "" if found["population"] is None else f" of {found['population']:,}"
+    known = (
+        f"the share of the hours of {found['decided_by']} is then known to within its half width, and so are those of "
+        "the others"
+        if len(found["groups"]) > 1
+        else "its share of the hours is then known to within its half width"
+    )
     terminal.echo(
         f"draw {found['recordings']:,} recordings{of} at random, about {found['sample_hours']:,.2f} h: with "
-        f"{100 * found['confidence']:g} % confidence the share of the hours of {found['decided_by']} is then known to "
-        "within its half width, and so are those of the others",
+        f"{100 * found['confidence']:g} % confidence {known}",
         bold=True,
     )
     if any(row["is_guess"] for row in found["groups"]):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from manifests.install import install, installed
-from manifests.storage import DeniedError, StorageConfig, StorageError
+from manifests.storage import DeniedError, StorageConfig, StorageError, requests
 from manifests.storage.retry import PassingError, persist
 
 Result = TypeVar("Result")
@@ -122,6 +122,7 @@ def _client(config: StorageConfig, variables: tuple[tuple[str, str], ...]) -> An
         # checksum itself, and the body is not hashed once more.
         settings = settings.merge(Config(s3={"payload_signing_enabled": False}))
         made = session.client("s3", endpoint_url=config.endpoint_url, region_name=region, config=settings)
+    requests.watch(made)
     return made
 
 

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from manifests.storage import StorageConfig, retry
+from manifests.storage import StorageConfig, requests, retry
 from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.hashing import check_sha256, sha256_of
@@ -79,7 +79,7 @@ class _Child:
         self._channel, self._memory = channel, memory
         self._inherited = resource.getrlimit(resource.RLIMIT_AS)
         self._environment: dict[str, str] | None = None
-        self._retries: Counter[str] = Counter()
+        self._told: dict[str, Counter[str]] = {"retries": Counter(), "requests": Counter()}
 
     def serve(self) -> NoReturn:
         while True:
@@ -179,11 +179,11 @@ class _Child:
             self._fail(error, path, limits, proof=True)
 
     def _tell(self, kind: str, **what: Any) -> None:
-        """Send a message, with what the storage had to try again since the last one."""
-        counted = retry.retries()
-        if counted != self._retries:
-            what["retries"] = dict(counted - self._retries)
-            self._retries = counted
+        """Send a message, with what the storage was asked, and had to try again, since the last one."""
+        for name, counted in (("retries", retry.retries()), ("requests", requests.sent())):
+            if counted != self._told[name]:
+                what[name] = dict(counted - self._told[name])
+                self._told[name] = counted
         self._channel.send({"kind": kind, **what})
 
     def _fail(self, error: Exception, path: str, limits: DecodeConfig, proof: bool = False) -> None:

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from manifests.storage import retry
+from manifests.storage import requests, retry
 from pipelines.audio.blocks import open_memory
 from pipelines.audio.channel import Channel, ClosedError
 from runtime.errors import OutOfMemoryError
@@ -92,6 +92,8 @@ class Child:
         """Whether a message answers nothing. What concerns this process in it is done."""
         if "retries" in message:
             retry.count(message["retries"])
+        if "requests" in message:
+            requests.count(message["requests"])
         if message["kind"] == "log":
             log.log(message["level"], "%s", message["message"])
         elif message["kind"] == "ready":

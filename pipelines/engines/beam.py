@@ -15,6 +15,7 @@ from typing import Any
 from manifests.install import install
 from pipelines.engines import Engine, Group, Worker
 from pipelines.engines.local import Apart
+from pipelines.spent import Spent, merge_groups
 from pipelines.watch import Done, Failure
 from runtime.errors import MissingExtraError, SpeechmillError
 
@@ -68,6 +69,33 @@ class Count(beam.DoFn):
                 Metrics.string_set(NAMESPACE, name).add(json.dumps(astuple(failure)))
 
 
+class Sum(beam.CombineFn):
+    """What groups of workers have spent, over all units."""
+
+    def create_accumulator(self) -> dict[str, Spent]:
+        return {}
+
+    def add_input(self, whole: dict[str, Spent], done: Done) -> dict[str, Spent]:
+        return merge_groups(whole, done.spent)
+
+    def merge_accumulators(self, parts: Iterable[dict[str, Spent]]) -> dict[str, Spent]:
+        whole: dict[str, Spent] = {}
+        for part in parts:
+            merge_groups(whole, part)
+        return whole
+
+    def extract_output(self, whole: dict[str, Spent]) -> dict[str, Spent]:
+        return whole
+
+
+class Tell(beam.DoFn):
+    """Sums as one text: a runner hands back no others than those of whole numbers."""
+
+    def process(self, whole: dict[str, Spent]) -> None:
+        told = {group: spent.to_json() for group, spent in whole.items()}
+        Metrics.string_set(NAMESPACE, "spent").add(json.dumps(told))
+
+
 class Report(beam.DoFn):
     """Units of which a worker raised an error: counted, and their messages told."""
 
@@ -86,6 +114,7 @@ def build(pipeline: beam.Pipeline, units: Iterable[Any], groups: Sequence[Group]
         flowing, failed = spread | group.name >> beam.ParDo(Work(group)).with_exception_handling()
         failures.append(failed)
     flowing | "Count" >> beam.ParDo(Count())
+    flowing | "Sum" >> beam.CombineGlobally(Sum()) | "Tell" >> beam.ParDo(Tell())
     failures | "Failures" >> beam.Flatten() | "Report" >> beam.ParDo(Report())
 
 
@@ -113,7 +142,10 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
         [Failure(*json.loads(text)) for text in told.get(name, [])] for name in ("failures", "unreachable")
     )
     seconds = counts.get("milliseconds", 0) / 1000
-    yield Done("all", counts.get("recordings", 0), seconds, failures, unreachable, counts.get("uncommitted", 0))
+    recordings, uncommitted = counts.get("recordings", 0), counts.get("uncommitted", 0)
+    sums = next(map(json.loads, told.get("spent", [])), {})
+    spent = {group: Spent.from_json(one) for group, one in sums.items()}
+    yield Done("all", recordings, seconds, failures, unreachable, uncommitted, spent)
     if counts.get("failed units"):
         raise SpeechmillError(
             f"{counts['failed units']} units failed: {'; '.join(told.get('errors', []))}",

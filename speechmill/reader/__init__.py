@@ -5,7 +5,7 @@ shows how.
 """
 
 from speechmill.reader.batches import Batch, Loader, collate
-from speechmill.reader.reader import Reader
+from speechmill.reader.reader import Reader, joined
 from speechmill.reader.source import Sample, Source
 
-__all__ = ["Batch", "Loader", "Reader", "Sample", "Source", "collate"]
+__all__ = ["Batch", "Loader", "Reader", "Sample", "Source", "collate", "joined"]

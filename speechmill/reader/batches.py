@@ -95,7 +95,8 @@ class Loader:
             reader.exhausted = True
             return
         for batch, shapes, worker, state in DataLoader(reader, collate_fn=_WithState(self.collate), **self._given):
-            states[worker] = WorkerState.from_json(state)
+            for number, told in zip(reader.of_worker(worker, self.num_workers), state, strict=True):
+                states[number] = WorkerState.from_json(told)
             reader.next_worker = (worker + 1) % self.num_workers
             yield _unpacked(batch, shapes)
         reader.exhausted = True
@@ -119,14 +120,15 @@ class _WithState:
     def __init__(self, collate: Callable[[Sequence[Sample]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, Shapes, int, dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> tuple[Any, Shapes, int, list[dict[str, Any]]]:
         info = get_worker_info()
         assert info is not None
         reader = info.dataset
         assert isinstance(reader, Reader)
         worker = (info.id + reader.next_worker) % info.num_workers
         batch, shapes = _packed(self.collate(samples))
-        return batch, shapes, worker, reader.worker_states(info.num_workers)[worker].to_json()
+        states, own = reader.worker_states(info.num_workers), reader.of_worker(worker, info.num_workers)
+        return batch, shapes, worker, [states[number].to_json() for number in own]
 
 
 def _packed(batch: Any) -> tuple[Any, Shapes]:

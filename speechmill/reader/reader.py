@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.distributed
@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from speechmill.reader.order import Rest, Shuffle, check_rest
 from speechmill.reader.source import Sample, Source
-from speechmill.reader.stream import Counts, Mixing, Place, Progress, Stream, WorkerState, add_counts
+from speechmill.reader.stream import Counts, Mixing, Place, Progress, Stream, WorkerState, add_counts, in_turn
 
 
 class Reader(IterableDataset[Sample]):
@@ -38,6 +38,7 @@ class Reader(IterableDataset[Sample]):
         buffer_mb: float = 64.0,
         block_mb: float = 2.0,
         shards_at_once: int = 4,
+        partitions: int | None = None,
     ) -> None:
         """`rank` and `world_size` are those of torch.distributed if not given: begin that first.
 
@@ -45,6 +46,10 @@ class Reader(IterableDataset[Sample]):
         each window once, so that some processes give one more; 'drop' leaves out fewer than `world_size` windows of
         each epoch; 'repeat' gives as few a second time. Training with gradients over all processes needs one of the
         latter, so that all have equally many batches.
+
+        With `partitions` the epoch is cut into so many parts of an order of their own, whatever the number of processes
+        and workers, which share them out: a state can then be resumed by another number of either. It must be a
+        multiple of both multiplied. `rest` is about partitions then, and each of them has buffers of its own.
 
         Windows are mixed inside a buffer of `buffer_mb` megabytes (10^6), of blocks of `block_mb` that are drawn from
         `shards_at_once` shards. A worker holds up to two such buffers a source. ValueError for what cannot be.
@@ -61,6 +66,10 @@ class Reader(IterableDataset[Sample]):
             world_size = torch.distributed.get_world_size() if begun else 1
         if seed < 0 or not 0 <= rank < world_size or min(buffer_mb, block_mb, shards_at_once) <= 0:
             raise ValueError("seed must be 0 or more, rank below world_size, and sizes above 0")
+        if partitions is not None and (partitions < 1 or partitions % world_size):
+            told = f"{partitions} partitions cannot be shared out over {world_size} processes"
+            raise ValueError(f"{told}: partitions must be a multiple of them")
+        self.partitions = partitions
         self.mixing = _mixing(self.sources, weights, budgets)
         self.rank, self.world_size, self.rest = rank, world_size, rest
         self._shuffles = []
@@ -74,7 +83,7 @@ class Reader(IterableDataset[Sample]):
         self._before: Counts = {}
         """What was given before the states at hand."""
         self._workers: list[WorkerState] | None = None
-        """Of each worker of this process; None before the number of workers is known."""
+        """Of each worker of this process, or of each of its partitions; None before the number of workers is known."""
         self.next_worker = 0
         """The worker of this process whose batch comes next."""
         self.exhausted = False
@@ -88,19 +97,42 @@ class Reader(IterableDataset[Sample]):
         if self.exhausted:
             self.next_epoch()
         worker = (worker + self.next_worker) % workers  # DataLoader asks the first of its processes first
-        place = Place(self.rank, self.world_size, worker, workers, self.rest)
-        for source, window in Stream(self.sources, self.mixing, self._shuffles, place, states[worker]).windows():
+        streams = [
+            Stream(self.sources, self.mixing, self._shuffles, self._place(number, len(states)), states[number])
+            for number in self.of_worker(worker, workers)
+        ]
+        for source, window in in_turn(streams):
             yield source.sample(window)
         self.exhausted = True
 
+    def of_worker(self, worker: int, workers: int) -> range:
+        """Which of the states of this process are those of a worker: one, or one of each of its partitions."""
+        each = len(self.worker_states(workers)) // workers
+        return range(worker * each, (worker + 1) * each)
+
+    def _place(self, number: int, states: int) -> Place:
+        """Where the windows of one of the states of this process lie."""
+        if self.partitions is None:
+            return Place(self.rank, self.world_size, number, states, self.rest)
+        return Place(self.rank * states + number, self.partitions, 0, 1, self.rest)
+
     def worker_states(self, count: int) -> list[WorkerState]:
-        """The states of the workers of this process. ValueError where the state is that of another number of them."""
+        """The states of the workers of this process. ValueError where the state is that of another number of them.
+
+        With `partitions` those of its partitions, which any number of workers shares that divides theirs.
+        """
+        own = count if self.partitions is None else self.partitions // self.world_size
+        if own % count:
+            told = f"{own} partitions a process cannot be shared out over {count} workers"
+            raise ValueError(f"{told}: give a num_workers that divides them")
+        count = own
         if self._workers is None:
             progress = [[Progress(self._epoch) for _ in self.sources] for _ in range(count)]
             self._workers = [WorkerState(one) for one in progress]
         if len(self._workers) != count:
             told = f"this reader has given samples to {len(self._workers)} workers a process, and now there are {count}"
-            raise ValueError(f"{told}: resume with the same num_workers, or begin an epoch by set_epoch")
+            remedy = "resume with the same num_workers, or begin an epoch by set_epoch"
+            raise ValueError(f"{told}: {remedy}; readers with partitions may go on with other numbers")
         return self._workers
 
     def next_epoch(self) -> None:
@@ -143,18 +175,30 @@ class Reader(IterableDataset[Sample]):
             "before": self._before,
             "next_worker": self.next_worker,
             "workers": None if self._workers is None else [state.to_json() for state in self._workers],
+            "rank": self.rank,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where a state says. ValueError where that is of other datasets, sources, processes or settings."""
+        """Go to where a state says. ValueError where that is of other datasets, sources, processes or settings.
+
+        With `partitions`, a state of all processes as `joined` makes it, or of as many processes as now.
+        """
         for name, value in self._order().items():
             if (told := state["order"].get(name)) != value:
                 told = f"the state is of another order of samples: {name} was {told!r} and is now {value!r}"
                 raise ValueError(f"{told}; give the sources, versions and settings of then")
+        workers, is_joined = state["workers"], state["rank"] is None
+        if self.partitions is not None and workers is not None:
+            own = self.partitions // self.world_size
+            if is_joined:
+                workers = workers[self.rank * own : (self.rank + 1) * own]
+            elif (len(workers), state["rank"]) != (own, self.rank):
+                told = "the state is that of one process among another number of them"
+                raise ValueError(f"{told}: join the states of all of them by speechmill.reader.joined")
         self._epoch, self.next_worker, self.exhausted = state["epoch"], state["next_worker"], state["exhausted"]
         self._before = {}
-        add_counts(self._before, state["before"])
-        workers = state["workers"]
+        if not is_joined or self.rank == 0:  # counted once
+            add_counts(self._before, state["before"])
         self._workers = None if workers is None else [WorkerState.from_json(one) for one in workers]
 
     def _order(self) -> dict[str, Any]:
@@ -167,10 +211,37 @@ class Reader(IterableDataset[Sample]):
             "weights": list(self.mixing.weights),
             "budgets": self.mixing.budgets and list(self.mixing.budgets),
             "shuffle": [list(vars(shuffle).values()) for shuffle in self._shuffles],
-            "rank": self.rank,
-            "world_size": self.world_size,
+            **({"rank": self.rank, "world_size": self.world_size} if self.partitions is None else {}),
+            "partitions": self.partitions,
             "rest": self.rest,
         }
+
+
+def joined(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of all processes of a training, in any order, as one, for readers with as many `partitions`.
+
+    Any number of processes that divides the partitions goes on from it, each with its part. ValueError where the states
+    are not those of all processes in one epoch, after as many steps.
+    """
+    given = sorted(states, key=lambda state: state["rank"])
+    first = given[0]
+    if first["order"]["partitions"] is None:
+        raise ValueError("these readers have no partitions: each process resumes its own state")
+    if any((state["order"], state["epoch"]) != (first["order"], first["epoch"]) for state in given):
+        raise ValueError("these states are of several orders of samples or epochs: take those of one step")
+    workers = None
+    if any(state["workers"] is not None for state in given):
+        workers = [one for state in given for one in state["workers"] or ()]
+    count = first["order"]["partitions"] if workers is None else len(workers)
+    if [state["rank"] for state in given] != list(range(len(given))) or count != first["order"]["partitions"]:
+        told = ", ".join(str(state["rank"]) for state in given)
+        raise ValueError(f"the states of processes {told} are not all: there must be one of each process")
+    before: Counts = {}
+    for state in given:
+        add_counts(before, state["before"])
+    exhausted = all(state["exhausted"] for state in given)
+    changed = {"workers": workers, "before": before, "exhausted": exhausted, "next_worker": 0, "rank": None}
+    return {**first, **changed}
 
 
 def _mixing(sources: Sequence[Source], weights: Sequence[float] | None, budgets: Sequence[int] | None) -> Mixing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,10 @@ class WorkerState:
     def to_json(self) -> dict[str, Any]:
         """As values of JSON that share nothing with it."""
         return asdict(self)
+
+    def given(self) -> int:
+        """Windows that were given, each as often as it has datasets beside it and one."""
+        return sum(counts["windows"] for splits in self.counts.values() for counts in splits.values())
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> WorkerState:
@@ -151,6 +156,23 @@ class Stream:
     def _counts(self, source: Source, split: str | None) -> dict[str, int]:
         split = split or "+".join(source.dataset.choice.splits)
         return self.state.counts.setdefault(source.name, {}).setdefault(split, dict.fromkeys(COUNTED, 0))
+
+
+def in_turn(streams: Sequence[Stream]) -> Iterator[tuple[Source, list[Window]]]:
+    """The windows of several streams: each time of the one that has given fewest, which their states alone decide."""
+    if len(streams) == 1:
+        yield from streams[0].windows()
+        return
+    windows = [stream.windows() for stream in streams]
+    due = [(stream.state.given(), number) for number, stream in enumerate(streams)]
+    heapq.heapify(due)
+    while due:
+        given, number = due[0]
+        if (found := next(windows[number], None)) is None:
+            heapq.heappop(due)
+        else:
+            heapq.heapreplace(due, (given + len(found[0].all), number))
+            yield found
 
 
 def _threads(source: Source) -> int:

@@ -98,16 +98,18 @@ def main() -> None:
     parser.add_argument("--recogniser", default="hama", choices=["hama", "pocketsphinx"])
     parser.add_argument("--vocoder", default="hifigan", choices=["hifigan", "griffin-lim"])
     parser.add_argument("--no-text", action="store_true", help="leave out the ten clips beside their text")
+    parser.add_argument("--only-trips", action="store_true", help="English beside its own copies alone")
     given = parser.parse_args()
     if not (RECORDINGS / "index.tsv").is_file():
         print(f"phonemes: no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
         return
     heard = Heard(given.recogniser)
-    if not given.no_text:
+    if not (given.no_text or given.only_trips):
         beside_text(heard)
     with (RECORDINGS / "index.tsv").open(encoding="utf-8") as index:
         rows = [row for row in csv.DictReader(index, delimiter="\t") if (RECORDINGS / row["path"]).is_file()]
-    without_speech(heard, [row["path"] for row in rows if row["n_speakers"] == "0"])
+    if not given.only_trips:
+        without_speech(heard, [row["path"] for row in rows if row["n_speakers"] == "0"])
     # Each talk once: a recording that is there in several containers or rates would be alike to itself.
     again = (
         "lca_40_mix16k",
@@ -122,31 +124,40 @@ def main() -> None:
         "missing",
     )
     once = [row for row in rows if not any(part in row["path"] for part in again)]
-    by_language = {
-        code: heard.clips([row["path"] for row in once if row["language"] == code])
-        for code in ("en", "de", "es", "it", "nl", "fr", "ja")
-    }
-    english = by_language.pop("en")
-    names = sorted({clip.partition(":")[0] for clip, _ in english})
-    halves = [[clip for clip in english if names.index(clip[0].partition(":")[0]) % 2 == half] for half in (0, 1)]
-    print(f"\npJSD in bits by {heard.stage.mark}; speakers of the two halves of English differ")
+    copied = [
+        row["path"] for row in once if row["language"] == "en" and ("watson" in row["path"] or "leopard" in row["path"])
+    ]
+    header = "phones A       B  n   pJSD    same size: A-B   interval       A-A     B-B"
     print(
-        "A            B                     phones A       B  n   pJSD    same size: A-B   interval       A-A     B-B"
+        f"\npJSD in bits by {heard.stage.mark}; speakers of the two halves of English differ\n"
+        f"{'A':<13}{'B':<22}{header}"
     )
-    told("English 1", halves[0], "English 2", halves[1])
-    for code, clips in by_language.items():
-        told("English", english, code, clips)
-    told("English", english, "the others together", [clip for clips in by_language.values() for clip in clips])
+    if not given.only_trips:
+        beside_languages(heard, once)
+    original = heard.clips(copied)
     trips = {
         "telephone": companded,
         given.vocoder: after_logmel(hifigan.LAYOUT, given.vocoder),
         f"80-7600 Hz {given.vocoder}": after_logmel(LogMelConfig(), given.vocoder),
     }
-    some = [name for name in names if "watson" in name or "leopard" in name]
-    original = [clip for clip in english if clip[0].partition(":")[0] in some]
     for trip, changed in trips.items():
-        told("English", original, trip, [(f"{trip} {name}", s) for name, s in heard.clips(some, changed)])
+        told("English", original, trip, [(f"{trip} {name}", s) for name, s in heard.clips(copied, changed)])
     print(f"\n{heard.cpu_s / heard.speech_s:.3f} CPU s a second of speech")
+
+
+def beside_languages(heard: Heard, rows: Sequence[dict[str, str]]) -> None:
+    """English beside itself and beside other languages."""
+    by_language = {
+        code: heard.clips([row["path"] for row in rows if row["language"] == code])
+        for code in ("en", "de", "es", "it", "nl", "fr", "ja")
+    }
+    english = by_language.pop("en")
+    names = sorted({clip.partition(":")[0] for clip, _ in english})
+    halves = [[clip for clip in english if names.index(clip[0].partition(":")[0]) % 2 == half] for half in (0, 1)]
+    told("English 1", halves[0], "English 2", halves[1])
+    for code, clips in by_language.items():
+        told("English", english, code, clips)
+    told("English", english, "the others together", [clip for clips in by_language.values() for clip in clips])
 
 
 def beside_text(heard: Heard) -> None:

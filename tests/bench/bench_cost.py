@@ -97,7 +97,7 @@ def main(minutes: float, times: float, every_stage: bool) -> None:
     for step, other in zip(bill["steps"], again["steps"], strict=True):
         line(f"{step['step']}, CPU s", seconds(step["cpu_hours"]), 3600 * other["cpu_hours"]["value"])
     total = sum(3600 * step["cpu_hours"]["value"] for step in bill["steps"])
-    line("both, CPU s by the system", {"value": total}, taken_s - idle_s)
+    line("all, CPU s by the system", {"value": total}, taken_s - idle_s)
     line("written, MB", {"value": 1e6 * sum(step["written_tb"] for step in bill["steps"])}, written / 1e6)
     money = [cost.cost(one, prices.load(None), TARGET_H)["steps"] for one in (sample, measured)]
     short, long = (sum(step["money"]["value"] for step in steps) for steps in money)

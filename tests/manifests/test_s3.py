@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from faults import CODES, Proxy
 from servers import EVERYTHING, S3Server, plain_environment, s3_server
 
-from manifests.storage import DeniedError, StorageConfig, StorageError
+from manifests.storage import DeniedError, StorageConfig, StorageError, requests
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3client import client
@@ -174,3 +175,30 @@ def test_a_region_or_an_endpoint_that_makes_no_address_is_told(
     with pytest.raises(StorageError, match="make no address") as caught:
         S3Storage("s3://b/x", StorageConfig(**settings, retry_s=1.0)).exists("k")  # type: ignore[arg-type]
     assert "endpoint_url" in caught.value.remedy
+
+
+def heard_by(proxy: Proxy) -> Counter[str]:
+    """Requests that a server has heard, by the kinds that they are paid by."""
+    kinds = {"GET": "get", "HEAD": "get", "PUT": "put", "POST": "put", "DELETE": "delete"}
+    words = [what.split() for what, _ in proxy.heard]
+    return Counter("list" if "list-type" in path else kinds[method] for method, path in words)
+
+
+def test_requests_are_counted_by_kind_as_the_server_hears_them(s3: S3Server, bucket: str) -> None:
+    with Proxy(s3.endpoint_url) as proxy:
+        storage = S3Storage(f"s3://{bucket}/lake", StorageConfig(proxy.url))
+        before = requests.sent()
+        for number in range(3):
+            storage.put(f"a/{number}", b"some")
+        storage.put("b", bytes(BLOCK_BYTES + 1))
+        assert not storage.exists("c")
+        assert storage.read("b") == bytes(BLOCK_BYTES + 1)
+        assert storage.replace("a/0", b"some", b"other")
+        assert not storage.put_if_absent("a/0", b"third")
+        assert len(list(storage.list())) == 4
+        storage.delete("a/1")
+        sent = requests.sent() - before
+        assert sent == heard_by(proxy)
+    assert sent["put"] >= 3 + 4 + 2
+    assert (sent["list"], sent["delete"]) == (1, 1)
+    assert sent["get"] >= 6

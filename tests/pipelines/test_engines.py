@@ -27,6 +27,7 @@ from pipelines.engines import Engine, Group, beam
 from pipelines.ingest import ingest
 from pipelines.recipe import IngestConfig
 from pipelines.run import Pending
+from pipelines.spent import Spent
 from pipelines.stages.base import Resources
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.watch import Done
@@ -62,6 +63,20 @@ def on(cluster: TwoNodes, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def took(seconds: float) -> Done:
+    """A unit of work that takes a tenth of its seconds."""
+    spent = Spent()
+    spent.observe(seconds, {"cpu_s": seconds / 10})
+    return Done(str(seconds), 1, seconds, spent={"annotate": spent})
+
+
+def test_beam_hands_back_what_its_units_took() -> None:
+    (done,) = Engine("beam").run([1.0, 2.0, 4.5], [Group("work", partial(partial, took))])
+    whole = done.spent["annotate"]
+    assert (done.recordings, done.seconds) == (3, 7.5)
+    assert (whole.observations, whole.seconds, whole.of["cpu_s"].with_seconds) == (3, 7.5, pytest.approx(2.525))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "ray", "nodes", "beam", "portable"])
 def test_any_engine_makes_the_bytes_of_one_process(
@@ -87,6 +102,11 @@ def test_any_engine_makes_the_bytes_of_one_process(
     (summary,) = (tmp_path / "lake/runs").glob("*/summary.json")
     steps = json.loads(summary.read_text())["steps"]
     assert (steps["annotate"]["recordings"], steps["encode"]["recordings"]) == (6, 6)
+    spent = {step: steps[step]["spent"][step] for step in ("annotate", "encode")}
+    assert {name: sums["seconds"] + sums["first_seconds"] for name, sums in spent.items()} == {
+        name: pytest.approx(3600 * steps[name]["hours"], abs=0.01) for name in spent
+    }
+    assert all(sums["first_cpu_s"] + sums["of"]["cpu_s"]["total"] > 0.1 for sums in spent.values())
 
 
 @pytest.mark.slow

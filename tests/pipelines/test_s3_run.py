@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from forked import Forked, start
 from servers import S3Server
 from test_cli import digests
 
-from manifests.storage import Storage, open_storage
+from manifests.storage import Storage, StorageConfig, open_storage
 from manifests.storage.local import LocalStorage
 from pipelines.cli import cli
 
@@ -142,7 +143,18 @@ def test_a_lake_and_recordings_at_an_endpoint_that_only_the_recipe_names_are_loo
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    finish(start("run", str(recipe), "--in", f"s3://{bucket}/in", "--lake", lake))
+    with Proxy(s3.endpoint_url) as proxy:
+        (tmp_path / "heard.toml").write_text(recipe.read_text().replace(s3.endpoint_url, proxy.url))
+        finish(start("run", str(tmp_path / "heard.toml"), "--in", f"s3://{bucket}/in", "--lake", lake))
+    storage = open_storage(lake, StorageConfig(s3.endpoint_url))
+    (told,) = (json.loads(storage.read(key)) for key in storage.list("runs") if key.endswith("summary.json"))
+    spent = [sums["of"] for step in told["steps"].values() for sums in step["spent"].values()]
+    counted = Counter[str]()
+    for took in (*told["own"].values(), *({name: sums["total"] for name, sums in of.items()} for of in spent)):
+        counted.update({name: count for name, count in took.items() if name.endswith("_requests")})
+    # What opens and closes the lake belongs to no step.
+    assert 0.85 * len(proxy.heard) <= counted.total() <= len(proxy.heard)
+    assert spent[0]["get_requests"]["total"] >= 2  # of the recording, which another process reads for the worker
     (row,) = json.loads(look("manifest", "head", lake, "--json"))["rows"]
     stretch = (lake, row["recording_id"], "1", "3")
     look("manifest", "clip", *stretch, "-o", str(clip))

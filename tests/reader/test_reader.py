@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from manifests.lake import Lake
-from speechmill.reader import Loader, Reader, Source, collate
+from speechmill.reader import Loader, Reader, Source, collate, joined
 
 SMALL: dict[str, Any] = {"buffer_mb": 0.006, "block_mb": 0.0015, "shards_at_once": 2}
 """Buffers of some 9 windows in blocks of 2, so that a small dataset has many."""
@@ -47,10 +47,11 @@ def readers(lake: Lake) -> dict[str, Any]:
         "pair": lambda **named: Reader(pair, **SMALL, **named),
         "weights": lambda **named: Reader([large, small], weights=[1, 3], **SMALL, **named),
         "budgets": lambda **named: Reader([large, small], budgets=[700, 900], **SMALL, **named),
+        "partitions": lambda **named: Reader([large, small], partitions=12, **SMALL, **named),
     }
 
 
-KINDS = ["one", "stored order", "two", "pair", "weights", "budgets"]
+KINDS = ["one", "stored order", "two", "pair", "weights", "budgets", "partitions"]
 TAKEN = 75
 """Samples after which a test leaves an epoch; `weights` never ends."""
 
@@ -255,3 +256,75 @@ def test_two_processes_of_torch_distributed_see_every_sample_once(lake: Lake, tm
 def test_a_batch_is_collated_by_a_function_of_the_user(lake: Lake) -> None:
     loader = Loader(readers(lake)["one"](), 4, num_workers=2, collate=len)
     assert sum(loader) == 53
+
+
+def in_step(
+    lake: Lake, world_size: int, batch: int, workers: int = 0, state: dict[str, Any] | None = None
+) -> list[Loader]:
+    """The loaders of all processes, each with its part of a batch."""
+    make = readers(lake)["partitions"]
+    loaders = []
+    for rank in range(world_size):
+        loader = Loader(make(rank=rank, world_size=world_size), batch // world_size, num_workers=workers)
+        if state:
+            loader.load_state_dict(state)
+        loaders.append(loader)
+    return loaders
+
+
+def steps(loaders: list[Loader]) -> Iterator[set[tuple[str, str]]]:
+    """The windows that all processes together take in each step of an epoch."""
+    for batches in itertools.zip_longest(*loaders):
+        taken = [pair for batch in batches if batch for pair in zip(batch["dataset"], batch["id"], strict=True)]
+        assert len(set(taken)) == len(taken)
+        yield set(taken)
+
+
+def test_partitions_give_equal_batches_over_all_processes_whatever_their_number(lake: Lake) -> None:
+    one, *others = (list(steps(in_step(lake, world_size, 12))) for world_size in (1, 2, 6))
+    # The last windows of an epoch are not a whole batch of every process.
+    assert all(of_many[:4] == one[:4] for of_many in others)
+    assert all(set.union(*of_many) == set.union(*one) for of_many in others)
+
+
+@pytest.mark.parametrize(("before", "after"), [((3, 0), (2, 0)), ((1, 2), (4, 0)), ((6, 0), (1, 2))])
+def test_partitions_are_resumed_by_another_number_of_processes_and_workers(
+    lake: Lake, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    """Each window comes once, before or after, and is counted once."""
+    loaders = in_step(lake, before[0], 12, before[1])
+    given = list(itertools.islice(steps(loaders), 2))
+    state = json.loads(json.dumps(joined(loader.state_dict() for loader in reversed(loaders))))
+    resumed = in_step(lake, after[0], 12, after[1], state)
+    given += steps(resumed)
+    assert sum(map(len, given)) == len(set.union(*given)) == 53 + 17
+    counts = [loader.counts() for loader in resumed]
+    windows = {name: sum(one.get(name, {}).get("train", {}).get("windows", 0) for one in counts) for name in counts[0]}
+    assert windows == {"large": 53, "small": 17}
+    again = joined(loader.state_dict() for loader in resumed)
+    assert again["exhausted"]
+    (alone,) = in_step(lake, 1, 12, state=again)
+    assert {sample["id"] for sample in alone.reader} == {name for _, name in set.union(*given)}
+    assert alone.counts()["large"]["train"]["windows"] == 2 * 53
+
+
+def test_states_that_cannot_be_joined_or_resumed_are_refused(lake: Lake) -> None:
+    make = readers(lake)["partitions"]
+    pair = [make(rank=rank, world_size=2) for rank in range(2)]
+    for reader in pair:
+        next(iter(reader))
+    states = [reader.state_dict() for reader in pair]
+    for wrong, told in (
+        (states[:1], "the states of processes 0 are not all"),
+        ([states[0], states[0]], "the states of processes 0, 0 are not all"),
+        ([states[0], states[1] | {"epoch": 1}], "of several orders of samples or epochs"),
+        ([readers(lake)["two"]().state_dict()], "no partitions"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            joined(wrong)
+    with pytest.raises(ValueError, match=r"join the states of all of them by speechmill\.reader\.joined"):
+        make(rank=0, world_size=3).load_state_dict(states[0])
+    with pytest.raises(ValueError, match="12 partitions cannot be shared out over 5 processes"):
+        make(rank=0, world_size=5)
+    with pytest.raises(ValueError, match="6 partitions a process cannot be shared out over 4 workers"):
+        next(iter(Loader(pair[0], 4, num_workers=4)))

@@ -19,11 +19,11 @@ from pipelines.cli import cli
 from pipelines.spent import Spent
 from runtime.errors import SpeechmillError
 from studies.cost import Amount, Sample, Step, cost, sample_of
-from studies.prices import Machine, Prices, Storage, Transfer, load, shipped
+from studies.prices import Machine, Prices, Requests, Storage, Transfer, load, shipped
 
 PRICES = Prices(
     {"plain": Machine(10, 40, 100, 2.0), "gpu": Machine(8, 32, 100, 8.0, gpus=1)},
-    Storage(0.02, 6), Transfer(0.01), "EUR", "2026-11-01", False,
+    Storage(0.02, 6), Transfer(0.01), "EUR", "2026-11-01", False, Requests(0.005, 0.0004),
 )  # fmt: skip
 GIB = 2**30
 
@@ -56,6 +56,16 @@ def test_a_bill_is_the_arithmetic_of_its_rates() -> None:
     read_gb = 3 * 32_000 * 3600 * 1000 / 1e9  # to hash, to annotate, to encode
     assert found["transfer"]["money"]["value"] == pytest.approx(0.01 * read_gb)
     assert found["money"]["value"] == pytest.approx(30 + sum(stored.values()) + 0.01 * read_gb)
+    assert [(row["count"], row["money"]) for row in found["requests"]] == [(0, 0.0), (0, 0.0)]
+
+
+def test_requests_are_priced_by_the_thousand() -> None:
+    annotate, encode = step(requests={"put": 0.5, "get": 2.0}), step("encode", requests={"put": 0.25, "list": 0.25})
+    puts, gets = (found := bill(annotate, encode))["requests"]
+    assert (puts["count"], gets["count"]) == (3_600_000, 7_200_000)  # one and two a second of 1,000 hours
+    assert (puts["money"], gets["money"]) == (pytest.approx(18.0), pytest.approx(2.88))
+    less = bill(step(), step("encode"))
+    assert found["money"]["value"] - less["money"]["value"] == pytest.approx(20.88)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +96,25 @@ def test_a_step_on_gpus_goes_where_they_are() -> None:
     assert "plain, gpu" in caught.value.remedy
 
 
-def summary(lake: Lake, name: str, spent: dict[str, Spent], selected: str = "sel") -> None:
+def summary(
+    lake: Lake,
+    name: str,
+    spent: dict[str, Spent],
+    selected: str = "sel",
+    own: dict[str, dict[str, float]] | None = None,
+) -> None:
     """A run's folder as `Watch` leaves it."""
     steps: dict[str, Any] = {}
     for group, sums in spent.items():
         told = {"recordings": sums.observations, "hours": sums.seconds / 3600, "wall_s": 1.0, "failed": 0}
         steps[group.partition(" ")[0]] = told | {"hours_per_hour": 1.0, "spent": {group: sums.to_json()}}
-    told = {"outcome": "done", "wall_s": 1.0, "steps": steps, "results": {"select": {"selection": selected}}}
+    told = {
+        "outcome": "done",
+        "wall_s": 1.0,
+        "steps": steps,
+        "own": own or {},
+        "results": {"select": {"selection": selected}},
+    }
     lake.storage.put(f"runs/{name}/summary.json", json.dumps(told).encode())
     lake.storage.put(f"runs/{name}/recipe.json", json.dumps({"name": "r"}).encode())
 
@@ -126,14 +148,19 @@ def test_runs_of_one_recipe_are_joined_and_others_are_left_out(tmp_path: Path) -
     for seconds, cpu_s in ((10.0, 1.0), (30.0, 2.0), (20.0, 4.0)):
         one = Spent(peak_memory_bytes=int(seconds), first_seconds=2.0)
         one.observe(seconds, {"cpu_s": cpu_s, "cpu_s.vad": cpu_s / 2, "read_bytes": 100.0})
-        one.add({"written_bytes": 64.0})
+        one.add({"written_bytes": 64.0, "put_requests": 3.0})
         made.append(one)
     for number, one in enumerate(made[:2]):
-        summary(lake, f"2026010{number + 1}T000000Z-0000", {"annotate": one})
+        own = {"ingest": {"cpu_s": 1.1, "list_requests": 2}, "select": {"cpu_s": 0.44}} if number else None
+        summary(lake, f"2026010{number + 1}T000000Z-0000", {"annotate": one}, own=own)
     summary(lake, "20260103T000000Z-0000", {"encode": made[2]})
     found = sample_of(lake)
     assert (len(found.runs), found.recordings, found.hours) == (3, 2, 40 / 3600)
-    annotate, encode = sorted(found.steps, key=lambda one: one.name)
+    annotate, command, encode = sorted(found.steps, key=lambda one: one.name)
+    assert command.parts == {"ingest": (pytest.approx(0.025), 0.0), "select": (pytest.approx(0.01), 0.0)}  # of 44 s
+    assert command.cpu_s.value == pytest.approx(0.035)
+    assert command.requests == {"list": pytest.approx(2 / 44)}
+    assert annotate.requests == {"put": pytest.approx(6 / 44)}
     assert annotate.cpu_s.value == pytest.approx(3 / 40)
     assert annotate.parts["vad"][0] == pytest.approx(1.5 / 40)
     assert annotate.written_bytes.value == pytest.approx(128 / 44)
@@ -189,8 +216,15 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert encode["written_tb"] == pytest.approx(
         sum(path.stat().st_size for path in shards) / seconds * 3600 * 7e6 / 1e12, rel=0.01
     )
-    assert all(row["cpu_hours"]["low"] < row["cpu_hours"]["value"] < row["cpu_hours"]["high"] for row in found["steps"])
-    assert {row["part"] for row in found["parts"]} == {"vad", "logmel", "decoding and the rest"}
+    *steps, command = found["steps"]
+    assert all(row["cpu_hours"]["low"] < row["cpu_hours"]["value"] < row["cpu_hours"]["high"] for row in steps)
+    assert {row["part"] for row in found["parts"] if row["step"] != "command"} == {
+        "vad", "logmel", "decoding and the rest",
+    }  # fmt: skip
+    took = {row["part"]: row["cpu_hours"] for row in found["parts"] if row["step"] == "command"}
+    assert min(took["ingest"], took["select"]) > 0
+    assert sum(took.values()) == pytest.approx(command["cpu_hours"]["value"])
+    assert [row["count"] for row in found["requests"]] == [0, 0]  # the lake lies on a disk
     assert found["example_prices"]
     shown = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6"])
     assert "bound by cpu" in shown.stdout

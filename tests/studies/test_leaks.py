@@ -115,6 +115,8 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
         ([f"{lake.storage.root}/datasets/set"], "is one side"),
         ([f"{lake.storage.root}/datasets/set/dev"], "no split 'dev'"),
         ([f"{lake.storage.root}/datasets/other"], "no dataset other"),
+        ([f"{lake.storage.root}/selections/other"], "there is no selection other"),
+        ([str(tmp_path / "other.parquet")], "there is no file"),
         ([str(tmp_path)], "there is no lake"),
     ):
         done = CliRunner().invoke(cli, ["study", "leaks", *words])

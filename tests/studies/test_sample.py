@@ -49,11 +49,16 @@ def connection() -> duckdb.DuckDBPyConnection:
 
 
 def plan(
-    connection: duckdb.DuckDBPyConnection, pilot: pa.Table, margin: float, hours: float | None, relative: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    pilot: pa.Table,
+    margin: float,
+    hours: float | None,
+    relative: bool = False,
+    view: str = "annotations",
 ) -> dict[str, int]:
     """The recordings that each language needs."""
-    connection.register("annotations", pilot)
-    found = from_pilot(connection, "annotations", "language", margin, relative, 0.95, hours)
+    connection.register(view, pilot)
+    found = from_pilot(connection, view, "language", margin, relative, 0.95, hours)
     return {row["group"]: row["recordings"] for row in found["groups"]}
 
 
@@ -100,7 +105,9 @@ def test_windows_of_one_recording_are_one_observation(connection: duckdb.DuckDBP
             "language": np.repeat(languages, 100),
         }
     )
-    assert plan(connection, recordings, 0.05, None) == plan(connection, windows, 0.05, None)
+    planned = plan(connection, recordings, 0.05, None)
+    assert planned == plan(connection, windows, 0.05, None, view="windows")
+    assert planned == plan(connection, recordings, 0.05, None, view="windows")
 
 
 def test_the_worst_case_is_the_binomial_one_made_larger_by_uneven_lengths() -> None:
