@@ -53,8 +53,9 @@ infra-tools: .venv-infra/ready
 
 setup: .venv/ready programs servers infra-tools
 
-# Three files at a time, also on two cores: many tests wait for a server or a subprocess.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations 25
+# Three files at a time, also on two cores: many tests wait for a server or a subprocess. Long files come first, in the
+# order that tests/conftest.py names: by itself pytest-xdist would begin those with the most tests first.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 # Lint, types, and all tests but those marked `slow`: kills, clusters, every engine, a month of growth, a minute of fuzz.
 test: lint setup

@@ -53,7 +53,10 @@ def test_a_place_that_is_not_there_is_a_problem_with_a_remedy(found: dict) -> No
 def test_json_has_the_documented_keys(found: dict) -> None:
     keys, printed = documented()["doctor"], set(paths(found))
     assert not {path for path in printed if not any(holds(key, path) for key in keys)}
-    assert not {key for key in keys if not any(held(key, path) for path in printed)} - {"machine.gpus[].*", "extras[].missing[]"}
+    assert not {key for key in keys if not any(held(key, path) for path in printed)} - {
+        "machine.gpus[].*",
+        "extras[].missing[]",
+    }
 
 
 def test_a_missing_extra_is_told_with_the_command_that_brings_it_and_is_no_fault(
