@@ -2,9 +2,9 @@
 
 A command spends most of its first seconds on imports, and the tests start hundreds. A server, one for each process of
 pytest, imports the packages once and forks a process for each command. What such a process does from then on is what
-`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals. Workers
-that it starts by multiprocessing's `spawn` are forked from a process that was forked before the command began, and so have
-the packages and nothing of the command, as spawned ones.
+`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals.
+Workers that it starts by multiprocessing's `spawn` are forked from a process that was forked before the command began:
+they have the packages and nothing of the command, as spawned ones.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def _command(request: dict[str, object], folder: Path) -> None:
 def _fork_workers() -> None:
     """Have a process that forks the workers of this command, instead of a new interpreter for each.
 
-    It is multiprocessing's own fork server, but forked here and now, with all that is imported, instead of spawned. Like
-    the workers that `pipelines.engines.local` spawns, its children have SIGINT blocked.
+    It is multiprocessing's own fork server, but forked here and now, with all that is imported, instead of spawned.
+    Like the workers that `pipelines.engines.local` spawns, its children have SIGINT blocked.
     """
     from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, util
 

@@ -1,7 +1,10 @@
 """The command line from end to end: a real conversation to counted shards, the same from any number of workers."""
 
+import contextlib
 import hashlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,10 +32,10 @@ def digests(lake: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Path:
     """The lake that one worker mills of the conversation by the recipe `demo`."""
-    lake = tmp_path_factory.mktemp("demo") / "lake"
+    lake = tmp_path_factory.mktemp("demo") / "demo-lake"
     done = speechmill("run", "demo", "--in", str(conversation), "--lake", str(lake))
     assert done.returncode == 0, done.stderr
-    assert "1 new" in done.stdout
+    (lake.parent / "told.txt").write_text(done.stdout)
     return lake
 
 
@@ -49,6 +52,26 @@ def test_a_conversation_becomes_counted_shards(demo: Path) -> None:
     cuts = lhotse.CutSet.from_shar({kind: [str(dataset / name) for name in names] for kind, names in listed.items()})
     assert [cut.load_latents().shape for cut in cuts] == [(640, 80)] * 2
     assert json.loads((dataset / "recipe.json").read_text())["select"]["continuation_s"] == 6.0
+
+
+def test_the_documented_demo_prints_what_is_documented(demo: Path) -> None:
+    told = (demo.parent / "told.txt").read_text()
+    blocks = (ROOT / "docs/start.md").read_text().split("```")[1::2]
+    (block,) = (block for block in blocks if "1 new" in block)
+    assert block.strip() == told.strip(), "paste into docs/start.md what `make demo` prints"
+
+
+def test_the_commands_of_the_tutorial_print_what_is_documented(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from docs.paste import PAGE, pasted
+
+    page = PAGE.read_text()
+    assert pasted(page, str(demo)) == page, "run `make demo && python -m docs.paste demo-lake`"
+    monkeypatch.chdir(demo.parent)
+    (example,) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(example[0], {})
+    assert printed.getvalue() == example[1]
 
 
 def test_the_same_run_again_changes_nothing(demo: Path, conversation: Path) -> None:
