@@ -63,7 +63,7 @@ def example(name: str) -> str:
 
 def run_example(name: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": name}
-    exec(example(name), names)
+    exec(compile(example(name), name, "exec", dont_inherit=True), names)
     return names
 
 
