@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from documented import documented, paths
 
 from pipelines import recipe as recipes
 from pipelines.cli import cli
@@ -26,7 +27,9 @@ def printed(*words: str) -> dict:
 
 
 def test_every_shipped_recipe_is_listed_with_what_it_is_for() -> None:
-    rows = printed("list")["recipes"]
+    document = printed("list")
+    assert set(paths(document)) == documented()["recipe list"]
+    rows = document["recipes"]
     assert [row["name"] for row in rows] == recipes.shipped()
     for row in rows:
         assert row["what"].endswith("."), row["name"]
