@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo setup programs servers infra-tools test test-slow test-all fuzz bench lint format clean
+.PHONY: demo setup programs servers infra-tools test test-slow test-all wheel-test docs fuzz bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -53,8 +53,9 @@ infra-tools: .venv-infra/ready
 
 setup: .venv/ready programs servers infra-tools
 
-# Three files at a time, also on two cores: many tests wait for a server or a subprocess.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations 25
+# Three files at a time, also on two cores: many tests wait for a server or a subprocess. Long files come first, in the
+# order that tests/conftest.py names: by itself pytest-xdist would begin those with the most tests first.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 # Lint, types, and all tests but those marked `slow`: kills, clusters, every engine, a month of growth, a minute of fuzz.
 test: lint setup
@@ -64,6 +65,21 @@ test-slow: setup
 	$(PYTEST) -m slow
 
 test-all: test test-slow
+
+# The wheel, built and installed in an environment of its own: it must bring all the files that commands read.
+wheel-test: .venv/ready
+	$(PYTEST) -n 0 tests/test_wheel.py
+
+# The documentation as pages, in build/docs. A link that leads nowhere fails; pages made of the code are made first.
+.venv-docs/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt 'mkdocs>=1.6,<2'
+	touch $@
+
+docs: .venv/ready .venv-docs/ready
+	$(BIN)/python -m docs.generate
+	.venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo "open build/docs/index.html"
 
 # Hostile inputs for SECONDS, from a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. What breaks a rule
 # is written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt judges it again.
@@ -80,4 +96,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-servers .venv-infra .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build .venv .venv-servers .venv-infra .venv-docs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,17 +1,22 @@
-"""Optional packages: whether one is there, and the command that installs it, however speechmill was installed."""
+"""Packages: what is required, whether it is there, and the command that installs it, wherever speechmill came from."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import json
+import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from manifests.version import NAME
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 
 def install(extras: Iterable[str] = (), bare: Iterable[str] = ()) -> str:
@@ -35,6 +40,38 @@ def installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # of what it lies in
         return False
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """What each extra of speechmill requires, by its name; what is always required is under ''.
+
+    Extras that an extra names are left out: they are told themselves.
+    """
+    from packaging.requirements import Requirement
+
+    written, extras = _declared()
+    found: dict[str, list[Requirement]] = {name: [] for name in ["", *extras]}
+    for text in written:
+        needed = Requirement(text)
+        if needed.name == NAME:
+            continue
+        for name, of_extra in found.items():
+            always = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if always != bool(name) and (needed.marker is None or needed.marker.evaluate({"extra": name})):
+                of_extra.append(needed)
+    return found
+
+
+def _declared() -> tuple[list[str], list[str]]:
+    """Requirements with their markers, and names of extras: of the installed package, else of the checkout."""
+    try:
+        found = metadata.distribution(NAME)
+        return found.requires or [], found.metadata.get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        optional = project["optional-dependencies"]
+        marked = [f'{text}; extra == "{name}"' for name, of_extra in optional.items() for text in of_extra]
+        return [*project["dependencies"], *marked], list(optional)
 
 
 @functools.cache

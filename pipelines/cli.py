@@ -20,9 +20,11 @@ from pipelines import curate
 from pipelines.completion import completion
 from pipelines.config import config
 from pipelines.datasets import datasets
+from pipelines.doctor import doctor
 from pipelines.encoder_cli import encoder_group
 from pipelines.models_cli import models
 from pipelines.options import DRY, INPUTS, RETRY, Output, begun, engine_of, open_lake, options, recipe_of, retry_of
+from pipelines.recipe_cli import recipe_group
 from pipelines.simulate.cli import simulate
 from pipelines.tokens import tokens
 from pipelines.told import end
@@ -54,7 +56,9 @@ cli.add_command(completion)
 cli.add_command(config)
 cli.add_command(datasets)
 cli.add_command(encoder_group)
+cli.add_command(doctor)
 cli.add_command(models)
+cli.add_command(recipe_group)
 cli.add_command(simulate)
 cli.add_command(study)
 cli.add_command(tokens)
@@ -293,6 +297,7 @@ for command in [
     *datasets.commands.values(),
     *planning.COMMANDS,
     report,
+    doctor,
     curate.label,
     curate.remove,
     curate.merge,

@@ -12,6 +12,7 @@ import click
 
 from manifests.output import printable, to_json
 from pipelines import curate
+from pipelines.recipe_cli import SET
 from pipelines.say import public_command
 from runtime.errors import SpeechmillError
 
@@ -28,7 +29,7 @@ def lake_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
+        SET,
         click.option(
             "--lake", required=True, metavar="FOLDER", help="Where everything is kept: a folder or s3://bucket/prefix."
         ),

@@ -32,6 +32,8 @@ STAGES = {
     "prosody": ("pipelines.stages.prosody", "Prosody", "ProsodyConfig"),
 }
 
+MAX_FAILED_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class IngestConfig:
@@ -247,7 +249,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
     if not typed.fits(piece_hours, float) or not 0.01 <= piece_hours <= typed.LARGEST:
         what = f"annotate.piece_hours must be a number of hours, at least 0.01, not {piece_hours!r:.100}"
         raise RecipeError(what, "correct it in the recipe")
-    max_failed_share = raw.get("max_failed_share", 0.5)
+    max_failed_share = raw.get("max_failed_share", MAX_FAILED_SHARE)
     if not typed.fits(max_failed_share, float) or not 0 <= max_failed_share <= 1:
         what = f"max_failed_share must be a number from 0 to 1, not {max_failed_share!r:.100}"
         raise RecipeError(what, "correct it in the recipe")

@@ -271,6 +271,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SPEECHMILL_CACHE") or Path.home() / ".cache" / "speechmill")
 
 
+def assembled_folder(model: Model) -> Path:
+    """Where a model in parts is assembled, at its first use."""
+    return cache_folder() / f"{model.name}-{model.sha256[:12]}"
+
+
 def _packaged(model: Model, package: str, file: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -283,7 +288,7 @@ def _packaged(model: Model, package: str, file: str) -> Path:
 
 def _assembled(model: Model) -> Path:
     """The model's folder, made under a temporary name and renamed once its sha256 is right."""
-    folder = cache_folder() / f"{model.name}-{model.sha256[:12]}"
+    folder = assembled_folder(model)
     if folder.is_dir():
         return folder
     sources = [(_packaged(model, package, file), name) for package, file, name in model.parts]

@@ -72,8 +72,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
 def _wrong(name: str, value: Any, hint: Any, bound: str = "") -> ValueError:
     unit = next((words for end, words in UNITS.items() if name.endswith(end)), "")
     finite = "finite " if isinstance(value, float) and not math.isfinite(value) else ""
-    named = _named(hint).replace("number", f"{finite}number{unit}", 1)
-    return ValueError(f"{name} must be {named}{bound}, not {value!r:.100}")
+    words = named(hint).replace("number", f"{finite}number{unit}", 1)
+    return ValueError(f"{name} must be {words}{bound}, not {value!r:.100}")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -95,13 +95,14 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint)
 
 
-def _named(hint: Any) -> str:
+def named(hint: Any) -> str:
+    """A type in words, as errors and docs tell it: "a list whose values are text"."""
     arguments = [one for one in typing.get_args(hint) if one not in (type(None), ...)]
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_named, arguments))
+        return " or ".join(map(named, arguments))
     if origin is dict:
-        return f"a table whose values are {_named(arguments[1])}"
+        return f"a table whose values are {named(arguments[1])}"
     if origin in (list, tuple, Sequence):
-        return f"a list whose values are {_named(arguments[0])}"
+        return f"a list whose values are {named(arguments[0])}"
     return NAMES.get(hint, "a plain value")

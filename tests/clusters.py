@@ -41,9 +41,9 @@ def environment(home: str, **more: str) -> dict[str, str]:
     return inherited | own | {"SPEECHMILL_CACHE": cache, "RAY_USAGE_STATS_ENABLED": "0"} | QUICK | more
 
 
-def readme(word: str) -> str:
-    """The command of README.md's block about Ray that has these words in it."""
-    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+def documented(word: str) -> str:
+    """The command of the block about Ray in docs/operating.md that has these words in it."""
+    blocks = (ROOT / "docs/operating.md").read_text().split("```")[1::2]
     (block,) = (block for block in blocks if "ray start --head" in block)
     (line,) = (line.partition("#")[0].strip() for line in block.splitlines() if word in line.partition("#")[0])
     return line
@@ -69,7 +69,8 @@ def alone(*words: str, timeout_s: float = 300, **more: str) -> subprocess.Comple
 class TwoNodes:
     """A Ray cluster of two machines with a CPU each, joined by a cable that the test made.
 
-    They are started by the commands of README.md, or by others; with the first one's token in the second one's home.
+    They are started by the commands of docs/operating.md, or by others; with the first one's token in the second
+    one's home.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class TwoNodes:
         env: dict[str, str] | None = None,
     ) -> None:
         self.gpus = gpus or (0, 0)
-        self.commands = (head or readme("ray start --head"), other or readme("ray start --address"))
+        self.commands = (head or documented("ray start --head"), other or documented("ray start --address"))
         self.dashboard, self.token = dashboard, token
         self.folder = tempfile.mkdtemp(prefix="ray")
         self.names = [f"mill{os.getpid()}{side}" for side in "ab"]
@@ -126,8 +127,10 @@ class TwoNodes:
         self.shell(number, command)
 
     def bring_token(self) -> None:
-        """Make a token on the first node and copy it to the second, as README.md says."""
-        subprocess.run(readme("get-auth-token"), shell=True, env=self.env, check=True, capture_output=True, timeout=60)
+        """Make a token on the first node and copy it to the second, as docs/operating.md says."""
+        subprocess.run(
+            documented("get-auth-token"), shell=True, env=self.env, check=True, capture_output=True, timeout=60
+        )
         (self.homes[1] / ".ray").mkdir()
         shutil.copy(self.homes[0] / ".ray/auth_token", self.homes[1] / ".ray/auth_token")
 

@@ -19,11 +19,28 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "pipelines")]
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS / "pipelines"), str(TESTS.parent)]  # the last one for docs/
 
 # The same examples every time, however slow the machine: a run tells of the change that it tests, not of luck.
 settings.register_profile("speechmill", derandomize=True, deadline=None)
 settings.load_profile("speechmill")
+
+
+LONGEST = (
+    "test_month", "test_engines", "test_fuzz", "test_clusters", "test_ray", "test_bench_gpu", "test_latents",
+    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_parts",
+    "test_isolated", "test_cli", "test_pjsd_cli", "test_merge", "test_remove", "test_select_plainly",
+    "test_report_roundtrips", "test_audio_parts", "test_rounds", "test_logmel", "test_several", "test_label",
+    "test_hostile_http", "test_recipes",
+)  # fmt: skip
+"""Files that take longest, the longest first: the last ones to be begun are short, so that workers end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are begun in the order of `LONGEST`; pytest-xdist keeps it by --no-loadscope-reorder."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

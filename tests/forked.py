@@ -2,13 +2,15 @@
 
 A command spends most of its first seconds on imports, and the tests start hundreds. A server, one for each process of
 pytest, imports the packages once and forks a process for each command. What such a process does from then on is what
-`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals, and
-the workers that it starts are new processes of Python.
+`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals.
+Workers that it starts by multiprocessing's `spawn` are forked from a process that was forked before the command began:
+they have the packages and nothing of the command, as spawned ones.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -154,6 +156,8 @@ def _command(request: dict[str, object], folder: Path) -> None:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules["__main__"] = types.ModuleType("__main__")  # as after -c: workers that are spawned read no file
+    if "--workers" in words:
+        _fork_workers()
     sys.argv = ["-c", *words]
     code = 1
     try:
@@ -164,6 +168,36 @@ def _command(request: dict[str, object], folder: Path) -> None:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     finally:
         _end(code)
+
+
+def _fork_workers() -> None:
+    """Have a process that forks the workers of this command, instead of a new interpreter for each.
+
+    It is multiprocessing's own fork server, but forked here and now, with all that is imported, instead of spawned.
+    Like the workers that `pipelines.engines.local` spawns, its children have SIGINT blocked.
+    """
+    from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, util
+
+    def fork(path: str, arguments: list[bytes], passed: list[int]) -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            for number in map(int, os.listdir("/proc/self/fd")):
+                if number > 2 and number not in passed:  # the other end of the pipe that tells when the command ends
+                    with contextlib.suppress(OSError):
+                        os.close(number)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            forkserver.main(*passed, [])
+        finally:
+            os._exit(0)
+
+    resource_tracker.ensure_running()
+    plainly, util.spawnv_passfds = util.spawnv_passfds, fork
+    try:
+        forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = plainly
+    context.SpawnProcess._Popen = staticmethod(popen_forkserver.Popen)  # type: ignore[assignment]
 
 
 def _end(code: int) -> None:

@@ -105,11 +105,11 @@ def compare(lake: Lake, selection: Selection) -> None:
         assert funnel.seconds[what] == pytest.approx(seconds)
 
 
-PLENTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+PLENTY = settings(FEW, max_examples=40)
 
 
-@PLENTY
-@given(
+GEOMETRIES = st.tuples(
     batches(),
     st.sampled_from([(2, 6), (0, 0.3), (10, 30)]),
     st.sampled_from([None, 1.0, 2.55, 20.0]),
@@ -118,7 +118,22 @@ PLENTY = settings(max_examples=40, deadline=None, suppress_health_check=list(Hea
     st.sampled_from([["signal", "vad", "diarize"], ["signal", "vad"], ["signal"], list(schemas.STAGES)]),
     st.sampled_from([1, 20_000]),
 )
-def test_any_geometry_is_cut_as_one_by_one(
+
+
+@FEW
+@given(GEOMETRIES)
+def test_a_geometry_is_cut_as_one_by_one(geometry: tuple[Any, ...]) -> None:
+    cut_alike(*geometry)
+
+
+@pytest.mark.slow
+@PLENTY
+@given(GEOMETRIES)
+def test_any_geometry_is_cut_as_one_by_one(geometry: tuple[Any, ...]) -> None:
+    cut_alike(*geometry)
+
+
+def cut_alike(
     made: list[list[dict[str, Any]]],
     window: tuple[float, float],
     stride_s: float | None,
@@ -154,9 +169,23 @@ def test_a_span_that_ends_where_a_window_starts_is_not_in_it(tmp_path: Path) -> 
     assert [window["num_speakers"] for window in windows] == [2, 1, 1]
 
 
+SHIPPED = batches(), st.sampled_from(recipe.shipped())
+
+
+@FEW
+@given(*SHIPPED)
+def test_a_shipped_recipe_selects_as_one_by_one(made: list[list[dict[str, Any]]], name: str) -> None:
+    selected_alike(made, name)
+
+
+@pytest.mark.slow
 @settings(PLENTY, max_examples=15)
-@given(batches(), st.sampled_from(recipe.shipped()))
+@given(*SHIPPED)
 def test_every_shipped_recipe_selects_as_one_by_one(made: list[list[dict[str, Any]]], name: str) -> None:
+    selected_alike(made, name)
+
+
+def selected_alike(made: list[list[dict[str, Any]]], name: str) -> None:
     config = recipe.load(name)
     rules = {"recordings": config.select.recordings, "windows": config.select.windows}
     marks = dict.fromkeys(("signal", *config.stages), "m")

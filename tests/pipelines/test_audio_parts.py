@@ -215,6 +215,7 @@ def test_parts_of_one_file_have_ids_of_their_own() -> None:
     assert id_of("b#audio=1", "ab" * 32) == id_of("a#audio=1", "ab" * 32), "it does not depend on where the file lies"
 
 
+@pytest.mark.slow
 def test_channels_in_files_of_their_own_and_excerpts_are_encoded_and_proven(tmp_path: Path) -> None:
     speech, rate = conversation()
     for name, shift in (("l", 0), ("r", 7 * rate)):

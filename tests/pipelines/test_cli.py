@@ -1,7 +1,11 @@
 """The command line from end to end: a real conversation to counted shards, the same from any number of workers."""
 
+import contextlib
 import hashlib
+import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -25,29 +29,63 @@ def digests(lake: Path) -> dict[str, str]:
     }
 
 
-def test_a_conversation_becomes_counted_shards_whatever_the_workers(tmp_path: Path, conversation: Path) -> None:
-    done = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "one"))
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Path:
+    """The lake that one worker mills of the conversation by the recipe `demo`."""
+    lake = tmp_path_factory.mktemp("demo") / "demo-lake"
+    done = speechmill("run", "demo", "--in", str(conversation), "--lake", str(lake))
     assert done.returncode == 0, done.stderr
-    assert "1 new" in done.stdout
-    ledger = pq.read_table(tmp_path / "one/datasets/demo/ledger.parquet").to_pylist()
+    (lake.parent / "told.txt").write_text(done.stdout)
+    return lake
+
+
+def test_a_conversation_becomes_counted_shards(demo: Path) -> None:
+    ledger = pq.read_table(demo / "datasets/demo/ledger.parquet").to_pylist()
     assert sorted(row["patch"] for row in ledger) == [1, 2, 3, 4, 5, 6]
     first = next(row for row in ledger if row["patch"] == 1)
     assert (first["windows"], first["frames"]) == (2, 2 * 640)  # of 3: nobody speaks in the first
     assert (first["context_tokens"], first["continuation_tokens"]) == (2 * 160, 2 * 480)
     patch3 = next(row for row in ledger if row["patch"] == 3)
     assert (patch3["context_tokens"], patch3["continuation_tokens"]) == (2 * 53, 2 * 160)
-    dataset = tmp_path / "one/datasets/demo"
+    dataset = demo / "datasets/demo"
     listed = json.loads((dataset / "fields.json").read_text())["train"]
     cuts = lhotse.CutSet.from_shar({kind: [str(dataset / name) for name in names] for kind, names in listed.items()})
     assert [cut.load_latents().shape for cut in cuts] == [(640, 80)] * 2
     assert json.loads((dataset / "recipe.json").read_text())["select"]["continuation_s"] == 6.0
-    before = digests(tmp_path / "one")
-    again = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "one"))
+
+
+def test_the_documented_demo_prints_what_is_documented(demo: Path) -> None:
+    told = (demo.parent / "told.txt").read_text()
+    blocks = (ROOT / "docs/start.md").read_text().split("```")[1::2]
+    (block,) = (block for block in blocks if "1 new" in block)
+    assert block.strip() == told.strip(), "paste into docs/start.md what `make demo` prints"
+
+
+def test_the_commands_of_the_tutorial_print_what_is_documented(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from docs.paste import PAGE, pasted
+
+    page = PAGE.read_text()
+    assert pasted(page, str(demo)) == page, "run `make demo && python -m docs.paste demo-lake`"
+    monkeypatch.chdir(demo.parent)
+    (example,) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(example[0], {})
+    assert printed.getvalue() == example[1]
+
+
+def test_the_same_run_again_changes_nothing(demo: Path, conversation: Path) -> None:
+    before = digests(demo)
+    again = speechmill("run", "demo", "--in", str(conversation), "--lake", str(demo))
     assert "1 known" in again.stdout
-    assert digests(tmp_path / "one") == before
+    assert digests(demo) == before
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_bytes_of_one(demo: Path, conversation: Path, tmp_path: Path) -> None:
     two = speechmill("run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "two"), "--workers", "2")
     assert two.returncode == 0, two.stderr
-    assert digests(tmp_path / "two") == before
+    assert digests(tmp_path / "two") == digests(demo)
 
 
 def test_ingest_tells_what_it_left_out_by_suffix(tmp_path: Path, conversation: Path) -> None:
@@ -71,9 +109,9 @@ def test_models_are_listed_verified_and_found() -> None:
     assert speechmill("models", "where", "silero-vad").stdout.endswith("silero_vad.jit\n")
 
 
-def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, conversation: Path) -> None:
+def test_a_shard_cut_short_by_one_byte_is_found_and_named(tmp_path: Path, demo: Path) -> None:
     lake = tmp_path / "lake"
-    assert speechmill("run", "demo", "--in", str(conversation), "--lake", str(lake)).returncode == 0
+    shutil.copytree(demo, lake)
     assert speechmill("tokens", "verify", "demo", "--lake", str(lake)).returncode == 0
     for _ in range(5):  # short processes that read Parquet used to abort as they ended
         shown = speechmill("tokens", "show", "demo", "--lake", str(lake))

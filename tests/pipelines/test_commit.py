@@ -290,7 +290,7 @@ def finish(run: Run) -> None:
     "engine",
     [
         Engine(),
-        Engine("local", (2, 2)),
+        pytest.param(Engine("local", (2, 2)), marks=pytest.mark.slow),
         Engine("beam", None, None, ("--runner=FnApiRunner",)),
         pytest.param(Engine("ray", (2, 2)), marks=pytest.mark.slow),
     ],

@@ -88,6 +88,7 @@ def test_the_packaged_conversation(stage: Diarize, vad: Vad, conversation: Path)
 
 
 @pytest.mark.recordings
+@pytest.mark.slow
 def test_chunks_find_the_same_two_speakers(stage: Diarize, vad: Vad, recordings: Path) -> None:
     sound = ArraySound.from_file(recordings / "lca_calls" / "lca_40_mix16k.flac")
     heard, duration_s = {"vad": vad.annotate(sound, {})}, sound.num_samples / 16000
@@ -302,6 +303,7 @@ def save_model(model: Model, folder: Path, **more: object) -> None:
     torch.save({**saved, **more}, folder / "pytorch_model.bin")
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_pyannotes_own_classes_needs_no_trust(tmp_path: Path, conversation: Path) -> None:
     folder = pipeline_of(tmp_path / "p")
     save_model(load_segmentation(), folder / "segmentation")

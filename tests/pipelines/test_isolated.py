@@ -324,6 +324,7 @@ def test_threads_decode_side_by_side(long: str, conversation: Path) -> None:
     assert len(children()) <= module.KEPT
 
 
+@pytest.mark.slow
 def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: Path, long: str) -> None:
     (tmp_path / "bad.wav").write_bytes(b"RIFF" + bytes(40))
 

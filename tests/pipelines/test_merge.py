@@ -99,6 +99,7 @@ def test_gaps_in_the_numbers_harm_nothing(tmp_path: Path) -> None:
     assert [batch[-1] for batch in lake.batches()] == ["0", "2", "4", "5"]
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_killed_at_any_write_is_finished_by_whoever_comes_next(tmp_path: Path) -> None:
     whole = selected(tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:

@@ -106,6 +106,7 @@ def test_what_a_worker_had_done_of_a_batch_survives_ctrl_c(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_what_workers_had_done_of_a_batch_survives_kill_9(
     folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,7 @@ def sides(kept: Path) -> list[dict[str, str]]:
     return [digests(kept / side) for side in "ab"]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_and_any_kill_leave_the_same_phonemes(clips: Path, tmp_path: Path) -> None:
     small = ["--set", "ingest.batch_hours=0.0015", "--quiet"]
     words = {

@@ -1,4 +1,4 @@
-"""Ray as anybody has it who has set nothing: the commands of README.md, its tokens, and what a lost node costs."""
+"""Ray as anybody has it who has set nothing: the documented commands, its tokens, and what a lost node costs."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ROOT, TwoNodes, alone, need_namespaces, readme
+from clusters import ROOT, TwoNodes, alone, documented, need_namespaces
 from forked import speechmill
 from millings import digests, given, make_input
 
@@ -16,7 +16,7 @@ from runtime.errors import SpeechmillError
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[TwoNodes]:
-    """Two nodes that README's commands start, with a dashboard for jobs; the second has a GPU by name."""
+    """Two nodes that the documented commands start, with a dashboard for jobs; the second has a GPU by name."""
     need_namespaces()
     with TwoNodes(0, 1, dashboard=True) as nodes:
         yield nodes
@@ -32,7 +32,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
 
 
 def filled(line: str, folder: Path, lake: Path) -> str:
-    """A command of README.md over that input."""
+    """A command of docs/operating.md over that input."""
     given = {"RECIPE": folder / "recipe.toml", "s3://raw/": folder / "in", "s3://lake/lake": lake, "HEAD": "10.77.0.1"}
     for word, value in given.items():
         line = line.replace(word, str(value))
@@ -41,11 +41,11 @@ def filled(line: str, folder: Path, lake: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["--ray-address HEAD:6379", "ray job submit"])
-def test_the_commands_of_the_readme_make_the_lake_of_one_process_and_print_no_error_of_ray(
+def test_the_documented_commands_make_the_lake_of_one_process_and_print_no_error_of_ray(
     line: str, cluster: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, expected = milled
-    printed = cluster.shell(1, filled(readme(line), folder, tmp_path / "lake"))
+    printed = cluster.shell(1, filled(documented(line), folder, tmp_path / "lake"))
     assert digests(tmp_path / "lake") == expected
     assert "object store" not in printed
     assert "InvalidAuthToken" not in printed

@@ -120,6 +120,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
 @pytest.mark.parametrize(
     "condition", [["--id"], ["--where", "recording_id = 'a0a0a0a0a0a0a0a0a0a0' AND duration_s > 1"]]
 )
+@pytest.mark.slow
 def test_a_withdrawal_that_is_killed_at_any_write_is_finished_by_the_same_command(
     tmp_path: Path, condition: list[str]
 ) -> None:

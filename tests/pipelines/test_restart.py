@@ -88,7 +88,7 @@ def test_twenty_kills_leave_the_lake_of_an_uninterrupted_run(
     assert list((lake / "runs/tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_is_told_without_a_traceback_and_the_same_command_goes_on(
     tmp_path: Path, words: list[str], expected: dict[str, str], workers: int
 ) -> None:

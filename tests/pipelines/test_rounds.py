@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from millings import make_input
 from test_cli import ROOT
 from test_ingest import sound
 from test_restart import INTERRUPTIBLE
 
 
+@pytest.mark.slow
 def test_a_watching_run_mills_what_comes_and_rests_otherwise(tmp_path: Path) -> None:
     make_input(tmp_path, 1)
     late = sound(tmp_path / "late.wav", seconds=30)  # without speech, so that the dataset stays as it is

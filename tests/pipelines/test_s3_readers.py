@@ -1,4 +1,4 @@
-"""The readers of shards stream a dataset straight from its bucket; each by the lines that the README gives."""
+"""The readers of shards stream a dataset straight from its bucket; each by the lines that docs/lake.md gives."""
 
 from __future__ import annotations
 

@@ -96,6 +96,7 @@ def test_the_demo_on_s3_is_the_local_one(tmp_path: Path, conversation: Path, buc
     assert finish(start("tokens", "verify", "demo", "--lake", f"s3://{bucket}/lake"))
 
 
+@pytest.mark.slow
 def test_a_run_under_faults_and_an_outage_makes_the_same_bytes_and_counts_its_retries(
     calls: tuple[Path, dict[str, str]], bucket: str, proxy: Proxy
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_run_under_faults_and_an_outage_makes_the_same_bytes_and_counts_its_re
     assert int(counted) >= proxy.injected.total() - proxy.injected["repeat"]
 
 
+@pytest.mark.slow
 def test_a_server_down_for_good_ends_with_an_error_and_a_lake_that_the_same_command_finishes(
     calls: tuple[Path, dict[str, str]], bucket: str, proxy: Proxy
 ) -> None:
@@ -179,6 +181,7 @@ def test_two_workers_that_race_on_each_shard_leave_one_winner_and_equal_bytes(
     assert of_storage(there) == expected
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_a_lake_an_error_a_log_or_a_process_listing(
     calls: tuple[Path, dict[str, str]], s3: S3Server, bucket: str, proxy: Proxy
 ) -> None:

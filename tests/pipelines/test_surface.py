@@ -83,6 +83,12 @@ SURFACE = {
     "models list": {"--json"},
     "models verify": {"[NAME]...", "--json"},
     "models where": {"MODEL", "--json"},
+    "recipe list": {"--json"},
+    "recipe show": {"RECIPE", "--json"},
+    "recipe check": {"FILE", "--set", "--json"},
+    "recipe init": {"FILE", "--like"},
+    "recipe keys": {"[TABLE]", "--json"},
+    "doctor": {"[PLACE]...", "--write", "--json", "--recipe"},
     "config from-terraform": {"OUTPUTS", "--recipe"},
     "study subset": {
         "LAKE",
@@ -237,6 +243,14 @@ def test_the_shell_is_offered_commands_and_options() -> None:
     complete = ShellComplete(cli, {}, "speechmill", "_SPEECHMILL_COMPLETE")
     assert "what-if" in {item.value for item in complete.get_completions(["manifest"], "wh")}
     assert {item.value for item in complete.get_completions(["manifest", "stats", "."], "--h")} >= {"--histogram"}
+
+
+def test_the_shell_is_offered_the_keys_of_a_recipe() -> None:
+    from click.shell_completion import ShellComplete
+
+    complete = ShellComplete(cli, {}, "speechmill", "_SPEECHMILL_COMPLETE")
+    offered = {item.value for item in complete.get_completions(["run", "demo", "--set"], "select.con")}
+    assert offered == {"select.context_s=", "select.continuation_s="}
 
 
 def test_every_command_over_manifests_says_what_it_and_each_of_its_options_does() -> None:
