@@ -41,8 +41,9 @@ class ProsodyConfig:
     """Whether each speaker of `diarize` is measured apart; otherwise each track is. If not given, as the recipe has it:
     where it has the stage `diarize`."""
     pitch_floor_hz: float = 50.0
+    """The lowest pitch that is sought, in Hz."""
     pitch_ceiling_hz: float = 600.0
-    """Between these pitch is sought."""
+    """The highest pitch that is sought, in Hz."""
     confidence: float = 0.5
     """From which a frame is voiced, on the scale of the network, which is calibrated to 0.5."""
     chunk_s: float = 600.0
