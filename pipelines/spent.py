@@ -156,7 +156,7 @@ class Meter:
     def _taken(self) -> dict[str, float]:
         now, ended_s = _here(), _ended_s()
         taken = {name: amount - self._here.get(name, 0.0) for name, amount in now.items()}
-        _metered.update(taken)  # type: ignore[arg-type]
+        _metered.update(taken)
         taken = {**self._now, **taken, "cpu_s": taken["cpu_s"] + ended_s - self._ended_s}
         self._here, self._ended_s = now, ended_s
         self._now.clear()
@@ -190,7 +190,7 @@ class Own:
 
     def add(self, name: str, quantities: Mapping[str, float]) -> None:
         """Add what was taken elsewhere for a step."""
-        self.of.setdefault(name, Counter()).update(quantities)  # type: ignore[arg-type]
+        self.of.setdefault(name, Counter()).update(quantities)
 
     def to_json(self) -> dict[str, dict[str, float]]:
         return {name: dict(of) for name, of in self.of.items()}
