@@ -163,7 +163,9 @@ def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str
             x=[text(group) for group, *_ in rows],
             y=[parts[number] for *_, parts in rows],
             name=text(name),
-            marker=_marker(PALETTE[number % len(PALETTE)], "/" if number % 2 else ""),
+            marker=_marker(
+                PALETTE[(4 + number) % len(PALETTE)], "/" if number % 2 else ""
+            ),  # the first are of verdicts
             customdata=[count for _, count, _ in rows],
             hovertemplate=f"{text(name)}: %{{y:.1%}}, mean of %{{customdata:,}} recordings<extra></extra>",
         )
