@@ -332,6 +332,27 @@ PHONEMES = pa.schema(
     ]
 )
 
+FINGERPRINT = pa.schema(
+    [
+        *BASE,
+        field(
+            "times_ms",
+            pa.list_(pa.int32()),
+            "where the loudness rises or falls most steeply, about six times a second of speech, in order of time",
+            "ms",
+        ),
+        field(
+            "landmarks",
+            pa.list_(pa.int64()),
+            "63 bits that describe the second of sound around each of these times; those of copies differ in few of them",
+        ),
+        field("landmark_count", pa.int32(), "number of landmarks of the recording"),
+    ]
+)
+
+BULKY = {"fingerprint": ("times_ms", "landmarks")}
+"""Columns of stages that no rule reads: too much to be held for all recordings that are judged at a time."""
+
 WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
@@ -503,7 +524,13 @@ STAGES: dict[str, pa.Schema] = {
     "language": LANGUAGE,
     "quality": QUALITY,
     "phonemes": PHONEMES,
+    "fingerprint": FINGERPRINT,
 }
+
+
+def judged(stage: str) -> pa.Schema:
+    """The columns of a stage that rules can read."""
+    return pa.schema([column for column in STAGES[stage] if column.name not in BULKY.get(stage, ())])
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

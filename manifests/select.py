@@ -195,7 +195,7 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
     """Try every rule on empty tables, so that a misspelt column is told before work begins."""
-    empty = {stage: schemas.STAGES[stage].empty_table() for stage in selection.stages}
+    empty = {stage: schemas.judged(stage).empty_table() for stage in selection.stages}
     measured = _measured(schemas.RECORDINGS.empty_table(), empty)
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
@@ -243,7 +243,7 @@ def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[li
 
     def read(name: str) -> Batch:
         keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
-        annotations = {stage: lake.read(key) for stage, key in keys.items()}
+        annotations = {stage: lake.read(key, schemas.judged(stage).names) for stage, key in keys.items()}
         return Batch(name, lake.read(lake.recordings_key(name)), annotations)
 
     held: list[Batch] = []

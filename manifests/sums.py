@@ -25,6 +25,7 @@ MEASURES: dict[str, list[str]] = {
     "language": ["language_confidence"],
     "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
     "phonemes": ["phones_per_s"],
+    "fingerprint": ["landmark_count"],
 }
 """Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
 

@@ -29,6 +29,7 @@ STAGES = {
     "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
     "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
+    "fingerprint": ("pipelines.stages.fingerprint", "Fingerprint", "FingerprintConfig"),
 }
 
 

@@ -104,6 +104,13 @@ STAGES = {
             ANNOTATE,
         ),
     ],
+    "fingerprint": [
+        Rule(
+            "len(times_ms) <> len(landmarks) OR len(landmarks) <> landmark_count", "landmarks without times", ANNOTATE
+        ),
+        Rule("times_ms <> list_sort(times_ms)", "landmarks that are not in order of time", ANNOTATE),
+        Rule("list_max(times_ms) > 1000 * duration_s + 16", "a landmark after its end", ANNOTATE),
+    ],
 }
 VERDICTS = [
     Rule("verdict NOT IN ('kept', 'rejected', 'failed')", "a verdict that is none", SELECT),
