@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.labels import COLUMNS, checked_label
+from manifests.matches import MatchConfig
 from manifests.names import DUPLICATE, FOLDERS, checked_name
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
@@ -161,6 +162,8 @@ class Recipe:
     """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
     'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
     goes on once the files are back; 'fail' counts the recording as failed."""
+    match: MatchConfig = MatchConfig()
+    """How recordings are compared by their fingerprints, where they have them."""
     several: dict[str, EncodeConfig] = field(default_factory=dict)
     """Where the recipe has tables `[encode.NAME]`: each by its name, which ends the name of its dataset."""
 
@@ -234,7 +237,7 @@ def _complaint(raw: dict[str, Any]) -> str | None:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    tables = {"ingest", "decode", "annotate", "select", "encode", "storage"}
+    tables = {"ingest", "decode", "annotate", "match", "select", "encode", "storage"}
     known = {"name", *tables, "max_failed_share", "unreachable"}
     check_keys(raw, known, "recipe")
     try:
@@ -282,6 +285,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
         unreachable,
+        build(MatchConfig, raw.get("match", {}), "match"),
         several,
     )
 

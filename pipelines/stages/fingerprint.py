@@ -1,4 +1,4 @@
-"""Fingerprints: the landmarks of a recording, by which copies and repeated passages are found whatever became of them."""
+"""Fingerprints: the landmarks of a recording, by which its copies and repeated passages are found."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Landmarks of sound: where its loudness rises or falls most steeply, each with 63 bits that describe the second around.
+"""Landmarks of sound: where its loudness rises or falls most steeply, each with 63 bits on the second around it.
 
-They survive what happens to copies: another codec, rate, level or equalisation, noise, cuts, and a slightly other speed.
+They survive what happens to copies: other codecs, rates, levels, equalisation, noise, cuts, and slightly other speeds.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ FFT_SAMPLES = 1024
 LOWEST_HZ, HIGHEST_HZ = 250.0, 3400.0
 """What a telephone passes."""
 BANDS = 16
-MEAN_FRAMES = 251
-"""Each band is taken relative to its mean power over 4 s, which leaves out what gain and equalisation do."""
-FLOOR = 0.15
+MEAN_FRAMES = 125
+"""Each band is taken relative to its mean power over 2 s, which leaves out what gain and equalisation do."""
+FLOOR = 0.3
 """Of that mean, added to the power of a band: the bits are to tell of what stands out from noise at 15 dB."""
 SILENCE = 1e-9
 """Added to the mean power, so that digital silence stays silence."""
@@ -38,8 +38,8 @@ REACH_FRAMES = 32
 """The bits describe so many frames on each side, 0.5 s."""
 SHAPES, RATES = 7, 9
 BITS = SHAPES * RATES
-"""Signs of the products with cosines: 7 over the bands times 9 over time; those without any change over the bands or over
-time are left out, as the landmark's own slope and equalisation decide them."""
+"""Signs of the products with cosines: 7 over the bands times 9 over time; those without any change over the bands or
+over time are left out, as the landmark's own slope and equalisation decide them."""
 HALO_FRAMES = 192
 """What is heard on each side of a block: half of MEAN_FRAMES, REACH_FRAMES and the slope's filter."""
 BLOCK_FRAMES = 4096
@@ -51,10 +51,10 @@ STEPS = 1024
 def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
     """Times in ms, int32 (n,), in order, and bits, int64 (n,) of 0 to 2^63 - 1, of a recording's landmarks.
 
-    Tracks are averaged, so that the conversation of two channels has the landmarks of its mix. Blocks of fixed places are
-    read one at a time: memory does not depend on the length. About 6.5 landmarks a second of speech are found, and none in
-    digital silence. The bits of different sounds differ in half of them, those of a copy at 15 dB of noise in about one in
-    seven (tests/bench/accuracy_fingerprint.py).
+    Tracks are averaged, so that the conversation of two channels has the landmarks of its mix. Blocks of fixed places
+    are read one at a time: memory does not depend on the length. About 6.5 landmarks a second of speech are found, and
+    none in digital silence. Half of the bits of different sounds differ, and about a seventh of those of a copy at 15 dB
+    of noise.
     """
     assert sound.sample_rate == RATE
     times = [np.zeros(0, np.int32)]
@@ -72,7 +72,7 @@ def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
 
 
 def relative_levels(sound: Sound, first: int, last: int) -> np.ndarray:
-    """Level of each band over its mean of 4 s, ln times 1024 as whole numbers, float64 (frames, BANDS), of [first, last).
+    """Levels of the bands over their means of 2 s, ln times 1024 as whole float64 (frames, BANDS), of [first, last).
 
     The middle of frame n is sample 256 n; before and after the recording there is silence.
     """

@@ -66,7 +66,7 @@ def test_a_cut_has_the_landmarks_of_its_place(speech: ArraySound) -> None:
     cut = ArraySound(speech.samples[:, 16000 * 10 + 77 : 16000 * 20 + 77])
     times_ms, bits = landmarks(speech)
     own_ms, own_bits = landmarks(cut)
-    inside = (own_ms > 2500) & (own_ms < 7500)  # nearer to the edges the mean of 4 s is another one
+    inside = (own_ms > 2500) & (own_ms < 7500)  # nearer to the edges there is other sound in the means of 2 s
     near = np.abs(times_ms[None] - own_ms[inside, None] - 10_005) <= 24
     close = np.bitwise_count(bits[None] ^ own_bits[inside, None]) <= 8
     assert (near & close).any(axis=1).mean() > 0.9
