@@ -354,7 +354,6 @@ MATCHES = pa.schema(
     [
         field("recording_id", pa.string(), "id of the recording, of those of this batch", nullable=False),
         field("other_id", pa.string(), "id of a recording that was met before it", nullable=False),
-        field("other_batch", pa.string(), "batch of that one", nullable=False),
         field("start_s", pa.float64(), "start of the sound that both share, in the recording", "s", nullable=False),
         field("end_s", pa.float64(), "its end", "s", nullable=False),
         field("other_start_s", pa.float64(), "its start in the other one", "s", nullable=False),
@@ -417,7 +416,7 @@ VERDICTS = pa.schema(
         field("windows", pa.int64(), "windows cut"),
         field("windowed_s", pa.float64(), "sound inside windows", "s"),
         field("remainder_s", pa.float64(), "sound of a kept recording outside any window", "s"),
-        field("duplicate_of", pa.string(), "recording with the same samples that is kept instead"),
+        field("duplicate_of", pa.string(), "recording with the same samples, or the same sound, that is kept instead"),
         field("split", pa.string(), "split drawn by duplicate group"),
     ]
 )

@@ -114,6 +114,8 @@ class SelectConfig:
     """Rules over annotation columns by name: an SQL condition that a recording must meet."""
     windows: dict[str, str] = field(default_factory=dict)
     """Rules that a window must meet."""
+    duplicate_share: float = 0.8
+    """Where fingerprints were taken: the share of a recording's sound in another one, from which on it is a duplicate."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
@@ -124,6 +126,8 @@ class SelectConfig:
             raise ValueError(f"select.grid_s must be at least 0.001, a millisecond, not {self.grid_s}")
         if self.stride_s is not None and self.stride_s <= 0:
             raise ValueError("select.stride_s must be above 0")
+        if not 0.5 <= self.duplicate_share <= 1:
+            raise ValueError(f"select.duplicate_share must be 0.5 to 1, not {self.duplicate_share}")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:

@@ -165,8 +165,9 @@ class Run:
     def selection(self) -> Selection:
         marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
         settings = asdict(self.recipe.select)
-        mark = fingerprint({"version": 1, "stages": marks, **settings})
-        return Selection(f"{self.recipe.name}-{mark}", marks, **settings)
+        matches = self.recipe.match.mark(marks["fingerprint"]) if "fingerprint" in marks else None
+        mark = fingerprint({"version": 1, "stages": marks, "matches": matches, **settings})
+        return Selection(f"{self.recipe.name}-{mark}", marks, matches=matches, **settings)
 
     def select(self) -> Funnel:
         try:

@@ -80,5 +80,11 @@ class Matches:
         return [batch for batch in self.batches() if f"{batch}.parquet" not in done]
 
 
+def forget_index(lake: Lake) -> None:
+    """Take every index away, which numbers recordings by their batches and rows, before these change."""
+    for key in [key for key in lake.storage.list("matches") if "/index/" in key]:
+        lake.storage.delete(key)
+
+
 def matches_key(mark: str, batch: str) -> str:
     return f"matches/{mark}/{batch}.parquet"

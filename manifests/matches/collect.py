@@ -76,7 +76,7 @@ class Collector:
             one, other = own.marks(row), others.marks(other_row)
             least = self.matches.config.least_hits
             for stretch in stretches(one, other, later_ms[first:last], earlier_ms[first:last], least):
-                told = {"recording_id": own.ids[row], "other_id": others.ids[other_row], "other_batch": other_batch}
+                told = {"recording_id": own.ids[row], "other_id": others.ids[other_row]}
                 rows.append((row, int(earlier[first]), told | _told(stretch, one, other)))
         yield from (told for _, _, told in sorted(rows, key=lambda found: found[:2]))
 

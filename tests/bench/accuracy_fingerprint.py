@@ -130,7 +130,9 @@ def raw(samples: np.ndarray) -> np.ndarray:
     """Chromaprint's items, uint32 (n,), about 8 a second."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         write_wav(file.name, samples)
-        told = subprocess.run(["fpcalc", "-raw", "-length", "0", file.name], capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            ["fpcalc", "-raw", "-length", "0", file.name], capture_output=True, text=True, check=False
+        )
     line = next((line for line in told.stdout.splitlines() if line.startswith("FINGERPRINT=")), "FINGERPRINT=")
     return np.array([int(item) for item in line[12:].split(",") if item], np.uint32)
 
@@ -181,9 +183,7 @@ def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
         at = int(rng.integers(0, len(base)))
         level = np.sqrt(np.square(base).mean() / np.square(jingle).mean())
         part = coded[number % len(coded)](jingle) * level
-        # Each from another stretch of a voice, so that the jingle is what they share.
-        made.append(heard(np.concatenate([base[:at], part, base[at:]])[-20 * 16000 :] if False else
-                          np.concatenate([base[max(0, at - 48000) : at], part, base[at : at + 48000]])))  # fmt: skip
+        made.append(heard(np.concatenate([base[max(0, at - 48000) : at], part, base[at : at + 48000]])))
     found = pairs([heard(jingle)], made)
     with_it = {one for one, other in found if other == 0}
     print(f"jingle of 8 s in {count} recordings: found in {len(with_it)}")
@@ -192,7 +192,7 @@ def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
 def voices(count: int) -> None:
     """Pairs among different recordings of four synthetic voices, which say each word always in the same way."""
     rng = np.random.default_rng(3)
-    syllables = [a + b for a in "b d f g k l m n p r s t v".split() for b in "a e i o u ai ee oo".split()]
+    syllables = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ee", "oo")]
     words = ["".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)]
     made, seconds = [], 0.0
     for number in range(count):

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import Drawn, drawn, found, match, write_fingerprints
 
 from manifests.lake import Lake
-from manifests.matches import MatchConfig, Matches
+from manifests.matches import Matches
 from manifests.matches.align import Marks, improbable, stretches
 from manifests.matches.index import keys
+from manifests.matches.join import hits
 from pipelines import matching as work
 from pipelines.engines import Engine
 
@@ -57,7 +59,6 @@ def test_what_is_planted_is_found_with_its_places_and_nothing_else(whole: Matche
     (excerpt,) = [row for row in rows if row["recording_id"] == "r33"]
     assert (excerpt["start_s"], excerpt["end_s"]) == pytest.approx((31, 41), abs=0.7)
     assert (excerpt["other_start_s"], excerpt["other_end_s"]) == pytest.approx((20, 30), abs=0.7)
-    assert excerpt["other_batch"] == "batch-000000"
     assert 0.1 < excerpt["other_share"] < 0.2
     assert all(7 < row["end_s"] - row["start_s"] < 9 for row in rows if row["recording_id"] in jingles)
     assert not list(whole.lake.storage.list("runs/matching"))
@@ -95,11 +96,14 @@ def test_batches_wait_for_fingerprints_of_those_before_them(tmp_path: Path) -> N
     assert list(Matches(lake, "f").batches()) == ["batch-000000", "batch-000001"]
 
 
-def test_a_crowded_passage_is_compared_to_those_met_first(tmp_path: Path, whole: Matches) -> None:
-    matches = match(written(tmp_path), MatchConfig(first=2))
-    jingles = [row for row in found(matches) if row["recording_id"] >= "r36"]
-    assert {row["recording_id"] for row in jingles} == {f"r{number}" for number in range(39, 60, 3)}
-    assert len(jingles) <= len([row for row in found(whole) if row["recording_id"] >= "r36"])
+def test_of_recordings_with_one_key_the_first_are_compared_to_all_others() -> None:
+    recording = np.array([5, 5, 6, 7, 7, 9], np.int64)
+    postings = pa.table({"key": np.full(6, 3), "recording": recording, "time_ms": np.arange(6, dtype=np.int32)})
+    made = hits(postings, 2, [0])
+    rows = [tuple(row.values()) for row in made.table.to_pylist()]
+    assert rows == [(6, 5, 2, 0), (7, 5, 3, 0), (7, 5, 4, 0), (7, 6, 3, 2), (7, 6, 4, 2), (9, 5, 5, 0), (9, 6, 5, 2)]
+    assert (made.keys, made.crowded, made.left_out) == (1, 1, 1)
+    assert len(hits(postings, 2, [1]).table) == len(hits(postings.slice(0, 0), 2, [0]).table) == 0
 
 
 def test_keys_differ_by_table_and_spread_over_all_ranges() -> None:
