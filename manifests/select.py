@@ -363,7 +363,9 @@ def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.T
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
     tables = {"r": recordings, **annotations}
     sources = {name: source.replace('"', "").split(".") for name, source in measured(annotations).items()}
-    return pa.table({name: tables[stage][column] for name, (stage, column) in sources.items()})
+    there = {stage: set(table.schema.names) for stage, table in tables.items()}  # which lacks bulky columns
+    found = {name: source for name, source in sources.items() if source[1] in there[source[0]]}
+    return pa.table({name: tables[stage][column] for name, (stage, column) in found.items()})
 
 
 def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> Array:
