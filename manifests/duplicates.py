@@ -22,6 +22,8 @@ from manifests.tables import joined
 if TYPE_CHECKING:
     from manifests.select import Selection
 
+SHORTER, NARROWER = 0.005, 0.05
+"""Lengths, and bandwidths, that differ by no more are equal."""
 SHARED = (
     "SELECT recording_id, other_id, least(1, sum(share)) AS share, least(1, sum(other_share)) AS other_share "
     "FROM found GROUP BY recording_id, other_id"
@@ -30,7 +32,8 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Member:
-    """A recording of a group. The best one is longest, then has most bandwidth, then most bytes a second."""
+    """A recording of a group. The best one is longest, then has most bandwidth, then most bytes a second, but for
+    SHORTER and NARROWER."""
 
     number: int
     """In the order in which recordings were met."""
@@ -40,11 +43,6 @@ class Member:
     duration_s: float
     bandwidth_hz: float
     bytes_per_s: float
-
-    @property
-    def rank(self) -> tuple[float, float, int]:
-        """Lower is better, among recordings of about one length."""
-        return (-self.bandwidth_hz, -self.bytes_per_s, self.number)
 
 
 @dataclass
@@ -58,7 +56,10 @@ class Group:
     @property
     def best(self) -> Member:
         longest_s = max(member.duration_s for member in self.members)
-        return min((one for one in self.members if one.duration_s >= 0.98 * longest_s), key=lambda one: one.rank)
+        left = [member for member in self.members if member.duration_s >= (1 - SHORTER) * longest_s]
+        widest_hz = max(member.bandwidth_hz for member in left)
+        left = [member for member in left if member.bandwidth_hz >= (1 - NARROWER) * widest_hz]
+        return min(left, key=lambda member: (-member.bytes_per_s, member.number))
 
     def everyone(self) -> list[Member]:
         return [*self.members, *(member for part in self.parts for member in part.everyone())]

@@ -36,16 +36,14 @@ def work(lake: Path, inputs: list[Path]) -> Run:
 
 
 def verdicts(run: Run) -> dict[str, dict]:
-    lake, rows = run.lake, {}
+    """By the name of the file, as is what a recording duplicates."""
+    lake, names, found = run.lake, dict[str | None, str](), {}
+    for _, table in lake.recordings(["recording_id", "uris"]):
+        names |= {row["recording_id"]: Path(row["uris"][0]).stem for row in table.to_pylist()}
     for batch in lake.batches():
-        names = {
-            row["recording_id"]: Path(row["uris"][0]).stem for row in lake.read(lake.recordings_key(batch)).to_pylist()
-        }
         for row in lake.read(lake.verdicts_key(run.selection().name, batch)).to_pylist():
-            rows[names[row["recording_id"]]] = row | {
-                "duplicate_of": names.get(row["duplicate_of"], row["duplicate_of"])
-            }
-    return rows
+            found[names[row["recording_id"]]] = row | {"duplicate_of": names.get(row["duplicate_of"])}
+    return found
 
 
 @pytest.fixture(scope="module")
