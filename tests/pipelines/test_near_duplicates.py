@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> list[
     speech = ArraySound.from_file(conversation).samples[0]
     first, second = speech[: 16000 * 20], speech[16000 * 20 :]
     sounds = {
-        "a-telephone": COPIES["telephone, 8 kHz mu-law"][0](first),
+        "a-telephone": COPIES["telephone, 8 kHz mu-law"][0](first[16000:]),
         "b-best": first,
         "c-noisy": noisy(first[8000:], 15),
         "d-faster": COPIES["1 % faster, higher"][0](first),
