@@ -24,6 +24,9 @@ LED = 2
 """Landmarks of an alignment that are no evidence, since equal keys of them may have led to it."""
 LEAST_EVIDENCE = 8.0
 """Of an alignment: the logarithm to the base of 10 of how improbable it is by chance, apart from what led to it."""
+LEAST_MS = 2000
+"""From the first equal landmark of a stretch to the last: those of one second look at the same sound, so that a word
+which a voice says twice alike makes several."""
 STEP_MS, LONGEST_STEP_MS = 4000, 64_000
 """Alignments are followed by steps that double while they hold, and are halved where they do not."""
 GAP_MS = 10_000
@@ -138,7 +141,7 @@ class Alignment:
         of = last[0] - first[0] + 1
         same = len({place[0] for place in self.places})
         evidence = improbable(same - LED, of - LED)
-        if evidence < LEAST_EVIDENCE:
+        if evidence < LEAST_EVIDENCE or times_ms[-1] - times_ms[0] < LEAST_MS:
             return None
         speed, _, _ = self._line(self.places)
         edges = [
