@@ -1,8 +1,8 @@
 """Groups of recordings with the same sound, by equal samples and by matches, and which of each group is kept.
 
 Two recordings that each lie in the other for the most part are copies, and copies of copies are one group. A recording
-that lies in a longer one for the most part is a part of it, and belongs to the group of one such recording alone: neither
-a passage that many recordings hold, nor a recording of that passage alone, links these to each other.
+that lies in a longer one for the most part is a part of it, and belongs to the group of one such recording alone:
+neither a passage that many recordings hold, nor a recording of that passage alone, links these to each other.
 """
 
 from __future__ import annotations

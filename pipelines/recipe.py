@@ -115,7 +115,7 @@ class SelectConfig:
     windows: dict[str, str] = field(default_factory=dict)
     """Rules that a window must meet."""
     duplicate_share: float = 0.8
-    """Where fingerprints were taken: the share of a recording's sound in another one, from which on it is a duplicate."""
+    """Where fingerprints were taken: share of a recording's sound in another one, from which on it is a duplicate."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
@@ -166,7 +166,7 @@ class Recipe:
     """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
     'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
     goes on once the files are back; 'fail' counts the recording as failed."""
-    match: MatchConfig = MatchConfig()
+    match: MatchConfig = field(default_factory=MatchConfig)
     """How recordings are compared by their fingerprints, where they have them."""
     several: dict[str, EncodeConfig] = field(default_factory=dict)
     """Where the recipe has tables `[encode.NAME]`: each by its name, which ends the name of its dataset."""

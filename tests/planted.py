@@ -70,10 +70,10 @@ def write_fingerprints(lake: Lake, number: int, recordings: Iterable[tuple[str, 
 
 
 def match(
-    lake: Lake, config: MatchConfig = MatchConfig(), engine: Engine = Engine(), until: str | None = None
+    lake: Lake, config: MatchConfig | None = None, engine: Engine | None = None, until: str | None = None
 ) -> Matches:
     """Match what is pending as a run does; `until` names the step before which it is killed."""
-    matches = Matches(lake, MARK, config)
+    matches, engine = Matches(lake, MARK, config or MatchConfig()), engine or Engine()
     matching = Matching.of(matches)
     for name, units_of, make in Matching.STEPS:
         if name == until:

@@ -8,7 +8,7 @@ their keys. Recordings count in the order in which they were met: by batch, then
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
@@ -48,7 +48,7 @@ class Matches:
     lake: Lake
     fingerprints: str
     """Fingerprint of the stage `fingerprint`."""
-    config: MatchConfig = MatchConfig()
+    config: MatchConfig = field(default_factory=MatchConfig)
 
     @property
     def mark(self) -> str:

@@ -1,8 +1,8 @@
 """Hits: two recordings with the same key, each with its time. Found by ranges of keys, of which each fits into memory.
 
 Of the recordings with one key those that were met first are compared to all others and no others to each other: the
-work grows with the number of recordings however often a passage comes, and what is met later changes nothing of what was
-found before.
+work grows with the number of recordings however often a passage comes, and what is met later changes nothing of what
+was found before.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
 
     Tracks are averaged, so that the conversation of two channels has the landmarks of its mix. Blocks of fixed places
     are read one at a time: memory does not depend on the length. About 6 landmarks a second of speech are found, hardly
-    any in steady noise and none in digital silence. Half of the bits of different sounds differ, and about a seventh of those of a copy at 15 dB
-    of noise.
+    any in steady noise and none in digital silence. Half of the bits of different sounds differ, and about a seventh of
+    those of a copy at 15 dB of noise.
     """
     assert sound.sample_rate == RATE
     times = [np.zeros(0, np.int32)]

@@ -1,5 +1,5 @@
 """Fingerprints on real recordings: copies and excerpts found after each distortion, beside Chromaprint, jingles, and
-pairs among different recordings of a few voices. Needs espeak-ng, and fpcalc for Chromaprint. Takes some minutes of CPU.
+pairs among different recordings of a few voices. Needs espeak-ng, and fpcalc for Chromaprint; takes minutes of CPU.
 """
 
 import argparse
