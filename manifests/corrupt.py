@@ -33,6 +33,7 @@ REMEDIES = (
     (r"datasets/[^/]+/commits/.*", "delete it and run `speechmill encode` again, which makes that shard anew"),
     (r"datasets/[^/]+/plan\.json", "delete it and run `speechmill encode` again, which writes it anew"),
     (r"datasets/.*", "run `speechmill encode` again, which writes it anew"),
+    (r"matches/.*", "delete it and run `speechmill annotate` again, which makes it anew"),
     (r"runs/.*", "delete it and run the same command again"),
 )
 """What to do about a damaged file, by the pattern that its key matches first."""
@@ -76,6 +77,8 @@ def schema_of(key: str) -> pa.Schema | None:
     if folder == "annotations":
         return schemas.STAGES.get(file.partition("/")[0].rpartition("-")[0])
     name = file.partition("/")[2]
+    if folder == "matches":
+        return schemas.MATCHES if name.startswith("batch-") else None
     kinds = {
         "selections": {"windows-": schemas.WINDOWS, "verdicts-": schemas.VERDICTS},
         "datasets": {

@@ -47,6 +47,10 @@ class Lake:
         """Names of the batches that this stage has annotated, in order."""
         return self._batches(f"annotations/{stage}-{fingerprint}")
 
+    def matched(self, mark: str) -> Iterator[str]:
+        """Names of the batches whose matches with these settings are there, in order."""
+        return self._batches(f"matches/{mark}")
+
     def _batches(self, folder: str) -> Iterator[str]:
         """Names of the batches that have a file in a folder; what else lies there is no part of the lake."""
         for key in self.storage.list(folder):

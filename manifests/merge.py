@@ -19,6 +19,7 @@ from manifests import reselect
 from manifests.choice import folders
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.matches import forget_index
 
 PLAN = "runs/merge.json"
 MAX_BYTES = 64_000_000
@@ -52,6 +53,7 @@ class Plan:
 def plan(lake: Lake, batch_hours: float) -> Plan:
     """Join neighbours while they hold up to so many hours by their headers, and are annotated and selected alike."""
     made = [(f"annotations/{name}", set(lake.annotated(*_parts(name)))) for name in folders(lake, "annotations")]
+    made += [(f"matches/{name}", set(lake.matched(name))) for name in folders(lake, "matches")]
     made += [(f"selections/{name}", set(reselect.covered(lake, name))) for name in folders(lake, "selections")]
     groups: list[list[str]] = []
     unlike: list[str] = []
@@ -79,7 +81,8 @@ def finish(lake: Lake) -> list[str]:
     """Do what is left of a merge that was written down; returns the selections that were made anew."""
     groups: list[list[str]] = lake.read_json(PLAN, "groups")["groups"]
     reselect.outdate(lake, set(itertools.chain.from_iterable(groups)))
-    annotations = [f"annotations/{name}" for name in folders(lake, "annotations")]
+    annotations = [f"{kind}/{name}" for kind in ("annotations", "matches") for name in folders(lake, kind)]
+    forget_index(lake)
     for first, *others in groups:
         # A stage may hold rows of recordings that its batch lacks, but not lack rows: they would be measured again.
         for folder in [*annotations, "recordings"]:

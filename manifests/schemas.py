@@ -460,6 +460,49 @@ PROSODY = pa.schema(
     ]
 )
 
+FINGERPRINT = pa.schema(
+    [
+        *BASE,
+        field(
+            "times_ms",
+            pa.list_(pa.int32()),
+            "where the loudness rises or falls most steeply, about six times a second of speech, in order of time",
+            "ms",
+        ),
+        field(
+            "landmarks",
+            pa.list_(pa.int64()),
+            "63 bits that describe the second of sound around each of these times; those of copies differ in few of them",
+        ),
+        field("landmark_count", pa.int32(), "number of landmarks of the recording"),
+    ]
+)
+
+MATCHES = pa.schema(
+    [
+        field("recording_id", pa.string(), "id of the recording, of those of this batch", nullable=False),
+        field("other_id", pa.string(), "id of a recording that was met before it", nullable=False),
+        field("start_s", pa.float64(), "start of the sound that both share, in the recording", "s", nullable=False),
+        field("end_s", pa.float64(), "its end", "s", nullable=False),
+        field("other_start_s", pa.float64(), "its start in the other one", "s", nullable=False),
+        field("other_end_s", pa.float64(), "its end in the other one", "s", nullable=False),
+        field("speed", pa.float64(), "how much faster the recording runs than the other one", nullable=False),
+        field("confidence", pa.float64(), "share of its landmarks, 0 to 1, that the other one has too", nullable=False),
+        field(
+            "evidence",
+            pa.float64(),
+            "logarithm to the base of 10 of how improbable that is of different sound",
+            nullable=False,
+        ),
+        field("share", pa.float64(), "share of the recording's landmarks, 0 to 1, that lie in it", nullable=False),
+        field("other_share", pa.float64(), "share of the other one's landmarks that lie in it", nullable=False),
+    ]
+)
+"""One row a stretch of sound, in the order of recordings, of others and of time."""
+
+BULKY = {"fingerprint": ("times_ms", "landmarks")}
+"""Columns of stages that no rule reads: too much to be held for all recordings that are judged at a time."""
+
 WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
@@ -501,7 +544,7 @@ VERDICTS = pa.schema(
         field("windows", pa.int64(), "windows cut"),
         field("windowed_s", pa.float64(), "sound inside windows", "s"),
         field("remainder_s", pa.float64(), "sound of a kept recording outside any window", "s"),
-        field("duplicate_of", pa.string(), "recording with the same samples that is kept instead"),
+        field("duplicate_of", pa.string(), "recording with the same samples, or the same sound, that is kept instead"),
         field("split", pa.string(), "split drawn by duplicate group"),
     ]
 )
@@ -632,7 +675,13 @@ STAGES: dict[str, pa.Schema] = {
     "quality": QUALITY,
     "phonemes": PHONEMES,
     "prosody": PROSODY,
+    "fingerprint": FINGERPRINT,
 }
+
+
+def judged(stage: str) -> pa.Schema:
+    """The columns of a stage that rules can read."""
+    return pa.schema([column for column in STAGES[stage] if column.name not in BULKY.get(stage, ())])
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests import schemas, sums
+from manifests import duplicates, schemas, sums
 from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
@@ -53,6 +53,10 @@ class Selection:
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 1.0})
     recordings: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, str] = field(default_factory=dict)
+    duplicate_share: float = 0.8
+    """Share of a recording that lies in another one, from which on it is a duplicate; see `duplicates`."""
+    matches: str | None = None
+    """Fingerprint of the matches that tell; None where equal samples alone do."""
 
     @property
     def window_s(self) -> float:
@@ -79,7 +83,9 @@ class Span:
     number: int
     batches: tuple[str, ...]
     keepers: Mapping[str, str]
-    """By recording: the one with the same samples that was met before it."""
+    """By recording: the one with the same samples, or the same sound, that is kept instead of it."""
+    draws: Mapping[str, str] = field(default_factory=dict)
+    """By recording that is kept of a group: the hash that draws the split of the group."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +171,12 @@ def _confine(connection: duckdb.DuckDBPyConnection) -> None:
 def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str]) -> Iterator[Span]:
     """All batches in order; one span without any for a lake without any."""
     copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
+    drawn = "SELECT recording_id, drawn_by FROM draws WHERE batch BETWEEN ? AND ?"
     for number, first in enumerate(range(0, max(1, len(batches)), SPAN)):
         held = batches[first : first + SPAN]
         edges = [min(held, default=""), max(held, default="")]
-        yield Span(number, tuple(held), dict(connection.execute(copies, edges).fetchall()))
+        keepers, draws = (dict(connection.execute(sql, edges).fetchall()) for sql in (copies, drawn))
+        yield Span(number, tuple(held), keepers, draws)
 
 
 def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
@@ -185,7 +193,7 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
         _confine(connection)
         for batches in _some(lake, selection, span.batches):
             tables = _tables(selection, batches)
-            verdicts, windows = _judge(connection, selection, tables, span.keepers)
+            verdicts, windows = _judge(connection, selection, tables, span)
             funnel.add(verdicts, windows)
             summing.add(tables)
             for digest in lake.ahead(write, _files(lake, selection, batches, verdicts, windows)):
@@ -195,7 +203,7 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
 
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
     """Try every rule on empty tables, so that a misspelt column is told before work begins."""
-    empty = {stage: schemas.STAGES[stage].empty_table() for stage in selection.stages}
+    empty = {stage: schemas.judged(stage).empty_table() for stage in selection.stages}
     measured = _measured(schemas.RECORDINGS.empty_table(), empty)
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
@@ -211,15 +219,23 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
 def _find_duplicates(
     connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection, batches: Sequence[str]
 ) -> None:
-    """Table `copies`: recordings whose samples another one has, and which of them was met first."""
-    connection.execute("CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR)")
-    columns = ["recording_id", "pcm_sha256"]
+    """Tables `copies`, recordings whose samples or sound another one has that is kept, and `draws`, of the kept ones of
+    groups by sound, with the hash that draws their split: that of the one which was met first."""
+    connection.execute(
+        "CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR, duration_s DOUBLE, "
+        "bandwidth_hz DOUBLE); CREATE TABLE draws (batch VARCHAR, recording_id VARCHAR, drawn_by VARCHAR)"
+    )
+    columns = ["recording_id", "pcm_sha256", "duration_s", "bandwidth_hz"]
     stage = "signal", selection.stages["signal"]
     for signal in joined(lake.read_each(batches, partial(lake.annotation_key, *stage), columns)):
         connection.register("signal_hashes", signal)
         connection.execute(
-            "INSERT INTO samples SELECT batch, recording_id, pcm_sha256 FROM signal_hashes WHERE pcm_sha256 IS NOT NULL"
+            "INSERT INTO samples SELECT batch, recording_id, pcm_sha256, duration_s, bandwidth_hz FROM signal_hashes "
+            "WHERE pcm_sha256 IS NOT NULL"
         )
+    if selection.matches is not None:
+        _keep_best(connection, duplicates.find(connection, lake, selection, batches))
+        return
     connection.execute(
         "CREATE TABLE copies AS SELECT s.batch, s.recording_id, f.recording_id AS keeper FROM samples AS s JOIN ("
         "SELECT pcm_sha256, min(rowid) AS first FROM samples GROUP BY pcm_sha256 HAVING count(*) > 1"
@@ -227,6 +243,22 @@ def _find_duplicates(
         "ORDER BY s.batch"
     )
     connection.execute("DROP TABLE samples")
+
+
+def _keep_best(connection: duckdb.DuckDBPyConnection, groups: Sequence[duplicates.Group]) -> None:
+    """The tables of `_find_duplicates` by groups, of each of which the best recording is kept."""
+    connection.execute("CREATE TABLE copies (batch VARCHAR, recording_id VARCHAR, keeper VARCHAR)")
+    copies, draws = [], []
+    for group in groups:
+        best, everyone = group.best, group.everyone()
+        copies += [(one.batch, one.recording_id, best.recording_id) for one in everyone if one != best]
+        first = min(everyone, key=lambda one: one.number)
+        draws.append((best.batch, best.recording_id, first.pcm_sha256))
+    for table, rows in (("copies", copies), ("draws", draws)):
+        columns = dict(zip(("batch", "id", "told"), zip(*rows, strict=True), strict=False))
+        if columns:
+            connection.register("rows_made", pa.table(columns))
+            connection.execute(f"INSERT INTO {table} FROM rows_made ORDER BY batch")
 
 
 @dataclass(frozen=True)
@@ -243,7 +275,7 @@ def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[li
 
     def read(name: str) -> Batch:
         keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
-        annotations = {stage: lake.read(key) for stage, key in keys.items()}
+        annotations = {stage: lake.read(key, schemas.judged(stage).names) for stage, key in keys.items()}
         return Batch(name, lake.read(lake.recordings_key(name)), annotations)
 
     held: list[Batch] = []
@@ -273,20 +305,20 @@ def _judge(
     connection: duckdb.DuckDBPyConnection,
     selection: Selection,
     tables: Mapping[str, pa.Table],
-    keepers: Mapping[str, str],
+    span: Span,
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts and windows of batches that follow one another, in the order of their recordings."""
     recordings, measured = tables["recordings"], tables["annotations"]
     broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
     failures = _failures({"ingest": recordings, **{stage: tables[stage] for stage in selection.stages}})
-    duplicate_of = [keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
+    duplicate_of = [span.keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
     reasons = [
         failed or rules + ([DUPLICATE] if keeper else [])
         for failed, rules, keeper in zip(failures, broken.to_pylist(), duplicate_of, strict=True)
     ]
     kept = np.array([not why for why in reasons], bool)
     needed = [name for name in OF_RECORDING if name in measured.schema.names]
-    made = cut(measured.select(needed).filter(kept), selection)
+    made = cut(measured.select(needed).filter(kept), selection, span.draws)
     counts, covered_s = np.zeros(len(kept), np.int64), np.zeros(len(kept))
     counts[kept], covered_s[kept] = made.counts, made.covered_s
     durations = (measured["duration_s"], credible_s(recordings))
@@ -331,7 +363,9 @@ def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.T
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
     tables = {"r": recordings, **annotations}
     sources = {name: source.replace('"', "").split(".") for name, source in measured(annotations).items()}
-    return pa.table({name: tables[stage][column] for name, (stage, column) in sources.items()})
+    there = {stage: set(table.schema.names) for stage, table in tables.items()}  # which lacks bulky columns
+    found = {name: source for name, source in sources.items() if source[1] in there[source[0]]}
+    return pa.table({name: tables[stage][column] for name, (stage, column) in found.items()})
 
 
 def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> Array:

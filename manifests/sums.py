@@ -29,6 +29,7 @@ MEASURES: dict[str, list[str]] = {
     "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
     "phonemes": ["phones_per_s"],
     "prosody": ["pitch_median_hz", "pitch_sd_semitones", "syllables_per_s", "pause_share", "loudness_range_lu"],
+    "fingerprint": ["landmark_count"],
 }
 """Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
 

@@ -42,8 +42,11 @@ class Cut:
     covered_s: Array
 
 
-def cut(recordings: pa.Table, selection: Selection) -> Cut:
-    """Every window of `recordings` (columns of OF_RECORDING; unmeasured ones may be absent), all of them kept."""
+def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | None = None) -> Cut:
+    """Every window of `recordings` (columns of OF_RECORDING; unmeasured ones may be absent), all of them kept.
+
+    `draws` holds the hashes that draw the splits of recordings, where these are not those of their own samples.
+    """
     known = {
         name: recordings[name].combine_chunks() if name in recordings.schema.names else pa.nulls(len(recordings), kind)
         for name, kind in OF_RECORDING.items()
@@ -55,7 +58,8 @@ def cut(recordings: pa.Table, selection: Selection) -> Cut:
     counts, starts_s = cut_starts(durations_s, selection.window_s, stride_s, selection.grid_s, aligned)
     rows = np.repeat(np.arange(len(counts)), counts)
     windows = Spans(rows, starts_s, starts_s + selection.window_s)
-    splits = [draw_split(key, selection.splits, selection.seed) for key in known["pcm_sha256"].to_pylist()]
+    drawn = zip(known["recording_id"].to_pylist(), known["pcm_sha256"].to_pylist(), strict=True)
+    splits = [draw_split((draws or {}).get(one, key), selection.splits, selection.seed) for one, key in drawn]
     milliseconds = pa.array(np.rint(starts_s * 1000), pa.int64()).cast(pa.string())
     ids = known["recording_id"].take(rows)
     speech_s = inside_s(windows, pieces(segments)[0])

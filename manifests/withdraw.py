@@ -22,6 +22,7 @@ from manifests.amend import drop_recordings
 from manifests.choice import folders
 from manifests.labels import history_keys
 from manifests.lake import Lake
+from manifests.matches import forget_index, matches_key
 from manifests.output import one_line, to_json
 from manifests.tables import joined, write_parquet_bytes
 
@@ -89,9 +90,20 @@ class Withdrawal:
                     key = f"annotations/{folder}/{batch}.parquet"
                     if lake.storage.exists(key):
                         lake.change(key, without)
+            self._unmatch()
             for batch in batches:
                 lake.change(lake.recordings_key(batch), without)
         self.selections = reselect.renew(lake)
+
+    def _unmatch(self) -> None:
+        """Take them out of the matches, on both sides."""
+        ids = pa.array(sorted(self.ids), pa.string())
+        forget_index(self.lake)
+        for mark in folders(self.lake, "matches"):
+            for batch in list(self.lake.matched(mark)):
+                self.lake.change(
+                    matches_key(mark, batch), lambda table: _without(_without(table, ids), ids, "other_id")
+                )
 
     def _bury(self) -> None:
         """Write the tombstones of those that have none."""
@@ -189,8 +201,8 @@ def find(
     return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in found.fetchall()])
 
 
-def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["recording_id"], value_set=ids)))
+def _without(table: pa.Table, ids: pa.Array, column: str = "recording_id") -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[column], value_set=ids)))
 
 
 def _redacted_column(table: pa.Table, name: str, redacted: Redaction) -> pa.Table:

@@ -33,7 +33,7 @@ SAMPLED = 100
 AT_ONCE = 10_000
 CPU_HOURS = {
     "signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "phonemes": 0.1,
-    "prosody": 0.013, "encode": 0.0013,
+    "prosody": 0.013, "fingerprint": 0.0004, "encode": 0.0013,
 }  # fmt: skip
 """Of an hour of sound, decoding included where no other stage has done it: the numbers of docs/studies.md."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.labels import COLUMNS, checked_label
+from manifests.matches import MatchConfig
 from manifests.names import DUPLICATE, FOLDERS, checked_name
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
@@ -30,6 +31,7 @@ STAGES = {
     "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
     "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
     "prosody": ("pipelines.stages.prosody", "Prosody", "ProsodyConfig"),
+    "fingerprint": ("pipelines.stages.fingerprint", "Fingerprint", "FingerprintConfig"),
 }
 
 MAX_FAILED_SHARE = 0.5
@@ -115,6 +117,8 @@ class SelectConfig:
     """Rules over annotation columns by name: an SQL condition that a recording must meet."""
     windows: dict[str, str] = field(default_factory=dict)
     """Rules that a window must meet."""
+    duplicate_share: float = 0.8
+    """Where fingerprints were taken: share of a recording's sound in another one, from which on it is a duplicate."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
@@ -125,6 +129,8 @@ class SelectConfig:
             raise ValueError(f"select.grid_s must be at least 0.001, a millisecond, not {self.grid_s}")
         if self.stride_s is not None and self.stride_s <= 0:
             raise ValueError("select.stride_s must be above 0")
+        if not 0.5 <= self.duplicate_share <= 1:
+            raise ValueError(f"select.duplicate_share must be 0.5 to 1, not {self.duplicate_share}")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:
@@ -163,6 +169,8 @@ class Recipe:
     """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
     'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
     goes on once the files are back; 'fail' counts the recording as failed."""
+    match: MatchConfig = field(default_factory=MatchConfig)
+    """How recordings are compared by their fingerprints, where they have them."""
     several: dict[str, EncodeConfig] = field(default_factory=dict)
     """Where the recipe has tables `[encode.NAME]`: each by its name, which ends the name of its dataset."""
 
@@ -236,7 +244,7 @@ def _complaint(raw: dict[str, Any]) -> str | None:
 
 def parse(raw: dict[str, Any]) -> Recipe:
     """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
-    tables = {"ingest", "decode", "annotate", "select", "encode", "storage"}
+    tables = {"ingest", "decode", "annotate", "match", "select", "encode", "storage"}
     known = {"name", *tables, "max_failed_share", "unreachable"}
     check_keys(raw, known, "recipe")
     try:
@@ -290,6 +298,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
         unreachable,
+        build(MatchConfig, raw.get("match", {}), "match"),
         several,
     )
 

@@ -63,6 +63,7 @@ def keys() -> list[Key]:
         table = f"annotate.{stage}"
         found.append(Key(table, "enabled", "true or false", "true", "", ENABLED))
         found += _of(getattr(importlib.import_module(module), config), table)
+    found += _of(recipes.MatchConfig, "match")
     found += _of(recipes.SelectConfig, "select")
     found += _of(EncodeConfig, "encode")
     found += _of(StorageConfig, "storage")

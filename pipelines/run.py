@@ -16,6 +16,7 @@ from encoders.base import Encoder
 from manifests.fingerprint import fingerprint, pretty
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.matches import Matches
 from manifests.publish import publish
 from manifests.report import card
 from manifests.select import RuleError, Selection, select
@@ -31,6 +32,7 @@ from pipelines.encode import ShardEncoder, made_by
 from pipelines.engines import Engine, Group, Worker
 from pipelines.failures import to_failure
 from pipelines.ingest import ingest
+from pipelines.matching import Matching
 from pipelines.packing import Ingested
 from pipelines.parts import forget_committed, share_s, shares
 from pipelines.pieces import PendingPieces, Piece, PieceWorker
@@ -108,6 +110,25 @@ class Run:
                 yield step
                 steps.append(step)
         _check_committed(steps, "batches" if math.isinf(units.share_s) else "batches or shares of batches")
+        yield from self._match()
+
+    def _match(self) -> Iterator[Step]:
+        """Compare the fingerprints of batches that were not compared, if the recipe has them taken."""
+        matching = self.matching()
+        if matching is None or not matching.pending:
+            return
+        with self.watch.step("match", None) as step:
+            for name, units_of, make in matching.STEPS:
+                if units := units_of(matching):
+                    self._count(step, units, [Group(f"match-{name}", partial(make, matching))])
+            LOG.info("%s", matching.told())
+            matching.forget()
+        yield step
+
+    def matching(self) -> Matching | None:
+        """What there is to be compared; None for a recipe without fingerprints."""
+        mark = fingerprints(self.recipe.make_stages(), self.recipe.decode).get("fingerprint")
+        return None if mark is None else Matching.of(Matches(self.lake, mark, self.recipe.match))
 
     def _given(self, step: Step) -> tuple[Lake, Recipe, Retry | None, str, str]:
         """What every worker is made of."""
@@ -145,8 +166,9 @@ class Run:
     def selection(self) -> Selection:
         marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
         settings = asdict(self.recipe.select)
-        mark = fingerprint({"version": 1, "stages": marks, **settings})
-        return Selection(f"{self.recipe.name}-{mark}", marks, **settings)
+        matches = self.recipe.match.mark(marks["fingerprint"]) if "fingerprint" in marks else None
+        mark = fingerprint({"version": 1, "stages": marks, "matches": matches, **settings})
+        return Selection(f"{self.recipe.name}-{mark}", marks, matches=matches, **settings)
 
     def select(self) -> Funnel:
         try:

@@ -183,7 +183,7 @@ def _command(own: Sequence[Mapping[str, Mapping[str, float]]], seconds: float) -
     parts: Counter[str] = Counter()
     for run in own:
         for name, took in run.items():
-            total.update(took)  # type: ignore[arg-type]
+            total.update(took)
             parts[name] += took["cpu_s"]  # type: ignore[assignment]
     rates = {name: amount / seconds for name, amount in total.items()}
     requests = {kind: rates[name] for kind in ("put", "list", "get") if (name := f"{kind}_requests") in rates}
@@ -261,11 +261,11 @@ def cost(
     for step in sample.steps:
         read = read + step.read_bytes
     requests = []
-    for what, kinds in REQUESTS.items():
-        count = seconds * sum(step.requests.get(kind, 0.0) for step in sample.steps for kind in kinds)
-        price = prices.requests.price_per_1000_put if "put" in kinds else prices.requests.price_per_1000_get
-        requests.append({"what": what, "count": round(count), "money": count / 1000 * price})
-        money = money + Amount(count / 1000 * price)
+    for what, methods in REQUESTS.items():
+        sent = seconds * sum(step.requests.get(method, 0.0) for step in sample.steps for method in methods)
+        price = prices.requests.price_per_1000_put if "put" in methods else prices.requests.price_per_1000_get
+        requests.append({"what": what, "count": round(sent), "money": sent / 1000 * price})
+        money = money + Amount(sent / 1000 * price)
     transferred = read * (seconds / 1e9 * prices.transfer.price_per_gb_read)
     money = money + transferred
     return {

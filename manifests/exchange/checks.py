@@ -111,6 +111,13 @@ STAGES = {
         Rule(f"alone_s < 0 OR alone_s > duration_s * tracks + {SLACK_S}", "more speech than sound", ANNOTATE),
         Rule("voiced_share NOT BETWEEN 0 AND 1 OR pause_share NOT BETWEEN 0 AND 1", "a share outside 0 to 1", ANNOTATE),
     ],
+    "fingerprint": [
+        Rule(
+            "len(times_ms) <> len(landmarks) OR len(landmarks) <> landmark_count", "landmarks without times", ANNOTATE
+        ),
+        Rule("times_ms <> list_sort(times_ms)", "landmarks that are not in order of time", ANNOTATE),
+        Rule("list_max(times_ms) > 1000 * duration_s + 16", "a landmark after its end", ANNOTATE),
+    ],
 }
 VERDICTS = [
     Rule("verdict NOT IN ('kept', 'rejected', 'failed')", "a verdict that is none", SELECT),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.exchange.cli import convert, validate
-from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, looking, opened
+from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choosing, looking, opened
 from manifests.output import counted, say
 
 if TYPE_CHECKING:
@@ -51,6 +51,31 @@ def selections(lake: str, as_json: bool) -> None:
 
     found = selections_of(lake_of(lake))
     terminal.as_json({"selections": found}) if as_json else render.selections(found)
+
+
+@manifest.command()
+@click.argument("lake", type=click.Path())
+@choosing
+@WIDE
+@JSON
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=10, show_default=True, metavar="ROWS", help="How many of each."
+)
+def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
+    """Print what repeats: groups of recordings with the same sound, and passages.
+
+    The largest groups, and the passages that most recordings hold apart from these, with their times.
+    """
+    from manifests.choice import choose
+    from manifests.look import duplicates as repeated
+    from manifests.look import terminal
+    from manifests.look.options import told
+    from manifests.look.targets import lake_of
+
+    with told():
+        found = lake_of(lake)
+        shown = repeated.duplicates(found, choose(found, **named), count)
+    terminal.as_json(shown) if as_json else repeated.render(shown)
 
 
 @manifest.command()

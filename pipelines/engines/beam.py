@@ -143,7 +143,7 @@ def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterat
     )
     seconds = counts.get("milliseconds", 0) / 1000
     recordings, uncommitted = counts.get("recordings", 0), counts.get("uncommitted", 0)
-    sums = next(map(json.loads, told.get("spent", [])), {})
+    sums: dict[str, Any] = next(map(json.loads, told.get("spent", [])), {})
     spent = {group: Spent.from_json(one) for group, one in sums.items()}
     yield Done("all", recordings, seconds, failures, unreachable, uncommitted, spent)
     if counts.get("failed units"):

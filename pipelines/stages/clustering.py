@@ -146,12 +146,12 @@ def joined(
     groups = [[number] for number in range(len(vectors))]
     lengths_s = np.maximum(lengths_s, 1e-3)
     sums, evidence = vectors * lengths_s[:, None], evidence.copy()
-    apart = np.zeros(evidence.shape, bool) if apart is None else apart.copy()
+    never = np.zeros(evidence.shape, bool) if apart is None else apart.copy()
 
     def compared(group: int) -> np.ndarray:
         centroids = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         found = odds(centroids @ centroids[group], lengths_s, lengths_s[group])
-        found = np.where(apart[group], -np.inf, found + np.clip(evidence[group], LEAST, MOST))
+        found = np.where(never[group], -np.inf, found + np.clip(evidence[group], LEAST, MOST))
         found[group] = -np.inf
         return found
 
@@ -165,11 +165,11 @@ def joined(
         lengths_s[one] += lengths_s[other]
         evidence[one] += evidence[other]
         evidence[:, one] += evidence[:, other]
-        apart[one] |= apart[other]
-        apart[:, one] |= apart[:, other]
+        never[one] |= never[other]
+        never[:, one] |= never[:, other]
         sums, lengths_s = np.delete(sums, other, 0), np.delete(lengths_s, other)
-        evidence, apart, table = (
-            np.delete(np.delete(matrix, other, 0), other, 1) for matrix in (evidence, apart, table)
+        evidence, never, table = (
+            np.delete(np.delete(matrix, other, 0), other, 1) for matrix in (evidence, never, table)
         )
         table[one] = table[:, one] = compared(one)
     return groups

@@ -73,10 +73,11 @@ def load(
         extractor = NemotronAsrStreamingFeatureExtractor.from_pretrained(path, local_files_only=True)
         # A configuration may name kernels of others by its kind of attention, which are downloaded and run.
         config = Nemotron3DiarizationConfig.from_pretrained(path, local_files_only=True)
-        model, loaded = Nemotron3DiarizationForAudioFrameClassification.from_pretrained(
+        found: Any = Nemotron3DiarizationForAudioFrameClassification.from_pretrained(
             path, config=config, attn_implementation="sdpa", dtype="float32", use_safetensors=True,
             local_files_only=True, output_loading_info=True,
         )  # fmt: skip
+        model, loaded = found
         if missing := sorted(loaded["missing_keys"]):
             raise ValueError(f"the weights lack {len(missing)} tensors, {missing[0]} among them")
         return Sortformer(model, extractor, name, device, precision, threads, threshold)

@@ -81,10 +81,9 @@ class SpeakerEmbedding:
         """
         found = np.full((len(sounds), DIMENSION), np.nan)
         alike: dict[int, list[int]] = defaultdict(list)
-        cut = [centre(sound) if len(sound) >= MIN_FRAMES else None for sound in sounds]
-        for number, frames in enumerate(cut):
-            if frames is not None:
-                alike[len(frames)].append(number)
+        cut = {number: centre(sound) for number, sound in enumerate(sounds) if len(sound) >= MIN_FRAMES}
+        for number, frames in cut.items():
+            alike[len(frames)].append(number)
         for _, numbers in sorted(alike.items()):
             given = torch.from_numpy(np.stack([cut[number] for number in numbers])).to(self.device)
             found[numbers] = self.compensate(unit(self.model(given).cpu().numpy().astype(np.float64)))

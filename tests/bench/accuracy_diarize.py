@@ -26,6 +26,7 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from sounds import RECORDINGS, ArraySound
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
+from pipelines.stages.diarizers import BuiltIn
 from pipelines.stages.vad import Vad, VadConfig
 
 PARTS = ("missed detection", "false alarm", "confusion")
@@ -133,15 +134,18 @@ def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> N
     analysed: dict[float, list[Any]] = {}
     for name, values in SWEEPS.items():
         for value in values:
-            changed = dataclasses.replace(config, **{name: value})
+            setting: dict[str, Any] = {name: value}
+            changed = dataclasses.replace(config, **setting)
             stage = Diarize(changed)
             stage.setup()
-            step = changed.window_step_s
+            step, hears = changed.window_step_s, stage.diarizer
+            assert isinstance(hears, BuiltIn)
             if step not in analysed:  # the models need not hear everything again for what is decided afterwards
-                analysed[step] = [stage.diarizer.analyse(recording.sound.samples[0]) for recording in heard]
+                analysed[step] = [hears.analyse(recording.sound.samples[0]) for recording in heard]
             tally = Tally()
-            for recording, said in zip(heard, analysed[step], strict=True):
-                chunk = dataclasses.asdict(stage.diarizer.decide(*said, recording.sound.num_samples))
+            for recording, (windows, stretches, vectors) in zip(heard, analysed[step], strict=True):
+                said = hears.decide(windows, stretches, vectors, recording.sound.num_samples)
+                chunk = dataclasses.asdict(said)
                 row = stage.join(recording.sound, recording.vad, [chunk] if recording.vad["vad"]["segments"] else [])
                 tally.add(recording, annotation(row))
             right = sum(count for (true, found), count in tally.counts.items() if true == found)
@@ -177,9 +181,9 @@ def main(
     if not any((folder / name).is_file() for name in ("index.tsv", "truth.rttm")):
         print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
         return
-    types = {field.name: type(field.default) for field in dataclasses.fields(DiarizeConfig)}
     changed: dict[str, Any] = {
-        name: types[name](float(value)) for name, _, value in (setting.partition("=") for setting in settings)
+        name: type(getattr(DiarizeConfig(), name))(float(value))
+        for name, _, value in (setting.partition("=") for setting in settings)
     }
     config = DiarizeConfig(**changed)
     if sweeping:

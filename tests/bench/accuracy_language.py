@@ -248,7 +248,8 @@ def main() -> None:
     for name, values in RANGES.items() if given.settings else ():
         for value in values:
             other = copy(stage)
-            other.config = config = replace(stage.config, **{name: value})
+            changed: dict[str, Any] = {name: value}
+            other.config = config = replace(stage.config, **changed)
             other.log_prior = prior.log_prior(stage.languages, prior.MILLIONS, config.prior_strength)
             for kind, words in judge(other, cases).items():
                 print(f"{name} {value:g}: {kind:<10} {words}", flush=True)

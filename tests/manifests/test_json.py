@@ -60,8 +60,9 @@ def test_every_command_prints_the_keys_that_are_documented(
     }
     documents["show"] |= {"language.*", "quality.*"}
     choices = documents.pop("choice")
+    del documents["duplicates"]  # test_look_duplicates.py has a lake that was matched
     manifest = cli.commands["manifest"].commands  # type: ignore[attr-defined]
-    assert documents.keys() == commands.keys() == manifest.keys()
+    assert documents.keys() == commands.keys() == manifest.keys() - {"duplicates"}
     monkeypatch.setenv("PATH", str(tmp_path))
     for command, runs in commands.items():
         printed: set[str] = set()

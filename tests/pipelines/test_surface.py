@@ -147,6 +147,7 @@ SURFACE = {
     "manifest funnel": LOOKING,
     "manifest what-if": TABLES | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
     "manifest diff": CHOICE | {"ONE", "TWO", "--json", "--wide", "--recipe"},
+    "manifest duplicates": CHOICE | {"LAKE", "-n", "--json", "--wide", "--recipe"},
     "manifest selections": {"LAKE", "--json", "--wide", "--recipe"},
     "manifest clip": HEARING | {"-o", "--output"},
     "manifest play": HEARING,

@@ -1,0 +1,115 @@
+"""Matches of batches: the hits of each pair of recordings, followed in their landmarks to the stretches they share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import schemas
+from manifests.matches import Matches
+from manifests.matches.align import Marks, Stretch, stretches
+from manifests.matches.index import COLUMNS, ROW_BITS, flattened, ordinal, read_range
+from manifests.spans import Array
+
+HELD = 32
+"""Batches of fingerprints in memory: 20 hours of sound come to 6 MB."""
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The landmarks of a batch by row."""
+
+    ids: Sequence[str]
+    edges: Array
+    times_ms: Array
+    bits: Array
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Fingerprints:
+        rows, times_ms, bits = flattened(table)
+        edges = np.searchsorted(rows, np.arange(len(table) + 1))
+        return cls(table["recording_id"].to_pylist(), edges, times_ms, bits)
+
+    def marks(self, row: int) -> Marks:
+        part = slice(self.edges[row], self.edges[row + 1])
+        return Marks(self.times_ms[part], self.bits[part])
+
+
+class Collector:
+    """Makes the matches of batches from files of hits."""
+
+    def __init__(self, matches: Matches) -> None:
+        self.matches = matches
+        self._held: OrderedDict[str, Fingerprints] = OrderedDict()
+
+    def commit(self, batch: str, files: Sequence[str]) -> int:
+        """Write the matches of a batch, unless they are there; returns the number of its recordings."""
+        lake, key = self.matches.lake, self.matches.key(batch)
+        if lake.storage.exists(key):
+            return 0
+        rows = list(self._rows(batch, files))
+        lake.write(key, schemas.table(rows, schemas.MATCHES))
+        return len(self.fingerprints(batch).ids)
+
+    def _rows(self, batch: str, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+        low, high = int(ordinal(batch, 0)), int(ordinal(batch, 0)) + (1 << ROW_BITS)
+        tables = [read_range(self.matches.lake, file, "later", low, high) for file in files]
+        found = pa.concat_tables(tables) if tables else None
+        if found is None or not len(found):
+            return
+        later, earlier, later_ms, earlier_ms = (found[name].to_numpy() for name in found.column_names)
+        # By the batch of the earlier one, so that each is read once.
+        order = np.lexsort((earlier_ms, later_ms, later, earlier))
+        later, earlier, later_ms, earlier_ms = (values[order] for values in (later, earlier, later_ms, earlier_ms))
+        edges = np.flatnonzero(np.append(True, (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])))
+        rows = []
+        for first, last in zip(edges, np.append(edges[1:], len(later)), strict=True):
+            row, (other_batch, other_row) = int(later[first] - low), self._place(int(earlier[first]))
+            if last - first < self.matches.config.least_hits:
+                continue
+            own, others = self.fingerprints(batch), self.fingerprints(other_batch)
+            one, other = own.marks(row), others.marks(other_row)
+            least = self.matches.config.least_hits
+            for stretch in stretches(one, other, later_ms[first:last], earlier_ms[first:last], least):
+                told = {"recording_id": own.ids[row], "other_id": others.ids[other_row]}
+                rows.append((row, int(earlier[first]), told | _told(stretch, one, other)))
+        yield from (told for _, _, told in sorted(rows, key=lambda found: found[:2]))
+
+    def _place(self, number: int) -> tuple[str, int]:
+        return f"batch-{number >> ROW_BITS:06d}", number & ((1 << ROW_BITS) - 1)
+
+    def fingerprints(self, batch: str) -> Fingerprints:
+        """The fingerprints of a batch: read, or among the last ones that were."""
+        if batch not in self._held:
+            lake = self.matches.lake
+            table = lake.read(lake.annotation_key("fingerprint", self.matches.fingerprints, batch), COLUMNS)
+            self._held[batch] = Fingerprints.of(table)
+            if len(self._held) > HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(batch)
+        return self._held[batch]
+
+
+def _told(stretch: Stretch, one: Marks, other: Marks) -> dict[str, Any]:
+    """The columns of MATCHES that tell of a stretch."""
+    spans = (stretch.start_ms, stretch.end_ms), (stretch.other_start_ms, stretch.other_end_ms)
+    shares = [
+        float(np.diff(np.searchsorted(marks.times_ms, [start, end + 1]))[0] / len(marks))
+        for marks, (start, end) in zip((one, other), spans, strict=True)
+    ]
+    return {
+        "start_s": stretch.start_ms / 1000,
+        "end_s": stretch.end_ms / 1000,
+        "other_start_s": stretch.other_start_ms / 1000,
+        "other_end_s": stretch.other_end_ms / 1000,
+        "speed": round(stretch.speed, 6),
+        "confidence": round(stretch.confidence, 6),
+        "evidence": round(stretch.evidence, 3),
+        "share": shares[0],
+        "other_share": shares[1],
+    }

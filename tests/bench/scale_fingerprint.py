@@ -1,0 +1,76 @@
+"""Matching of synthetic fingerprints with planted copies at growing sizes: CPU s, memory, bytes, and what is found."""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
+
+import numpy as np
+from planted import drawn, found, match, write_fingerprints
+
+from manifests.lake import Lake
+from manifests.matches import MatchConfig
+
+IN_BATCH = 2000
+
+
+def planted_lake(lake: Lake, count: int, seconds: float, every: int) -> set[tuple[str, str]]:
+    """Recordings of which every so many-th is a copy, with 5 % of the bits wrong, of one met before; the pairs."""
+    rng = np.random.default_rng(0)
+    pairs: set[tuple[str, str]] = set()
+    sources: list[Any] = []
+    for number, start in enumerate(range(0, count, IN_BATCH)):
+        batch = []
+        for at in range(start, min(start + IN_BATCH, count)):
+            name = f"{at:020x}"
+            if at % every == every - 1:
+                other, one = sources[int(rng.integers(len(sources)))]
+                batch.append((name, one.changed(rng, 0.05)))
+                pairs.add((name, other))
+            else:
+                batch.append((name, drawn(rng, seconds)))
+                if at % every == 0:
+                    sources.append(batch[-1])
+        write_fingerprints(lake, number, batch)
+    return pairs
+
+
+def measure(count: int, seconds: float, every: int, key_bits: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="speechmill-bench-") as root:
+        lake = Lake.at(root)
+        pairs = planted_lake(lake, count, seconds, every)
+        begun, wall = time.process_time(), time.monotonic()
+        matches = match(lake, MatchConfig(key_bits=key_bits))
+        cpu_s, wall_s = time.process_time() - begun, time.monotonic() - wall
+        rows = {(row["recording_id"], row["other_id"]) for row in found(matches)}
+        index = sum(lake.storage.size(key) for key in lake.storage.list(f"{matches.prefix}/index"))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Two copies of one recording are a pair, too: those are neither planted nor wrong.
+        source = dict(pairs)
+        wrong = {pair for pair in rows - pairs if source.get(pair[0], pair[0]) != source.get(pair[1], pair[1])}
+        print(
+            f"| {count:,} | {cpu_s:.1f} | {wall_s:.1f} | {peak:.0f} | {index / 1e6:.1f} | "
+            f"{len(pairs & rows):,} of {len(pairs):,} | {len(wrong)} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--seconds", type=float, default=10.0, help="sound of a recording, of 6.5 landmarks a second")
+    parser.add_argument("--every", type=int, default=20, help="every so many-th recording is a copy")
+    parser.add_argument("--key-bits", type=int, default=28)
+    given = parser.parse_args()
+    print(f"recordings of {given.seconds} s, key_bits {given.key_bits}")
+    print("| recordings | CPU s | wall s | peak MB | index MB | planted pairs found | wrong pairs |")
+    print("|---|---|---|---|---|---|---|")
+    for count in given.counts:
+        measure(count, given.seconds, given.every, given.key_bits)

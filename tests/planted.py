@@ -1,0 +1,101 @@
+"""Lakes of drawn fingerprints in which copies and a passage are planted: no sound is needed to match them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import schemas
+from manifests.lake import Lake
+from manifests.matches import MatchConfig, Matches
+from pipelines.engines import Engine, Group
+from pipelines.matching import Matching
+
+MARK = "f"
+
+
+@dataclass
+class Drawn:
+    """Landmarks of a recording."""
+
+    times_ms: np.ndarray
+    bits: np.ndarray
+
+    def changed(self, rng: np.random.Generator, errors: float, speed: float = 1.0, shift_ms: int = 0) -> Drawn:
+        """As a copy has them: a share of all bits is another, and times are those of another speed and start."""
+        flips = (rng.random((len(self.bits), 63)) < errors) @ (np.int64(1) << np.arange(63, dtype=np.int64))
+        return Drawn((self.times_ms / speed).astype(np.int32) + shift_ms, self.bits ^ flips)
+
+    def part(self, start_ms: int, end_ms: int) -> Drawn:
+        inside = (self.times_ms >= start_ms) & (self.times_ms < end_ms)
+        return Drawn(self.times_ms[inside] - start_ms, self.bits[inside])
+
+    def with_inside(self, other: Drawn, at_ms: int) -> Drawn:
+        """With another one inside, which moves what follows."""
+        long_ms = int(other.times_ms[-1]) + 160
+        before = self.times_ms < at_ms
+        times_ms = [self.times_ms[before], other.times_ms + at_ms, self.times_ms[~before] + long_ms]
+        return Drawn(np.concatenate(times_ms), np.concatenate([self.bits[before], other.bits, self.bits[~before]]))
+
+
+def drawn(rng: np.random.Generator, seconds: float) -> Drawn:
+    """6.5 landmarks a second."""
+    times_ms = np.sort(rng.choice(int(seconds * 1000 / 16), int(6.5 * seconds), replace=False)) * 16
+    return Drawn(times_ms.astype(np.int32), rng.integers(0, 2**63, len(times_ms), np.int64))
+
+
+def write_fingerprints(lake: Lake, number: int, recordings: Iterable[tuple[str, Drawn]]) -> str:
+    """A batch of recordings with these landmarks."""
+    batch = f"batch-{number:06d}"
+    named = list(recordings)
+    rows: list[dict[str, Any]] = [{"recording_id": name, "status": "ok", "uris": [name]} for name, _ in named]
+    lake.write(lake.recordings_key(batch), schemas.table(rows, schemas.RECORDINGS))
+    lengths = np.cumsum([0, *(len(one.bits) for _, one in named)]).astype(np.int32)
+    lists = {
+        name: pa.ListArray.from_arrays(lengths, np.concatenate([getattr(one, field) for _, one in named]))
+        for name, field in (("times_ms", "times_ms"), ("landmarks", "bits"))
+    }
+    base = schemas.table([{"recording_id": name, "status": "ok"} for name, _ in named], schemas.FINGERPRINT)
+    columns = {name: base[name] for name in base.column_names} | lists
+    columns["landmark_count"] = pa.array(np.diff(lengths), pa.int32())
+    table = pa.table([columns[name].cast(field.type) if hasattr(columns[name], "cast") else columns[name]
+                      for name, field in zip(schemas.FINGERPRINT.names, schemas.FINGERPRINT, strict=True)],
+                     schema=schemas.FINGERPRINT)  # fmt: skip
+    lake.write(lake.annotation_key("fingerprint", MARK, batch), table)
+    return batch
+
+
+def match(
+    lake: Lake, config: MatchConfig | None = None, engine: Engine | None = None, until: str | None = None
+) -> Matches:
+    """Match what is pending as a run does; `until` names the step before which it is killed."""
+    matches, engine = Matches(lake, MARK, config or MatchConfig()), engine or Engine()
+    matching = Matching.of(matches)
+    for name, units_of, make in Matching.STEPS:
+        if name == until:
+            return matches
+        if units := units_of(matching):
+            list(engine.run(units, [Group(name, Made(make, matching))]))
+    matching.forget()
+    return matches
+
+
+@dataclass
+class Made:
+    """Makes a worker, and can be pickled."""
+
+    make: Callable[[Matching], Any]
+    matching: Matching
+
+    def __call__(self) -> Any:
+        return self.make(self.matching)
+
+
+def found(matches: Matches) -> list[dict[str, Any]]:
+    """All rows of MATCHES."""
+    lake = matches.lake
+    return [row for batch in matches.batches() for row in lake.read(matches.key(batch)).to_pylist()]
