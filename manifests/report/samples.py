@@ -120,7 +120,10 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
         if value is None:
             continue
         if pa.types.is_map(measure.kind):
-            value = ", ".join(f"{key} {part if isinstance(part, str) else f'{part:.3g}'}" for key, part in value)
+            known = [(key, part) for key, part in value if part is not None]
+            if not known:
+                continue
+            value = ", ".join(f"{key} {part if isinstance(part, str) else f'{part:.3g}'}" for key, part in known)
         unit = "" if measure.unit == NO_UNIT else measure.unit
         if isinstance(value, float):
             value = f"{value:.4g}"

@@ -22,6 +22,8 @@ Span = tuple[float, float]
 
 # Whisper's one code that is not the language's own: ISO 639-1 has jv for Javanese.
 ISO_CODES = {"jw": "jv"}
+PAUSE_S, LEAST_S = 0.7, 1.0
+"""Windows in doubt are also cut at pauses of `PAUSE_S`, into parts with `LEAST_S` of speech: languages change there."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class LanguageConfig:
     """Most speech in the windows in which speech is heard again where a window is in doubt; 0 hears nothing again."""
     sure: float = 0.95
     """A window is in doubt if its language has less probability than this, or if the language changes beside it."""
+    always_closer: int = 3
+    """So many windows of a recording are heard again in any case: those whose language is least sure."""
     min_speech_s: float = 1.0
     """A recording with less speech than this, over all tracks, has no language."""
     languages: Sequence[str] | None = None
@@ -48,7 +52,7 @@ class LanguageConfig:
     """Millions of speakers by ISO 639-1 code, where your recordings have other shares than the world: { cy = 50.0 }."""
     language_odds: float = 10.0
     """Odds that the evidence for each further language in a recording must beat."""
-    switch_odds: float = 3.0
+    switch_odds: float = 2.0
     """Odds against a change of language between one window and the next of a track."""
     floor: float = 0.02
     """Share of windows taken to tell nothing of their language: bounds what one window can say against a language."""
@@ -76,6 +80,8 @@ class LanguageConfig:
         for name in ("min_speech_s", "closer_window_s", "prior_strength", "whole_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.always_closer < 0:
+            raise ValueError(f"always_closer must be at least 0, not {self.always_closer}")
         if not 0 < self.window_s <= 30:
             raise ValueError(f"window_s must be above 0 and at most 30, not {self.window_s}")
         if not 0 < self.floor < 1:
@@ -155,8 +161,7 @@ class Language(Stage):
         said = self._said(sound, windows, config.window_s)
         spoken = self._decode(windows, said)
         if config.closer_window_s:
-            windows, said = self._hear_closer(sound, windows, said, spoken)
-            spoken = self._decode(windows, said)
+            windows, said, spoken = self._hear_closer(sound, windows, said, spoken)
         votes = [
             {
                 "track": window.track, "start_s": window.spans[0][0], "end_s": window.spans[-1][1],
@@ -186,9 +191,11 @@ class Language(Stage):
 
     def _decode(self, windows: Sequence[Window], said: np.ndarray) -> list[int]:
         """The language of each window on the most probable path, as an index of `languages`."""
-        begins = [n for n, window in enumerate(windows) if n == 0 or window.track != windows[n - 1].track]
-        costs = math.log(self.config.language_odds), math.log(self.config.switch_odds)
-        return switching.decode(said, begins, self.log_prior, *costs)
+        return switching.decode(said, _begins(windows), self.log_prior, *self._costs)
+
+    @property
+    def _costs(self) -> tuple[float, float]:
+        return math.log(self.config.language_odds), math.log(self.config.switch_odds)
 
     def _alone(self, said: np.ndarray) -> np.ndarray:
         """Probability of each language, from the evidence of one window and the prior."""
@@ -197,22 +204,45 @@ class Language(Stage):
 
     def _hear_closer(
         self, sound: Sound, windows: Sequence[Window], said: np.ndarray, spoken: Sequence[int]
-    ) -> tuple[list[Window], np.ndarray]:
-        """All windows with what they say, those in doubt cut up and heard again: each part says what it says itself,
-        and its share of what the whole window said."""
+    ) -> tuple[list[Window], np.ndarray, list[int]]:
+        """All windows, those in doubt cut up and heard again, with what they say and the language of each.
+
+        A window with two languages says one of them, often surely: so what it says as a whole counts for each part by
+        its share where the parts are in one language, and else for one of the parts (`switching.told_by_parts`). The
+        more probable of two paths is taken: the best one by parts and wholes in one language, and that by parts alone.
+        """
         config = self.config
+        sure = np.array([self._alone(row)[language] for row, language in zip(said, spoken, strict=True)])
+        least = set(np.argsort(sure, kind="stable")[: config.always_closer].tolist())
         parts: list[list[Window]] = []
         for number, window in enumerate(windows):
             beside = [n for n in (number - 1, number + 1) if 0 <= n < len(windows) and windows[n].track == window.track]
             changes = any(spoken[n] != spoken[number] for n in beside)
-            doubted = changes or self._alone(said[number])[spoken[number]] < config.sure
+            doubted = changes or number in least or sure[number] < config.sure
             parts.append(cut_up(window, config.closer_window_s) if doubted else [window])
         closer = [part for cut in parts if len(cut) > 1 for part in cut]
-        heard = iter(list(self._said(sound, closer, config.closer_window_s)) if closer else [])
-        rows = []
-        for window, row, cut in zip(windows, said, parts, strict=True):
-            rows += [next(heard) + row * (part.heard_s / window.heard_s) for part in cut] if len(cut) > 1 else [row]
-        return [part for cut in parts for part in cut], np.array(rows)
+        if not closer:
+            return list(windows), said, list(spoken)
+        heard = iter(self._said(sound, closer, config.closer_window_s))
+        alone = np.array(
+            [next(heard) if len(cut) > 1 else row for row, cut in zip(said, parts, strict=True) for _ in cut]
+        )
+        shares = np.array([part.heard_s / w.heard_s for w, cut in zip(windows, parts, strict=True) for part in cut])
+        of = np.repeat(np.arange(len(parts)), [len(cut) for cut in parts])
+        whole = np.where((np.bincount(of) > 1)[:, None], said, 0.0)
+        together = alone + shares[:, None] * whole[of]
+        flat = [part for cut in parts for part in cut]
+        paths = [self._decode(flat, together), self._decode(flat, alone)]
+        best = max(
+            paths,
+            key=lambda path: switching.told_by_parts(
+                path, alone, whole, of, shares, _begins(flat), self.log_prior, *self._costs
+            ),
+        )
+        if len({*best}) == len({*spoken}) == 1:  # one language is told best by windows that are as long as may be
+            return list(windows), said, list(spoken)
+        mixed = np.array([len({best[n] for n in np.flatnonzero(of == number)}) > 1 for number in range(len(parts))])
+        return flat, np.where(mixed[of][:, None], alone, together), best
 
     def probabilities(self, windows: Sequence[np.ndarray], most_s: float = 30.0) -> list[dict[str, float]]:
         """Probability by ISO 639-1 code of the language of each window, float32 (samples,) at 16 kHz, at most
@@ -267,21 +297,26 @@ def place_windows(
     return windows
 
 
-def cut_at_pauses(spans: Sequence[Span], most_s: float) -> list[tuple[Span, ...]]:
+def cut_at_pauses(
+    spans: Sequence[Span], most_s: float, pause_s: float = math.inf, least_s: float = 0.0
+) -> list[tuple[Span, ...]]:
     """Spans of speech put together, in order of time, into pieces of at most `most_s` seconds of speech; a longer span
-    is cut into equal parts.
+    is cut into equal parts. A piece with `least_s` of speech also ends at a pause of `pause_s`.
 
     >>> cut_at_pauses([(0.0, 4.0), (5.0, 6.0), (7.0, 13.0)], 5.0)
     [((0.0, 4.0), (5.0, 6.0)), ((7.0, 10.0),), ((10.0, 13.0),)]
+    >>> cut_at_pauses([(0.0, 2.0), (3.0, 3.5), (5.0, 6.0)], 5.0, pause_s=1.0, least_s=1.0)
+    [((0.0, 2.0),), ((3.0, 3.5), (5.0, 6.0))]
     """
     pieces: list[list[Span]] = []
     room_s = 0.0
     for start, end in spans:
+        paused = bool(pieces) and start - pieces[-1][-1][1] >= pause_s and most_s - room_s >= least_s
         parts = max(1, math.ceil((end - start) / most_s - 1e-9))
         edges = [start + (end - start) * part / parts for part in range(parts)] + [end]
-        for span in itertools.pairwise(edges):
+        for number, span in enumerate(itertools.pairwise(edges)):
             length_s = span[1] - span[0]
-            if not pieces or length_s > room_s + 1e-9:
+            if not pieces or length_s > room_s + 1e-9 or (paused and number == 0):
                 pieces.append([])
                 room_s = most_s
             pieces[-1].append(span)
@@ -290,14 +325,19 @@ def cut_at_pauses(spans: Sequence[Span], most_s: float) -> list[tuple[Span, ...]
 
 
 def cut_up(window: Window, most_s: float) -> list[Window]:
-    """A window as windows of at most `most_s` seconds, which share the speech that it stands for.
+    """A window as windows of at most `most_s` seconds, cut at pauses too, which share the speech that it stands for.
 
     >>> [(part.spans, part.speech_s) for part in cut_up(Window(0, ((0.0, 2.0), (3.0, 5.0)), 40.0), 2.0)]
     [(((0.0, 2.0),), 20.0), (((3.0, 5.0),), 20.0)]
     """
     heard_s = window.heard_s
-    parts = [Window(window.track, spans, 0.0) for spans in cut_at_pauses(window.spans, most_s)]
+    parts = [Window(window.track, spans, 0.0) for spans in cut_at_pauses(window.spans, most_s, PAUSE_S, LEAST_S)]
     return [replace(part, speech_s=window.speech_s * part.heard_s / heard_s) for part in parts]
+
+
+def _begins(windows: Sequence[Window]) -> list[int]:
+    """The first window of each track."""
+    return [n for n, window in enumerate(windows) if n == 0 or window.track != windows[n - 1].track]
 
 
 def _share_out(totals: Mapping[int, float], most: Mapping[int, int], max_windows: int) -> dict[int, int]:

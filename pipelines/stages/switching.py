@@ -6,6 +6,7 @@ its neighbours seldom all are.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -97,3 +98,31 @@ def decode(
             break
         chosen = nearby
     return best_path(said, begins, chosen, switch_cost)[1]
+
+
+def told_by_parts(
+    path: Sequence[int],
+    said: np.ndarray,
+    whole: np.ndarray,
+    of: np.ndarray,
+    shares: np.ndarray,
+    begins: Sequence[int],
+    prior: np.ndarray,
+    language_cost: float,
+    switch_cost: float,
+) -> float:
+    """Score of a path over parts of windows, as `decode` scores, with what the windows say as a whole.
+
+    `said` (parts, languages) is what parts say, `whole` (windows, languages) what each window said before it was cut,
+    `of` (parts,) the window of each part and `shares` (parts,) its share of that. A window speaks for the language of
+    one of its parts, drawn by their shares: whoever mixes two languages must not believe a model that heard one.
+    """
+    chosen = np.asarray(path)
+    parts = float(said[np.arange(len(chosen)), chosen].sum())
+    windows = np.zeros(len(whole))
+    np.add.at(windows, of, shares * np.exp(whole[of, chosen]))
+    starts = set(begins)
+    changes = sum(one != other for n, (one, other) in enumerate(itertools.pairwise(path), 1) if n not in starts)
+    languages = sorted(set(path))
+    cost = switch_cost * changes + language_cost * (len(languages) - 1)
+    return parts + float(np.log(windows).sum()) - cost + math.fsum(prior[languages])

@@ -191,7 +191,7 @@ def test_pieces_wait_for_a_recording_that_went_away_and_are_retried(
     make_input(tmp_path, 1, repeats=3)
     lake = Lake.at(str(tmp_path / "lake"))
     ingest(lake, [str(tmp_path / "in")], IngestConfig())
-    stage = Diarize(DiarizeConfig(chunk_s=30.0, segmentation_step=1.0))
+    stage = Diarize(DiarizeConfig(chunk_s=30.0, window_step_s=10.0))
     stage.setup()
     annotator = Annotator(lake, [vad, stage], piece_s=40.0)
     marks = annotator.marks

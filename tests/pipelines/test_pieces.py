@@ -23,7 +23,7 @@ PIECE_S = 40.0
 @pytest.fixture(scope="module")
 def stage() -> Diarize:
     """Chunks of 30 s."""
-    stage = Diarize(DiarizeConfig(chunk_s=30.0, segmentation_step=0.5))
+    stage = Diarize(DiarizeConfig(chunk_s=30.0, window_step_s=5.0))
     stage.setup()
     return stage
 
