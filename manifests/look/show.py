@@ -96,7 +96,16 @@ def render(row: Mapping[str, Any]) -> None:
     _section("probe", recording, skip)
     for stage in schemas.STAGES:
         if stage in row:
-            lists = {"segments", "turns", "offsets_s", "track_languages", "votes", "stretches", "voices"}
+            lists = {
+                "segments",
+                "turns",
+                "offsets_s",
+                "track_languages",
+                "votes",
+                "stretches",
+                "voices",
+                *schemas.BULKY["fingerprint"],
+            }
             _section(stage, row[stage], skip | lists)
     _timeline(row)
     language = row.get("language") or {}

@@ -20,8 +20,8 @@ class Segmentation:
     """The model on a device, called in batches."""
 
     def __init__(self, step_s: float, device: str, precision: str, batch_size: int, threads: int) -> None:
-        """`step_s` is the distance of the windows in seconds; it is rounded to whole frames."""
-        self.step = max(1, round(step_s * SAMPLE_RATE / FRAME_STEP))
+        """`step_s` is the distance of the windows in seconds, rounded to frames; windows leave none of these out."""
+        self.step = min(FRAMES, max(1, round(step_s * SAMPLE_RATE / FRAME_STEP)))
         self.device = device
         self.model = load_segmentation().to(device)
         fit(self.model, "diarize, segmentation", batch_size, precision, threads)

@@ -24,8 +24,9 @@ from pipelines.stages.base import Row
 from pipelines.stages.clustering import log_odds
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.linking import chunk_edges, link
-from pipelines.stages.segmentation import load_segmentation
+from pipelines.stages.segmentation import Segmentation, load_segmentation
 from pipelines.stages.speakers import DIMENSION, MIN_FRAMES, SpeakerEmbedding, features
+from pipelines.stages.stretches import FRAMES
 from pipelines.stages.vad import Vad
 from runtime.errors import RecipeError, SpeechmillError
 
@@ -137,6 +138,14 @@ def test_without_speech_no_model_is_run(samples: int) -> None:
 def test_sounds_far_shorter_than_a_window(stage: Diarize, conversation: Path, samples: int) -> None:
     sound = ArraySound(ArraySound.from_file(conversation).samples[:, 160000 : 160000 + samples])
     check(stage.annotate(sound, known((0, 0.0, samples / 16000))), samples / 16000)
+
+
+@pytest.mark.parametrize("step_s", [0.5, 10.0])
+def test_windows_of_any_step_leave_no_frame_out(step_s: float) -> None:
+    heard = Segmentation(step_s, "cpu", "float32", 8, 1)(np.zeros(16000 * 21, np.float32))
+    assert np.diff(heard.starts).max() <= FRAMES
+    assert heard.num_frames == 1 + (16000 * 21 - 991) // 270
+    assert np.isfinite(heard.averaged(heard.classes)).all()
 
 
 def test_noise_that_voice_activity_took_for_speech(stage: Diarize) -> None:
