@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import resample_poly
 
 from manifests.lake import Lake
 from pipelines.annotate import Annotator, pending
@@ -30,10 +31,11 @@ def stage() -> Diarize:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Path:
-    """87 s at 11025 Hz, 12 s, two channels with a speaker each, and a recording of which nothing decodes."""
+    """90 s at 11025 Hz, 12 s, two channels with a speaker each, and a recording of which nothing decodes."""
     folder = tmp_path_factory.mktemp("in")
     speech, rate = soundfile.read(conversation, dtype="int16")
-    soundfile.write(folder / "long.ogg", np.tile(speech, 2), 11025 * rate // 16000)
+    slower = resample_poly(np.tile(speech, 3) / 32768, 441, 640)
+    soundfile.write(folder / "long.ogg", slower, 11025)
     soundfile.write(folder / "short.wav", speech[: 12 * rate], rate)
     soundfile.write(folder / "two.flac", np.stack([speech, np.roll(speech[::-1], 5 * rate)], 1), rate)
     bad = np.zeros(30000)
@@ -92,7 +94,7 @@ def test_pieces_in_any_order_give_the_rows_of_the_whole(
         dones.append(worker.hear(piece, lambda recording_id, seconds, failed: heard.append(seconds)))
     # What a person sees: every chunk as it is heard, and each recording once, by the piece that joins.
     assert [done.recordings for done in dones] == [0, 0, 3]
-    assert sum(done.seconds for done in dones) == sum(heard) == pytest.approx(87 + 12, abs=0.5)
+    assert sum(done.seconds for done in dones) == sum(heard) == pytest.approx(90 + 12, abs=0.5)
     assert len(heard) > 3
     assert annotations(lake) == whole
     assert kept(lake) == []

