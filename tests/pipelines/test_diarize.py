@@ -71,6 +71,8 @@ def check(row: Row, duration_s: float) -> None:
     assert sorted(row["speaker_confidence"]) == sorted(names)
     sure = [turn["confidence"] for turn in turns] + [row["speakers_confidence"]]
     assert all(value is None or 0 <= value <= 1 for value in sure)
+    if row["method"] == "pipeline" and row["speakers_confidence"] is not None:  # other pipelines give none at all
+        assert None not in sure
 
 
 def test_the_packaged_conversation(stage: Diarize, vad: Vad, conversation: Path) -> None:
@@ -81,6 +83,7 @@ def test_the_packaged_conversation(stage: Diarize, vad: Vad, conversation: Path)
     assert row["method"] == "pipeline"
     assert row["num_speakers"] == 2
     assert row["overlap_s"] > 0
+    assert row["speakers_confidence"] is not None
     assert error_rate(row, conversation.with_suffix(".rttm"), 30) < 0.1
     assert row["speakers_confidence"] > 0.3
     assert np.mean([turn["confidence"] for turn in row["turns"]]) > 0.7
