@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +36,7 @@ class Forked:
 
     def __init__(self, words: tuple[str, ...], environment: dict[str, str], cwd: Path, interruptible: bool) -> None:
         self.args = words
-        self._folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        self._folder = Path(tempfile.mkdtemp(dir=_folders()))
         request = {
             "words": words,
             "environment": environment,
@@ -92,6 +94,14 @@ def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
     process = start(*words)
     out, err = process.communicate()
     return subprocess.CompletedProcess(words, process.wait(), out, err)
+
+
+@functools.cache
+def _folders() -> str:
+    """The folder that holds what commands print; it goes with this process."""
+    folder = tempfile.mkdtemp(prefix="forked-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 _server: subprocess.Popen[str] | None = None
