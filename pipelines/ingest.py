@@ -22,13 +22,13 @@ from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT, open_file, scheme, secretless, stat_file
 from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
 from pipelines.audio.probing import Prober
-from pipelines.entry import Entry, InputError, Notes, failed_entry
-from pipelines.failures import Kind, failed_row, kind_of
-from pipelines.packing import MET, Ingested, Packing
-from pipelines.recipe import IngestConfig
-from pipelines.remembered import Remembered, Seen
+from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
+from pipelines.inputs.packing import MET, Ingested, Packing
+from pipelines.inputs.remembered import Remembered, Seen
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import entries
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
+from runtime.failures import Kind, failed_row, kind_of
 
 PART_ROWS = 1000
 PART_BYTES = 32 << 20

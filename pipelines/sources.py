@@ -18,11 +18,11 @@ from manifests.storage import Stat, StorageConfig
 from manifests.storage.s3 import S3Storage
 from pipelines.audio.files import DEFAULT, Member, scheme, secretless, split_s3
 from pipelines.audio.parts import Part
-from pipelines.entry import Entry, InputError, Notes, failed_entry
-from pipelines.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
-from pipelines.members import archive_entries
-from pipelines.recipe import IngestConfig
-from pipelines.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
+from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
+from pipelines.inputs.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
+from pipelines.inputs.members import archive_entries
+from pipelines.inputs.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
+from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
 
 MAGIC = re.compile(r"[*?[]")

@@ -12,14 +12,14 @@ import pytest
 from manifests import schemas
 from manifests.exchange import checks
 from manifests.sums import MEASURES
-from pipelines import recipe
+from pipelines.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 MAY_KNOW = {
     "pipelines": {"encoders", "studies", "manifests", "runtime"},
     "studies": {"manifests", "runtime"},
     "encoders": {"runtime"},
-    "runtime": {"manifests.install"},
+    "runtime": {"manifests.install", "manifests.corrupt", "manifests.storage"},
     "speechmill": {"manifests"},
     "manifests": set[str](),
 }

@@ -19,8 +19,8 @@ from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3client import MissingBucketError, MissingError
 from pipelines.audio.parts import Part, files_of
-from pipelines.failures import Kind, kind_of
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
+from runtime.failures import Kind, kind_of
 
 DEFAULT = StorageConfig()
 # The archive is the shortest name that fits, since the names of members are in the hands of whoever packed them.

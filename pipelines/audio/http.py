@@ -23,8 +23,8 @@ from manifests.storage.retry import PassingError, PersistentError, persist
 from pipelines.audio.address import RefusedError, Target, is_public, redirected, target_of
 from pipelines.audio.files import secretless
 from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, secured, size_of
-from pipelines.failures import Kind, kind_of
 from runtime.errors import UnreachableAudioError
+from runtime.failures import Kind, kind_of
 
 SPOOL_BYTES = 32 << 20
 REDIRECTS = (301, 302, 303, 307, 308)

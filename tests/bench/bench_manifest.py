@@ -185,7 +185,7 @@ def timed(command: list[str], limit_s: float = math.inf) -> tuple[float, float, 
     return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-MILL = [sys.executable, "-c", "from pipelines.cli import main; main()", "manifest"]
+MILL = [sys.executable, "-c", "from pipelines.commands.cli import main; main()", "manifest"]
 
 
 def compare_duckdb(root: str, repeats: int, limit_s: float) -> None:

@@ -35,13 +35,13 @@ from manifests.select import Selection, select
 from manifests.shards import ShardCommit, ShardFiles
 from manifests.statistics import Summing
 from manifests.tables import write_parquet_bytes
-from pipelines.annotate import expected, pending
-from pipelines.engines import Engine, Group
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import PART_ROWS, ingest
-from pipelines.packing import MET
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.inputs.packing import MET
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
+from pipelines.units.engines import Engine, Group
+from pipelines.units.pending import expected, pending
 
 BATCH, SHARD = 40, 43
 HALF_HOUR_S = 1800.0

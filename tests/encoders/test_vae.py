@@ -26,10 +26,10 @@ from encoders.vae_network import WEIGHTS, VaeShape
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
+from pipelines.commands.vae_training import Trainer, Training, Windows
 from pipelines.ingest import ingest
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.vae_training import Trainer, Training, Windows
 from runtime.errors import SpeechmillError
 
 TINY = {"width": 16, "dim": 6}

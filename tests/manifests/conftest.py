@@ -12,7 +12,7 @@ from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.turns import summary
 from pipelines.stages.vad import Vad, VadConfig
 

@@ -13,7 +13,7 @@ from manifests import schemas
 from manifests.choice import ChoiceError, choose, selections_of
 from manifests.lake import Lake
 from manifests.select import Selection, select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 MARKS = STAGES | {"quality": "q"}
 

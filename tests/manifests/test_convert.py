@@ -19,7 +19,7 @@ from manifests.lake import Lake
 from manifests.look.cli import manifest
 from manifests.whole import whole_text
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

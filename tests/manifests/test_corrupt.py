@@ -19,9 +19,9 @@ from manifests.sums import summed
 from manifests.verify import verify
 from manifests.versions import versions
 from manifests.views import open_views
-from pipelines.cli import main
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig
+from pipelines.commands.cli import main
+from pipelines.encoding.plan import Plan
+from pipelines.recipes.recipe import EncodeConfig
 
 CONFIG = EncodeConfig(shard_mb=0.5)
 """Of the dataset of `milled`."""

@@ -12,7 +12,7 @@ from lakes import write_lake
 
 from manifests.lake import Lake
 from manifests.select import Selection, select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from manifests import select as module
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.select import Selection, select
-from pipelines import recipe
+from pipelines.recipes import recipe
 
 MARKS = dict.fromkeys(schemas.STAGES, "m")
 SAMPLES = st.integers(0, 80 * 16000)

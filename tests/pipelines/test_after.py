@@ -9,7 +9,7 @@ from forked import speechmill
 from lakes import rules, write_lake
 
 from manifests.select import select
-from pipelines.after import next_commands, nothing_kept
+from pipelines.commands.next_steps import next_commands, nothing_kept
 
 SPOKEN = [(0.0, 18.0)]
 ROWS = [

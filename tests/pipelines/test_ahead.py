@@ -9,8 +9,9 @@ from lakes import write_lake
 
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel
-from pipelines import ahead, recipe
-from pipelines.engines import Engine
+from pipelines.recipes import recipe
+from pipelines.units import resources as ahead
+from pipelines.units.engines import Engine
 
 DISK = shutil.disk_usage("/")
 

@@ -12,11 +12,12 @@ from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines import annotate as module
-from pipelines.annotate import Annotator, fingerprints, pending
+from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
+from pipelines.units.pending import fingerprints, pending
 
 
 class FailingVad(Vad):

@@ -12,14 +12,14 @@ from millings import encode_alone, make_input
 from manifests.lake import Lake
 from manifests.select import Selection, select
 from pipelines.annotate import Annotator
-from pipelines.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
 from pipelines.encode import ShardEncoder
-from pipelines.engines import Engine, Group
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import ingest
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.progress.watch import Done
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Done
+from pipelines.units.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
+from pipelines.units.engines import Engine, Group
 from runtime.errors import SpeechmillError
 
 

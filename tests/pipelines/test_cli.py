@@ -15,7 +15,7 @@ import pytest
 from forked import speechmill
 
 from manifests.select import Selection, check_rules
-from pipelines import recipe
+from pipelines.recipes import recipe
 from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]

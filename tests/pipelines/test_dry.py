@@ -9,10 +9,10 @@ from lakes import write_lake
 
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
-from pipelines import recipe
-from pipelines.cli import cli
-from pipelines.dry import DryRun
-from pipelines.engines import Engine
+from pipelines.commands.cli import cli
+from pipelines.commands.dry_run import DryRun
+from pipelines.recipes import recipe
+from pipelines.units.engines import Engine
 
 VAD = ("annotate={vad={}}", "select.recordings={}", "select.windows={}")
 

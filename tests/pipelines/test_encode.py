@@ -18,9 +18,9 @@ from pipelines.annotate import Annotator
 from pipelines.audio.decode import Decoder
 from pipelines.audio.resample import resampled
 from pipelines.encode import ShardEncoder
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import ingest
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 from runtime.errors import RecipeError
 

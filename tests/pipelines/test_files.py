@@ -20,7 +20,7 @@ from manifests.storage import StorageConfig, StorageError, open_storage
 from pipelines.audio.files import Member, open_file, secretless, stat_file
 from pipelines.audio.sound import decode_sound
 from pipelines.ingest import Ingested, ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import InputError, entries
 from runtime.errors import UnreadableAudioError
 

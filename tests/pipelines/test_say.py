@@ -9,7 +9,7 @@ from pathlib import Path
 from forked import speechmill
 from test_cli import ROOT
 
-from pipelines.say import public, public_command
+from pipelines.progress.console import public, public_command
 
 ESCAPE = "\x1b]0;owned\x07"
 

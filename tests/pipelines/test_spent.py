@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from pipelines import spent
 from pipelines.audio import children
-from pipelines.spent import Meter, Spent
+from pipelines.progress import usage as spent
+from pipelines.progress.usage import Meter, Spent
 
 
 @pytest.fixture(autouse=True)

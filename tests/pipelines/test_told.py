@@ -7,7 +7,7 @@ import pytest
 from forked import speechmill
 
 from manifests.corrupt import CorruptFileError
-from pipelines.told import BUG, end
+from pipelines.commands.endings import BUG, end
 
 
 @pytest.mark.parametrize(
