@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-import pipelines.commands.inspect  # adds clip, play and spectrogram
-import pipelines.commands.pjsd  # noqa: F401 (adds pjsd to `speechmill study`)
-from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choosing
 from manifests.output import say
 from manifests.version import version
-from pipelines.commands import curate
+from pipelines.commands import curate, inspect
 from pipelines.commands.completion import completion
 from pipelines.commands.config import config
 from pipelines.commands.datasets import datasets
 from pipelines.commands.doctor import doctor
 from pipelines.commands.encoder import encoder_group
 from pipelines.commands.endings import end
+from pipelines.commands.exchange import convert, validate
 from pipelines.commands.models import models
 from pipelines.commands.options import (
     DRY,
@@ -36,6 +34,7 @@ from pipelines.commands.options import (
     recipe_of,
     retry_of,
 )
+from pipelines.commands.pjsd import pjsd
 from pipelines.commands.recipe import recipe_group
 from pipelines.commands.tokens import tokens
 from pipelines.simulate.cli import simulate
@@ -43,8 +42,6 @@ from studies import planning
 from studies.cli import study
 
 if TYPE_CHECKING:
-    from manifests.exchange.validate import Problem
-    from manifests.lake import Lake
     from pipelines.inputs.packing import Ingested
     from pipelines.run import Run
 
@@ -55,26 +52,14 @@ def cli() -> None:
     """Mill conversational recordings into sharded datasets, with every token accounted for."""
 
 
-def _check_sources(lake: Lake) -> Iterator[Problem]:
-    from pipelines.commands.check import check_sources
-
-    return check_sources(lake)
-
-
-SOUND_CHECKS.append(_check_sources)
-cli.add_command(manifest)
-cli.add_command(completion)
-cli.add_command(config)
-cli.add_command(datasets)
-cli.add_command(encoder_group)
-cli.add_command(doctor)
-cli.add_command(models)
-cli.add_command(recipe_group)
-cli.add_command(simulate)
-cli.add_command(study)
-cli.add_command(tokens)
-for changing in curate.COMMANDS:
-    cli.add_command(changing)
+for command in (convert, validate, inspect.clip, inspect.play, inspect.spectrogram):
+    manifest.add_command(command)
+study.add_command(pjsd)
+for command in (
+    manifest, completion, config, datasets, encoder_group, doctor, models, recipe_group, simulate, study, tokens,
+    *curate.COMMANDS,
+):  # fmt: skip
+    cli.add_command(command)
 
 
 @cli.command()
@@ -171,19 +156,18 @@ def tell(
     **engine: Any,
 ) -> None:
     """Print what these steps would do, and do nothing; every mistake is told as by the steps themselves."""
-    from pipelines.commands import extras
     from pipelines.commands.dry_run import DryRun
-    from pipelines.units import resources as ahead
+    from pipelines.units import extras, resources
 
     chosen, loaded, output = engine_of(**engine), recipe_of(recipe, overrides), Output(quiet, as_json)
     measures = "annotate" in steps
     extras.check(loaded, chosen, [lake, *inputs], measures)
     if measures:
-        ahead.check_devices(loaded, chosen)
+        resources.check_devices(loaded, chosen)
     dry = DryRun(loaded, open_lake(lake, loaded.storage, may_be_new=bool(inputs)), chosen, retry_of(retry_failed))
     for name, found in dry.steps(steps, inputs).items():
         output.show(name, {key: value for key, value in found.items() if key != "text"}, found["text"])
-    for note in ahead.notes(loaded, chosen, measures):
+    for note in resources.notes(loaded, chosen, measures):
         output.show("notes", [*output.results.get("notes", []), note], f"note: {note}")
     output.show("dry_run", True, "dry run: nothing was written")
     output.close()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.install import install
-from manifests.look.cli import manifest
 from manifests.look.options import looking, opened
 from manifests.output import counted, say
 from manifests.whole import whole
@@ -154,7 +153,7 @@ def read_span(
     return samples, rate
 
 
-@manifest.command()
+@click.command()
 @hearing
 @click.option("-o", "--output", required=True, metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
@@ -188,7 +187,7 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
         raise SpeechmillError(f"{path}: {error}", "check the folder, or write .wav: it takes any rate") from error
 
 
-@manifest.command()
+@click.command()
 @hearing
 def play(recording: str, start_s: float | None, end_s: float | None, as_json: bool, **named: Any) -> None:
     """Play a stretch of a recording.
@@ -229,7 +228,7 @@ def _hand_to(player: str, path: Path, duration_s: float) -> None:
         say(said, error=True)
 
 
-@manifest.command()
+@click.command()
 @hearing
 @click.option("-o", "--output", metavar="FILE", help="Picture to write (.png, .svg, .pdf) instead of the terminal.")
 def spectrogram(

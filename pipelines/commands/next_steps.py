@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from manifests.funnel import Funnel
-from manifests.select import Selection
+from manifests.selection import Selection
 
 
 def nothing_kept(funnel: Funnel, selection: Selection) -> str | None:

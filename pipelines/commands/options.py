@@ -103,16 +103,15 @@ def begun(
     What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
     """
     from manifests.existing import holds_lake
-    from pipelines.commands import extras
     from pipelines.progress.watch import Watch
     from pipelines.run import Run
-    from pipelines.units import resources as ahead
+    from pipelines.units import extras, resources
 
     chosen = engine_of(**engine)
     loaded = recipe_of(recipe, overrides)
     extras.check(loaded, chosen, [lake, *inputs], measures)
     if measures:
-        ahead.check_devices(loaded, chosen)
+        resources.check_devices(loaded, chosen)
         with redirect_stdout(sys.stderr):  # Ray prints there, where results go
             chosen.connect()
     opened = open_lake(lake, loaded.storage, may_be_new=bool(inputs))
@@ -126,7 +125,7 @@ def begun(
     with redirect_stdout(sys.stderr), closing(chosen), watch:
         if is_new:
             watch.print(f"new lake at {opened.storage.root}")
-        for note in ahead.notes(loaded, chosen, measures):
+        for note in resources.notes(loaded, chosen, measures):
             watch.print(f"note: {note}")
         yield Run(loaded, opened, watch, chosen, retry_of(retry_failed)), output
     output.results["run"] = watch.prefix

@@ -13,7 +13,6 @@ import click
 from manifests.look.options import JSON
 from manifests.output import say
 from runtime.errors import SpeechmillError
-from studies.cli import study
 
 if TYPE_CHECKING:
     from pipelines.commands.pjsd_sides import Part, Side
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from studies.pjsd import Order, Range
 
 
-@study.command("pjsd")
+@click.command("pjsd")
 @click.argument("a")
 @click.argument("b", required=False)
 @click.option("--where", metavar="CONDITION", help="SQL condition that recordings of A must meet.")
@@ -98,7 +97,8 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
 
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:
     """A lake's side, or that of sound, which becomes the lake `root` first."""
-    from pipelines.commands.pjsd_sides import ingest_and_annotate, lake_of, narrowed, of_lake
+    from pipelines.annotate_sound import ingest_and_annotate
+    from pipelines.commands.pjsd_sides import lake_of, narrowed, of_lake
 
     target = lake_of(name, part)
     if target is None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from manifests.choice import ChoiceError
-from manifests.lake import Lake
 from manifests.look.targets import Target, resolve
 from manifests.sql import reading
 from manifests.windows import union
@@ -163,27 +161,3 @@ def narrowed(recipe: Recipe) -> Recipe:
         raise SpeechmillError(f"the recipe {recipe.name} has no phonemes", "add --set annotate.phonemes={}")
     stages = {name: settings for name, settings in recipe.stages.items() if name in STAGES}
     return dataclasses.replace(recipe, stages=stages)
-
-
-def ingest_and_annotate(
-    paths: Sequence[str], root: str, recipe: Recipe, workers: int, quiet: bool, command: str = "speechmill study pjsd"
-) -> None:
-    """Ingest the sound at `paths` into the lake `root` and annotate it, as the commands of these names do."""
-    from pipelines.commands import extras
-    from pipelines.progress.watch import Watch
-    from pipelines.run import Run
-    from pipelines.units import resources as ahead
-    from pipelines.units.engines import Engine
-
-    engine = Engine("local", (workers, workers))
-    extras.check(recipe, engine, [root, *paths], measures=True)
-    ahead.check_devices(recipe, engine)
-    lake = Lake.at(root, recipe.storage)
-    lake.sweep()
-    watch = Watch(lake.storage, command, recipe.resolved, quiet)
-    with closing(engine), watch:
-        run = Run(recipe, lake, watch, engine)
-        found = run.ingest(paths)
-        watch.print(str(found))
-        for _ in run.annotate():
-            pass

@@ -79,8 +79,8 @@ def recipe_check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Ends with 1 where a run would end before it does anything.
     """
-    from pipelines.commands import extras
     from pipelines.recipes import recipe as recipes
+    from pipelines.units import extras
     from pipelines.units.engines import Engine
 
     loaded = recipes.load(file, overrides)

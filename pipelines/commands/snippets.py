@@ -13,7 +13,8 @@ import numpy as np
 import soxr
 
 from encoders.base import Encoder, WindowSound
-from encoders.logmel import LogMel, LogMelConfig, hz_to_mel
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig, hz_to_mel
 from encoders.roundtrip import decoded_again
 from encoders.vocoders import chosen
 from manifests.storage import StorageConfig

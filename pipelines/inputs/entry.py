@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from manifests.labels import as_column, is_value
 from manifests.storage import Stat
-from pipelines.audio.files import secretless
 from pipelines.recipes.recipe import IngestConfig
+from runtime.credentials import redact_credentials
 from runtime.errors import SpeechmillError
 from runtime.failures import Kind, kind_of
 
@@ -110,9 +110,9 @@ def _to_json(said: object) -> str:
 
 def _without_secrets(said: Any) -> Any:
     if isinstance(said, str):
-        return secretless(said)
+        return redact_credentials(said)
     if isinstance(said, dict):
-        return {secretless(key): _without_secrets(value) for key, value in said.items()}
+        return {redact_credentials(key): _without_secrets(value) for key, value in said.items()}
     return [_without_secrets(value) for value in said] if isinstance(said, list) else said
 
 

@@ -18,10 +18,11 @@ from urllib.parse import quote, urljoin
 
 from manifests.exchange.foreign.lhotse import NamedAudio, named_audio
 from manifests.storage import StorageConfig
-from pipelines.audio.files import open_file, scheme, secretless, split_s3
+from pipelines.audio.files import open_file, scheme, split_s3
 from pipelines.audio.parts import MAX_FILES, Channels, Part
 from pipelines.inputs.entry import Entry, InputError, Notes, UnreadableLineError, failed_entry, make_hint
 from pipelines.recipes.recipe import IngestConfig
+from runtime.credentials import redact_credentials
 from runtime.errors import UnreadableAudioError
 from runtime.failures import Kind, kind_of
 
@@ -158,7 +159,7 @@ def _without_mark(data: bytes, uri: str) -> bytes:
 
 
 def _opened(uri: str, config: StorageConfig) -> BinaryIO:
-    if (shown := secretless(uri)) != uri:
+    if (shown := redact_credentials(uri)) != uri:
         what = f"{shown!r}: its URL carries a password or a signature"
         raise InputError(what, "name it as s3://bucket/key, or serve it without secrets in the URL")
     return open_file(uri, config)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from manifests.output import printable
+from runtime.credentials import redact_credentials
 
 WORD = re.compile(r"\S+")
 OPTION = re.compile(r"(?P<name>-{0,2}[A-Za-z][\w.-]*)(=(?P<value>.*))?", re.DOTALL)
@@ -16,10 +17,8 @@ HIDDEN = "***"
 
 def public(text: str) -> str:
     """Lines as they may be shown and kept: no password or signature of a URL, nothing that a terminal would obey."""
-    from pipelines.audio.files import secretless  # it needs modules that need this one
-
     if "://" in text:
-        text = WORD.sub(lambda word: secretless(word[0]), text)
+        text = WORD.sub(lambda word: redact_credentials(word[0]), text)
     return printable(text)
 
 

@@ -13,7 +13,7 @@ from pipelines.recipes.tables import build, check_keys
 from runtime.errors import MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
-    from pipelines.recipes.recipe import SelectConfig
+    from manifests.selection import SelectConfig
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def encode_of(table: Any, where: str) -> EncodeConfig:
     config: EncodeConfig = build(EncodeConfig, table, where)
     try:
         encoder = config.load()
-    except MissingExtraError:  # told with all else that is missing, see `pipelines.commands.extras`
+    except MissingExtraError:  # told with all else that is missing, see `pipelines.units.extras`
         return config
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[{where}] {error}", f"correct the name or the settings in [{where}]") from error

@@ -31,8 +31,9 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
     import duckdb
 
     from manifests import schemas
-    from manifests.select import RuleError, Selection, broken_rules
+    from manifests.select import RuleError, broken_rules
     from manifests.select import check_rules as compile_rules
+    from manifests.selection import Selection
 
     marks = dict.fromkeys(["signal", *stages], "")
     measured = [name for name in schemas.WINDOWS.names if OF_WINDOWS.get(name, "signal") in marks]

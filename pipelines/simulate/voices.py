@@ -202,7 +202,7 @@ def _decoder(folder: Path, rate: int) -> Worker:
 def _measured(inputs: Sequence[str], root: Path, stages: dict[str, Any], source: Source) -> list[dict[str, Any]]:
     """Rows of the view `annotations` of everything that the inputs name, in order of ids, each id once."""
     from pipelines import sources
-    from pipelines.commands.pjsd_sides import ingest_and_annotate
+    from pipelines.annotate_sound import ingest_and_annotate
     from pipelines.recipes.recipe import parse
 
     lakes = [name for name in inputs if is_lake(name)]

@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 
 from manifests import ledger, schemas
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.shards import ShardCommit, ShardFiles
 from manifests.statistics import Summing
 from manifests.tables import write_parquet_bytes
@@ -49,7 +50,7 @@ TEMPLATES = 20
 MARKS = {"signal": "s", "vad": "v", "diarize": "d", "language": "l"}
 MARKER = b"@@@@@@@@"
 SELECTION = Selection(
-    "bench", MARKS, 10.0, 30.0,
+    "bench", MARKS, context_s=10.0, continuation_s=30.0,
     recordings={"long": "duration_s > 300", "english": "coalesce(language_shares['en'], 0) >= 0.99"},
     windows={"speech": "speech_share >= 0.3"},
 )  # fmt: skip

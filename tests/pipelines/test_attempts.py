@@ -10,7 +10,8 @@ import where
 from millings import encode_alone, make_input
 
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
 from pipelines.encode import ShardEncoder
 from pipelines.encoding.plan import Plan
@@ -122,7 +123,7 @@ def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake)
     annotator = Annotator(lake, [Vad(VadConfig())], attempts)
     done = annotator.annotate("batch-000000")
     assert (done.recordings, [failure.reason for failure in done.failures]) == (3, ["signal: WorkerDiedError"])
-    selection = Selection("s", annotator.marks, 2, 6)
+    selection = Selection("s", annotator.marks, context_s=2, continuation_s=6)
     assert select(lake, selection).part("recordings", "failed")[0] == 1
     config = EncodeConfig()
     encoder = ShardEncoder(lake, {"d": config}, "s", annotator.marks["signal"], attempts)

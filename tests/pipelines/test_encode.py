@@ -13,7 +13,8 @@ from millings import encode_alone
 import encoders
 from encoders.base import Encoder
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
 from pipelines.audio.decode import Decoder
 from pipelines.audio.resample import resampled
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> tuple[
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, 2, 6))
+    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
     return lake, annotator.marks
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,7 @@ from manifests.look.options import JSON, choosing
 from manifests.output import one_line, say, to_json
 
 if TYPE_CHECKING:
-    from manifests.exchange.validate import Problem
-    from manifests.lake import Lake
+    pass
 
 FORMS = (
     "lhotse", "lhotse-recordings", "lhotse-supervisions", "lhotse-cuts", "nemo", "nemo-diarization", "rttm", "moshi",
@@ -23,8 +22,6 @@ FORMS = (
 """Names of `manifests.exchange.convert.FORMS`, which is not imported before it is needed."""
 
 SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FILE...")
-SOUND_CHECKS: list[Callable[[Lake], Iterable[Problem]]] = []
-"""What a deep look also asks of the recordings themselves, which nothing here can open: the room that can adds it."""
 
 
 @click.command()
@@ -127,6 +124,7 @@ def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
     from manifests.exchange import validate as checking
     from manifests.exchange.relations import open_foreign, split_key
     from manifests.lake import Lake
+    from pipelines.commands.check import check_sources
 
     problems: list[checking.Problem] = []
     foreign = []
@@ -137,7 +135,7 @@ def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
         else:
             problems += checking.validate(Lake.at(root), only, deep)
             if deep and only.rstrip("/") in ("", "recordings"):
-                problems += [problem for check in SOUND_CHECKS for problem in check(Lake.at(root))]
+                problems += check_sources(Lake.at(root))
     if foreign:
         problems += checking.validate_foreign(open_foreign(foreign))
     if as_json:
