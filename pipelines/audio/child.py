@@ -22,14 +22,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.storage import StorageConfig, requests, retry
-from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.hashing import check_sha256, sha256_of
+from pipelines.audio.messages import Channel, ClosedError
 from pipelines.audio.probe import probe
 from runtime.errors import DecodeLimitError, OutOfMemoryError, SpeechmillError, UnreadableAudioError
 
 if TYPE_CHECKING:
-    from pipelines.audio.partial import AnyDecoder
+    from pipelines.audio.partial import RecordingDecoder
 
 PR_SET_PDEATHSIG = 1
 LARGE_BYTES = 32 << 20
@@ -115,7 +115,7 @@ class _Child:
 
     def _decode(self, path: str, config: StorageConfig, limits: DecodeConfig) -> None:
         """Send the blocks of a recording, and serve the orders that follow, until the order to close comes."""
-        decoder: AnyDecoder | None = None
+        decoder: RecordingDecoder | None = None
         order: dict[str, Any] | None = None
         try:
             try:
@@ -125,7 +125,7 @@ class _Child:
                 self._fail(error, path, limits)
             while order is None or order["order"] != "close":
                 if order is not None:
-                    self._prove(decoder, path, config, limits, order["sha256"])
+                    self._verify(decoder, path, config, limits, order["sha256"])
                 order = self._order(wait=True)
         finally:
             if decoder is not None:
@@ -133,7 +133,7 @@ class _Child:
             if os.fstat(self._memory).st_size > LARGE_BYTES:
                 os.ftruncate(self._memory, 0)
 
-    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> AnyDecoder:
+    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> RecordingDecoder:
         try:  # not before: NumPy need not be loaded where headers are all that is read
             from pipelines.audio.blocks import BLOCK_SAMPLES, SLOTS
             from pipelines.audio.partial import open_decoder
@@ -143,7 +143,7 @@ class _Child:
         self._limit_memory(limits)
         return open_decoder(path, BLOCK_SAMPLES, config, limits)
 
-    def _send_blocks(self, decoder: AnyDecoder, limits: DecodeConfig) -> dict[str, Any] | None:
+    def _send_blocks(self, decoder: RecordingDecoder, limits: DecodeConfig) -> dict[str, Any] | None:
         """All blocks and then the facts; or the order of the parent that came before that."""
         from pipelines.audio.blocks import SLOTS, put_block
 
@@ -166,12 +166,12 @@ class _Child:
             wait = False
         return None
 
-    def _prove(
-        self, decoder: AnyDecoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
+    def _verify(
+        self, decoder: RecordingDecoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
     ) -> None:
         try:
             if decoder is not None:
-                decoder.prove(sha256)
+                decoder.verify_sha256(sha256)
             else:  # it could not be opened as sound; its bytes may be others all the same
                 check_sha256(path, sha256_of(path, config), sha256)
             self._tell("proved")
@@ -208,7 +208,7 @@ class _Child:
         return True
 
 
-def _bounded(decoder: AnyDecoder, limits: DecodeConfig) -> Iterator[Any]:
+def _bounded(decoder: RecordingDecoder, limits: DecodeConfig) -> Iterator[Any]:
     """Its blocks, until they are more than a recording may have."""
     from pipelines.audio.blocks import MAX_CHANNELS
 

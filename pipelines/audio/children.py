@@ -22,7 +22,7 @@ from typing import Any
 
 from manifests.storage import requests, retry
 from pipelines.audio.blocks import open_memory
-from pipelines.audio.channel import Channel, ClosedError
+from pipelines.audio.messages import Channel, ClosedError
 from runtime.errors import OutOfMemoryError
 
 BOOT = "import sys; sys.path[:] = sys.argv[4:]; from pipelines.audio.child import main; main(*map(int, sys.argv[1:4]))"

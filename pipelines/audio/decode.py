@@ -127,9 +127,9 @@ class Decoder:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
 
-    def prove(self, sha256: str) -> None:
+    def verify_sha256(self, sha256: str) -> None:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
-        self._opened.file.prove(self.path, sha256)
+        self._opened.file.verify_sha256(self.path, sha256)
 
     def sha256(self) -> str:
         """The hex digest of the bytes of the file; reads what decoding did not."""

@@ -49,7 +49,7 @@ class HashingFile:
             pass
         return self._sha256.hexdigest()
 
-    def prove(self, path: str, sha256: str) -> None:
+    def verify_sha256(self, path: str, sha256: str) -> None:
         """Raise ChangedAudioError unless the whole file has this hex digest."""
         check_sha256(path, self.sha256(), sha256)
 

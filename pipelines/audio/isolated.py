@@ -16,7 +16,7 @@ from pipelines.audio.blocks import get_block
 from pipelines.audio.children import Child, DiedError, OverrunError, give, take
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.jobs import died_twice, overrun, rebuilt, request
+from pipelines.audio.jobs import decoder_died_error, overrun, rebuilt, request
 from runtime.errors import DecoderDiedError, SpeechmillError
 
 ENDS = ("closed",)
@@ -89,7 +89,7 @@ class _Job:
     def _begin_again(self, death: DiedError) -> None:
         self._kill()
         if self._first_death is not None:
-            raise died_twice(self._path, self._first_death, death) from None
+            raise decoder_died_error(self._path, self._first_death, death) from None
         self._first_death = death
         self._skip = self._taken
         self._child = Child()
@@ -134,7 +134,7 @@ class IsolatedDecoder:
         except KeyError:
             raise AttributeError(f"{name!r} is not known of a recording before it is decoded") from None
 
-    def prove(self, sha256: str) -> None:
+    def verify_sha256(self, sha256: str) -> None:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not.
 
         It may be called after any block, and ends the iteration.

@@ -34,7 +34,7 @@ def overrun(path: str, what: str, cpu_s: float, setting: str) -> DecodeLimitErro
     return DecodeLimitError(f"{path!r}: {what} took more than {cpu_s:g} s of CPU time", remedy)
 
 
-def died_twice(path: str, first: DiedError, death: DiedError) -> Exception:
+def decoder_died_error(path: str, first: DiedError, death: DiedError) -> Exception:
     """The error of a file at which a second child has died; the machine's, where neither ever came to work."""
     if not first.started and not death.started:
         return OutOfMemoryError(f"no process that decodes can be started: {death}")

@@ -18,7 +18,7 @@ from pipelines.audio.resample import rechunk
 from runtime.errors import UnreadableAudioError
 
 
-class AnyDecoder(Protocol):
+class RecordingDecoder(Protocol):
     """What `Decoder` offers to whoever decodes a recording, whole or not."""
 
     path: str
@@ -26,7 +26,7 @@ class AnyDecoder(Protocol):
     @property
     def sample_rate(self) -> int: ...
     def __iter__(self) -> Iterator[np.ndarray]: ...
-    def prove(self, sha256: str) -> None: ...
+    def verify_sha256(self, sha256: str) -> None: ...
     def sha256(self) -> str: ...
     def facts(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
@@ -34,10 +34,10 @@ class AnyDecoder(Protocol):
 
 def open_decoder(
     path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE
-) -> AnyDecoder:
+) -> RecordingDecoder:
     """The decoder of a recording of this name (see `parts`)."""
     if channels := Channels.parse(path):
-        return BesideDecoder(path, channels, block_samples, config, decode)
+        return MultiFileDecoder(path, channels, block_samples, config, decode)
     part = Part.parse(path)
     if part is None:
         return Decoder(path, block_samples, config, decode)
@@ -80,8 +80,8 @@ class ExcerptDecoder:
         """Those of the file, up to the end of the excerpt."""
         return self._decoder.facts()
 
-    def prove(self, sha256: str) -> None:
-        self._decoder.prove(sha256)
+    def verify_sha256(self, sha256: str) -> None:
+        self._decoder.verify_sha256(sha256)
 
     def sha256(self) -> str:
         return self._decoder.sha256()
@@ -90,7 +90,7 @@ class ExcerptDecoder:
         self._decoder.close()
 
 
-class BesideDecoder:
+class MultiFileDecoder:
     """Files of one rate beside each other, their channels in order. Shorter ones end in silence, which counts as
     missing sound, like all that is missing in one of them.
     """
@@ -99,7 +99,7 @@ class BesideDecoder:
         self, path: str, channels: Channels, block_samples: int, config: StorageConfig, decode: DecodeConfig
     ) -> None:
         self.path, self._shorter_s = path, 0.0
-        self._decoders: list[AnyDecoder] = []
+        self._decoders: list[RecordingDecoder] = []
         try:
             for file in channels.files:
                 self._decoders.append(open_decoder(file, block_samples, config, decode))
@@ -141,7 +141,7 @@ class BesideDecoder:
             facts["decode_error"] = facts["decode_error"] or f"its files differ in length by {self._shorter_s:.3f} s"
         return facts
 
-    def prove(self, sha256: str) -> None:
+    def verify_sha256(self, sha256: str) -> None:
         """Raise ChangedAudioError unless the bytes of all files, in order, are those of this digest."""
         check_sha256(self.path, self.sha256(), sha256)
 

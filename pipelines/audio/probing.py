@@ -11,7 +11,7 @@ from manifests.storage import StorageConfig
 from pipelines.audio.children import Child, DiedError, OverrunError, give, take
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.jobs import died_twice, overrun, rebuilt, request
+from pipelines.audio.jobs import decoder_died_error, overrun, rebuilt, request
 
 AHEAD = 16
 """Headers that are read ahead. A process that waits for each would cost as much as reading a small file."""
@@ -97,7 +97,7 @@ class Prober:
                 self._kill()
                 if (first := self._first_death) is not None:
                     path = self._oldest()
-                    return path, {}, died_twice(path, first, death)
+                    return path, {}, decoder_died_error(path, first, death)
                 self._first_death = death
             except OverrunError:
                 self._kill()

@@ -13,14 +13,14 @@ import numpy as np
 
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.files import DEFAULT, stat_file
+from pipelines.audio.files import DEFAULT
 from pipelines.audio.isolated import IsolatedDecoder
+from pipelines.audio.reach import check_size
 from pipelines.audio.resample import resampled
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from runtime.errors import (
     DecodeLimitError,
     DecoderDiedError,
-    SpeechmillError,
     UnreachableAudioError,
     UnreadableAudioError,
 )
@@ -112,10 +112,10 @@ def _proven(decoder: IsolatedDecoder, sha256: str | None) -> Iterator[None]:
         raise
     except UnreadableAudioError as error:
         if sha256 is not None and not isinstance(error, UnreachableAudioError):
-            decoder.prove(sha256)
+            decoder.verify_sha256(sha256)
         raise
     if sha256 is not None:
-        decoder.prove(sha256)
+        decoder.verify_sha256(sha256)
 
 
 def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
@@ -187,12 +187,12 @@ class TrackStream:
         tracks = (tracks_of(block, self._signal) for block in blocks)
         yield from resampled(tracks, self._signal["sample_rate"], self._sample_rate)
 
-    def prove(self, sha256: str) -> None:
+    def verify_sha256(self, sha256: str) -> None:
         """Raise ChangedAudioError unless the bytes of the file have this hex digest; ends the iteration.
 
         May be called after any block: what decoding has not read of the file is read then.
         """
-        self._decoder.prove(sha256)
+        self._decoder.verify_sha256(sha256)
 
     def close(self) -> None:
         """End the decoding, at any time."""
@@ -249,27 +249,6 @@ def _as_annotated(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterat
             what = f"{decoder.path!r}: changed since it was annotated"
             raise UnreadableAudioError(what, "ingest and annotate it again")
         yield block
-
-
-def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:
-    """Refuse a file that is not as long as it was."""
-    found = stat_file(path, config).size_bytes
-    if size_bytes is not None and found != size_bytes:
-        what = f"{path!r}: {found} bytes, {size_bytes} when it was ingested"
-        raise UnreadableAudioError(what, "it changed since: ingest again")
-
-
-def present(recording: Mapping[str, Any], config: StorageConfig = DEFAULT) -> str:
-    """The first of a recording's names that still holds as many bytes; raises as `check_size` of the last one."""
-    *others, last = recording["uris"]
-    for uri in others:
-        try:
-            check_size(uri, recording["size_bytes"], config)
-        except SpeechmillError:
-            continue  # another name may hold them; the last name's error is told
-        return str(uri)
-    check_size(last, recording["size_bytes"], config)
-    return str(last)
 
 
 def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

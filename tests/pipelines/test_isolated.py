@@ -186,7 +186,7 @@ def test_a_child_that_dies_is_replaced_and_the_sound_goes_on(number: int, long: 
     heard += blocks
     assert same(heard, list(Decoder(long)))
     assert (decoder.sample_rate, decoder.decode_errors) == (48000, 0)
-    decoder.prove(sha256(long))
+    decoder.verify_sha256(sha256(long))
     decoder.close()
     assert [other.pid == child.pid for other in children()] == [False]
 
@@ -334,7 +334,7 @@ def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: 
             decoder = IsolatedDecoder(path)
             try:
                 list(islice(decoder, 2))
-                decoder.prove(sha256(path))
+                decoder.verify_sha256(sha256(path))
             except UnreadableAudioError:
                 pass
             decoder.close()
@@ -421,12 +421,12 @@ def test_a_forked_process_starts_a_child_of_its_own(conversation: Path) -> None:
 def test_the_bytes_are_proven_after_any_block(taken: int, long: str) -> None:
     right = IsolatedDecoder(long)
     list(islice(right, taken))
-    right.prove(sha256(long))
+    right.verify_sha256(sha256(long))
     right.close()
     wrong = IsolatedDecoder(long)
     list(islice(wrong, taken))
     with pytest.raises(ChangedAudioError, match=r"long\.wav.*sha256"):
-        wrong.prove("0" * 64)
+        wrong.verify_sha256("0" * 64)
     wrong.close()
     assert len(children()) == 1
 
@@ -450,7 +450,7 @@ def test_sound_of_other_bytes_than_those_that_were_ingested_is_refused(tmp_path:
             decode_span(str(path), size, signal_row, 0, 100, sha256=digest)
         stream = TrackStream(str(path), 16000, signal_row)
         with pytest.raises(ChangedAudioError, match=r"a\.wav.*sha256"):
-            stream.prove(digest)
+            stream.verify_sha256(digest)
         stream.close()
 
 
@@ -464,7 +464,7 @@ def test_where_one_name_holds_other_bytes_the_sound_is_read_under_the_next(tmp_p
     (tmp_path / "a.wav").write_bytes(data)
     annotator = Annotator(lake, [Vad(VadConfig())])
     assert annotator.annotate("batch-000000").failed == 0
-    (row,) = lake.read(lake.annotation_key("signal", annotator.marks["signal"], "batch-000000")).to_pylist()
+    (row,) = lake.read(lake.annotation_key("signal", annotator.fingerprints["signal"], "batch-000000")).to_pylist()
     with decode_sound(str(conversation), "x") as sound:
         assert row["pcm_sha256"] == sound.signal["pcm_sha256"]
 

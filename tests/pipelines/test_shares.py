@@ -25,10 +25,10 @@ from pipelines.ingest import ingest
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending
 from pipelines.stages.vad import Vad
-from pipelines.units import parts
+from pipelines.units import shares
 from pipelines.units.engines import Engine, Group
-from pipelines.units.parts import KeptRows, Share, forget_committed, share_s, shares
-from pipelines.units.pending import Retry, pending
+from pipelines.units.pending import Retry, pending_batches
+from pipelines.units.shares import Share, UnfinishedRows, delete_leftovers, share_duration_s, split_batch
 
 BATCH = "batch-000000"
 
@@ -76,7 +76,7 @@ def test_workers_share_a_batch_to_the_same_bytes(folder: Path, tmp_path: Path, e
 
 def test_shares_that_beam_lists_make_the_same_bytes(folder: Path, tmp_path: Path, vad: Vad) -> None:
     lake = filled(folder, tmp_path / "lake")
-    listed = Pending(lake, Annotator(lake, [vad]).marks, None, parts.LEAST_SHARE_S)
+    listed = Pending(lake, Annotator(lake, [vad]).fingerprints, None, shares.MIN_SHARE_S)
     assert len(list(listed)) == 4
     engine = Engine("beam", None, None, ("--runner=FnApiRunner",))
     (total,) = engine.run(listed, [Group("annotate", partial(where.sharing, lake))])
@@ -112,8 +112,8 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = tmp_path / "lake"
-    # Rows are kept at once, as after KEEP_EVERY_S; workers of another process import the changed module by its name.
-    (tmp_path / "sitecustomize.py").write_text("from pipelines.units import parts\nparts.KEEP_EVERY_S = 0.0\n")
+    # Rows are kept at once, as after SAVE_EVERY_S; workers of another process import the changed module by its name.
+    (tmp_path / "sitecustomize.py").write_text("from pipelines.units import shares\nshares.SAVE_EVERY_S = 0.0\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", str(workers), "--quiet")]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
@@ -141,7 +141,7 @@ def test_shares_are_joined_by_the_last_one_in_any_order(folder: Path, tmp_path: 
     assert annotator is not None
     assert annotations(tmp_path / "lake") == annotations(folder / "whole")
     assert list(lake.storage.list("runs/pieces")) == []
-    assert list(pending(lake, annotator.marks)) == []
+    assert list(pending_batches(lake, annotator.fingerprints)) == []
     assert annotator.annotate(f"{BATCH}-share-1-of-3").recordings == 0
 
 
@@ -154,8 +154,8 @@ def test_a_later_group_reads_what_a_share_of_an_earlier_one_kept(folder: Path, t
     for number in range(2):
         first.annotate(f"{BATCH}-share-{number}-of-2")
         later.annotate(f"{BATCH}-share-{number}-of-2")
-    spoken = lake.read(lake.annotation_key("vad", first.marks["vad"], BATCH))["speech_s"]
-    assert lake.read(lake.annotation_key("quality", later.marks["quality"], BATCH))["snr_db"].equals(spoken)
+    spoken = lake.read(lake.annotation_key("vad", first.fingerprints["vad"], BATCH))["speech_s"]
+    assert lake.read(lake.annotation_key("quality", later.fingerprints["quality"], BATCH))["snr_db"].equals(spoken)
     assert list(lake.storage.list("runs/pieces")) == []
 
 
@@ -186,11 +186,11 @@ def test_rows_left_beside_a_committed_batch_are_removed(folder: Path, tmp_path: 
     annotator = Annotator(lake, [vad])
     row = {"recording_id": "a" * 20, "status": "ok"}
     for batch in (BATCH, "batch-000007"):
-        KeptRows(lake, "vad", annotator.marks["vad"], batch).put([row])
+        UnfinishedRows(lake, "vad", annotator.fingerprints["vad"], batch).put([row])
         lake.storage.put(f"runs/attempts/{batch}-share-1-of-2.json", b"{}")
-    for stage, mark in annotator.marks.items():
+    for stage, mark in annotator.fingerprints.items():
         lake.write(lake.annotation_key(stage, mark, BATCH), schemas.table([row], schemas.STAGES[stage]))
-    forget_committed(lake, annotator.marks)
+    delete_leftovers(lake, annotator.fingerprints)
     assert list(lake.storage.list("runs/attempts")) == ["runs/attempts/batch-000007-share-1-of-2.json"]
     assert {key.split("/")[3] for key in lake.storage.list("runs/pieces")} == {"batch-000007"}
 
@@ -205,15 +205,15 @@ def test_every_recording_is_in_one_share(durations: list[float | None], of: int)
         for n, seconds in enumerate(durations)
     ]
     table = schemas.table(rows, schemas.RECORDINGS)
-    taken = [Share(BATCH, number, of).take(table) for number in range(of)]
+    taken = [Share(BATCH, number, of).select(table) for number in range(of)]
     assert pa.concat_tables(taken)["recording_id"].to_pylist() == [row["recording_id"] for row in rows]
 
 
 def test_a_batch_is_cut_only_where_workers_would_be_idle(folder: Path, tmp_path: Path) -> None:
     lake = filled(folder, tmp_path / "lake")
-    assert shares(lake, BATCH, share_s(1, 240.0, 1)) == [Share(BATCH)]
-    assert shares(lake, BATCH, share_s(1000, 240.0, 4)) == [Share(BATCH)]
-    cut = shares(lake, BATCH, share_s(1, 240.0, 2))
-    assert [Share.named(share.name) for share in cut] == cut == [Share(BATCH, number, 4) for number in range(4)]
-    assert share_s(1, 240.0, 2) == parts.LEAST_SHARE_S
-    assert Share.named(Share(BATCH).name) == Share(BATCH)
+    assert split_batch(lake, BATCH, share_duration_s(1, 240.0, 1)) == [Share(BATCH)]
+    assert split_batch(lake, BATCH, share_duration_s(1000, 240.0, 4)) == [Share(BATCH)]
+    cut = split_batch(lake, BATCH, share_duration_s(1, 240.0, 2))
+    assert [Share.parse(share.name) for share in cut] == cut == [Share(BATCH, number, 4) for number in range(4)]
+    assert share_duration_s(1, 240.0, 2) == shares.MIN_SHARE_S
+    assert Share.parse(Share(BATCH).name) == Share(BATCH)
