@@ -1,4 +1,7 @@
-"""The table [decode] of a recipe. It lies apart from the decoder, so that reading a recipe loads no audio library."""
+"""The table [decode] of a recipe.
+
+It is not in the decoder's module, so that reading a recipe loads no audio library.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class DecodeConfig:
             raise ValueError("decode.memory_gb must be at least 0.4: about as much is taken before anything is decoded")
 
     def changes(self) -> dict[str, bool]:
-        """The settings that make other samples than the defaults do, for fingerprints."""
+        """Return the settings that change the decoded samples, for fingerprints."""
         return {"fill_gaps": True} if self.fill_gaps else {}
 
 

@@ -1,4 +1,4 @@
-"""Decoding recordings that are not one whole file: excerpts and streams of a file, and channels in several files."""
+"""Decodes recordings that are not one whole file: excerpts or streams of a file, and channels in several files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.errors import UnreadableAudioError
 
 
 class RecordingDecoder(Protocol):
-    """What `Decoder` offers to whoever decodes a recording, whole or not."""
+    """The interface of `Decoder`, for recordings of any kind."""
 
     path: str
 
@@ -35,7 +35,7 @@ class RecordingDecoder(Protocol):
 def open_decoder(
     path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE
 ) -> RecordingDecoder:
-    """The decoder of a recording of this name (see `parts`)."""
+    """Return the decoder of a recording by its name (see `parts`)."""
     if channels := Channels.parse(path):
         return MultiFileDecoder(path, channels, block_samples, config, decode)
     part = Part.parse(path)
@@ -47,8 +47,9 @@ def open_decoder(
 
 
 class ExcerptDecoder:
-    """The samples [start, end) of a file, each bound rounded to the nearest sample. Decodes from the file's beginning
-    on, so that the samples are those that decoding all of it gives.
+    """Decodes the samples [start, end) of a file. Both bounds are rounded to the nearest sample.
+
+    It decodes from the beginning of the file, so the samples are the same as when the whole file is decoded.
     """
 
     def __init__(self, decoder: Decoder, part: Part) -> None:
@@ -62,22 +63,22 @@ class ExcerptDecoder:
         yield from rechunk(self._cut(), self._decoder.block_samples)
 
     def _cut(self) -> Iterator[np.ndarray]:
-        passed = given = 0
+        passed = yielded = 0
         for block in self._decoder:
             start, end = (round(edge * self.sample_rate) for edge in (self._part.start_s, self._part.end_s or 0.0))
             cut = block[:, max(0, start - passed) : max(0, end - passed)]
             passed += block.shape[1]
-            given += cut.shape[1]
+            yielded += cut.shape[1]
             if cut.shape[1]:
                 yield cut
             if passed >= end:
                 break
-        if not given:
+        if not yielded:
             what = f"{self.path!r}: the file ends at {passed / self.sample_rate:.3f} s, before the excerpt begins"
             raise UnreadableAudioError(what, "correct the offset in the manifest, then ingest again")
 
     def facts(self) -> dict[str, Any]:
-        """Those of the file, up to the end of the excerpt."""
+        """Return the facts of the file, up to the end of the excerpt."""
         return self._decoder.facts()
 
     def verify_sha256(self, sha256: str) -> None:
@@ -91,8 +92,9 @@ class ExcerptDecoder:
 
 
 class MultiFileDecoder:
-    """Files of one rate beside each other, their channels in order. Shorter ones end in silence, which counts as
-    missing sound, like all that is missing in one of them.
+    """Decodes several files of the same rate into one recording with the channels of all files, in order.
+
+    A shorter file is padded with silence, which counts as missing sound.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class MultiFileDecoder:
         try:
             for file in channels.files:
                 self._decoders.append(open_decoder(file, block_samples, config, decode))
-        except BaseException:  # raised on
+        except BaseException:
             self.close()
             raise
 
@@ -124,7 +126,7 @@ class MultiFileDecoder:
         self._shorter_s = int(lengths.max() - lengths.min()) / self.sample_rate
 
     def facts(self) -> dict[str, Any]:
-        """Counts summed over the files, the first error and change, and the longest time missing in one of them."""
+        """Return sums of counts over all files, the first error and format change, and the longest missing time."""
         every = [decoder.facts() for decoder in self._decoders]
         facts = dict(every[0])
         channels = sum(one["channels"] for one in every)
@@ -142,7 +144,7 @@ class MultiFileDecoder:
         return facts
 
     def verify_sha256(self, sha256: str) -> None:
-        """Raise ChangedAudioError unless the bytes of all files, in order, are those of this digest."""
+        """Raise ChangedAudioError unless the bytes of all files, in order, have this sha256 (hex digits)."""
         check_sha256(self.path, self.sha256(), sha256)
 
     def sha256(self) -> str:

@@ -160,7 +160,7 @@ class Meter:
     def end(self) -> dict[str, Usage]:
         """Return what the unit used in total, by group."""
         self.spent.add(self._used())
-        pids = [os.getpid(), *children.living()]
+        pids = [os.getpid(), *children.child_pids()]
         self.spent.peak_memory_bytes = max(self.spent.peak_memory_bytes, sum(map(_peak_bytes, pids)))
         return {self.group: self.spent}
 

@@ -164,7 +164,7 @@ def test_errors_are_of_the_same_class_with_the_same_words(tmp_path: Path) -> Non
         kinds.add(told[0])
         assert error(lambda path=path: probe(path)) == error(lambda path=path: probe_here(path))
     assert kinds == {UnreadableAudioError, UnreachableAudioError}
-    assert len(children()) <= module.KEPT
+    assert len(children()) <= module.MAX_IDLE
 
 
 def test_a_name_relative_to_a_folder_that_was_changed_to_later_is_found(
@@ -219,7 +219,7 @@ def test_a_death_while_probing_is_made_good_by_another_child(conversation: Path)
     (child,) = children()
     child.suspend()
     with Prober() as prober:
-        prober.begin(str(conversation))
+        prober.request(str(conversation))
         child.kill()
         assert prober.result(str(conversation)) == probe_here(str(conversation))
 
@@ -321,7 +321,7 @@ def test_threads_decode_side_by_side(long: str, conversation: Path) -> None:
         heard = list(pool.map(lambda path: list(IsolatedDecoder(path)), paths))
     for path, blocks in zip(paths, heard, strict=True):
         assert same(blocks, list(Decoder(path)))
-    assert len(children()) <= module.KEPT
+    assert len(children()) <= module.MAX_IDLE
 
 
 @pytest.mark.slow
@@ -530,7 +530,7 @@ def test_headers_are_read_ahead_in_order_and_a_death_costs_none_of_them(recordin
     paths = [str(recordings / name) for name in NAMES] * 8
     found = []
     with Prober() as prober:
-        for number, path in enumerate(prober.ahead(paths, str)):
+        for number, path in enumerate(prober.prefetch(paths, str)):
             found.append(prober.result(path))
             if number == 5:
                 (child,) = children()
@@ -542,12 +542,12 @@ def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
     """Killed by hand at the second of three files that are read ahead."""
     first, second, third = (str(recordings / name) for name in NAMES)
     with Prober() as prober:
-        prober.begin(first)
+        prober.request(first)
         assert prober.result(first) == probe_here(first)
         (child,) = children()
         child.suspend()
-        prober.begin(second)
-        prober.begin(third)
+        prober.request(second)
+        prober.request(third)
         child.kill()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(prober.result, second)
@@ -560,7 +560,7 @@ def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
 
 def test_no_header_is_read_of_names_that_nobody_asks_for(tmp_path: Path) -> None:
     with Prober() as prober:
-        assert list(prober.ahead(map(str, range(100)), str)) == [str(number) for number in range(100)]
+        assert list(prober.prefetch(map(str, range(100)), str)) == [str(number) for number in range(100)]
     assert children() == []
 
 
@@ -572,7 +572,7 @@ def test_what_ends_the_names_is_raised_after_those_before_it(conversation: Path)
     passed = []
 
     def read(prober: Prober) -> None:
-        for name in prober.ahead(names(), str):
+        for name in prober.prefetch(names(), str):
             passed.append(prober.result(name))
 
     with Prober() as prober, pytest.raises(KeyError, match="no more"):

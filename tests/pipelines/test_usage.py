@@ -56,7 +56,7 @@ def test_a_thread_that_works_ahead_counts_in_no_part() -> None:
     meter = Meter("work")
 
     def ahead() -> None:
-        meter.aside()
+        meter.exclude_thread()
         ready.set()
         burn(0.3)
 
