@@ -178,9 +178,8 @@ class Child:
 def _start(theirs: socket.socket, memory: int) -> subprocess.Popen[bytes]:
     """Start the process of a child. Raises OutOfMemoryError if the machine has no more processes or memory."""
     # With `-S` Python starts faster, but skips the hooks by which an installation may find our packages. So the folders
-    # of the packages are passed. A package without __init__.py may have several folders, such as those of our tests,
-    # but
-    # a module has one.
+    # of the packages are passed. They are found by modules, because a package without __init__.py may have several
+    # folders, such as those of our tests.
     package_folders = {str(Path(module).parents[2]) for module in (__file__, retry.__file__)}
     path = [*sorted(package_folders), *(os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))]
     words = [sys.executable, "-S", "-c", BOOT, str(theirs.fileno()), str(memory), str(os.getpid()), *path]

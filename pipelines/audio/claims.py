@@ -131,8 +131,7 @@ def _mp3_frame(head: bytes) -> tuple[int, int] | None:
 
 
 def is_chained(file: Readable, size_bytes: int) -> bool:
-    """Return whether the last page of an Ogg file belongs to a later stream, whose time FFmpeg takes for the
-    duration."""
+    """Return whether the last page of an Ogg file is of a later stream, whose time FFmpeg takes for the duration."""
     serials = set()
     offset = 0
     for _ in range(64):

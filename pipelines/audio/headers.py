@@ -311,8 +311,7 @@ def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> int:
 
 
 def _only_chunks(file: Readable, chunk: _Chunk | None, offset: int, size_bytes: int) -> bool:
-    """Return whether only chunks follow from `offset` to the end of the file, possibly with tags or zeros after
-    them."""
+    """Return whether only chunks, and perhaps tags or zeros after them, follow from `offset` to the end of the file."""
     if chunk is None:
         return offset == size_bytes
     starts = sorted({offset, offset + -offset % chunk.align})  # they start at a multiple, but not with all writers

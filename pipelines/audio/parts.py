@@ -82,8 +82,10 @@ def combined_sha256(digests: Sequence[str]) -> str:
 
 
 def id_of(uri: str, sha256: str) -> str:
-    """Return the id of a recording: the first 20 hex digits of its sha256, or of a hash of that and its parts of
-    files."""
+    """Return the id of a recording: the first 20 hex digits of its sha256.
+
+    If it is a part of files, they are those of a hash of the sha256 and the part.
+    """
     channels = Channels.parse(uri)
     parts = [Part.parse(name) for name in (channels.files if channels else [uri])]
     if any(parts):

@@ -11,8 +11,7 @@ import scipy.fft
 
 CLIP_RUN = 3
 CLIP_LEVEL = 0.97
-"""An extreme above this may be full scale. That is 0.99997 for 16 bits, 0.992 for 8, 0.984 for A-law, 0.980 for mu-
-law."""
+"""An extreme above this may be full scale: 0.99997 for 16 bits, 0.992 for 8 bits, 0.984 for A-law, 0.980 for mu-law."""
 SPECTRUM_SAMPLES = 2048
 BANDWIDTH_DB = 50.0
 LOWEST_HZ = 50.0
@@ -157,8 +156,8 @@ def channel_weights(channels: int, layout: str) -> np.ndarray:
     """Return the weights of BS.1770-4 by FFmpeg's names of channels: low-frequency effects 0, surrounds 1.41, others 1.
 
     Surround channels are 60 to 120 degrees to the side: the side channels, or the back channels of a layout without
-    side channels (5.1). Up to four channels have weight 1, because FFmpeg invents names for channels without names: a third
-    microphone would be the effects channel of 2.1.
+    side channels (5.1). Up to four channels have weight 1, because FFmpeg invents names for channels without names: a
+    third microphone would be the effects channel of 2.1.
 
     >>> channel_weights(6, "5.1").tolist(), channel_weights(8, "7.1").tolist()
     ([1.0, 1.0, 1.0, 0.0, 1.41, 1.41], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.41, 1.41])

@@ -1,5 +1,4 @@
-"""Decodes a recording once: measures it at its own rate, and holds it at 16 kHz for the stages, in memory or on
-disk."""
+"""Decodes a recording: measures it at its own rate, and holds it at 16 kHz for the stages, in memory or on disk."""
 
 from __future__ import annotations
 

@@ -283,8 +283,7 @@ class Packing:
             yield held, names
 
     def _label_columns(self, given: Sequence[Sequence[tuple[str, str]]]) -> dict[str, Any]:
-        """Return the columns of labels: the values on which all lines of manifests agree, or else those of the
-        recipe."""
+        """Return the columns of labels: values on which all lines of manifests agree, or else those of the recipe."""
         values: dict[str, set[str]] = defaultdict(set)
         for name, value in itertools.chain.from_iterable(given):
             values[name].add(value)

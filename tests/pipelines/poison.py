@@ -15,6 +15,7 @@ from pipelines.annotate import Annotator
 from pipelines.audio.sound import decode_sound
 from pipelines.progress.watch import UnitResult
 from pipelines.stages.vad import Vad, VadConfig
+from pipelines.units import shares
 from pipelines.units.attempts import Attempts, CrashGuard
 from pipelines.units.engines import Engine, Group
 from pipelines.units.pending import pending_batches, stage_fingerprints
@@ -40,6 +41,7 @@ def _decode(*given, **named):
 
 def annotator(lake: Lake, run: str) -> Callable[[str], UnitResult]:
     module.decode_sound = _decode
+    shares.SAVE_EVERY_S = 0.0
     return Annotator(lake, [PoisonVad(VadConfig())], Attempts(lake.storage, run)).annotate
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending
 from pipelines.stages.vad import Vad
 from pipelines.units import shares
+from pipelines.units.attempts import Attempts
 from pipelines.units.engines import Engine, Group
 from pipelines.units.pending import Retry, pending_batches
 from pipelines.units.shares import Share, UnfinishedRows, delete_leftovers, share_duration_s, split_batch
@@ -115,7 +117,7 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     # Rows are kept at once, as after SAVE_EVERY_S; workers of another process import the changed module by its name.
     (tmp_path / "sitecustomize.py").write_text("from pipelines.units import shares\nshares.SAVE_EVERY_S = 0.0\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", str(workers), "--quiet")]
+    command = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", str(workers), "--quiet")]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     while process.poll() is None and not list(lake.glob("runs/pieces/vad-*/*/*.parquet")):
         time.sleep(0.005)
@@ -123,13 +125,41 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert annotations(lake) == {}
-    # A process of its own, not a forked one: a unit that was begun before is left to a process that a worker spawns.
     killed = sum(count for _, count in units(lake))
-    again = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", "2", "--quiet")]
+    again = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", "2", "--quiet")]
     assert subprocess.run(again, cwd=ROOT, check=False).returncode == 0
     assert 0 < sum(count for _, count in units(lake)) - killed < 4
     assert digests(lake) == digests(folder / "whole")
     assert list(lake.glob("runs/pieces/**/*.parquet")) == []
+
+
+def test_recordings_that_a_worker_of_the_same_run_had_done_are_counted(
+    tmp_path: Path, vad: Vad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker counts what the first one saved before it died, but not what another run has saved."""
+    make_input(tmp_path, 4, 2)
+    lake, heard = filled(tmp_path, tmp_path / "lake"), []
+
+    def annotate(sound, known):
+        heard.append(sound.recording_id)
+        if len(heard) == 1:
+            raise FloatingPointError("odd")
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        return Vad.annotate(vad, sound, known)
+
+    monkeypatch.setattr(vad, "annotate", annotate)
+    with pytest.raises(KeyboardInterrupt):
+        Annotator(lake, [vad], Attempts(lake.storage, "runs/one")).annotate(BATCH)
+    shutil.copytree(tmp_path / "lake", tmp_path / "other")
+    other = Lake.at(str(tmp_path / "other"))
+    result = Annotator(other, [vad], Attempts(other.storage, "runs/two")).annotate(BATCH)
+    assert (result.recordings, result.failures) == (2, [])
+    annotator = Annotator(lake, [vad], Attempts(lake.storage, "runs/one"))
+    result = annotator.annotate(BATCH)
+    assert (result.recordings, [failure.reason for failure in result.failures]) == (4, ["vad: FloatingPointError"])
+    durations_s = lake.read(lake.annotation_key("signal", annotator.fingerprints["signal"], BATCH))["duration_s"]
+    assert result.seconds == pytest.approx(sum(durations_s.to_pylist()))
 
 
 def test_shares_are_joined_by_the_last_one_in_any_order(folder: Path, tmp_path: Path, vad: Vad) -> None:
