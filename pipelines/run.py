@@ -340,8 +340,8 @@ def _check_committed(steps: Sequence[Step], units: str) -> None:
     if uncommitted:
         named = [f"{lost.recording_id}: {lost.error}" for step in steps for lost in step.unreachable]
         raise WaitingError(
-            f"{uncommitted:,} {units} were not committed, because recordings in them cannot be had as they were "
-            f"ingested; the first are: {'; '.join(named)}",
+            f"{uncommitted:,} {units} were not committed, because the bytes of recordings in them are unreachable "
+            f"or have changed; the first are: {'; '.join(named)}",
             "put the files back under their names, then run the same command again: it does what is left; or count "
             "such recordings as failed: --set unreachable=fail",
         )

@@ -13,8 +13,8 @@ class DecodeConfig:
     """How recordings are decoded, and what one of them may cost: the table [decode] of a recipe."""
 
     fill_gaps: bool = False
-    """Whether sound that the container's times show to be missing is replaced by silence, so that the tracks of a
-    meeting, whose senders send nothing while they are silent, stay aligned."""
+    """Whether sound that is missing by the container's times is replaced by silence. This keeps the tracks of a meeting
+    aligned if its participants send nothing while they are silent."""
     max_hours: float = 100.0
     """Longer recordings are refused: a small file may claim, or expand to, any length."""
     stall_s: float = 120.0

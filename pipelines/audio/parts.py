@@ -84,7 +84,7 @@ def combined_sha256(digests: Sequence[str]) -> str:
 def id_of(uri: str, sha256: str) -> str:
     """Return the id of a recording: the first 20 hex digits of its sha256.
 
-    If it is a part of files, they are those of a hash of the sha256 and the part.
+    If the recording is a part of its files, the id comes from a hash of that sha256 and the part.
     """
     channels = Channels.parse(uri)
     parts = [Part.parse(name) for name in (channels.files if channels else [uri])]

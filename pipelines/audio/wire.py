@@ -164,7 +164,7 @@ class _LimitedStream(io.RawIOBase):
         self.allowance -= count
         if self.allowance < 0:
             raise RefusedError(
-                f"it sends more than {OVERHEAD_BYTES} bytes that are no part of a file", "mend the server"
+                f"it sends more than {OVERHEAD_BYTES} bytes that are not part of a file", "fix the server"
             )
         return count
 
@@ -204,7 +204,7 @@ class Exchange:
             status = STATUS.fullmatch(line)
             if not status:
                 raise RefusedError(
-                    f"its answer begins with {line[:SHOWN_BYTES]!r}, which is no HTTP", "mend the server"
+                    f"its answer begins with {line[:SHOWN_BYTES]!r}, which is not HTTP", "fix the server"
                 )
             fields = self._fields()
             if int(status[1]) >= 200 or int(status[1]) == 101:  # lower numbers are interim answers

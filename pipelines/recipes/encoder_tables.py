@@ -23,17 +23,17 @@ class EncodeConfig:
     encoder: str = "logmel"
     """Name of the encoder."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Parameters of the encoder that differ from its defaults."""
+    """Settings of the encoder that differ from its defaults."""
     shard_mb: float = 1000.0
-    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards. Of several
-    encoders the one with most bytes a second decides, so that all have the same windows in the same shards."""
+    """Target size of a shard, in 10^6 bytes of features. A recording is never split between shards. If there are
+    several encoders, the one with the most bytes per second decides, so that all have the same windows in a shard."""
     seed: int = 0
     """Seed of the hash that orders recordings, so that any prefix of the shards is a fair sample."""
     patch: int = 1
     """Frames stacked into one token, for the printed counts; the ledger has 1 to 6."""
     on_grid: bool = True
-    """Whether every window must begin where a frame does. Otherwise it is given the frames nearest to it, at most half
-    a frame off: the frames of encoders at 44.1 kHz meet no round number of seconds."""
+    """Whether every window must begin at the beginning of a frame. Otherwise it gets the nearest frames, at most half a
+    frame off. Frames of encoders at 44.1 kHz begin at no round number of seconds."""
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or not 1 <= self.patch <= 6:

@@ -49,21 +49,22 @@ class IngestConfig:
     licence: str | None = None
     """Licence of the recordings."""
     label: dict[str, str] = field(default_factory=dict)
-    """Further labels of all recordings: country = "DE"."""
+    """Further labels of all recordings, such as country = "DE"."""
     labels: list[str] = field(default_factory=list)
-    """Labels that lines of manifests give, by their keys there or in `custom` of Lhotse; a line wins over `label`,
-    and where "source" or "licence" is named here, over these."""
+    """Labels that are read from the lines of manifests, by their keys there or in `custom` of Lhotse. The value of a
+    line replaces that of `label`, and those of `source` and `licence` if they are named here."""
     excerpts: bool = False
     """Whether a line of a manifest that names a part of a file (NeMo's `offset` and `duration`, the `start` and
     `duration` of a Lhotse cut) makes that part a recording; otherwise the whole file is one recording."""
     all_audio_streams: bool = False
     """Whether further audio streams of a file become recordings of their own; otherwise only the first is read."""
     max_line_mb: float = 8.0
-    """Longest line of a list or manifest, in 10^6 bytes; a longer one becomes a failed row, and the next are read."""
+    """Longest line of a list or manifest, in 10^6 bytes. A longer line becomes a failed row."""
     max_manifest_gb: float = 16.0
-    """Longest list or manifest, unpacked, in 10^9 bytes; a longer one is read up to there, and the command fails."""
+    """Longest list or manifest, uncompressed, in 10^9 bytes. A longer one is read up to there, and the command
+    fails."""
     max_hint_mb: float = 1.0
-    """Longest line of a manifest or JSON beside a recording that is kept as its hint, in 10^6 bytes."""
+    """Longest line of a manifest, or JSON sidecar, that is stored as the hint of a recording, in 10^6 bytes."""
     max_tar_header_mb: float = 1.0
     """Longest extended header in a tar, in 10^6 bytes."""
     max_tar_headers: int = 16
@@ -118,11 +119,12 @@ class Recipe:
     resolved: dict[str, Any]
     """The recipe as TOML tables, with overrides and without [storage], so that equal datasets have equal recipes."""
     piece_hours: float = 20.0
-    """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
+    """Recordings whose headers claim more than this are processed in pieces of at most this length, possibly by several
+    workers."""
     unreachable: str = "stop"
-    """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
-    'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
-    goes on once the files are back; 'fail' counts the recording as failed."""
+    """What happens if the bytes of a recording are unreachable when it is annotated or encoded: 'stop' leaves its
+    batch or shard uncommitted, finishes all others and exits with code 1, so that the same command does the rest once
+    the files are back; 'fail' counts the recording as failed."""
     match: MatchConfig = field(default_factory=MatchConfig)
     """How recordings are compared by their fingerprints, where they have them."""
     encoders: dict[str, EncodeConfig] = field(default_factory=dict)
@@ -180,7 +182,7 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+        raise RecipeError(f"{recipe} is not TOML: {error}", "correct the line that it names") from error
     return parse_with(raw, overrides)
 
 

@@ -136,7 +136,7 @@ class Attempt:
     def _check(self) -> None:
         if self._deaths[""] >= MAX_DEATHS_PER_UNIT:
             self.end()
-            what = f"{self._unit}: workers died on it again and again, and no single recording is to blame"
+            what = f"{self._unit}: workers died repeatedly, at no single recording identified"
             raise SpeechmillError(what, "give workers more memory, then run the same command again")
 
     def __enter__(self) -> Attempt:
@@ -183,7 +183,7 @@ class CrashGuard:
                 # Without a mark the subprocess had ended the unit, but died before it returned the result.
                 unmarked_deaths += not attempt.careful
                 if unmarked_deaths == MAX_DEATHS_PER_UNIT:
-                    what = f"{self._name(unit)}: processes died again and again when they had ended it"
+                    what = f"{self._name(unit)}: processes died repeatedly after they had ended it"
                     raise SpeechmillError(what, "give workers more memory, then run the same command again") from error
             else:
                 attempt.end()  # the worker makes no attempt at a unit that is already done

@@ -85,7 +85,7 @@ def test_recordings_go_on_together_until_a_process_of_its_own_died_of_them(lake:
 def test_a_process_that_dies_when_it_has_ended_is_not_begun_for_ever(lake: Lake) -> None:
     attempts = Attempts(lake.storage, "runs/one")
     attempts.begin("unit").__enter__()
-    with pytest.raises(SpeechmillError, match="unit: processes died again and again when they had ended it"):
+    with pytest.raises(SpeechmillError, match="unit: processes died repeatedly after they had ended it"):
         CrashGuard(partial(where.mute, attempts), attempts, str)("unit")
 
 

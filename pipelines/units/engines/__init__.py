@@ -77,9 +77,11 @@ class Engine:
         if self.name not in ENGINES:
             raise SpeechmillError(f"no engine {self.name!r}", f"name one of: {', '.join(ENGINES)}")
         if self.ray_address and not self.spec.uses_cluster:
-            raise SpeechmillError(f"a Ray address for the {self.name} engine", "add --engine ray")
+            raise SpeechmillError(f"a Ray address was given to the engine {self.name}", "add --engine ray")
         if self.options and not self.spec.takes_options:
-            raise SpeechmillError(f"{' '.join(self.options)}: options of Beam", "add --engine beam, or leave them out")
+            raise SpeechmillError(
+                f"{' '.join(self.options)}: these are options of Beam", "add --engine beam, or leave them out"
+            )
 
     @property
     def spec(self) -> EngineSpec:
