@@ -50,8 +50,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake:
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
-    encoded(lake, "features", "s", annotator.marks["signal"], EncodeConfig())
+    select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6))
+    encoded(lake, "features", "s", annotator.fingerprints["signal"], EncodeConfig())
     return lake
 
 
