@@ -1,7 +1,7 @@
-"""Publish a dataset: write what is said of each of its versions, from the records of its shards.
+"""Publish a dataset: write the ledger, statistics, list of shards and card of each version.
 
-All of it is a function of what lies in the dataset's folder, so it can be done again at any time, after a kill or after
-shards were corrected.
+All of them are functions of the files in the folder of the dataset. Publishing can therefore be repeated at any time,
+after a kill or after shards were corrected.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ from manifests.versions import Version, committed_numbers, fields, versions
 
 
 def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = False) -> Version:
-    """Write ledgers, statistics, lists of shards and cards wherever shards have changed; returns the newest version.
+    """Write the descriptions of all versions whose shards have changed; returns the newest version.
 
-    Shards that no version holds make a new one, and so does the first call. `selected` is the hash of the windows that
-    the dataset holds now; without it the newest version keeps what it had. With `anew`, what is said of the newest
-    version is written again in any case. Raises CorruptFileError.
+    The first call makes a version, and so does every call that finds shards which belong to none.
+
+    Args:
+        lake: The lake of the dataset.
+        dataset: The name of the dataset.
+        selected: The hash of the windows that the dataset holds now. By default the newest version keeps its own.
+        anew: Whether the description of the newest version is written again even if its shards have not changed.
+
+    Raises:
+        CorruptFileError: A file of the dataset is damaged.
     """
     prefix = f"datasets/{dataset}"
     plan = lake.read_json(f"{prefix}/plan.json", "encoder", "selection")
@@ -51,7 +58,7 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
                 for name, data in _files(book, history[: index + 1]).items():
                     lake.storage.put(f"{folder}/{name}", data)
             card.write(lake, dataset, counted, newest=index == last)
-        if counted != version:  # last: what is recorded is written
+        if counted != version:  # last, because this record says that the others are written
             counted.write(lake, dataset)
         known[index] = counted
     return known[-1]

@@ -18,7 +18,7 @@ from manifests.fingerprint import canonical, fingerprint
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.shards import FOLDER, ShardCommit, ShardFiles, committed
-from manifests.tables import joined
+from manifests.tables import concat_batches
 from pipelines.recipes.recipe import EncodeConfig
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Plan:
             "CREATE TABLE held (folder VARCHAR, shard BIGINT, recording_id VARCHAR, digest UBIGINT, failed BOOLEAN)"
         )
         columns = ["recording_id", *TOLD, "status", "error"]
-        for table in joined(self._tables(columns)):
+        for table in concat_batches(self._tables(columns)):
             self._connection.register("shard_windows", table)
             self._connection.execute(
                 "INSERT INTO held SELECT split_part(batch, '/', 1), split_part(batch, '/', 2)::BIGINT, recording_id, "
@@ -263,7 +263,7 @@ class Plan:
         """Columns of the windows of the selection, many batches at a time; FileNotFoundError where one has none."""
         batches, key = self._lake.batches(), partial(self._lake.windows_key, self._selection)
         wanted = ["recording_id", "kept", *columns, *TOLD]
-        return joined(self._lake.read_each(batches, key, wanted))
+        return concat_batches(self._lake.read_each(batches, key, wanted))
 
     def _compare(self) -> None:
         """Table `fresh`: what is to come into new shards; `again`: the shards of the base that are made again.
@@ -292,7 +292,7 @@ class Plan:
                     f"INSERT INTO kept_windows SELECT recording_id, {kept}, duration_s, duration_s * tracks "
                     "FROM (FROM cut WHERE kept) SEMI JOIN looked_at USING (recording_id)"
                 )
-            for table in joined(self._tables(["recording_id", *TOLD])):
+            for table in concat_batches(self._tables(["recording_id", *TOLD])):
                 self._connection.register("shard_windows", table)
                 run(
                     f"INSERT INTO held_windows SELECT recording_id, {held}, split_part(batch, '/', 1), "
@@ -340,7 +340,7 @@ class Plan:
         run = self._connection.execute
         run("CREATE TABLE found (recording_id VARCHAR, dataset VARCHAR, folder VARCHAR, number BIGINT)")
         for dataset in alike:
-            for table in joined(_recordings_of(self._lake, dataset)):
+            for table in concat_batches(_recordings_of(self._lake, dataset)):
                 self._connection.register("shard_windows", table)
                 run(
                     "INSERT INTO found SELECT DISTINCT recording_id, $dataset, split_part(batch, '/', 1), "

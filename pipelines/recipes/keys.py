@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
 import textwrap
@@ -18,6 +17,7 @@ from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.recipes import recipe as recipes
 from pipelines.recipes.encoder_tables import EncodeConfig
+from pipelines.stages.registry import config_class
 from runtime import typed
 
 UNITS = {
@@ -59,10 +59,10 @@ def keys() -> list[Key]:
     found += _of(recipes.IngestConfig, "ingest")
     found += _of(DecodeConfig, "decode")
     found += _of(recipes.Recipe, "annotate", only=("piece_hours",))
-    for stage, (module, _, config) in recipes.STAGES.items():
+    for stage in recipes.STAGES:
         table = f"annotate.{stage}"
         found.append(Key(table, "enabled", "true or false", "true", "", ENABLED))
-        found += _of(getattr(importlib.import_module(module), config), table)
+        found += _of(config_class(stage), table)
     found += _of(recipes.MatchConfig, "match")
     found += _of(recipes.SelectConfig, "select")
     found += _of(EncodeConfig, "encode")
