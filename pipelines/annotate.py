@@ -34,7 +34,7 @@ from pipelines.units.pending import (
     fingerprints,
     holds_long,
 )
-from runtime.batches import together
+from runtime.batches import run_batched
 from runtime.failures import Failure, Kind, failed_row, kind_of, to_failure
 
 
@@ -222,7 +222,7 @@ class Annotator:
                 ]
                 batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
                 with meter.part(stage.name, stage.resources.gpus):
-                    rows = [row for batch in batches for row in together(batch)]
+                    rows = [row for batch in batches for row in run_batched(batch)]
                 for row in rows:
                     of = found[row["recording_id"]]
                     of.rows[stage.name] = row

@@ -92,6 +92,7 @@ def pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (folder / "pauses.py").write_text(example(name))
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     loaded = specs.load_specs()
+    monkeypatch.setattr(schemas, "STAGE_SPECS", loaded)
     monkeypatch.setattr(schemas, "STAGES", {name: spec.schema for name, spec in loaded.items()})
     monkeypatch.setattr(recipes, "STAGES", [name for name, spec in loaded.items() if spec.optional])
     yield

@@ -19,7 +19,7 @@ import numpy as np
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.storage.retry import PassingError, PersistentError, persist
+from manifests.storage.retry import PersistentError, TransientError, persist
 from pipelines.audio.address import RefusedError, Target, is_public, redirected, target_of
 from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, secured, size_of
 from runtime.credentials import redact_credentials
@@ -132,7 +132,7 @@ class _Remote:
                     raise
                 deadline.wait_s()  # raises where no time is left for another try
                 cause = str(error) if type(error) is ConnectionError else type(error).__name__
-                raise PassingError(cause) from error
+                raise TransientError(cause) from error
 
         began = time.monotonic()
         try:
@@ -198,7 +198,7 @@ class _Remote:
             return _Answer(head, 0)  # of an empty file there is no first byte
         if status in (408, 429) or status >= 500:
             after = head.first("retry-after")
-            raise PassingError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
+            raise TransientError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
         raise RefusedError(head.told, "check the address and whether it may be read")
 
     def _part(self, exchange: Exchange, head: Head, start: int, stop: int) -> _Answer:

@@ -107,7 +107,7 @@ def _of(config: type, table: str, only: Sequence[str] | None = None, defaults: M
         Key(
             table,
             field.name,
-            typed.named(hints[field.name]),
+            typed.type_in_words(hints[field.name]),
             toml(defaults.get(field.name, _default(field))),
             next((unit for end, unit in UNITS.items() if field.name.endswith(end)), ""),
             told.get(field.name, ""),

@@ -29,7 +29,7 @@ class WorkerDiedError(SpeechmillError):
     """A recording at which workers died again and again."""
 
     remedy = "give workers more memory, or convert it with ffmpeg if its codec is unusual"
-    passing = True
+    transient = True
 
 
 class Attempts:
