@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from manifests import shardlist
 from manifests.corrupt import CorruptFileError, parse_parquet
+from manifests.coverage import coverage
 from manifests.lake import Lake
 from manifests.ledger import GROUP
-from manifests.made import made
 from manifests.products import Products
 from manifests.recount import Recount, by_version, folders
 from manifests.shards import ShardCommit, ShardFiles, folder_of
@@ -351,7 +351,7 @@ class _Verifier:
             return  # without a plan no selection is known; `manifest validate` reports that
         kept = selection if self.lake.storage.exists(f"selections/{selection}/selection.json") else None
         try:
-            content = made(self.lake, self.prefix.removeprefix("datasets/"), kept)
+            content = coverage(self.lake, self.prefix.removeprefix("datasets/"), kept)
         except (duckdb.Error, CorruptFileError) as error:
             self.problem("plan.json", f"its selection cannot be compared: {str(error).partition(chr(10))[0]}")
             return

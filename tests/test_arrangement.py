@@ -93,9 +93,8 @@ def test_every_file_of_a_stage_is_found_by_its_name() -> None:
 
 
 def test_a_stage_comes_after_those_whose_rows_it_reads() -> None:
-    tables = {"annotate": {stage: {} for stage in recipe.STAGES}}
     done: list[str] = []
-    for stage in recipe.parse({"name": "all", **tables}).make_stages():
+    for stage in recipe.parse({"name": "all", "annotate": {name: {} for name in recipe.STAGES}}).make_stages():
         assert set(stage.needs) <= set(done)
         done.append(stage.name)
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from manifests import choice, ledger, schemas, views
 from manifests.corrupt import CorruptFileError, difference, remedy_of
+from manifests.coverage import coverage
 from manifests.exchange import checks
 from manifests.exchange.relations import Source
 from manifests.lake import Lake
-from manifests.made import made
 from manifests.output import counted
 from manifests.schemas.row_checks import RowCheck
 from manifests.shards import ShardCommit, committed
@@ -356,7 +356,7 @@ class _LakeCheck:
         if not there:
             yield Problem(f"{folder}/plan.json", f"{selection} is missing or damaged", "restore it, or select again")
         elif not self.deep and f"{folder}/windows" not in self.broken:  # `verify` reports the same
-            content = made(self.lake, folder.removeprefix("datasets/"), name)
+            content = coverage(self.lake, folder.removeprefix("datasets/"), name)
             for part, what, note in content.problems(name):
                 yield Problem(f"{folder}/{part}", what, MAKE, note=note)
             for what in content.notes():

@@ -266,7 +266,7 @@ def test_a_tar_of_samples_tells_their_names_and_what_their_json_says(tmp_path: P
         ("a.uem", "a 1 0", "a.uem:1 "),
         ("a.jsonl.gz", "not packed", "cannot be read to its end"),
         ("a.tar", "no tar", "not a complete tar"),
-        ("a.parquet", "no parquet", "is no Parquet file"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet"),
         ("a.doc", "", "is neither a lake nor a manifest"),
     ],
 )

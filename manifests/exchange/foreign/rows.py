@@ -1,7 +1,7 @@
 """The tables into which all manifests are read: recordings, segments of speech, and windows (cuts of Lhotse).
 
-`custom` holds attributes that people attached, in every format that has a place for them. `rest` holds, by the name of a
-format, its fields that have no column. They are written back to that format, so that reading and writing lose nothing.
+`custom` holds attributes that people attached, in every format that has a place for them. `rest` holds, by the name of
+a format, its fields that have no column. They are written back to that format, so reading and writing lose nothing.
 """
 
 from __future__ import annotations
