@@ -79,8 +79,8 @@ def choose(
     _check("dataset", dataset, datasets)
     marks = _marks(lake)
     for stage, mark in named.items():
-        known = [f"{stage}-{mark}" for stage in marks for mark in marks[stage]]
-        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", known)
+        existing = [f"{stage}-{mark}" for stage in marks for mark in marks[stage]]
+        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", existing)
     made_of = {name: _made_of(lake, name) for name in datasets}
     newest_of = 0
     if selection is None and dataset is not None and (origin := made_of[dataset]) is not None:

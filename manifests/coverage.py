@@ -60,7 +60,9 @@ def coverage(lake: Lake, dataset: str, selection: str | None) -> Coverage:
     tables = {"shard_windows": [base + glob.escape(key) for key in committed_windows(lake, dataset)]}
     tables["windows"] = [f"{base}selections/{selection}/windows-{NUMBER}.parquet"] if selection else []
     for name, patterns in tables.items():
-        exists = any(connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [one]).fetchall() for one in patterns[:1])
+        exists = any(
+            connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() for pattern in patterns[:1]
+        )
         connection.execute(f"CREATE VIEW {name} AS {'FROM ' + parquet(patterns) if exists else nothing(VIEWS[name])}")
     by_type = connection.execute(
         "SELECT split_part(error, ':', 1) AS error_type, count(*) AS count FROM shard_windows WHERE status <> 'ok' "
@@ -80,10 +82,10 @@ def coverage(lake: Lake, dataset: str, selection: str | None) -> Coverage:
 
 
 def _has_grown(lake: Lake, dataset: str, selection: str | None) -> bool:
-    known = versions(lake, dataset)
-    if selection is None or not known or known[-1].selected is None:
+    records = versions(lake, dataset)
+    if selection is None or not records or records[-1].selected is None:
         return False
     try:
-        return written_sha256(lake, selection) != known[-1].selected
+        return written_sha256(lake, selection) != records[-1].selected
     except (FileNotFoundError, CorruptFileError):
         return False

@@ -289,7 +289,7 @@ class _Verifier:
         labels = custom.get("labels")
         in_cut["labels"] = labels and [{"key": key, "value": value} for key, value in labels.items()]
         in_cut["recording_id"] = (cut.get("recording") or {}).get("id")
-        supervisions = [(round(one["start"], 6), one.get("speaker")) for one in cut.get("supervisions") or []]
+        supervisions = [(round(item["start"], 6), item.get("speaker")) for item in cut.get("supervisions") or []]
         turns = [turn for turn in row["turns"] or [] if turn["end_s"] > turn["start_s"]]
         starts = [(round(turn["start_s"], 6), turn["speaker"]) for turn in turns]
         self._compare(names["cuts"], f"{key}: turns", supervisions, starts, table)
@@ -308,14 +308,14 @@ class _Verifier:
             raise self._damaged(name, error) from error
 
     def _compare_file(self, name: str, stream: HashingReader, commit: ShardCommit) -> None:
-        known = commit.files.get(name)
-        if known is None:
+        recorded = commit.files.get(name)
+        if recorded is None:
             self.problem(name, "is not in its commit")
             return
-        self._compare(name, "bytes", stream.size_bytes, known["size_bytes"], "its commit")
-        if stream.sha256.hexdigest() != known["sha256"]:
+        self._compare(name, "bytes", stream.size_bytes, recorded["size_bytes"], "its commit")
+        if stream.sha256.hexdigest() != recorded["sha256"]:
             self.problem(
-                name, f"sha256 {stream.sha256.hexdigest()[:12]}..., but its commit says {known['sha256'][:12]}..."
+                name, f"sha256 {stream.sha256.hexdigest()[:12]}..., but its commit says {recorded['sha256'][:12]}..."
             )
 
     def _compare(self, name: str, what: str, counted: Any, stated: Any, where: str) -> None:

@@ -201,15 +201,15 @@ def find(
         if keep_copies
         else "(SELECT min(pcm_sha256) FROM samples AS s WHERE s.recording_id = l.recording_id)"
     )
-    found = connection.execute(
+    rows = connection.execute(
         f"SELECT DISTINCT b.batch, l.recording_id, r.uris, r.sha256, r.claimed_duration_s, {pcm} AS pcm_sha256, "
         "l.recording_id NOT IN (FROM asked_for) AS is_copy, "
         "l.recording_id IN (SELECT recording_id FROM removed) AS is_withdrawn "
         f"FROM (FROM asked_for UNION {copies}) AS l JOIN recordings AS r USING (recording_id) "
         "JOIN batches AS b USING (recording_id) ORDER BY b.batch, l.recording_id"
     )
-    names = [column[0] for column in found.description or []]
-    return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in found.fetchall()])
+    names = [column[0] for column in rows.description or []]
+    return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in rows.fetchall()])
 
 
 def _without(table: pa.Table, ids: pa.Array, column: str = "recording_id") -> pa.Table:

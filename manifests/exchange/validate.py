@@ -336,12 +336,12 @@ class _LakeCheck:
 
     def _size(self, key: str, size_bytes: int, commit: str) -> Iterator[Problem]:
         try:
-            found = self.lake.storage.size(key)
+            stored_bytes = self.lake.storage.size(key)
         except FileNotFoundError:
             yield Problem(key, "missing", f"delete {commit} and run encode again")
             return
-        if found != size_bytes:
-            what = f"{found:,} bytes, but its commit says {size_bytes:,}"
+        if stored_bytes != size_bytes:
+            what = f"{stored_bytes:,} bytes, but its commit says {size_bytes:,}"
             yield Problem(key, what, f"delete {commit} and run encode again")
 
     def _shard_windows(self, folder: str, selections: list[str]) -> Iterator[Problem]:
