@@ -17,7 +17,7 @@ from manifests.storage import StorageConfig, StorageError
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.retry import TransientError, persist, retries
 from manifests.storage.s3 import S3Storage
-from manifests.storage.s3client import client, translated
+from manifests.storage.s3client import client, translate_errors
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_bit_that_flips_in_a_range_is_found_by_the_checksum_of_the_whole(bucke
 def test_a_server_that_is_too_busy_is_left_alone_by_all_requests(bucket: str, proxy: Proxy) -> None:
     proxy.share, proxy.faults = 1.0, ("503",)
     storage = through(proxy, bucket)
-    with pytest.raises(TransientError, match="SlowDown") as caught, translated("s3:GetObject", "k", 0):
+    with pytest.raises(TransientError, match="SlowDown") as caught, translate_errors("s3:GetObject", "k", 0):
         client(storage.config).get_object(Bucket=bucket, Key="k")
     assert caught.value.busy
     told = threading.Event()
