@@ -32,13 +32,7 @@ TABLES = {
     "decode": "How recordings are decoded, and what one of them may cost.",
     "annotate": "A table `[annotate.STAGE]` makes a stage run; [columns.md](columns.md) says what each gives. The "
     "stage `signal` runs always and has no keys.",
-    "annotate.vad": "Where somebody speaks.",
-    "annotate.diarize": "Who speaks when ([diarization.md](diarization.md)).",
-    "annotate.language": "Which languages are spoken ([languages.md](languages.md)).",
-    "annotate.quality": "How well it sounds: DNSMOS, level of speech over noise, music.",
-    "annotate.phonemes": "Which phones are spoken ([studies.md](studies.md) says what for).",
-    "annotate.fingerprint": "Landmarks by which copies of a sound are found ([duplicates.md](duplicates.md)).",
-    "annotate.prosody": "Pitch, speaking rate, pauses and loudness of each speaker ([talk.md](talk.md)).",
+    **{f"annotate.{name}": spec.summary for name, spec in schemas.STAGE_SPECS.items() if spec.optional},
     "match": "How fingerprints are compared ([duplicates.md](duplicates.md)).",
     "select": "How windows are cut, and which recordings and windows are kept. A rule has a name and is a condition "
     "in SQL over the columns of [columns.md](columns.md); a rule over a missing (null) value fails, and each that "

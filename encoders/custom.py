@@ -75,7 +75,7 @@ class Sidecar:
     def __post_init__(self) -> None:
         least = dict.fromkeys(("sample_rate", "hop", "dim", "channels", "version"), 1)
         least |= dict.fromkeys(("look_back", "look_ahead", "call_samples", "rows", "tolerance"), 0)
-        typed.settle(self, at_least=least, one_of={"input": INPUTS, "output": OUTPUTS})
+        typed.check_fields(self, at_least=least, one_of={"input": INPUTS, "output": OUTPUTS})
         if self.input == INPUTS[0] and self.channels != 1:
             raise ValueError(f"channels is {self.channels}, but the input {self.input!r} has none")
         if self.state and (self.call_samples < 1 or self.call_samples % self.hop):
@@ -102,7 +102,7 @@ class CustomConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise ValueError('the setting model names the sidecar of your model: model = "folder/encoder.toml"')
-        typed.settle(self, at_least={"batch": 1}, above={"max_chunk_s": 0})
+        typed.check_fields(self, at_least={"batch": 1}, above={"max_chunk_s": 0})
 
 
 class Custom(PieceEncoder):

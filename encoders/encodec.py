@@ -23,7 +23,7 @@ class EncodecConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"look_back_s": 0})
+        typed.check_fields(self, at_least={"look_back_s": 0})
 
 
 class Encodec(NeuralEncoder):

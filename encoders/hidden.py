@@ -30,7 +30,7 @@ class HiddenConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"context_s": 0})
+        typed.check_fields(self, at_least={"context_s": 0})
 
 
 class Hidden(NeuralEncoder):

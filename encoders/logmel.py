@@ -38,7 +38,7 @@ class LogMelSettings(LogMelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"batch": 0}, one_of={"device": DEVICES})
+        typed.check_fields(self, at_least={"batch": 0}, one_of={"device": DEVICES})
 
 
 class LogMel(Encoder):

@@ -32,7 +32,7 @@ class LogMelConfig:
 
     def __post_init__(self) -> None:
         counts = ("sample_rate", "n_fft", "window_samples", "hop_samples", "num_mels")
-        typed.settle(self, at_least=dict.fromkeys(counts, 1))
+        typed.check_fields(self, at_least=dict.fromkeys(counts, 1))
         if self.n_fft > 1 << 16 or self.num_mels > 1024:
             raise ValueError("logmel: n_fft must be at most 65536 and num_mels at most 1024")
         if self.n_fft % 2 or self.window_samples > self.n_fft:

@@ -55,7 +55,7 @@ class NeuralConfig:
                 'the setting model names the weights: model = "org/name" of a hub, a local folder, or a registered name'
             )
         one_of = {"precision": PRECISIONS, "device": DEVICES}
-        typed.settle(self, at_least={"batch": 0}, above={"max_chunk_s": 0}, one_of=one_of)
+        typed.check_fields(self, at_least={"batch": 0}, above={"max_chunk_s": 0}, one_of=one_of)
 
 
 class NeuralEncoder(PieceEncoder):

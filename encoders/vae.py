@@ -32,7 +32,7 @@ class VaeConfig:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("vae: name a trained model: model = a folder that `speechmill encoder train` wrote")
-        typed.settle(self, one_of={"device": DEVICES})
+        typed.check_fields(self, one_of={"device": DEVICES})
 
 
 class Vae(Encoder):

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from manifests.lake import Lake
 from manifests.matches import matches_key
-from manifests.tables import joined
+from manifests.tables import concat_batches
 
 if TYPE_CHECKING:
     from manifests.selection import Selection
@@ -89,11 +89,11 @@ def _read(connection: duckdb.DuckDBPyConnection, lake: Lake, mark: str, batches:
     """Tables `found`, of all matches, and `sizes`, the bytes of recordings."""
     connection.execute("CREATE TABLE found (recording_id VARCHAR, other_id VARCHAR, share DOUBLE, other_share DOUBLE)")
     columns = ["recording_id", "other_id", "share", "other_share"]
-    for part in joined(lake.read_each(batches, partial(matches_key, mark), columns)):
+    for part in concat_batches(lake.read_each(batches, partial(matches_key, mark), columns)):
         connection.register("matches_read", part)
         connection.execute("INSERT INTO found SELECT recording_id, other_id, share, other_share FROM matches_read")
     connection.execute("CREATE TABLE sizes (recording_id VARCHAR, size_bytes BIGINT)")
-    for part in joined(lake.read_each(batches, lake.recordings_key, ["recording_id", "size_bytes"])):
+    for part in concat_batches(lake.read_each(batches, lake.recordings_key, ["recording_id", "size_bytes"])):
         connection.register("sizes_read", part)
         connection.execute("INSERT INTO sizes SELECT recording_id, size_bytes FROM sizes_read")
 

@@ -19,7 +19,7 @@ from manifests.output import counted, one_line
 from manifests.products import MOST_DIM, Products
 from manifests.shards import ShardCommit, ShardFiles, committed
 from manifests.statistics import Statistics
-from manifests.tables import joined
+from manifests.tables import concat_batches
 from manifests.versions import generation, versions
 
 PATCHES = shardlist.PATCHES
@@ -143,7 +143,7 @@ class _Counts:
 
     def add(self, tables: Iterator[tuple[str, pa.Table]]) -> None:
         """Count tables of SHARD_WINDOWS, each with the number of its generation."""
-        for table in joined((number, table.select(COUNTED)) for number, table in tables):
+        for table in concat_batches((number, table.select(COUNTED)) for number, table in tables):
             self.connection.register("shard_windows", table)
             self.connection.execute(f"INSERT INTO counts {self.query}")
 

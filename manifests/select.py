@@ -26,7 +26,7 @@ from manifests.names import DUPLICATE
 from manifests.selection import Selection
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
-from manifests.tables import joined, write_parquet_bytes
+from manifests.tables import concat_batches, write_parquet_bytes
 from manifests.views import measured
 from manifests.windows import OF_RECORDING, cut, listed
 
@@ -191,7 +191,7 @@ def _find_duplicates(
     )
     columns = ["recording_id", "pcm_sha256", "duration_s", "bandwidth_hz"]
     stage = "signal", selection.stages["signal"]
-    for signal in joined(lake.read_each(batches, partial(lake.annotation_key, *stage), columns)):
+    for signal in concat_batches(lake.read_each(batches, partial(lake.annotation_key, *stage), columns)):
         connection.register("signal_hashes", signal)
         connection.execute(
             "INSERT INTO samples SELECT batch, recording_id, pcm_sha256, duration_s, bandwidth_hz FROM signal_hashes "

@@ -15,23 +15,14 @@ import pyarrow.fs as pafs
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import BATCH, Lake
+from manifests.schemas import STAGE_SPECS
 from manifests.views import open_views
 
-MEASURES: dict[str, list[str]] = {
-    "recordings": ["claimed_duration_s", "size_bytes"],
-    "signal": ["duration_s", "loudness_lufs", "bandwidth_hz"],
-    "vad": ["speech_share"],
-    "diarize": [
-        *("num_speakers", "overlap_share", "longest_monologue_s", "second_speaker_share", "offset_median_s"),
-        *("gaps_per_min", "overlaps_per_min", "backchannels_per_min", "interruptions_per_min"),
-    ],
-    "language": ["language_confidence"],
-    "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
-    "phonemes": ["phones_per_s"],
-    "prosody": ["pitch_median_hz", "pitch_sd_semitones", "syllables_per_s", "pause_share", "loudness_range_lu"],
-    "fingerprint": ["landmark_count"],
+MEASURES: dict[str, tuple[str, ...]] = {
+    "recordings": ("claimed_duration_s", "size_bytes"),
+    **{stage: spec.headline for stage, spec in STAGE_SPECS.items()},
 }
-"""Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
+"""The numeric columns of each view that `stats` shows; `stats` of one stage shows all of its columns."""
 
 GROUPED = ("source", "language", "duration_s", "claimed_duration_s")
 AT_ONCE = 20_000

@@ -13,7 +13,7 @@ from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.matches import matches_key
 from manifests.selection import Selection
-from manifests.tables import joined
+from manifests.tables import concat_batches
 
 EXAMPLES = 3
 """Of the places of a passage."""
@@ -92,12 +92,12 @@ def _read(connection: duckdb.DuckDBPyConnection, lake: Lake, mark: str, selectio
     )
     columns = ["recording_id", "other_id", "start_s", "end_s", "other_start_s", "other_end_s", "confidence"]
     batches = list(lake.matched(mark))
-    for part in joined(lake.read_each(batches, partial(matches_key, mark), columns)):
+    for part in concat_batches(lake.read_each(batches, partial(matches_key, mark), columns)):
         connection.register("part", part.drop_columns("batch"))
         connection.execute("INSERT INTO matches FROM part")
     if selection is not None:
         told = lake.read_each(batches, partial(lake.verdicts_key, selection), ["recording_id", "duplicate_of"])
-        for part in joined(told):
+        for part in concat_batches(told):
             connection.register("part", part.drop_columns("batch"))
             connection.execute("INSERT INTO verdicts FROM part")
 

@@ -94,19 +94,9 @@ def render(row: Mapping[str, Any]) -> None:
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}
     _section("probe", recording, skip)
-    for stage in schemas.STAGES:
+    for stage, spec in schemas.STAGE_SPECS.items():
         if stage in row:
-            lists = {
-                "segments",
-                "turns",
-                "offsets_s",
-                "track_languages",
-                "votes",
-                "stretches",
-                "voices",
-                *schemas.BULKY["fingerprint"],
-            }
-            _section(stage, row[stage], skip | lists)
+            _section(stage, row[stage], {*skip, *spec.listed, *spec.bulky})
     _timeline(row)
     language = row.get("language") or {}
     tracks = language.get("track_languages") or []

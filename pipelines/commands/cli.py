@@ -278,9 +278,9 @@ def report(lake: str, **settings: Any) -> None:
 
 def _reach(context: click.Context, parameter: click.Parameter, recipe: str | None) -> None:
     if recipe:
-        from manifests.storage import reached_by
+        from manifests.storage import use_storage_config
 
-        context.with_resource(reached_by(recipe_of(recipe, ()).storage))
+        context.with_resource(use_storage_config(recipe_of(recipe, ()).storage))
 
 
 REACHED = click.Option(

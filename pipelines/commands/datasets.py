@@ -105,7 +105,7 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json
     if version is not None and len(known) > 1:
         from manifests.publish import publish
 
-        publish(opened, name, anew=True)
+        publish(opened, name, rewrite=True)
     if as_json:
         say(to_json({"dataset": name, "version": version, "files": len(keys), "freed_bytes": size}, indent=1))
     else:

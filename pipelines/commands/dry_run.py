@@ -15,6 +15,7 @@ import pyarrow as pa
 from manifests.corrupt import CorruptFileError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.schemas import STAGE_SPECS
 from manifests.versions import versions
 from pipelines.audio.files import scheme, stat_file
 from pipelines.audio.probing import Prober
@@ -31,10 +32,7 @@ from runtime.failures import Kind, kind_of
 SAMPLED = 100
 """New files of which the header is read; the hours of the others are estimated from their sizes."""
 AT_ONCE = 10_000
-CPU_HOURS = {
-    "signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "phonemes": 0.1,
-    "prosody": 0.013, "fingerprint": 0.0004, "encode": 0.0013,
-}  # fmt: skip
+CPU_HOURS = {stage: spec.cpu_hours for stage, spec in STAGE_SPECS.items()} | {"encode": 0.0013}
 """Of an hour of sound, decoding included where no other stage has done it: the numbers of docs/studies.md."""
 
 

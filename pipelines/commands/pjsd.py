@@ -56,7 +56,7 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
     A and B are lakes with phonemes, or sound: a file, folder, list, manifest or tar, which is recognised first. Without
     B, the part of the lake A that --where or --windows names is compared with the whole of it.
     """
-    from manifests.storage import reached_by
+    from manifests.storage import use_storage_config
     from pipelines.commands.options import recipe_of
     from studies.pjsd import compare
 
@@ -66,7 +66,7 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
         if one.where == "true" and one.windows is None:
             raise click.UsageError("name B, or a part of A by --where or --windows")
         b, other = a, dataclasses.replace(other, selection=other.selection or one.selection)
-    with reached_by(recipe.storage), ExitStack() as stack:
+    with use_storage_config(recipe.storage), ExitStack() as stack:
         root = settings["lake"] or stack.enter_context(tempfile.TemporaryDirectory(prefix="speechmill-pjsd-"))
         sides = [
             _side(name, part, recipe, f"{root}/{letter}", settings)

@@ -41,7 +41,7 @@ from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.units.engines import Engine
-from runtime.batches import together
+from runtime.batches import run_batched
 
 RATE = 16_000
 WINDOW_S = 40.0
@@ -237,7 +237,7 @@ def _short(name: str, make: Callable[[int], Stage], size: Size) -> None:
 
         def work(jobs: list[Any] = jobs, at_once: int = at_once) -> None:
             for first in range(0, len(jobs), at_once):
-                together(jobs[first : first + at_once])
+                run_batched(jobs[first : first + at_once])
 
         show(f"{name}, 15 s recordings, {at_once} at once", size.short * 15 / 3600, timed(work, size.rounds))
 

@@ -209,7 +209,7 @@ def test_a_subset_of_shards_that_were_changed_is_refused(tmp_path: Path) -> None
 
 def test_what_is_no_subset_is_refused(lake: Lake, tmp_path: Path) -> None:
     shards = f"{lake.storage.root}/datasets/set/shards.parquet"
-    with pytest.raises(CorruptFileError, match="is no file of a subset") as caught:
+    with pytest.raises(CorruptFileError, match="is no subset file") as caught:
         Source(lake, "set", subset=shards)
     assert "study subset" in caught.value.remedy
     with pytest.raises(FileNotFoundError):
