@@ -221,7 +221,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
         settings = annotate.get(stage)
         if settings is not None and not isinstance(settings, dict):
             raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
-        if settings is not None and _enabled(stage, settings):
+        if settings is not None and _pop_enabled(stage, settings):
             stages[stage] = build_config(config_class(stage), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
