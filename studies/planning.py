@@ -268,7 +268,7 @@ def sample(
     """
     from manifests.look import terminal
     from manifests.look.options import opened
-    from manifests.views import stages_of
+    from manifests.view_columns import parts_needed
     from studies import sample as sampling
 
     if (lake is None) != (by is None and where is None) or (by is not None and where is not None):
@@ -276,7 +276,7 @@ def sample(
     if lake is None:
         found = sampling.worst_case(margin, relative, confidence, share, 60 * mean_minutes, variation, hours)
     else:
-        connection = opened(lake, None, None, {}).connect(stages_of(f"{by or where} duration_s"))
+        connection = opened(lake, None, None, {}).connect(parts_needed(f"{by or where} duration_s FROM {view}"))
         groups = by or sampling.meeting(str(where))
         found = sampling.from_pilot(connection, view, groups, margin, relative, confidence, hours, where)
     found = {"confidence": confidence, "margin": margin, "relative": relative, **found}

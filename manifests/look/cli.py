@@ -21,12 +21,13 @@ def manifest() -> None:
 
 
 HEAD = {
+    "recordings": ["recording_id", "uris", "duration_s", "language", "dnsmos_ovrl"],
     "annotations": ["recording_id", "uris", "duration_s", "language", "dnsmos_ovrl"],
-    "recordings": ["recording_id", "uris", "claimed_duration_s", "codec", "source", "status"],
+    "ingest": ["recording_id", "uris", "claimed_duration_s", "codec", "source", "status"],
     "windows": ["window_id", "split", "start_s", "speech_share", "num_speakers", "kept", "reasons"],
+    "window_verdicts": ["window_id", "split", "start_s", "speech_share", "num_speakers", "kept", "reasons"],
     "verdicts": ["recording_id", "verdict", "reasons", "duration_s", "windows", "split"],
     "shard_windows": ["window_id", "folder", "shard", "status", "language", "context_frames"],
-    "judged": ["recording_id", "uris", "duration_s", "verdict", "reasons"],
 }
 """Columns that are shown unless others are asked for; --json has all."""
 
@@ -90,14 +91,14 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     from manifests.look import render, terminal
     from manifests.look.mistakes import viewed
     from manifests.look.stats import rows_of
-    from manifests.views import stages_of
+    from manifests.view_columns import parts_needed
 
     target = opened(**named)
     view = viewed(target, view)
     shown = columns or (", ".join(HEAD[view]) if view in HEAD and target.lake and not as_json else "*")
     rows: list[dict[str, Any]] = []
     for numbers in _first_and_all(target):
-        connection = target.connect(stages_of(f"{shown} FROM {view} WHERE {where}"), numbers)
+        connection = target.connect(parts_needed(f"{shown} FROM {view} WHERE {where}"), numbers)
         rows = rows_of(connection, f"SELECT {shown} FROM {view} WHERE {where} LIMIT {count}")
         if len(rows) == count:
             break
@@ -171,15 +172,17 @@ def stats(
     from manifests.look import stats as statistics
     from manifests.look.mistakes import viewed
     from manifests.sums import summed
-    from manifests.views import stages_of
+    from manifests.view_columns import WIDE_VIEWS, parts_needed
 
     target = opened(**named)
     found: dict[str, Any] = {"choice": target.described}
     keys = [column for text in by for column in _split(text)]
     looked = viewed(target, view)
-    asked = " ".join([*keys, *histograms, where, "duration_s" if keys or histograms else "*", f"FROM {looked}"])
-    if keys or histograms or view or where != "true" or target.view not in ("annotations", "recordings"):
-        connection = target.connect(stages_of(asked) if looked in ("annotations", "judged") else ())
+    if keys or histograms or view or where != "true" or target.view != "recordings":
+        # The measures of windows are their own: those of recordings would count a recording once for each window.
+        columns = "duration_s" if keys or histograms or looked == "windows" else "*"
+        asked = " ".join([*keys, *histograms, where, columns, f"FROM {looked}"])
+        connection = target.connect(parts_needed(asked) if looked in WIDE_VIEWS else ())
         if keys:
             found["groups"] = statistics.grouped(connection, looked, keys, where)
         if histograms:
@@ -230,10 +233,10 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
     As DuckDB understands it; "SHOW TABLES" lists the tables. Nothing can be changed.
     """
     from manifests.look import results
-    from manifests.views import stages_of
+    from manifests.view_columns import parts_needed
 
     target = opened(**named)
-    results.write(target, stages_of(sql), sql, "json" if as_json else kind, output)
+    results.write(target, parts_needed(sql), sql, "json" if as_json else kind, output)
 
 
 @manifest.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import duckdb
 
@@ -13,7 +13,7 @@ from manifests.choice import ChoiceError, measured_in
 from manifests.exchange.foreign.rows import TABLES
 from manifests.look.targets import Target
 from manifests.select import RuleError
-from manifests.views import VERDICT, VIEWS, measured
+from manifests.view_columns import annotation_columns, columns_of_views
 
 NO_COLUMN = re.compile(r'(?:Referenced column|not have a column named|^Binder Error: Column) "(?P<name>.*?)"')
 NO_VIEW = re.compile(r"Table with name (?P<name>\S+) does not exist")
@@ -71,17 +71,14 @@ def of_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
             f"did not read that stage",
             f"{where}add [annotate.{stage}] to its recipe, then annotate and select again",
         )
-    near = _near(name, [*measured(schemas.STAGES), *schemas.WINDOWS.names])
+    near = _near(name, [*annotation_columns(schemas.STAGES), *schemas.WINDOWS.names])
     return f"the rule asks for {name}, which is no column", f"did you mean {near}" if near else LIST
 
 
 def _columns(target: Target | None) -> dict[str, list[str]]:
     """Columns of each view that can be asked."""
     if target is None or target.lake is not None:
-        every: Mapping[str, list[str]] = {view: schema.names for view, schema in VIEWS.items()}
-        annotations = list(measured(schemas.STAGES))
-        judged = [*annotations, *VERDICT]
-        return {"annotations": annotations, "judged": judged, **every, "batches": ["recording_id", "uris", "batch"]}
+        return columns_of_views()
     if target.view != "data":
         return {table: schema.names for table, schema in TABLES.items()}
     return {"data": target.connect().sql("FROM data").columns}

@@ -14,6 +14,7 @@ from manifests.labels import as_sql
 from manifests.lake import Lake
 from manifests.sql import ask
 from manifests.sums import MEASURES, Sum, Sums
+from manifests.view_columns import recording_columns, window_columns
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
@@ -59,7 +60,8 @@ def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str],
 def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> Rows:
     """Of each number in a view: how many rows have it, lowest, mean and highest."""
     columns = columns_of(connection, view)
-    numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
+    skipped = {"position", *(window_columns(recording_columns()) if view == "windows" else ())}
+    numeric = [name for name, kind in columns.items() if _is_number(kind) and name not in skipped]
     if not numeric:
         return []
     (row,) = rows_of(connection, f"SELECT {_described(numeric)}count(*) FROM {view} WHERE {where}")

@@ -94,7 +94,7 @@ def resolve(
         return Target(name, view, lake, choose(lake, selection, dataset, stages))
     if _is_lake(local):
         lake = Lake.at(local)
-        return Target(name, "annotations", lake, choose(lake, selection, dataset, stages))
+        return Target(name, "recordings", lake, choose(lake, selection, dataset, stages))
     if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
         _no_choice(name, named)
         return Target(name, "recordings", file=path)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import duckdb
@@ -24,13 +24,22 @@ from manifests.lake import Lake
 from manifests.names import DUPLICATE
 from manifests.select import check_rules, judge_windows
 from manifests.selection import Selection
-from manifests.views import CHECKED, connect, in_order, lock, open_views, stages_of
+from manifests.view_columns import parts_needed
+from manifests.views import CHECKED, connect, in_order, lock, open_views
 from manifests.windows import OF_RECORDING, cut
 
 SAMPLE = 5000
 CLUSTERS = 20
 """Batches that a sample is of, at least: from fewer its error is hardly known."""
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
+
+
+@dataclass(frozen=True)
+class ChangedSelection(Selection):
+    """A selection that is never stored, so that a rule without a name can be named by its condition."""
+
+    def _check_rule_name(self, rule: str) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     lock(judge, [])
     check_rules(judge, changed)
     rules = " ".join([*changed.recordings.values(), *stored.recordings.values()])
-    connection = open_views(lake, choice, stages_of(rules) | {"verdicts"})
+    connection = open_views(lake, choice, parts_needed(rules) | {"verdicts"})
     funnel = Funnel(changed.name)
     recut = any(getattr(stored, name) != getattr(changed, name) for name in GEOMETRY)
     _count_recordings(connection, changed, funnel, recut)
@@ -62,10 +71,10 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
     # Only a rule that is gone or another can let in what the selection kept out.
     loosened = recut or stored.recordings.items() - changed.recordings.items()
     lacking = f"({kept(changed)})" if recut else f"({kept(changed)}) AND verdict <> 'kept'"
-    (of,) = connection.execute(f"SELECT count(*) FROM judged WHERE {lacking}").fetchall()[0] if loosened else (0,)
+    (of,) = connection.execute(f"SELECT count(*) FROM recordings WHERE {lacking}").fetchall()[0] if loosened else (0,)
     told = WhatIf(changed, funnel)
     if of:
-        wanted = stages_of(rules) | {"verdicts", "signal", "vad", "diarize", "language"}
+        wanted = parts_needed(rules) | {"verdicts", "signal", "vad", "diarize", "language"}
         parts = _drawn(lake, choice, judge, changed, wanted, lacking, sample if of > sample else None)
         cut, error_h = _estimate(funnel, parts, of)
         told = WhatIf(changed, funnel, cut, of, error_h)
@@ -74,7 +83,7 @@ def what_if(lake: Lake, choice: Choice, stored: Selection, changed: Selection, s
 
 
 def kept(selection: Selection) -> str:
-    """SQL over `judged` that holds for the recordings that a selection keeps."""
+    """SQL over `recordings` that holds for the recordings that a selection keeps."""
     conditions = [f"coalesce(({rule}), false)" for rule in selection.recordings.values()]
     return " AND ".join(["verdict <> 'failed'", "duplicate_of IS NULL", *conditions])
 
@@ -91,7 +100,7 @@ def _count_recordings(connection: duckdb.DuckDBPyConnection, selection: Selectio
     windowed_s = "sum(CASE WHEN verdict = 'kept' THEN windowed_s ELSE 0 END)"
     sums = f"count(*), sum(verdict_duration_s), {windowed_s}"
     for reasons, count, seconds, inside_s in _by_reasons(
-        connection, names, rules, "judged WHERE verdict <> 'failed'", sums
+        connection, names, rules, "recordings WHERE verdict <> 'failed'", sums
     ):
         funnel.tally("recordings", "rejected" if reasons else "kept", reasons, count, seconds)
         if not (reasons or recut):
@@ -113,13 +122,14 @@ def _count_windows(
     connection: duckdb.DuckDBPyConnection, lake: Lake, stored: Selection, changed: Selection, funnel: Funnel
 ) -> None:
     """Fill in the stored windows of the recordings that are still kept."""
-    source = "windows"
+    source = "window_verdicts"
     if stored.recordings != changed.recordings:
-        flags = f"SELECT unnest(range(windows)) AS n, {kept(changed)} AS still FROM judged WHERE windows > 0"
+        flags = f"SELECT unnest(range(windows)) AS n, {kept(changed)} AS still FROM recordings WHERE windows > 0"
         if in_order(connection) and _windows_follow(connection, lake, stored.name):
-            source = f"windows POSITIONAL JOIN ({flags}) AS flags WHERE still"
+            source = f"window_verdicts POSITIONAL JOIN ({flags}) AS flags WHERE still"
         else:
-            source = f"windows SEMI JOIN (SELECT recording_id FROM judged WHERE {kept(changed)}) USING (recording_id)"
+            ids = f"SELECT recording_id FROM recordings WHERE {kept(changed)}"
+            source = f"window_verdicts SEMI JOIN ({ids}) USING (recording_id)"
     for reasons, count, seconds in _by_reasons(
         connection, list(changed.windows), list(changed.windows.values()), source, "count(*), sum(duration_s)"
     ):
@@ -127,8 +137,8 @@ def _count_windows(
 
 
 def _windows_follow(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: str) -> bool:
-    """Whether the windows of all verdicts, one after the other, are the rows of `windows`; some ids are compared."""
-    totals = "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM windows)"
+    """Whether the rows of `window_verdicts` follow the order of `verdicts`: counts and some ids are compared."""
+    totals = "SELECT (SELECT sum(windows) FROM verdicts) = (SELECT count(*) FROM window_verdicts)"
     if connection.execute(totals).fetchall() != [(True,)]:
         return False
     batches = list(lake.batches())
@@ -183,10 +193,10 @@ def _cut(
 ) -> dict[str, Part]:
     """Windows of the recordings that hold `lacking`, by batch up to `share` of each, or all as of one batch."""
     columns = ", ".join(OF_RECORDING)
-    query = f"SELECT {columns}, '' AS number, count(*) OVER () AS held FROM judged WHERE {lacking}"
+    query = f"SELECT {columns}, '' AS number, count(*) OVER () AS held FROM recordings WHERE {lacking}"
     if share is not None:
         query = (
-            f"SELECT {columns}, number, count(*) OVER (PARTITION BY number) AS held FROM judged JOIN (SELECT "
+            f"SELECT {columns}, number, count(*) OVER (PARTITION BY number) AS held FROM recordings JOIN (SELECT "
             "recording_id, regexp_extract(batch, '[0-9]+$') AS number FROM batches) USING (recording_id) "
             f"WHERE {lacking} QUALIFY row_number() OVER (PARTITION BY number ORDER BY hash(recording_id)) <= {share} "
             "ORDER BY number"
@@ -255,13 +265,13 @@ def change(
     settings = dict(settings)
     recordings = {**stored.recordings, **settings.pop("recordings", {}), **rules}
     windows = {**stored.windows, **settings.pop("windows", {}), **window_rules}
-    return replace(
-        stored,
-        name=f"{stored.name}, changed",
-        recordings={name: rule for name, rule in recordings.items() if name not in drop},
-        windows={name: rule for name, rule in windows.items() if name not in drop},
+    changed = {
+        "name": f"{stored.name}, changed",
+        "recordings": {name: rule for name, rule in recordings.items() if name not in drop},
+        "windows": {name: rule for name, rule in windows.items() if name not in drop},
         **settings,
-    )
+    }
+    return ChangedSelection(**{**vars(stored), **changed})
 
 
 def settings(overrides: Sequence[str]) -> dict[str, Any]:

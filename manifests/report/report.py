@@ -82,7 +82,7 @@ class Report:
     def _thresholds(self) -> list[Threshold]:
         if self.selection is None:
             return []
-        levels = {"recordings": "annotations", "windows": "windows"}
+        levels = {"recordings": "annotations", "windows": "window_verdicts"}
         return [
             threshold
             for level, view in levels.items()
@@ -91,7 +91,7 @@ class Report:
 
     def _make_facts(self) -> None:
         """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
-        steps = {"ingest": "recordings", **{stage: stage for stage in self.choice.stages}}
+        steps = {"ingest": "ingest", **{stage: stage for stage in self.choice.stages}}
         failed = " UNION ALL ".join(
             f"SELECT {quoted(step)} AS step, recording_id, error_type, error, remedy FROM {view} WHERE status <> 'ok'"
             for step, view in steps.items()
@@ -114,7 +114,7 @@ class Report:
             *(f"{expression} AS {name}" for name, expression in groups.items()),
             *(f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "recordings"),
         ]
-        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM judged")
+        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM recordings")
         if self.selection:
             movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
             fixed = [name for name in self.selection.windows if name not in movable]
@@ -122,7 +122,7 @@ class Report:
             self.connection.execute(
                 "CREATE TEMP TABLE window_facts AS SELECT window_id, recording_id, duration_s, "
                 f"CASE WHEN kept THEN 'kept' ELSE 'rejected' END AS verdict, "
-                f"NOT list_has_any(reasons, {_list(fixed)}) AS fixed, {', '.join(scores)} FROM windows"
+                f"NOT list_has_any(reasons, {_list(fixed)}) AS fixed, {', '.join(scores)} FROM window_verdicts"
             )
 
     # ---- sections ----

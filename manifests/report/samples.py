@@ -58,7 +58,7 @@ def browsed(
     ).fetchall()
     ids = [row[0] for row in drawn]
     known = _by_id(connection, "annotations", ids)
-    windows = _by_id(connection, "windows", ids)
+    windows = _by_id(connection, "window_verdicts", ids)
     failures = _by_id(connection, "failures", ids)
     for recording_id, verdict, reasons in drawn:
         (row,) = known[recording_id]

@@ -34,7 +34,7 @@ def picking(function: Callable[..., None]) -> Callable[..., None]:
             "--from", "file", metavar="FILE",
             help="Those that a .csv, .jsonl or .parquet names in a column recording_id, uri or pattern.",
         ),
-        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `annotations`."),
+        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `recordings`."),
         click.option("--source", metavar="SOURCE", help="Those of one source."),
         click.option(
             "--uri", "uris", multiple=True, metavar="PATTERN",

@@ -92,7 +92,7 @@ def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -
     if part.windows is not None and choice.selection is None:
         raise SpeechmillError(f"{name} has no selection, whose windows are asked for", "run `speechmill select` first")
     with target.connect() as connection:
-        _draw(connection, part, "judged" if choice.selection else "annotations", phones, seed)
+        _draw(connection, part, "recordings", phones, seed)
         counts = connection.execute(
             "SELECT count(*), count(*) FILTER (recogniser IS NULL), count(*) FILTER (phones = 0), "
             "count(*) FILTER (phones > 0 AND NOT drawn), list(DISTINCT recogniser) FILTER (recogniser IS NOT NULL) "
