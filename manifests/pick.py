@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from manifests.choice import choose
 from manifests.lake import Lake
-from manifests.sql import reading
+from manifests.sql import read_only
 from manifests.view_columns import parts_needed
 from manifests.views import open_views
 
@@ -78,7 +78,7 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
         values["source"] = wanted.source
     if wanted.where:
         conditions.append(
-            f"recording_id IN ({reading(connection, f'SELECT recording_id FROM recordings WHERE {wanted.where}')})"
+            f"recording_id IN ({read_only(connection, f'SELECT recording_id FROM recordings WHERE {wanted.where}')})"
         )
     if wanted.file:
         conditions.append("recording_id IN (SELECT recording_id FROM matched)")

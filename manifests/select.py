@@ -25,7 +25,7 @@ from manifests.lake import Lake
 from manifests.names import DUPLICATE
 from manifests.selection import Selection
 from manifests.spans import Array
-from manifests.sql import NotReadingError, reading
+from manifests.sql import NotReadingError, read_only
 from manifests.tables import joined, write_parquet_bytes
 from manifests.view_columns import annotation_columns
 from manifests.windows import OF_RECORDING, cut, listed
@@ -172,7 +172,7 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
             try:
-                reading(connection, f"SELECT {_broken(condition)}")
+                read_only(connection, f"SELECT {_broken(condition)}")
                 broken_rules(connection, table, {name: condition})
             except (duckdb.Error, NotReadingError) as error:
                 known = ", ".join(table.schema.names)

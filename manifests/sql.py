@@ -35,10 +35,10 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any] =
     """The answer to one question, to be fetched. Raises NotReadingError for SQL that may do more than read, and
     duckdb.Error for what is not SQL.
     """
-    return connection.execute(reading(connection, sql), list(values))
+    return connection.execute(read_only(connection, sql), list(values))
 
 
-def reading(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+def read_only(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     """`sql`, once it is known to be one statement that only reads: a SELECT in any form, or EXPLAIN of one.
 
     Raises as `ask`.
@@ -68,7 +68,7 @@ def _explained(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     """The statement behind the word EXPLAIN. Options are none, and with ANALYZE it would be run."""
     words = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
     try:
-        return reading(connection, sql[words[0] + len("EXPLAIN") :])
+        return read_only(connection, sql[words[0] + len("EXPLAIN") :])
     except duckdb.ParserException as error:
         raise NotReadingError("EXPLAIN can be asked without ANALYZE and options only, of one SELECT") from error
 

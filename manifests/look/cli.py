@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choosing, looking, opened
+from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choice_options, open_target, target_options
 from manifests.output import counted, say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def selections(lake: str, as_json: bool) -> None:
 
 @manifest.command()
 @click.argument("lake", type=click.Path())
-@choosing
+@choice_options
 @WIDE
 @JSON
 @click.option(
@@ -65,17 +65,17 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
     from manifests.choice import choose
     from manifests.look import duplicates as repeated
     from manifests.look import terminal
-    from manifests.look.options import told
+    from manifests.look.options import user_errors
     from manifests.look.targets import lake_of
 
-    with told():
+    with user_errors():
         found = lake_of(lake)
         shown = repeated.duplicates(found, choose(found, **named), count)
     terminal.as_json(shown) if as_json else repeated.render(shown)
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @VIEW
 @WHERE
@@ -89,12 +89,12 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     In the order in which they lie, of those that meet --where.
     """
     from manifests.look import render, terminal
-    from manifests.look.mistakes import viewed
+    from manifests.look.mistakes import existing_view
     from manifests.look.stats import rows_of
     from manifests.view_columns import parts_needed
 
-    target = opened(**named)
-    view = viewed(target, view)
+    target = open_target(**named)
+    view = existing_view(target, view)
     shown = columns or (", ".join(HEAD[view]) if view in HEAD and target.lake and not as_json else "*")
     rows: list[dict[str, Any]] = []
     for numbers in _first_and_all(target):
@@ -131,7 +131,7 @@ def _short(name: str, value: Any) -> Any:
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
@@ -139,8 +139,8 @@ def show(recording: str, as_json: bool, **named: Any) -> None:
     from manifests.look import render, terminal
     from manifests.look import show as showing
 
-    target = opened(**named)
-    found = showing.known(target, recording)
+    target = open_target(**named)
+    found = showing.recording_rows(target, recording)
     if as_json:
         terminal.as_json({"choice": target.described, **found})
     else:
@@ -155,7 +155,7 @@ BY = click.option(
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @VIEW
 @WHERE
@@ -170,14 +170,14 @@ def stats(
     """
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
-    from manifests.look.mistakes import viewed
+    from manifests.look.mistakes import existing_view
     from manifests.sums import summed
     from manifests.view_columns import WIDE_VIEWS, parts_needed
 
-    target = opened(**named)
+    target = open_target(**named)
     found: dict[str, Any] = {"choice": target.described}
     keys = [column for text in by for column in _split(text)]
-    looked = viewed(target, view)
+    looked = existing_view(target, view)
     if keys or histograms or view or where != "true" or target.view != "recordings":
         # The measures of windows are their own: those of recordings would count a recording once for each window.
         columns = "duration_s" if keys or histograms or looked == "windows" else "*"
@@ -215,7 +215,7 @@ def _split(text: str) -> list[str]:
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @click.argument("sql", metavar="SQL")
 @click.option(
@@ -235,12 +235,12 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
     from manifests.look import results
     from manifests.view_columns import parts_needed
 
-    target = opened(**named)
+    target = open_target(**named)
     results.write(target, parts_needed(sql), sql, "json" if as_json else kind, output)
 
 
 @manifest.command()
-@looking
+@target_options
 def funnel(as_json: bool, **named: Any) -> None:
     """Print what a selection kept, and rejected why.
 
@@ -262,7 +262,7 @@ def selected(named: Mapping[str, Any]) -> tuple[Target, str]:
     """The target and its selection; ChoiceError where there is none."""
     from manifests.choice import ChoiceError
 
-    target = opened(**named)
+    target = open_target(**named)
     if target.lake is None or target.choice.selection is None:
         raise ChoiceError(f"{target.name} has no selection", "make one: `speechmill select RECIPE --lake ...`")
     return target, target.choice.selection
@@ -278,7 +278,7 @@ def _named(values: tuple[str, ...]) -> dict[str, str]:
 
 
 @manifest.command("what-if")
-@looking
+@target_options
 @WIDE
 @click.option(
     "--rule",

@@ -20,9 +20,9 @@ NO_VIEW = re.compile(r"Table with name (?P<name>\S+) does not exist")
 LIST = '`speechmill manifest query TARGET "DESCRIBE VIEW"` lists the columns of a view, "SHOW TABLES" the views'
 
 
-def of_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
+def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
     """What DuckDB did not understand, and what to do about it."""
-    views = _columns(target)
+    views = _columns_by_view(target)
     if match := NO_COLUMN.search(str(error)):
         name = match["name"]
         holders = [view for view, columns in views.items() if name in columns]
@@ -31,31 +31,31 @@ def of_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
                 f"this view has no column {name}",
                 f"the column is in {', '.join(holders)}: --view, or FROM, names it",
             )
-        near = _near(name, (column for columns in views.values() for column in columns))
+        near = _similar_names(name, (column for columns in views.values() for column in columns))
         meant = f"did you mean {near}" if near else f"if it is a text, write it in single quotes: '{name}'"
         return f"there is no column {name}", f"{meant}; {LIST}"
     if match := NO_VIEW.search(str(error)):
-        return no_view(match["name"], views)
+        return unknown_view(match["name"], views)
     what = _first_line(error)
     if isinstance(error, duckdb.ParserException):
         return f"this is not SQL that can be read: {what}", "write it as in DuckDB; quote the whole in the shell"
     return what, f"correct it; {LIST}"
 
 
-def viewed(target: Target, view: str | None) -> str:
+def existing_view(target: Target, view: str | None) -> str:
     """The view that --view names, else the one that a target is looked at by. Raises ChoiceError where it has none."""
-    views = _columns(target)
+    views = _columns_by_view(target)
     if view is not None and view not in views:
-        raise ChoiceError(*no_view(view, views))
+        raise ChoiceError(*unknown_view(view, views))
     return view or target.view
 
 
-def no_view(name: str, views: Iterable[str]) -> tuple[str, str]:
-    near = _near(name, views)
+def unknown_view(name: str, views: Iterable[str]) -> tuple[str, str]:
+    near = _similar_names(name, views)
     return f"there is no view {name}", f"did you mean {near}; " * bool(near) + f"the views are {', '.join(views)}"
 
 
-def of_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
+def explain_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
     """What is wrong with a rule; a column of a stage that the selection did not read is told with one that did."""
     match = NO_COLUMN.search(str(error))
     if match is None or target is None or target.lake is None:
@@ -71,11 +71,11 @@ def of_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
             f"did not read that stage",
             f"{where}add [annotate.{stage}] to its recipe, then annotate and select again",
         )
-    near = _near(name, [*annotation_columns(schemas.STAGES), *schemas.WINDOWS.names])
+    near = _similar_names(name, [*annotation_columns(schemas.STAGES), *schemas.WINDOWS.names])
     return f"the rule asks for {name}, which is no column", f"did you mean {near}" if near else LIST
 
 
-def _columns(target: Target | None) -> dict[str, list[str]]:
+def _columns_by_view(target: Target | None) -> dict[str, list[str]]:
     """Columns of each view that can be asked."""
     if target is None or target.lake is not None:
         return columns_of_views()
@@ -84,7 +84,7 @@ def _columns(target: Target | None) -> dict[str, list[str]]:
     return {"data": target.connect().sql("FROM data").columns}
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _similar_names(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name.lower(), dict.fromkeys(known), n=3, cutoff=0.6)
     return " or ".join(found)
 

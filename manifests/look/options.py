@@ -1,4 +1,4 @@
-"""What the commands of `speechmill manifest` have in common: their options, and their errors told to people."""
+"""What the commands of `speechmill manifest` have in common: their options, and their errors user_errors to people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LookError(click.ClickException):
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Errors of SQL, rules and names, for people."""
     import duckdb
 
@@ -44,18 +44,18 @@ def told() -> Iterator[None]:
     except (ChoiceError, ManifestError, NotReadingError) as error:
         raise LookError(str(error), error.remedy) from error
     except RuleError as error:
-        raise LookError(*mistakes.of_rule(error, _target())) from error
+        raise LookError(*mistakes.explain_rule(error, _target())) from error
     except duckdb.Error as error:
         if damage := damaged(error):
             raise damage from error
-        raise LookError(*mistakes.of_sql(error, _target())) from error
+        raise LookError(*mistakes.explain_sql(error, _target())) from error
 
 
 class Commands(click.Group):
-    """Runs each command with its errors told."""
+    """Runs each command with its errors user_errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told():
+        with user_errors():
             return super().invoke(ctx)
 
 
@@ -68,7 +68,7 @@ def _target() -> Target | None:
     return None if context is None else context.meta.get(TARGET)
 
 
-def opened(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
+def open_target(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
     """What a command looks at, by its options."""
     from manifests.look.targets import resolve
 
@@ -84,7 +84,7 @@ def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return {name: mark for name, _, mark in pairs}
 
 
-def folders_of(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+def complete_folders(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Completes the names of the folders of a lake."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -102,7 +102,7 @@ def folders_of(prefix: str) -> Callable[[click.Context, click.Parameter, str], l
     return complete
 
 
-def choosing(function: Callable[..., None]) -> Callable[..., None]:
+def choice_options(function: Callable[..., None]) -> Callable[..., None]:
     """Which selection, dataset and results of stages of a lake are meant: `selection`, `dataset` and `stages`."""
     for option in (
         click.option(
@@ -110,11 +110,11 @@ def choosing(function: Callable[..., None]) -> Callable[..., None]:
             help="Results of a stage to look at, where it was measured with several settings.",
         ),
         click.option(
-            "--dataset", metavar="NAME", shell_complete=folders_of("datasets"),
+            "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
             help="Dataset to look at; if not given, the newest that was made of the selection.",
         ),
         click.option(
-            "--selection", metavar="NAME", shell_complete=folders_of("selections"),
+            "--selection", metavar="NAME", shell_complete=complete_folders("selections"),
             help="Selection to look at; if not given, the one of --dataset, else the newest. "
             "`speechmill manifest selections LAKE` lists them.",
         ),
@@ -141,6 +141,6 @@ WIDE = click.option(
 )  # fmt: skip
 
 
-def looking(function: Callable[..., None]) -> Callable[..., None]:
+def target_options(function: Callable[..., None]) -> Callable[..., None]:
     """What every command over one target takes."""
-    return click.argument("target", type=click.Path())(choosing(JSON(function)))
+    return click.argument("target", type=click.Path())(choice_options(JSON(function)))

@@ -17,7 +17,7 @@ from manifests.choice import ChoiceError
 from manifests.look import render, terminal
 from manifests.look.targets import Target
 from manifests.output import one_line, to_json
-from manifests.sql import ask, reading
+from manifests.sql import ask, read_only
 from manifests.whole import whole, whole_text
 
 SHOWN = 100
@@ -33,7 +33,7 @@ def write(target: Target, stages: Iterable[str], sql: str, kind: str, output: st
         raise ChoiceError("Parquet is not for a terminal", "add -o FILE.parquet")
     connection = target.connect(stages)
     if kind == "parquet":
-        _parquet(connection.sql(reading(connection, sql)), Path(str(output)))
+        _parquet(connection.sql(read_only(connection, sql)), Path(str(output)))
         return
     found = ask(connection, sql)
     with whole_text(Path(output)) if output else nullcontext(sys.stdout) as file:

@@ -23,7 +23,7 @@ WIDTH = 62
 LISTED = 40
 
 
-def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
+def find_recording(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
     """Id and batch of the recording that `name` means: its id or the start of it, else its uri, the end of that
     or its name without a suffix.
 
@@ -43,13 +43,13 @@ def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
     return recording_id, batch
 
 
-def known(target: Target, name: str) -> dict[str, Any]:
+def recording_rows(target: Target, name: str) -> dict[str, Any]:
     """Rows of one recording by view, its windows each with the shards that hold it."""
     lake, choice = target.lake, target.choice
     if lake is None:
         raise ChoiceError(f"{target.name} is no lake", "name a lake: only there is all of a recording known")
     connection = target.connect(())
-    recording_id, batch = find(connection, name)
+    recording_id, batch = find_recording(connection, name)
     keys = {"recording": lake.recordings_key(batch)}
     keys |= {stage: lake.annotation_key(stage, mark, batch) for stage, mark in choice.stages.items()}
     if choice.selection:

@@ -36,7 +36,7 @@ class Node:
     def label(self) -> str:
         return shortened(self.name)
 
-    def told(self, whole_h: float) -> list[str]:
+    def lines(self, whole_h: float) -> list[str]:
         """Its count, and its hours with their share of all hours, as words."""
         share = self.drawn_h / whole_h if whole_h else 0.0
         percent = "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")

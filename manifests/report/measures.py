@@ -41,7 +41,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return kind == pa.string() or pa.types.is_list(kind)
 
 
-def of_recordings(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Measure]:
+def recording_measures(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Measure]:
     """Measures of recordings by name: what a stage counted goes before what a header claimed."""
     found: dict[str, Measure] = {}
     for origin, schema in (*((stage, schemas.STAGES[stage]) for stage in stages), ("ingest", schemas.RECORDINGS)):
@@ -52,7 +52,7 @@ def of_recordings(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Me
     return found
 
 
-def of_windows() -> dict[str, Measure]:
+def window_measures() -> dict[str, Measure]:
     return {name: Measure.of(schemas.WINDOWS.field(name), "select") for name in WINDOW_SCORES}
 
 
@@ -80,10 +80,10 @@ class Score:
 
 def scores(movable: Iterable[Threshold], windows: bool) -> Iterator[Score]:
     """Scores that a rule speaks of first, then every other number that the stages measured."""
-    known = {"recordings": of_recordings(), "windows": of_windows()}
+    known = {"recordings": recording_measures(), "windows": window_measures()}
     plain = [
         name
-        for name, measure in of_recordings().items()
+        for name, measure in recording_measures().items()
         if measure.origin != "ingest" and (measure.kind == pa.float64() or name == "num_speakers")
     ]
     wanted = [(threshold.level, threshold.expression) for threshold in movable]
@@ -91,13 +91,13 @@ def scores(movable: Iterable[Threshold], windows: bool) -> Iterator[Score]:
     if windows:
         wanted += [("windows", name) for name in WINDOW_SCORES]
     for number, (level, expression) in enumerate(dict.fromkeys(wanted)):
-        measure = known[level].get(expression) or _composed(expression, known[level])
+        measure = known[level].get(expression) or _computed_measure(expression, known[level])
         title = expression if level == "recordings" else f"{expression} of windows"
         whole = pa.types.is_integer(measure.kind)
         yield Score(level, f"s{number}", expression, title, measure.unit, whole, measure.sentence)
 
 
-def _composed(expression: str, known: Mapping[str, Measure]) -> Measure:
+def _computed_measure(expression: str, known: Mapping[str, Measure]) -> Measure:
     """What an expression of a rule is made of. It has the unit of its columns unless it multiplies or divides."""
     used = [known[name] for name in dict.fromkeys(re.findall(r"\w+", expression)) if name in known]
     units = {measure.unit for measure in used}

@@ -14,13 +14,13 @@ import markupsafe
 import plotly.offline
 
 from manifests.report.figures import COLORS, GROUND, mel_scale
-from manifests.report.samples import Browsed
+from manifests.report.samples import SampledRecordings
 from manifests.version import version
 
 LIMIT_BYTES = 20_000_000
 
 
-def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTES) -> str:
+def render(page: dict[str, Any], browsed: SampledRecordings, limit_bytes: int = LIMIT_BYTES) -> str:
     """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = resources.files("manifests.report").joinpath("templates")
@@ -86,7 +86,7 @@ def _whatif_note(whatif: dict[str, Any]) -> str:
     return "; ".join(notes).capitalize() + "."
 
 
-def _samples_note(taken: int, dropped: int, browsed: Browsed, limit_bytes: int) -> str:
+def _samples_note(taken: int, dropped: int, browsed: SampledRecordings, limit_bytes: int) -> str:
     note = f"{taken} of {browsed.total:,} recordings, drawn from every verdict and combination of reasons"
     if dropped:
         note += f"; {dropped} more were drawn and left out to keep this file under {limit_bytes / 1e6:g} MB"

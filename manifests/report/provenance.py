@@ -7,7 +7,7 @@ from typing import Any
 
 from manifests.choice import Choice
 from manifests.lake import Lake
-from manifests.report.runs import Run, made
+from manifests.report.runs import Run, runs_behind
 from manifests.selection import Selection
 
 Block = dict[str, Any]
@@ -52,7 +52,7 @@ def recipe_of(lake: Lake, dataset: str | None) -> dict[str, Any] | None:
 def _made_by(
     selection: str, dataset: str | None, recipe: dict[str, Any] | None, runs: Sequence[Run]
 ) -> Iterator[Block]:
-    found = list(made(runs, selection, recipe))
+    found = list(runs_behind(runs, selection, recipe))
     what = f"dataset {dataset}" if recipe else f"selection {selection}"
     rows = [(run.begun, did, run.command) for run, did in found]
     yield {"name": f"Runs that made the {what}, newest first", "runs": rows}

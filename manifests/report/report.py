@@ -19,7 +19,7 @@ from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
 from manifests.report.measures import Measure, Score
 from manifests.report.page import render
-from manifests.report.samples import Snippet, browsed
+from manifests.report.samples import Snippet, sample_recordings
 from manifests.report.thresholds import Threshold, sample, thresholds
 from manifests.report.tokens import Tokens
 from manifests.selection import Selection
@@ -46,9 +46,9 @@ class Report:
         self.connection = open_views(lake, choice)
         self.selection = Selection.stored(lake, choice.selection) if choice.selection else None
         self.figures: dict[str, dict[str, Any]] = {}
-        self.runs = runs.newest(lake)
+        self.runs = runs.newest_runs(lake)
         recipe = provenance.recipe_of(lake, choice.dataset)
-        self.tokens = Tokens.counted(self.connection, recipe)
+        self.tokens = Tokens.from_ledger(self.connection, recipe)
         self.movable = self._thresholds()
         self.scores = list(measures.scores(self.movable, self.selection is not None))
         self._make_facts()
@@ -72,7 +72,7 @@ class Report:
             "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
         }
         page |= {"whatif": self._whatif(scores), "figures": self.figures}
-        return render(page, browsed(self.connection, self.movable, num_samples, snippet))
+        return render(page, sample_recordings(self.connection, self.movable, num_samples, snippet))
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self.connection.execute(query, parameters or []).fetchall()
@@ -185,9 +185,9 @@ class Report:
 
     def _measures(self) -> list[Measure]:
         """Whatever is plotted or told of recordings and windows, in alphabetical order."""
-        found = measures.of_recordings(self.choice.stages)
+        found = measures.recording_measures(self.choice.stages)
         if self.selection:
-            found |= {f"{name} of windows": measure for name, measure in measures.of_windows().items()}
+            found |= {f"{name} of windows": measure for name, measure in measures.window_measures().items()}
         for score in self.scores:  # those that a rule computes are no columns
             found.setdefault(score.title, Measure(score.title, score.unit, score.sentence, "select", pa.float64()))
         return [replace(measure, name=name) for name, measure in sorted(found.items())]
@@ -238,7 +238,7 @@ class Report:
 
     def _groups(self) -> Iterator[tuple[str, str, str]]:
         """Figure, title and what the grouping measure is."""
-        known = measures.of_recordings()
+        known = measures.recording_measures()
         for column, title in GROUPS.items():
             rows = self.rows(
                 f"WITH named AS (SELECT coalesce({column}, 'unknown') AS name, verdict, duration_s FROM facts), "

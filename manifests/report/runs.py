@@ -92,13 +92,13 @@ class Run:
         return found if isinstance(found, Mapping) else {}
 
 
-def newest(lake: Lake) -> list[Run]:
+def newest_runs(lake: Lake) -> list[Run]:
     """The last MAX_READ runs, newest first."""
     names = [name for name in reversed(folders(lake, "runs")) if name[:1].isdigit()]
     return list(lake.ahead(lambda name: Run.read(lake, name), names[:MAX_READ]))
 
 
-def made(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
+def runs_behind(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
     """The runs behind a selection and its dataset, newest first, each with what it did for them.
 
     `recipe` is the dataset's, or None where only a selection is made: then a run that made it tells its recipe.

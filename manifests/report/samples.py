@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from manifests.report.figures import COLORS, PALETTE
-from manifests.report.measures import NO_UNIT, of_recordings
+from manifests.report.measures import NO_UNIT, recording_measures
 from manifests.report.thresholds import Threshold
 from manifests.windows import overlaps
 
@@ -25,7 +25,7 @@ MAX_SPEAKERS = 8
 
 
 @dataclass
-class Browsed:
+class SampledRecordings:
     """Samples in the order in which they were drawn; `total` recordings are there to draw from."""
 
     total: int
@@ -38,15 +38,15 @@ class Browsed:
         return {sample["verdict"] for sample in self.samples}
 
 
-def browsed(
+def sample_recordings(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[Threshold], count: int, snippet: Snippet | None
-) -> Browsed:
+) -> SampledRecordings:
     """Up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
 
     The kept ones are about half. Within a combination the hash of the id decides, so any number is a fair draw.
     """
     ((total,),) = connection.execute("SELECT count(*) FROM facts").fetchall()
-    found = Browsed(total, sound="" if snippet else "No sound is in this file: it was made without.")
+    found = SampledRecordings(total, sound="" if snippet else "No sound is in this file: it was made without.")
     drawn = connection.execute(
         "WITH ranked AS (SELECT recording_id, verdict, reasons, "
         "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank "
@@ -115,7 +115,7 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
     """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
     broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
     values = []
-    for name, measure in of_recordings().items():
+    for name, measure in recording_measures().items():
         value = row.get(name)
         if value is None:
             continue

@@ -29,7 +29,7 @@ class Tokens:
     """Split, patch size, tokens of context and of continuation."""
 
     @classmethod
-    def counted(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
+    def from_ledger(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
         """From the view `ledger`; None where no ledger is written, or it counts no window."""
         # A recipe that does not name a patch size makes tokens of one frame.
         patch = (recipe or {}).get("encode", {}).get("patch", 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.look.cli import manifest
-from manifests.look.options import JSON, WIDE, choosing
+from manifests.look.options import JSON, WIDE, choice_options
 from manifests.output import say
 from manifests.version import version
 from pipelines.commands import curate, inspect
@@ -27,9 +27,9 @@ from pipelines.commands.options import (
     INPUTS,
     RETRY,
     Output,
-    begun,
     engine_of,
     open_lake,
+    open_run,
     options,
     recipe_of,
     retry_of,
@@ -74,9 +74,9 @@ for command in (
 def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
     if dry_run:
-        tell(["ingest", "annotate", "select", "encode"], inputs, **settings)
+        print_plan(["ingest", "annotate", "select", "encode"], inputs, **settings)
         return
-    with begun(**settings, inputs=inputs, measures=True) as (work, output):
+    with open_run(**settings, inputs=inputs, measures=True) as (work, output):
 
         def others() -> None:
             do_annotate(work, output)
@@ -91,7 +91,7 @@ def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **setting
             from pipelines.commands import rounds
 
             rounds.repeat(work, lambda: do_ingest(work, output, inputs), others, every_s, work.watch.print)
-        do_tell_next(work, output, settings)
+        print_next_steps(work, output, settings)
 
 
 @cli.command()
@@ -99,7 +99,7 @@ def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **setting
 @INPUTS
 def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
     """Add recordings to the lake: probe headers, hash bytes, decode nothing."""
-    with begun(**settings, inputs=inputs) as (work, output):
+    with open_run(**settings, inputs=inputs) as (work, output):
         do_ingest(work, output, inputs)
 
 
@@ -110,9 +110,9 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 def annotate(dry_run: bool, **settings: Any) -> None:
     """Measure every recording that was not measured with these settings."""
     if dry_run:
-        tell(["annotate"], **settings)
+        print_plan(["annotate"], **settings)
         return
-    with begun(**settings, measures=True) as (work, output):
+    with open_run(**settings, measures=True) as (work, output):
         do_annotate(work, output)
 
 
@@ -122,9 +122,9 @@ def annotate(dry_run: bool, **settings: Any) -> None:
 def select(dry_run: bool, **settings: Any) -> None:
     """Apply the recipe's rules to what was measured and print the funnel; decodes nothing."""
     if dry_run:
-        tell(["select"], **settings)
+        print_plan(["select"], **settings)
         return
-    with begun(**settings) as (work, output):
+    with open_run(**settings) as (work, output):
         do_select(work, output)
 
 
@@ -135,15 +135,15 @@ def select(dry_run: bool, **settings: Any) -> None:
 def encode(dry_run: bool, **settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
     if dry_run:
-        tell(["encode"], **settings)
+        print_plan(["encode"], **settings)
         return
-    with begun(**settings) as (work, output):
+    with open_run(**settings) as (work, output):
         check_room(work)
         do_encode(work, output)
-        do_tell_next(work, output, settings)
+        print_next_steps(work, output, settings)
 
 
-def tell(
+def print_plan(
     steps: list[str],
     inputs: tuple[str, ...] = (),
     *,
@@ -221,7 +221,7 @@ def do_encode(work: Run, output: Output) -> None:
         output.show("encode", rows, ledger.render(table, work.recipe.encode.patch))
 
 
-def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
+def print_next_steps(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
     """Tell where the dataset lies, how long that took and what shows and checks it."""
     from pipelines.commands.next_steps import next_commands
     from pipelines.progress.watch import clock
@@ -239,7 +239,7 @@ def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None
 
 
 @manifest.command()
-@choosing
+@choice_options
 @WIDE
 @JSON
 @click.argument("one")
@@ -260,7 +260,7 @@ def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
 
 @cli.command()
 @click.argument("lake")
-@choosing
+@choice_options
 @click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
 @click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import told
+from manifests.look.options import user_errors
 from manifests.output import printable, say, to_json
 from pipelines.progress.console import public_command
 from runtime.errors import SpeechmillError
@@ -89,12 +89,12 @@ def watched(lake: Lake, command: list[str]) -> Iterator[Watch]:
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def pick_errors() -> Iterator[None]:
     """Errors of what was asked for, for people."""
     from manifests.pick import PickError
 
     try:
-        with told():
+        with user_errors():
             yield
     except PickError as error:
         raise SpeechmillError(str(error), error.remedy) from error
@@ -132,7 +132,7 @@ def label(
         return
     if not labels and not which["file"]:
         raise click.UsageError("say what to change: KEY=VALUE, or --from a file with such columns")
-    with errors_told():
+    with pick_errors():
         wanted = Wanted(**which)
         connection = pick(found, wanted)
         try:
@@ -238,7 +238,7 @@ def remove(
     from manifests.pick import Wanted, pick
 
     found = opened(lake)
-    with errors_told():
+    with pick_errors():
         connection = pick(found, Wanted(**which))
         leaving = withdraw.find(found, connection, reason, keep_copies)
     unknown = set(which["ids"]) - leaving.ids - set(withdraw.tombstones(found)["recording_id"].to_pylist())

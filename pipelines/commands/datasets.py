@@ -25,13 +25,13 @@ def datasets() -> None:
 def list_datasets(lake: str, as_json: bool) -> None:
     """List the datasets of LAKE with their versions, and the bytes that each takes."""
     opened = open_lake(lake)
-    told = [_told(opened, name) for name in _names(opened)]
+    found = [_described(opened, name) for name in _names(opened)]
     if as_json:
-        say(to_json({"datasets": told}, indent=1))
+        say(to_json({"datasets": found}, indent=1))
         return
-    if not told:
+    if not found:
         raise SpeechmillError(f"no dataset in {lake}", "run `speechmill run` or `speechmill encode` first")
-    for one in told:
+    for one in found:
         say(f"{one['name']}: recipe {one['recipe']}, encoder {one['encoder']}, {one['bytes'] / 1e6:,.1f} MB")
         for version in one["versions"]:
             shards = ", ".join(f"{folder} {count:,}" for folder, count in version["shards"].items()) or "none"
@@ -50,7 +50,7 @@ def _names(lake: Lake) -> list[str]:
     return [name for name in folders(lake, "datasets") if next(lake.storage.list(f"datasets/{name}"), None)]
 
 
-def _told(lake: Lake, name: str) -> dict[str, Any]:
+def _described(lake: Lake, name: str) -> dict[str, Any]:
     from manifests.versions import versions
 
     prefix = f"datasets/{name}"

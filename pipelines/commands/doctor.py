@@ -40,17 +40,17 @@ def doctor(places: tuple[str, ...], write: bool, as_json: bool) -> None:
 
     Ends with 3 where something that is needed, or was named, is missing or wrong; a missing extra is no fault.
     """
-    found = examined(places, write)
+    found = examine(places, write)
     if as_json:
         say(to_json(found, indent=1))
     else:
-        for line in _told(found):
+        for line in _lines(found):
             say(line)
     if found["problems"]:
         sys.exit(3)
 
 
-def examined(places: Iterable[str], write: bool) -> dict[str, Any]:
+def examine(places: Iterable[str], write: bool) -> dict[str, Any]:
     """All that is found; `problems` are what a person has to mend."""
     needed = requirements()
     packages = list(_packages(needed.pop("")))
@@ -138,7 +138,7 @@ def _place(place: str, write: bool) -> dict[str, Any]:
     config = dataclasses.replace(default, retry_s=min(default.retry_s, PATIENCE_S))
     row: dict[str, Any] = {"place": public(place), "what": None, "written": None, "error": None, "remedy": None}
     try:
-        row["what"] = _seen(place, config)
+        row["what"] = _kind_of_place(place, config)
         if write and not place.lower().startswith(("http://", "https://")) and not Path(place).is_file():
             _write(place, config)
             row["written"] = True
@@ -148,7 +148,7 @@ def _place(place: str, write: bool) -> dict[str, Any]:
     return row
 
 
-def _seen(place: str, config: StorageConfig) -> str:
+def _kind_of_place(place: str, config: StorageConfig) -> str:
     """What a place is; raises where it cannot be read."""
     from pipelines.audio.files import scheme, stat_file
 
@@ -184,7 +184,7 @@ def _disks() -> Iterator[dict[str, Any]]:
         yield {"use": use, "path": str(folder), "free_gb": round(shutil.disk_usage(there).free / 1e9, 2)}
 
 
-def _told(found: dict[str, Any]) -> Iterator[str]:
+def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"speechmill {found['speechmill']}, Python {found['python']}, {found['platform']}"
     yield "packages: " + ", ".join(f"{one['name']} {one['version'] or 'MISSING'}" for one in found["packages"])
     yield "extras"

@@ -39,7 +39,7 @@ CPU_HOURS = {
 
 
 @dataclass
-class Met:
+class InputCounts:
     """The names that inputs hold, and what the headers of some new ones claim."""
 
     names: int = 0
@@ -74,18 +74,18 @@ class DryRun:
         found: dict[str, dict[str, Any]] = {}
         waiting_h = 0.0
         if "ingest" in names:
-            met = self.meet(inputs)
+            met = self.count_inputs(inputs)
             waiting_h += met.new_hours
             found["ingest"] = asdict(met) | {"text": met.text()}
         marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
         batches, pending_s = expected(self.lake, (unit.unit for unit in Pending(self.lake, marks, self.retry)))
         waiting_h += pending_s / 3600
         if "annotate" in names:
-            took = self._took("annotate", waiting_h, marks)
+            took = self._estimated_time("annotate", waiting_h, marks)
             text = f"annotate: {batches:,} batches are pending; with what is new {waiting_h:,.3f} h, {took.pop('text')}"
             found["annotate"] = {"batches": batches, "hours": waiting_h, **took, "text": text}
         run = Run(self.recipe, self.lake, Watch(self.lake.storage, "", {}, quiet=True), self.engine)
-        kept_h, why = self._kept_h(run.selection().name, waiting_h)
+        kept_h, why = self._kept_hours(run.selection().name, waiting_h)
         if "select" in names:
             text = f"select: {kept_h:,.3f} h in windows, {why}"
             found["select"] = {"selection": run.selection().name, "hours": kept_h, "text": text}
@@ -98,7 +98,7 @@ class DryRun:
                 shards += math.ceil(lacking_h * 3600 / self.recipe.shard_s)
                 new_h = max(new_h, lacking_h)  # one pass over the sound serves all encoders
             held_h = kept_h - new_h
-            took = self._took("encode", new_h, ["encode"])
+            took = self._estimated_time("encode", new_h, ["encode"])
             text = (
                 f"encode: {kept_h:,.3f} h in windows, of which {held_h:,.3f} h are encoded; {size / 1e9:,.3f} GB "
                 f"a track in {shards:,} new shards, {took.pop('text')}"
@@ -115,9 +115,9 @@ class DryRun:
             found["encode"]["text"] = text
         return found
 
-    def meet(self, inputs: Iterable[str]) -> Met:
+    def count_inputs(self, inputs: Iterable[str]) -> InputCounts:
         """Read the names that inputs hold, and the headers of a few new files. Bytes are not compared."""
-        met, notes = Met(), Notes()
+        met, notes = InputCounts(), Notes()
         with (
             tempfile.TemporaryDirectory(prefix="speechmill-dry-") as folder,
             duckdb.connect(f"{folder}/d") as connection,
@@ -142,7 +142,7 @@ class DryRun:
             ((met.new_bytes,),) = connection.execute("SELECT coalesce(sum(size), 0)::BIGINT FROM fresh").fetchall()
             sample = connection.execute(f"FROM fresh WHERE size > 0 ORDER BY hash(uri) LIMIT {SAMPLED}").fetchall()
         met.left_out = dict(notes.left_out.most_common())
-        claimed_s, sampled_bytes = self._claimed(met, sample)
+        claimed_s, sampled_bytes = self._claimed_by_headers(met, sample)
         met.new_hours = met.new_bytes * claimed_s / sampled_bytes / 3600 if sampled_bytes else 0.0
         return met
 
@@ -158,7 +158,7 @@ class DryRun:
             return None, None
         return entry.uri, stat and stat.size_bytes
 
-    def _claimed(self, met: Met, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
+    def _claimed_by_headers(self, met: InputCounts, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
         """Seconds that the headers of these files claim, and the bytes of those that claim any."""
         claimed_s, sampled_bytes = 0.0, 0
         with Prober(self.lake.config, self.recipe.decode) as prober:
@@ -174,7 +174,7 @@ class DryRun:
                     met.headers, claimed_s, sampled_bytes = met.headers + 1, claimed_s + seconds, sampled_bytes + size
         return claimed_s, sampled_bytes
 
-    def _took(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:
+    def _estimated_time(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:
         """How long a step takes over so many hours of sound, and where its rate is from."""
         rate, basis = self._own_rate(step), "this lake's own runs"
         if rate is None:
@@ -201,7 +201,7 @@ class DryRun:
                 hours, wall_s = hours + done["hours"], wall_s + done["wall_s"]
         return hours / (wall_s / 3600) if wall_s else None
 
-    def _kept_h(self, selection: str, waiting_h: float) -> tuple[float, str]:
+    def _kept_hours(self, selection: str, waiting_h: float) -> tuple[float, str]:
         """Hours of the windows that these rules keep, as far as that is known, and how it is known."""
         try:
             stored = Funnel.from_dict(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifests.look.options import JSON, choosing
+from manifests.look.options import JSON, choice_options
 from manifests.output import one_line, say, to_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FI
 @click.option(
     "--overwrite", is_flag=True, help="Replace the file, or all files of the folder, that an earlier convert wrote."
 )
-@choosing
+@choice_options
 @JSON
 def convert(
     sources: Sequence[str],

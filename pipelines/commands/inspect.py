@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.install import install
-from manifests.look.options import looking, opened
+from manifests.look.options import open_target, target_options
 from manifests.output import counted, say
 from manifests.whole import whole
 from runtime.errors import MissingExtraError, SpeechmillError
@@ -60,7 +60,7 @@ def hearing(function: Callable[..., None]) -> Callable[..., None]:
     function = click.argument("end_s", metavar="[END]", type=Time(), required=False)(function)
     function = click.argument("start_s", metavar="[START]", type=Time(), required=False)(function)
     function = click.argument("recording", metavar="ID")(function)
-    return looking(function)
+    return target_options(function)
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, done: st
     Where the recording ends before END, a line on standard error says how much there is; `done` is what the command
     does with it ("wrote").
     """
-    from manifests.look.show import known
+    from manifests.look.show import recording_rows
 
-    target = opened(**named)
+    target = open_target(**named)
     recording_id, dash, start_ms = recording.rpartition("-")
     windowed = bool(dash) and len(start_ms) == 9 and start_ms.isdigit()
-    found = known(target, recording_id if windowed else recording)
+    found = recording_rows(target, recording_id if windowed else recording)
     if windowed:
         window = next((row for row in found["windows"] if row["window_id"].endswith(f"-{start_ms}")), None)
         if window is None:

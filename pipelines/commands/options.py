@@ -87,7 +87,7 @@ class Output:
 
 
 @contextmanager
-def begun(
+def open_run(
     recipe: str,
     lake: str,
     overrides: tuple[str, ...],

@@ -98,9 +98,9 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:
     """A lake's side, or that of sound, which becomes the lake `root` first."""
     from pipelines.annotate_sound import ingest_and_annotate
-    from pipelines.commands.pjsd_sides import lake_of, narrowed, of_lake
+    from pipelines.commands.pjsd_sides import open_part, side_of_lake, with_phoneme_stages
 
-    target = lake_of(name, part)
+    target = open_part(name, part)
     if target is None:
         if part.windows is not None or part.selection or part.where != "true":
             raise SpeechmillError(
@@ -108,10 +108,10 @@ def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, 
                 "ingest and annotate it, and name its lake; or leave out the conditions",
             )
         with redirect_stdout(sys.stderr):
-            ingest_and_annotate([name], root, narrowed(recipe), settings["workers"], settings["quiet"])
-        target = lake_of(root, part)
+            ingest_and_annotate([name], root, with_phoneme_stages(recipe), settings["workers"], settings["quiet"])
+        target = open_part(root, part)
         assert target is not None
-    return of_lake(name, target, part, settings["phones"], settings["seed"])
+    return side_of_lake(name, target, part, settings["phones"], settings["seed"])
 
 
 def _check_alike(a: Side, b: Side) -> None:

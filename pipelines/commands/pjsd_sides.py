@@ -14,7 +14,7 @@ import duckdb
 
 from manifests.choice import ChoiceError
 from manifests.look.targets import Target, resolve
-from manifests.sql import reading
+from manifests.sql import read_only
 from manifests.windows import union
 from runtime.errors import SpeechmillError
 from studies.ngrams import Corpus
@@ -65,7 +65,7 @@ class Side:
         return told | {"used": len(self.corpus.clips), "phones": len(self.corpus.phones), "stretches": stretches}
 
 
-def lake_of(name: str, part: Part) -> Target | None:
+def open_part(name: str, part: Part) -> Target | None:
     """The lake, or the part of one, that `name` names; None where it names sound. Raises ChoiceError as `resolve`."""
     try:
         target = resolve(name, part.selection, None, part.stages)
@@ -76,7 +76,7 @@ def lake_of(name: str, part: Part) -> Target | None:
     return target if target.lake else None
 
 
-def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -> Side:
+def side_of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -> Side:
     """The recordings of a lake that `part` means, drawn by a hash of their ids until they have so many phones.
 
     Equal seeds draw alike from any lake, so that a part and its whole share recordings. Memory grows with `phones`.
@@ -120,12 +120,12 @@ def _draw(connection: duckdb.DuckDBPyConnection, part: Part, table: str, phones:
             "SELECT recording_id, list([start_s, start_s + duration_s]) AS spans "
             f"FROM windows WHERE ({part.windows}) GROUP BY recording_id"
         )
-        connection.execute(f"CREATE TEMP TABLE spans AS {reading(connection, spans)}")
+        connection.execute(f"CREATE TEMP TABLE spans AS {read_only(connection, spans)}")
         asked = f"SELECT * FROM ({asked}) SEMI JOIN spans USING (recording_id)"
     connection.execute(
         "CREATE TEMP TABLE pool AS SELECT *, coalesce(sum(phones) OVER "
         f"(ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < {int(phones)} AS drawn "
-        f"FROM ({reading(connection, asked)})"
+        f"FROM ({read_only(connection, asked)})"
     )
 
 
@@ -140,10 +140,10 @@ def _clips(connection: duckdb.DuckDBPyConnection, in_windows: bool) -> Iterator[
     while rows := found.fetchmany(FETCHED):
         for recording_id, stretches, windows in rows:
             inside = None if windows is None else union([(start, end) for start, end in windows])
-            yield recording_id, [part for stretch in stretches for part in within(stretch, inside)]
+            yield recording_id, [part for stretch in stretches for part in phones_in_spans(stretch, inside)]
 
 
-def within(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | None) -> list[list[str]]:
+def phones_in_spans(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | None) -> list[list[str]]:
     """The phones of a stretch of speech, in parts that each begin inside one of the spans (start_s, end_s).
 
     All of them in one part where there are no spans.
@@ -155,7 +155,7 @@ def within(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | No
     return [part for part in parts if part]
 
 
-def narrowed(recipe: Recipe) -> Recipe:
+def with_phoneme_stages(recipe: Recipe) -> Recipe:
     """A recipe with the stages alone that phonemes need. Raises SpeechmillError where it has no phonemes."""
     if "phonemes" not in recipe.stages:
         raise SpeechmillError(f"the recipe {recipe.name} has no phonemes", "add --set annotate.phonemes={}")

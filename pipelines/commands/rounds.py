@@ -13,12 +13,12 @@ from runtime.errors import WaitingError
 
 
 def repeat(
-    work: Run, ingest: Callable[[], Ingested], others: Callable[[], None], every_s: float, told: Callable[[str], None]
+    work: Run, ingest: Callable[[], Ingested], others: Callable[[], None], every_s: float, report: Callable[[str], None]
 ) -> None:
     """Ingest every `every_s` seconds, and do the other steps where that met something new or something is left to do.
 
     Ends when a person presses Ctrl-C between two rounds; within one it raises KeyboardInterrupt, as any step does. An
-    input that holds no sound yet, and a recording that cannot be had at present, are told and tried again.
+    input that holds no sound yet, and a recording that cannot be had at present, are report and tried again.
     """
     is_due = True  # what an earlier command left undone is done in the first round
     while True:
@@ -29,11 +29,11 @@ def repeat(
                 others()
                 is_due = False
         except (InputError, WaitingError) as error:
-            told(f"{error}; tried again in {every_s:g} s: {error.remedy}")
+            report(f"{error}; tried again in {every_s:g} s: {error.remedy}")
         try:
             time.sleep(every_s)
         except KeyboardInterrupt:
-            told("ended")
+            report("ended")
             return
 
 

@@ -145,7 +145,7 @@ def ask_duckdb(name: str, root: str) -> None:
         what_if(lake, choice, stored, change(stored, rules, window_rules, ["clean"] if "dropped" in name else [], {}))
         return
     if words[0] == "show":
-        show.find(open_views(lake, choice, ()), first_id(lake))
+        show.find_recording(open_views(lake, choice, ()), first_id(lake))
         return
     connection = open_views(lake, choice, {"signal", "language"} | wanted)
     if words[0] == "head":

@@ -19,7 +19,7 @@ from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import select
 from pipelines.commands.cli import cli
-from pipelines.commands.pjsd_sides import within
+from pipelines.commands.pjsd_sides import phones_in_spans
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 MARK = "hama-000000000000"
@@ -128,9 +128,9 @@ def test_what_a_selection_keeps_is_compared_by_verdicts_and_by_windows(lake: Pat
 
 def test_phones_outside_the_windows_part_n_grams() -> None:
     stretch = row("x", MARK, [list("abcdefgh")])["stretches"][0]
-    assert within(stretch, None) == [list("abcdefgh")]
-    assert within(stretch, [(0.0, 0.5), (1.0, 1.6)]) == [["a", "b"], ["e", "f", "g"]]
-    assert within(stretch, [(50.0, 60.0)]) == []
+    assert phones_in_spans(stretch, None) == [list("abcdefgh")]
+    assert phones_in_spans(stretch, [(0.0, 0.5), (1.0, 1.6)]) == [["a", "b"], ["e", "f", "g"]]
+    assert phones_in_spans(stretch, [(50.0, 60.0)]) == []
 
 
 def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
