@@ -1,4 +1,7 @@
-"""`speechmill manifest`: look into a lake, a part of one, or a single manifest. Imports happen inside the commands."""
+"""`speechmill manifest`: inspect a lake, a part of one, or a single manifest.
+
+Commands import what they need inside, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ HEAD = {
     "verdicts": ["recording_id", "verdict", "reasons", "duration_s", "windows", "split"],
     "shard_windows": ["window_id", "folder", "shard", "status", "language", "context_frames"],
 }
-"""Columns that are shown unless others are asked for; --json has all."""
+"""Columns that `head` shows unless --columns names others; --json has all."""
 
 
 @manifest.command()
@@ -86,7 +89,7 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
     """Print the first rows of a table.
 
-    In the order in which they lie, of those that meet --where.
+    In the order of the files, of the rows that meet --where.
     """
     from manifests.look import render, terminal
     from manifests.look.mistakes import existing_view
@@ -105,7 +108,7 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     if as_json:
         terminal.as_json({"choice": target.described, "view": view, "rows": rows})
         return
-    render.chosen(target)
+    render.print_choice(target)
     names = list(rows[0]) if rows else []
     more = "--wide shows all, --columns A,B,... chooses"
     terminal.table(names, [[_short(name, row[name]) for name in names] for row in rows], more)
@@ -114,14 +117,14 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
 
 
 def _first_and_all(target: Target, few: int = 20) -> Iterator[list[str] | None]:
-    """The numbers of a lake's first batches, whose files open at once, then None for all of what is there."""
+    """Numbers of the first `few` batches of a lake, which open fast, and then None, which stands for all batches."""
     if target.lake:
         yield [batch.rpartition("-")[2] for batch in itertools.islice(target.lake.batches(), few)] or None
     yield None
 
 
 def _short(name: str, value: Any) -> Any:
-    """On a terminal, names of files without their folders."""
+    """A value for the table: on a terminal, URIs are shortened to the first file name."""
     from manifests.look import terminal
 
     if name == "uris" and value and terminal.width() is not None:
@@ -135,17 +138,17 @@ def _short(name: str, value: Any) -> Any:
 @WIDE
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
-    """Print all that is known of one recording. ID is its id, the start of it, or its name."""
+    """Print everything that is known about one recording. ID is its id, the start of its id, or its name."""
     from manifests.look import render, terminal
     from manifests.look import show as showing
 
     target = open_target(**named)
-    found = showing.recording_rows(target, recording)
+    rows = showing.recording_rows(target, recording)
     if as_json:
-        terminal.as_json({"choice": target.described, **found})
+        terminal.as_json({"choice": target.described, **rows})
     else:
-        render.chosen(target)
-        showing.render(found)
+        render.print_choice(target)
+        showing.render(rows)
 
 
 BY = click.option(
@@ -166,7 +169,7 @@ def stats(
 ) -> None:
     """Print counts, hours and distributions.
 
-    Of everything, of what meets --where, by columns, or of the values of a column.
+    Of all rows or those that meet --where, by the values of columns, or as the distribution of a column.
     """
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
@@ -198,12 +201,12 @@ def stats(
     if as_json:
         terminal.as_json(found)
         return
-    render.chosen(target)
+    render.print_choice(target)
     render.statistics(found, where)
 
 
 def _split(text: str) -> list[str]:
-    """Columns between commas that stand outside parentheses."""
+    """Split a list of columns at the commas outside parentheses."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([") - (character in ")]")
@@ -228,9 +231,11 @@ def _split(text: str) -> list[str]:
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE, which appears once it is whole.")
 def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) -> None:
-    """Ask a question in SQL.
+    """Run a query in SQL.
 
-    As DuckDB understands it; "SHOW TABLES" lists the tables. Nothing can be changed.
+    The dialect is that of DuckDB. The table `recordings` has every column of a recording, `windows` every column of a
+    window and of its recording; "SHOW TABLES" lists all tables and "DESCRIBE TABLE" the columns of one. Nothing can be
+    changed.
     """
     from manifests.look import results
     from manifests.view_columns import parts_needed
@@ -242,9 +247,9 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
 @manifest.command()
 @target_options
 def funnel(as_json: bool, **named: Any) -> None:
-    """Print what a selection kept, and rejected why.
+    """Print what a selection kept and rejected, and why.
 
-    How many recordings and windows, and hours, went in, were kept, rejected by each rule, and failed.
+    Counts and hours of the recordings and windows that went in, were kept, were rejected by each rule, and failed.
     """
     from manifests.funnel import Funnel
     from manifests.look import render, terminal
@@ -254,12 +259,12 @@ def funnel(as_json: bool, **named: Any) -> None:
     if as_json:
         terminal.as_json({"choice": target.described, **stored})
     else:
-        render.chosen(target)
+        render.print_choice(target)
         say(Funnel.from_dict(stored).render())
 
 
 def selected(named: Mapping[str, Any]) -> tuple[Target, str]:
-    """The target and its selection; ChoiceError where there is none."""
+    """The target and the name of its selection. Raises ChoiceError where there is no selection."""
     from manifests.choice import ChoiceError
 
     target = open_target(**named)
@@ -269,7 +274,7 @@ def selected(named: Mapping[str, Any]) -> tuple[Target, str]:
 
 
 def _named(values: tuple[str, ...]) -> dict[str, str]:
-    """Rules by name: 'name: condition', or a condition that is its own name."""
+    """Rules by name, from texts such as 'name: condition'. A condition without a name is its own name."""
     rules: dict[str, str] = {}
     for value in values:
         name, colon, condition = value.partition(": ")
@@ -308,10 +313,7 @@ def what_if(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Print the funnel under changed rules.
-
-    Beside it stands the stored one; nothing is written.
-    """
+    """Print the funnel under changed rules, beside the stored one. Nothing is written."""
     from manifests.look import render, terminal
     from manifests.look import what_if as asking
     from manifests.selection import Selection
@@ -329,7 +331,7 @@ def what_if(
              "cut": found.cut, "of": found.of, "error_h": found.error_h, "stored": before, "now": now}
         )  # fmt: skip
         return
-    render.chosen(target)
+    render.print_choice(target)
     terminal.table(["", "stored", "hours", "now", "hours", "change h"], asking.compare(before, now))
     if found.of > found.cut:
         terminal.echo(

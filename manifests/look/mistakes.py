@@ -1,4 +1,4 @@
-"""What is wrong with SQL that a person gave, in plain words, with the names that come near to what was written."""
+"""Explains errors in the SQL of users in plain words, and suggests similar names of columns and views."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from manifests.select import RuleError
 from manifests.view_columns import annotation_columns, columns_of_views
 
 NO_COLUMN = re.compile(r'(?:Referenced column|not have a column named|^Binder Error: Column) "(?P<name>.*?)"')
+AMBIGUOUS = re.compile(r'Ambiguous reference to column name "(?P<name>.*?)"')
 NO_VIEW = re.compile(r"Table with name (?P<name>\S+) does not exist")
 LIST = '`speechmill manifest query TARGET "DESCRIBE VIEW"` lists the columns of a view, "SHOW TABLES" the views'
 
 
 def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
-    """What DuckDB did not understand, and what to do about it."""
+    """The message and the remedy for an error of DuckDB in the SQL of a user."""
     views = _columns_by_view(target)
     if match := NO_COLUMN.search(str(error)):
         name = match["name"]
@@ -34,6 +35,9 @@ def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
         near = _similar_names(name, (column for columns in views.values() for column in columns))
         meant = f"did you mean {near}" if near else f"if it is a text, write it in single quotes: '{name}'"
         return f"there is no column {name}", f"{meant}; {LIST}"
+    if match := AMBIGUOUS.search(str(error)):
+        what = f"several of the joined views have a column {match['name']}"
+        return what, "write it as VIEW.COLUMN; recordings and windows have every column, so that they need no join"
     if match := NO_VIEW.search(str(error)):
         return unknown_view(match["name"], views)
     what = _first_line(error)
@@ -43,7 +47,7 @@ def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
 
 
 def existing_view(target: Target, view: str | None) -> str:
-    """The view that --view names, else the one that a target is looked at by. Raises ChoiceError where it has none."""
+    """The view that --view names, else the default view of the target. Raises ChoiceError where there is no such view."""
     views = _columns_by_view(target)
     if view is not None and view not in views:
         raise ChoiceError(*unknown_view(view, views))
@@ -51,12 +55,16 @@ def existing_view(target: Target, view: str | None) -> str:
 
 
 def unknown_view(name: str, views: Iterable[str]) -> tuple[str, str]:
+    """The message and the remedy for the name of a view that does not exist."""
     near = _similar_names(name, views)
     return f"there is no view {name}", f"did you mean {near}; " * bool(near) + f"the views are {', '.join(views)}"
 
 
 def explain_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
-    """What is wrong with a rule; a column of a stage that the selection did not read is told with one that did."""
+    """The message and the remedy for an error in a rule.
+
+    Where the rule reads a column of a stage that the selection did not read, the remedy names a selection that did.
+    """
     match = NO_COLUMN.search(str(error))
     if match is None or target is None or target.lake is None:
         return str(error), "correct the rule"
@@ -76,7 +84,7 @@ def explain_rule(error: RuleError, target: Target | None) -> tuple[str, str]:
 
 
 def _columns_by_view(target: Target | None) -> dict[str, list[str]]:
-    """Columns of each view that can be asked."""
+    """The columns of each view of the target."""
     if target is None or target.lake is not None:
         return columns_of_views()
     if target.view != "data":
@@ -90,6 +98,6 @@ def _similar_names(name: str, known: Iterable[str]) -> str:
 
 
 def _first_line(error: duckdb.Error) -> str:
-    """DuckDB's own words without the kind of the error, the functions that it considered and the place."""
+    """DuckDB's message without the kind of the error, the candidate functions and the position."""
     text = str(error).partition("\n\nLINE")[0].partition("\n\tCandidate functions")[0]
     return re.sub(r"^\w+ Error: ", "", text).replace("\n", " ").strip()

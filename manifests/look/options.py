@@ -1,4 +1,4 @@
-"""What the commands of `speechmill manifest` have in common: their options, and their errors user_errors to people."""
+"""What the commands of `speechmill manifest` have in common: their options, and the conversion of their errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LookError(click.ClickException):
-    """Something a user asked for that cannot be; shown with its remedy, exit code 1."""
+    """An error in what the user asked for. It is shown with its remedy, and the exit code is 1."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class LookError(click.ClickException):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Errors of SQL, rules and names, for people."""
+    """Turn errors in names, rules and SQL that the user gave into LookError."""
     import duckdb
 
     from manifests.choice import ChoiceError
@@ -52,7 +52,7 @@ def user_errors() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """Runs each command with its errors user_errors."""
+    """A group of commands whose user errors become LookError."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with user_errors():
@@ -60,7 +60,7 @@ class Commands(click.Group):
 
 
 TARGET = "speechmill.target"
-"""In the `meta` of click's context: the Target that a command looks at."""
+"""Key in the `meta` of click's context: the Target of the command, for its error messages."""
 
 
 def _target() -> Target | None:
@@ -69,12 +69,12 @@ def _target() -> Target | None:
 
 
 def open_target(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
-    """What a command looks at, by its options."""
+    """The Target that the options of a command name; it is kept for error messages."""
     from manifests.look.targets import resolve
 
-    found = resolve(target, selection, dataset, stages)
-    click.get_current_context().meta[TARGET] = found
-    return found
+    resolved = resolve(target, selection, dataset, stages)
+    click.get_current_context().meta[TARGET] = resolved
+    return resolved
 
 
 def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -85,14 +85,14 @@ def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 
 
 def complete_folders(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Completes the names of the folders of a lake."""
+    """A shell completion of the names of the folders that a lake has under `prefix`."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
         from manifests.choice import folders
         from manifests.lake import Lake
 
-        given = next((ctx.params[name] for name in ("target", "lake", "one", "sources") if ctx.params.get(name)), None)
-        lake = given[0] if isinstance(given, tuple) else given
+        value = next((ctx.params[name] for name in ("target", "lake", "one", "sources") if ctx.params.get(name)), None)
+        lake = value[0] if isinstance(value, tuple) else value
         if lake is None:
             return []
         with contextlib.suppress(OSError, ValueError):  # a shell that completes must not print errors
@@ -103,7 +103,10 @@ def complete_folders(prefix: str) -> Callable[[click.Context, click.Parameter, s
 
 
 def choice_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Which selection, dataset and results of stages of a lake are meant: `selection`, `dataset` and `stages`."""
+    """Add the options that choose the selection, the dataset and the results of stages of a lake.
+
+    The command gets the arguments `selection`, `dataset` and `stages`.
+    """
     for option in (
         click.option(
             "--stage", "stages", multiple=True, metavar="NAME=FINGERPRINT", callback=_stages,
@@ -126,7 +129,7 @@ def choice_options(function: Callable[..., None]) -> Callable[..., None]:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as docs/json.md describes it.")
 VIEW = click.option(
     "--view", metavar="VIEW",
-    help="Table to look at: recordings, annotations, windows, vad, ...; `query LAKE \"SHOW TABLES\"` lists them.",
+    help="Table to look at: recordings, windows, verdicts, vad, ...; `query LAKE \"SHOW TABLES\"` lists them.",
 )  # fmt: skip
 WHERE = click.option("--where", default="true", metavar="CONDITION", help="SQL condition that rows must meet.")
 
@@ -137,10 +140,10 @@ def _widen(context: click.Context, parameter: click.Parameter, wide: bool) -> No
 
 WIDE = click.option(
     "--wide", is_flag=True, callback=_widen, expose_value=False,
-    help="Print whole rows and values, however narrow the terminal; a pipe always gets them.",
+    help="Print all columns and whole values, however narrow the terminal; a pipe always gets them.",
 )  # fmt: skip
 
 
 def target_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every command over one target takes."""
+    """Add the arguments of every command over one target: the target, the choice and --json."""
     return click.argument("target", type=click.Path())(choice_options(JSON(function)))
