@@ -47,7 +47,7 @@ def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
 
 
 def existing_view(target: Target, view: str | None) -> str:
-    """The view that --view names, else the default view of the target. Raises ChoiceError where there is no such view."""
+    """The view that --view names, else the default view of the target. Raises ChoiceError if it does not exist."""
     views = _columns_by_view(target)
     if view is not None and view not in views:
         raise ChoiceError(*unknown_view(view, views))

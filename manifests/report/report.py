@@ -39,7 +39,7 @@ GROUPS = {
 
 
 class Report:
-    """What a page says of a lake under a choice of its stages, selection and dataset, gathered by `build`."""
+    """The report on a lake under a choice of its stages, selection and dataset; `build` renders the page."""
 
     def __init__(self, lake: Lake, choice: Choice) -> None:
         self.lake, self.choice = lake, choice
@@ -54,7 +54,7 @@ class Report:
         self._make_facts()
 
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
-        """The page; `snippet` gives the sound of a recording (see `manifests.report.samples`), or none is shown."""
+        """Render the page, with the sound of recordings that `snippet` returns (see `manifests.report.samples`)."""
 
         scores = self._histograms()
         page: dict[str, Any] = {
@@ -77,7 +77,7 @@ class Report:
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self.connection.execute(query, parameters or []).fetchall()
 
-    # ---- what is known of each recording and window, in two tables ----
+    # ---- tables with a row for each recording and window ----
 
     def _thresholds(self) -> list[Threshold]:
         if self.selection is None:
@@ -90,7 +90,7 @@ class Report:
         ]
 
     def _make_facts(self) -> None:
-        """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
+        """Create the tables `failures`, `facts` and `window_facts`, from which all charts are aggregated."""
         steps = {"ingest": "ingest", **{stage: stage for stage in self.choice.stages}}
         failed = " UNION ALL ".join(
             f"SELECT {quoted(step)} AS step, recording_id, error_type, error, remedy FROM {view} WHERE status <> 'ok'"
@@ -166,7 +166,7 @@ class Report:
             yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
 
     def _funnel(self) -> dict[str, Any] | None:
-        """Boxes of the diagram and rows of the tables; what is said here was proven to close by `select`."""
+        """The boxes of the diagram and the rows of the tables, from the funnel whose sums `select` has checked."""
         key = f"selections/{self.choice.selection}/funnel.json"
         if not self.selection or not self.lake.storage.exists(key):  # selecting was interrupted
             return None
@@ -184,11 +184,11 @@ class Report:
         }
 
     def _measures(self) -> list[Measure]:
-        """Whatever is plotted or told of recordings and windows, in alphabetical order."""
+        """All measures that the page plots or lists, in alphabetical order."""
         found = measures.recording_measures(self.choice.stages)
         if self.selection:
             found |= {f"{name} of windows": measure for name, measure in measures.window_measures().items()}
-        for score in self.scores:  # those that a rule computes are no columns
+        for score in self.scores:  # an expression of a rule is not a column
             found.setdefault(score.title, Measure(score.title, score.unit, score.sentence, "select", pa.float64()))
         return [replace(measure, name=name) for name, measure in sorted(found.items())]
 
@@ -217,7 +217,7 @@ class Report:
         return made
 
     def _binned(self, score: Score, edges: list[float]) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
-        """Hours and counts by verdict and bar, and whether anything lay outside."""
+        """Hours and counts by verdict and bar, and whether any value lies outside the bars."""
         bars, width = len(edges) - 1, edges[1] - edges[0]
         hours: dict[str, list[float]] = {}
         counts: dict[str, list[int]] = {}
@@ -237,7 +237,7 @@ class Report:
         return hours, counts, beyond
 
     def _groups(self) -> Iterator[tuple[str, str, str]]:
-        """Figure, title and what the grouping measure is."""
+        """The figure, the title and the description of the measure of each grouping."""
         known = measures.recording_measures()
         for column, title in GROUPS.items():
             rows = self.rows(
@@ -251,7 +251,7 @@ class Report:
                 yield f"group-{column}", title, known["num_speakers" if column == "speakers" else column].sentence
 
     def _talk(self) -> Iterator[tuple[str, str, str]]:
-        """Figure, title and note of each chart of how people talk."""
+        """The figure, title and note of each chart of turn-taking and prosody."""
         for figure, title, note, drawn in talk.charts(self.connection, self.choice.stages):
             self.figures[figure] = drawn
             yield figure, title, note
@@ -278,7 +278,7 @@ class Report:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _runs(self) -> dict[str, Any]:
-        """A sentence and a table of the newest runs of the lake; their throughput becomes a figure."""
+        """A sentence and a table on the newest runs of the lake. Also makes a figure of their throughput."""
         shown = self.runs[:MAX_RUNS]
         if rates := runs.rates(shown):
             label = "Throughput: " + ", ".join(f"{name} {begun}: {rate:.1f}" for name, begun, rate in rates)

@@ -41,9 +41,10 @@ class SampledRecordings:
 def sample_recordings(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[Threshold], count: int, snippet: Snippet | None
 ) -> SampledRecordings:
-    """Up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
+    """Draw up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
 
-    The kept ones are about half. Within a combination the hash of the id decides, so any number is a fair draw.
+    About half are kept recordings. Within a combination they are ordered by the hash of their id, so that any number
+    of them is a fair sample.
     """
     ((total,),) = connection.execute("SELECT count(*) FROM facts").fetchall()
     found = SampledRecordings(total, sound="" if snippet else "No sound is in this file: it was made without.")
@@ -80,7 +81,7 @@ def _by_id(connection: duckdb.DuckDBPyConnection, view: str, ids: list[str]) -> 
 
 
 def _best_start_s(row: Row, windows: list[Row]) -> float:
-    """Where an excerpt begins: with the first kept window, else a little before the first speech, else at the start."""
+    """The start of an excerpt: that of the first kept window, else 1 s before the first speech, else 0."""
     kept = [window["start_s"] for window in windows if window["kept"]]
     speech = [segment["start_s"] - 1.0 for segment in row.get("segments") or []]
     return max(0.0, float(min(kept or speech or [0.0])))
@@ -93,7 +94,7 @@ def _described(
     name = row["uris"][0].rpartition("/")[2]
     lanes = list(_lanes(row, windows))
     words = [*row["uris"], row["recording_id"], verdict, *reasons, row["source"], row["licence"], row.get("language")]
-    told = "; ".join(f"{failure['step']}: {failure['error']}; remedy: {failure['remedy']}" for failure in failures)
+    problems = "; ".join(f"{failure['step']}: {failure['error']}; remedy: {failure['remedy']}" for failure in failures)
     return {
         "id": row["recording_id"],
         "name": name,
@@ -107,12 +108,12 @@ def _described(
         "values": _values(row, reasons, rules),
         "lanes": lanes,
         "label": f"Timeline of {name}: " + ", ".join(f"{lane['name']} {len(lane['spans'])} spans" for lane in lanes),
-        "sound": told or "No sound in this file.",
+        "sound": problems or "No sound in this file.",
     }
 
 
 def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tuple[str, str, bool]]:
-    """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
+    """(name, value with its unit, whether a rule over it fails) for every measure of a recording that is not null."""
     broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
     values = []
     for name, measure in recording_measures().items():
@@ -135,7 +136,7 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
 
 
 def _lanes(row: Row, windows: list[Row]) -> list[Row]:
-    """What happens when, a lane a kind: speech by track, turns by speaker, overlap, votes on language, windows."""
+    """The lanes of the timeline: speech by track, turns by speaker, overlap, votes on language, windows."""
     lanes: list[Row] = []
 
     def add(name: str, spans: Sequence[Span], color: str, **more: Any) -> None:

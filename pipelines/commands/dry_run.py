@@ -1,4 +1,4 @@
-"""A dry run: what a command would do to a lake, how long that would take and how large it would be."""
+"""A dry run: estimates what a command would do to a lake, how long it would take and how large the result would be."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from pipelines.units.resources import cores_here
 from runtime.failures import Kind, kind_of
 
 SAMPLED = 100
-"""New files of which the header is read; the hours of the others are estimated from their sizes."""
+"""Number of new files whose header is read. The hours of the others are estimated from their sizes."""
 AT_ONCE = 10_000
 CPU_HOURS = {
     "signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "phonemes": 0.1,
     "prosody": 0.013, "fingerprint": 0.0004, "encode": 0.0013,
 }  # fmt: skip
-"""Of an hour of sound, decoding included where no other stage has done it: the numbers of docs/studies.md."""
+"""CPU hours per hour of sound, from docs/studies.md. The stage that decodes the sound includes decoding."""
 
 
 @dataclass
 class InputCounts:
-    """The names that inputs hold, and what the headers of some new ones claim."""
+    """Counts of the names in the inputs, and what the headers of some new ones claim."""
 
     names: int = 0
     known: int = 0
@@ -49,20 +49,20 @@ class InputCounts:
     new_bytes: int = 0
     new_hours: float = 0.0
     headers: int = 0
-    """Read to estimate `new_hours`."""
+    """Number of headers from which `new_hours` is estimated."""
     left_out: dict[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
-        """One line for people."""
-        told = f"ingest: {self.names:,} names: {self.new:,} new, {self.known:,} known; {self.unreadable:,} unreadable; "
+        """The counts as one line of text."""
+        line = f"ingest: {self.names:,} names: {self.new:,} new, {self.known:,} known; {self.unreadable:,} unreadable; "
         if self.headers:
-            return told + f"{self.new_bytes / 1e9:,.3f} GB, about {self.new_hours:,.3f} h by {self.headers} headers"
-        return told + f"{self.new_bytes / 1e9:,.3f} GB, of unknown length"
+            return line + f"{self.new_bytes / 1e9:,.3f} GB, about {self.new_hours:,.3f} h by {self.headers} headers"
+        return line + f"{self.new_bytes / 1e9:,.3f} GB, of unknown length"
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """A recipe over a lake that is only looked at."""
+    """A recipe over a lake that is read and not changed."""
 
     recipe: Recipe
     lake: Lake
@@ -70,7 +70,7 @@ class DryRun:
     retry: Retry | None = None
 
     def steps(self, names: Sequence[str], inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What each of these steps would come to, with a line for people under 'text'."""
+        """The estimate for each of these steps as JSON, with a line of text under the key 'text'."""
         found: dict[str, dict[str, Any]] = {}
         waiting_h = 0.0
         if "ingest" in names:
@@ -116,7 +116,7 @@ class DryRun:
         return found
 
     def count_inputs(self, inputs: Iterable[str]) -> InputCounts:
-        """Read the names that inputs hold, and the headers of a few new files. Bytes are not compared."""
+        """Read the names in the inputs, and the headers of a few new files. Bytes are not compared."""
         met, notes = InputCounts(), Notes()
         with (
             tempfile.TemporaryDirectory(prefix="speechmill-dry-") as folder,
@@ -147,7 +147,7 @@ class DryRun:
         return met
 
     def _name(self, entry: Entry) -> tuple[str | None, int | None]:
-        """A name and its size, where that costs no request; no name where it is known to be unreadable."""
+        """The name of an entry, None if it is unreadable, and its size if that takes no request."""
         try:
             if entry.error is not None:
                 raise entry.error
@@ -175,7 +175,7 @@ class DryRun:
         return claimed_s, sampled_bytes
 
     def _estimated_time(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:
-        """How long a step takes over so many hours of sound, and where its rate is from."""
+        """Estimated seconds of a step over so many hours of sound, and the basis of the estimate."""
         rate, basis = self._own_rate(step), "this lake's own runs"
         if rate is None:
             workers = (
@@ -187,7 +187,7 @@ class DryRun:
         return {"seconds": seconds, "basis": basis, "text": f"about {clock(seconds)} by {basis}"}
 
     def _own_rate(self, step: str) -> float | None:
-        """Hours of sound an hour, over the runs that did this step with equal settings."""
+        """Hours of sound per hour in earlier runs of this step with equal settings; None without any."""
         hours = wall_s = 0.0
         for key in self.lake.storage.list("runs"):
             if not key.endswith("/summary.json"):
@@ -202,7 +202,7 @@ class DryRun:
         return hours / (wall_s / 3600) if wall_s else None
 
     def _kept_hours(self, selection: str, waiting_h: float) -> tuple[float, str]:
-        """Hours of the windows that these rules keep, as far as that is known, and how it is known."""
+        """Estimated hours of the windows that the rules keep, and the basis of the estimate."""
         try:
             stored = Funnel.from_dict(
                 self.lake.read_json(f"selections/{selection}/funnel.json", "recordings", "windows")

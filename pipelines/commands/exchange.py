@@ -19,7 +19,7 @@ FORMS = (
     "lhotse", "lhotse-recordings", "lhotse-supervisions", "lhotse-cuts", "nemo", "nemo-diarization", "rttm", "moshi",
     "parquet", "csv",
 )  # fmt: skip
-"""Names of `manifests.exchange.convert.FORMS`, which is not imported before it is needed."""
+"""The names of `manifests.exchange.convert.FORMS`, repeated here so that --help need not import it."""
 
 SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FILE...")
 
@@ -47,7 +47,7 @@ def convert(
 
     Reads a lake, what it writes itself, Lhotse, NeMo and moshi JSON lines (.jsonl, .jsonl.gz), .rttm, .uem,
     WebDataset and Shar .tar, and folders of these. Several are read together: recordings with their supervisions.
-    All that a format cannot hold is told.
+    Everything that a format cannot hold is reported.
 
     \b
     lhotse               folder: recordings, supervisions, cuts .jsonl.gz
@@ -100,7 +100,7 @@ def convert(
 
 
 def choose_part(name: str, selection: str | None) -> str | None:
-    """The selection that a path ends in or an option names."""
+    """The selection that a path ends in, or that an option names."""
     if name and selection not in (None, name):
         raise click.UsageError(f"the path names the selection {name} and --selection {selection}: name one of them")
     return name or selection

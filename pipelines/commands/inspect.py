@@ -41,7 +41,7 @@ FLOOR_DB = -70.0
 
 
 class Time(click.ParamType):
-    """Seconds, or hours, minutes and seconds between colons."""
+    """A time in seconds, or as hours, minutes and seconds between colons."""
 
     name = "time"
 
@@ -56,7 +56,7 @@ class Time(click.ParamType):
 
 
 def hearing(function: Callable[..., None]) -> Callable[..., None]:
-    """A stretch of a recording: an id and times in seconds or as 1:02:03.5, or the id of a window."""
+    """Add the arguments that name a stretch of a recording: an id with START and END, or the id of a window."""
     function = click.argument("end_s", metavar="[END]", type=Time(), required=False)(function)
     function = click.argument("start_s", metavar="[START]", type=Time(), required=False)(function)
     function = click.argument("recording", metavar="ID")(function)
@@ -65,10 +65,10 @@ def hearing(function: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Sound that lies at `start_s` of a recording."""
+    """The sound of a recording from `start_s` on."""
 
     choice: dict[str, Any] | None
-    """Of the lake that was looked at, as JSON tells it."""
+    """The choice of the lake, as JSON shows it."""
     recording_id: str
     start_s: float
     samples: np.ndarray
@@ -80,7 +80,7 @@ class Stretch:
         return self.samples.shape[1] / self.sample_rate
 
     def described(self) -> dict[str, Any]:
-        """What JSON tells of it."""
+        """The stretch as JSON shows it, without its sound."""
         return {
             "choice": self.choice, "recording_id": self.recording_id, "start_s": self.start_s,
             "duration_s": self.duration_s,
@@ -88,10 +88,10 @@ class Stretch:
 
 
 def stretch(recording: str, start_s: float | None, end_s: float | None, done: str, named: Mapping[str, Any]) -> Stretch:
-    """The sound that ID, START and END mean.
+    """Read the sound that ID, START and END name.
 
-    Where the recording ends before END, a line on standard error says how much there is; `done` is what the command
-    does with it ("wrote").
+    Where the recording ends before END, a line on standard error says so; `done` is the verb of the command in it
+    ("wrote").
     """
     from manifests.look.show import recording_rows
 
@@ -107,7 +107,7 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, done: st
                 f"`speechmill manifest show {named['target']} {recording_id}` lists the windows of that recording",
             )
         start_s, end_s = window["start_s"], window["start_s"] + window["duration_s"]
-    assert target.lake is not None  # or nothing was known
+    assert target.lake is not None  # recording_rows raises where there is no lake
     filled = (found.get("signal") or {}).get("filled_s") is not None
     samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config, filled)
     made = Stretch(target.described, found["recording"]["recording_id"], start_s or 0.0, samples, sample_rate)
@@ -123,7 +123,7 @@ def read_span(
 ) -> tuple[np.ndarray, int]:
     """Float32 (channels, samples) of a stretch at the recording's own rate, and that rate.
 
-    `filled` tells that gaps were filled with silence when it was annotated, which moves what comes after them.
+    `filled` says that gaps were filled with silence when it was annotated, which moves the sound after them.
 
     Raises SpeechmillError for a stretch that is empty, past the end or longer than 15 minutes.
     """
@@ -203,17 +203,17 @@ def play(recording: str, start_s: float | None, end_s: float | None, as_json: bo
     with tempfile.TemporaryDirectory(prefix="speechmill-play-") as folder:
         path = Path(folder) / "clip.wav"
         write(path, found.samples, found.sample_rate)
-        _hand_to(player, path, found.duration_s)
+        _play_with(player, path, found.duration_s)
     if as_json:
         from manifests.look import terminal
 
         terminal.as_json({**found.described(), "player": player})
 
 
-def _hand_to(player: str, path: Path, duration_s: float) -> None:
-    """Wait until a player has played a file. Raises SpeechmillError with what it says, where it could not.
+def _play_with(player: str, path: Path, duration_s: float) -> None:
+    """Play a file with a player and wait for its end. Raises SpeechmillError with its output where it fails.
 
-    Some players (ffplay, without a sound device) complain, end long before the sound does, and report success.
+    Some players (ffplay without a sound device) print an error, end long before the sound does, and report success.
     """
     begun = time.monotonic()
     done = subprocess.run([player, *PLAYERS[player], str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -234,9 +234,9 @@ def _hand_to(player: str, path: Path, duration_s: float) -> None:
 def spectrogram(
     recording: str, start_s: float | None, end_s: float | None, output: str | None, as_json: bool, **named: Any
 ) -> None:
-    """Show the frequencies of a stretch over time.
+    """Show the spectrogram of a stretch, on a mel scale.
 
-    On a mel scale. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
     """
     from manifests.look import terminal
 
@@ -244,8 +244,8 @@ def spectrogram(
     top_hz = found.sample_rate / 2
     if output:
         picture(Path(output), found.samples, found.sample_rate, found.start_s)
-        told = f"{output}: {found.duration_s:.3f} s"
-        terminal.as_json({**found.described(), "file": output}) if as_json else terminal.echo(told)
+        line = f"{output}: {found.duration_s:.3f} s"
+        terminal.as_json({**found.described(), "file": output}) if as_json else terminal.echo(line)
         return
     levels = mel_levels(found.samples.mean(axis=0), found.sample_rate, ROWS, COLUMNS)
     if as_json:
@@ -261,7 +261,7 @@ def spectrogram(
 
 
 def mel_edges(top_hz: float, rows: int) -> np.ndarray:
-    """rows + 1 frequencies in Hz, equally far apart on the mel scale (HTK), from 0 to `top_hz`."""
+    """`rows` + 1 frequencies in Hz from 0 to `top_hz`, equally spaced on the mel scale of HTK."""
     import numpy as np
 
     top = 2595 * np.log10(1 + top_hz / 700)
@@ -292,7 +292,7 @@ def mel_levels(samples: np.ndarray, sample_rate: int, rows: int, columns: int) -
 def picture(
     path: Path, samples: np.ndarray, sample_rate: int, start_s: float, names: Sequence[str] | None = None
 ) -> None:
-    """A panel a channel, drawn by matplotlib; `names` says what each shows where that is no channel of a file."""
+    """Write a picture with a spectrogram for each channel; `names` are their labels, "channel N" if not given."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
