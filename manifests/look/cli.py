@@ -94,7 +94,7 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     from manifests.look import render, terminal
     from manifests.look.mistakes import existing_view
     from manifests.look.stats import rows_of
-    from manifests.view_columns import parts_needed
+    from manifests.view_columns import columns_of_views, parts_needed
 
     target = open_target(**named)
     view = existing_view(target, view)
@@ -112,6 +112,12 @@ def head(view: str | None, where: str, count: int, columns: str | None, as_json:
     names = list(rows[0]) if rows else []
     more = "--wide shows all, --columns A,B,... chooses"
     terminal.table(names, [[_short(name, row[name]) for name in names] for row in rows], more)
+    if rows and columns is None and shown != "*" and terminal.width() is not None:
+        total = len(columns_of_views()[view])
+        listed = f'`speechmill manifest query {target.name} "DESCRIBE {view}"` lists them'
+        terminal.echo(
+            f"{len(HEAD[view])} of the {total} columns of {view}; --columns '*' shows all, {listed}", dim=True
+        )
     if not rows:
         terminal.echo(f"no rows in {view}" + (f" where {where}" if where != "true" else ""))
 

@@ -30,7 +30,7 @@ def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
         if holders:
             return (
                 f"this view has no column {name}",
-                f"the column is in {', '.join(holders)}: --view, or FROM, names it",
+                f"it is a column of {', '.join(holders[:4])}: name one of these views",
             )
         near = _similar_names(name, (column for columns in views.values() for column in columns))
         meant = f"did you mean {near}" if near else f"if it is a text, write it in single quotes: '{name}'"
