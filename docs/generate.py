@@ -72,15 +72,16 @@ WIDE = {
     "recordings": (
         "a recording",
         "all columns of the files `recordings`, of every stage and of `verdicts`. `status`, `error_type`, `error` "
-        "and `remedy` are those of ingest; those of a stage are in the table of the stage. `sample_rate` and `channels` "
-        "are those of the decoded sound, or what the header claims where nothing was decoded; `claimed_sample_rate` and "
-        "`claimed_channels` are always what the header claims. `verdict_duration_s` is the `duration_s` of the verdict.",
+        "and `remedy` are those of ingest; those of a stage are in the table of the stage. `sample_rate` and "
+        "`channels` are those of the decoded sound, or what the header claims where nothing was decoded; "
+        "`claimed_sample_rate` and `claimed_channels` are always what the header claims. `verdict_duration_s` is the "
+        "`duration_s` of the verdict.",
     ),
     "windows": (
         "a window",
         "all columns of the files `windows` and of its recording. A column that both have is that of the window, and "
-        "begins with `recording_` for the recording: `recording_duration_s` is the length of the whole recording. Not "
-        "in it are the landmarks of `fingerprint` and the errors of ingest.",
+        "begins with `recording_` for the recording: `recording_duration_s` is the length of the whole recording. "
+        "Not in it are the landmarks of `fingerprint` and the errors of ingest.",
     ),
     "annotations": ("a recording", "the columns that rules for recordings may use."),
     "ingest": ("a recording", "the columns of the files `recordings`."),
