@@ -179,10 +179,10 @@ def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str
         "xaxis": _axis("speakers in the recording", type="category"),
         "yaxis": _axis("share of the speaking time", tickformat=".0%", range=[0, 1]),
     }
-    told = "; ".join(
+    summary = "; ".join(
         f"{group} speakers: {', '.join(f'{part:.0%}' for part in parts if part)}" for group, _, parts in rows
     )
-    return described(data, layout, 300, f"{title}: {told}")
+    return described(data, layout, 300, f"{title}: {summary}")
 
 
 def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str,
         "xaxis": _axis(ticksuffix=" h", nticks=6),
         "yaxis": _axis(type="category", categoryorder="array", categoryarray=names, ticksuffix=" "),
     }
-    told = ", ".join(f"{group} {totals[group]:.2f} h" for group in reversed(order[-6:]))
-    return described(data, layout, 50 + 24 * max(2, len(order)), f"{title}: {told}")
+    summary = ", ".join(f"{group} {totals[group]:.2f} h" for group in reversed(order[-6:]))
+    return described(data, layout, 50 + 24 * max(2, len(order)), f"{title}: {summary}")
 
 
 def tokens(rows: Sequence[tuple[str, int, int, int]], chosen: int) -> dict[str, Any]:

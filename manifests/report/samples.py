@@ -17,16 +17,18 @@ from manifests.windows import overlaps
 Row = dict[str, Any]
 Span = tuple[float, float]
 Snippet = Callable[[Mapping[str, Any], float, bool], Row]
-"""Gives the sound of a recording, a row of the view `annotations`, from about a second on; the last argument says
-whether a kept window begins there. Keys of the page's sample (`audio`, `excerpt`, `sound`, `decoded`, `decoded_label`)
-and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
+"""A function that returns the sound of a recording for the page.
+
+Its arguments are a row of the view `annotations`, the start of the excerpt in seconds, and whether the recording has a
+kept window. It returns keys of the page's sample (`audio`, `excerpt`, `sound`, `decoded`, `decoded_label`) and `mel`,
+the ticks of the picture. `sound` has the error of a recording that cannot be read."""
 
 MAX_SPEAKERS = 8
 
 
 @dataclass
 class SampledRecordings:
-    """Samples in the order in which they were drawn; `total` recordings are there to draw from."""
+    """Samples in the order in which they were drawn from `total` recordings."""
 
     total: int
     samples: list[Row] = field(default_factory=list)

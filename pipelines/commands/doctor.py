@@ -219,4 +219,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         bad = f"error: {place['error']}; remedy: {place['remedy']}"
         yield f"{place['place']}: {bad if place['error'] else place['what'] + written}"
     problems = found["problems"]
-    yield f"{counted(len(problems), 'problem')}: {'; '.join(problems)}" if problems else "all that is needed is there"
+    yield (
+        f"{counted(len(problems), 'problem')}: {'; '.join(problems)}"
+        if problems
+        else "everything that is required is installed and can be reached"
+    )

@@ -214,5 +214,7 @@ class DryRun:
         _, kept_s = stored.part("windows", "kept")
         in_s = stored.total_s["recordings"]
         more_h = waiting_h * kept_s / in_s if in_s else 0.0
-        why = "as selected" if not more_h else "if the rules keep of what is new as much as of what is there"
+        why = (
+            "as selected" if not more_h else "if the rules keep the same share of the new sound as of the present sound"
+        )
         return kept_s / 3600 + more_h, why

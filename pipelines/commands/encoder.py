@@ -153,7 +153,7 @@ def encoder_train(
     shape, training = _shape_and_training(windows.logmel, overrides)
     trainer = Trainer(windows, shape, training, Path(folder), device)
     if trainer.done and not as_json:
-        say(f"goes on after step {trainer.done:,} of {training.steps:,}")
+        say(f"resuming after step {trainer.done:,} of {training.steps:,}")
 
     def tell(row: dict[str, Any]) -> None:
         known = f", validation {row['validation']:.4f}" if row["validation"] is not None else ""

@@ -85,8 +85,8 @@ def convert(
     result = conversion.convert(source, form, out, overwrite)
     if as_json:
         files = [{"path": path, "rows": rows} for path, rows in result.files.items()]
-        told = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
-        say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **told}, indent=1))
+        document = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
+        say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **document}, indent=1))
         return
     if source.choice is not None:
         say(one_line(f"selection {source.choice.selection or 'none'}"), error=True)

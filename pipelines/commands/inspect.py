@@ -159,7 +159,8 @@ def read_span(
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
     """Write a stretch of a recording as a sound file.
 
-    All its channels, at its own rate. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    It has all channels, at the sampling rate of the recording. START and END are seconds, or 1:02:03.5; ID may be that
+    of a window, without them.
     """
     from manifests.look import terminal
 
@@ -169,12 +170,12 @@ def clip(recording: str, start_s: float | None, end_s: float | None, output: str
     if as_json:
         terminal.as_json({**found.described(), "file": output, "sample_rate": found.sample_rate, "channels": channels})
     else:
-        told = f"{found.duration_s:.3f} s, {found.sample_rate:,} Hz, {counted(channels, 'channel')}"
-        terminal.echo(f"{output}: {told}")
+        line = f"{found.duration_s:.3f} s, {found.sample_rate:,} Hz, {counted(channels, 'channel')}"
+        terminal.echo(f"{output}: {line}")
 
 
 def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Float32 (channels, samples) as the sound file that the suffix names; 16 bit where it is PCM."""
+    """Write float32 (channels, samples) in the format that the suffix names; PCM has 16 bits."""
     import soundfile
 
     try:
@@ -222,7 +223,7 @@ def _play_with(player: str, path: Path, duration_s: float) -> None:
         how = f"ended with code {done.returncode}" if done.returncode else "ended before the sound did"
         raise SpeechmillError(
             f"{player} {how}, saying: {said or 'nothing'}",
-            "see whether a sound device is there; or write a file and play it elsewhere: `speechmill manifest clip`",
+            "check that there is a sound device; or write a file and play it elsewhere: `speechmill manifest clip`",
         )
     if said:
         say(said, error=True)

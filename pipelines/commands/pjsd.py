@@ -87,8 +87,8 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
     if as_json:
         from manifests.look import terminal
 
-        told = {name: side.as_dict() for name, side in zip("ab", sides, strict=True)}
-        terminal.as_json({"unit": "bit", **told, "orders": [dataclasses.asdict(order) for order in orders]})
+        described = {name: side.as_dict() for name, side in zip("ab", sides, strict=True)}
+        terminal.as_json({"unit": "bit", **described, "orders": [dataclasses.asdict(order) for order in orders]})
     else:
         _show(sides, orders)
 
@@ -126,7 +126,7 @@ def _check_alike(a: Side, b: Side) -> None:
     if a.recogniser != b.recogniser:
         raise SpeechmillError(
             f"the phones of {a.name} are by {a.recogniser} and those of {b.name} by {b.recogniser}: the divergence "
-            "would tell the recognisers apart",
+            "would measure how the recognisers differ",
             "annotate both with one [annotate.phonemes]; for sound, name the recipe of the lake: --recipe",
         )
 
@@ -136,10 +136,10 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
 
     say(f"pJSD in bits between n-grams of phones, by {sides[0].recogniser}; intervals hold 95 %")
     for letter, side in zip("AB", sides, strict=True):
-        told = side.as_dict()
+        counts = side.as_dict()
         say(
-            f"{letter}  {side.name}: {told['phones']:,} phones in {told['stretches']:,} stretches of speech of "
-            f"{told['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, {side.without_phones:,} without "
+            f"{letter}  {side.name}: {counts['phones']:,} phones in {counts['stretches']:,} stretches of speech of "
+            f"{counts['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, {side.without_phones:,} without "
             f"phones, {side.not_drawn:,} not drawn"
         )
     if sides[0].stage != sides[1].stage:

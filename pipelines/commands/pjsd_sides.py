@@ -92,7 +92,7 @@ def side_of_lake(name: str, target: Target, part: Part, phones: int, seed: int =
         what = f"{name} has no phonemes"
         raise SpeechmillError(what, f"measure them: speechmill annotate phonemes --lake {name}")
     if part.windows is not None and choice.selection is None:
-        raise SpeechmillError(f"{name} has no selection, whose windows are asked for", "run `speechmill select` first")
+        raise SpeechmillError(f"{name} has no selection, so that it has no windows", "run `speechmill select` first")
     with target.connect() as connection:
         _draw(connection, part, "recordings", phones, seed)
         counts = connection.execute(
@@ -103,7 +103,7 @@ def side_of_lake(name: str, target: Target, part: Part, phones: int, seed: int =
         corpus = Corpus.of(_clips(connection, part.windows is not None))
     meant, failed, without, not_drawn, recognisers = counts
     if not recognisers:
-        what = f"{name}: none of the {meant:,} recordings that are meant has phonemes"
+        what = f"{name}: none of the {meant:,} recordings of this part has phonemes"
         raise SpeechmillError(what, "loosen the condition, or annotate the lake first")
     if len(recognisers) > 1:
         raise SpeechmillError(

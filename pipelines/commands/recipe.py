@@ -84,23 +84,23 @@ def recipe_check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from pipelines.units.engines import Engine
 
     loaded = recipes.load(file, overrides)
-    told = _described(file, loaded)
+    described = _described(file, loaded)
     try:
         extras.check(loaded, Engine("local"), [], measures=True)
-        told["missing"] = None
+        described["missing"] = None
     except MissingExtraError as error:
         if not as_json:
             raise
-        told["missing"] = {"error": str(error), "remedy": error.remedy}
+        described["missing"] = {"error": str(error), "remedy": error.remedy}
     if as_json:
-        say(to_json({"recipe": told}, indent=1))
+        say(to_json({"recipe": described}, indent=1))
     else:
         say(f"{file}: recipe {loaded.name!r} is right")
         for key in ("stages", "encoders", "recording_rules", "window_rules"):
-            say(f"{key.replace('_', ' '):<17}{', '.join(told[key]) or 'none'}")
+            say(f"{key.replace('_', ' '):<17}{', '.join(described[key]) or 'none'}")
         window = f"{loaded.select.context_s:g} s of context and {loaded.select.continuation_s:g} s of continuation"
         say(f"{'windows':<17}{window}")
-    if told["missing"]:
+    if described["missing"]:
         raise SystemExit(1)
 
 
@@ -125,7 +125,7 @@ def recipe_init(file: Path, like: str) -> None:
         with file.open("x") as out:
             out.write(HEAD.format(like=like, file=file) + text)
     except FileExistsError as error:
-        raise SpeechmillError(f"{file} is there already", "choose another name, or move it away") from error
+        raise SpeechmillError(f"{file} already exists", "choose another name, or move it away") from error
     say(f"{file}: a copy of {like}; next: speechmill recipe check {file}")
 
 

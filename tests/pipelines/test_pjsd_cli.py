@@ -152,7 +152,7 @@ def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
         (["LAKE", "--where", "recording_id = 'x'"], "none of the 0 recordings"),
         (["LAKE", "--windows", "kept"], "has no selection"),
         (["LAKE", "--windows", "kept", "--selection", "none"], "no selection 'none'"),
-        (["OTHER", "LAKE"], "tell the recognisers apart"),
+        (["OTHER", "LAKE"], "measure how the recognisers differ"),
         (["NOTHING", "LAKE"], "there is no"),
         (["SOUND", "LAKE", "--where", "true = true"], "is sound"),
         (["BARE", "LAKE"], "has no phonemes"),
@@ -226,7 +226,7 @@ def test_sound_is_recognised_once_and_compared_with_itself_or_a_lake(clips: Path
     assert sides(Path(kept)) == before
     refused = speechmill(*words[:3], f"{kept}/a", "--set", "annotate.phonemes.recogniser=pocketsphinx", "-q")
     assert refused.returncode == 1
-    assert "tell the recognisers apart" in refused.stderr
+    assert "measure how the recognisers differ" in refused.stderr
 
 
 def sides(kept: Path) -> list[dict[str, str]]:
