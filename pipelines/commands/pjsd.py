@@ -139,8 +139,8 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
         counts = side.as_dict()
         say(
             f"{letter}  {side.name}: {counts['phones']:,} phones in {counts['stretches']:,} stretches of speech of "
-            f"{counts['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, {side.without_phones:,} without "
-            f"phones, {side.not_drawn:,} not drawn"
+            f"{counts['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, "
+            f"{side.without_phones:,} without phones, {side.not_drawn:,} not drawn"
         )
     if sides[0].stage != sides[1].stage:
         say("note: speech was found by other settings of vad in A than in B")

@@ -119,7 +119,7 @@ def test_the_boxes_of_the_funnel_hold_every_recording_and_window_once(tmp_path: 
     assert inside.hours < funnel["windows"]["in"]["hours"]
     assert flow.hours_text(funnel["windows"]["in"]["hours"]) in flow.overlapping(funnel)
     (failed,) = [node for node in found if node.name == "failed"]
-    assert failed.told(found[0].hours) == ["1 recording", "0.003\N{NO-BREAK SPACE}h · 1\N{NO-BREAK SPACE}%"]
+    assert failed.lines(found[0].hours) == ["1 recording", "0.003\N{NO-BREAK SPACE}h · 1\N{NO-BREAK SPACE}%"]
 
 
 def test_many_combinations_of_reasons_share_a_box_and_none_is_lost() -> None:
@@ -213,7 +213,7 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
         "('train', 1, 'failed', NULL, NULL, NULL)) AS t(folder, shard, status, tracks, "
         "context_frames, continuation_frames)"
     )
-    counted = Tokens.counted(connection, {"encode": {"patch": 3}})
+    counted = Tokens.from_ledger(connection, {"encode": {"patch": 3}})
     assert counted is not None
     assert (counted.windows, counted.hours, counted.frames, counted.tokens) == (3, 0.5, 60, 6 + 13)
     section, drawn = counted.section(connection)
@@ -221,7 +221,7 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
     assert (list(trace["x"]), list(trace["y"])) == ([0, 1, 2], [0, 60, 60])
     assert section["unit"] == "a token is 3 frames"
     connection.execute("DELETE FROM ledger")
-    assert Tokens.counted(connection, None) is None
+    assert Tokens.from_ledger(connection, None) is None
 
 
 def test_every_measure_has_a_unit_and_a_sentence() -> None:
@@ -243,7 +243,7 @@ def test_a_rule_that_computes_tells_what_it_is_made_of() -> None:
 
 def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> None:
     report = Report(lake, choose(lake))
-    drawn = samples.browsed(report.connection, report.movable, 30, None)
+    drawn = samples.sample_recordings(report.connection, report.movable, 30, None)
     assert {"kept", "rejected", "failed"} == drawn.verdicts
     small = {"title": "t", "whatif": {"levels": {}}, "figures": {}, "facts": [], "scores": [], "groups": []}
     small |= {"failures": [], "provenance": [], "runs": {}, "measures": []}
