@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.view_columns import columns_of_views
 from pipelines.recipes.keys import Key, encoder_keys, keys
 
 FOLDER = Path(__file__).parent
@@ -52,9 +53,37 @@ They stand in `[encode.settings]`, or in `[encode.NAME]` where a recipe has seve
 COLUMNS = """# Columns
 
 Every Parquet file of a lake, with each of its columns. A stage writes one row a recording, in the order of its batch,
-failures included. Columns of `recordings` and of the stages may stand in rules and queries under these names;
-[recipes.md](recipes.md) says how rules are written. A column may be null only where that is said.
+failures included. Rules for recordings may use the columns of `recordings` and of the stages, and rules for windows
+those of `windows`; [recipes.md](recipes.md) says how rules are written. A column may be null only where that is said.
 """
+QUERIES = """## Tables for queries
+
+`speechmill manifest query`, `head --view` and `stats --view` read these tables. The first two have every column, so
+that a question needs no join; the others have the rows of one kind of file. `DESCRIBE` lists the columns of a table:
+`speechmill manifest query LAKE "DESCRIBE recordings"`.
+"""
+WIDE = {
+    "recordings": (
+        "a recording",
+        "all columns of the files `recordings`, of every stage and of `verdicts`. `status`, `error_type`, `error` "
+        "and `remedy` are those of ingest; those of a stage are in the table of the stage. `sample_rate` and "
+        "`channels` are those of the decoded sound, or what the header claims where nothing was decoded; "
+        "`claimed_sample_rate` and `claimed_channels` are always what the header claims. `verdict_duration_s` is the "
+        "`duration_s` of the verdict.",
+    ),
+    "windows": (
+        "a window",
+        "all columns of the files `windows` and of its recording. A column that both have is that of the window, and "
+        "begins with `recording_` for the recording: `recording_duration_s` is the length of the whole recording. "
+        "Not in it are the landmarks of `fingerprint` and the errors of ingest.",
+    ),
+    "annotations": ("a recording", "the columns that rules for recordings may use."),
+    "ingest": ("a recording", "the columns of the files `recordings`."),
+    "window_verdicts": ("a window", "the columns of the files `windows`."),
+    "shard_windows": ("a window of a shard", "the columns of [windows of shards](#windows-of-shards)."),
+    "batches": ("a recording", "`batch`, the file that holds the recording, and a few columns of `ingest`."),
+}
+"""What the tables of `manifests.view_columns` have that are not called as their files."""
 FILES = {
     "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row a recording that was ingested."),
     **{
@@ -107,11 +136,19 @@ def recipes_page() -> str:
 
 def columns_page() -> str:
     """docs/columns.md."""
-    parts = [MADE, COLUMNS]
+    parts = [MADE, COLUMNS, QUERIES, _table(("table", "a row for each", "columns"), _tables())]
     for name, (file, schema, row) in FILES.items():
         where = file if "`" in file else f"`{file}`"
         parts += [f"## {name}\n\n{where[:1].upper()}{where[1:]}. {row}\n", _table(COLUMN_HEAD, _columns(schema))]
     return "\n".join(parts)
+
+
+def _tables() -> Iterator[tuple[str, ...]]:
+    for name in columns_of_views():
+        if name in WIDE:
+            yield f"`{name}`", *WIDE[name]
+        else:
+            yield f"`{name}`", "a group" if name == "ledger" else "a recording", f"the columns of [{name}](#{name})."
 
 
 KEY_HEAD = ("key", "type", "default", "unit", "meaning")

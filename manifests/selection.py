@@ -54,13 +54,16 @@ class SelectConfig:
             if split.lower() in FOLDERS:
                 raise ValueError(f"the split {split!r} cannot be used: datasets have a folder of this name")
         for rule in (*self.recordings, *self.windows):
-            checked_name(rule, "the rule")
+            self._check_rule_name(rule)
             if rule == DUPLICATE:
                 raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"select.splits must be shares that sum to 1, not {self.splits}")
+
+    def _check_rule_name(self, rule: str) -> None:
+        checked_name(rule, "the rule")
 
     @property
     def window_s(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.look import terminal
-from manifests.report.runs import Run, newest
+from manifests.report.runs import Run, newest_runs
 from manifests.views import open_views
 from runtime.errors import SpeechmillError
 from studies.estimate import Ratio, quantile, ratio_of
@@ -94,7 +94,7 @@ def sample_of(lake: Lake, names: Sequence[str] = ()) -> Sample:
 
     Raises SpeechmillError where no run has measured both of annotating and encoding.
     """
-    runs = [run for run in newest(lake) if _spent(run) or run.summary.get("own")]
+    runs = [run for run in newest_runs(lake) if _spent(run) or run.summary.get("own")]
     if names:
         if unknown := set(names) - {run.name for run in runs}:
             raise SpeechmillError(f"no run {', '.join(sorted(unknown))} has measured what it took", REMEDY)

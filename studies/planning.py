@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifests.look.options import JSON, WIDE, folders_of
+from manifests.look.options import JSON, WIDE, complete_folders
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _lake(name: str, dataset: str | None) -> tuple[Lake, str]:
 
 
 DATASET = click.option(
-    "--dataset", metavar="NAME", shell_complete=folders_of("datasets"),
+    "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
     help="Dataset of LAKE; the newest if not given.",
 )  # fmt: skip
 
@@ -267,8 +267,8 @@ def sample(
     LAKE is the pilot: what it has measured tells how recordings differ. Without it the worst case is planned for.
     """
     from manifests.look import terminal
-    from manifests.look.options import opened
-    from manifests.views import stages_of
+    from manifests.look.options import open_target
+    from manifests.view_columns import parts_needed
     from studies import sample as sampling
 
     if (lake is None) != (by is None and where is None) or (by is not None and where is not None):
@@ -276,7 +276,7 @@ def sample(
     if lake is None:
         found = sampling.worst_case(margin, relative, confidence, share, 60 * mean_minutes, variation, hours)
     else:
-        connection = opened(lake, None, None, {}).connect(stages_of(f"{by or where} duration_s"))
+        connection = open_target(lake, None, None, {}).connect(parts_needed(f"{by or where} duration_s FROM {view}"))
         groups = by or sampling.meeting(str(where))
         found = sampling.from_pilot(connection, view, groups, margin, relative, confidence, hours, where)
     found = {"confidence": confidence, "margin": margin, "relative": relative, **found}

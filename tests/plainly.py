@@ -10,7 +10,7 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.selection import Selection
-from manifests.views import measured
+from manifests.view_columns import annotation_columns
 from manifests.windows import covered_s, draw_split, union
 
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def _joined(recordings: pa.Table, stages: Mapping[str, pa.Table]) -> pa.Table:
     for stage, table in stages.items():
         connection.register(f"{stage}_table", table)
         joins += f" LEFT JOIN {stage}_table AS {stage} USING (recording_id)"
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in measured(stages).items())
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in annotation_columns(stages).items())
     numbered = "(SELECT *, row_number() OVER () AS n FROM recordings)"
     return connection.sql(f"SELECT {fields} FROM {numbered} AS r {joins} ORDER BY n").to_arrow_table()
 

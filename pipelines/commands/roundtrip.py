@@ -1,4 +1,4 @@
-"""A round trip: a file's sound, encoded and turned back, to hear and to see what an encoder keeps."""
+"""A round trip: encodes a file's sound and decodes it again, to show what an encoder preserves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 def roundtrip(
     file: str, start_s: float | None, end_s: float | None, encoder: Encoder, output: Path
 ) -> Mapping[str, Any]:
-    """Make the round trip of a stretch of a file and write it: the sound to `output`, and both spectrograms beside it
-    as a picture of the same name. What is less than a frame at the end is left out.
+    """Encode and decode a stretch of a file.
 
-    Returns what docs/hearing.md says of the JSON.
+    Writes the decoded sound to `output`, and a picture of both spectrograms beside it under the same name. The rest
+    after the last whole frame is left out.
+
+    Returns the JSON document that docs/hearing.md describes.
     """
     sound, rate = read_span({"uris": [file], "size_bytes": None}, start_s or 0.0, end_s, DEFAULT)
     encoder.setup()
@@ -59,7 +61,7 @@ def roundtrip(
 
 
 def _not_measured() -> dict[str, str]:
-    """The command that installs each distance of which the package is not there, by its name."""
+    """The distances whose package is not installed, each with the command that installs it."""
     from importlib.util import find_spec
 
     packages = {"pesq": "pesq", "stoi": "pystoi"}

@@ -59,7 +59,7 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
 def _rule_error(table: str, name: str, condition: str, stages: Collection[str], error: BaseException) -> RecipeError:
     """Return the error of a rule that DuckDB does not compile, in the terms of a recipe."""
     from manifests import schemas
-    from manifests.views import measured
+    from manifests.view_columns import annotation_columns
 
     rule = f"the rule select.{table}.{name} = {condition!r}"
     reason = str(error).partition("\n\nLINE")[0].replace("\n", " ")
@@ -71,7 +71,7 @@ def _rule_error(table: str, name: str, condition: str, stages: Collection[str], 
     if stage := _stage_of(table, column):
         what = f"{rule} reads {column}, which the stage {stage} measures, and the recipe does not have that stage"
         return RecipeError(what, f"add the table [annotate.{stage}] to the recipe, or leave the rule out")
-    of_recordings = list(measured(["signal", *stages]))
+    of_recordings = list(annotation_columns(["signal", *stages]))
     known = schemas.WINDOWS.names if table == "windows" else of_recordings
     what = f"{rule} names {unknown[1]!r}, which is not a column of {table}"
     if table == "windows" and column in of_recordings:

@@ -27,9 +27,9 @@ from manifests.look.what_if import what_if
 from manifests.select import AT_ONCE, select
 from manifests.selection import Selection
 from manifests.sums import Sums
+from manifests.view_columns import parts_needed
 from manifests.views import open_views
 
-MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
 WINDOW_RULES = {"speech": "speech_share >= 0.25", "one": "num_speakers < 2"}
 
@@ -83,6 +83,7 @@ TABLES = {
         dnsmos_sig="mos", dnsmos_bak="mos", dnsmos_ovrl="mos", dnsmos_p808="mos", dnsmos_windows="n",
         snr_db="round(h // 53 % 400 / 10.0, 1)", music_likelihood="round(h // 59 % 1000 / 1000.0, 3)"),
 }  # fmt: skip
+MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES) if stage in TABLES}
 
 
 def write(lake: Lake, recordings: int, batch: int) -> None:
@@ -108,7 +109,7 @@ def write(lake: Lake, recordings: int, batch: int) -> None:
 
 GROUPED = (
     "SELECT language, source, count(*) AS count, sum(duration_s) / 3600 AS hours, avg(dnsmos_ovrl) AS mos "
-    "FROM annotations GROUP BY ALL ORDER BY hours DESC"
+    "FROM recordings GROUP BY ALL ORDER BY hours DESC"
 )
 QUESTIONS = {
     "head": ["head"],
@@ -131,12 +132,12 @@ def ask_duckdb(name: str, root: str) -> None:
     from manifests.look import show, stats
     from manifests.look.what_if import change
 
-    views._aligned = lambda connection, made, stages: False
-    views._follow = lambda connection, made: False
+    views._stages_aligned = lambda connection, files, stages: False
+    views._verdicts_aligned = lambda connection, files: False
     lake = Lake.at(root)
     choice = choose(lake)
     words = QUESTIONS[name]
-    wanted = views.stages_of(" ".join(words))
+    wanted = parts_needed(" ".join(words))
     if words[0] == "what-if":
         stored = Selection.stored(lake, "bench")
         rules = {"clean": "dnsmos_ovrl >= 2.5"} if "stricter" in name else {}
@@ -144,11 +145,11 @@ def ask_duckdb(name: str, root: str) -> None:
         what_if(lake, choice, stored, change(stored, rules, window_rules, ["clean"] if "dropped" in name else [], {}))
         return
     if words[0] == "show":
-        show.find(open_views(lake, choice, ()), first_id(lake))
+        show.find_recording(open_views(lake, choice, ()), first_id(lake))
         return
     connection = open_views(lake, choice, {"signal", "language"} | wanted)
     if words[0] == "head":
-        connection.execute("SELECT recording_id, uris, duration_s, language FROM annotations LIMIT 10").fetchall()
+        connection.execute("SELECT recording_id, uris, duration_s, language FROM recordings LIMIT 10").fetchall()
     elif name == "stats":
         sums = Sums()
         sums.add_views(connection, choice.stages)
@@ -156,9 +157,9 @@ def ask_duckdb(name: str, root: str) -> None:
     elif name == "stats of the windows":
         stats.summary(connection, "windows")
     elif "--by" in words:
-        stats.grouped(connection, "annotations", ["language", "source"])
+        stats.grouped(connection, "recordings", ["language", "source"])
     elif "--histogram" in words:
-        stats.histogram(connection, "annotations", "dnsmos_ovrl")
+        stats.histogram(connection, "recordings", "dnsmos_ovrl")
     elif words[0] == "query":
         connection.execute(words[1]).fetchall()
 

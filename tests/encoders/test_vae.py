@@ -106,7 +106,7 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
     assert len((folder / "training/losses.jsonl").read_text().splitlines()) < 60
     done = speechmill(*command)
     assert done.returncode == 0, done.stderr
-    assert "goes on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     for name in (WEIGHTS, "config.json", "training/losses.jsonl", "training/checkpoint.safetensors"):
         assert (folder / name).read_bytes() == (trainer.folder / name).read_bytes(), name
     known = trainer.windows, trainer.shape

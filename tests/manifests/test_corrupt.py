@@ -81,7 +81,7 @@ def commands(root: str, recording: str) -> list[list[str]]:
         ["manifest", "head", root, "--view", "shard_windows"],
         ["manifest", "head", root, "--view", "windows", "--columns", "*"],
         ["manifest", "query", root, "SELECT count(*), min(sha256), max(loudness_lufs), any_value(segments), "
-         "any_value(verdict) FROM judged"],
+         "any_value(verdict) FROM recordings"],
         ["manifest", "query", root, "SELECT * FROM ledger"],
         ["manifest", "show", root, recording],
         ["manifest", "funnel", root],
@@ -163,7 +163,7 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
     def known(lake: Lake) -> list[object]:
         signal = Selection.stored(lake, "s").stages["signal"]
         views = open_views(lake, choose(lake))
-        counts = [views.execute(f"SELECT count(*) FROM {view}").fetchall() for view in ("annotations", "judged",
+        counts = [views.execute(f"SELECT count(*) FROM {view}").fetchall() for view in ("annotations", "recordings",
                   "windows", "shard_windows", "ledger")]  # fmt: skip
         return [
             list(lake.batches()), list(lake.annotated("signal", signal)), choose(lake), counts,
