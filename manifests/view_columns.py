@@ -81,7 +81,8 @@ def window_columns(recording: Iterable[str]) -> dict[str, str]:
     are columns that the window has anyway, the failures of ingest, since a window is cut of a readable recording, and
     the landmarks of fingerprints.
     """
-    left_out = {*COPIED, *(column.name for column in schemas.FAILURE), *schemas.BULKY["fingerprint"]}
+    bulky = {name for spec in schemas.STAGE_SPECS.values() for name in spec.bulky}
+    left_out = {*COPIED, *(column.name for column in schemas.FAILURE), *bulky}
     same = {*schemas.WINDOWS.names, "windows"}
     return {f"recording_{name}" if name in same else name: name for name in recording if name not in left_out}
 
