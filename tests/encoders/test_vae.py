@@ -189,7 +189,7 @@ def test_the_fingerprint_is_that_of_the_model_alone(trainer: Trainer, tmp_path: 
 
 
 def test_what_is_no_model_or_no_log_mel_dataset_is_refused(lake: Lake, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name a trained model"):
+    with pytest.raises(ValueError, match="set model to a folder"):
         encoders.load("vae", {})
     with pytest.raises(SpeechmillError, match="holds no VAE"):
         encoders.load("vae", {"model": str(tmp_path)})
