@@ -59,7 +59,7 @@ def given(folder: Path, lake: Path, *words: str) -> list[str]:
 
 def command(folder: Path, lake: Path, *words: str) -> list[str]:
     """`speechmill run` over that input."""
-    return [sys.executable, "-m", "pipelines", *given(folder, lake, *words)]
+    return [sys.executable, "-m", "pipelines.commands", *given(folder, lake, *words)]
 
 
 def digests(lake: Path) -> dict[str, str]:

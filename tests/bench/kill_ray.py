@@ -1,6 +1,6 @@
-"""kill -9 of a worker, a node and the driver in turn, at random moments on two Ray nodes; prints what was redone.
+"""Kill a worker, a node and the driver of runs on two Ray nodes at random moments, and print what was repeated.
 
-`python tests/bench/kill_ray.py [RUNS]`. Each lake must end equal, by sha256, to one that nothing disturbed.
+`python tests/bench/kill_ray.py [RUNS] [SEED]`. Every lake must be equal, by sha256, to that of an undisturbed run.
 """
 
 import json
@@ -29,12 +29,12 @@ class Killed:
     what: str
     after_s: float = 0.0
     files: int = 0
-    """In the lake when it was killed, those under runs/ apart."""
+    """Number of files in the lake at the kill, without those under runs/."""
     during: str = ""
     redone: list[str] = field(default_factory=list)
-    """Units begun again."""
+    """Units that were started again."""
     exits: list[int] = field(default_factory=list)
-    """Of the command, given again after it was killed itself."""
+    """Exit codes of the command, which is repeated if it was killed itself."""
     seconds: float = 0.0
     equal: bool = False
 
@@ -48,9 +48,9 @@ def disturbed(
     chance: random.Random,
     within_s: float,
 ) -> Killed:
-    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it.
+    """Run over the input in `folder`, kill `what` once, and repeat the command if that ended it.
 
-    The moment is one of `within_s` from the lake's first file on, or as soon after it as there is something to kill.
+    The moment is random within `within_s` after the lake's first file, or later if there is nothing to kill yet.
     """
     killed = Killed(what)
     begun = time.monotonic()
@@ -90,7 +90,7 @@ def disturbed(
 
 
 def undisturbed(cluster: TwoNodes, folder: Path, lake: Path) -> float:
-    """Seconds of an undisturbed run from the lake's first file on: the machine may be busy with other work."""
+    """Return the seconds of an undisturbed run, from the lake's first file on."""
     words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
     first = None
     with subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=subprocess.DEVNULL) as driver:

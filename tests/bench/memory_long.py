@@ -1,7 +1,6 @@
-"""Peak resident memory of milling one long recording: ingest, annotate, select and encode, after each step.
+"""Peak resident memory after each step of a run over one long recording: ingest, annotate, select and encode.
 
-Run from the repository root: `python tests/bench/memory_long.py [--hours 10] [--stages vad,quality] [--speech FILE]`.
-The recording is made on the fly, an mp3 whose frames are those of a real conversation again and again.
+The recording is made on the fly: an MP3 file that repeats the frames of a real conversation.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ STAGES = ("vad", "diarize", "language", "quality")
 
 
 def make_long(path: Path, speech: Path, hours: float) -> None:
-    """Write `speech`, mono or stereo, over and over as one mp3 of about `hours`; nothing of it is held but one copy."""
+    """Write an MP3 of about `hours` that repeats `speech`, mono or stereo. Only one copy is held in memory."""
     decoder = Decoder(str(speech))
     once = path.with_name("once.mp3")
     with soundfile.SoundFile(once, "w", decoder.sample_rate, decoder.channels) as file:
@@ -57,8 +56,8 @@ def peak_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=10.0, help="length of the recording")
-    parser.add_argument("--stages", default="vad", help=f"stages to run, vad among them, of {','.join(STAGES)}")
-    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="what to repeat to that length")
+    parser.add_argument("--stages", default="vad", help=f"stages to run, vad among them: {','.join(STAGES)}")
+    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="file to repeat to that length")
     arguments = parser.parse_args()
     stages = arguments.stages.split(",")
     raw = {"name": "long", "annotate": {name: {} for name in STAGES if name in stages}}

@@ -69,7 +69,7 @@ class Month:
         recipe.write_text(_toml(self.recipe))
         given = ["run", str(recipe), "--in", str(self.sound.folder), "--lake", str(self.root), "--quiet"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *given],
+            [sys.executable, "-m", "pipelines.commands", *given],
             cwd=Path(__file__).parents[2],
             stderr=subprocess.DEVNULL,
             start_new_session=True,

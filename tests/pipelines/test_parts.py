@@ -115,7 +115,7 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     # Rows are kept at once, as after KEEP_EVERY_S; workers of another process import the changed module by its name.
     (tmp_path / "sitecustomize.py").write_text("from pipelines.units import parts\nparts.KEEP_EVERY_S = 0.0\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", str(workers), "--quiet")]
+    command = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", str(workers), "--quiet")]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     while process.poll() is None and not list(lake.glob("runs/pieces/vad-*/*/*.parquet")):
         time.sleep(0.005)
@@ -125,7 +125,7 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     assert annotations(lake) == {}
     # A process of its own, not a forked one: a unit that was begun before is left to a process that a worker spawns.
     killed = sum(count for _, count in units(lake))
-    again = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", "2", "--quiet")]
+    again = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", "2", "--quiet")]
     assert subprocess.run(again, cwd=ROOT, check=False).returncode == 0
     assert 0 < sum(count for _, count in units(lake)) - killed < 4
     assert digests(lake) == digests(folder / "whole")
