@@ -17,7 +17,7 @@ import numpy as np
 from sources import Source
 
 from studies import pjsd
-from studies.ngrams import Corpus, counted
+from studies.ngrams import Corpus, count_ngrams
 from studies.pjsd import Order, compare, divergence
 
 SAMPLES = 12
@@ -85,7 +85,7 @@ def _without_condition(order: Order) -> float:
 
 def _miller_madow_bias(a: Corpus, b: Corpus, n: int) -> float:
     """Return the first-order bias in bits: (K - 1) / 2N for the entropy of each side, and its analogue for the mean."""
-    counts = [np.asarray(side.sum(axis=0)).reshape(-1) for side in counted([a, b], n)]
+    counts = [np.asarray(side.sum(axis=0)).reshape(-1) for side in count_ngrams([a, b], n)]
     totals = [float(side.sum()) for side in counts]
     p, q = (side / total for side, total in zip(counts, totals, strict=True))
     own = sum((np.count_nonzero(side) - 1) / total for side, total in zip(counts, totals, strict=True)) / 2
@@ -96,7 +96,7 @@ def _miller_madow_bias(a: Corpus, b: Corpus, n: int) -> float:
 def _bootstrap_bias(a: Corpus, b: Corpus, n: int, value: float, seed: int) -> float:
     """Return how much larger the mean value of resampled clips is."""
     random = np.random.default_rng(seed)
-    sides = counted([a, b], n)
+    sides = count_ngrams([a, b], n)
     values = []
     for _ in range(60):
         drawn = [

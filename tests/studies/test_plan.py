@@ -167,7 +167,7 @@ def test_next_runs_are_chosen_from_the_document_of_a_fit(tmp_path: Path) -> None
     assert "with these runs" in told.output
     (tmp_path / "fit.json").write_text('{"E": 1}')
     refused = CliRunner().invoke(cli, ["study", "plan", *words])
-    assert "is no document of a fit" in str(refused.exception)
+    assert "not the document of a fit" in str(refused.exception)
 
 
 def test_a_set_of_runs_that_identifies_too_little_is_compared_all_the_same() -> None:
