@@ -20,7 +20,7 @@ TINY: dict[str, str] = {
     "accuracy_pjsd.py": "--samples 2 --settings 1",
     "accuracy_prosody.py": "--pitches 1",
     "accuracy_turns.py": "--minutes 0.5",
-    "bench_cost.py": "--minutes 0.5 --times 2",
+    "bench_cost.py": "--minutes 3 --times 2",
     "bench_decode.py": "--seconds 2 --repeats 1",
     "bench_encoders.py": "--seconds 1 --only encodec\\ 24\\ kHz",
     "bench_engines.py": "--hours 0.03 --minutes 1",

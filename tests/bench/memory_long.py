@@ -78,12 +78,13 @@ def main() -> None:
         steps |= {"select": run.select, "encode": run.encode}
         for name, step in steps.items():
             cpu, begun = time.process_time(), time.perf_counter()
-            made = step()
+            result = step()
             spent = (time.process_time() - cpu, time.perf_counter() - begun)
             print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
-            if isinstance(made, list):
-                print(*(f"{'':<10}{part.done_s / 3600:.2f} h, {part.failed} failed" for part in made), sep="\n")
-        print(made)
+            if name == "annotate":
+                print(*(f"{'':<10}{unit.done_s / 3600:.2f} h, {unit.failed} failed" for unit in result), sep="\n")
+        (encoded,) = result
+        print(f"{encoded.version.frames:,} frames")
 
 
 if __name__ == "__main__":
