@@ -42,7 +42,7 @@ def simulate(folder: Path) -> Path:
     """Make a few short conversations of the speakers in the packaged recording."""
     voices = [str(path) for path in packaged_recordings().glob("speaker*.flac")]
     words = [f"--voices={path}" for path in voices]
-    words += ["--count=2", "--minutes=0.3..0.4", "--speakers=2", "--side=test", "--test-share=1", "--quiet"]
+    words += ["--count=2", "--minutes=0.5..0.6", "--speakers=2", "--side=test", "--test-share=1", "--quiet"]
     command = [sys.executable, "-m", "pipelines.commands", "simulate", str(folder), *words]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     return folder
