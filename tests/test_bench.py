@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clusters import need_namespaces
+from ray_clusters import need_namespaces
 
 BENCH = Path(__file__).parent / "bench"
 TINY: dict[str, str] = {

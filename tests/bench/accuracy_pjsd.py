@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
-from sources import Source
+from markov_sources import Source
 
 from studies import pjsd
 from studies.ngrams import Corpus, count_ngrams

@@ -18,8 +18,8 @@ import soundfile
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import alone
-from millings import RECIPE, command, conversation, digests
+from ray_clusters import alone
+from small_runs import RECIPE, conversation, digests, run_command
 
 ENGINES = {
     "local": ["--workers", "2"],
@@ -48,7 +48,7 @@ def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], Path]:
     lake = folder / f"lake-{engine}"
     shutil.rmtree(lake, ignore_errors=True)
     begun = time.monotonic()
-    done = alone(*command(folder, lake, *ENGINES[engine]), timeout_s=3600)
+    done = alone(*run_command(folder, lake, *ENGINES[engine]), timeout_s=3600)
     assert done.returncode == 0, done.stderr
     wall_s = time.monotonic() - begun
     (summary,) = lake.glob("runs/*/summary.json")

@@ -29,7 +29,8 @@ from manifests.selection import Selection
 from manifests.sums import Sums
 from manifests.views import open_views
 
-MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
+STAGES = ("signal", "vad", "diarize", "language", "quality")
+MARKS = {stage: f"{number:012x}" for number, stage in enumerate(STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
 WINDOW_RULES = {"speech": "speech_share >= 0.25", "one": "num_speakers < 2"}
 

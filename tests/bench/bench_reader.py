@@ -30,7 +30,7 @@ import torch
 import webdataset
 from lakes import publish_by_hand
 from servers import EVERYTHING, plain_environment, s3_server
-from synthetic import row
+from synthetic_datasets import row
 from torch.utils.data import DataLoader, IterableDataset
 
 from manifests.lake import Lake

@@ -20,7 +20,7 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from millings import command, digests, make_input
+from small_runs import digests, make_input, run_command
 
 ROOT = Path(__file__).parents[2]
 KILLS_A_LAKE = 3
@@ -29,7 +29,7 @@ TARGETS = ("worker", "decoder", "driver", "group")
 
 def start(folder: Path, lake: Path) -> subprocess.Popen[bytes]:
     log = lake.with_suffix(".log").open("ab")
-    words = command(folder, lake, "--workers", "2")
+    words = run_command(folder, lake, "--workers", "2")
     return subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
 
@@ -95,7 +95,9 @@ def main() -> None:
     try:
         make_input(folder, 12, 2)
         begun = time.monotonic()
-        subprocess.run(command(folder, folder / "whole", "--workers", "2"), cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(
+            run_command(folder, folder / "whole", "--workers", "2"), cwd=ROOT, check=True, capture_output=True
+        )
         lasts_s = time.monotonic() - begun
         expected = digests(folder / "whole")
         print(f"12 recordings of a minute, {len(expected)} files; undisturbed {lasts_s:.1f} s, 2 workers", flush=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import ROOT, TwoNodes
-from millings import command, digests, make_input
+from ray_clusters import ROOT, TwoNodes
+from small_runs import digests, make_input, run_command
 
 
 @dataclass
@@ -54,7 +54,7 @@ def disturbed(
     """
     killed = Killed(what)
     begun = time.monotonic()
-    words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
+    words = cluster.inside(1, *run_command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
 
     def start() -> subprocess.Popen[bytes]:
         found, log = lake.with_suffix(".out").open("ab"), lake.with_suffix(".log").open("ab")
@@ -91,7 +91,7 @@ def disturbed(
 
 def undisturbed(cluster: TwoNodes, folder: Path, lake: Path) -> float:
     """Return the seconds of an undisturbed run, from the lake's first file on."""
-    words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
+    words = cluster.inside(1, *run_command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
     first = None
     with subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=subprocess.DEVNULL) as driver:
         while driver.poll() is None:
@@ -120,7 +120,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="kill"))
     try:
         make_input(folder, 12, 10)
-        subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(run_command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
         expected = digests(folder / "whole")
         print(f"12 recordings of 5 minutes, {len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
         counts: Counter[tuple[str, bool]] = Counter()

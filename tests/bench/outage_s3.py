@@ -18,7 +18,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "pipelines")]
 import soundfile
 import sounds
 import test_s3_run as runs
-from faults import Proxy
+from faulty_proxy import Proxy
 from servers import EVERYTHING, plain_environment, s3_server
 from test_cli import digests
 

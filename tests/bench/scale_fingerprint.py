@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
-from planted import drawn, found, match, write_fingerprints
+from fingerprint_lakes import drawn, found, match, write_fingerprints
 
 from manifests.lake import Lake
 from manifests.matches import MatchConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from synthetic import add_shards, features, spread
+from synthetic_datasets import add_shards, features, spread
 
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake

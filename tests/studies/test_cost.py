@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from forked import speechmill
 from lakes import rules, write_lake
-from millings import given, make_input
+from small_runs import make_input, run_words
 
 from manifests.lake import Lake
 from manifests.select import select
@@ -200,7 +200,7 @@ def test_a_price_table_is_checked(tmp_path: Path, change: tuple[str, str], told:
 
 def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     make_input(tmp_path, 6)
-    done = speechmill(*given(tmp_path, tmp_path / "lake"))
+    done = speechmill(*run_words(tmp_path, tmp_path / "lake"))
     assert done.returncode == 0, done.stderr
     printed = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6", "--json"])
     assert printed.exit_code == 0, printed.output

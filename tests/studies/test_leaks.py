@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from synthetic import add_shards
+from synthetic_datasets import add_shards
 
 from manifests import schemas
 from manifests.lake import Lake

@@ -95,12 +95,12 @@ def test_mistakes_are_told(words: list[str], code: int, message: str) -> None:
 
 def test_rates_and_amounts_come_from_the_ledger_of_a_dataset(tmp_path: Path) -> None:
     from forked import speechmill
-    from millings import given, make_input
+    from small_runs import make_input, run_words
 
     from manifests.lake import Lake
 
     make_input(tmp_path, 2)
-    done = speechmill(*given(tmp_path, tmp_path / "lake"))
+    done = speechmill(*run_words(tmp_path, tmp_path / "lake"))
     assert done.returncode == 0, done.stderr
     ledger = Lake.at(str(tmp_path / "lake")).read("datasets/cheap/ledger.parquet").to_pylist()
     rows = [row for row in ledger if row["split"] == "train" and row["patch"] == 2]

@@ -13,7 +13,7 @@ import webdataset
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import add_shards, features, spread
+from synthetic_datasets import add_shards, features, spread
 
 from manifests.choice import ChoiceError
 from manifests.corrupt import CorruptFileError

@@ -21,8 +21,8 @@ import soundfile
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "pipelines")]
 
-from clusters import alone
-from millings import RECIPE, conversation
+from ray_clusters import alone
+from small_runs import RECIPE, conversation
 
 INSTALL = (
     "pip install nemo-curator==1.4.0 silero-vad soundfile pydub librosa scipy torch==2.11.0 torchaudio==2.11.0, "
