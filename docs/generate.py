@@ -41,8 +41,8 @@ TABLES = {
     "annotate.prosody": "Pitch, speaking rate, pauses and loudness of each speaker ([talk.md](talk.md)).",
     "match": "How fingerprints are compared ([duplicates.md](duplicates.md)).",
     "select": "How windows are cut, and which recordings and windows are kept. A rule has a name and is an SQL "
-    "condition over the columns of [columns.md](columns.md). A rule on a missing (null) value fails, and all rules that fail are "
-    "kept as reasons.",
+    "condition over the columns of [columns.md](columns.md). A rule on a missing (null) value fails, and all rules "
+    "that fail are kept as reasons.",
     "encode": "How kept windows are encoded. If there are several encoders, each has a table `[encode.NAME]` with "
     "`encoder` (NAME by default), `on_grid` and the encoder's own settings; the other keys stay in `[encode]`.",
     "storage": "How buckets and HTTP servers are accessed. Credentials are never in a recipe: they come from the usual "
