@@ -14,7 +14,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
@@ -74,17 +76,22 @@ def main() -> None:
         run = Run(recipe, lake, watch)
         print(f"{'step':<10}{'peak MiB':>10}{'CPU s':>10}{'s':>10}")
         print(f"{'start':<10}{peak_mib():>10,.0f}")
-        steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": lambda: list(run.annotate())}
-        steps |= {"select": run.select, "encode": run.encode}
+        annotated: list[Any] = []
+        encoded: list[Any] = []
+        steps: dict[str, Callable[[], object]] = {
+            "ingest": lambda: run.ingest([str(path)]),
+            "annotate": lambda: annotated.extend(run.annotate()),
+            "select": run.select,
+            "encode": lambda: encoded.extend(run.encode()),
+        }
         for name, step in steps.items():
             cpu, begun = time.process_time(), time.perf_counter()
-            result = step()
+            step()
             spent = (time.process_time() - cpu, time.perf_counter() - begun)
             print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
-            if name == "annotate":
-                print(*(f"{'':<10}{unit.done_s / 3600:.2f} h, {unit.failed} failed" for unit in result), sep="\n")
-        (encoded,) = result
-        print(f"{encoded.version.frames:,} frames")
+        for unit in annotated:
+            print(f"annotated {unit.done_s / 3600:.2f} h, {unit.failed} failed")
+        print(f"encoded {encoded[0].version.frames:,} frames")
 
 
 if __name__ == "__main__":
