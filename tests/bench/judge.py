@@ -80,10 +80,11 @@ NOISES = {
 """Noise files by half, because the command only splits voices."""
 MILL = [sys.executable, "-c", "from pipelines.commands.cli import main; main()"]
 FOLDERS = {"tuning": "tune", "test": "test"}
+BEDS = ("none", "pink", "babble", "files")
 MIXED = [
     "--voice-by=file", *(f"--codec={name}" for name in ("none", "mulaw", "alaw", "amr", "opus", "g722")),
     *(f"--room={name}" for name in ("dry", "small", "medium", "large")),
-    *(f"--bed={name}" for name in ("none", "pink", "babble", "files")), "--snr=5..30",
+    "--snr=5..30",
 ]  # fmt: skip
 
 
@@ -133,11 +134,12 @@ def prepare(folder: Path, out: Path) -> None:
 @click.option(
     "--side", "sides", multiple=True, type=click.Choice(list(FOLDERS)), default=list(FOLDERS), show_default=True
 )
+@click.option("--bed", "beds", multiple=True, default=BEDS, show_default=True, help="Noise under the speech.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--workers", default=1, show_default=True)
 def main(
     out: Path, folder: Path | None, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
-    utterances: int, sides: tuple[str, ...], seed: int, workers: int,
+    utterances: int, sides: tuple[str, ...], beds: tuple[str, ...], seed: int, workers: int,
 ) -> None:  # fmt: skip
     """Make OUT/tune and OUT/test, each with additional folders whose names end in -calls, -long and -bank."""
     folder = folder or recordings_or_packaged()
@@ -148,7 +150,8 @@ def main(
         name = FOLDERS[side]
         more = [f"--bank={out / name}-bank"]
         more += ["--tts=all", f"--set=tts_utterances={utterances}"] if utterances else []
-        more += [f"--noise={path}" for path in noises_of(folder, side)]
+        more += [f"--bed={bed}" for bed in beds]
+        more += [f"--noise={path}" for path in noises_of(folder, side)] if "files" in beds else []
         for suffix, wanted, length, channels in parts:
             if not wanted:
                 continue

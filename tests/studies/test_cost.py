@@ -89,7 +89,7 @@ def test_a_step_on_gpus_goes_where_they_are() -> None:
     found = bill(step(), step("annotate diarize", 0.01, gpu_s=Amount(0.02)))["steps"]
     assert [(one["machine"], one["bound_by"]) for one in found] == [("plain", "cpu"), ("gpu", "gpu")]
     assert found[1]["machine_hours"]["value"] == pytest.approx(20)
-    with pytest.raises(SpeechmillError, match="cannot do the step annotate diarize: too little gpu"):
+    with pytest.raises(SpeechmillError, match="cannot run the step annotate diarize: too little gpu"):
         bill(step("annotate diarize", 0.01, gpu_s=Amount(0.02)), machine="plain")
     with pytest.raises(SpeechmillError, match="no machine 'huge'") as caught:
         bill(step(), machine="huge")
@@ -181,7 +181,7 @@ def test_runs_of_one_recipe_are_joined_and_others_are_left_out(tmp_path: Path) -
         (("cores = 32\n", ""), "machines.cpu-32: cores must be a number of 0 or more"),
         (("cores = 32", "cores = -1"), "cores must be a number"),
         (("cores = 32", "cores = true"), "cores must be a number"),
-        (("busy = 0.9", "busy = 2"), "busy from 0 to 1"),
+        (("busy = 0.9", "busy = 2"), "and busy above 0 and at most 1"),
         (("months = 12", "month = 12"), "storage: unknown key: month"),
         (("date = 2026-11-01", 'date = "today"'), "date a day"),
         (("[storage]", "[storag]"), "unknown key: storag"),
@@ -228,5 +228,5 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert found["example_prices"]
     shown = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6"])
     assert "bound by cpu" in shown.stdout
-    assert "the prices are examples" in shown.stdout
+    assert "these prices are made-up examples" in shown.stdout
     assert CliRunner().invoke(cli, ["study", "cost", "--show-prices"]).stdout == example_table()
