@@ -78,7 +78,7 @@ def test_files_and_tables_beyond_the_bounds_are_refused(tmp_path: Path, monkeypa
     with pytest.raises(SpeechmillError, match="MB"):
         read(path, Columns())
     path.write_bytes(b"params,tokens,loss\n\xff\xfe\n")
-    with pytest.raises(SpeechmillError, match="no CSV"):
+    with pytest.raises(SpeechmillError, match="not a CSV"):
         read(path, Columns())
 
 

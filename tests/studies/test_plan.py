@@ -79,10 +79,10 @@ def test_the_grid_is_written_as_a_table_too(tmp_path: Path) -> None:
         (["--budgets", "1e40", *LOGMEL], 2, "give up to"),
         (["--budgets", "1e19", "--ratio", "9..1", *LOGMEL], 2, "not LOW..HIGH"),
         (["--budgets", "1e19", "--sizes", "1e12", *LOGMEL], 1, "no size has 5 to 10000 tokens per parameter"),
-        (["--budgets", "1e19", "--spend", "1e20", *LOGMEL], 2, "for --from-fit"),
+        (["--budgets", "1e19", "--spend", "1e20", *LOGMEL], 2, "need --from-fit"),
         (["--budgets", "1e19", "--lake", "nowhere"], 2, "--dataset"),
         (["--budgets", "1e19", "--lake", "nowhere", "--dataset", "x"], 1, "there is no lake at nowhere"),
-        (["--budgets", "1e19", "--dataset", "x", *LOGMEL], 2, "want --lake"),
+        (["--budgets", "1e19", "--dataset", "x", *LOGMEL], 2, "need --lake"),
     ],
 )
 def test_mistakes_are_told(words: list[str], code: int, message: str) -> None:
