@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoders.distances import PACKAGES, distances
-from encoders.roundtrip import decoded_again
-from encoders.vocoders import chosen
+from encoders.roundtrip import round_trip
+from encoders.vocoders import choose_vocoder
 from manifests.install import install
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.resample import resampled
@@ -34,7 +34,7 @@ def roundtrip(
     encoder.setup()
     sound = np.concatenate(list(resampled([sound], rate, encoder.sample_rate)), axis=1)
     frames, rate = encoder.frames(sound.shape[1]), encoder.sample_rate
-    decoded = decoded_again(encoder, encoder.cut(sound, 0, frames))
+    decoded = round_trip(encoder, encoder.cut(sound, 0, frames))
     sound = sound[:, : decoded.shape[1]]
     write(output, decoded, rate)
     drawn = output.with_suffix(".png")
@@ -49,7 +49,7 @@ def roundtrip(
         "duration_s": sound.shape[1] / rate,
         "encoder": encoder.name,
         "fingerprint": encoder.fingerprint,
-        "vocoder": encoder.vocoder and chosen(encoder.vocoder),
+        "vocoder": encoder.vocoder and choose_vocoder(encoder.vocoder),
         "sample_rate": rate,
         "frames": frames,
         "dim": encoder.dim,

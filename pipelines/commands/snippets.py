@@ -15,8 +15,8 @@ import soxr
 from encoders.base import Encoder, WindowSound
 from encoders.logmel import LogMel
 from encoders.mel import LogMelConfig, hz_to_mel
-from encoders.roundtrip import decoded_again
-from encoders.vocoders import chosen
+from encoders.roundtrip import round_trip
+from encoders.vocoders import choose_vocoder
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.reach import first_available_uri
@@ -108,12 +108,12 @@ class RoundTrips:
             )
             frames = min(most, encoder.frames(sound.shape[1] - before))
             sound = sound[:, : before + frames * encoder.hop_samples + encoder.look_ahead_samples]
-            decoded = decoded_again(encoder, WindowSound(sound, before, frames))
+            decoded = round_trip(encoder, WindowSound(sound, before, frames))
         except SpeechmillError as error:
             return {"decoded_label": f"No round trip can be made now: {error}; remedy: {error.remedy}"}
         self.left -= 1
         at_rate = soxr.resample(np.ascontiguousarray(decoded.T), encoder.sample_rate, RATE).T
-        by = f" by {chosen(encoder.vocoder)}" if encoder.vocoder else ""
+        by = f" by {choose_vocoder(encoder.vocoder)}" if encoder.vocoder else ""
         length_s = decoded.shape[1] / encoder.sample_rate
         label = f"The first {length_s:.1f} s, from {encoder.name} features back to sound{by}"
         return {"decoded": base64.b64encode(opus(at_rate)).decode(), "decoded_label": label}

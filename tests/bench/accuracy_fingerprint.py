@@ -1,5 +1,7 @@
-"""Fingerprints on real recordings: copies and excerpts found after each distortion, beside Chromaprint, jingles, and
-pairs among different recordings of a few voices. Needs espeak-ng, and fpcalc for Chromaprint; takes minutes of CPU.
+"""Accuracy of fingerprints: recall of copies and excerpts after each distortion, compared with Chromaprint; jingles;
+and false pairs among different recordings of the same few voices.
+
+It needs espeak-ng, and fpcalc for Chromaprint, and takes minutes of CPU time.
 """
 
 import argparse
@@ -17,7 +19,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 import numpy as np
 import pyarrow as pa
 from copies import COPIES
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from manifests.matches.align import Marks, Stretch, stretches
 from manifests.matches.index import ROW_BITS, keys
@@ -27,14 +29,15 @@ from pipelines.stages.landmarks import landmarks
 LONGEST_S = 40
 LENGTHS_S = (5, 10, 30)
 CHROMAPRINT_RUN = 24
-"""Items of Chromaprint, 3 s, whose bits are compared along a diagonal."""
+"""Consecutive items of Chromaprint, 3 s, whose bits are compared."""
 Pairs = dict[tuple[int, int], list[Stretch]]
 
 
 def recordings(every: int) -> list[tuple[str, np.ndarray]]:
-    """Mono real recordings of 8 s at least that are not silent; of those at two rates only one is taken."""
+    """Return every n-th recording as mono, without short or silent ones and without copies of others."""
+    folder = recordings_or_packaged()
     found, known = [], list[Marks]()
-    for path in sorted(RECORDINGS.rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.suffix not in (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4"):
             continue
         try:
@@ -45,7 +48,7 @@ def recordings(every: int) -> list[tuple[str, np.ndarray]]:
         marks = heard(samples)
         if len(samples) >= 8 * 16000 and len(marks) > 3 * len(samples) / 16000:
             known.append(marks)
-            found.append((str(path.relative_to(RECORDINGS)), samples))
+            found.append((str(path.relative_to(folder)), samples))
     copies = {one for one, other in pairs([], known) if one != other}
     return [one for number, one in enumerate(found) if number not in copies][::every]
 
@@ -55,7 +58,7 @@ def heard(samples: np.ndarray) -> Marks:
 
 
 def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28) -> Pairs:
-    """Stretches that new recordings share with others, by both numbers, as the lake's matching finds them."""
+    """Find the stretches that new recordings share with others, as the matching of a lake does, by pairs of numbers."""
     every = [*known, *new]
     numbers = [number + ((number >= len(known)) << ROW_BITS) for number in range(len(every))]
     made = [keys(marks.bits, key_bits) for marks in every]
@@ -80,17 +83,18 @@ def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28) -> Pairs:
 
 
 def inside(samples: np.ndarray, around: np.ndarray) -> tuple[np.ndarray, float]:
-    """A sound in the middle of another one, at its level, and where it starts in ms."""
+    """Insert a sound into the middle of another one, at its level. Returns the sound, and where the insert starts,
+    ms."""
     half = len(around) // 2
     level = np.sqrt(np.square(around).mean() / max(1e-12, float(np.square(samples).mean())))
     return np.concatenate([around[:half], samples * level, around[half:]]).astype(np.float32), half / 16
 
 
 def distortions(real: list[tuple[str, np.ndarray]], chromaprint: bool) -> None:
-    """Print recall by distortion and length, and how far the ends of what was found lie from the truth."""
+    """Print the recall by distortion and length, and the error of the ends of the stretches that were found."""
     base = [heard(samples) for _, samples in real]
     printed = [raw(samples) for _, samples in real] if chromaprint else []
-    print(f"{len(real)} recordings, {sum(len(s) for _, s in real) / 16000:.0f} s. Recall, edges: median error in ms")
+    print(f"{len(real)} recordings, {sum(len(s) for _, s in real) / 16000:.0f} s. Recall; median error of ends in ms")
     print("| distortion | whole copy | 5 s inside | 10 s inside | 30 s inside | edges | false pairs |", end="")
     print(" Chromaprint whole | 10 s inside |" if chromaprint else "")
     for name, (changed, speed) in COPIES.items():
@@ -123,7 +127,8 @@ def distortions(real: list[tuple[str, np.ndarray]], chromaprint: bool) -> None:
             cells.append(f"{right}/{len(truth)}")
             if chromaprint and length_s in (None, 10):
                 theirs.append(of_chromaprint(printed, [raw(samples) for samples in made], truth))
-        print(f"| {name} | {' | '.join(cells)} | {np.median(errors):.0f} | {false} |", *(f"{t} |" for t in theirs))
+        edges = f"{np.median(errors):.0f}" if errors else "-"
+        print(f"| {name} | {' | '.join(cells)} | {edges} | {false} |", *(f"{t} |" for t in theirs))
         sys.stdout.flush()
 
 
@@ -147,8 +152,8 @@ def write_wav(path: str, samples: np.ndarray) -> None:
 
 
 def of_chromaprint(base: list[np.ndarray], made: list[np.ndarray], truth: list[tuple]) -> str:
-    """Copies closer to their original than any other recording is to any: the best that a threshold without false pairs
-    can do."""
+    """Count the copies that are closer to their original than any recording is to another one. This is the best recall
+    of a threshold without false pairs."""
     right = [distance(items, base[number]) for items, (number, *_) in zip(made, truth, strict=True)]
     wrong = [
         distance(items, base[other])
@@ -156,11 +161,11 @@ def of_chromaprint(base: list[np.ndarray], made: list[np.ndarray], truth: list[t
         for other in ((number + 3 + place) % len(base), (number + 11) % len(base))
         if other not in (number, inner)
     ]
-    return f"{sum(one < min(wrong) for one in right)}/{len(right)}"
+    return f"{sum(one < min(wrong, default=0.5) for one in right)}/{len(right)}"
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Least share of differing bits over 3 s at any offset."""
+    """Return the smallest share of differing bits over 3 s at any offset."""
     if min(len(one), len(other)) < CHROMAPRINT_RUN:
         return 0.5
     differ = np.bitwise_count(one[:, None] ^ other[None]).astype(np.int64)
@@ -173,7 +178,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
-    """An 8 s jingle at random places of recordings, each coded otherwise."""
+    """Print how often an 8 s jingle is found that is inserted into recordings at random, each time in another codec."""
     rng = np.random.default_rng(5)
     music = next((samples for name, samples in real if "Vibe" in name), real[0][1])
     jingle, coded = music[5 * 16000 : 13 * 16000], [COPIES[name][0] for name in list(COPIES)[:7]]
@@ -191,7 +196,8 @@ def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
 
 
 def voices(count: int) -> None:
-    """Pairs among different recordings of four synthetic voices, which say each word always in the same way."""
+    """Print the false pairs among recordings of four synthetic voices, which always pronounce a word in the same
+    way."""
     rng = np.random.default_rng(3)
     syllables = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ee", "oo")]
     words = ["".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)]
@@ -216,10 +222,10 @@ def voices(count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=int, default=1, help="take every nth recording")
-    parser.add_argument("--voices", type=int, default=2000)
-    parser.add_argument("--jingles", type=int, default=200)
-    parser.add_argument("--no-chromaprint", action="store_true")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th recording")
+    parser.add_argument("--voices", type=int, default=2000, help="recordings of synthetic voices")
+    parser.add_argument("--jingles", type=int, default=200, help="recordings with a jingle")
+    parser.add_argument("--no-chromaprint", action="store_true", help="do not compare with Chromaprint")
     given = parser.parse_args()
     real = recordings(given.every)
     jingles(real, given.jingles)

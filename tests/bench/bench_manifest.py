@@ -1,7 +1,7 @@
-"""`speechmill manifest` on a synthetic lake of 10 million recordings and 50 million windows: time and peak memory.
+"""Time and peak memory of `speechmill manifest` on a synthetic lake of 10 million recordings and 50 million windows.
 
-Each question is asked in a process of its own. Beside it DuckDB alone answers the same SQL over the same files, with
-recordings and stages joined by id as one would write it. Then lhotse's command line is asked the same of a manifest.
+Each question is answered by a process of its own. For comparison, DuckDB alone answers the same SQL over the same
+files, with recordings and stages joined by id. Then Lhotse's command line answers the same questions about a manifest.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from manifests.views import open_views
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
 WINDOW_RULES = {"speech": "speech_share >= 0.25", "one": "num_speakers < 2"}
 
-# One row a recording, every value drawn from the hash h of its number; numbers are rounded as measures are.
+# One row per recording. Every value is derived from the hash h of its number, and rounded like a measurement.
 FACTS = """
 CREATE OR REPLACE TABLE facts AS
 SELECT *, ['en', 'de', 'es', 'fr', 'pt', 'zh'][1 + least(5, (h // 7 % 10)::BIGINT)] AS lang,
@@ -87,7 +87,7 @@ MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES) 
 
 
 def write(lake: Lake, recordings: int, batch: int) -> None:
-    """The lake, some batches at a time, in the schemas of a real one; memory does not grow with its size."""
+    """Write a lake in the schemas of a real one, some batches at a time, so that memory does not grow with its size."""
     connection = duckdb.connect()
     connection.execute("SET threads = 1; SET memory_limit = '2GB'")
     step = max(1, AT_ONCE // batch) * batch
@@ -127,7 +127,7 @@ QUESTIONS = {
 
 
 def ask_duckdb(name: str, root: str) -> None:
-    """The SQL of a question over views that are joined by id, without the command line."""
+    """Answer a question with plain SQL over views that are joined by id, without our command line."""
     from manifests import views
     from manifests.look import show, stats
     from manifests.look.what_if import change
@@ -170,7 +170,7 @@ def first_id(lake: Lake) -> str:
 
 
 def timed(command: list[str], limit_s: float = math.inf) -> tuple[float, float, float]:
-    """Wall seconds, processor seconds and peak MB of a process, infinite where it takes longer than the limit."""
+    """Run a process. Returns its wall seconds, CPU seconds (both infinite if it exceeds the limit) and peak MB."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -209,7 +209,7 @@ def compare_duckdb(root: str, repeats: int, limit_s: float) -> None:
 
 
 def compare_lhotse(folder: Path, recordings: int, repeats: int) -> None:
-    """The questions that lhotse's command line answers, of the same manifests."""
+    """Compare the questions that Lhotse's command line can answer, on the same manifests."""
     root = str(folder / "small")
     write(Lake.at(root), recordings, 20_000)
     subprocess.run([*MILL, "convert", root, "--to", "lhotse", "--out", str(folder / "lhotse")], check=True)
@@ -241,10 +241,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=20_000, help="recordings in a batch file")
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest is told")
+    parser.add_argument("--repeats", type=int, default=2, help="repetitions, of which the fastest is printed")
     parser.add_argument("--limit", type=float, default=600, help="seconds to wait for DuckDB alone")
-    parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for lhotse; 0: none")
-    parser.add_argument("--lake", help="use this synthetic lake, written if it is not there, and keep it")
+    parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for Lhotse; 0 for none")
+    parser.add_argument("--lake", help="folder of a synthetic lake to use; it is written if missing, and kept")
     parser.add_argument("--ask", choices=QUESTIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:

@@ -1,4 +1,4 @@
-"""Matching of synthetic fingerprints with planted copies at growing sizes: CPU s, memory, bytes, and what is found."""
+"""Cost and accuracy of matching fingerprints: synthetic ones with planted copies, at growing numbers of recordings."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
-from planted import drawn, found, match, write_fingerprints
+from fingerprint_lakes import drawn, found, match, write_fingerprints
 
 from manifests.lake import Lake
 from manifests.matches import MatchConfig
@@ -22,7 +22,7 @@ IN_BATCH = 2000
 
 
 def planted_lake(lake: Lake, count: int, seconds: float, every: int) -> set[tuple[str, str]]:
-    """Recordings of which every so many-th is a copy, with 5 % of the bits wrong, of one met before; the pairs."""
+    """Write a lake in which every n-th recording is a copy of an earlier one with 5 % wrong bits. Returns the pairs."""
     rng = np.random.default_rng(0)
     pairs: set[tuple[str, str]] = set()
     sources: list[Any] = []
@@ -52,7 +52,7 @@ def measure(count: int, seconds: float, every: int, key_bits: int) -> None:
         rows = {(row["recording_id"], row["other_id"]) for row in found(matches)}
         index = sum(lake.storage.size(key) for key in lake.storage.list(f"{matches.prefix}/index"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        # Two copies of one recording are a pair, too: those are neither planted nor wrong.
+        # Two copies of the same recording also match. Such a pair is not planted, but not wrong either.
         source = dict(pairs)
         wrong = {pair for pair in rows - pairs if source.get(pair[0], pair[0]) != source.get(pair[1], pair[1])}
         print(
@@ -64,10 +64,10 @@ def measure(count: int, seconds: float, every: int, key_bits: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000])
-    parser.add_argument("--seconds", type=float, default=10.0, help="sound of a recording, of 6.5 landmarks a second")
-    parser.add_argument("--every", type=int, default=20, help="every so many-th recording is a copy")
-    parser.add_argument("--key-bits", type=int, default=28)
+    parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000], help="numbers of recordings")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each, at 6.5 landmarks a second")
+    parser.add_argument("--every", type=int, default=20, help="every n-th recording is a copy")
+    parser.add_argument("--key-bits", type=int, default=28, help="bits of a key of the index")
     given = parser.parse_args()
     print(f"recordings of {given.seconds} s, key_bits {given.key_bits}")
     print("| recordings | CPU s | wall s | peak MB | index MB | planted pairs found | wrong pairs |")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from millings import encoded
+from small_runs import encode_dataset
 
 from manifests.choice import choose
 from manifests.corrupt import CorruptFileError, schema_of
@@ -154,7 +154,7 @@ def test_the_ledger_is_made_from_commits_or_not_at_all(how: str, lake: Lake, mil
     # The remedy, word by word.
     assert "delete datasets/set/commits/train/000000.json and run `speechmill encode` again" in caught.value.remedy
     lake.storage.delete("datasets/set/commits/train/000000.json")
-    encoded(lake, "set", "s", Selection.stored(lake, "s").stages["signal"], CONFIG)
+    encode_dataset(lake, "set", "s", Selection.stored(lake, "s").stages["signal"], CONFIG)
     assert lake.storage.read(key) == data
     assert lake.storage.read("datasets/set/ledger.parquet") == milled.storage.read("datasets/set/ledger.parquet")
 
@@ -194,7 +194,7 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
 def test_a_lake_of_which_nothing_was_kept_is_in_order(lake: Lake) -> None:
     stored = Selection.stored(lake, "s")
     select(lake, Selection("none", stored.stages, context_s=2, continuation_s=6, recordings={"none": "false"}))
-    encoded(lake, "empty", "none", stored.stages["signal"], CONFIG)
+    encode_dataset(lake, "empty", "none", stored.stages["signal"], CONFIG)
     assert (verify(lake, "empty"), validate(lake, deep=True)) == ([], [])
     assert [version.shards for version in versions(lake, "empty")] == [{}]
     (problem,) = verify(lake, "nowhere")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import speechmill
-from millings import digests, make_input
+from small_runs import digests, make_input
 
 from manifests.exchange.validate import validate
 from manifests.lake import Lake

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
-from millings import encode_alone
+from small_runs import encode_alone
 
 import encoders
 from encoders.base import Encoder

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from fingerprint_lakes import Drawn, drawn, found, match, write_fingerprints
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import Drawn, drawn, found, match, write_fingerprints
 
 from manifests.lake import Lake
 from manifests.matches import Matches

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from millings import digests as tree
+from small_runs import digests as tree
 from test_ingest import sound
 from test_remove import Killed, killing
 

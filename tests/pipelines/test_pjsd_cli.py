@@ -12,7 +12,7 @@ import soundfile
 from click.testing import CliRunner, Result
 from forked import speechmill, start
 from lakes import rules, write_lake
-from sources import Source
+from markov_sources import Source
 from test_cli import digests
 
 from manifests import schemas

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 
 from pipelines.commands.cli import cli
 from pipelines.recipes import recipe as recipes
