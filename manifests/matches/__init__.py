@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
