@@ -16,10 +16,10 @@ from manifests.exchange.convert import FORMS, convert
 from manifests.exchange.foreign.rows import ManifestError
 from manifests.exchange.relations import open_foreign, open_lake, split_key
 from manifests.lake import Lake
-from manifests.look.cli import manifest
 from manifests.whole import whole_text
+from pipelines.commands.cli import manifest
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
