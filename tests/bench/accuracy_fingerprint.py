@@ -206,7 +206,7 @@ def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
         made.append(heard(np.concatenate([base[max(0, at - 48000) : at], part, base[at : at + 48000]])))
     found = pairs([heard(jingle)], made)
     with_it = {one for one, other in found if other == 0}
-    print(f"jingle of 8 s in {count} recordings: found in {len(with_it)}")
+    print(f"jingle of 8 s in {count} recordings: found in {len(with_it)}", flush=True)
 
 
 def voices(count: int, kind: str) -> None:
@@ -263,7 +263,14 @@ def conversations(count: int, folder: Path) -> list[tuple[str, np.ndarray]]:
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(number)
         texts.write_text("".join(" ".join(rng.choice(words, int(rng.integers(5, 12)))) + ".\n" for _ in range(30)))
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "simulate", str(out), "--quiet"]
+        command = [
+            sys.executable,
+            "-c",
+            "from pipelines.commands.cli import main; main()",
+            "simulate",
+            str(out),
+            "--quiet",
+        ]
         command += ["--tts", "piper:joe", "--tts", "kokoro:jf_alpha", "--side", "test", "--texts", str(texts)]
         command += ["--count", "1", "--minutes", "0.6..0.7", "--seed", str(number), "--set", "tts_utterances=14"]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
@@ -275,7 +282,7 @@ def conversations(count: int, folder: Path) -> list[tuple[str, np.ndarray]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every nth recording")
-    parser.add_argument("--simulated", type=int, default=4, help="simulated conversations beside them")
+    parser.add_argument("--simulated", type=int, default=3, help="simulated conversations beside them")
     parser.add_argument("--folder", type=Path, help="where simulated conversations are kept for another time")
     parser.add_argument("--voices", type=int, default=2000)
     parser.add_argument("--jingles", type=int, default=200)
@@ -284,9 +291,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="speechmill-bench-") as folder:
         simulated = conversations(given.simulated, given.folder or Path(folder))
     real = recordings(given.every)
+    distortions(real + simulated, not given.no_chromaprint)
     if given.jingles:
         jingles(real, given.jingles)
     if given.voices:
         voices(given.voices, "invented")
         voices(given.voices, "English")
-    distortions(real + simulated, not given.no_chromaprint)
