@@ -218,10 +218,10 @@ def voices(count: int, kind: str) -> None:
     rng = np.random.default_rng(3)
     if kind == "invented":
         syllables = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ee", "oo")]
-        words = sorted({"".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)})
+        words = np.array(sorted({"".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)}))
         speakers = [("en-us", 30), ("en-gb", 30), ("de", 30), ("en-us+f3", 30)]
     else:
-        words = sorted(set(re.findall(r"[a-z']+", TEXTS.read_text().lower())))
+        words = np.array(sorted(set(re.findall(r"[a-z']+", TEXTS.read_text().lower()))))
         speakers = [("en-us", 1), ("en-gb", 1), ("en-us+m3", 1), ("en-us+f3", 1)]
     made, seconds, used = [], 0.0, [set[tuple[str, str]]() for _ in speakers]
     for number in range(count):
