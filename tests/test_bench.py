@@ -15,7 +15,7 @@ from ray_clusters import need_namespaces
 BENCH = Path(__file__).parent / "bench"
 TINY: dict[str, str] = {
     "accuracy_diarize.py": "--most 1",
-    "accuracy_fingerprint.py": "--voices 3 --jingles 2 --no-chromaprint",
+    "accuracy_fingerprint.py": "--voices 3 --jingles 2 --simulated 0 --no-chromaprint",
     "accuracy_language.py": "--only 3s",
     "accuracy_phonemes.py": "--recogniser pocketsphinx --vocoder griffin-lim --no-text --longest 5",
     "accuracy_pjsd.py": "--samples 2 --settings 1",

@@ -30,6 +30,7 @@ from pipelines.recipes import recipe
 from pipelines.run import Run
 
 FAST = ("annotate={vad={}}", "select.recordings={}", "select.windows={}")
+FINGERPRINT = ("annotate.fingerprint={}",)
 
 
 def cpu_s(work: Callable[[], Any]) -> float:
@@ -67,7 +68,7 @@ def decode_to(paths: list[Path], rate: int) -> None:
 
 def parts_of(paths: list[Path], stages: list[str]) -> dict[str, float]:
     """Measure the CPU seconds of each part alone, after its models are loaded."""
-    loaded = recipe.load("demo")
+    loaded = recipe.load("demo", FINGERPRINT)
     found = {
         "decode": cpu_s(lambda: decode_to(paths, 16000)),
         "decode + signal": cpu_s(lambda: [decode_sound(str(path), "x").read(0, 0) for path in paths]),
@@ -108,14 +109,16 @@ def steps_of(lake: Lake, paths: list[Path], overrides: tuple[str, ...]) -> dict[
 @click.command()
 @click.option("--minutes", default=60.0, show_default=True, help="Length of the sound.")
 @click.option("--every-stage", is_flag=True, help="Also run diarization, language and quality; about 20 times as slow.")
-def main(minutes: float, every_stage: bool) -> None:
+@click.option("--fingerprint", is_flag=True, help="Also compute and match fingerprints.")
+def main(minutes: float, every_stage: bool, fingerprint: bool) -> None:
     stages = ["vad", "diarize", "language", "quality"] if every_stage else ["vad"]
+    stages += ["fingerprint"] if fingerprint else []
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy {np.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths, seconds = conversation(folder, minutes)
         parts = parts_of(paths, stages)
-        overrides = () if every_stage else FAST
+        overrides = (() if every_stage else FAST) + (FINGERPRINT if fingerprint else ())
         # A first run loads the libraries, which were loaded for the parts too.
         steps_of(Lake.at(str(folder / "warm-up")), paths[:1], overrides)
         steps = steps_of(Lake.at(str(folder / "lake")), paths, overrides)
