@@ -94,7 +94,7 @@ def features(samples: np.ndarray) -> np.ndarray:
     """Log-mel powers (frames, MELS) every 10 ms of float32 (samples,) at 16 kHz, by Kaldi's definition, undithered."""
     if len(samples) < WIDTH_SAMPLES:
         return np.zeros((0, MELS), np.float32)
-    scaled = torch.from_numpy(samples)[None] * 32768
+    scaled = torch.from_numpy(samples * np.float32(32768))[None]  # a copy: samples may be read-only
     powers: np.ndarray = torchaudio.compliance.kaldi.fbank(
         scaled, num_mel_bins=MELS, sample_frequency=SAMPLE_RATE, dither=0.0
     ).numpy()

@@ -25,8 +25,8 @@ from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
 from sounds import RECORDINGS, ArraySound
 
+from pipelines.stages.built_in import BuiltIn
 from pipelines.stages.diarize import Diarize, DiarizeConfig
-from pipelines.stages.diarizers import BuiltIn
 from pipelines.stages.vad import Vad, VadConfig
 
 PARTS = ("missed detection", "false alarm", "confusion")
