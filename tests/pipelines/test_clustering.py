@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages.clustering import cluster, joined, log_odds
+from pipelines.stages.clustering import cluster, joined, log_odds, unit
 from pipelines.stages.confidence import of_count
-from pipelines.stages.speakers import Compensation, unit
+from pipelines.stages.speakers import Compensation
 from pipelines.stages.stretches import (
     FRAMES,
     POWERSET,
@@ -117,12 +117,12 @@ def test_brief_groups_are_no_speakers_and_the_most_are_kept() -> None:
     windows = windows_of(spoken, 1600)
     stretches = stretches_of(windows)
     vectors = vectors_of(stretches, spoken, 0.1)
-    assert len(cluster(stretches, vectors).heard_s) == 3
-    assert len(cluster(stretches, vectors, min_speaker_s=seconds(200)).heard_s) == 2
-    assert len(cluster(stretches, vectors, min_speaker_share=0.15).heard_s) == 2
-    assert len(cluster(stretches, vectors, max_speakers=1).heard_s) == 1
-    assert len(cluster(stretches, vectors, min_speaker_s=1000.0).heard_s) == 1
-    assert len(cluster(stretches, vectors, prior=1000.0).heard_s) == 1
+    assert len(cluster(stretches, vectors).speech_s) == 3
+    assert len(cluster(stretches, vectors, min_speaker_s=seconds(200)).speech_s) == 2
+    assert len(cluster(stretches, vectors, min_speaker_share=0.15).speech_s) == 2
+    assert len(cluster(stretches, vectors, max_speakers=1).speech_s) == 1
+    assert len(cluster(stretches, vectors, min_speaker_s=1000.0).speech_s) == 1
+    assert len(cluster(stretches, vectors, prior=1000.0).speech_s) == 1
     assert set(cluster(stretches, vectors, max_speakers=1).labels) == {0}
 
 
