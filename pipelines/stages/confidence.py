@@ -22,8 +22,12 @@ def of_count(turn_confidence: float, centroids: np.ndarray, speech_s: np.ndarray
     `turn_confidence` is the mean over the time of all turns. `centroids` are unit vectors (speakers, dimension), and
     `speech_s` the seconds of speech of each (speakers,).
     """
+    return float(1 / (1 + np.exp(-np.dot(WEIGHTS, predictors(turn_confidence, centroids, speech_s)))))
+
+
+def predictors(turn_confidence: float, centroids: np.ndarray, speech_s: np.ndarray) -> tuple[float, ...]:
+    """What `WEIGHTS` are applied to."""
     count = len(centroids)
     odds = log_odds(centroids @ centroids.T, speech_s[:, None], speech_s[None, :])
     most_similar = float(odds[np.triu_indices(count, 1)].max(initial=LEAST_ODDS))
-    predictors = (1.0, turn_confidence, min(most_similar, MOST_ODDS), float(np.log(count)))
-    return float(1 / (1 + np.exp(-np.dot(WEIGHTS, predictors))))
+    return 1.0, turn_confidence, min(most_similar, MOST_ODDS), float(np.log(count))

@@ -114,7 +114,7 @@ class Diarize(Stage):
     """
 
     name = "diarize"
-    version = 3
+    version = 4
     needs = ("vad",)
     schema = DIARIZE
     piecewise = True
@@ -199,13 +199,13 @@ class Diarize(Stage):
             *how_to_run,
         )
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
-        return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
+        return self.join(sound, rows, [self.annotate_chunk(sound, chunk) for chunk in self.chunks(sound, rows)])
 
-    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
+    def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
         if sound.tracks > 1:
             return []
-        speech = [(row["start_s"], row["end_s"]) for row in known["vad"]["segments"]]
+        speech = [(segment["start_s"], segment["end_s"]) for segment in rows["vad"]["segments"]]
         duration_s = sound.num_samples / sound.sample_rate
         edges = [0.0, duration_s] if self._is_sortformer else chunk_edges(duration_s, self.config.chunk_s, speech)
         return [
@@ -214,7 +214,7 @@ class Diarize(Stage):
             if any(first < end and last > start for first, last in speech)
         ]
 
-    def hear(self, sound: Sound, chunk: Span) -> Row:
+    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
         """The fields of `pipelines.stages.diarizers.ChunkTurns`, with times in seconds from the start of the chunk."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
 
@@ -223,17 +223,17 @@ class Diarize(Stage):
 
         return dataclasses.asdict(self.diarizer(read, last - first, sound.recording_id))
 
-    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
+    def join(self, sound: Outline, rows: Mapping[str, Row], results: Sequence[Row]) -> Row:
         if sound.tracks > 1:
-            segments = known["vad"]["segments"]
+            segments = rows["vad"]["segments"]
             turns = _turns(
                 [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"], None) for row in segments]
             )
             method, certain = "channels", 1.0 if turns else None
         else:
             method = "pipeline"
-            starts = [start for start, _ in self.chunks(sound, known)]
-            turns, certain = self._linked(starts, heard)
+            starts = [start for start, _ in self.chunks(sound, rows)]
+            turns, certain = self._linked(starts, results)
         return {
             "turns": turns,
             "method": method,
@@ -242,7 +242,7 @@ class Diarize(Stage):
             **summary(turns, sound.num_samples / sound.sample_rate),
         }
 
-    def _linked(self, starts_s: Sequence[float], heard: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
+    def _linked(self, starts_s: Sequence[float], results: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
         """Link the speakers of chunks that start at `starts_s`: rows of turns, and `speakers_confidence`."""
         config = self.config
         # Each speaker of each chunk is one element of `vectors`, `chunk_of` and `lengths_s`.
@@ -250,9 +250,9 @@ class Diarize(Stage):
         vectors: list[list[float]] = []
         chunk_of: list[int] = []
         lengths_s: list[float] = []
-        for number, (start_s, chunk) in enumerate(zip(starts_s, heard, strict=True)):
+        for number, (start_s, chunk) in enumerate(zip(starts_s, results, strict=True)):
             turns, embeddings = chunk["turns"], chunk["embeddings"]
-            if len(heard) > 1 and embeddings is None and turns:
+            if len(results) > 1 and embeddings is None and turns:
                 raise SpeechmillError(
                     f"pipeline {config.pipeline!r} gives no speaker embeddings to link chunks by",
                     "name another pipeline, or raise chunk_s above the longest recording",
@@ -267,7 +267,7 @@ class Diarize(Stage):
                 vectors.append([np.nan] if embeddings is None else embeddings[label])
         persons = list(range(len(chunk_of)))
         table, weights = np.array(vectors), np.array(lengths_s)
-        if len(heard) > 1 and vectors:
+        if len(results) > 1 and vectors:
             limits = config.min_speaker_s, config.min_speaker_share, config.max_speakers
             persons = link(table, chunk_of, lengths_s, self._odds, *limits)
         rows = _turns([(f"person {persons[speaker]}", 0, *rest) for speaker, *rest in spoken])

@@ -12,7 +12,7 @@ from pipelines.stages.landmarks import landmarks
 
 @dataclass(frozen=True)
 class FingerprintConfig:
-    """There is nothing to set: fingerprints that were taken otherwise could not be compared."""
+    """There are no settings, because fingerprints of different settings could not be compared."""
 
 
 class Fingerprint(Stage):
@@ -23,6 +23,6 @@ class Fingerprint(Stage):
     schema = FINGERPRINT
     config: FingerprintConfig
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         times_ms, bits = landmarks(sound)
         return {"times_ms": times_ms.tolist(), "landmarks": bits.tolist(), "landmark_count": len(bits)}

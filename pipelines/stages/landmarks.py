@@ -1,6 +1,8 @@
-"""Landmarks of sound: where its loudness rises or falls most steeply, each with 63 bits on the second around it.
+"""Landmarks of sound: points where its loudness rises or falls most steeply, each with 63 bits that describe the second
+around it.
 
-They survive what happens to copies: other codecs, rates, levels, equalisation, noise, cuts, and slightly other speeds.
+They are robust to what copies undergo: other codecs, rates and levels, equalisation, noise, cuts, and small changes of
+speed.
 """
 
 from __future__ import annotations
@@ -20,33 +22,35 @@ HOP_SAMPLES = 256
 HOP_MS = 16
 FFT_SAMPLES = 1024
 LOWEST_HZ, HIGHEST_HZ = 250.0, 3400.0
-"""What a telephone passes."""
+"""The band of a telephone."""
 BANDS = 16
 MEAN_FRAMES = 125
-"""Each band is taken relative to its mean power over 2 s, which leaves out what gain and equalisation do."""
+"""Each band is divided by its mean power over 2 s, which removes the effect of gain and equalisation."""
 FLOOR = 0.3
-"""Of that mean, added to the power of a band: the bits are to tell of what stands out from noise at 15 dB."""
+"""The share of that mean that is added to the power of a band, so that the bits describe what is clearly above noise at
+15 dB."""
 SILENCE = 1e-9
 """Added to the mean power, so that digital silence stays silence."""
 SLOPE_FRAMES = 3.0
 """Standard deviation of the Gaussian whose derivative finds rises and falls of loudness."""
 LEAST_SLOPE = 0.03
-"""Least rise or fall of a landmark, in natural logarithms a frame. White noise rises and falls by less, so that steady
-noise, which is another one in each copy with noise, has hardly any."""
+"""The least rise or fall of a landmark, as natural logarithm per frame. White noise rises and falls by less, so that
+steady noise, which differs between copies, has hardly any landmarks."""
 APART_FRAMES = 5
-"""No steeper rise (or fall) lies within so many frames of a landmark that is a rise (or fall)."""
+"""A rise (or fall) is a landmark only if none within this many frames is steeper."""
 REACH_FRAMES = 32
-"""The bits describe so many frames on each side, 0.5 s."""
+"""Frames on each side that the bits describe, 0.5 s."""
 SHAPES, RATES = 7, 9
 BITS = SHAPES * RATES
 """Signs of the products with cosines: 7 over the bands times 9 over time; those without any change over the bands or
 over time are left out, as the landmark's own slope and equalisation decide them."""
 HALO_FRAMES = 192
-"""What is heard on each side of a block: half of MEAN_FRAMES, REACH_FRAMES and the slope's filter."""
+"""Frames that are read on each side of a block: half of MEAN_FRAMES, REACH_FRAMES and the filter of the slope."""
 BLOCK_FRAMES = 4096
 FFTS_AT_ONCE = 256
 STEPS = 1024
-"""Logarithms are rounded to 1 / 1024, and cosines too: their sums of products are then exact in any order."""
+"""Logarithms and cosines are rounded to multiples of 1 / 1024, so that sums of their products are exact in any
+order."""
 
 
 def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +93,8 @@ def _spectra(sound: Sound, first: int, last: int) -> Iterator[np.ndarray]:
     for start in range(first, last, FFTS_AT_ONCE):
         stop = min(start + FFTS_AT_ONCE, last)
         begin, end = start * HOP_SAMPLES - half, (stop - 1) * HOP_SAMPLES + half
-        heard = sound.read(max(0, begin), min(end, sound.num_samples))
-        samples = heard[0] if len(heard) == 1 else heard.mean(axis=0)
+        block = sound.read(max(0, begin), min(end, sound.num_samples))
+        samples = block[0] if len(block) == 1 else block.mean(axis=0)
         samples = np.pad(samples, (max(0, -begin), max(0, end - max(sound.num_samples, max(0, begin)))))
         frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SAMPLES)[::HOP_SAMPLES]
         spectrum = scipy.fft.rfft(frames * window, axis=1)[:, low:high]
@@ -117,7 +121,7 @@ def slopes(levels: np.ndarray) -> np.ndarray:
     reach = round(4 * SLOPE_FRAMES)
     offsets = np.arange(-reach, reach + 1)
     weights = np.rint(offsets * np.exp(-0.5 * (offsets / SLOPE_FRAMES) ** 2) * STEPS)
-    per_frame = (weights * offsets).sum()  # what a rise of 1 a frame comes to
+    per_frame = (weights * offsets).sum()  # the response to a rise of 1 per frame
     slope = np.correlate(np.pad(loudness, reach, mode="edge"), weights, "valid") if len(loudness) else loudness
     least = LEAST_SLOPE * STEPS * BANDS * per_frame
     steepest = [
@@ -128,7 +132,7 @@ def slopes(levels: np.ndarray) -> np.ndarray:
 
 
 def describe(levels: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The bits of landmarks at these frames, int64 (n,)."""
+    """The bits of the landmarks at the frames `at`, int64 (n,)."""
     over_bands, over_time = cosines()
     shaped = np.pad(levels @ over_bands, ((REACH_FRAMES, REACH_FRAMES), (0, 0)))
     around = np.lib.stride_tricks.sliding_window_view(shaped, 2 * REACH_FRAMES + 1, axis=0)[at]

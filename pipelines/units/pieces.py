@@ -226,7 +226,7 @@ class PieceWorker:
                 for number in todo:
                     attempt.at(f"{recording.recording_id}-{number}")
                     with meter.part(self.stage.name, self.stage.resources.gpus):
-                        heard = self.stage.hear(sound, recording.chunks[number])
+                        heard = self.stage.annotate_chunk(sound, recording.chunks[number])
                     kept.put(number, heard)
                     meter.observe(_seconds(recording.chunks[number]))
                     yield _seconds(recording.chunks[number])

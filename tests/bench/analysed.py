@@ -4,14 +4,17 @@ The segmentation and the speaker embeddings take nearly all the time. Clustering
 can be repeated with other settings from what is kept here.
 """
 
+import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyannote.core import Annotation, Segment
 from sounds import ArraySound
 
 from manifests.fingerprint import fingerprint
@@ -63,8 +66,6 @@ def load_sound(path: Path) -> ArraySound:
 
 def analysed(stage: Diarize, vad: Vad, path: Path, cache: Path | None) -> Analysed:
     """The output of the models for a file, from the cache if it is there."""
-    import time
-
     name = hashlib.sha256(path.read_bytes()).hexdigest()[:20]
     key = fingerprint(
         {"step": stage.config.window_step_s, "chunk": stage.config.chunk_s, "models": stage.model_hashes()}
@@ -88,6 +89,37 @@ def analysed(stage: Diarize, vad: Vad, path: Path, cache: Path | None) -> Analys
     if file is not None:
         _write(file, found)
     return found
+
+
+@dataclass
+class _Outline:
+    """What the stage wants to know of a recording to join its chunks."""
+
+    recording_id: str
+    num_samples: int
+    tracks: int
+    sample_rate: int = 16000
+
+
+def diarized(stage: Diarize, output: Analysed) -> dict[str, Any]:
+    """The row of the stage, from the output of the models."""
+    diarizer = stage.diarizer
+    assert isinstance(diarizer, BuiltIn)
+    chunks = [
+        dataclasses.asdict(
+            diarizer.decide(chunk.windows, stretches_of(chunk.windows), chunk.vectors, chunk.windows.num_samples)
+        )
+        for chunk in output.chunks
+    ]
+    return stage.join(_Outline("", output.num_samples, output.tracks), {"vad": output.vad}, chunks)
+
+
+def annotation(row: dict[str, Any]) -> Annotation:
+    """The turns of a row as an object of pyannote.core."""
+    turns = Annotation()
+    for number, turn in enumerate(row["turns"]):
+        turns[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
+    return turns
 
 
 def _write(file: Path, found: Analysed) -> None:
