@@ -67,9 +67,9 @@ def log_odds(cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.n
     reduced for short stretches. As both have the same standard deviation, the log odds are linear in the cosine.
 
     >>> float(log_odds(0.8, 10.0, 10.0).round(1)), float(log_odds(0.05, 10.0, 10.0).round(1))
-    (11.4, -11.6)
+    (12.5, -11.6)
     >>> float(log_odds(0.4, 0.5, 0.5).round(1))
-    2.4
+    2.6
     """
     same = SAME / np.sqrt((1 + BRIEF_S / np.asarray(one_s)) * (1 + BRIEF_S / np.asarray(other_s)))
     odds: np.ndarray = (same - OTHER) * (2 * np.asarray(cosine) - same - OTHER) / (2 * SPREAD**2)

@@ -67,7 +67,7 @@ class PitchTracker:
         self.sections = k_weighting(RATE)
 
     def frames(self, samples: np.ndarray, start_s: float) -> Frames:
-        """The frames of float32 (samples,) at 16 kHz; a rest of less than a frame has none."""
+        """The frames of float32 (samples,) at 16 kHz; an incomplete last frame is left out."""
         count = len(samples) // HOP
         pitch = np.concatenate([np.zeros(0), *self._pitch(samples, count)])
         return Frames(start_s, pitch, np.concatenate([np.zeros(0), *self._levels(samples, count)]))
@@ -81,12 +81,12 @@ class PitchTracker:
                 continue
             before = max(0, first - BEFORE)
             window = samples[before * HOP : (last + AFTER) * HOP if last < count else None]
-            told = self.session.run(["pitch", "confidence"], {"audio": window[None], **self.limits})
-            pitch, confidence = (np.asarray(one[0], float)[first - before : last - before] for one in told)
+            outputs = self.session.run(["pitch", "confidence"], {"audio": window[None], **self.limits})
+            pitch, confidence = (np.asarray(one[0], float)[first - before : last - before] for one in outputs)
             yield np.where((confidence >= self.confidence) & (peaks >= SILENT_PEAK), pitch, np.nan)
 
     def _levels(self, samples: np.ndarray, count: int) -> Iterator[np.ndarray]:
-        """Levels of frames around the times for which the network tells the pitch."""
+        """Levels of frames around the times at which the network estimates the pitch."""
         from scipy.signal import sosfilt
 
         state = np.zeros((len(self.sections), 2))
