@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.stages.clustering import log_odds
 
-WEIGHTS = (-1.47, 2.35, -0.1, -1.24)
+WEIGHTS = (-0.57, 0.77, -0.11, -0.42)
 """Weights of a logistic regression: constant; mean confidence of the turns; log odds that the two most similar speakers
 are one; logarithm of the number of speakers."""
 LEAST_ODDS, MOST_ODDS = -10.0, 5.0
