@@ -72,7 +72,7 @@ class SelectConfig:
 class Selection(SelectConfig):
     """Settings applied to the annotations of a lake, and the name under which what they select is stored.
 
-    `stages` maps the name of each annotation stage to its fingerprint. Raises ValueError where a setting is impossible.
+    `stages` maps the name of each annotation stage to its fingerprint.
     """
 
     name: str
@@ -80,11 +80,14 @@ class Selection(SelectConfig):
     matches: str | None = None
     """Fingerprint of the matches that tell which recordings share sound; None where equal samples alone do."""
 
+    def __post_init__(self) -> None:
+        """Nothing is checked: the settings come from a recipe, or from questions whose rules have any name."""
+
     @classmethod
     def stored(cls, lake: Lake, name: str) -> Selection:
         """The selection that was written under `name`; FileNotFoundError where there is none."""
         key = f"selections/{name}/selection.json"
         try:
             return cls(**lake.read_json(key))
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise CorruptFileError.of(key, f"is no selection: {error}") from error

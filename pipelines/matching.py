@@ -19,7 +19,7 @@ from manifests.matches import Matches
 from manifests.matches.collect import Collector
 from manifests.matches.index import build, number_of, read_range, segment_key, segments
 from manifests.matches.join import hits, ranges
-from pipelines.progress.watch import Done
+from pipelines.progress.watch import UnitResult
 
 POSTINGS = 20_000_000
 """In a range of keys: about 1.5 GB while they are joined."""
@@ -31,7 +31,7 @@ class Matching:
     """What is to be matched: batches whose matches are not there, against all that come before them."""
 
     STEPS: ClassVar[
-        Sequence[tuple[str, Callable[[Matching], list[Done]], Callable[[Matching], Callable[[Done], Done]]]]
+        Sequence[tuple[str, Callable[[Matching], list[str]], Callable[[Matching], Callable[[str], UnitResult]]]]
     ]
     """Name, units and worker of each step, one after the other."""
     matches: Matches
@@ -47,27 +47,27 @@ class Matching:
         """Of the hits: named after what is new, so that hits of another round are not taken for them."""
         return f"{self.matches.scratch}/{number_of(self.batches[-1]):06d}-{len(self.batches)}"
 
-    def index(self) -> list[Done]:
+    def index(self) -> list[str]:
         """Units of the first step: files of the index that are not there. Those that others replace are taken away."""
         wanted = {segment_key(self.matches, of_file): of_file for of_file in segments(self.batches)}
         there = set(self.matches.lake.storage.list(f"{self.matches.prefix}/index"))
         for key in there - wanted.keys():
             self.matches.lake.storage.delete(key)
-        return [Done(of_file[0]) for key, of_file in wanted.items() if key not in there]
+        return [of_file[0] for key, of_file in wanted.items() if key not in there]
 
-    def joins(self) -> list[Done]:
+    def joins(self) -> list[str]:
         """Units of the second step, once the index is whole: ranges of keys that hold so many postings."""
         postings = sum(self._postings(segment_key(self.matches, of_file)) for of_file in segments(self.batches))
         count = max(1, math.ceil(postings / POSTINGS))
-        return [Done(f"{number}-of-{count}") for number in range(count)]
+        return [f"{number}-of-{count}" for number in range(count)]
 
     def _postings(self, key: str) -> int:
         with self.matches.lake.storage.filesystem().open_input_file(key) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
 
-    def collects(self) -> list[Done]:
+    def collects(self) -> list[str]:
         """Units of the third step: batches that follow one another, as many as a file of the index holds."""
-        return [Done(of_file[0]) for of_file in segments(self.pending)]
+        return [of_file[0] for of_file in segments(self.pending)]
 
     def files(self) -> list[str]:
         """The files of hits."""
@@ -97,35 +97,35 @@ class Matching:
         return found
 
 
-def indexer(matching: Matching) -> Callable[[Done], Done]:
+def indexer(matching: Matching) -> Callable[[str], UnitResult]:
     """A worker that writes files of the index."""
     matches, lake = matching.matches, matching.matches.lake
 
-    def work(unit: Done) -> Done:
-        (of_file,) = [of_file for of_file in segments(matching.batches) if of_file[0] == unit.unit]
+    def work(unit: str) -> UnitResult:
+        (of_file,) = [of_file for of_file in segments(matching.batches) if of_file[0] == unit]
         lake.write(segment_key(matches, of_file), build(matches, of_file))
-        return Done(unit.unit)
+        return UnitResult(unit)
 
     return work
 
 
-def joiner(matching: Matching) -> Callable[[Done], Done]:
+def joiner(matching: Matching) -> Callable[[str], UnitResult]:
     """A worker that writes the hits of ranges of keys."""
     matches, lake = matching.matches, matching.matches.lake
     new = [number_of(batch) for batch in matching.pending]
 
-    def work(unit: Done) -> Done:
-        key = f"{matching.folder}/{unit.unit}.parquet"
+    def work(unit: str) -> UnitResult:
+        key = f"{matching.folder}/{unit}.parquet"
         if lake.storage.exists(key):
-            return Done(unit.unit)
-        number, count = map(int, unit.unit.split("-of-"))
+            return UnitResult(unit)
+        number, count = map(int, unit.split("-of-"))
         low, high = ranges(count)[number]
         read = partial(_postings_of, lake, low, high)
         tables = list(lake.ahead(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
         found = hits(pa.concat_tables(tables), matches.config.first, new)
         told = {kind: str(getattr(found, kind)) for kind in KINDS}
         lake.write(key, found.table.replace_schema_metadata(told))
-        return Done(unit.unit)
+        return UnitResult(unit)
 
     return work
 
@@ -134,13 +134,13 @@ def _postings_of(lake: Lake, low: int, high: int, key: str) -> pa.Table:
     return read_range(lake, key, "key", low, high)
 
 
-def collector(matching: Matching) -> Callable[[Done], Done]:
+def collector(matching: Matching) -> Callable[[str], UnitResult]:
     """A worker that commits the matches of batches."""
     collecting, files = Collector(matching.matches), matching.files()
     units = {of_file[0]: of_file for of_file in segments(matching.pending)}
 
-    def work(unit: Done) -> Done:
-        return Done(unit.unit, sum(collecting.commit(batch, files) for batch in units[unit.unit]))
+    def work(unit: str) -> UnitResult:
+        return UnitResult(unit, sum(collecting.commit(batch, files) for batch in units[unit]))
 
     return work
 

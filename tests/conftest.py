@@ -29,7 +29,7 @@ settings.load_profile("speechmill")
 
 LONGEST = (
     "test_month", "test_engines", "test_fuzz", "test_clusters", "test_ray", "test_bench_gpu", "test_latents",
-    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_parts",
+    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_shares",
     "test_isolated", "test_cli", "test_pjsd_cli", "test_merge", "test_remove", "test_select_plainly",
     "test_report_roundtrips", "test_audio_parts", "test_rounds", "test_logmel", "test_several", "test_label",
     "test_hostile_http", "test_recipes",

@@ -193,6 +193,7 @@ def _fork_workers() -> None:
         if pid := os.fork():
             return pid
         try:
+            util.spawnv_passfds = spawnv_passfds  # so that a worker can spawn a process in turn
             for number in map(int, os.listdir("/proc/self/fd")):
                 if number > 2 and number not in passed:  # the other end of the pipe that tells when the command ends
                     with contextlib.suppress(OSError):
@@ -203,11 +204,11 @@ def _fork_workers() -> None:
             os._exit(0)
 
     resource_tracker.ensure_running()
-    plainly, util.spawnv_passfds = util.spawnv_passfds, fork
+    spawnv_passfds, util.spawnv_passfds = util.spawnv_passfds, fork
     try:
         forkserver.ensure_running()
     finally:
-        util.spawnv_passfds = plainly
+        util.spawnv_passfds = spawnv_passfds
     context.SpawnProcess._Popen = staticmethod(popen_forkserver.Popen)  # type: ignore[assignment]
 
 

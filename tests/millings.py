@@ -14,10 +14,10 @@ from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.publish import publish
 from manifests.sums import written_sha256
-from pipelines.encode import ShardEncoder, made_by
+from pipelines.encode import ShardEncoder, dataset_fingerprints
 from pipelines.encoding.dataset import Dataset
 from pipelines.encoding.plan import Shard, Unit
-from pipelines.progress.watch import Done
+from pipelines.progress.watch import UnitResult
 from pipelines.recipes.recipe import EncodeConfig
 
 RECIPE = """
@@ -59,7 +59,7 @@ def given(folder: Path, lake: Path, *words: str) -> list[str]:
 
 def command(folder: Path, lake: Path, *words: str) -> list[str]:
     """`speechmill run` over that input."""
-    return [sys.executable, "-m", "pipelines", *given(folder, lake, *words)]
+    return [sys.executable, "-m", "pipelines.commands", *given(folder, lake, *words)]
 
 
 def digests(lake: Path) -> dict[str, str]:
@@ -73,7 +73,7 @@ def digests(lake: Path) -> dict[str, str]:
     }
 
 
-def encode_alone(worker: ShardEncoder, shard: Shard) -> Done:
+def encode_alone(worker: ShardEncoder, shard: Shard) -> UnitResult:
     """Make a shard of the one dataset of a worker."""
     (dataset,) = worker.targets
     return worker.encode(Unit(((dataset, shard),)))
@@ -81,9 +81,9 @@ def encode_alone(worker: ShardEncoder, shard: Shard) -> Done:
 
 def encoded(lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> ShardEncoder:
     """Make a dataset of all that a selection keeps, with what describes it, as `Run.encode` does."""
-    made = made_by(config, selection, signal_mark)
+    made = dataset_fingerprints(config, selection, signal_mark)
     worker = ShardEncoder(lake, {dataset: config}, selection, signal_mark)
-    with Dataset(lake, dataset, made, dataset).making(config, None) as plan:
+    with Dataset(lake, dataset, made, dataset).begin_version(config, None) as plan:
         for shard in plan:
             encode_alone(worker, shard)
         for name, told in {"recipe.json": {"name": dataset}, "models.json": {"models": []}}.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from manifests.exchange.validate import Problem
 from manifests.lake import Lake
-from pipelines.audio.reach import Recording, check_size, prove
+from pipelines.audio.reach import Recording, check_size, verify_sha256
 from runtime.errors import SpeechmillError, UnreachableAudioError
 
 
@@ -21,7 +21,7 @@ def check_sources(lake: Lake) -> Iterator[Problem]:
         key, recording, uri = name
         try:
             check_size(uri, recording["size_bytes"], lake.config)
-            prove(uri, recording["sha256"], lake.config)
+            verify_sha256(uri, recording["sha256"], lake.config)
         except SpeechmillError as error:
             return key, recording, error
         return key, recording, None

@@ -201,7 +201,7 @@ def check_room(work: Run) -> None:
     from pipelines.units.resources import check_room_for_features
 
     datasets = {dataset.name: config for dataset, config in work.datasets()}
-    check_room_for_features(work.lake, datasets, work.recipe.shard_s, work.selection().name, work.engine.most_workers())
+    check_room_for_features(work.lake, datasets, work.recipe.shard_s, work.selection().name, work.engine.max_workers())
 
 
 def do_encode(work: Run, output: Output) -> None:

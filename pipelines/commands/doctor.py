@@ -95,9 +95,9 @@ def _extra(name: str, names: Iterable[Any]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    from pipelines.units.resources import cores_here, free_memory_gib
+    from pipelines.units.resources import available_cores, free_memory_gib
 
-    return {"cores": cores_here(), "free_memory_gib": round(free_memory_gib(), 2), **_gpus()}
+    return {"cores": available_cores(), "free_memory_gib": round(free_memory_gib(), 2), **_gpus()}
 
 
 def _gpus() -> dict[str, Any]:

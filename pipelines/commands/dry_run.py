@@ -24,8 +24,8 @@ from pipelines.recipes.recipe import Recipe
 from pipelines.run import Pending, Run
 from pipelines.sources import entries
 from pipelines.units.engines import Engine
-from pipelines.units.pending import Retry, expected, fingerprints
-from pipelines.units.resources import cores_here
+from pipelines.units.pending import Retry, estimate_work, stage_fingerprints
+from pipelines.units.resources import available_cores
 from runtime.failures import Kind, kind_of
 
 SAMPLED = 100
@@ -77,8 +77,8 @@ class DryRun:
             met = self.meet(inputs)
             waiting_h += met.new_hours
             found["ingest"] = asdict(met) | {"text": met.text()}
-        marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
-        batches, pending_s = expected(self.lake, (unit.unit for unit in Pending(self.lake, marks, self.retry)))
+        marks = stage_fingerprints(self.recipe.make_stages(), self.recipe.decode)
+        batches, pending_s = estimate_work(self.lake, (unit.name for unit in Pending(self.lake, marks, self.retry)))
         waiting_h += pending_s / 3600
         if "annotate" in names:
             took = self._took("annotate", waiting_h, marks)
@@ -179,7 +179,9 @@ class DryRun:
         rate, basis = self._own_rate(step), "this lake's own runs"
         if rate is None:
             workers = (
-                min(self.engine.most_workers(), cores_here()) if self.engine.is_here() else self.engine.most_workers()
+                min(self.engine.max_workers(), available_cores())
+                if self.engine.runs_here()
+                else self.engine.max_workers()
             )
             rate = workers / sum(CPU_HOURS[part] for part in parts)
             basis = f"the numbers of docs/studies.md, {workers} workers"
@@ -208,7 +210,7 @@ class DryRun:
                 self.lake.read_json(f"selections/{selection}/funnel.json", "recordings", "windows")
             )
         except FileNotFoundError:
-            _, all_s = expected(self.lake, self.lake.batches())
+            _, all_s = estimate_work(self.lake, self.lake.batches())
             new_h = waiting_h if not all_s else max(waiting_h, all_s / 3600)
             return new_h, "at most: which sound the rules keep is not known before it is annotated"
         _, kept_s = stored.part("windows", "kept")

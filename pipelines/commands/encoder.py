@@ -196,7 +196,7 @@ def _load(name: str, overrides: tuple[str, ...], recipe: str | None = None) -> E
     settings: dict[str, Any] = {}
     if recipe:
         loaded = recipes.load(recipe)
-        encode = loaded.several.get(name, loaded.encode)
+        encode = loaded.encoders.get(name, loaded.encode)
         name, settings = encode.encoder, dict(encode.settings)
     for override in overrides:
         recipes.apply_override(settings, override)

@@ -131,7 +131,7 @@ def read_span(
 
     from pipelines.audio.config import DecodeConfig
     from pipelines.audio.isolated import IsolatedDecoder
-    from pipelines.audio.sound import present
+    from pipelines.audio.reach import first_available_uri
 
     if end_s is not None and end_s <= start_s:
         raise SpeechmillError(f"nothing lies between {start_s:g} s and {end_s:g} s", "END must come after START")
@@ -139,7 +139,7 @@ def read_span(
         raise SpeechmillError(f"{end_s - start_s:g} s are too much at once", f"take {LONGEST_S:g} s at most")
     blocks, position = [], 0
     decode = DecodeConfig(fill_gaps=filled)
-    with closing(IsolatedDecoder(present(recording, config), config, decode)) as decoder:
+    with closing(IsolatedDecoder(first_available_uri(recording, config), config, decode)) as decoder:
         for block in decoder:
             rate = decoder.sample_rate
             first, last = round(start_s * rate), round((start_s + LONGEST_S if end_s is None else end_s) * rate)

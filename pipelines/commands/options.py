@@ -14,6 +14,7 @@ from manifests.output import printable, to_json
 from pipelines.commands import curate
 from pipelines.commands.recipe import SET
 from pipelines.progress.console import public_command
+from pipelines.units.engines import ENGINES
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
         click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
         click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
         click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
-        click.option("--engine", type=click.Choice(["local", "ray", "beam"]), default="local", show_default=True),
+        click.option("--engine", type=click.Choice(list(ENGINES)), default="local", show_default=True),
         lake_options,
     ):
         function = option(function)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pipelines.inputs.entry import InputError
 from pipelines.inputs.packing import Ingested
 from pipelines.run import Pending, Run
-from pipelines.units.pending import fingerprints
+from pipelines.units.pending import stage_fingerprints
 from runtime.errors import WaitingError
 
 
@@ -39,5 +39,5 @@ def repeat(
 
 def is_pending(work: Run) -> bool:
     """Whether a batch lacks something that the recipe measures."""
-    marks = fingerprints(work.recipe.make_stages(), work.recipe.decode)
+    marks = stage_fingerprints(work.recipe.make_stages(), work.recipe.decode)
     return next(iter(Pending(work.lake, marks)), None) is not None

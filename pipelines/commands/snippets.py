@@ -19,7 +19,8 @@ from encoders.roundtrip import decoded_again
 from encoders.vocoders import chosen
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.sound import TrackStream, present
+from pipelines.audio.reach import first_available_uri
+from pipelines.audio.sound import TrackStream
 from runtime.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
@@ -47,7 +48,7 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
         return {}
     try:
         first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
-        sound = _cut(present(row, config), row, first, last, config)
+        sound = _cut(first_available_uri(row, config), row, first, last, config)
     except SpeechmillError as error:
         return {"sound": f"Its sound cannot be read now: {error}; remedy: {error.remedy}"}
     length_s = sound.shape[1] / RATE
@@ -96,7 +97,9 @@ class RoundTrips:
         before, most = min(begin, encoder.look_back_samples), int(DECODED_S * encoder.frame_rate)
         end = begin + most * encoder.hop_samples + encoder.look_ahead_samples
         try:
-            sound = _cut(present(row, self.config), row, begin - before, end, self.config, encoder.sample_rate)
+            sound = _cut(
+                first_available_uri(row, self.config), row, begin - before, end, self.config, encoder.sample_rate
+            )
             frames = min(most, encoder.frames(sound.shape[1] - before))
             sound = sound[:, : before + frames * encoder.hop_samples + encoder.look_ahead_samples]
             decoded = decoded_again(encoder, WindowSound(sound, before, frames))

@@ -48,7 +48,7 @@ def mill(folder: Path, lake: Path, overrides: list[str]) -> float:
     """Run the demo recipe over a folder; CPU seconds of the command and all its processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = ["run", "demo", "--in", str(folder), "--lake", str(lake), "--quiet", *overrides]
-    subprocess.run([sys.executable, "-m", "pipelines", *words], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-m", "pipelines.commands", *words], check=True, cwd=Path(__file__).parents[2])
     with contextlib.suppress(ChildProcessError):
         while True:  # processes that decoded outlive the command by a moment, and are then children of this one
             os.wait()

@@ -42,7 +42,7 @@ from pipelines.inputs.packing import MET
 from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
 from pipelines.units.engines import Engine, Group
-from pipelines.units.pending import expected, pending
+from pipelines.units.pending import estimate_work, pending_batches
 
 BATCH, SHARD = 40, 43
 HALF_HOUR_S = 1800.0
@@ -206,10 +206,10 @@ def run_step(step: str, root: Path) -> str:
     """What is timed; returns what to show of it."""
     lake = Lake.at(str(root))
     if step in ("nothing done", "half done"):
-        count = sum(1 for _ in pending(lake, MARKS))
+        count = sum(1 for _ in pending_batches(lake, MARKS))
         return f"{count:,} batches pending"
     if step == "expected":
-        batches, seconds = expected(lake, pending(lake, MARKS))
+        batches, seconds = estimate_work(lake, pending_batches(lake, MARKS))
         return f"{batches:,} batches, {seconds / 3600:,.0f} h expected"
     if step == "select":
         return f"{select(lake, SELECTION).total['windows']:,} windows"

@@ -106,7 +106,7 @@ def main() -> None:
             hits, exits = disturbed(folder, lake, target, chance, lasts_s)
             done[target] += hits
             same = digests(lake) == expected
-            verify = [sys.executable, "-m", "pipelines", "tokens", "verify", str(folder / "recipe.toml")]
+            verify = [sys.executable, "-m", "pipelines.commands", "tokens", "verify", str(folder / "recipe.toml")]
             verified = subprocess.run([*verify, "--lake", str(lake)], cwd=ROOT, capture_output=True).returncode == 0
             lakes, equals = lakes + 1, equals + (same and verified)
             shown = ",".join(map(str, exits))

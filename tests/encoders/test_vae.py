@@ -50,8 +50,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake:
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
-    encoded(lake, "features", "s", annotator.marks["signal"], EncodeConfig())
+    select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6))
+    encoded(lake, "features", "s", annotator.fingerprints["signal"], EncodeConfig())
     return lake
 
 
@@ -96,7 +96,7 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
         "cpu",
         *words,
     ]
-    first = subprocess.Popen([sys.executable, "-m", "pipelines", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([sys.executable, "-m", "pipelines.commands", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
     while first.poll() is None and not (folder / "training/checkpoint.safetensors").is_file():
         time.sleep(0.005)
     os.kill(first.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ from tools import INFRA, tool
 
 from pipelines.commands.cli import cli
 from pipelines.units.engines import Group
-from pipelines.units.engines.ray import _pools
+from pipelines.units.engines.ray import _pool_sizes
 
 KINDS = ["rayjob", "raycluster"]
 # The fields that we use, of ray.io/v1 as in KubeRay's custom resource definitions.
@@ -119,7 +119,7 @@ def test_the_job_finds_room_in_the_least_cluster_and_lets_it_grow() -> None:
         (container,) = group["template"]["spec"]["containers"]
         cpus = float(group["rayStartParams"].get("num-cpus", container["resources"]["limits"]["cpu"]))
         nodes += [{"Alive": True, "Resources": {"CPU": cpus}}] * count
-    assert _pools([Group("annotate", list)], (least, most), nodes) == [(1, 400)]
+    assert _pool_sizes([Group("annotate", list)], (least, most), nodes) == [(1, 400)]
     cpu = cluster("rayjob")["workerGroupSpecs"][0]
     assert most == cpu["maxReplicas"] * int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 

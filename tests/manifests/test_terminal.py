@@ -46,7 +46,7 @@ def on_a_terminal(columns: int, *words: str, **environment: str) -> tuple[int, s
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    command = [sys.executable, "-m", "pipelines", "manifest", *words]
+    command = [sys.executable, "-m", "pipelines.commands", "manifest", *words]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**plain, **environment}) as process:
         os.close(theirs)
         told = b""

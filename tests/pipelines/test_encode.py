@@ -40,8 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> tuple[
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
-    return lake, annotator.marks
+    select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6))
+    return lake, annotator.fingerprints
 
 
 def files(lake: Lake, dataset: str) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from millings import given, make_input
 from manifests.lake import Lake
 from manifests.select import select
 from pipelines.commands.cli import cli
-from pipelines.progress.usage import Spent
+from pipelines.progress.usage import Usage
 from runtime.errors import SpeechmillError
 from studies.cost import Amount, Sample, Step, cost, sample_of
 from studies.prices import Machine, Prices, Requests, Storage, Transfer, load, shipped
@@ -99,7 +99,7 @@ def test_a_step_on_gpus_goes_where_they_are() -> None:
 def summary(
     lake: Lake,
     name: str,
-    spent: dict[str, Spent],
+    spent: dict[str, Usage],
     selected: str = "sel",
     own: dict[str, dict[str, float]] | None = None,
 ) -> None:
@@ -129,7 +129,7 @@ def test_the_interval_holds_what_the_whole_takes_as_often_as_it_says(tmp_path: P
     select(lake, rules())
     held = []
     for _ in range(50):
-        annotate = Spent()
+        annotate = Usage()
         for row in rng.choice(20_000, 60, replace=False):
             annotate.observe(lengths[row], {"cpu_s": costs[row], "read_bytes": lengths[row]})
         summary(lake, "20260101T000000Z-0000", {"annotate": annotate, "encode": annotate})
@@ -146,7 +146,7 @@ def test_runs_of_one_recipe_are_joined_and_others_are_left_out(tmp_path: Path) -
     assert "speechmill run" in caught.value.remedy
     made = []
     for seconds, cpu_s in ((10.0, 1.0), (30.0, 2.0), (20.0, 4.0)):
-        one = Spent(peak_memory_bytes=int(seconds), first_seconds=2.0)
+        one = Usage(peak_memory_bytes=int(seconds), first_seconds=2.0)
         one.observe(seconds, {"cpu_s": cpu_s, "cpu_s.vad": cpu_s / 2, "read_bytes": 100.0})
         one.add({"written_bytes": 64.0, "put_requests": 3.0})
         made.append(one)

@@ -52,7 +52,7 @@ def seconds_of(*words: str, **environment: str) -> float:
 
 def ours(folder: Path) -> float:
     given = [str(folder / "recipe.toml"), "--lake", str(folder / "lake"), "--quiet"]
-    speechmill = [sys.executable, "-m", "pipelines"]
+    speechmill = [sys.executable, "-m", "pipelines.commands"]
     alone(*speechmill, "ingest", *given, "--in", str(folder / "in"))
     return seconds_of(*speechmill, "annotate", *given, "--engine", "ray", "--workers", "2")
 
