@@ -34,6 +34,7 @@ TINY: dict[str, str] = {
     "bench_scale.py": "--recordings 1000",
     "bench_vad.py": "--repeats 1 --rounds 1",
     "fit_channels.py": "",
+    "fit_confidence.py": "",
     "judge.py": "OUT --count 1 --minutes 0.5..0.6 --speakers 1 --calls 0 --long 0 --utterances 0 "
     "--side test --bed none",
     "kill_local.py": "1",
@@ -44,13 +45,13 @@ TINY: dict[str, str] = {
     "scale_fingerprint.py": "200 --seconds 5",
 }
 """Arguments with which each benchmark is tiny. OUT stands for a folder."""
-ELSEWHERE = {"bench_gpu.py", "peers/curator_vad.py"}
-"""test_bench_gpu.py runs the first; the second runs only in the environment of NeMo Curator."""
+ELSEWHERE = {"bench_gpu.py", "peers/curator_vad.py", "analysed.py", "judged.py", "peers/chromaprint.py"}
+"""test_bench_gpu.py runs the first; the second runs only in the environment of NeMo Curator. Others import the rest."""
 SLOW = {
     "accuracy_diarize.py", "accuracy_fingerprint.py", "accuracy_language.py", "accuracy_phonemes.py",
     "accuracy_turns.py", "bench_cost.py", "bench_encoders.py", "bench_engines.py", "bench_manifest.py", "bench_path.py",
-    "bench_quality.py", "bench_reader.py", "bench_scale.py", "fit_channels.py", "judge.py", "kill_local.py",
-    "kill_ray.py", "memory_long.py", "outage_s3.py",
+    "bench_quality.py", "bench_reader.py", "bench_scale.py", "fit_channels.py", "fit_confidence.py", "judge.py",
+    "kill_local.py", "kill_ray.py", "memory_long.py", "outage_s3.py",
 }  # fmt: skip
 """Benchmarks whose tiny run takes more than about seven CPU seconds."""
 CLUSTERS = {"bench_engines.py", "kill_ray.py"}

@@ -23,6 +23,6 @@ class Fingerprint(Stage):
     schema = FINGERPRINT
     config: FingerprintConfig
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         times_ms, bits = landmarks(sound)
         return {"times_ms": times_ms.tolist(), "landmarks": bits.tolist(), "landmark_count": len(bits)}

@@ -96,8 +96,8 @@ def _spectra(sound: Sound, first: int, last: int) -> Iterator[np.ndarray]:
     for start in range(first, last, FFTS_AT_ONCE):
         stop = min(start + FFTS_AT_ONCE, last)
         begin, end = start * HOP_SAMPLES - half, (stop - 1) * HOP_SAMPLES + half
-        heard = sound.read(max(0, begin), min(end, sound.num_samples))
-        samples = heard[0] if len(heard) == 1 else heard.mean(axis=0)
+        block = sound.read(max(0, begin), min(end, sound.num_samples))
+        samples = block[0] if len(block) == 1 else block.mean(axis=0)
         samples = np.pad(samples, (max(0, -begin), max(0, end - max(sound.num_samples, max(0, begin)))))
         frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SAMPLES)[::HOP_SAMPLES]
         spectrum = scipy.fft.rfft(frames * window, axis=1)[:, low:high]

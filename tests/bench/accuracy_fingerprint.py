@@ -136,11 +136,10 @@ def distortions(real: list[tuple[str, np.ndarray]], with_chromaprint: bool) -> N
         every = [one for of_length in row for one in of_length]
         ours = [f"{sum(c.found for c in of)}/{sum(c.pairs for c in of)}" for of in row]
         theirs = [str(sum(rate <= most for c in of for rate in c.right)) for of in row]
-        edges = np.median([error for c in every for error in c.edges_ms] or [np.nan])
+        errors = [error for c in every for error in c.edges_ms]
+        edges = f"{np.median(errors):.0f}" if errors else "-"
         wrong = sum(rate <= most for c in every for rate in c.wrong)
-        print(
-            "|", " | ".join([name, *ours, str(sum(c.false for c in every)), f"{edges:.0f}", *theirs, str(wrong)]), "|"
-        )
+        print("|", " | ".join([name, *ours, str(sum(c.false for c in every)), edges, *theirs, str(wrong)]), "|")
     right, wrong = ([rate for c in cells.values() for rate in getattr(c, kind)] for kind in ("right", "wrong"))
     if with_chromaprint:
         least = min(wrong)

@@ -22,7 +22,8 @@ from pipelines.simulate.channels import band_passed, coded
 from pipelines.simulate.rooms import drawn_room
 from pipelines.simulate.settings import Settings
 from pipelines.simulate.voices import side_of
-from pipelines.stages.speakers import CHANNELS, DIMENSION, SpeakerEmbedding, features, unit
+from pipelines.stages.clustering import unit
+from pipelines.stages.speakers import CHANNELS, DIMENSION, SpeakerEmbedding, features
 from pipelines.stages.vad import Vad, VadConfig
 
 RATE = 16000

@@ -226,7 +226,7 @@ def test_pieces_wait_for_a_recording_that_went_away_and_are_retried(
         raise MemoryError
 
     lake.storage.delete(key)
-    monkeypatch.setattr(stage, "hear", lacking)
+    monkeypatch.setattr(stage, "annotate_chunk", lacking)
     with pytest.raises(MemoryError):
         PieceWorker(lake, stage, marks).process(first)
     assert not lake.storage.exists(key)
