@@ -197,8 +197,8 @@ def test_a_sidecar_that_lacks_fields_or_is_none_is_refused(tmp_path: Path) -> No
 
 def test_a_file_that_does_not_do_what_its_sidecar_says_is_told_before_any_recording(exported: Path) -> None:
     for fields, message in (
-        ({"dim": 17}, r"gives float32 with shape \(1, 16, \d+\), where network.onnx.toml says"),
-        ({"output": "rows frames values"}, r"gives float32 with shape \(1, 16, \d+\), where network.onnx.toml says"),
+        ({"dim": 17}, r"gives float32 with shape \(1, 16, \d+\), but network.onnx.toml says"),
+        ({"output": "rows frames values"}, r"gives float32 with shape \(1, 16, \d+\), but network.onnx.toml says"),
         ({"hop": 16}, r"gives 116 frames for 3712 samples, which is not a hop of 16"),
         ({"input": "rows samples"}, r"cannot be called with 'rows samples' of 6912 samples: .*rank"),
     ):
