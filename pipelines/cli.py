@@ -11,6 +11,7 @@ import click
 
 import pipelines.inspect  # adds clip, play and spectrogram
 import pipelines.pjsd_cli  # noqa: F401 (adds pjsd to `speechmill study`)
+import pipelines.slm_cli  # noqa: F401 (adds generate to it)
 from manifests.exchange.cli import SOUND_CHECKS
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choosing

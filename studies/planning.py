@@ -25,7 +25,7 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     return found
 
 
-def _whole_number(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+def whole_number(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """A whole number above 0 as people write large ones: 300000000, 300_000_000 or 3e8."""
     if text is None:
         return None
@@ -81,7 +81,7 @@ CONFIDENCE = click.option(
 @click.argument("lake", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the subset: a .parquet file.")
 @click.option(
-    "--budget", callback=_whole_number, metavar="TOKENS",
+    "--budget", callback=whole_number, metavar="TOKENS",
     help="Most tokens over all tracks, as 300000000 or 3e8; if not given, as many as there are.",
 )  # fmt: skip
 @DATASET
