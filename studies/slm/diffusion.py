@@ -48,10 +48,9 @@ class Diffusion(nn.Module):
     def clean(self, context: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The clean continuation as the network sees it in a noisy one."""
         found = self.network(context, noisy, level).float()
-        if self.predict == "x":
-            return found
         alpha, sigma = scales(level)
-        return alpha * noisy - sigma * found
+        # alpha z is the best linear guess of values of variance 1 that are not correlated.
+        return alpha * noisy + (found if self.predict == "x" else -sigma * found)
 
     def errors(self, context: Tensor, continuation: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Weighted squared error of v of each token, the mean over its values, (batch, tokens)."""

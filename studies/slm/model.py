@@ -126,6 +126,9 @@ class MMDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.last = matrix(shape.width, 2 * shape.width, zero=True)
         self.head = matrix(shape.width, token, zero=True)
+        # A narrow network cannot carry a token of more values than its width. Where there is little noise the answer is
+        # nearly what came in, so each value of that is let through, by a share that the noise level decides.
+        self.skip = matrix(shape.width, token, zero=True)
 
     def forward(self, context: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """(batch, tokens, token) of both and ln(sigma / alpha), (batch,), to (batch, tokens, token)."""
@@ -140,7 +143,7 @@ class MMDiT(nn.Module):
             xs = block(xs, positions, told, False)
         shift, scale = self.last(F.silu(told))[:, None].chunk(2, dim=-1)
         found: Tensor = self.head(F.layer_norm(xs[1], (self.shape.width,)) * (1 + scale) + shift)
-        return found
+        return found + self.skip(told)[:, None] * noisy
 
 
 class Causal(nn.Module):
