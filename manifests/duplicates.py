@@ -20,7 +20,7 @@ from manifests.matches import matches_key
 from manifests.tables import joined
 
 if TYPE_CHECKING:
-    from manifests.select import Selection
+    from manifests.selection import Selection
 
 SHORTER, NARROWER = 0.005, 0.05
 """Lengths, and bandwidths, that differ by no more are equal."""

@@ -23,6 +23,7 @@ from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
+from manifests.selection import Selection
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
 from manifests.tables import joined, write_parquet_bytes
@@ -33,43 +34,6 @@ AT_ONCE = 20_000
 """Recordings and windows that are judged at a time."""
 SPAN = 100
 """Batches that are judged in one process: whatever the number of processes, as sums of floats depend on it."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is selected, and under which name it is stored.
-
-    `stages` maps the name of each annotation stage to its fingerprint; the rules are SQL conditions by name.
-    """
-
-    name: str
-    stages: Mapping[str, str]
-    context_s: float
-    continuation_s: float
-    stride_s: float | None = None
-    grid_s: float = 0.1
-    align: str = "none"
-    seed: int = 0
-    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 1.0})
-    recordings: Mapping[str, str] = field(default_factory=dict)
-    windows: Mapping[str, str] = field(default_factory=dict)
-    duplicate_share: float = 0.8
-    """Share of a recording that lies in another one, from which on it is a duplicate; see `duplicates`."""
-    matches: str | None = None
-    """Fingerprint of the matches that tell; None where equal samples alone do."""
-
-    @property
-    def window_s(self) -> float:
-        return self.context_s + self.continuation_s
-
-    @classmethod
-    def stored(cls, lake: Lake, name: str) -> Selection:
-        """The selection that was written under `name`; FileNotFoundError where there is none."""
-        key = f"selections/{name}/selection.json"
-        try:
-            return cls(**lake.read_json(key))
-        except TypeError as error:
-            raise CorruptFileError.of(key, f"is no selection: {error}") from error
 
 
 class RuleError(ValueError):

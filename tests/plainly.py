@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.views import measured
 from manifests.windows import covered_s, draw_split, union
 

@@ -12,7 +12,7 @@ from manifests.choice import Choice, ChoiceError, folders
 from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.matches import matches_key
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.tables import joined
 
 EXAMPLES = 3

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from forked import speechmill
 
-from manifests.select import Selection, check_rules
-from pipelines import recipe
+from manifests.select import check_rules
+from manifests.selection import Selection
+from pipelines.recipes import recipe
 from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,8 @@ def test_the_rules_of_shipped_recipes_name_columns_that_their_stages_make(name: 
     loaded = recipe.load(name)
     assert loaded.name == name
     stages = dict.fromkeys(["signal", *loaded.stages], "x")
-    rules = Selection("s", stages, 1, 1, recordings=loaded.select.recordings, windows=loaded.select.windows)
+    of = {"recordings": loaded.select.recordings, "windows": loaded.select.windows}
+    rules = Selection("s", stages, context_s=1, continuation_s=1, **of)
     check_rules(duckdb.connect(), rules)
 
 

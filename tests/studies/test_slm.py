@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from synthetic import add_shards, spread
 
 from manifests.lake import Lake
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from runtime.errors import SpeechmillError
 from studies.slm import ar, data, diffusion, sweep
 from studies.slm.model import Shape
@@ -213,7 +213,7 @@ def test_a_sweep_twice_gives_equal_tables_that_a_fit_reads(lake: Path, tmp_path:
 def test_killed_and_continued_a_run_is_as_if_undisturbed(lake: Path, tmp_path: Path) -> None:
     words = ["study", "train", str(lake), "--flops", "2e8", "--params", "2304", "--depth", "1", *SET]
     code = (
-        "import sys; from studies.slm import train; from pipelines.cli import cli; "
+        "import sys; from studies.slm import train; from pipelines.commands.cli import cli; "
         "train.Trainer.run.__defaults__ = (0.0, *train.Trainer.run.__defaults__[1:]); cli(sys.argv[1:])"
     )  # with a checkpoint after each step
     killed = tmp_path / "killed"
