@@ -45,7 +45,8 @@ def load(
     for name, parameter in first.named_parameters():
         if f"{MOMENTS[0]}.{name}" in held:
             moments = {moment: held[f"{moment}.{name}"] for moment in MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(told[steps])), **moments}
+            where = parameter.device if optimizer.defaults.get("fused") else "cpu"
+            optimizer.state[parameter] = {"step": torch.tensor(float(told[steps]), device=where), **moments}
     return told
 
 

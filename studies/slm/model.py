@@ -19,20 +19,28 @@ FREQUENCIES = 32
 """Cosines and sines of the noise level that the network is told."""
 
 
+def rounded(width: float) -> int:
+    """The nearest width that is allowed."""
+    step = 8 if width >= 31 else 2
+    return max(4, step * round(width / step))
+
+
 @dataclass(frozen=True)
 class Shape:
     """The size of a network."""
 
     width: int
-    """Values of a token inside; a multiple of 8."""
+    """Values of a token inside; even, and from 32 on a multiple of 8."""
     depth: int
     """Blocks."""
     streams: int = 2
     """2 for the diffusion model, context and continuation; 1 for the discrete one."""
 
     def __post_init__(self) -> None:
-        if self.width < 8 or self.width % 8 or self.depth < 1:
-            raise ValueError(f"width must be a multiple of 8 and depth at least 1, not {self.width} and {self.depth}")
+        if self.width < 4 or self.width != rounded(self.width) or self.depth < 1:
+            raise ValueError(
+                f"width must be even, from 32 on a multiple of 8, and depth at least 1, not {self.width} and {self.depth}"
+            )
 
     @property
     def params(self) -> int:
@@ -48,7 +56,7 @@ class Shape:
     def of(cls, params: float, depth: int, streams: int = 2) -> Shape:
         """The shape of this depth whose blocks have about as many parameters."""
         each = 36 if streams == 2 else 12
-        return cls(max(8, 8 * round(math.sqrt(params / each / depth) / 8)), depth, streams)
+        return cls(rounded(math.sqrt(params / each / depth)), depth, streams)
 
 
 def rotated(x: Tensor, positions: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from manifests.whole import whole_text
 from runtime.errors import SpeechmillError
-from studies.slm.model import Shape
+from studies.slm.model import Shape, rounded
 from studies.slm.train import RESULT, Corpus, Settings, Trainer, locked
 
 RUNS, TABLE = "runs", "runs.csv"
@@ -65,14 +65,14 @@ def cells(path: Path) -> list[dict[str, float]]:
 def jobs(plan: Sequence[dict[str, float]], seeds: Sequence[int], depth: int, **settings: Any) -> list[Job]:
     """A run for each cell and seed. Sizes without a width get `depth` and the width that comes nearest.
 
-    The width is rounded to a multiple of 8, and tokens follow from the size that there is then, so that the compute
+    Widths are rounded to what networks can have, and tokens follow from the size that there is then, so that the compute
     is that of the plan. Of cells that get one shape, the first counts.
     """
     streams = 1 if settings.get("model") == "ar" else 2
     found: dict[str, Job] = {}
     for cell in plan:
         if "width" in cell:
-            shape = Shape(8 * max(1, round(cell["width"] / 8)), int(cell["depth"]), streams)
+            shape = Shape(rounded(cell["width"]), int(cell["depth"]), streams)
         else:
             shape = Shape.of(cell["params"], depth, streams)
         for seed in seeds:

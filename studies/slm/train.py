@@ -95,8 +95,8 @@ class Settings:
 
     @property
     def rows_a_step(self) -> int:
-        """The same for all sizes of a budget; it grows with the fourth root of compute: 16 at 1e10 FLOP, 51 at 1e12."""
-        return self.rows or max(8, round(16 * (self.flops / 1e10) ** 0.25))
+        """The same for all sizes of a budget; it grows with the cube root of compute: 8 at 3e10 FLOP, 80 at 3e13."""
+        return self.rows or max(4, round(8 * (self.flops / 3e10) ** (1 / 3)))
 
     def steps(self, tokens_a_row: int) -> int:
         """D = C / 6 N in steps, rounded."""
@@ -156,7 +156,7 @@ class Trainer:
         self.objective = made(corpus, settings)
         self.averaged = made(corpus, settings).requires_grad_(False)
         given = groups(self.objective.network, settings.learning_rate, settings.decay)
-        self.optimizer = torch.optim.AdamW(given, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(given, betas=(0.9, 0.98), fused=True)
         self.factors = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.done, self.rows, state = 0, list[dict[str, Any]](), dict[str, Any]()
         if (folder / CHECKPOINT).is_file():
