@@ -38,9 +38,8 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.width < 4 or self.width != rounded(self.width) or self.depth < 1:
-            raise ValueError(
-                f"width must be even, from 32 on a multiple of 8, and depth at least 1, not {self.width} and {self.depth}"
-            )
+            told = f"not {self.width} and {self.depth}"
+            raise ValueError(f"width must be even, from 32 on a multiple of 8, and depth at least 1, {told}")
 
     @property
     def params(self) -> int:

@@ -65,8 +65,8 @@ def cells(path: Path) -> list[dict[str, float]]:
 def jobs(plan: Sequence[dict[str, float]], seeds: Sequence[int], depth: int, **settings: Any) -> list[Job]:
     """A run for each cell and seed. Sizes without a width get `depth` and the width that comes nearest.
 
-    Widths are rounded to what networks can have, and tokens follow from the size that there is then, so that the compute
-    is that of the plan. Of cells that get one shape, the first counts.
+    Widths are rounded to what networks can have, and tokens follow from the size that there is then: the compute is
+    that of the plan. Of cells that get one shape, the first counts.
     """
     streams = 1 if settings.get("model") == "ar" else 2
     found: dict[str, Job] = {}

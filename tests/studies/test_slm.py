@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from documented import documented
 from synthetic import add_shards, spread
 
 from manifests.lake import Lake
@@ -228,6 +229,15 @@ def test_killed_and_continued_a_run_is_as_if_undisturbed(lake: Path, tmp_path: P
     for name in ("result.json", "model.safetensors", "curves.parquet"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not (killed / "checkpoint.safetensors").exists()
+
+
+def test_what_is_printed_is_documented(lake: Path, tmp_path: Path) -> None:
+    words = [str(lake), *SET, "--set", "rows=64", "--depth", "1"]
+    told = json.loads(run("train", *words, "--flops", "1e9", "--params", "7056", "-o", str(tmp_path / "a"), "--json"))
+    assert set(told) == documented()["study train"]
+    (tmp_path / "plan.csv").write_text(PLAN)
+    swept = json.loads(run("sweep", str(tmp_path / "plan.csv"), *words, "-o", str(tmp_path / "b"), "--json"))
+    assert swept["runs"][1] == {"run": "diffusion-1e09-14x1-0", **told}  # the same run
 
 
 def test_two_commands_cannot_work_in_one_folder(tmp_path: Path) -> None:
