@@ -14,8 +14,9 @@ from typing import Any
 
 from manifests.whole import whole_text
 from runtime.errors import SpeechmillError
+from studies.slm import data
 from studies.slm.model import Shape, rounded
-from studies.slm.train import RESULT, Corpus, Settings, Trainer, locked
+from studies.slm.train import RESULT, Corpus, Settings, Trainer, check_same, locked, told
 
 RUNS, TABLE = "runs", "runs.csv"
 
@@ -90,6 +91,9 @@ def sweep(
     With several workers each is a process, and all share the device. The largest runs come first.
     """
     with locked(folder):
+        sound = data.Sound.opened(given.lake, given.dataset, given.patch)
+        for job in todo:
+            check_same(folder / RUNS / job.name, told(job.settings, sound, given.also))
         missing = [job for job in todo if not (folder / RUNS / job.name / RESULT).is_file()]
         missing.sort(key=lambda job: -job.settings.flops)
         rows = table(todo, folder)

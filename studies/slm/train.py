@@ -119,6 +119,7 @@ class Corpus:
         self.device = resolve_device(device)
         self.sound = data.Sound.opened(lake, dataset, patch)
         self.held = {"": data.Held.of(self.sound, "validation", held_windows, self.device)}
+        self.also = also
         if also:
             other = data.Sound.opened(also, None, patch, "test")
             if other.encoder != self.sound.encoder:
@@ -149,10 +150,7 @@ class Trainer:
     def __init__(self, corpus: Corpus, settings: Settings, folder: Path) -> None:
         """SpeechmillError where the folder holds a run of other settings or data."""
         self.corpus, self.settings, self.folder = corpus, settings, folder
-        told = self._told()
-        if (folder / SETTINGS).is_file() and (before := json.loads((folder / SETTINGS).read_text())) != told:
-            changed = ", ".join(f"{key} = {before.get(key)!r}" for key in told if before.get(key) != told[key])
-            raise SpeechmillError(f"{folder} was trained otherwise: {changed}", "name another folder")
+        check_same(folder, told(settings, corpus.sound, corpus.also))
         self.objective = made(corpus, settings)
         self.averaged = made(corpus, settings).requires_grad_(False)
         given = groups(self.objective.network, settings.learning_rate, settings.decay)
@@ -172,15 +170,19 @@ class Trainer:
 
         A checkpoint is written every `checkpoint_s` seconds. Ends without a result where `alive` says no.
         """
+        if (self.folder / RESULT).is_file():
+            done: dict[str, Any] = json.loads((self.folder / RESULT).read_text())
+            return done
         loss = self.objective.loss
         if self.settings.compile:
             loss = torch.compile(loss)
         begun = kept = time.monotonic()
         measured = {round(self.steps * (n + 1) / self.settings.evaluations) for n in range(self.settings.evaluations)}
-        first = self.done
+        first, found = self.done, None
         with reproducible(1, self.corpus.device):
             while self.done < self.steps:
                 self.rows.append(row := self._step(loss))
+                found = None
                 if self.done in measured:
                     found = self.measure()
                     row |= {"held": found["loss"], "held_by_level": found["by_level"]}
@@ -190,7 +192,7 @@ class Trainer:
                     self._keep()
                     kept = time.monotonic()
             trained_s = time.monotonic() - begun
-            result = self._result(self.measure())
+            result = self._result(found or self.measure())
         self._end(result, {"steps": self.done - first, "seconds": trained_s})
         return result
 
@@ -259,15 +261,10 @@ class Trainer:
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"model": self.objective, "averaged": self.averaged}
 
-    def _told(self) -> dict[str, Any]:
-        sound = self.corpus.sound
-        told = dataclasses.asdict(self.settings)
-        return told | {"dataset": sound.dataset, "version": sound.version, "encoder": sound.encoder}
-
     def _keep(self) -> None:
         """Write the curves and, last of all, the checkpoint from which the run goes on."""
         with whole_text(self.folder / SETTINGS) as file:
-            file.write(json.dumps(self._told(), indent=1) + "\n")
+            file.write(json.dumps(told(self.settings, self.corpus.sound, self.corpus.also), indent=1) + "\n")
         for row in self.rows:
             row["loss"] = float(row["loss"])
         with whole(self.folder / CURVES) as unfinished:
@@ -291,6 +288,22 @@ class Trainer:
         with whole_text(self.folder / RESULT) as file:
             file.write(json.dumps(result, indent=1) + "\n")
         (self.folder / CHECKPOINT).unlink()
+
+
+def told(settings: Settings, sound: data.Sound, also: str | None) -> dict[str, Any]:
+    """All that decides a run, as its folder keeps it."""
+    of_data = {"dataset": sound.dataset, "version": sound.version, "encoder": sound.encoder, "also": also}
+    return dataclasses.asdict(settings) | of_data
+
+
+def check_same(folder: Path, now: dict[str, Any]) -> None:
+    """SpeechmillError where the run in a folder, done or not, was begun otherwise."""
+    if not (folder / SETTINGS).is_file():
+        return
+    before = json.loads((folder / SETTINGS).read_text())
+    if changed := [f"{key} = {before.get(key)!r}" for key in now if before.get(key) != now[key]]:
+        what = f"{folder} was trained otherwise: {', '.join(changed)}"
+        raise SpeechmillError(what, "give the same settings and data, or name another folder")
 
 
 def made(corpus: Corpus, settings: Settings) -> Diffusion | ar.Discrete:
