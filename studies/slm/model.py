@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,8 @@ class Stream(nn.Module):
         """Shift, scale and gate of the attention, and of the MLP."""
         if self.modulation is None or level is None:
             return 0.0, 0.0, 1.0, 0.0, 0.0, 1.0
-        return self.modulation(F.silu(level))[:, None].chunk(6, dim=-1)
+        parts: Sequence[Tensor] = self.modulation(F.silu(level))[:, None].chunk(6, dim=-1)
+        return parts
 
 
 class Block(nn.Module):
@@ -103,9 +105,10 @@ class Block(nn.Module):
 
     def forward(self, xs: list[Tensor], positions: Tensor, level: Tensor | None, causal: bool) -> list[Tensor]:
         width, head = self.shape.width, self.shape.head
-        modulations = [stream.modulated(level) for stream in self.streams]
+        streams = cast("list[Stream]", self.streams)
+        modulations = [stream.modulated(level) for stream in streams]
         parts = []
-        for stream, x, (shift, scale, *_) in zip(self.streams, xs, modulations, strict=True):
+        for stream, x, (shift, scale, *_) in zip(streams, xs, modulations, strict=True):
             qkv = stream.qkv(F.layer_norm(x, (width,)) * (1 + scale) + shift)
             parts.append(qkv.unflatten(-1, (3, width // head, head)).permute(2, 0, 3, 1, 4))
         q, k, v = torch.cat(parts, dim=3)
@@ -113,7 +116,7 @@ class Block(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=2 / math.sqrt(head))
         joined = attended.transpose(1, 2).flatten(2).split([x.shape[1] for x in xs], dim=1)
         made = []
-        for stream, x, a, found in zip(self.streams, xs, joined, modulations, strict=True):
+        for stream, x, a, found in zip(streams, xs, joined, modulations, strict=True):
             _, _, gate, shift, scale, gate_mlp = found
             x = x + self.branch * gate * stream.out(a)
             inner = F.layer_norm(x, (width,)) * (1 + scale) + shift
@@ -174,7 +177,7 @@ class Causal(nn.Module):
         return found
 
 
-def groups(network: MMDiT | Causal, learning_rate: float, decay: float) -> list[dict[str, object]]:
+def groups(network: MMDiT | Causal, learning_rate: float, decay: float) -> list[dict[str, Any]]:
     """Parameters for AdamW by muP (Yang et al. 2022): what takes `width` inputs learns slower the wider it is.
 
     The decay of a step, rate times decay, is the same at all widths.

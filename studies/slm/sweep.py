@@ -112,7 +112,8 @@ def table(todo: Sequence[Job], folder: Path) -> list[dict[str, Any]]:
             rows.append({"run": job.name, **json.loads(path.read_text())})
     if rows:
         with whole_text(folder / TABLE) as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     return rows

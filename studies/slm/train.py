@@ -206,7 +206,7 @@ class Trainer:
         with torch.autocast(self.corpus.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             found = loss(context, continuation, random)
         self.optimizer.zero_grad(set_to_none=True)
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), CLIP)
         self.optimizer.step()
         self.done += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -227,6 +230,32 @@ def test_killed_and_continued_a_run_is_as_if_undisturbed(lake: Path, tmp_path: P
     assert not (killed / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_a_sweep_by_two_processes_that_is_killed_gives_the_table_of_one(lake: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.csv"
+    plan.write_text("flops,depth,width,params\n" + "".join(f"{c}e9,1,{w},\n" for c in (1, 2, 4) for w in (6, 8, 12)))
+    words = ["study", "sweep", str(plan), str(lake), *SET]
+    command = [sys.executable, "-m", "pipelines.commands", *words, "--workers", "2", "-o", str(tmp_path / "killed")]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while first.poll() is None and not (tmp_path / "killed/runs.csv").is_file():
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run(*words[1:], "-o", str(tmp_path / "one"))
+    assert (tmp_path / "killed/runs.csv").read_bytes() == (tmp_path / "one/runs.csv").read_bytes()
+
+
+def test_products_in_bfloat16_give_nearly_the_same(corpus: Corpus, tmp_path: Path) -> None:
+    exact, rough = (
+        Trainer(corpus, Settings(1e9, 16, 1, **TINY, precision=precision), tmp_path / precision).run()["loss"]
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.05)
+
+
 def test_what_is_printed_is_documented(lake: Path, tmp_path: Path) -> None:
     words = [str(lake), *SET, "--set", "rows=64", "--depth", "1"]
     told = json.loads(run("train", *words, "--flops", "1e9", "--params", "7056", "-o", str(tmp_path / "a"), "--json"))
@@ -234,6 +263,22 @@ def test_what_is_printed_is_documented(lake: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.csv").write_text(PLAN)
     swept = json.loads(run("sweep", str(tmp_path / "plan.csv"), *words, "-o", str(tmp_path / "b"), "--json"))
     assert swept["runs"][1] == {"run": "diffusion-1e09-14x1-0", **told}  # the same run
+
+
+def test_the_lines_of_the_page_are_commands_that_there_are() -> None:
+    from bench.study_slm import blocks
+
+    text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", "".join(blocks()).replace("\\\n", " "))
+    lines = [shlex.split(line) for line in text.splitlines() if line.strip().startswith("speechmill ")]
+    assert [line[1] for line in lines] == ["simulate", "run", *["study"] * 5]
+    for words in lines:
+        command, context = cli, None
+        while isinstance(command, click.Group):
+            words = words[1:]
+            command = command.commands[words[0]]
+        context = click.Context(command)
+        named = {name for parameter in command.get_params(context) for name in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= named, words
 
 
 def test_two_commands_cannot_work_in_one_folder(tmp_path: Path) -> None:
