@@ -186,9 +186,9 @@ class Trainer:
                 if self.done in measured:
                     found = self.measure()
                     row |= {"held": found["loss"], "held_by_level": found["by_level"]}
+                if not alive():  # the command was killed, and may have been begun again
+                    return {}
                 if time.monotonic() - kept >= checkpoint_s and self.done < self.steps:
-                    if not alive():
-                        return {}
                     self._keep()
                     kept = time.monotonic()
             trained_s = time.monotonic() - begun
@@ -287,7 +287,7 @@ class Trainer:
             file.write(json.dumps(took, indent=1) + "\n")
         with whole_text(self.folder / RESULT) as file:
             file.write(json.dumps(result, indent=1) + "\n")
-        (self.folder / CHECKPOINT).unlink()
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def told(settings: Settings, sound: data.Sound, also: str | None) -> dict[str, Any]:
