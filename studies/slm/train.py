@@ -214,8 +214,8 @@ class Trainer:
             share = 1 - (1 - 1 / self.done) ** (EMA_POWER + 1)
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.objective.parameters()), share)
         tokens = self.done * settings.rows_a_step * self.windows.tokens_a_row
-        told = {"step": self.done, "tokens": tokens, "learning_rate": rate, "loss": found.detach()}
-        return told | {"held": None, "held_by_level": None}
+        row = {"step": self.done, "tokens": tokens, "learning_rate": rate, "loss": found.detach()}
+        return row | {"held": None, "held_by_level": None}
 
     def measure(self) -> dict[str, Any]:
         """Losses of everything that is held out, by the averaged weights."""
