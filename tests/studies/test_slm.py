@@ -35,11 +35,10 @@ TINY: dict[str, Any] = {"patch": PATCH, "held_windows": 16, "rows": 8, "evaluati
 SET = ["--set", "held_windows=16", "--set", "rows=8", "--patch", str(PATCH)]
 
 
-def waves(number: int, tracks: int, dim: int) -> np.ndarray:
-    """Features that go on as they began: (tracks, 40, dim) cosines of a period that the number draws."""
+def levels(number: int, tracks: int, dim: int) -> np.ndarray:
+    """Features that go on as they began: (tracks, 40, dim), noise around levels that the number draws."""
     random = np.random.default_rng(number)
-    speed, phase = random.uniform(0.1, 0.6, (tracks, 1, dim)), random.uniform(0, 6, (tracks, 1, dim))
-    return (5 + np.cos(speed * np.arange(40)[None, :, None] + phase)).astype(np.float16)
+    return (5 + random.normal(0, 1, (tracks, 1, dim)) + random.normal(0, 0.3, (tracks, 40, dim))).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def shards(first: int, last: int) -> list[list[int]]:
         return [[numbers[first + n] for n in part] for part in spread(last - first, 20)]
 
-    add_shards(made, "waves", shards(0, 60), dim=DIM, tracks=lambda n: 1 + (n % 12 == 0), make=waves)
-    add_shards(made, "waves", shards(60, 76), "validation", dim=DIM, make=waves)
+    add_shards(made, "levels", shards(0, 60), dim=DIM, tracks=lambda n: 1 + (n % 12 == 0), make=levels)
+    add_shards(made, "levels", shards(60, 76), "validation", dim=DIM, make=levels)
     return root
 
 
@@ -125,22 +124,20 @@ def test_a_held_out_window_is_measured_the_same_in_any_batch(corpus: Corpus) -> 
     assert evaluated(objective, held)["loss"] == pytest.approx(whole.double().mean().item(), rel=1e-6)
 
 
-def test_the_loss_is_that_of_v_whatever_is_predicted(corpus: Corpus) -> None:
-    """A network that gives nothing predicts a mean of 0 as x, and as v the best linear guess."""
-    held = corpus.held[""]
-    by_x = diffusion.Diffusion(Shape(16, 1), DIM * PATCH, "x")
-    found = by_x.held(held.context, held.continuation, 0)
-    for level, errors in zip(diffusion.grid(), found, strict=True):
-        alpha, sigma = (one.item() for one in diffusion.scales(level[None]))
-        snr = (alpha / sigma) ** 2
-        assert alpha**2 + sigma**2 == pytest.approx(1)
-        wanted = min(snr, 5) * held.continuation.square().mean(-1)
-        torch.testing.assert_close(errors, wanted, rtol=1e-4, atol=1e-5)
-    by_v = diffusion.Diffusion(Shape(16, 1), DIM * PATCH, "v")
-    level, noise = torch.zeros(16), torch.randn(held.continuation.shape)
-    v = (noise - held.continuation) / 2**0.5  # at alpha = sigma
-    found = by_v.errors(held.context, held.continuation, level, noise)
-    torch.testing.assert_close(found, v.square().mean(-1) * 0.5)  # the weight is min(SNR, 5) / (SNR + 1)
+@pytest.mark.parametrize("predict", ["x", "v"])
+def test_the_loss_is_that_of_v_whatever_is_predicted(corpus: Corpus, predict: diffusion.Predict) -> None:
+    """A network that has learned nothing guesses that v is 0."""
+    continuation = corpus.held[""].continuation
+    objective = diffusion.Diffusion(Shape(16, 1), DIM * PATCH, predict)
+    noise = torch.randn(continuation.shape, generator=torch.Generator().manual_seed(0))
+    for level in diffusion.grid():
+        levels = level.expand(len(continuation))
+        alpha, sigma = diffusion.scales(levels)
+        snr = (alpha / sigma)[0].item() ** 2
+        v = alpha * noise - sigma * continuation
+        found = objective.errors(corpus.held[""].context, continuation, levels, noise)
+        torch.testing.assert_close(found, min(snr, 5) / (snr + 1) * v.square().mean(-1), rtol=1e-3, atol=1e-5)
+        assert ((alpha**2 + sigma**2)[0].item(), snr) == pytest.approx((1, np.exp(-2 * level.item())))
 
 
 def test_speech_is_told_apart_by_turns(corpus: Corpus) -> None:
@@ -157,7 +154,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
     nothing = evaluated(diffusion.Diffusion(settings.shape, DIM * PATCH), corpus.held[""])["loss"]
     trainer = Trainer(corpus, settings, tmp_path / "run")
     result = trainer.run()
-    assert result["loss"] < 0.5 * nothing
+    assert result["loss"] < 0.7 * nothing
     assert result["flops"] == pytest.approx(1e10, rel=0.01)
     assert result["tokens"] == result["steps"] * 16 * 20
     rows = [row for row in trainer.rows if row["held"] is not None]
@@ -169,7 +166,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
     given = trainer.averaged.sample(held.context, 10, random, 16, 1.0)
     off = (given - held.continuation).square().mean().item()
     other = (given - held.continuation.roll(1, 0)).square().mean().item()
-    assert off < 0.97 * other  # of its own context, not of another one
+    assert off < 0.7 * other  # of its own context, not of another one
 
 
 def test_the_discrete_rival_learns_by_the_same_harness(corpus: Corpus, tmp_path: Path) -> None:
@@ -182,14 +179,14 @@ def test_the_discrete_rival_learns_by_the_same_harness(corpus: Corpus, tmp_path:
     assert {tuple(one) for one in given.flatten(0, 1).tolist()} <= {tuple(one) for one in corpus.centres.tolist()}
 
 
-PLAN = "flops,depth,width,params\n1e9,,,2e3\n1e9,,,7e3\n2e9,1,14.2,\n"
+PLAN = "flops,depth,width,params\n2e9,,,2e3\n2e9,,,7e3\n4e9,1,14.2,\n"
 
 
 def test_a_sweep_twice_gives_equal_tables_that_a_fit_reads(lake: Path, tmp_path: Path) -> None:
     from studies.laws import runs
 
     (tmp_path / "plan.csv").write_text(PLAN)
-    words = ["sweep", str(tmp_path / "plan.csv"), str(lake), "--seeds", "2", "--depth", "1", *SET, "--set", "rows=64"]
+    words = ["sweep", str(tmp_path / "plan.csv"), str(lake), "--seeds", "2", "--depth", "1", *SET, "--set", "rows=128"]
     tables = []
     for name in ("one", "other"):
         run(*words, "-o", str(tmp_path / name))
@@ -257,12 +254,12 @@ def test_products_in_bfloat16_give_nearly_the_same(corpus: Corpus, tmp_path: Pat
 
 
 def test_what_is_printed_is_documented(lake: Path, tmp_path: Path) -> None:
-    words = [str(lake), *SET, "--set", "rows=64", "--depth", "1"]
-    told = json.loads(run("train", *words, "--flops", "1e9", "--params", "7056", "-o", str(tmp_path / "a"), "--json"))
+    words = [str(lake), *SET, "--set", "rows=128", "--depth", "1"]
+    told = json.loads(run("train", *words, "--flops", "2e9", "--params", "7056", "-o", str(tmp_path / "a"), "--json"))
     assert set(told) == documented()["study train"]
     (tmp_path / "plan.csv").write_text(PLAN)
     swept = json.loads(run("sweep", str(tmp_path / "plan.csv"), *words, "-o", str(tmp_path / "b"), "--json"))
-    assert swept["runs"][1] == {"run": "diffusion-1e09-14x1-0", **told}  # the same run
+    assert swept["runs"][1] == {"run": "diffusion-2e09-14x1-0", **told}  # the same run
 
 
 def test_the_lines_of_the_page_are_commands_that_there_are() -> None:
