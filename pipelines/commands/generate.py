@@ -27,10 +27,10 @@ from manifests.output import say, to_json
 )  # fmt: skip
 @click.option(
     "--vocoder",
-    metavar="NAME",
+    type=click.Choice(["auto", "hifigan", "griffin-lim"]),
     default="auto",
     show_default=True,
-    help="Of log-mel features: hifigan, griffin-lim or auto.",
+    help="For log-mel features.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
 @click.option(

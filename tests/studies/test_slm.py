@@ -253,6 +253,34 @@ def test_products_in_bfloat16_give_nearly_the_same(corpus: Corpus, tmp_path: Pat
     assert rough == pytest.approx(exact, rel=0.05)
 
 
+@pytest.mark.slow
+def test_a_model_of_real_speech_is_heard(tmp_path: Path) -> None:
+    """From recordings to sound that was generated, by commands alone."""
+    import soundfile
+    from millings import given, make_input
+
+    make_input(tmp_path, 6)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[encode]", "splits = { train = 0.5, validation = 0.5 }\n[encode]"))
+    root, out = str(tmp_path / "lake"), tmp_path / "said"
+    done = CliRunner().invoke(cli, given(tmp_path, Path(root)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    model = str(tmp_path / "model")
+    run("train", root, "-o", model, "--flops", "1e9", "--params", "9216", "--depth", "1", "--set", "held_windows=4")
+    words = ["generate", model, root, "-o", str(out), "--clips", "2", "--steps", "4", "--vocoder", "griffin-lim"]
+    told = json.loads(run(*words, "--json"))
+    assert set(told) == documented()["study generate"]
+    assert (told["clips"], told["seconds_each"]) == (2, 6.0)
+    for name, seconds in (("generated", 6), ("real", 6), ("heard", 8)):
+        for path in sorted((out / name).iterdir()):
+            sound, rate = soundfile.read(path)
+            assert (len(sound) / rate, len(list((out / name).iterdir()))) == (seconds, 2)
+            assert np.abs(sound).max() > 1e-3
+    first = (out / "generated/00000.wav").read_bytes()
+    run(*words)
+    assert (out / "generated/00000.wav").read_bytes() == first
+
+
 def test_what_is_printed_is_documented(lake: Path, tmp_path: Path) -> None:
     words = [str(lake), *SET, "--set", "rows=128", "--depth", "1"]
     told = json.loads(run("train", *words, "--flops", "2e9", "--params", "7056", "-o", str(tmp_path / "a"), "--json"))
