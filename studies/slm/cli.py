@@ -58,6 +58,12 @@ def _needs_torch() -> None:
         raise MissingExtraError("training needs torch", install(["reader"]))
 
 
+def _truth(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise ValueError(f"{word!r} is neither true nor false")
+    return word == "true"
+
+
 def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
     """Settings by options and by `--set`, each of the type of its field."""
     from studies.slm.train import Settings
@@ -68,11 +74,11 @@ def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
         if name not in known or name in ("flops", "width", "depth", "seed", "model", "patch"):
             free = ", ".join(sorted(known.keys() - {"flops", "width", "depth", "seed", "model", "patch"}))
             raise SpeechmillError(f"no setting {name!r} of a run", f"choose from: {free}")
-        kind = {"learning_rate": float, "decay": float, "compile": lambda word: word == "true"}.get(name, int)
+        kind = {"learning_rate": float, "decay": float, "compile": _truth}.get(name, int)
         try:
-            named[name] = value if name in ("predict", "precision") else kind(value)  # type: ignore[operator]
+            named[name] = value if name in ("predict", "precision") else kind(value)
         except ValueError as error:
-            raise SpeechmillError(f"--set {text}: {error}", "give a number") from error
+            raise SpeechmillError(f"--set {text}: {error}", "correct the value") from error
     return named
 
 

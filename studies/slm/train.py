@@ -85,8 +85,12 @@ class Settings:
     """Whether torch.compile makes the training step: it pays on a GPU in runs of minutes."""
 
     def __post_init__(self) -> None:
-        if not self.flops > 0 or min(self.patch, self.held_windows, self.evaluations) < 1:
-            raise ValueError("flops must be above 0, and patch, held_windows and evaluations at least 1")
+        if not (self.flops > 0 and self.learning_rate > 0 and self.decay >= 0):
+            raise ValueError("flops and learning_rate must be above 0, and decay at least 0")
+        if min(self.patch, self.held_windows, self.evaluations, self.rows or 1) < 1 or self.rows == 0:
+            raise ValueError("patch, held_windows, evaluations and rows must be at least 1")
+        if self.predict not in ("x", "v") or self.precision not in ("float32", "bfloat16"):
+            raise ValueError("predict is x or v, and precision float32 or bfloat16")
 
     @property
     def shape(self) -> Shape:
