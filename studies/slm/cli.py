@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
         if name not in known or name in ("flops", "width", "depth", "seed", "model", "patch"):
             free = ", ".join(sorted(known.keys() - {"flops", "width", "depth", "seed", "model", "patch"}))
             raise SpeechmillError(f"no setting {name!r} of a run", f"choose from: {free}")
-        kind = {"learning_rate": float, "decay": float, "compile": _truth}.get(name, int)
+        kinds: dict[str, Callable[[str], Any]] = {"learning_rate": float, "decay": float, "compile": _truth}
+        kind = kinds.get(name, int)
         try:
             named[name] = value if name in ("predict", "precision") else kind(value)
         except ValueError as error:

@@ -67,17 +67,20 @@ def jobs(plan: Sequence[dict[str, float]], seeds: Sequence[int], depth: int, **s
     """A run for each cell and seed. Sizes without a width get `depth` and the width that comes nearest.
 
     Widths are rounded to what networks can have, and tokens follow from the size that there is then: the compute is
-    that of the plan. Of cells that get one shape, the first counts.
+    that of the plan. Of cells that get one shape, the first counts. SpeechmillError for settings that cannot be.
     """
     streams = 1 if settings.get("model") == "ar" else 2
     found: dict[str, Job] = {}
     for cell in plan:
-        if "width" in cell:
-            shape = Shape(rounded(cell["width"]), int(cell["depth"]), streams)
-        else:
-            shape = Shape.of(cell["params"], depth, streams)
         for seed in seeds:
-            made = Settings(cell["flops"], shape.width, shape.depth, seed, **settings)
+            try:
+                if "width" in cell:
+                    shape = Shape(rounded(cell["width"]), int(cell["depth"]), streams)
+                else:
+                    shape = Shape.of(cell["params"], depth, streams)
+                made = Settings(cell["flops"], shape.width, shape.depth, seed, **settings)
+            except ValueError as error:
+                raise SpeechmillError(f"a run cannot be made: {error}", "correct the plan or the --set") from error
             name = f"{made.model}-{made.flops:.4g}-{shape.width}x{shape.depth}-{seed}".replace("+", "")
             found.setdefault(name, Job(name, made))
     return list(found.values())

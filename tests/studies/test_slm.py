@@ -154,7 +154,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
     nothing = evaluated(diffusion.Diffusion(settings.shape, DIM * PATCH), corpus.held[""])["loss"]
     trainer = Trainer(corpus, settings, tmp_path / "run")
     result = trainer.run()
-    assert result["loss"] < 0.7 * nothing
+    assert result["loss"] < 0.8 * nothing
     assert result["flops"] == pytest.approx(1e10, rel=0.01)
     assert result["tokens"] == result["steps"] * 16 * 20
     rows = [row for row in trainer.rows if row["held"] is not None]
@@ -332,8 +332,11 @@ def test_mistakes_are_told(lake: Path, tmp_path: Path) -> None:
     for more, message in [
         ([str(lake), "--set", "learning=1"], "no setting 'learning'"),
         ([str(lake), "--set", "rows=x"], "--set rows=x"),
+        ([str(lake), "--set", "rows=0"], "rows must be at least 1"),
+        ([str(lake), "--set", "compile=yes"], "neither true nor false"),
+        ([str(lake), "--set", "predict=z"], "predict is x or v"),
         ([str(tmp_path / "nowhere")], "no dataset in"),
-        ([str(lake), "--also", str(lake)], "split test"),
+        ([str(lake), "--also", str(lake)], "no windows of the splits test"),
     ]:
         done = CliRunner().invoke(cli, [*words, *more])
         assert isinstance(done.exception, SpeechmillError), done.output
