@@ -96,7 +96,9 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
         "cpu",
         *words,
     ]
-    first = subprocess.Popen([sys.executable, "-m", "pipelines", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.commands", *command], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     while first.poll() is None and not (folder / "training/checkpoint.safetensors").is_file():
         time.sleep(0.005)
     os.kill(first.pid, signal.SIGKILL)

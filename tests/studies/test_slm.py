@@ -150,12 +150,12 @@ def test_speech_is_told_apart_by_turns(corpus: Corpus) -> None:
 
 
 def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus, tmp_path: Path) -> None:
-    settings = Settings(1e10, 32, 1, **TINY | {"rows": 16}, learning_rate=0.02)
+    settings = Settings(2e9, 16, 1, **TINY | {"rows": 16})
     nothing = evaluated(diffusion.Diffusion(settings.shape, DIM * PATCH), corpus.held[""])["loss"]
     trainer = Trainer(corpus, settings, tmp_path / "run")
     result = trainer.run()
-    assert result["loss"] < 0.8 * nothing
-    assert result["flops"] == pytest.approx(1e10, rel=0.01)
+    assert result["loss"] < 0.85 * nothing
+    assert result["flops"] == pytest.approx(2e9, rel=0.01)
     assert result["tokens"] == result["steps"] * 16 * 20
     rows = [row for row in trainer.rows if row["held"] is not None]
     assert len(rows) == 2
@@ -166,7 +166,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
     given = trainer.averaged.sample(held.context, 10, random, 16, 1.0)
     off = (given - held.continuation).square().mean().item()
     other = (given - held.continuation.roll(1, 0)).square().mean().item()
-    assert off < 0.7 * other  # of its own context, not of another one
+    assert off < 0.5 * other  # of its own context, not of another one
 
 
 def test_the_discrete_rival_learns_by_the_same_harness(corpus: Corpus, tmp_path: Path) -> None:
