@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo setup programs servers infra-tools test test-slow test-all wheel-test docs fuzz bench lint format clean
+.PHONY: demo setup programs servers infra-tools test test-slow test-all wheel-test docs fuzz study bench lint format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -88,6 +88,11 @@ SECONDS ?= 600
 fuzz: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPEAT),--repeat $(REPEAT),--seconds $(SECONDS)) \
 		$(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+# docs/trainer.md from an empty folder, in build/study: an hour and a half on two quiet cores; SCALE=small takes minutes.
+SCALE ?= full
+study: .venv/ready programs
+	$(BIN)/python tests/bench/study_slm.py build/study --scale $(SCALE)
 
 bench: .venv/ready
 	for bench in tests/bench/bench_*.py tests/bench/accuracy_*.py; do [ ! -e $$bench ] || $(BIN)/python $$bench || exit 1; done

@@ -25,7 +25,7 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     return names
 
 
-def _whole_number(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+def whole_number(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Parse a whole number above 0, such as 300000000, 300_000_000 or 3e8."""
     if text is None:
         return None
@@ -81,7 +81,7 @@ CONFIDENCE = click.option(
 @click.argument("lake", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the subset: a .parquet file.")
 @click.option(
-    "--budget", callback=_whole_number, metavar="TOKENS",
+    "--budget", callback=whole_number, metavar="TOKENS",
     help="Largest number of tokens over all tracks, such as 300000000 or 3e8; by default as many as there are.",
 )  # fmt: skip
 @DATASET

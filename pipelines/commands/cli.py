@@ -21,6 +21,7 @@ from pipelines.commands.doctor import doctor
 from pipelines.commands.encoder import encoder_group
 from pipelines.commands.endings import end
 from pipelines.commands.exchange import convert, validate
+from pipelines.commands.generate import generate
 from pipelines.commands.models import models
 from pipelines.commands.options import (
     DRY,
@@ -55,6 +56,7 @@ def cli() -> None:
 for command in (convert, validate, inspect.clip, inspect.play, inspect.spectrogram):
     manifest.add_command(command)
 study.add_command(pjsd)
+study.add_command(generate)
 for command in (
     manifest, completion, config, datasets, encoder_group, doctor, models, recipe_group, simulate, study, tokens,
     *curate.COMMANDS,

@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -25,11 +25,9 @@ from manifests.lake import Lake
 from manifests.shards import stored_array
 from manifests.whole import whole
 from pipelines.encoding.dataset import encoder_of
+from runtime import checkpoint
 from runtime.batches import reproducible, resolve_device
 from runtime.errors import MissingExtraError, SpeechmillError
-
-if TYPE_CHECKING:
-    pass
 
 CHECKPOINT, LOSSES, CURVES, SETTINGS = "checkpoint.safetensors", "losses.jsonl", "losses.png", "settings.json"
 """Names of the files in the folder `training` beside the model."""
@@ -198,18 +196,11 @@ class Trainer:
             what = f"{self.folder} was trained with other settings: {', '.join(changed)}"
             raise SpeechmillError(what, "give the same settings to go on, or name another folder")
 
-    def _moments(self) -> Iterator[tuple[str, str, Any]]:
-        for name, parameter in self.network.named_parameters():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                yield name, moment, self.optimizer.state[parameter][moment]
-
     def _keep(self) -> None:
         """Write the model, its curves and, last, the checkpoint from which training resumes."""
         from safetensors.torch import save_file
 
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        moments = {f"{moment}.{name}": value.cpu().contiguous() for name, moment, value in self._moments()}
-        held = {f"model.{name}": value for name, value in weights.items()} | moments
         losses = "".join(json.dumps(row) + "\n" for row in self.losses)
         settings = json.dumps(self._settings(), indent=1, sort_keys=True) + "\n"
         texts = {self.folder / CONFIG: self.shape.to_json(), self.state / SETTINGS: settings}
@@ -220,23 +211,11 @@ class Trainer:
         with whole(self.folder / WEIGHTS) as unfinished:
             save_file(weights, unfinished)
         with whole(self.state / CHECKPOINT) as unfinished:
-            save_file(held, unfinished, {"steps": str(self.done)})
+            checkpoint.save(unfinished, {"model": self.network}, self.optimizer, {"steps": str(self.done)})
 
     def _restore(self) -> None:
-        import torch
-        from safetensors import safe_open
-
-        with safe_open(self.state / CHECKPOINT, "pt", device=self.device) as file:
-            self.done = int(file.metadata()["steps"])
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
-        weights = {name.removeprefix("model."): value for name, value in held.items() if name.startswith("model.")}
-        self.network.load_state_dict(weights)
-        for name, parameter in self.network.named_parameters():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.done)),
-                "exp_avg": held[f"exp_avg.{name}"],
-                "exp_avg_sq": held[f"exp_avg_sq.{name}"],
-            }
+        metadata = checkpoint.load(self.state / CHECKPOINT, {"model": self.network}, self.optimizer)
+        self.done = int(metadata["steps"])
         rows = [json.loads(line) for line in (self.state / LOSSES).read_text().splitlines()]
         self.losses = [row for row in rows if row["step"] <= self.done]
 
