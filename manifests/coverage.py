@@ -10,7 +10,8 @@ from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.sums import written_sha256
 from manifests.versions import versions
-from manifests.views import NUMBER, VIEWS, committed_windows, connect, nothing, parquet, root_of
+from manifests.view_columns import VIEWS
+from manifests.views import NUMBER, committed_windows, connect, empty_table_sql, parquet, root_of
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ def coverage(lake: Lake, dataset: str, selection: str | None) -> Coverage:
     connection = connect()
     base = glob.escape(root_of(connection, lake))
     tables = {"shard_windows": [base + glob.escape(key) for key in committed_windows(lake, dataset)]}
-    tables["windows"] = [f"{base}selections/{selection}/windows-{NUMBER}.parquet"] if selection else []
+    tables["window_verdicts"] = [f"{base}selections/{selection}/windows-{NUMBER}.parquet"] if selection else []
     for name, patterns in tables.items():
         exists = any(
             connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall() for pattern in patterns[:1]
         )
-        connection.execute(f"CREATE VIEW {name} AS {'FROM ' + parquet(patterns) if exists else nothing(VIEWS[name])}")
+        connection.execute(
+            f"CREATE VIEW {name} AS {'FROM ' + parquet(patterns) if exists else empty_table_sql(VIEWS[name])}"
+        )
     by_type = connection.execute(
         "SELECT split_part(error, ':', 1) AS error_type, count(*) AS count FROM shard_windows WHERE status <> 'ok' "
         "GROUP BY ALL ORDER BY count DESC, error_type"
@@ -74,7 +77,8 @@ def coverage(lake: Lake, dataset: str, selection: str | None) -> Coverage:
     ).fetchall()
     ((windows,),) = connection.execute("SELECT count(*) FROM shard_windows WHERE status = 'ok'").fetchall()
     ((missing, example),) = connection.execute(
-        "SELECT count(*), min(window_id) FROM (FROM windows WHERE kept) ANTI JOIN shard_windows USING (window_id)"
+        "SELECT count(*), min(window_id) FROM (FROM window_verdicts WHERE kept) ANTI JOIN shard_windows "
+        "USING (window_id)"
     ).fetchall()
     return Coverage(
         windows, dict(by_type), empty, missing, example, bool(missing) and _has_grown(lake, dataset, selection)

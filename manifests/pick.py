@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from manifests.choice import choose
 from manifests.lake import Lake
-from manifests.sql import reading
-from manifests.views import open_views, stages_of
+from manifests.sql import read_only
+from manifests.view_columns import parts_needed
+from manifests.views import open_views
 
 KEYS = ("recording_id", "uri", "pattern")
 """Columns by which a file can name recordings."""
@@ -42,7 +43,7 @@ class Wanted:
     """Names, or patterns in which `*` stands for any characters, including '/'."""
     source: str | None = None
     where: str | None = None
-    """An SQL condition over the view `annotations`."""
+    """An SQL condition over the view `recordings`."""
     file: str | None = None
     """A CSV, JSON Lines or Parquet file with one of the columns KEYS."""
 
@@ -66,7 +67,7 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
         raise PickError("no recordings are named", "name some: ID, --uri, --source, --where or --from")
     if next(lake.batches(), None) is None:
         raise PickError(f"there are no recordings in {lake.storage.root}", "check the name of the lake")
-    connection = open_views(lake, choose(lake), stages_of(wanted.where) if wanted.where else ())
+    connection = open_views(lake, choose(lake), parts_needed(f"{wanted.where} recordings") if wanted.where else ())
     _load(connection, wanted.file)
     conditions = ["true"]
     values: dict[str, Any] = {}
@@ -83,7 +84,7 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
         values["source"] = wanted.source
     if wanted.where:
         conditions.append(
-            f"recording_id IN ({reading(connection, f'SELECT recording_id FROM annotations WHERE {wanted.where}')})"
+            f"recording_id IN ({read_only(connection, f'SELECT recording_id FROM recordings WHERE {wanted.where}')})"
         )
     if wanted.file:
         conditions.append("recording_id IN (SELECT recording_id FROM matched)")

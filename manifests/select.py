@@ -25,9 +25,9 @@ from manifests.lake import Lake
 from manifests.names import DUPLICATE
 from manifests.selection import Selection
 from manifests.spans import Array
-from manifests.sql import NotReadingError, reading
+from manifests.sql import NotReadingError, read_only
 from manifests.tables import concat_batches, write_parquet_bytes
-from manifests.views import measured
+from manifests.view_columns import annotation_columns
 from manifests.windows import OF_RECORDING, cut, listed
 
 AT_ONCE = 20_000
@@ -172,7 +172,7 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
     for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
         for name, condition in rules.items():
             try:
-                reading(connection, f"SELECT {_broken(condition)}")
+                read_only(connection, f"SELECT {_broken(condition)}")
                 broken_rules(connection, table, {name: condition})
             except (duckdb.Error, NotReadingError) as error:
                 known = ", ".join(table.schema.names)
@@ -326,7 +326,7 @@ def _beside(recordings: pa.Table, rows: pa.Table) -> pa.Table:
 def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
     """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
     tables = {"r": recordings, **annotations}
-    sources = {name: source.replace('"', "").split(".") for name, source in measured(annotations).items()}
+    sources = {name: source.replace('"', "").split(".") for name, source in annotation_columns(annotations).items()}
     there = {stage: set(table.schema.names) for stage, table in tables.items()}  # which lacks bulky columns
     found = {name: source for name, source in sources.items() if source[1] in there[source[0]]}
     return pa.table({name: tables[stage][column] for name, (stage, column) in found.items()})

@@ -54,13 +54,16 @@ class SelectConfig:
             if split.lower() in FOLDERS:
                 raise ValueError(f"the split {split!r} cannot be used: datasets have a folder of this name")
         for rule in (*self.recordings, *self.windows):
-            checked_name(rule, "the rule")
+            self._check_rule_name(rule)
             if rule == DUPLICATE:
                 raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"select.splits must be shares that sum to 1, not {self.splits}")
+
+    def _check_rule_name(self, rule: str) -> None:
+        checked_name(rule, "the rule")
 
     @property
     def window_s(self) -> float:
@@ -72,7 +75,7 @@ class SelectConfig:
 class Selection(SelectConfig):
     """Settings applied to the annotations of a lake, and the name under which what they select is stored.
 
-    `stages` maps the name of each annotation stage to its fingerprint. Raises ValueError where a setting is impossible.
+    `stages` maps the name of each annotation stage to its fingerprint.
     """
 
     name: str
@@ -80,11 +83,14 @@ class Selection(SelectConfig):
     matches: str | None = None
     """Fingerprint of the matches that tell which recordings share sound; None where equal samples alone do."""
 
+    def __post_init__(self) -> None:
+        """Nothing is checked: the settings come from a recipe, or from questions whose rules have any name."""
+
     @classmethod
     def stored(cls, lake: Lake, name: str) -> Selection:
         """The selection that was written under `name`; FileNotFoundError where there is none."""
         key = f"selections/{name}/selection.json"
         try:
             return cls(**lake.read_json(key))
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise CorruptFileError.of(key, f"is no selection: {error}") from error

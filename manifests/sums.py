@@ -48,6 +48,10 @@ class Sum:
         )
 
 
+TABLE = {"recordings": "ingest"}
+"""Views that have another name than the part whose rows they hold."""
+
+
 def _folded(fold: Callable[[list[float]], float], *values: float | None) -> float | None:
     known = [value for value in values if value is not None]
     return fold(known) if known else None
@@ -87,7 +91,8 @@ class Sums:
         names = MEASURES[view]
         measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
         failures = "histogram(coalesce(error_type, 'unknown')) FILTER (status <> 'ok')"
-        query = f"SELECT {measured}count(status), {failures} FROM {view}"  # one pass: opening files costs most
+        source = TABLE.get(view, view)
+        query = f"SELECT {measured}count(status), {failures} FROM {source}"  # one pass: opening files costs most
         *values, rows, failed = connection.execute(query).fetchall()[0]
         self.add(view, "status", Sum(rows))
         for number, name in enumerate(names):
@@ -115,7 +120,7 @@ class Summing:
 
     def _flush(self) -> None:
         for view in self.held[0]:
-            self.connection.register(view, pa.concat_tables(tables[view] for tables in self.held))
+            self.connection.register(TABLE.get(view, view), pa.concat_tables(tables[view] for tables in self.held))
         self.sums.add_views(self.connection, self.stages)
         self.held.clear()
 

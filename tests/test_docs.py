@@ -107,7 +107,7 @@ def test_the_stage_of_the_docs_needs_no_more_than_its_two_files() -> None:
     raw = {"name": "docs", "annotate": {"pauses": {"pause_s": 0.2}, "vad": {}}}
     recipe = recipes.parse(raw | {"select": {"recordings": {"calm": "pauses < 9"}}})
     assert [stage.name for stage in recipe.make_stages()] == ["vad", "pauses"]
-    with pytest.raises(RecipeError, match="unknown key 'pause' in annotate.pauses"):
+    with pytest.raises(RecipeError, match=r"unknown key 'pause' in annotate\.pauses"):
         recipes.parse({"name": "docs", "annotate": {"pauses": {"pause": 0.2}, "vad": {}}})
 
 

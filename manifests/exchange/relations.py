@@ -71,7 +71,7 @@ def open_lake(
     for table, query in queries.items():
         connection.execute(f"CREATE VIEW exchanged_{table} AS {query}")
     source = Source(connection, {table: f"exchanged_{table}" for table in TABLES}, choice=choice)
-    unread = source.value("SELECT count(*) FROM recordings") - source.count("recordings")
+    unread = source.value("SELECT count(*) FROM ingest") - source.count("recordings")
     if unread:
         source.left_out["recordings that failed, or that are not annotated yet"] = unread
     return source
@@ -116,7 +116,7 @@ CLAIMED = f"""
 SELECT row_number() OVER () AS position, recording_id, uris, sample_rate,
   round(claimed_duration_s * sample_rate)::BIGINT AS num_samples, claimed_duration_s AS duration_s, channels,
   {_custom()}, NULL::VARCHAR AS rest
-FROM recordings WHERE status = 'ok' AND claimed_duration_s > 0
+FROM ingest WHERE status = 'ok' AND claimed_duration_s > 0
 """
 """Recordings as their headers describe them, if none was decoded."""
 
@@ -150,7 +150,7 @@ SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels
 FROM (
   SELECT *, CASE WHEN tracks > 1 THEN list_transform(range(tracks), lambda x: x::INTEGER)
     WHEN channel_relation = 'one_sided' THEN [live_channel] ELSE [0] END AS heard
-  FROM (SELECT row_number() OVER () AS position, * FROM windows WHERE kept)
+  FROM (SELECT row_number() OVER () AS position, * FROM window_verdicts WHERE kept)
   LEFT JOIN (SELECT recording_id, channel_relation, live_channel FROM annotations) USING (recording_id)
 )
 """

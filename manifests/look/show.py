@@ -1,4 +1,4 @@
-"""Everything that a lake knows of one recording, and how a terminal shows it."""
+"""Finds all rows of a lake about one recording, and prints them on a terminal."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ WIDTH = 62
 LISTED = 40
 
 
-def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
-    """Id and batch of the recording that `name` means: its id or the start of it, else its uri, the end of that
-    or its name without a suffix.
+def find_recording(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
+    """Find a recording by its id, the start of its id, its URI, the end of its URI, or its file name without suffix.
 
-    Raises ChoiceError where none or several are meant.
+    Returns its id and the name of its batch. Raises ChoiceError where no recording or several match.
     """
     select = "SELECT recording_id, uris[1], batch FROM batches WHERE"
     found = connection.execute(f"{select} starts_with(recording_id, $1) LIMIT 6", [name]).fetchall()
@@ -43,13 +42,13 @@ def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
     return recording_id, batch
 
 
-def known(target: Target, name: str) -> dict[str, Any]:
-    """Rows of one recording by view, its windows each with the shards that hold it."""
+def recording_rows(target: Target, name: str) -> dict[str, Any]:
+    """The rows of one recording by view; its windows also name the shard that holds each."""
     lake, choice = target.lake, target.choice
     if lake is None:
         raise ChoiceError(f"{target.name} is no lake", "name a lake: only there is all of a recording known")
     connection = target.connect(())
-    recording_id, batch = find(connection, name)
+    recording_id, batch = find_recording(connection, name)
     keys = {"recording": lake.recordings_key(batch)}
     keys |= {stage: lake.annotation_key(stage, mark, batch) for stage, mark in choice.stages.items()}
     if choice.selection:
@@ -66,9 +65,10 @@ def known(target: Target, name: str) -> dict[str, Any]:
     )
     by_window = {row["window_id"]: row for row in shards}
     for window in result["windows"]:
-        made = by_window.get(window["window_id"])
-        window["shard"] = f"{made['folder']}/{made['shard']:06d}" if made and made["status"] == "ok" else None
-        window["error"] = made and made["error"]
+        encoded = by_window.get(window["window_id"])
+        is_encoded = encoded and encoded["status"] == "ok"
+        window["shard"] = f"{encoded['folder']}/{encoded['shard']:06d}" if encoded and is_encoded else None
+        window["error"] = encoded and encoded["error"]
     return result
 
 
@@ -82,7 +82,7 @@ def _rows(lake: Lake, key: str, recording_id: str) -> list[dict[str, Any]]:
 
 
 def render(row: Mapping[str, Any]) -> None:
-    """A recording for a terminal."""
+    """Print a recording, as `recording_rows` returns it."""
     recording = row["recording"]
     verdict = row.get("verdict")
     terminal.heading(recording["recording_id"])
@@ -103,7 +103,7 @@ def render(row: Mapping[str, Any]) -> None:
     if len(tracks) > 1:
         terminal.heading("languages by track")
         shares = [", ".join(f"{code} {share:.2f}" for code, share in one["shares"].items()) for one in tracks]
-        rows = [[one["track"], one["speech_s"], told] for one, told in zip(tracks, shares, strict=True)]
+        rows = [[one["track"], one["speech_s"], text] for one, text in zip(tracks, shares, strict=True)]
         terminal.table(["track", "speech_s", "shares"], rows)
     if language.get("votes"):
         terminal.heading("votes")
@@ -154,7 +154,7 @@ def _more(rows: Sequence[Any]) -> None:
 
 
 def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
-    """Names and values of a row, two a line where they fit."""
+    """Print the names and values of a row, several in a line where they fit."""
     terminal.heading(name)
     if row is None:
         terminal.echo("  not measured: ingest failed, or the batch is not annotated yet")
@@ -176,7 +176,7 @@ def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
 
 
 def _timeline(row: Mapping[str, Any]) -> None:
-    """Speech of each track, turns of each speaker, and windows, over the same time."""
+    """Print the speech of each track, the turns of each speaker and the windows on one time axis."""
     duration_s = (row.get("signal") or {}).get("duration_s")
     if not duration_s:
         return

@@ -1,4 +1,4 @@
-"""What the report says of a dataset: windows, hours, frames and tokens, all of them from its ledger."""
+"""The report's section on a dataset: windows, hours, frames and tokens, from its ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sums of a ledger by split, and its tokens at each patch size; `patch` is that of the recipe."""
+    """The sums of a ledger by split, and its tokens at each patch size; `patch` is the patch size of the recipe."""
 
     patch: int
     splits: Mapping[str, tuple[int, float, int]]
@@ -29,8 +29,8 @@ class Tokens:
     """Split, patch size, tokens of context and of continuation."""
 
     @classmethod
-    def counted(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
-        """From the view `ledger`; None where no ledger is written, or it counts no window."""
+    def from_ledger(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
+        """Read the view `ledger`. Returns None where there is no ledger, or it counts no window."""
         # A recipe that does not name a patch size makes tokens of one frame.
         patch = (recipe or {}).get("encode", {}).get("patch", 1)
         splits = connection.execute(
@@ -49,7 +49,7 @@ class Tokens:
 
     @property
     def over(self) -> str:
-        """Over which splits whatever is not told by split was counted."""
+        """The splits over which the totals are counted, as words."""
         names = list(self.splits)
         return f"split {names[0]}" if len(names) == 1 else f"splits {', '.join(names[:-1])} and {names[-1]}"
 
@@ -67,11 +67,11 @@ class Tokens:
 
     @property
     def tokens(self) -> int:
-        """At the patch size of the recipe."""
+        """Number of tokens at the patch size of the recipe."""
         return sum(context + continuation for _, patch, context, continuation in self.counts if patch == self.patch)
 
     def section(self, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """What the page says of tokens, and the figures beside it."""
+        """The data of the page's section on tokens, and its figures by id."""
         shards = _frames_by_shard(connection)
         rows = [
             {
@@ -92,7 +92,7 @@ class Tokens:
 
 
 def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
-    """Frames in the first 0, 1, 2, ... shards of each folder; the last is what the ledger counts."""
+    """Frames in the first 0, 1, 2, ... shards of each folder; the last number equals that of the ledger."""
     found: dict[str, list[int]] = {}
     for folder, _, frames in connection.execute(
         "SELECT folder, shard, coalesce(sum(tracks * (context_frames + continuation_frames)) FILTER (status = 'ok'), 0)"
@@ -104,11 +104,11 @@ def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[in
 
 
 def _count_shards(frames: Mapping[str, list[int]], split: str) -> int:
-    """The shards of all folders of a split."""
+    """Number of shards in all folders of a split."""
     return sum(len(sums) - 1 for folder, sums in frames.items() if ShardFiles(folder, 0).split == split)
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to about `most` indices of `count`, the first and the last among them."""
+    """About `most` indices below `count`, evenly spaced, including the first and the last."""
     step = max(1, math.ceil(count / most))
     return sorted({*range(0, count, step), count - 1})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from manifests.schemas.changes import CHANGES, REMOVED
-from manifests.schemas.columns import BASE, BASE_NAMES, TURN, field, table
+from manifests.schemas.columns import BASE, BASE_NAMES, FAILURE, TURN, field, table
 from manifests.schemas.datasets import LEDGER, PRODUCTS, SHARD_WINDOWS, SHARDS, SUBSET
 from manifests.schemas.matches import MATCHES
 from manifests.schemas.recordings import RECORDINGS
@@ -29,6 +29,7 @@ __all__ = [
     "BASE_NAMES",
     "CHANGES",
     "DIARIZE",
+    "FAILURE",
     "FINGERPRINT",
     "LANGUAGE",
     "LEDGER",

@@ -94,10 +94,11 @@ def _write(
 ) -> Kept:
     import soundfile
 
-    from pipelines.audio.sound import TrackStream, present
+    from pipelines.audio.reach import first_available_uri
+    from pipelines.audio.sound import TrackStream
 
     position, energy, measured = 0, 0.0, 0
-    with closing(TrackStream(present(row, config), rate, row, config)) as stream, whole(path) as unfinished:
+    with closing(TrackStream(first_available_uri(row, config), rate, row, config)) as stream, whole(path) as unfinished:
         with soundfile.SoundFile(unfinished, "w", rate, 1, "FLOAT", format="W64") as file:
             for block in stream:
                 mono = block.mean(axis=0, dtype=np.float32)
@@ -106,7 +107,7 @@ def _write(
                     energy += float(np.sum(np.square(mono[start:stop], dtype=np.float64)))
                     measured += stop - start
                 position += len(mono)
-        stream.prove(row["sha256"])
+        stream.verify_sha256(row["sha256"])
     return Kept(position, (energy / max(1, measured)) ** 0.5)
 
 

@@ -1,6 +1,6 @@
-"""Diarization on recordings with references: error and its parts, number of speakers, confidences, settings, speed.
+"""Accuracy of diarization: error rate and its parts, number of speakers, calibration of confidences, and speed.
 
-FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate` wrote.
+FOLDER is the output of `speechmill simulate`, or has an index.tsv with a column `reference` like the test recordings.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import pyarrow.csv
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.diarizers import BuiltIn
@@ -40,7 +40,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
 
 @dataclasses.dataclass
 class Recording:
-    """A recording with what is known of it."""
+    """A recording with its reference."""
 
     name: str
     group: str
@@ -51,14 +51,15 @@ class Recording:
 
 
 class Tally:
-    """Error rates of several recordings, and of how many the number of speakers was right."""
+    """Sums the errors of several recordings, and counts those whose number of speakers is right."""
 
     def __init__(self) -> None:
         self.metrics = [DiarizationErrorRate(collar=collar) for collar in (0.0, 0.5)]
         self.counts: Counter[tuple[int, int]] = Counter()
 
     def add(self, recording: Recording, found: Annotation) -> list[float]:
-        """Error of this recording alone, without a collar and with +-0.25 s; NaN without a reference."""
+        """Add a recording. Returns its own error rates without a collar and with one of 0.25 s; NaN without
+        reference."""
         self.counts[recording.speakers, len(found.labels())] += 1
         if recording.reference is None:
             return [np.nan, np.nan]
@@ -77,7 +78,7 @@ class Tally:
 
 
 def recordings(folder: Path, only: str, most: int | None) -> Iterator[Recording]:
-    """Mono recordings with a known number of speakers."""
+    """Yield the mono recordings of a folder whose number of speakers is known."""
     vad = Vad(VadConfig())
     vad.setup()
     listed: list[tuple[Path, str, int, Annotation | None]] = []
@@ -100,24 +101,26 @@ def recordings(folder: Path, only: str, most: int | None) -> Iterator[Recording]
 
 
 def annotation(row: dict[str, Any]) -> Annotation:
-    """The turns of a row as pyannote's metrics want them."""
-    found = Annotation()
+    """Convert the turns of a row to the type that pyannote's metrics take."""
+    turns = Annotation()
     for number, turn in enumerate(row["turns"]):
-        found[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
-    return found
+        turns[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
+    return turns
 
 
 def calibration(pairs: list[tuple[float, float, float]], what: str) -> None:
-    """Print the mean of what was said and of what was true in tenths of (said, true, weight), in order of said."""
-    print(f"\n{what}: said, true, weight")
+    """Print a calibration table. `pairs` are (confidence, truth, weight); each line is a tenth of them by
+    confidence."""
+    print(f"\n{what}: confidence, truth, weight")
     ordered = np.array(sorted(pairs)).reshape(-1, 3)
-    for part in np.array_split(ordered, min(10, max(1, len(ordered) // 5))):
+    for part in np.array_split(ordered, min(10, max(1, len(ordered) // 5))) if len(ordered) else ():
         said, true = (np.average(part[:, column], weights=np.maximum(part[:, 2], 1e-9)) for column in (0, 1))
         print(f"  {said:.3f}  {true:.3f}  {part[:, 2].sum():.0f}")
 
 
 def judged_turns(recording: Recording, row: dict[str, Any], found: Annotation) -> Iterator[tuple[float, float, float]]:
-    """Of each turn its confidence, the share of it in which its speaker speaks, and its length in seconds."""
+    """Yield the confidence of each turn, the share of the turn in which its speaker speaks, and its length in
+    seconds."""
     assert recording.reference is not None
     mapping = DiarizationErrorRate().optimal_mapping(recording.reference, found)
     for turn in row["turns"]:
@@ -129,7 +132,7 @@ def judged_turns(recording: Recording, row: dict[str, Any], found: Annotation) -
 
 
 def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> None:
-    """Error and number of speakers over a range of each setting, the others at their defaults."""
+    """Print the accuracy for several values of each setting, with the other settings at their defaults."""
     curves: dict[str, list[tuple[float, float, float]]] = {}
     analysed: dict[float, list[Any]] = {}
     for name, values in SWEEPS.items():
@@ -138,14 +141,14 @@ def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> N
             changed = dataclasses.replace(config, **setting)
             stage = Diarize(changed)
             stage.setup()
-            step, hears = changed.window_step_s, stage.diarizer
-            assert isinstance(hears, BuiltIn)
-            if step not in analysed:  # the models need not hear everything again for what is decided afterwards
-                analysed[step] = [hears.analyse(recording.sound.samples[0]) for recording in heard]
+            step, diarizer = changed.window_step_s, stage.diarizer
+            assert isinstance(diarizer, BuiltIn)
+            if step not in analysed:  # the other settings only affect decisions after the models have run
+                analysed[step] = [diarizer.analyse(recording.sound.samples[0]) for recording in heard]
             tally = Tally()
             for recording, (windows, stretches, vectors) in zip(heard, analysed[step], strict=True):
-                said = hears.decide(windows, stretches, vectors, recording.sound.num_samples)
-                chunk = dataclasses.asdict(said)
+                decided = diarizer.decide(windows, stretches, vectors, recording.sound.num_samples)
+                chunk = dataclasses.asdict(decided)
                 row = stage.join(recording.sound, recording.vad, [chunk] if recording.vad["vad"]["segments"] else [])
                 tally.add(recording, annotation(row))
             right = sum(count for (true, found), count in tally.counts.items() if true == found)
@@ -168,19 +171,19 @@ def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> N
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=RECORDINGS)
-@click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", help="a number in DiarizeConfig")
-@click.option("--only", default="", help="part of the names to run")
-@click.option("--most", type=int, help="most recordings")
-@click.option("--sweep", "sweeping", is_flag=True, help="error over a range of each setting instead")
-@click.option("--plot", type=click.Path(path_type=Path), help="file for the curves of --sweep")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", help="A numeric field of DiarizeConfig.")
+@click.option("--only", default="", help="Only recordings whose path contains this text.")
+@click.option("--most", type=int, help="The largest number of recordings.")
+@click.option("--sweep", "sweeping", is_flag=True, help="Vary each setting instead.")
+@click.option("--plot", type=click.Path(path_type=Path), help="File for the curves of --sweep.")
 def main(
-    folder: Path, settings: tuple[str, ...], only: str, most: int | None, sweeping: bool, plot: Path | None
+    folder: Path | None, settings: tuple[str, ...], only: str, most: int | None, sweeping: bool, plot: Path | None
 ) -> None:
-    """Diarize the mono recordings of FOLDER whose number of speakers is known."""
+    """Diarize the mono recordings of FOLDER, by default the test recordings, whose number of speakers is known."""
+    folder = folder or recordings_or_packaged()
     if not any((folder / name).is_file() for name in ("index.tsv", "truth.rttm")):
-        print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
-        return
+        raise click.UsageError(f"{folder} has neither index.tsv nor truth.rttm")
     changed: dict[str, Any] = {
         name: type(getattr(DiarizeConfig(), name))(float(value))
         for name, _, value in (setting.partition("=") for setting in settings)
@@ -216,8 +219,8 @@ def main(
     print("\nspeakers found, by how many there are:")
     for true, entries in itertools.groupby(sorted(tallies["all"].counts.items()), key=lambda entry: entry[0][0]):
         print(f"  {true}: " + ", ".join(f"{count} x {found}" for (_, found), count in entries))
-    calibration(turns, "confidence of turns and the share of them in which the speaker speaks")
-    calibration(counts, "confidence and correctness of the number of speakers")
+    calibration(turns, "turns, and the share of each in which its speaker speaks")
+    calibration(counts, "number of speakers, and whether it is right")
     print(f"\n{heard_s / 3600:.2f} h, {heard_s / max(cpu_s, 1e-9):.1f} times real time on one core")
 
 

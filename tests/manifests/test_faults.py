@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Proxy
+from faulty_proxy import FAULTS, Proxy
 from servers import S3Server
 
 from manifests.storage import StorageConfig, StorageError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 from lakes import write_lake
 
 from manifests.lake import Lake

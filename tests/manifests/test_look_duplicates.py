@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from documented import documented, holds, paths
-from planted import drawn, match, write_fingerprints
+from documented_json import documented, holds, paths
+from fingerprint_lakes import drawn, match, write_fingerprints
 
 from manifests import schemas
 from manifests.fingerprint import pretty

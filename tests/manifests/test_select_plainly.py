@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plainly import select_plainly
+from reference_select import reference_select
 
 from manifests import schemas
 from manifests import select as module
@@ -90,7 +90,7 @@ def write(folder: str, made: list[list[dict[str, Any]]]) -> Lake:
 def compare(lake: Lake, selection: Selection) -> None:
     """Bytes and counts of `select`, against the same said plainly."""
     funnel, told = select(lake, selection), Funnel("plainly")
-    for batch, (verdicts, windows) in select_plainly(lake, selection).items():
+    for batch, (verdicts, windows) in reference_select(lake, selection).items():
         plain = pa.Table.from_pylist(verdicts, schemas.VERDICTS), pa.Table.from_pylist(windows, schemas.WINDOWS)
         for key, table in zip((lake.verdicts_key, lake.windows_key), plain, strict=True):
             made = lake.read(key(selection.name, batch))

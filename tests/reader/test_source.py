@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from synthetic import add_shards, features, spread
+from synthetic_datasets import add_shards, features, spread
 
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
@@ -75,7 +75,7 @@ def test_whitened_features_of_the_split_have_the_identity_as_covariance(lake: La
     made = list(Reader(Source(lake, "set", normalise=True, whiten=True)))
     joined = torch.cat([part[0] for sample in made for part in (sample["context"], sample["continuation"])]).double()
     torch.testing.assert_close(joined.T.cov(correction=0), torch.eye(4, dtype=torch.double), atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="whiten wants normalise"):
+    with pytest.raises(ValueError, match="whiten needs normalise"):
         Source(lake, "set", whiten=True)
 
 

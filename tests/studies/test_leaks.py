@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from synthetic import add_shards
+from synthetic_datasets import add_shards
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     add_shards(lake, "set", [range(9)])
     describe(lake, 3, {}, {})
     for words, told in (
-        ([f"{lake.storage.root}/datasets/set"], "is one side"),
+        ([f"{lake.storage.root}/datasets/set"], "is a single side"),
         ([f"{lake.storage.root}/datasets/set/dev"], "no split 'dev'"),
         ([f"{lake.storage.root}/datasets/other"], "no dataset other"),
         ([f"{lake.storage.root}/selections/other"], "there is no selection other"),

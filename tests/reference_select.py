@@ -1,4 +1,4 @@
-"""Selection written plainly, a recording and a window at a time: what `manifests.select` does to many at once."""
+"""A reference implementation of `manifests.select`, which handles one recording and one window at a time."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.selection import Selection
-from manifests.views import measured
+from manifests.view_columns import annotation_columns
 from manifests.windows import covered_s, draw_split, union
 
 Row = dict[str, Any]
 
 
-def select_plainly(lake: Lake, selection: Selection) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Verdicts and windows of each batch."""
+def reference_select(lake: Lake, selection: Selection) -> dict[str, tuple[list[Row], list[Row]]]:
+    """Return the verdicts and windows of each batch."""
     keepers: dict[str, str] = {}
     return {batch: _select_batch(lake, selection, batch, keepers) for batch in lake.batches()}
 
@@ -25,10 +25,11 @@ def select_plainly(lake: Lake, selection: Selection) -> dict[str, tuple[list[Row
 def _select_batch(lake: Lake, selection: Selection, batch: str, keepers: dict[str, str]) -> tuple[list[Row], list[Row]]:
     recordings = lake.read(lake.recordings_key(batch))
     stages = {name: lake.read(lake.annotation_key(name, mark, batch)) for name, mark in selection.stages.items()}
-    known = _joined(recordings, stages)
+    measured_rows = _join(recordings, stages)
     failures = _failures({"ingest": recordings, **stages})
     verdicts, windows = [], []
-    for row, broken in zip(known.to_pylist(), _broken(known, selection.recordings), strict=True):
+    broken_rules = _broken(measured_rows, selection.recordings)
+    for row, broken in zip(measured_rows.to_pylist(), broken_rules, strict=True):
         first = keepers.setdefault(row["pcm_sha256"], row["recording_id"]) if row["pcm_sha256"] else None
         duplicate_of = first if first != row["recording_id"] else None
         failed = failures.get(row["recording_id"], [])
@@ -58,14 +59,14 @@ def _select_batch(lake: Lake, selection: Selection, batch: str, keepers: dict[st
     return verdicts, windows
 
 
-def _joined(recordings: pa.Table, stages: Mapping[str, pa.Table]) -> pa.Table:
+def _join(recordings: pa.Table, stages: Mapping[str, pa.Table]) -> pa.Table:
     connection = duckdb.connect()
     connection.register("recordings", recordings)
     joins = ""
     for stage, table in stages.items():
         connection.register(f"{stage}_table", table)
         joins += f" LEFT JOIN {stage}_table AS {stage} USING (recording_id)"
-    fields = ", ".join(f'{source} AS "{name}"' for name, source in measured(stages).items())
+    fields = ", ".join(f'{source} AS "{name}"' for name, source in annotation_columns(stages).items())
     numbered = "(SELECT *, row_number() OVER () AS n FROM recordings)"
     return connection.sql(f"SELECT {fields} FROM {numbered} AS r {joins} ORDER BY n").to_arrow_table()
 
@@ -134,22 +135,22 @@ def _speakers(turns: list[Row] | None, start_s: float, end_s: float) -> Row:
     if turns is None:
         return dict.fromkeys(("num_speakers", "overlap_share", "turn_count", "turns"))
     inside = [turn for turn in turns if turn["start_s"] < end_s and turn["end_s"] > start_s]
-    own = {
+    by_speaker = {
         speaker: [turn for turn in inside if turn["speaker"] == speaker] for speaker in {t["speaker"] for t in inside}
     }
-    spans = [span for theirs in own.values() for span in union(_clipped(theirs, start_s, end_s))]
+    spans = [span for of_speaker in by_speaker.values() for span in union(_clipped(of_speaker, start_s, end_s))]
     any_s = covered_s(spans)
-    told = [
+    turns_inside = [
         turn | {"start_s": round(first - start_s, 6), "end_s": round(last - start_s, 6)}
         for turn, (first, last) in zip(inside, _clipped(inside, start_s, end_s), strict=True)
     ]
     share = round(covered_s(spans, depth=2) / any_s, 6) if any_s else 0.0
-    return {"num_speakers": len(own), "overlap_share": share, "turn_count": len(inside), "turns": told}
+    return {"num_speakers": len(by_speaker), "overlap_share": share, "turn_count": len(inside), "turns": turns_inside}
 
 
 def _clipped(rows: list[Row], start_s: float, end_s: float) -> list[tuple[float, float]]:
-    met = [row for row in rows if row["start_s"] < end_s and row["end_s"] > start_s]
-    return [(max(row["start_s"], start_s), min(row["end_s"], end_s)) for row in met]
+    inside = [row for row in rows if row["start_s"] < end_s and row["end_s"] > start_s]
+    return [(max(row["start_s"], start_s), min(row["end_s"], end_s)) for row in inside]
 
 
 def _inside_any_s(windows: list[Row]) -> float:
