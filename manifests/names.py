@@ -11,7 +11,9 @@ LONGEST_OF_FOLDER = 100
 FOLDERS = frozenset({"commits", "versions", "windows"})
 """Folders that every dataset has beside those of its splits."""
 DUPLICATE = "duplicate"
-"""The reason of a recording with the samples of another one that is kept: no name of a rule."""
+"""The reason of a recording with the samples, or the sound, of another one that is kept: no name of a rule."""
+REPEATED = "repeated"
+"""The reason of a window whose sound too many recordings hold, and that is not its first place: no name of a rule."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 

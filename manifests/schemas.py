@@ -503,6 +503,15 @@ MATCHES = pa.schema(
 BULKY = {"fingerprint": ("times_ms", "landmarks")}
 """Columns of stages that no rule reads: too much to be held for all recordings that are judged at a time."""
 
+PASSAGE = pa.struct(
+    [
+        field("start_s", pa.float64(), "start in the recording, in steps of a quarter of a second", "s"),
+        field("end_s", pa.float64(), "end in the recording", "s"),
+        field("repeats", pa.int32(), "number of recordings that hold it, this one among them; copies count as one"),
+        field("repeated", pa.bool_(), "whether one of these stands before this recording"),
+    ]
+)
+
 WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
@@ -523,6 +532,18 @@ WINDOWS = pa.schema(
             "share, 0 to 1, of the window's time with any speaker in which two or more talk at once",
         ),
         field("turn_count", pa.int32(), "number of turns that touch the window"),
+        field(
+            "repeated_share",
+            pa.float64(),
+            "share of the window, 0 to 1, whose sound also lies in another kept recording that was met before this one; "
+            "null where nothing was matched",
+        ),
+        field(
+            "repeats",
+            pa.int32(),
+            "number of recordings that hold at least half of the window's sound, this one among them: 1 where it is "
+            "heard nowhere else; null where nothing was matched",
+        ),
         field("language", pa.string(), "language of the recording"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
@@ -532,6 +553,22 @@ WINDOWS = pa.schema(
         field("reasons", pa.list_(pa.string()), "every rule that does not", nullable=False),
     ]
 )
+
+REPEATS = [
+    field(
+        "repeated_share",
+        pa.float64(),
+        "share of the recording, 0 to 1, whose sound also lies in another one that was met before it, whatever the "
+        "verdict on that one; null where nothing was matched",
+    ),
+    field(
+        "repeats",
+        pa.int32(),
+        "number of recordings that hold the passage of it that most of them hold, this one among them: 1 where no other "
+        "one holds any; null where nothing was matched",
+    ),
+]
+"""Columns of verdicts that rules for recordings can read, since they are known before any rule is applied."""
 
 VERDICTS = pa.schema(
     [
@@ -545,6 +582,8 @@ VERDICTS = pa.schema(
         field("windowed_s", pa.float64(), "sound inside windows", "s"),
         field("remainder_s", pa.float64(), "sound of a kept recording outside any window", "s"),
         field("duplicate_of", pa.string(), "recording with the same samples, or the same sound, that is kept instead"),
+        *REPEATS,
+        field("passages", pa.list_(PASSAGE), "its stretches that other recordings hold, in order of time"),
         field("split", pa.string(), "split drawn by duplicate group"),
     ]
 )
@@ -567,6 +606,7 @@ SHARD_WINDOWS = pa.schema(
         field("continuation_frames", pa.int64(), "frames of continuation, per track", "frame"),
         field("language", pa.string(), "language of the recording"),
         field("num_speakers", pa.int32(), "speakers heard in the window"),
+        field("repeated_share", pa.float64(), "share of the window that repeats, as that of `windows`"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
         # A list, since Hugging Face `datasets` reads no maps.
@@ -607,8 +647,26 @@ LEDGER = pa.schema(
         field(
             "continuation_tokens", pa.int64(), "floor(continuation frames / k) over all tracks", "token", nullable=False
         ),
+        field(
+            "repeated_context_tokens",
+            pa.int64(),
+            "those of the context tokens that repeat: of each window its tokens times its repeated_share, rounded; all "
+            "others are unique; null where nothing was matched",
+            "token",
+        ),
+        field(
+            "repeated_continuation_tokens",
+            pa.int64(),
+            "those of the continuation tokens that repeat, likewise",
+            "token",
+        ),
     ]
 )
+
+TOKENS = (
+    "context_tokens", "continuation_tokens", "repeated_context_tokens", "repeated_continuation_tokens",
+)  # fmt: skip
+"""Columns of the ledger, of SHARDS and of SUBSET that count tokens."""
 
 SHARDS = pa.schema(
     [
@@ -633,6 +691,18 @@ SHARDS = pa.schema(
             "token",
             nullable=False,
         ),
+        field(
+            "repeated_context_tokens",
+            pa.list_(pa.int64()),
+            "those of the context tokens that repeat, as in the ledger; null where nothing was matched",
+            "token",
+        ),
+        field(
+            "repeated_continuation_tokens",
+            pa.list_(pa.int64()),
+            "those of the continuation tokens that repeat, likewise",
+            "token",
+        ),
     ]
 )
 
@@ -643,7 +713,7 @@ SUBSET = pa.schema(
         field("latents", pa.string(), "the shard's archive of arrays, in the folder of the dataset", nullable=False),
         field("of_windows", pa.int64(), "windows of the chosen splits and tracks in the shard", nullable=False),
         field("windows", pa.int64(), "windows that are taken of these", nullable=False),
-        *(SHARDS.field(name) for name in ("frames", "array_bytes", "context_tokens", "continuation_tokens")),
+        *(SHARDS.field(name) for name in ("frames", "array_bytes", *TOKENS)),
         field("ids", pa.list_(pa.string()), "ids of these windows, in the shard's order; null where all are taken"),
     ]
 )

@@ -130,7 +130,10 @@ def open_views(
 
 VERDICT = {
     name: f"verdicts.{name.removeprefix('verdict_')} AS {name}"
-    for name in ("verdict", "reasons", "duplicate_of", "verdict_duration_s", "windows", "windowed_s", "remainder_s")
+    for name in (
+        *("verdict", "reasons", "duplicate_of", "repeated_share", "repeats", "passages"),
+        *("verdict_duration_s", "windows", "windowed_s", "remainder_s"),
+    )
 }
 """What `judged` adds to `annotations`: the duration by which a recording was counted is 0 where nothing was decoded."""
 

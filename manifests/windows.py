@@ -27,6 +27,7 @@ OF_RECORDING = {
         (schemas.LANGUAGE, ("language",)),
         (schemas.VAD, ("segments",)),
         (schemas.DIARIZE, ("turns",)),
+        (schemas.VERDICTS, ("passages",)),
     )
     for name in names
 }
@@ -74,6 +75,7 @@ def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | N
         "speech_s": rounded(speech_s),
         "speech_share": rounded(speech_s / selection.window_s),
         **_speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),
+        **_repeats(windows, known["passages"], selection.window_s),
         "kept": np.ones(len(rows), bool),
         "reasons": listed([], np.ones((len(rows), 0), bool)),
     }
@@ -160,6 +162,32 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
         "overlap_share": pa.array(share, mask=unknown),
         "turn_count": pa.array(counts, pa.int32(), mask=unknown),
         "turns": lists,
+    }
+
+
+def _repeats(windows: Spans, passages: pa.ListArray, window_s: float) -> dict[str, pa.Array]:
+    """How much of each window was met before, and how many recordings hold at least half of it."""
+    spans, told = flattened(passages)
+    again = pc.struct_field(told, "repeated").to_numpy(zero_copy_only=False).astype(bool)
+    share = rounded(inside_s(windows, spans.where(again)) / window_s)
+    window, span = meeting(windows, spans)
+    inside = np.minimum(spans.ends_s[span], windows.ends_s[window])
+    inside = inside - np.maximum(spans.starts_s[span], windows.starts_s[window])
+    counts = pc.struct_field(told, "repeats").to_numpy(zero_copy_only=False).astype(np.int64)[span]
+    order = np.lexsort((-counts, window))
+    window, counts, inside = window[order], counts[order], inside[order]
+    # By the passages that most recordings hold first: the one at which half of the window is reached tells the number.
+    total_s = np.cumsum(inside)
+    begins = np.searchsorted(window, np.arange(len(windows)))
+    before_s = np.concatenate([[0.0], total_s])[begins]
+    reached = np.flatnonzero(total_s - before_s[window] >= window_s / 2 - 1e-6)
+    half, first = np.unique(window[reached], return_index=True)
+    repeats = np.ones(len(windows), np.int64)
+    repeats[half] = counts[reached[first]]
+    unknown = passages.is_null().to_numpy(zero_copy_only=False)[windows.rows]
+    return {
+        "repeated_share": pa.array(share, mask=unknown),
+        "repeats": pa.array(repeats, pa.int32(), mask=unknown),
     }
 
 

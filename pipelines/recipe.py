@@ -14,7 +14,7 @@ from typing import Any
 
 from manifests.labels import COLUMNS, checked_label
 from manifests.matches import MatchConfig
-from manifests.names import DUPLICATE, FOLDERS, checked_name
+from manifests.names import DUPLICATE, FOLDERS, REPEATED, checked_name
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.encoder_tables import EncodeConfig, check_grid, encode_of, encoders_of
@@ -119,6 +119,9 @@ class SelectConfig:
     """Rules that a window must meet."""
     duplicate_share: float = 0.8
     """Where fingerprints were taken: share of a recording's sound in another one, from which on it is a duplicate."""
+    most_repeats: int | None = None
+    """Where fingerprints were taken: a passage that more recordings hold is kept at its first place alone. All windows
+    that mostly hold it elsewhere are rejected with the reason `repeated`. None keeps it everywhere."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
@@ -131,6 +134,8 @@ class SelectConfig:
             raise ValueError("select.stride_s must be above 0")
         if not 0.5 <= self.duplicate_share <= 1:
             raise ValueError(f"select.duplicate_share must be 0.5 to 1, not {self.duplicate_share}")
+        if self.most_repeats is not None and self.most_repeats < 1:
+            raise ValueError(f"select.most_repeats must be at least 1, not {self.most_repeats}")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:
@@ -141,6 +146,10 @@ class SelectConfig:
             checked_name(rule, "the rule")
             if rule == DUPLICATE:
                 raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
+            if rule == REPEATED:
+                raise ValueError(
+                    f"the rule {rule!r} cannot be used: it is the reason of windows that most_repeats rejects"
+                )
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
@@ -277,6 +286,9 @@ def parse(raw: dict[str, Any]) -> Recipe:
             what = "annotate.prosody.speakers = true reads the turns of diarize"
             raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
     select: SelectConfig = build(SelectConfig, raw.get("select", {}), "select")
+    if select.most_repeats is not None and "fingerprint" not in stages:
+        what = "select.most_repeats counts the recordings that hold a passage, which fingerprints tell"
+        raise RecipeError(what, "add a table [annotate.fingerprint], or leave most_repeats out")
     several = encoders_of(raw.get("encode", {}))
     encode = next(iter(several.values())) if several else encode_of(raw.get("encode", {}), "encode")
     for of_encoder in several.values() if several else [encode]:

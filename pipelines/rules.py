@@ -18,6 +18,8 @@ OF_WINDOWS = {
     "turn_count": "diarize",
     "turns": "diarize",
     "language": "language",
+    "repeated_share": "fingerprint",
+    "repeats": "fingerprint",
 }
 """Columns of windows that are null, so that a rule over them holds nowhere, unless the recipe has the stage."""
 
@@ -31,10 +33,12 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
     import duckdb
 
     from manifests import schemas
-    from manifests.select import RuleError, Selection, broken_rules
-    from manifests.select import check_rules as compile_rules
+    from manifests.rules import RuleError, broken_rules
+    from manifests.rules import check_rules as compile_rules
+    from manifests.select import Selection
 
     marks = dict.fromkeys(["signal", *stages], "")
+    matches = "" if "fingerprint" in marks else None
     measured = [name for name in schemas.WINDOWS.names if OF_WINDOWS.get(name, "signal") in marks]
     of_windows = schemas.WINDOWS.empty_table().select(measured)
     with duckdb.connect() as connection:
@@ -42,7 +46,8 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
             for name, condition in rules.items():
                 one: dict[str, Any] = {table: {name: condition}}
                 try:
-                    compile_rules(connection, Selection("", marks, context_s=0, continuation_s=1, **one))
+                    tried = Selection("", marks, context_s=0, continuation_s=1, matches=matches, **one)
+                    compile_rules(connection, tried)
                     if table == "windows":
                         broken_rules(connection, of_windows, {name: condition})
                 except (RuleError, duckdb.Error) as error:
@@ -65,6 +70,8 @@ def _told(table: str, name: str, condition: str, stages: Collection[str], error:
         what = f"{rule} reads {column}, which the stage {stage} measures, and the recipe does not have that stage"
         return RecipeError(what, f"add the table [annotate.{stage}] to the recipe, or leave the rule out")
     of_recordings = list(measured(["signal", *stages]))
+    if "fingerprint" in stages:
+        of_recordings += [repeat.name for repeat in schemas.REPEATS]
     known = schemas.WINDOWS.names if table == "windows" else of_recordings
     what = f"{rule} names {unknown[1]!r}, which is not a column of {table}"
     if table == "windows" and column in of_recordings:
@@ -82,5 +89,7 @@ def _measured_by(table: str, column: str) -> str | None:
 
     if table == "windows":
         return OF_WINDOWS.get(column)
+    if column in [repeat.name for repeat in schemas.REPEATS]:
+        return "fingerprint"
     names = (stage for stage in schemas.STAGES if stage != "signal")
     return next((stage for stage in names if column in schemas.STAGES[stage].names), None)

@@ -19,7 +19,8 @@ from manifests.lake import Lake
 from manifests.matches import Matches
 from manifests.publish import publish
 from manifests.report import card
-from manifests.select import RuleError, Selection, select
+from manifests.rules import RuleError
+from manifests.select import Selection, select
 from manifests.shards import committed
 from manifests.sums import written_sha256
 from manifests.versions import Version, committed_numbers, versions

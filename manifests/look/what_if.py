@@ -22,7 +22,8 @@ from manifests.choice import Choice, ChoiceError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.select import Selection, check_rules, judge_windows
+from manifests.rules import check_rules, judge_windows
+from manifests.select import Selection
 from manifests.views import CHECKED, connect, in_order, lock, open_views, stages_of
 from manifests.windows import OF_RECORDING, cut
 
@@ -120,7 +121,7 @@ def _count_windows(
         else:
             source = f"windows SEMI JOIN (SELECT recording_id FROM judged WHERE {kept(changed)}) USING (recording_id)"
     for reasons, count, seconds in _by_reasons(
-        connection, list(changed.windows), list(changed.windows.values()), source, "count(*), sum(duration_s)"
+        connection, list(changed.window_rules), list(changed.window_rules.values()), source, "count(*), sum(duration_s)"
     ):
         funnel.tally("windows", "rejected" if reasons else "kept", reasons, count, seconds)
 
@@ -199,7 +200,7 @@ def _cut(
             made = cut(recordings, selection)
             part.cut += len(recordings)
             part.funnel.windowed_s += float(np.minimum(recordings["duration_s"], made.covered_s).sum())
-            part.funnel.add_windows(judge_windows(judge, made.windows, selection.windows))
+            part.funnel.add_windows(judge_windows(judge, made.windows, selection.window_rules))
     return parts
 
 

@@ -82,7 +82,7 @@ class Report:
     def _thresholds(self) -> list[Threshold]:
         if self.selection is None:
             return []
-        levels = {"recordings": "annotations", "windows": "windows"}
+        levels = {"recordings": "judged", "windows": "windows"}
         return [
             threshold
             for level, view in levels.items()
@@ -117,7 +117,7 @@ class Report:
         self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM judged")
         if self.selection:
             movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
-            fixed = [name for name in self.selection.windows if name not in movable]
+            fixed = [name for name in self.selection.window_rules if name not in movable]
             scores = [f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "windows"]
             self.connection.execute(
                 "CREATE TEMP TABLE window_facts AS SELECT window_id, recording_id, duration_s, "
@@ -178,8 +178,11 @@ class Report:
             "label": flow.label(funnel),
             "note": flow.overlapping(funnel),
             "tables": [
-                {"name": what, "rows": list(flow.rows(funnel[what], getattr(self.selection, what)))}
-                for what in ("recordings", "windows")
+                {"name": what, "rows": list(flow.rows(funnel[what], rules))}
+                for what, rules in (
+                    ("recordings", self.selection.recordings),
+                    ("windows", self.selection.window_rules),
+                )
             ],
         }
 

@@ -13,7 +13,8 @@ from lakes import rules, write_lake
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.select import RuleError, Selection, select
+from manifests.rules import RuleError
+from manifests.select import Selection, select
 from manifests.windows import cut_starts, draw_split
 
 

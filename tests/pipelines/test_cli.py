@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from forked import speechmill
 
-from manifests.select import Selection, check_rules
+from manifests.rules import check_rules
+from manifests.select import Selection
 from pipelines import recipe
 from runtime.errors import RecipeError
 
