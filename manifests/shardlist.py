@@ -7,6 +7,7 @@ of all shards before it reads the first window. The list tells them in one file,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from manifests.versions import Fields
 
 PATCHES = range(1, 7)
 """Patch sizes, in frames a token, at which tokens are counted."""
-SUMMED = ("windows", "frames", "array_bytes", "context_tokens", "continuation_tokens")
+SUMMED = ("windows", "frames", "array_bytes", *schemas.TOKENS)
 """Columns of SHARDS that are counts."""
 
 
@@ -27,9 +28,11 @@ def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
     made = windows.filter(pc.equal(windows["status"], "ok"))
     columns = {name: made[name] for name in ("split", "tracks", "array_bytes")}
     columns["frames"] = pc.multiply(pc.add(made["context_frames"], made["continuation_frames"]), made["tracks"])
+    millionths = pc.round(pc.multiply(made["repeated_share"], 1e6)).cast(pa.int64())
     for part in ("context", "continuation"):
         for k in PATCHES:
-            columns[f"{part}_{k}"] = pc.multiply(pc.divide(made[f"{part}_frames"], k), made["tracks"])
+            columns[f"{part}_{k}"] = tokens = pc.multiply(pc.divide(made[f"{part}_frames"], k), made["tracks"])
+            columns[f"repeated_{part}_{k}"] = pc.divide(pc.add(pc.multiply(tokens, millionths), 500_000), 1_000_000)
     sums = [(name, "sum") for name in columns if name not in ("split", "tracks")]
     grouped = pa.table(columns).group_by(["split", "tracks"], use_threads=False).aggregate([*sums, ([], "count_all")])
     rows = [
@@ -41,13 +44,18 @@ def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
             "windows": row["count_all"],
             "frames": row["frames_sum"],
             "array_bytes": row["array_bytes_sum"],
-            "context_tokens": [row[f"context_{k}_sum"] for k in PATCHES],
-            "continuation_tokens": [row[f"continuation_{k}_sum"] for k in PATCHES],
+            **{name: _by_patch(row, name.removesuffix("_tokens")) for name in schemas.TOKENS},
         }
         for row in grouped.to_pylist()
     ]
     rows.sort(key=lambda row: (row["split"], row["tracks"]))
     return schemas.table(rows, schemas.SHARDS)
+
+
+def _by_patch(row: dict[str, Any], part: str) -> list[int] | None:
+    """Tokens at each patch size; None where it is not known which of them repeat."""
+    counts = [row[f"{part}_{k}_sum"] for k in PATCHES]
+    return None if None in counts else counts
 
 
 def in_order(counted: Iterable[pa.Table], fields: Fields) -> pa.Table:
@@ -76,7 +84,8 @@ def chosen(listed: pa.Table, splits: Sequence[str], tracks: int | None = None) -
     # One shard has a row for each split and number of tracks: they are added up.
     keys = folder * (int(shards.max(initial=0)) + 1) + shards
     _, first, place = np.unique(keys, return_index=True, return_inverse=True)
-    added = {name: np.zeros((len(first), *_numbers(listed, name).shape[1:]), np.int64) for name in SUMMED}
+    known = [name for name in SUMMED if not listed[name].null_count]
+    added = {name: np.zeros((len(first), *_numbers(listed, name).shape[1:]), np.int64) for name in known}
     for name, sums in added.items():
         np.add.at(sums, place, _numbers(listed, name))
     order = np.argsort(first)
@@ -98,7 +107,7 @@ def _taking_all(columns: dict[str, np.ndarray]) -> pa.Table:
     made: dict[str, pa.Array] = {name: _array(values) for name, values in columns.items()}
     made |= {"cuts": pa.array([one.cuts for one in files], pa.string())}
     made |= {"of_windows": made["windows"], "latents": pa.array([one.latents for one in files], pa.string())}
-    made["ids"] = pa.nulls(len(files), pa.list_(pa.string()))
+    made = {name: pa.nulls(len(files), schemas.SUBSET.field(name).type) for name in schemas.SUBSET.names} | made
     return pa.table([made[name].cast(schemas.SUBSET.field(name).type) for name in schemas.SUBSET.names], schemas.SUBSET)
 
 
@@ -107,6 +116,14 @@ def tokens(rows: pa.Table, patch: int, context: bool = True) -> np.ndarray:
     names = ("context_tokens", "continuation_tokens") if context else ("continuation_tokens",)
     counted: np.ndarray = sum(_numbers(rows, name)[:, PATCHES.index(patch)] for name in names)  # type: ignore[assignment]
     return counted
+
+
+def repeated(rows: pa.Table, patch: int, context: bool = True) -> int | None:
+    """Tokens at a patch size of all rows (SHARDS or SUBSET) that repeat; None where nothing was matched."""
+    names = [f"repeated_{part}_tokens" for part in (("context", "continuation") if context else ("continuation",))]
+    if any(rows[name].null_count for name in names):
+        return None
+    return sum(int(_numbers(rows, name)[:, PATCHES.index(patch)].sum()) for name in names)
 
 
 def _numbers(rows: pa.Table, name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The Parquet files of a lake as SQL views of one DuckDB connection, read where they lie and streamed.
 
 `recordings`, one view a stage, `annotations` (recordings with all stages), `judged` (those with their verdicts),
-`verdicts`, `windows`, `shard_windows`, `ledger` and `batches` are always there, empty if the lake has none.
+`verdicts`, `windows`, `matches`, `shard_windows`, `ledger` and `batches` are always there, empty if the lake has none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from manifests import schemas
-from manifests.choice import Choice, ChoiceError, choose
+from manifests.choice import Choice, ChoiceError, choose, folders
 from manifests.corrupt import opened
 from manifests.install import install
 from manifests.lake import Lake
@@ -94,6 +94,8 @@ def open_views(
     patterns |= {stage: f"annotations/{stage}-{mark}/batch-{NUMBER}.parquet" for stage, mark in choice.stages.items()}
     if choice.selection:
         patterns |= {name: f"selections/{choice.selection}/{name}-{NUMBER}.parquet" for name in ("verdicts", "windows")}
+    if mark := matched_by(lake, choice.selection):
+        patterns["matches"] = f"matches/{mark}/batch-{NUMBER}.parquet"
     if choice.dataset:
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     if len(numbers) <= CACHED if numbers else not _matches(connection, base + patterns["recordings"], CACHED):
@@ -128,6 +130,15 @@ def open_views(
     return connection
 
 
+def matched_by(lake: Lake, selection: str | None) -> str | None:
+    """The fingerprint of the matches that a selection was made by, else of the only ones that there are."""
+    key = f"selections/{selection}/selection.json"
+    if selection and lake.storage.exists(key) and (mark := lake.read_json(key).get("matches")):
+        return str(mark)
+    marks = folders(lake, "matches")
+    return marks[0] if len(marks) == 1 else None
+
+
 VERDICT = {
     name: f"verdicts.{name.removeprefix('verdict_')} AS {name}"
     for name in (
@@ -142,6 +153,7 @@ VIEWS = {
     **schemas.STAGES,
     "verdicts": schemas.VERDICTS,
     "windows": schemas.WINDOWS,
+    "matches": schemas.MATCHES,
     "shard_windows": schemas.SHARD_WINDOWS,
     "ledger": schemas.LEDGER,
 }

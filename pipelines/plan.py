@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Base = Mapping[str, frozenset[int]]
 """Numbers of shards by folder."""
 
-TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
+TOLD = ("window_id", "tracks", "language", "num_speakers", "repeated_share", "source", "licence", "labels")
 """What a shard says of a window. Where the selection says otherwise, the shard is made again."""
 KEPT = ", ".join(TOLD).replace("labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END")
 """The same columns of the selection, whose labels are a map, as SQL."""

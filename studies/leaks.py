@@ -1,4 +1,4 @@
-"""Leaks: recordings, names and samples that two sides of a study share, such as the splits of a dataset."""
+"""Leaks: recordings, names, samples and sound that two sides of a study share, such as the splits of a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manifests.output import one_line
 from manifests.select import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
-from manifests.views import connect, open_views, quoted
+from manifests.views import connect, matched_by, open_views, quoted
 
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
 ROWS = 200_000
@@ -30,7 +30,19 @@ KEYS = {
     "samples": "SELECT recording_id, pcm_sha256 AS key FROM signal WHERE pcm_sha256 IS NOT NULL",
 }
 """SQL over the views of a lake: what its recordings may share with others, by kind."""
-KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
+KINDS = {
+    "recording": "the same recording",
+    "name": "recordings of one name",
+    "samples": "recordings of equal samples",
+    "sound": "recordings that share sound",
+}
+SHARE = 0.2
+"""Of a recording: so much of its sound in one on another side is a leak."""
+PAIRS = (
+    "SELECT recording_id, other_id, least(1, sum(share)) AS share, least(1, sum(other_share)) AS other_share "
+    "FROM matches GROUP BY ALL HAVING greatest(least(1, sum(share)), least(1, sum(other_share))) >= {share!r}"
+)
+"""SQL of the pairs of recordings of a lake that share so much sound, with the share of each that the other holds."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,18 @@ class Side:
     """the kept recordings of a selection, and"""
     split: str | None = None
     """of these one split; None for all."""
+    made_of: str | None = None
+    """The selection by whose matches sound is compared: its own, or that of its dataset."""
 
     def views(self) -> duckdb.DuckDBPyConnection:
-        """The recordings of its lake, what `signal` says of them, and the verdicts of its selection."""
-        return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
+        """The recordings of its lake, what `signal` says of them, the verdicts of its selection, and matches."""
+        stages = {"signal": self.signal} if self.signal else {}
+        return open_views(self.lake, Choice(stages, self.selection or self.made_of), ())
 
     @property
     def place(self) -> tuple[str, str | None, str | None]:
         """What its views are of."""
-        return self.lake.storage.root, self.signal, self.selection
+        return self.lake.storage.root, self.signal, self.selection or self.made_of
 
     def splits(self) -> list[str]:
         """The splits of its selection that it has."""
@@ -109,10 +124,11 @@ def _as_one(parts: list[Side], name: str) -> Side:
             name, first.lake, first.signal, selection=first.selection, split=first.split if not parts[1:] else None
         )
     if not parts[1:]:
-        return Side(name, first.lake, first.signal, first.subset)
+        return Side(name, first.lake, first.signal, first.subset, made_of=first.made_of)
     about = first.subset.about
     splits = [split for one in parts if one.subset for split in one.subset.about.splits]
-    return Side(name, first.lake, first.signal, prefix(first.lake, About(about.dataset, about.version, splits)))
+    subset = prefix(first.lake, About(about.dataset, about.version, splits))
+    return Side(name, first.lake, first.signal, subset, made_of=first.made_of)
 
 
 def _sides(name: str, lake: str | None) -> list[Side]:
@@ -125,7 +141,8 @@ def _sides(name: str, lake: str | None) -> list[Side]:
             raise ChoiceError(f"there is no file {name}", REMEDY) from error
         opened = Lake.at(lake or subset.about.lake)
         subset.check(opened)
-        return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
+        signal, made_of = _plan_of(opened, subset.about.dataset)
+        return [Side(name, opened, signal, subset, made_of=made_of)]
     root, kind, rest = _divided(path)
     if kind is None:
         found = choose(opened := lake_of(path))
@@ -157,8 +174,11 @@ def _divided(path: str) -> tuple[str, str | None, str]:
 def _of_dataset(lake: Lake, name: str) -> list[Side]:
     version = version_of(lake, name)
     splits = pc.unique(lake.read(f"{About(name, version).folder}/shards.parquet", ["split"])["split"]).to_pylist()
-    signal = _signal_of(lake, name)
-    return [Side(split, lake, signal, prefix(lake, About(name, version, (split,)))) for split in sorted(splits)]
+    signal, made_of = _plan_of(lake, name)
+    return [
+        Side(split, lake, signal, prefix(lake, About(name, version, (split,))), made_of=made_of)
+        for split in sorted(splits)
+    ]
 
 
 def _of_selection(lake: Lake, name: str) -> list[Side]:
@@ -167,9 +187,10 @@ def _of_selection(lake: Lake, name: str) -> list[Side]:
     return [Side(split, lake, signal, selection=name, split=split) for split in stored.splits]
 
 
-def _signal_of(lake: Lake, dataset: str) -> str | None:
-    signal = lake.read_json(f"datasets/{dataset}/plan.json").get("signal")
-    return None if signal is None else str(signal)
+def _plan_of(lake: Lake, dataset: str) -> tuple[str | None, str | None]:
+    """The fingerprint of `signal` that a dataset was made by, and its selection."""
+    plan = lake.read_json(f"datasets/{dataset}/plan.json")
+    return plan.get("signal"), plan.get("selection")
 
 
 class Keys:
@@ -215,15 +236,17 @@ class Keys:
         return self.connection.sql(query).to_arrow_table()
 
 
-def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
-    """What is on two or more of these sides: how many recordings, names and samples, and the first `show` of each.
+def leaks(compared: Sequence[Side], show: int, share: float = SHARE) -> dict[str, Any]:
+    """What is on two or more of these sides: how many recordings, names, samples and pairs of recordings that share
+    sound, and the first `show` of each.
 
-    A name or a hash of samples counts where different recordings on two sides have it. Keys are compared by 64 bits of
-    a hash first; those that meet are then read again and compared as they are.
+    A name or a hash of samples counts where different recordings on two sides have it. Two recordings of one lake
+    share sound where at least `share` of one of them lies in the other by the matches of the lake. Keys are compared
+    by 64 bits of a hash first; those that meet are then read again and compared as they are.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(connect())
-        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
+        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples', 'sound')")
         connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
         lakes = {side.place: side for side in compared}
         keys = {place: Keys(side) for place, side in lakes.items()}
@@ -262,6 +285,7 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             "JOIN (SELECT DISTINCT lake, id, side FROM near) AS of ON named.lake = of.lake AND hash(recording_id) = id "
             "GROUP BY ALL HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
+        _hear(connection, list(keys.values()), share)
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
             "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
@@ -271,6 +295,7 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             {"name": side.name, "lake": side.lake.storage.root, "recordings": count}
             for side, count in zip(compared, held, strict=True)
         ],
+        "unmatched": sum(not matched_by(side.lake, side.selection or side.made_of) for side in compared),
         "unhashed": pc.count_distinct(unhashed.column(0)).as_py(),
         "counts": {kind: counts.get(kind, 0) for kind in KINDS},
         "leaks": [
@@ -278,6 +303,27 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             for kind, key, on, recordings in first
         ],
     }
+
+
+def _hear(connection: duckdb.DuckDBPyConnection, keys: Sequence[Keys], share: float) -> None:
+    """Add to `found` the pairs of recordings on two sides that share sound."""
+    connection.execute("CREATE TABLE pairs (recording_id VARCHAR, other_id VARCHAR, share DOUBLE, other_share DOUBLE)")
+    for one in keys:
+        connection.register("batch", one.ask(PAIRS.format(share=float(share))))
+        connection.execute("INSERT INTO pairs FROM batch")
+    named = "SELECT recording_id FROM pairs UNION SELECT other_id FROM pairs"
+    ids = connection.sql(f"SELECT DISTINCT hash(recording_id) AS id FROM ({named})").to_arrow_table()
+    connection.execute("CREATE TABLE sided (id UBIGINT, side UTINYINT)")
+    for one in keys:
+        connection.register("batch", one.ask("FROM met SEMI JOIN wanted USING (id)", wanted=ids))
+        connection.execute("INSERT INTO sided FROM batch")
+    connection.execute(
+        "INSERT INTO found SELECT 'sound', format('{:.0%} of {}', greatest(share, other_share), "
+        "CASE WHEN share >= other_share THEN recording_id ELSE other_id END), "
+        "list_sort(list_distinct([a.side, b.side])), list_sort([recording_id, other_id]) "
+        "FROM (SELECT DISTINCT * FROM pairs) JOIN sided AS a ON a.id = hash(recording_id) "
+        "JOIN sided AS b ON b.id = hash(other_id) WHERE a.side <> b.side"
+    )
 
 
 def _together(tables: Iterable[pa.Table]) -> pa.Table:
@@ -321,5 +367,7 @@ def render(found: Mapping[str, Any]) -> None:
             terminal.echo(f"  {one_line(leak['key'])} in {' and '.join(leak['sides'])}{others}")
         if count > len(of_kind):
             terminal.echo(f"  and {count - len(of_kind):,} more; --show names more of them")
+    if found["unmatched"]:
+        terminal.echo(f"{found['unmatched']:,} sides have no matches: their recordings were not compared by sound")
     if found["unhashed"]:
         terminal.echo(f"{found['unhashed']:,} recordings have no hash of their samples: these were not compared")

@@ -147,10 +147,14 @@ def subset(
 @click.option(
     "--show", type=click.IntRange(0), default=20, show_default=True, help="How many of each kind to name; all count."
 )
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True,
+    help="Share of a recording's sound that makes a leak where one on another side holds it.",
+)  # fmt: skip
 @WIDE
 @JSON
-def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) -> None:
-    """Look for recordings on two sides, by their bytes, names and samples.
+def leaks(names: tuple[str, ...], lake: str | None, show: int, share: float, as_json: bool) -> None:
+    """Look for recordings on two sides, by their bytes, names, samples and sound.
 
     The sides are the splits of A, or A, B and so on, each a lake (its newest dataset), LAKE/datasets/NAME,
     LAKE/selections/NAME, one split of these (.../train), or the file of a subset. Exit code 3 where something is found.
@@ -158,7 +162,7 @@ def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) ->
     from manifests.look import terminal
     from studies import leaks as comparing
 
-    found = comparing.leaks(comparing.sides(names, lake), show)
+    found = comparing.leaks(comparing.sides(names, lake), show, share)
     terminal.as_json(found) if as_json else comparing.render(found)
     if any(found["counts"].values()):
         sys.exit(3)

@@ -45,6 +45,7 @@ def told(made: Subset, strata: list[Stratum]) -> dict[str, Any]:
         "next_window_tokens": made.next_tokens,
         "context_tokens": every - continuation,
         "continuation_tokens": continuation,
+        "repeated_tokens": shardlist.repeated(rows, about.patch, about.context),
         **counted,
         "shards": len(rows),
         "shards_taken_in_part": len(rows) - rows["ids"].null_count,
@@ -60,6 +61,9 @@ def render(found: Mapping[str, Any]) -> None:
         f"{found['tokens']:,} {kind} of {found['patch']} frame{'s' * (found['patch'] > 1)} in {found['windows']:,} "
         f"windows of {found['shards']:,} shards, of which {found['shards_taken_in_part']:,} are taken in part"
     )
+    if found["repeated_tokens"] is not None:
+        unique = found["tokens"] - found["repeated_tokens"]
+        terminal.echo(f"{unique:,} of them are unique, {found['repeated_tokens']:,} repeat sound that was met before")
     if found["next_window_tokens"] is not None:
         terminal.echo(
             f"{found['short_by']:,} tokens are left of the budget of {found['budget']:,}: "

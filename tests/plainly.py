@@ -38,6 +38,7 @@ def select_plainly(lake: Lake, selection: Selection) -> dict[str, tuple[list[Row
 
 def _matched(lake: Lake, selection: Selection) -> Known:
     """Groups and passages, step by step of time; first of all recordings, then of those that are kept."""
+    assert selection.matches is not None
     known, members, rejected = Known(heard={}), dict[str, Member](), set[str]()
     for batch in lake.batches():
         signal = lake.read(lake.annotation_key("signal", selection.stages["signal"], batch)).to_pylist()
@@ -45,9 +46,11 @@ def _matched(lake: Lake, selection: Selection) -> Known:
         for row in signal:
             if row["pcm_sha256"]:
                 duration_s, size = row["duration_s"] or 0.0, sizes.get(row["recording_id"])
-                told = row["pcm_sha256"], duration_s, row["bandwidth_hz"] or 0.0
+                key, bandwidth_hz = row["pcm_sha256"], row["bandwidth_hz"] or 0.0
                 rate = size / duration_s if size and duration_s else 0.0
-                members[row["recording_id"]] = Member(len(members), row["recording_id"], batch, *told, rate)
+                members[row["recording_id"]] = Member(
+                    len(members), row["recording_id"], batch, key, duration_s, bandwidth_hz, rate
+                )
     rows = [row for batch in lake.batches() for row in lake.read(matches_key(selection.matches, batch)).to_pylist()]
     links = []
     for (one, other), own in itertools.groupby(rows, key=lambda row: (row["recording_id"], row["other_id"])):

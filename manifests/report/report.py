@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.report import figures, flow, measures, provenance, runs, talk
+from manifests.report import figures, flow, measures, provenance, repeated, runs, talk
 from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
 from manifests.report.measures import Measure, Score
@@ -67,6 +67,7 @@ class Report:
             "talk": list(self._talk()),
             "measures": self._measures(),
             "tokens": self._tokens(),
+            "repeated": repeated.section(self.lake, self.choice, self.connection, snippet),
             "failures": self._failures(),
             "runs": self._runs(),
             "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
@@ -164,6 +165,9 @@ class Report:
             yield _fact("windows in the dataset", f"{made.windows:,}", f"{hours_text(made.hours)}, {made.over}")
             yield _fact("frames in the dataset", f"{made.frames:,}", f"over all tracks, {made.over}")
             yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
+            if (repeated := made.repeated_tokens) is not None:
+                told = f"{repeated:,} others repeat sound of kept recordings that were met before"
+                yield _fact("unique tokens", f"{made.tokens - repeated:,}", told)
 
     def _funnel(self) -> dict[str, Any] | None:
         """Boxes of the diagram and rows of the tables; what is said here was proven to close by `select`."""

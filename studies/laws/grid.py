@@ -42,6 +42,8 @@ class Sound:
     patch: int
     tokens_held: float | None
     """Counted tokens that there are; None where that is not known."""
+    tokens_repeated: float | None
+    """Of these the ones that repeat sound of other recordings; None where that is not known."""
     source: str
     """Where these numbers come from."""
 
@@ -59,6 +61,7 @@ def sound_of_rate(
         None if dim is None else 2.0 * dim,
         patch,
         None if hours_held is None else hours_held * tokens_per_hour,
+        None,
         f"{frame_rate:g} frames a second",
     )
 
@@ -149,6 +152,13 @@ def warnings(cells: Sequence[Cell], sound: Sound, whole: bool = True) -> list[st
         told.append(
             f"{len(repeated)} of {len(cells)} runs repeat the data more than {EPOCHS:g} times, one {worst:,.1f} times; "
             f"{EPOCHS_SOURCE}"
+        )
+    if sound.tokens_held and sound.tokens_repeated:
+        unique = sound.tokens_held - sound.tokens_repeated
+        told.append(
+            f"{sound.tokens_repeated / sound.tokens_held:.1%} of the tokens repeat sound of other recordings, so "
+            f"{unique:,.4g} are unique: "
+            + (f"over these, epochs are {sound.tokens_held / unique:.3g} times as many" if unique > 0 else "none")
         )
     if sound.tokens_held is None:
         told.append("how much data there is was not said, so no epochs are told: name a dataset or --hours-held")
