@@ -11,7 +11,6 @@ from manifests.lake import Lake
 from manifests.look.duplicates import duplicates
 from manifests.look.terminal import clock
 from manifests.report.samples import Snippet
-from manifests.views import matched_by
 
 SHOWN = 8
 """Passages, and places of each."""
@@ -19,10 +18,8 @@ SHOWN = 8
 
 def section(
     lake: Lake, choice: Choice, connection: duckdb.DuckDBPyConnection, snippet: Snippet | None
-) -> dict[str, Any] | None:
-    """What the page says of what repeats; None where recordings were not matched. `snippet` gives the sound."""
-    if matched_by(lake, choice.selection) is None:
-        return None
+) -> dict[str, Any]:
+    """What the page says of what repeats in a lake that was matched. `snippet` gives the sound."""
     found = duplicates(lake, choice, SHOWN)
     wanted = {one["recording_id"] for passage in found["passages"] for one in (passage, *passage["places"])}
     chosen = connection.sql(

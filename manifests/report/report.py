@@ -67,7 +67,7 @@ class Report:
             "talk": list(self._talk()),
             "measures": self._measures(),
             "tokens": self._tokens(),
-            "repeated": repeated.section(self.lake, self.choice, self.connection, snippet),
+            "repeated": self._repeated(snippet),
             "failures": self._failures(),
             "runs": self._runs(),
             "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
@@ -269,6 +269,12 @@ class Report:
         section, drawn = self.tokens.section(self.connection)
         self.figures |= drawn
         return section
+
+    def _repeated(self, snippet: Snippet | None) -> dict[str, Any] | None:
+        """What repeats; None where the selection knows of no shared sound."""
+        if self.selection is None or self.selection.matches is None:
+            return None
+        return repeated.section(self.lake, self.choice, self.connection, snippet)
 
     def _failures(self) -> list[dict[str, Any]]:
         rows = self.rows(
