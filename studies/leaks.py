@@ -318,7 +318,7 @@ def _hear(connection: duckdb.DuckDBPyConnection, keys: Sequence[Keys], share: fl
         connection.register("batch", one.ask("FROM met SEMI JOIN wanted USING (id)", wanted=ids))
         connection.execute("INSERT INTO sided FROM batch")
     connection.execute(
-        "INSERT INTO found SELECT 'sound', format('{:.0%} of {}', greatest(share, other_share), "
+        "INSERT INTO found SELECT 'sound', concat(round(100 * greatest(share, other_share))::INTEGER, '% of ', "
         "CASE WHEN share >= other_share THEN recording_id ELSE other_id END), "
         "list_sort(list_distinct([a.side, b.side])), list_sort([recording_id, other_id]) "
         "FROM (SELECT DISTINCT * FROM pairs) JOIN sided AS a ON a.id = hash(recording_id) "
