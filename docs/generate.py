@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests import schemas
-from pipelines.recipe_keys import Key, encoder_keys, keys
+from pipelines.recipes.keys import Key, encoder_keys, keys
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m docs.generate"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 PAGE = Path(__file__).with_name("tutorial.md")
 BLOCK = re.compile(r"```\n(\$ speechmill .*?)```", re.DOTALL)

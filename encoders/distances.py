@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 
 # A floor that speech lies above: below it, sound that nobody hears would decide.
 FEATURES = LogMel(LogMelConfig(floor=1e-5))

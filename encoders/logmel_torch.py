@@ -13,7 +13,7 @@ import numpy as np
 from runtime.batches import Batches, Inputs, reproducible
 
 if TYPE_CHECKING:
-    from encoders.logmel import LogMelConfig
+    from encoders.mel import LogMelConfig
 
 ROW_FRAMES = 1024
 """Frames of a row: a window is cut into rows, of which the last one is filled up with zeros."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoders.logmel import LogMelConfig
+from encoders.mel import LogMelConfig
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from manifests.lake import Lake
 from manifests.matches import matches_key
+from manifests.selection import Selection
 from manifests.tables import joined
-
-if TYPE_CHECKING:
-    from manifests.select import Selection
 
 SHORTER, NARROWER = 0.005, 0.05
 """Two durations whose difference is at most this share of the longer one count as equal, and likewise bandwidths."""

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from manifests.choice import folders
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 
 SUMMARIES = ("sums.json", "funnel.json")
 """What `select` writes last: without it a selection is not whole."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.selection import Selection
 from manifests.spans import Array
 from manifests.sql import NotReadingError, reading
 from manifests.views import measured
 from manifests.windows import listed
-
-if TYPE_CHECKING:
-    from manifests.select import Selection
 
 
 class RuleError(ValueError):

@@ -23,8 +23,9 @@ from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
-from manifests.names import DUPLICATE, REPEATED
+from manifests.names import DUPLICATE
 from manifests.rules import beside, broken_rules, check_rules, judge_windows
+from manifests.selection import Selection
 from manifests.tables import write_parquet_bytes
 from manifests.windows import OF_RECORDING, cut, listed
 
@@ -35,55 +36,6 @@ SPAN = 100
 how it is divided."""
 HEARD = ("repeated_share", "repeats", "passages")
 """Columns of verdicts that are known where the lake was matched."""
-MOSTLY = 0.5
-"""A window repeats where more than this share of its sound was met before."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is selected, and under which name it is stored.
-
-    `stages` maps the name of each annotation stage to its fingerprint; the rules are SQL conditions by name.
-    """
-
-    name: str
-    stages: Mapping[str, str]
-    context_s: float
-    continuation_s: float
-    stride_s: float | None = None
-    grid_s: float = 0.1
-    align: str = "none"
-    seed: int = 0
-    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 1.0})
-    recordings: Mapping[str, str] = field(default_factory=dict)
-    windows: Mapping[str, str] = field(default_factory=dict)
-    duplicate_share: float = 0.8
-    """Share of a recording that lies in another one, from which on it is a duplicate; see `duplicates`."""
-    most_repeats: int | None = None
-    """A passage that more recordings hold is kept at its first place alone; None to keep it everywhere."""
-    matches: str | None = None
-    """Fingerprint of the matches by which sound is known to repeat; None where equal samples alone are known."""
-
-    @property
-    def window_s(self) -> float:
-        return self.context_s + self.continuation_s
-
-    @property
-    def window_rules(self) -> dict[str, str]:
-        """The rules for windows by name; what `most_repeats` asks for is one of them."""
-        if self.most_repeats is None:
-            return dict(self.windows)
-        rare = f"coalesce(repeats <= {self.most_repeats} OR repeated_share <= {MOSTLY}, true)"
-        return {**self.windows, REPEATED: rare}
-
-    @classmethod
-    def stored(cls, lake: Lake, name: str) -> Selection:
-        """The selection that was written under `name`; FileNotFoundError where there is none."""
-        key = f"selections/{name}/selection.json"
-        try:
-            return cls(**lake.read_json(key))
-        except TypeError as error:
-            raise CorruptFileError.of(key, f"is no selection: {error}") from error
 
 
 @dataclass(frozen=True)

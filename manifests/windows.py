@@ -17,7 +17,7 @@ from manifests import schemas
 from manifests.spans import Array, Spans, flattened, inside_s, joined_by, meeting, numbered, pieces, rounded
 
 if TYPE_CHECKING:
-    from manifests.select import Selection
+    from manifests.selection import Selection
 
 OF_RECORDING = {
     name: schema.field(name).type

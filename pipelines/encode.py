@@ -18,23 +18,23 @@ from manifests.amend import replace_shard
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 from manifests.shards import ShardCommit, ShardWriter
-from pipelines.attempts import Attempt, Attempts
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.reach import first_readable, unreachable_among
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
-from pipelines.beside import Emit, at_once, beside
-from pipelines.cutting import Shared, cut_windows
-from pipelines.failures import Kind, failed_row, kind_of, to_failure
-from pipelines.filling import Job, ShardFiller
-from pipelines.plan import Shard, Source, Unit
-from pipelines.recipe import EncodeConfig
-from pipelines.spent import Meter
-from pipelines.watch import Done
+from pipelines.encoding.cutting import Shared, cut_windows
+from pipelines.encoding.filling import Job, ShardFiller
+from pipelines.encoding.plan import Shard, Source, Unit
+from pipelines.progress.usage import Meter
+from pipelines.progress.watch import Done
+from pipelines.recipes.recipe import EncodeConfig
+from pipelines.units.attempts import Attempt, Attempts
+from pipelines.units.background import Emit, at_once, beside
 from runtime.errors import ChangedAudioError, UnreachableAudioError
+from runtime.failures import Kind, failed_row, kind_of, to_failure
 
 if TYPE_CHECKING:
-    from pipelines.annotate import Retry
+    from pipelines.units.pending import Retry
 
 Progress = Callable[[str, float, bool], None]
 AHEAD_WINDOWS = 64

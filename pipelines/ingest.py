@@ -19,16 +19,17 @@ from manifests.lake import Lake
 from manifests.storage import Stat, StorageConfig
 from manifests.tables import write_parquet_bytes
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.files import DEFAULT, open_file, scheme, secretless, stat_file
+from pipelines.audio.files import DEFAULT, open_file, scheme, stat_file
 from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
 from pipelines.audio.probing import Prober
-from pipelines.entry import Entry, InputError, Notes, failed_entry
-from pipelines.failures import Kind, failed_row, kind_of
-from pipelines.packing import MET, Ingested, Packing
-from pipelines.recipe import IngestConfig
-from pipelines.remembered import Remembered, Seen
+from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
+from pipelines.inputs.packing import MET, Ingested, Packing
+from pipelines.inputs.remembered import Remembered, Seen
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import entries
+from runtime.credentials import redact_credentials
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
+from runtime.failures import Kind, failed_row, kind_of
 
 PART_ROWS = 1000
 PART_BYTES = 32 << 20
@@ -103,7 +104,7 @@ def look(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = 
         if kind_of(error) is Kind.RUN:
             raise
         row |= failed_row(row["recording_id"], error)
-        row["error"] = _printable(secretless(row["error"]))[:MAX_ERROR_LETTERS]
+        row["error"] = _printable(redact_credentials(row["error"]))[:MAX_ERROR_LETTERS]
     return row
 
 

@@ -19,7 +19,7 @@ from manifests.matches import Matches
 from manifests.matches.collect import Collector
 from manifests.matches.index import build, number_of, read_range, segment_key, segments
 from manifests.matches.join import hits, ranges
-from pipelines.watch import Done
+from pipelines.progress.watch import Done
 
 POSTINGS = 20_000_000
 """In a range of keys: about 1.5 GB while they are joined."""

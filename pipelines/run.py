@@ -20,29 +20,31 @@ from manifests.matches import Matches
 from manifests.publish import publish
 from manifests.report import card
 from manifests.rules import RuleError
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.shards import committed
 from manifests.sums import written_sha256
 from manifests.versions import Version, committed_numbers, versions
-from pipelines.ahead import check_room_for_rows
-from pipelines.annotate import Annotator, Retry, expected, failed, fingerprints, grouped, pending
-from pipelines.attempts import Attempts, Guarded
+from pipelines.annotate import Annotator
 from pipelines.audio.children import warm
-from pipelines.dataset import Dataset
 from pipelines.encode import ShardEncoder, made_by
-from pipelines.engines import Engine, Group, Worker
-from pipelines.failures import to_failure
+from pipelines.encoding.dataset import Dataset
+from pipelines.encoding.plan import Plan, Shard, Unit, units
 from pipelines.ingest import ingest
+from pipelines.inputs.packing import Ingested
 from pipelines.matching import Matching
-from pipelines.packing import Ingested
-from pipelines.parts import forget_committed, share_s, shares
-from pipelines.pieces import PendingPieces, Piece, PieceWorker
-from pipelines.plan import Plan, Shard, Unit, units
-from pipelines.recipe import EncodeConfig, Recipe
-from pipelines.spent import metered
+from pipelines.progress.usage import metered
+from pipelines.progress.watch import LOG, Done, Heartbeat, Step, Watch
+from pipelines.recipes.recipe import EncodeConfig, Recipe
 from pipelines.stages.base import Stage
-from pipelines.watch import LOG, Done, Heartbeat, Step, Watch
+from pipelines.units.attempts import Attempts, Guarded
+from pipelines.units.engines import Engine, Group, Worker
+from pipelines.units.parts import forget_committed, share_s, shares
+from pipelines.units.pending import Retry, expected, failed, fingerprints, grouped, pending
+from pipelines.units.pieces import PendingPieces, Piece, PieceWorker
+from pipelines.units.resources import check_room_for_rows
 from runtime.errors import RecipeError, SpeechmillError, WaitingError
+from runtime.failures import to_failure
 from runtime.models import MODELS
 
 MIN_TRIED = 100

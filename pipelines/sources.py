@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.s3 import S3Storage
-from pipelines.audio.files import DEFAULT, Member, scheme, secretless, split_s3
+from pipelines.audio.files import DEFAULT, Member, scheme, split_s3
 from pipelines.audio.parts import Part
-from pipelines.entry import Entry, InputError, Notes, failed_entry
-from pipelines.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
-from pipelines.members import archive_entries
-from pipelines.recipe import IngestConfig
-from pipelines.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
+from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
+from pipelines.inputs.listings import LIST_SUFFIXES, MANIFEST_SUFFIXES, list_entries, manifest_entries
+from pipelines.inputs.members import archive_entries
+from pipelines.inputs.suffixes import COMPRESSED_TARS, is_sound, is_tar, suffix
+from pipelines.recipes.recipe import IngestConfig
+from runtime.credentials import redact_credentials
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
 
 MAGIC = re.compile(r"[*?[]")
@@ -65,7 +66,8 @@ def _check(text: str) -> None:
         except UnreadableAudioError as error:
             raise InputError(str(error), error.remedy) from error
     elif kind and kind not in ("http", "https"):
-        raise InputError(f"{secretless(text)!r}: this scheme is not known", "name s3://, http://, https:// or a path")
+        what = f"{redact_credentials(text)!r}: this scheme is not known"
+        raise InputError(what, "name s3://, http://, https:// or a path")
     elif not kind and not (_exists(text) or _is_derived(text) or glob.has_magic(text)):
         raise InputError(f"there is no {text!r}", "name a file, a folder, a pattern, a list or a manifest")
 
@@ -87,7 +89,7 @@ def _checked(entry: Entry) -> Entry:
     if Part.parse(entry.uri) and not scheme(entry.uri) and _exists(entry.uri):
         what = f"{entry.uri!r}: a name that ends so means a part of another file"
         return Entry(entry.uri, error=UnreadableAudioError(what, "rename the file, then ingest again"))
-    if "://" not in entry.uri or (shown := secretless(entry.uri)) == entry.uri:
+    if "://" not in entry.uri or (shown := redact_credentials(entry.uri)) == entry.uri:
         return entry
     what = f"{shown!r}: its URL carries a password or a signature, which a lake would keep"
     remedy = "name it as s3://bucket/key, or serve it without secrets in the URL"
@@ -222,7 +224,7 @@ class _Sources:
             self.notes.problems.append(error)
 
     def _recording(self, entry: Entry) -> Iterator[Entry]:
-        if entry.error is None and is_tar(entry.uri) and secretless(entry.uri) == entry.uri:
+        if entry.error is None and is_tar(entry.uri) and redact_credentials(entry.uri) == entry.uri:
             yield from self._archive(entry.uri)
         elif entry.error is None and entry.uri.lower().endswith(COMPRESSED_TARS):
             what = f"{entry.uri!r}: archives are read by place, which compressed ones do not allow"

@@ -33,7 +33,7 @@ def resolve_device(device: str) -> str:
         return device
     try:
         import torch
-    except ImportError:  # whether it is needed at all is told once the whole recipe is read, see `pipelines.extras`
+    except ImportError:  # `pipelines.units.extras` says whether it is needed
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 

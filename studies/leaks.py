@@ -17,7 +17,7 @@ from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.targets import lake_of
 from manifests.output import one_line
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
 from manifests.views import connect, matched_by, open_views, quoted

@@ -1,8 +1,9 @@
 """`speechmill` commands in processes of their own that need not import its packages again.
 
 A command spends most of its first seconds on imports, and the tests start hundreds. A server, one for each process of
-pytest, imports the packages once and forks a process for each command. What such a process does from then on is what
-`python -c "from pipelines.cli import main; main()"` does: it has its own memory, streams, environment and signals.
+pytest, imports the packages once and forks a process for each command. From then on such a process does what
+`python -c "from pipelines.commands.cli import main; main()"` does: it has its own memory, streams, environment and
+signals.
 Workers that it starts by multiprocessing's `spawn` are forked from a process that was forked before the command began:
 they have the packages and nothing of the command, as spawned ones.
 """
@@ -25,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PRELOADED = (
     "torch", "torchaudio", "scipy.signal", "pyloudnorm", "silero_vad", "lightning", "pytorch_metric_learning", "pandas",
-    "onnxruntime", "pipelines.run", "pipelines.cli", "pipelines.dry", "pipelines.after", "manifests.ledger",
-    "manifests.report.card", "manifests.views",
+    "onnxruntime", "pipelines.run", "pipelines.commands.cli", "pipelines.commands.dry_run",
+    "pipelines.commands.next_steps", "manifests.ledger", "manifests.report.card", "manifests.views",
 )  # fmt: skip
 """Not pyannote.audio, ctranslate2 and gRPC, which start threads: those do not survive a fork."""
 
@@ -171,7 +172,7 @@ def _command(request: dict[str, object], folder: Path) -> None:
     sys.argv = ["-c", *words]
     code = 1
     try:
-        from pipelines.cli import main
+        from pipelines.commands.cli import main
 
         main()
     except SystemExit as ended:
@@ -184,7 +185,7 @@ def _fork_workers() -> None:
     """Have a process that forks the workers of this command, instead of a new interpreter for each.
 
     It is multiprocessing's own fork server, but forked here and now, with all that is imported, instead of spawned.
-    Like the workers that `pipelines.engines.local` spawns, its children have SIGINT blocked.
+    Like the workers that `pipelines.units.engines.local` spawns, its children have SIGINT blocked.
     """
     from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, util
 

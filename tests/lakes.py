@@ -8,7 +8,7 @@ from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.publish import publish
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.windows import covered_s
 
 STAGES = {"signal": "s", "vad": "v", "diarize": "d"}
@@ -63,6 +63,6 @@ def publish_by_hand(lake: Lake, dataset: str, encoder: str) -> None:
     made = {"recipe": dataset, "encoder": encoder, "selection": "none", "signal": "s", "plan": "p"}
     for name, told in {"plan": made, "recipe": {"name": dataset}, "models": {"models": []}}.items():
         lake.storage.put_if_absent(f"{prefix}/{name}.json", pretty(told).encode())
-    selection = pretty(asdict(Selection("none", {}, 2, 6))).encode()
+    selection = pretty(asdict(Selection("none", {}, context_s=2, continuation_s=6))).encode()
     lake.storage.put_if_absent("selections/none/selection.json", selection)
     publish(lake, dataset)

@@ -14,11 +14,11 @@ from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.publish import publish
 from manifests.sums import written_sha256
-from pipelines.dataset import Dataset
 from pipelines.encode import ShardEncoder, made_by
-from pipelines.plan import Shard, Unit
-from pipelines.recipe import EncodeConfig
-from pipelines.watch import Done
+from pipelines.encoding.dataset import Dataset
+from pipelines.encoding.plan import Shard, Unit
+from pipelines.progress.watch import Done
+from pipelines.recipes.recipe import EncodeConfig
 
 RECIPE = """
 name = "cheap"

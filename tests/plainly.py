@@ -13,7 +13,7 @@ from manifests import schemas
 from manifests.duplicates import Member, grouped
 from manifests.lake import Lake
 from manifests.matches import matches_key
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.views import measured
 from manifests.windows import covered_s, draw_split, union
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.matches import MatchConfig, Matches
-from pipelines.engines import Engine, Group
 from pipelines.matching import Matching
+from pipelines.units.engines import Engine, Group
 
 MARK = "f"
 

@@ -14,8 +14,8 @@ from docs.generate import COMMAND, FOLDER, PAGES
 from manifests import schemas
 from manifests.exchange.convert import FORMS, convert
 from manifests.exchange.relations import open_foreign
-from pipelines.engines import Engine, Group
-from pipelines.recipe_keys import encoder_keys, keys
+from pipelines.recipes.keys import encoder_keys, keys
+from pipelines.units.engines import Engine, Group
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = sorted([*FOLDER.glob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("infra/**/*.md")])

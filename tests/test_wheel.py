@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import recipe
+from pipelines.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("encoders", "manifests", "pipelines", "runtime", "speechmill", "studies")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from encoders.logmel import LogMelConfig
+from encoders.mel import LogMelConfig
 from encoders.vocoders.bridge import bridged
 from runtime.errors import MissingExtraError
 

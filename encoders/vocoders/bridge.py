@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.interpolate
 
-from encoders.logmel import LogMelConfig, hz_to_mel
+from encoders.mel import LogMelConfig, hz_to_mel
 
 
 def bridged(features: np.ndarray, source: LogMelConfig, target: LogMelConfig) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from encoders.logmel import LogMelConfig
+from encoders.mel import LogMelConfig
 from runtime import models
 from runtime.batches import reproducible
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.exchange.cli import convert, validate
 from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choosing, looking, opened
 from manifests.output import counted, say
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 @click.group(cls=Commands)
 def manifest() -> None:
     """Look into a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
-
-
-manifest.add_command(convert)
-manifest.add_command(validate)
 
 
 HEAD = {
@@ -316,7 +311,7 @@ def what_if(
     """
     from manifests.look import render, terminal
     from manifests.look import what_if as asking
-    from manifests.select import Selection
+    from manifests.selection import Selection
 
     target, name = selected(named)
     assert target.lake is not None

@@ -14,7 +14,7 @@ from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.stats import rows_of
 from manifests.output import counted
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.views import open_views
 
 EXAMPLES = 3

@@ -23,7 +23,7 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
 from manifests.rules import check_rules, judge_windows
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.views import CHECKED, connect, in_order, lock, open_views, stages_of
 from manifests.windows import OF_RECORDING, cut
 

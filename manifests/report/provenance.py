@@ -8,7 +8,7 @@ from typing import Any
 from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.report.runs import Run, made
-from manifests.select import Selection
+from manifests.selection import Selection
 
 Block = dict[str, Any]
 """A table: its `name`, and `rows` of two cells or `runs` as (begin, what was done, command)."""

@@ -22,7 +22,7 @@ from manifests.report.page import render
 from manifests.report.samples import Snippet, browsed
 from manifests.report.thresholds import Threshold, sample, thresholds
 from manifests.report.tokens import Tokens
-from manifests.select import Selection
+from manifests.selection import Selection
 from manifests.views import open_views, quoted
 
 MAX_GROUPS = 12

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, cast
 
 import fsspec
 import pyarrow.fs
 
-from manifests.storage import Stat, StorageConfig
-from manifests.storage.s3 import S3Storage
+from manifests.storage import Stat, StorageConfig, open_storage
+
+
+class Bucket(Protocol):
+    """What of `manifests.storage.s3.S3Storage` is needed here."""
+
+    bucket: str
+
+    def stat(self, key: str) -> Stat: ...
+    def stats(self, prefix: str, deep: bool) -> Iterator[tuple[str, Stat]]: ...
+    def open(self, key: str) -> BinaryIO: ...
 
 
 class S3FileSystem(fsspec.AbstractFileSystem):
@@ -54,9 +64,9 @@ class S3FileSystem(fsspec.AbstractFileSystem):
         storage, key = self._at(path)
         return storage.open(key)
 
-    def _at(self, path: str) -> tuple[S3Storage, str]:
+    def _at(self, path: str) -> tuple[Bucket, str]:
         bucket, _, key = self._strip_protocol(path).partition("/")
-        return S3Storage(f"s3://{bucket}", self.config), key
+        return cast(Bucket, open_storage(f"s3://{bucket}", self.config)), key
 
     def _entry(self, name: str, stat: Stat) -> dict[str, Any]:
         if name.endswith("/"):

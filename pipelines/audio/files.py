@@ -7,40 +7,24 @@ from __future__ import annotations
 
 import functools
 import io
-import itertools
 import os
 import re
 import stat
 from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import unquote
 
 from manifests.storage import DeniedError, Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3client import MissingBucketError, MissingError
 from pipelines.audio.parts import Part, files_of
-from pipelines.failures import Kind, kind_of
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
+from runtime.failures import Kind, kind_of
 
 DEFAULT = StorageConfig()
 # The archive is the shortest name that fits, since the names of members are in the hands of whoever packed them.
 MEMBER = re.compile(r"(?s)(?P<archive>.+?\.(?i:tar))#(?P<name>.+):(?P<offset>\d{1,20})\+(?P<size>\d{1,20})")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 MAX_KEY_BYTES = 1024
-
-# The scheme's length is bounded so that no text takes a time that is quadratic in its length.
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://")
-USER = re.compile(r"(://)[^/?#\\\s\"'<>]*@")
-QUERY = re.compile(r"[?&;#]")
-SECRET_WORDS = frozenset(["auth", "hmac", "jwt", "key", "pass", "pwd", "sas", "sig", "sign"])
-"""A query parameter is a secret if one of the words of its name is one of these: `Key-Pair-Id`, `x_sig`, `apiKey`."""
-# fmt: off
-SECRET_PARTS = (
-    "accesskey", "apikey", "authoriz", "bearer", "credential", "jwt", "passphrase", "passw", "secret", "sessid",
-    "sessionid", "signature", "token",
-)
-# fmt: on
-"""A query parameter is a secret if its name holds one of these, whatever stands between their letters."""
 
 
 class Member(NamedTuple):
@@ -124,38 +108,6 @@ def _object(uri: str) -> tuple[str, str]:
     if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise UnreadableAudioError(f"{uri!r}: its key is longer than {MAX_KEY_BYTES} bytes", "correct the name")
     return bucket, key
-
-
-def secretless(text: str) -> str:
-    """A URI, a word of a command or any text, without the passwords and signatures of the URLs in it.
-
-    A URL loses the user before its host. It loses its query and fragment if the name of one of their parameters is
-    that of a secret, or if the value of one is a URL that holds a secret itself.
-    """
-    starts = [match.start() for match in URL.finditer(text)] if "://" in text else []
-    if not starts:
-        return text
-    urls = (_secretless_url(text[start:stop]) for start, stop in itertools.pairwise([*starts, len(text)]))
-    return text[: starts[0]] + "".join(urls)
-
-
-def _secretless_url(url: str) -> str:
-    url = USER.sub(r"\1", url, count=1)
-    if scheme(url) == "s3":  # a key may hold any character, and has no query
-        return url
-    before, *parameters = QUERY.split(url)
-    for parameter in parameters:
-        name, equals, value = parameter.partition("=")
-        inner = unquote(value)
-        if (equals and _is_secret(unquote(name))) or (inner != value and secretless(inner) != inner):
-            return before
-    return url
-
-
-def _is_secret(name: str) -> bool:
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", name)]
-    joined = "".join(words)
-    return not SECRET_WORDS.isdisjoint([*words, joined]) or any(part in joined for part in SECRET_PARTS)
 
 
 def _check_regular(path: str) -> None:

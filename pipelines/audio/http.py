@@ -21,10 +21,10 @@ from manifests.storage import Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
 from manifests.storage.retry import PassingError, PersistentError, persist
 from pipelines.audio.address import RefusedError, Target, is_public, redirected, target_of
-from pipelines.audio.files import secretless
 from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, secured, size_of
-from pipelines.failures import Kind, kind_of
+from runtime.credentials import redact_credentials
 from runtime.errors import UnreachableAudioError
+from runtime.failures import Kind, kind_of
 
 SPOOL_BYTES = 32 << 20
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -114,7 +114,7 @@ class _Remote:
         return spool
 
     def error(self, what: str, remedy: str) -> UnreachableAudioError:
-        return UnreachableAudioError(f"{secretless(self.url)!r}: {what}", remedy)
+        return UnreachableAudioError(f"{redact_credentials(self.url)!r}: {what}", remedy)
 
     def _get(self, start: int, stop: int | None, spool: BinaryIO | None) -> _Answer:
         """Bytes [start, stop), or the whole file without `stop`, tried until they come or time is up.
@@ -122,7 +122,7 @@ class _Remote:
         A whole file goes to `spool`. Raises _OtherFileError for an answer that is no such part.
         """
         deadline = Deadline(self.left_s, self.config.timeout_s)
-        what = f"GET {secretless(self.url)!r}"
+        what = f"GET {redact_credentials(self.url)!r}"
 
         def attempt(number: int) -> _Answer:
             try:

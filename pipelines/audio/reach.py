@@ -10,9 +10,8 @@ from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.audio.files import stat_file
 from pipelines.audio.hashing import check_sha256, sha256_of
-from pipelines.failures import Kind, failed_row, kind_of, to_failure
-from pipelines.watch import Failure
 from runtime.errors import ChangedAudioError, SpeechmillError, UnreachableAudioError
+from runtime.failures import Failure, Kind, failed_row, kind_of, to_failure
 
 Result = TypeVar("Result")
 Recording = Mapping[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.recipe import apply_override
+from pipelines.recipes.recipe import apply_override
 from runtime import typed
 from runtime.errors import OverrideError
 

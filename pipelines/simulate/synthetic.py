@@ -16,12 +16,12 @@ import numpy as np
 from manifests.fingerprint import canonical
 from manifests.output import to_json
 from manifests.whole import whole, whole_text
-from pipelines.engines import Engine, Group, Worker
 from pipelines.simulate.bank import Voice, sound_path
 from pipelines.simulate.speech import models, reading
 from pipelines.simulate.speech.texts import drawn
 from pipelines.simulate.speech.voices import Speaker
 from pipelines.simulate.utterances import MARGIN_S, Phone, Said, Span, Utterance, Word
+from pipelines.units.engines import Engine, Group, Worker
 from runtime import espeak_ng
 from runtime.errors import SpeechmillError
 from runtime.extras import require

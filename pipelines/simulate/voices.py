@@ -17,12 +17,12 @@ from typing import Any
 
 from manifests.lake import Lake
 from manifests.storage import default_config
-from pipelines.engines import Engine, Group, Worker
 from pipelines.simulate.bank import LEAST_RMS, Bank, Kept, Noise, Voice, keep
 from pipelines.simulate.settings import Settings
 from pipelines.simulate.speech.voices import Speaker
 from pipelines.simulate.synthetic import synthetic_voices
 from pipelines.simulate.utterances import Span, utterances
+from pipelines.units.engines import Engine, Group, Worker
 from runtime.errors import SpeechmillError
 
 LEAST_SPEECH_S = 3.0
@@ -202,8 +202,8 @@ def _decoder(folder: Path, rate: int) -> Worker:
 def _measured(inputs: Sequence[str], root: Path, stages: dict[str, Any], source: Source) -> list[dict[str, Any]]:
     """Rows of the view `annotations` of everything that the inputs name, in order of ids, each id once."""
     from pipelines import sources
-    from pipelines.pjsd import ingest_and_annotate
-    from pipelines.recipe import parse
+    from pipelines.annotate_sound import ingest_and_annotate
+    from pipelines.recipes.recipe import parse
 
     lakes = [name for name in inputs if is_lake(name)]
     sounds = [name for name in inputs if name not in lakes]

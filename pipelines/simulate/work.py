@@ -13,7 +13,6 @@ from typing import Any
 from manifests.fingerprint import fingerprint, pretty
 from manifests.version import version
 from manifests.whole import whole_text
-from pipelines.engines import Engine, Group, Worker
 from pipelines.simulate.bank import Bank
 from pipelines.simulate.channels import check_codecs
 from pipelines.simulate.scene import conversation
@@ -21,6 +20,7 @@ from pipelines.simulate.settings import Settings
 from pipelines.simulate.synthetic import check
 from pipelines.simulate.voices import LeftOut, Source, is_lake, make_bank, rows_of, side_of, voice_of
 from pipelines.simulate.write import truth_file, write_conversation, write_tables
+from pipelines.units.engines import Engine, Group, Worker
 from runtime.errors import SpeechmillError
 
 ABOUT = "simulation.json"

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
-from encoders.logmel import hann
+from encoders.mel import hann
 from pipelines.stages.base import Sound
 
 RATE = 16000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from encoders.logmel import hann
+from encoders.mel import hann
 from pipelines.stages.base import Sound
 
 BLOCK_S = 2.6

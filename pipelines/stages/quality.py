@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.logmel import hann, hz_to_mel, mel_to_hz
+from encoders.mel import hann, hz_to_mel, mel_to_hz
 from manifests.schemas import QUALITY
 from pipelines.stages.base import Row, Sound, Stage
 from pipelines.stages.music import music_likelihood

@@ -18,7 +18,8 @@ import numpy as np
 import soxr
 from sounds import RECORDINGS, ArraySound
 
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 from encoders.vocoders import hifigan, synthesise
 from pipelines.stages.phonemes import Phonemes, PhonemesConfig
 from pipelines.stages.vad import Vad, VadConfig

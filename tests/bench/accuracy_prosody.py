@@ -25,7 +25,8 @@ from sounds import ArraySound
 from test_prosody import FORMANTS, RATE, contour, vowel
 
 from encoders.base import WindowSound
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 from pipelines.stages.pitch import FRAME_S
 from pipelines.stages.prosody import Prosody, ProsodyConfig
 from pipelines.stages.vad import Vad, VadConfig

@@ -33,14 +33,14 @@ from sounds import ArraySound, packaged_conversation
 import encoders
 from encoders.base import Encoder
 from manifests.lake import Lake
-from pipelines import recipe as recipes
-from pipelines.engines import Engine
+from pipelines.progress.watch import Watch
+from pipelines.recipes import recipe as recipes
 from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Watch
+from pipelines.units.engines import Engine
 from runtime.batches import together
 
 RATE = 16_000

@@ -20,7 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from encoders.base import WindowSound
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 
 Transform = Callable[[np.ndarray], np.ndarray]
 

@@ -24,7 +24,8 @@ from manifests import schemas
 from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.look.what_if import what_if
-from manifests.select import AT_ONCE, Selection, select
+from manifests.select import AT_ONCE, select
+from manifests.selection import Selection
 from manifests.sums import Sums
 from manifests.views import open_views
 
@@ -102,7 +103,7 @@ def write(lake: Lake, recordings: int, batch: int) -> None:
                 number = f"batch-{(first + begin) // batch:06d}"
                 key = lake.annotation_key(name, MARKS[name], number) if name in MARKS else lake.recordings_key(number)
                 lake.write(key, table.slice(begin, batch))
-    select(lake, Selection("bench", MARKS, 10.0, 30.0, recordings=RULES, windows=WINDOW_RULES))
+    select(lake, Selection("bench", MARKS, context_s=10.0, continuation_s=30.0, recordings=RULES, windows=WINDOW_RULES))
 
 
 GROUPED = (
@@ -185,7 +186,7 @@ def timed(command: list[str], limit_s: float = math.inf) -> tuple[float, float, 
     return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-MILL = [sys.executable, "-c", "from pipelines.cli import main; main()", "manifest"]
+MILL = [sys.executable, "-c", "from pipelines.commands.cli import main; main()", "manifest"]
 
 
 def compare_duckdb(root: str, repeats: int, limit_s: float) -> None:

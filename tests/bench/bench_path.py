@@ -22,12 +22,12 @@ from sounds import RECORDINGS, ArraySound
 
 import encoders
 from manifests.lake import Lake
-from pipelines import recipe
 from pipelines.audio.decode import Decoder
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import decode_sound
+from pipelines.progress.watch import Watch
+from pipelines.recipes import recipe
 from pipelines.run import Run
-from pipelines.watch import Watch
 
 FAST = ("annotate={vad={}}", "select.recordings={}", "select.windows={}")
 

@@ -35,7 +35,8 @@ from boto3.s3.transfer import TransferConfig
 from obstore.store import S3Store
 from servers import EVERYTHING, plain_environment, s3_server
 
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 from manifests.storage import StorageConfig
 from manifests.storage.s3 import S3Storage
 from manifests.storage.s3object import crc32c

@@ -31,17 +31,18 @@ import pyarrow.parquet as pq
 
 from manifests import ledger, schemas
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.shards import ShardCommit, ShardFiles
 from manifests.statistics import Summing
 from manifests.tables import write_parquet_bytes
-from pipelines.annotate import expected, pending
-from pipelines.engines import Engine, Group
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import PART_ROWS, ingest
-from pipelines.packing import MET
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.inputs.packing import MET
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
+from pipelines.units.engines import Engine, Group
+from pipelines.units.pending import expected, pending
 
 BATCH, SHARD = 40, 43
 HALF_HOUR_S = 1800.0
@@ -49,7 +50,7 @@ TEMPLATES = 20
 MARKS = {"signal": "s", "vad": "v", "diarize": "d", "language": "l"}
 MARKER = b"@@@@@@@@"
 SELECTION = Selection(
-    "bench", MARKS, 10.0, 30.0,
+    "bench", MARKS, context_s=10.0, continuation_s=30.0,
     recordings={"long": "duration_s > 300", "english": "coalesce(language_shares['en'], 0) >= 0.99"},
     windows={"speech": "speech_share >= 0.3"},
 )  # fmt: skip

@@ -78,7 +78,7 @@ NOISES = {
     ],
 }
 """The command splits voices alone."""
-MILL = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+MILL = [sys.executable, "-c", "from pipelines.commands.cli import main; main()"]
 FOLDERS = {"tuning": "tune", "test": "test"}
 MIXED = [
     "--voice-by=file", *(f"--codec={name}" for name in ("none", "mulaw", "alaw", "amr", "opus", "g722")),

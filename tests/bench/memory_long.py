@@ -25,9 +25,9 @@ from sounds import packaged_conversation
 
 from manifests.lake import Lake
 from pipelines.audio.decode import Decoder
-from pipelines.recipe import parse
+from pipelines.progress.watch import Watch
+from pipelines.recipes.recipe import parse
 from pipelines.run import Run
-from pipelines.watch import Watch
 
 STAGES = ("vad", "diarize", "language", "quality")
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import encoders
 from encoders.base import WindowSound
-from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelConfig, LogMelSettings, hann, mel_filters
+from encoders.logmel import BLOCK_FRAMES, LogMel, LogMelSettings
 from encoders.logmel_torch import ROW_FRAMES
+from encoders.mel import LogMelConfig, hann, mel_filters
 from runtime.errors import MissingExtraError
 
 HOP = LogMelConfig().hop_samples

@@ -24,12 +24,13 @@ from encoders.logmel import LogMel
 from encoders.vae import Vae, VaeConfig
 from encoders.vae_network import WEIGHTS, VaeShape
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
+from pipelines.commands.vae_training import Trainer, Training, Windows
 from pipelines.ingest import ingest
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.vae_training import Trainer, Training, Windows
 from runtime.errors import SpeechmillError
 
 TINY = {"width": 16, "dim": 6}
@@ -49,7 +50,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake:
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, 2, 6))
+    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
     encoded(lake, "features", "s", annotator.marks["signal"], EncodeConfig())
     return lake
 

@@ -9,10 +9,11 @@ import soundfile
 import torch
 from sounds import phone_error
 
-from encoders.logmel import LogMel, LogMelConfig
+from encoders.logmel import LogMel
+from encoders.mel import LogMelConfig
 from encoders.vocoders import bridge, chosen, hifigan, synthesise
-from pipelines import recipe
 from pipelines.audio.resample import resampled
+from pipelines.recipes import recipe
 from runtime import models
 from runtime.errors import MissingExtraError
 

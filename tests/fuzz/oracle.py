@@ -27,11 +27,11 @@ from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.sound import decode_sound
-from pipelines.failures import Kind, kind_of
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import InputError
 from runtime.errors import SpeechmillError, UnreadableAudioError
+from runtime.failures import Kind, kind_of
 
 OURS = ("pipelines", "manifests", "encoders", "runtime")
 DECODE = DecodeConfig(max_hours=1.0, stall_s=5.0, probe_s=3.0, memory_gb=0.6)

@@ -16,9 +16,9 @@ from clusters import ROOT, TwoNodes, need_namespaces
 from millings import command, digests, make_input
 from tools import INFRA, tool
 
-from pipelines.cli import cli
-from pipelines.engines import Group
-from pipelines.engines.ray import _pools
+from pipelines.commands.cli import cli
+from pipelines.units.engines import Group
+from pipelines.units.engines.ray import _pools
 
 KINDS = ["rayjob", "raycluster"]
 # The fields that we use, of ray.io/v1 as in KubeRay's custom resource definitions.

@@ -50,7 +50,7 @@ def test_a_planted_fault_is_found(terraform: Any, file: str, right: str, wrong: 
 
 
 def test_the_outputs_make_the_storage_part_of_a_recipe(outputs: dict[str, Any]) -> None:
-    from pipelines.config import storage_table
+    from pipelines.commands.config import storage_table
 
     assert storage_table(json.dumps(outputs), "outputs.json") == (
         "[storage]\n"

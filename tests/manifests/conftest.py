@@ -9,10 +9,11 @@ from millings import encoded
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.turns import summary
 from pipelines.stages.vad import Vad, VadConfig
 
@@ -40,6 +41,6 @@ def milled(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake
         rows.append(told | summary(turns, 30.0))
     lake.write(lake.annotation_key("diarize", "d", "batch-000000"), schemas.table(rows, schemas.DIARIZE))
     marks = annotator.marks | {"diarize": "d"}
-    select(lake, Selection("s", marks, 2, 6, windows={"speech": "speech_share > 0.5"}))
+    select(lake, Selection("s", marks, context_s=2, continuation_s=6, windows={"speech": "speech_share > 0.5"}))
     encoded(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
     return lake

@@ -12,8 +12,9 @@ from lakes import STAGES, rules, write_lake
 from manifests import schemas
 from manifests.choice import ChoiceError, choose, selections_of
 from manifests.lake import Lake
-from manifests.select import Selection, select
-from pipelines.cli import cli
+from manifests.select import select
+from manifests.selection import Selection
+from pipelines.commands.cli import cli
 
 MARKS = STAGES | {"quality": "q"}
 

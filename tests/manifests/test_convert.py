@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner
 from lakes import write_lake
 
-from manifests.exchange import cli as cli_exchange
 from manifests.exchange.convert import FORMS, convert
 from manifests.exchange.foreign.rows import ManifestError
 from manifests.exchange.relations import open_foreign, open_lake, split_key
 from manifests.lake import Lake
-from manifests.look.cli import manifest
 from manifests.whole import whole_text
+from pipelines.commands import exchange as cli_exchange
+from pipelines.commands.cli import manifest
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

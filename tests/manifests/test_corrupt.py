@@ -14,14 +14,15 @@ from manifests.corrupt import CorruptFileError, schema_of
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
 from manifests.publish import publish
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.sums import summed
 from manifests.verify import verify
 from manifests.versions import versions
 from manifests.views import open_views
-from pipelines.cli import main
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig
+from pipelines.commands.cli import main
+from pipelines.encoding.plan import Plan
+from pipelines.recipes.recipe import EncodeConfig
 
 CONFIG = EncodeConfig(shard_mb=0.5)
 """Of the dataset of `milled`."""
@@ -192,7 +193,7 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
 
 def test_a_lake_of_which_nothing_was_kept_is_in_order(lake: Lake) -> None:
     stored = Selection.stored(lake, "s")
-    select(lake, Selection("none", stored.stages, 2, 6, recordings={"none": "false"}))
+    select(lake, Selection("none", stored.stages, context_s=2, continuation_s=6, recordings={"none": "false"}))
     encoded(lake, "empty", "none", stored.stages["signal"], CONFIG)
     assert (verify(lake, "empty"), validate(lake, deep=True)) == ([], [])
     assert [version.shards for version in versions(lake, "empty")] == [{}]

@@ -11,8 +11,9 @@ from documented import documented, held, holds, paths
 from lakes import write_lake
 
 from manifests.lake import Lake
-from manifests.select import Selection, select
-from pipelines.cli import cli
+from manifests.select import select
+from manifests.selection import Selection
+from pipelines.commands.cli import cli
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def looked_at(milled: Lake, tmp_path: Path) -> Lake:
     lake = Lake.at(str(shutil.copytree(milled.storage.root, tmp_path / "lake")))
     marks = Selection.stored(lake, "s").stages
     rules = {"never": "duration_s > 99"}
-    select(lake, Selection("strict", marks, 2, 6, recordings=rules, windows={"speech": "speech_share > 0.5"}))
+    settings = {"context_s": 2, "continuation_s": 6, "windows": {"speech": "speech_share > 0.5"}}
+    select(lake, Selection("strict", marks, recordings=rules, **settings))
     return lake
 
 

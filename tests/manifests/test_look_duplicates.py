@@ -12,7 +12,7 @@ from planted import drawn, match, write_fingerprints
 from manifests import schemas
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lakes import rules, write_lake
 
 from manifests.lake import Lake
 from manifests.select import select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 BATCHES = [
     [

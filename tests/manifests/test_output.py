@@ -12,7 +12,7 @@ from lakes import rules, write_lake
 from manifests import schemas
 from manifests.output import NEEDED, one_line, printable, to_json
 from manifests.select import select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\x1b[2J\x9b31m\x85\r\x7f\u202egnp.\u2066\u200b\ufeff\U000e0041"
 EVIL += "[red]bold[/red]\nremedy: none"

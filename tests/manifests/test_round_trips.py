@@ -18,7 +18,7 @@ from manifests.exchange.foreign.rows import TABLES, ManifestError
 from manifests.exchange.relations import Source, open_foreign, open_lake
 from manifests.lake import Lake
 from manifests.storage import open_storage
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Rows = list[dict[str, Any]]

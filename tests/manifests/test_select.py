@@ -14,7 +14,8 @@ from lakes import rules, write_lake
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.rules import RuleError
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.windows import cut_starts, draw_split
 
 

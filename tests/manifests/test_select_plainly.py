@@ -15,8 +15,9 @@ from manifests import select as module
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.matches import matches_key
-from manifests.select import Selection, select
-from pipelines import recipe
+from manifests.select import select
+from manifests.selection import Selection
+from pipelines.recipes import recipe
 
 MARKS = dict.fromkeys(schemas.STAGES, "m")
 SAMPLES = st.integers(0, 80 * 16000)
@@ -174,7 +175,8 @@ def cut_alike(
     at_once: int,
 ) -> None:
     selection = Selection(
-        "plain", dict.fromkeys(stages, "m"), *window, stride_s=stride_s, grid_s=grid_s, align=align,
+        "plain", dict.fromkeys(stages, "m"), context_s=window[0], continuation_s=window[1],
+        stride_s=stride_s, grid_s=grid_s, align=align,
         splits={"train": 0.5, "test": 0.5},
         recordings={"long": "duration_s >= 9", "here": "source = 'here' or duration_s > 30"},
         windows={"a": "speech_share >= 0.3", "b": "speech_share >= 0.3", "overlap": "coalesce(overlap_share, 0) < 0.5"},
@@ -231,8 +233,9 @@ def matched_alike(
 ) -> None:
     made, matches = given
     selection = Selection(
-        "plain", dict.fromkeys(("signal", "vad", "diarize"), "m"), *window, splits={"train": 0.5, "test": 0.5},
-        recordings={"long": "duration_s >= 9", "rare": rule}, windows={"new": "repeated_share < 0.9"},
+        "plain", dict.fromkeys(("signal", "vad", "diarize"), "m"), context_s=window[0], continuation_s=window[1],
+        splits={"train": 0.5, "test": 0.5}, recordings={"long": "duration_s >= 9", "rare": rule},
+        windows={"new": "repeated_share < 0.9"},
         most_repeats=most_repeats, matches="m",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -262,11 +265,8 @@ def test_every_shipped_recipe_selects_as_one_by_one(made: list[list[dict[str, An
 
 def selected_alike(made: list[list[dict[str, Any]]], name: str) -> None:
     config = recipe.load(name)
-    rules = {"recordings": config.select.recordings, "windows": config.select.windows}
     marks = dict.fromkeys(("signal", *config.stages), "m")
-    selection = Selection(
-        name, marks, config.select.context_s / 4, config.select.continuation_s / 4, None, config.select.grid_s,
-        config.select.align, config.select.seed, config.select.splits, **rules,
-    )  # fmt: skip
+    lengths = {"context_s": config.select.context_s / 4, "continuation_s": config.select.continuation_s / 4}
+    selection = Selection(name, marks, **{**vars(config.select), "stride_s": None, **lengths})
     with tempfile.TemporaryDirectory() as folder:
         compare(write(folder, made), selection)

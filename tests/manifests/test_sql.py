@@ -16,7 +16,7 @@ from manifests.rules import RuleError
 from manifests.select import select
 from manifests.sql import NotReadingError, ask
 from manifests.views import open_views
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 BATCHES = [[{"id": "a1", "duration_s": 41.0, "speech": [(0, 9), (10, 12), (20, 40)]}, {"id": "a2", "duration_s": 30.0}]]
 COPY = "COPY (SELECT 1 AS x) TO 'LAKE/recordings/batch-000000.parquet'"

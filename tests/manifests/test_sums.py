@@ -18,7 +18,7 @@ from manifests.lake import Lake
 from manifests.select import select
 from manifests.sums import Sums, summed
 from manifests.views import open_views
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 BATCHES = [
     [

@@ -20,7 +20,7 @@ from manifests import ledger
 from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.select import select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 NAME = "3b99c93224e0162c5112"
 

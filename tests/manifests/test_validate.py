@@ -17,8 +17,9 @@ from manifests.exchange import checks
 from manifests.exchange.relations import open_foreign
 from manifests.exchange.validate import Problem, validate, validate_foreign
 from manifests.lake import Lake
-from manifests.look.cli import manifest
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
+from pipelines.commands.cli import manifest
 
 Row = dict[str, Any]
 
@@ -199,8 +200,8 @@ def test_only_what_was_asked_for_is_told(lake: Lake) -> None:
 
 def test_a_selection_of_changed_rules_is_checked_too(lake: Lake) -> None:
     stored = Selection.stored(lake, "s")
-    select(lake, Selection("overlapping", stored.stages, 2, 6, stride_s=3, align="turns"))
-    select(lake, Selection("empty", stored.stages, 2, 6, recordings={"none": "false"}))
+    select(lake, Selection("overlapping", stored.stages, context_s=2, continuation_s=6, stride_s=3, align="turns"))
+    select(lake, Selection("empty", stored.stages, context_s=2, continuation_s=6, recordings={"none": "false"}))
     assert validate(lake) == []
 
 

@@ -31,7 +31,7 @@ def test_it_is_that_of_the_package() -> None:
 
 def test_a_checkout_that_is_not_installed_knows_its_own(tmp_path: Path) -> None:
     expected = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    script = f"{UNINSTALLED}\nfrom pipelines.cli import main\nsys.argv = ['speechmill', '--version']\nmain()"
+    script = f"{UNINSTALLED}\nfrom pipelines.commands.cli import main\nsys.argv = ['speechmill', '--version']\nmain()"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"speechmill, version {expected}\n", done.stderr
 

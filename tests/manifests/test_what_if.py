@@ -14,7 +14,8 @@ from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.look.what_if import change, settings, what_if
 from manifests.rules import RuleError
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from manifests.views import open_views
 
 BATCHES = [

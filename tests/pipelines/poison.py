@@ -11,12 +11,13 @@ from functools import partial
 
 from manifests.lake import Lake
 from pipelines import annotate as module
-from pipelines.annotate import Annotator, fingerprints, pending
-from pipelines.attempts import Attempts, Guarded
+from pipelines.annotate import Annotator
 from pipelines.audio.sound import decode_sound
-from pipelines.engines import Engine, Group
+from pipelines.progress.watch import Done
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Done
+from pipelines.units.attempts import Attempts, Guarded
+from pipelines.units.engines import Engine, Group
+from pipelines.units.pending import fingerprints, pending
 
 CRASHES_S, EATS_S = 7.0, 5.0
 """Lengths of the recording that crashes a stage, and of the one at whose decoding memory runs out."""

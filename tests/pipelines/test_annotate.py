@@ -10,13 +10,15 @@ import soundfile
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines import annotate as module
-from pipelines.annotate import Annotator, fingerprints, pending
+from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
+from pipelines.units.pending import fingerprints, pending
 
 
 class FailingVad(Vad):
@@ -70,7 +72,8 @@ def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(la
     assert "sample 20000" in tables["signal"]["d"]["error"]
     assert tables["vad"]["c"]["error"] == "too short for me"
     assert tables["vad"]["a"]["segments"] == tables["vad"]["b"]["segments"] != []
-    funnel = select(lake, Selection("s", annotator.marks, 2, 6, recordings={"speech": "speech_share > 0.2"}))
+    rules = {"speech": "speech_share > 0.2"}
+    funnel = select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6, recordings=rules))
     verdicts = lake.read(lake.verdicts_key("s", "batch-000000")).to_pylist()
     assert {names[row["recording_id"]]: (row["verdict"], *row["reasons"]) for row in verdicts} == {
         "a": ("kept",),

@@ -15,7 +15,7 @@ from tars import END, header, member, signed, sound
 from manifests.lake import Lake
 from pipelines.audio.files import Member, open_file
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 SOUNDS = {f"{name}.wav": sound(0.1 * (number + 1)) for number, name in enumerate("abcd")}
 WHOLE = b"".join(member(name, data) for name, data in SOUNDS.items()) + END

@@ -10,16 +10,17 @@ import where
 from millings import encode_alone, make_input
 
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
-from pipelines.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
 from pipelines.encode import ShardEncoder
-from pipelines.engines import Engine, Group
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import ingest
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.progress.watch import Done
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Done
+from pipelines.units.attempts import DEATHS_ALONE, MOST_DEATHS, Attempts, Guarded, WorkerDiedError
+from pipelines.units.engines import Engine, Group
 from runtime.errors import SpeechmillError
 
 
@@ -122,7 +123,7 @@ def test_annotating_and_encoding_go_on_without_it_and_account_for_it(lake: Lake)
     annotator = Annotator(lake, [Vad(VadConfig())], attempts)
     done = annotator.annotate("batch-000000")
     assert (done.recordings, [failure.reason for failure in done.failures]) == (3, ["signal: WorkerDiedError"])
-    selection = Selection("s", annotator.marks, 2, 6)
+    selection = Selection("s", annotator.marks, context_s=2, continuation_s=6)
     assert select(lake, selection).part("recordings", "failed")[0] == 1
     config = EncodeConfig()
     encoder = ShardEncoder(lake, {"d": config}, "s", annotator.marks["signal"], attempts)

@@ -19,7 +19,7 @@ from manifests.lake import Lake
 from pipelines.audio.isolated import IsolatedDecoder
 from pipelines.audio.parts import Channels, Part, id_of
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import ChangedAudioError, UnreadableAudioError
 
 RATE = 16000

@@ -15,8 +15,8 @@ import pytest
 from forked import speechmill
 
 from manifests.rules import check_rules
-from manifests.select import Selection
-from pipelines import recipe
+from manifests.selection import Selection
+from pipelines.recipes import recipe
 from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,8 @@ def test_the_rules_of_shipped_recipes_name_columns_that_their_stages_make(name: 
     loaded = recipe.load(name)
     assert loaded.name == name
     stages = dict.fromkeys(["signal", *loaded.stages], "x")
-    rules = Selection("s", stages, 1, 1, recordings=loaded.select.recordings, windows=loaded.select.windows)
+    of = {"recordings": loaded.select.recordings, "windows": loaded.select.windows}
+    rules = Selection("s", stages, context_s=1, continuation_s=1, **of)
     check_rules(duckdb.connect(), rules)
 
 

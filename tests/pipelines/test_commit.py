@@ -15,19 +15,20 @@ from millings import digests, make_input
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
 from manifests.verify import verify
-from pipelines import recipe
-from pipelines.annotate import Annotator, Retry, failed, pending
-from pipelines.attempts import Attempts
-from pipelines.engines import Engine
-from pipelines.failures import failed_row
+from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.pieces import PendingPieces, PieceWorker
-from pipelines.recipe import IngestConfig
+from pipelines.progress.watch import Watch
+from pipelines.recipes import recipe
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending, Run
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Watch
+from pipelines.units.attempts import Attempts
+from pipelines.units.engines import Engine
+from pipelines.units.pending import Retry, failed, pending
+from pipelines.units.pieces import PendingPieces, PieceWorker
 from runtime.errors import SpeechmillError
+from runtime.failures import failed_row
 
 ROOT = Path(__file__).parents[2]
 PER_BATCH = IngestConfig(batch_hours=0.02)
@@ -177,7 +178,7 @@ def test_a_stage_that_failed_is_retried_with_those_that_read_it(tmp_path: Path, 
 
 
 def test_remedies_of_what_may_succeed_another_time_name_the_option_that_tries_it(lake: Lake) -> None:
-    from pipelines.attempts import WorkerDiedError
+    from pipelines.units.attempts import WorkerDiedError
     from runtime.errors import DecoderDiedError, UnreachableAudioError, UnreadableAudioError
 
     for kind in (WorkerDiedError, DecoderDiedError, UnreachableAudioError):
@@ -256,7 +257,7 @@ def test_neither_zone_nor_language_nor_hashes_of_the_process_change_a_byte(
     environment: dict[str, str], milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, expected = milled
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    command = [sys.executable, "-c", "from pipelines.commands.cli import main; main()"]
     words = ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(tmp_path / "lake"), "-q"]
     subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], env=os.environ | environment)
     assert digests(tmp_path / "lake") == expected

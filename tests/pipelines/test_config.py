@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipelines import recipe
-from pipelines.cli import cli
-from pipelines.config import storage_table, with_table
+from pipelines.commands.cli import cli
+from pipelines.commands.config import storage_table, with_table
+from pipelines.recipes import recipe
 from runtime.errors import SpeechmillError
 
 STORAGE = {
@@ -36,7 +36,7 @@ def test_the_table_holds_what_is_set_and_names_where_things_are(tmp_path: Path) 
 @pytest.mark.parametrize("name", recipe.shipped())
 def test_a_recipe_gets_the_table_once_and_keeps_the_rest(tmp_path: Path, name: str) -> None:
     (tmp_path / "outputs.json").write_text(OUTPUTS)
-    before = Path(recipe.__file__).with_name("recipes") / f"{name}.toml"
+    before = Path(recipe.__file__).with_name(f"{name}.toml")
     copied = tmp_path / "mine.toml"
     copied.write_text(before.read_text())
     for _ in range(2):

@@ -11,7 +11,7 @@ from documented import documented, held, holds, paths
 
 from manifests.install import install, requirements
 from manifests.version import version
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from runtime.models import MODELS
 
 

@@ -13,14 +13,15 @@ from millings import encode_alone
 import encoders
 from encoders.base import Encoder
 from manifests.lake import Lake
-from manifests.select import Selection, select
+from manifests.select import select
+from manifests.selection import Selection
 from pipelines.annotate import Annotator
 from pipelines.audio.decode import Decoder
 from pipelines.audio.resample import resampled
 from pipelines.encode import ShardEncoder
+from pipelines.encoding.plan import Plan
 from pipelines.ingest import ingest
-from pipelines.plan import Plan
-from pipelines.recipe import EncodeConfig, IngestConfig
+from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 from runtime.errors import RecipeError
 
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> tuple[
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, 2, 6))
+    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
     return lake, annotator.marks
 
 

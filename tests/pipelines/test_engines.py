@@ -23,15 +23,16 @@ from forked import speechmill
 from millings import command, digests, given, make_input
 
 from manifests.lake import Lake
-from pipelines.annotate import Annotator, grouped
-from pipelines.engines import Engine, Group, beam
+from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.progress.usage import Spent
+from pipelines.progress.watch import Done
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending
-from pipelines.spent import Spent
 from pipelines.stages.base import Resources
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Done
+from pipelines.units.engines import Engine, Group, beam
+from pipelines.units.pending import grouped
 from runtime.errors import SpeechmillError
 
 sys.path.append(str(ROOT / "tests/bench"))
@@ -120,7 +121,8 @@ def test_many_batches_are_selected_by_all_workers_to_the_bytes_of_one(
     shutil.copytree(folder / "whole", tmp_path / "lake")
     shutil.rmtree(tmp_path / "lake/selections")
     of_two = (
-        "import sys; from manifests import select; select.SPAN = 2; from pipelines.cli import main; sys.exit(main())"
+        "import sys; from manifests import select; select.SPAN = 2; "
+        "from pipelines.commands.cli import main; sys.exit(main())"
     )
     words = ["select", str(folder / "recipe.toml"), "--lake", str(tmp_path / "lake"), "--quiet", "--workers", "2"]
     words += ["--engine", engine]

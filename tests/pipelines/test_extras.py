@@ -30,7 +30,7 @@ class Absent:
         if name.partition(".")[0] in {absent}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
-from pipelines.cli import main
+from pipelines.commands.cli import main
 main()
 """
 QUALITY = "annotate.quality={}"

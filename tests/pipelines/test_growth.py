@@ -35,11 +35,11 @@ from manifests.storage.local import LocalStorage, owner
 from manifests.verify import verify
 from manifests.versions import fields, in_fair_order, versions
 from manifests.views import open_views
-from pipelines import recipe as recipes
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.encode import ShardEncoder
+from pipelines.progress.watch import Watch
+from pipelines.recipes import recipe as recipes
 from pipelines.run import Encoded, Run
-from pipelines.watch import Watch
 from runtime.errors import SpeechmillError
 
 RECIPE: dict[str, Any] = {

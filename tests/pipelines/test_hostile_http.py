@@ -22,7 +22,7 @@ from manifests.storage import StorageConfig
 from pipelines.audio import wire
 from pipelines.audio.files import open_file, stat_file
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import UnreachableAudioError
 
 CONFIG = StorageConfig(http_private=True, http_max_s=1.0, retry_s=0.5, timeout_s=0.8)

@@ -21,7 +21,7 @@ from manifests.storage.ranged import BLOCK_BYTES
 from pipelines.audio.files import open_file, stat_file
 from pipelines.audio.http import is_public
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import UnreachableAudioError, UnreadableAudioError
 
 CONFIG = StorageConfig(http_private=True, retry_s=3.0, timeout_s=1.0)

@@ -15,9 +15,9 @@ import soundfile
 
 from manifests.lake import Lake
 from pipelines import ingest as module
-from pipelines import packing
 from pipelines.ingest import Ingested, ingest
-from pipelines.recipe import IngestConfig
+from pipelines.inputs import packing
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import InputError
 
 

@@ -12,10 +12,10 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from manifests.lake import Lake
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
+from pipelines.commands.inspect import mel_edges, mel_levels
 from pipelines.ingest import ingest
-from pipelines.inspect import mel_edges, mel_levels
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import SpeechmillError
 
 

@@ -35,9 +35,8 @@ from pipelines.audio.isolated import IsolatedDecoder
 from pipelines.audio.probe import probe as probe_here
 from pipelines.audio.probing import Prober, probe
 from pipelines.audio.sound import TrackStream, decode_sound, decode_span
-from pipelines.failures import Kind, kind_of
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.vad import Vad, VadConfig
 from runtime.errors import (
     ChangedAudioError,
@@ -47,6 +46,7 @@ from runtime.errors import (
     UnreachableAudioError,
     UnreadableAudioError,
 )
+from runtime.failures import Kind, kind_of
 
 RNG = np.random.default_rng(5)
 FACTS = ("sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "format_changes")
@@ -277,7 +277,7 @@ def test_a_recording_that_needs_more_memory_than_the_limit_fails_alone(wide: str
 TRY = """
 import resource, sys
 from pipelines.audio.isolated import IsolatedDecoder
-from pipelines.failures import kind_of
+from runtime.failures import kind_of
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     list(IsolatedDecoder(sys.argv[1]))
@@ -512,7 +512,7 @@ def test_what_the_storage_had_to_try_again_is_told_and_counted_here(
         claims = probe(url, StorageConfig(http_private=True))
     assert claims == probe_here(str(conversation))
     assert (retry.retries() - before).total() == 1
-    assert [record.levelname for record in caplog.records if "status 503" in record.getMessage()] == ["WARNING"]
+    assert {record.levelname for record in caplog.records if "status 503" in record.getMessage()} == {"WARNING"}
 
 
 def test_a_header_that_claims_gigabytes_costs_what_the_file_holds(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from manifests.pick import PickError, Wanted, pick
 from manifests.select import select
 from manifests.storage.local import LocalStorage
 from manifests.tables import write_parquet_bytes
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.ingest import Ingested, ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 BATCHES = [
     [{"id": f"{batch}{n}" * 10, "duration_s": 20.0, "speech": [(0.0, 15.0)]} for n in range(3)] for batch in range(3)

@@ -26,10 +26,10 @@ from manifests import choice
 from manifests.lake import Lake
 from manifests.verify import verify
 from pipelines import encode
-from pipelines import recipe as recipes
 from pipelines.audio.resample import resampled
-from pipelines.report import _encoder_of
-from pipelines.snippets import RoundTrips
+from pipelines.commands.report import _encoder_of
+from pipelines.commands.snippets import RoundTrips
+from pipelines.recipes import recipe as recipes
 from runtime.batches import reproducible
 
 FEW = ["mimi", "oobleck", "wavlm"]

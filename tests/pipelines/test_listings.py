@@ -16,7 +16,7 @@ from tars import sound
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import InputError, Notes, entries
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_a_damaged_gzip_is_told_after_everything_readable_was_ingested(lake: Lak
 
 
 def speechmill(*words: str, limit_gb: float = 4.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from pipelines.commands.cli import main; main()", *words]
     bytes_ = int(limit_gb * 1e9)
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, timeout=300,

@@ -15,7 +15,7 @@ from manifests.matches.align import Marks, improbable, stretches
 from manifests.matches.index import keys
 from manifests.matches.join import hits
 from pipelines import matching as work
-from pipelines.engines import Engine
+from pipelines.units.engines import Engine
 
 
 def batches(seed: int = 0, count: int = 60) -> list[list[tuple[str, Drawn]]]:

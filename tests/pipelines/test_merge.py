@@ -18,9 +18,9 @@ from manifests.lake import Lake
 from manifests.select import select
 from manifests.sums import summed
 from manifests.views import choose, open_views
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.ingest import Ingested, ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 
 def row(name: str, pcm: str | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from manifests.exchange.validate import validate
 from manifests.lake import Lake
 from manifests.verify import verify
 from pipelines.annotate import Annotator
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 __all__ = ["encoded_s", "sound"]
 

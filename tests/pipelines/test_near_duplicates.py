@@ -10,11 +10,11 @@ from sounds import ArraySound, write_coded
 
 from manifests.lake import Lake
 from manifests.select import select
-from pipelines.cli import cli
-from pipelines.engines import Engine
-from pipelines.recipe import load
+from pipelines.commands.cli import cli
+from pipelines.progress.watch import Watch
+from pipelines.recipes.recipe import load
 from pipelines.run import Run
-from pipelines.watch import Watch
+from pipelines.units.engines import Engine
 
 SETTINGS = (
     "select.recordings={}",

@@ -20,14 +20,15 @@ from test_cli import ROOT
 
 from manifests import schemas
 from manifests.lake import Lake
-from pipelines import parts
-from pipelines.annotate import Annotator, Retry, pending
-from pipelines.engines import Engine, Group
+from pipelines.annotate import Annotator
 from pipelines.ingest import ingest
-from pipelines.parts import KeptRows, Share, forget_committed, share_s, shares
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending
 from pipelines.stages.vad import Vad
+from pipelines.units import parts
+from pipelines.units.engines import Engine, Group
+from pipelines.units.parts import KeptRows, Share, forget_committed, share_s, shares
+from pipelines.units.pending import Retry, pending
 
 BATCH = "batch-000000"
 
@@ -112,7 +113,7 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
 ) -> None:
     lake = tmp_path / "lake"
     # Rows are kept at once, as after KEEP_EVERY_S; workers of another process import the changed module by its name.
-    (tmp_path / "sitecustomize.py").write_text("from pipelines import parts\nparts.KEEP_EVERY_S = 0.0\n")
+    (tmp_path / "sitecustomize.py").write_text("from pipelines.units import parts\nparts.KEEP_EVERY_S = 0.0\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", str(workers), "--quiet")]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sounds import ArraySound
 
 from manifests import schemas
-from pipelines.recipe import load
+from pipelines.recipes.recipe import load
 from pipelines.stages.phonemes import Phonemes, PhonemesConfig, groups, pieces
 from pipelines.stages.vad import Vad
 from runtime.errors import RecipeError

@@ -9,13 +9,14 @@ import soundfile
 from scipy.signal import resample_poly
 
 from manifests.lake import Lake
-from pipelines.annotate import Annotator, pending
+from pipelines.annotate import Annotator
 from pipelines.audio.sound import decode_sound, decode_span, num_samples_of
 from pipelines.ingest import ingest
-from pipelines.pieces import PendingPieces, Piece, PieceWorker
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad
+from pipelines.units.pending import pending
+from pipelines.units.pieces import PendingPieces, Piece, PieceWorker
 
 BATCH = "batch-000000"
 PIECE_S = 40.0

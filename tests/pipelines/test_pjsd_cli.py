@@ -18,8 +18,8 @@ from test_cli import digests
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import select
-from pipelines.cli import cli
-from pipelines.pjsd import within
+from pipelines.commands.cli import cli
+from pipelines.commands.pjsd_sides import within
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 MARK = "hama-000000000000"

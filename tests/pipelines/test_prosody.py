@@ -12,7 +12,7 @@ from scipy.signal import butter, lfilter, sosfilt
 from sounds import ArraySound
 
 from manifests import schemas
-from pipelines.recipe import load
+from pipelines.recipes.recipe import load
 from pipelines.stages.base import Row
 from pipelines.stages.pitch import FRAME_S, Frames, PitchTracker
 from pipelines.stages.prosody import NAMES, Prosody, ProsodyConfig, covered, of_pitch, speakers

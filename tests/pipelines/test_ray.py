@@ -10,7 +10,7 @@ from clusters import ROOT, TwoNodes, alone, documented, need_namespaces
 from forked import speechmill
 from millings import digests, given, make_input
 
-from pipelines.engines import Engine
+from pipelines.units.engines import Engine
 from runtime.errors import SpeechmillError
 
 

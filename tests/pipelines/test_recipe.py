@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import recipe
+from pipelines.recipes import recipe
 from runtime.errors import RecipeError
 
 SPLITS = ['"../../../x"', '"a/b"', '"."', '""', '"/tmp/x"', '"a\\u0000b"', '"a b"', '"é"', '"-a"', f'"{"a" * 65}"']

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from documented import documented, held, holds, paths
 
-from pipelines import recipe as recipes
-from pipelines.cli import cli
-from pipelines.recipe_keys import encoder_keys, keys
+from pipelines.commands.cli import cli
+from pipelines.recipes import recipe as recipes
+from pipelines.recipes.keys import encoder_keys, keys
 from runtime.errors import SpeechmillError
 
 
@@ -84,7 +84,7 @@ def test_check_says_what_a_recipe_does_and_what_is_wrong_with_one(tmp_path: Path
 
 
 def test_check_tells_of_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.extras.installed", lambda package: package != "silero_vad")
+    monkeypatch.setattr("pipelines.units.extras.installed", lambda package: package != "silero_vad")
     done = recipe("check", "demo", "--json")
     assert done.exit_code == 1
     assert "silero_vad" in json.loads(done.stdout)["recipe"]["missing"]["error"]

@@ -10,7 +10,7 @@ import soundfile
 from forked import speechmill
 from sounds import write_coded
 
-from pipelines.recipe import path_of, shipped
+from pipelines.recipes.recipe import path_of, shipped
 
 ROOT = Path(__file__).parents[2]
 RULES = ("intact", "full_scale", "one_audio_stream")

@@ -13,9 +13,9 @@ from test_ingest import digests, rows, sound
 from manifests.lake import Lake
 from pipelines import ingest as module
 from pipelines.ingest import Ingested, ingest
-from pipelines.packing import Packing
-from pipelines.recipe import IngestConfig
-from pipelines.remembered import Seen
+from pipelines.inputs.packing import Packing
+from pipelines.inputs.remembered import Seen
+from pipelines.recipes.recipe import IngestConfig
 
 
 @pytest.fixture

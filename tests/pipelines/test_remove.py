@@ -21,9 +21,9 @@ from manifests.pick import Wanted, pick
 from manifests.select import select
 from manifests.storage.local import LocalStorage
 from manifests.withdraw import Redaction
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.ingest import Ingested, ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 
 
 def row(name: str, pcm: str | None = None) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_an_id_that_no_recording_has_is_told_and_removes_nothing(tmp_path: Path)
 
 def test_a_person_at_a_terminal_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = selected(tmp_path / "lake", BATCHES)
-    monkeypatch.setattr("pipelines.curate.at_terminal", lambda: True)
+    monkeypatch.setattr("pipelines.commands.curate.at_terminal", lambda: True)
     words = ["remove", lake.storage.root, GONE[0]]
     assert CliRunner().invoke(cli, words, input="n\n").exit_code == 1
     assert len(ids(lake)) == 7

@@ -15,7 +15,7 @@ from forked import speechmill
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.report.card import hub_licence
-from pipelines.report import report_lake
+from pipelines.commands.report import report_lake
 from runtime.errors import SpeechmillError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & 'quoted'.wav"

@@ -29,7 +29,8 @@ shard_mb = 0.3
 
 # Where SIGINT is ignored, as under nohup or in the background, a process inherits that, and Ctrl-C does nothing.
 INTERRUPTIBLE = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pipelines.cli import main; main()"
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from pipelines.commands.cli import main; main()"
 )
 
 

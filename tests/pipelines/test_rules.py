@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from forked import speechmill
 
-from pipelines import recipe
+from pipelines.recipes import recipe
 from runtime.errors import OverrideError, RecipeError
 
 WITHOUT = {name: f"annotate.{name}.enabled=false" for name in ("diarize", "language", "quality")}

@@ -24,7 +24,7 @@ from test_cli import digests
 
 from manifests.storage import Storage, StorageConfig, open_storage
 from manifests.storage.local import LocalStorage
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -42,7 +42,7 @@ shard_mb = 0.3
 
 def start_plainly(*words: str, **settings: str) -> subprocess.Popen[str]:
     """As `start`, but as a command of its own in the listing of processes."""
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from pipelines.commands.cli import main; main()", *words]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, **piped)  # type: ignore[call-overload]
 

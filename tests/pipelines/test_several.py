@@ -25,11 +25,11 @@ import encoders.logmel
 from manifests.lake import Lake
 from manifests.verify import verify
 from pipelines import encode
-from pipelines import recipe as recipes
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
-from pipelines.beside import Emit, beside
-from pipelines.cutting import Shared
+from pipelines.encoding.cutting import Shared
+from pipelines.recipes import recipe as recipes
+from pipelines.units.background import Emit, beside
 from runtime.errors import RecipeError
 
 PAPER: dict[str, Any] = {"encoder": "logmel"}

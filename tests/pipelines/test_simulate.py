@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from manifests.exchange.foreign import rttm
 from manifests.lake import Lake
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.simulate.settings import Settings
 from pipelines.simulate.voices import read_names, side_of, voice_of
 from pipelines.stages.turns import summary

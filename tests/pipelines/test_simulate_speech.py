@@ -13,7 +13,7 @@ import soxr
 from click.testing import CliRunner, Result
 
 from manifests.install import installed
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from pipelines.simulate.bank import Voice
 from pipelines.simulate.settings import TurnTaking
 from pipelines.simulate.speech import models, reading

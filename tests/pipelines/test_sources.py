@@ -13,7 +13,7 @@ from tars import sound
 from manifests.lake import Lake
 from manifests.storage import open_storage
 from pipelines.ingest import ingest
-from pipelines.recipe import IngestConfig
+from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import InputError, Notes, entries
 
 

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 LAKE = {"RECIPE", "--lake", "--set", "-q", "--quiet", "--json"}
 STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}

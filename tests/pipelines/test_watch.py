@@ -15,8 +15,9 @@ from forked import speechmill
 from test_cli import ROOT
 
 from manifests.storage.local import LocalStorage
-from pipelines import watch
-from pipelines.watch import Done, Failure, Heartbeat, Watch
+from pipelines.progress import watch
+from pipelines.progress.watch import Done, Heartbeat, Watch
+from runtime.failures import Failure
 
 VAD_ONLY = ["--set", "annotate={vad={}}", "--set", "select.recordings={}", "--set", "select.windows={}"]
 
@@ -66,7 +67,7 @@ def test_quiet_says_nothing_and_a_stop_is_recorded(tmp_path: Path, conversation:
 def test_a_terminal_shows_a_bar_that_goes_away(tmp_path: Path, conversation: Path) -> None:
     main, side = pty.openpty()
     words = ["run", "demo", "--in", str(conversation), "--lake", str(tmp_path / "lake"), *VAD_ONLY]
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from pipelines.commands.cli import main; main()", *words]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=side, env=environment)
     os.close(side)

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from manifests.lake import Lake
 from pipelines.annotate import Annotator
-from pipelines.attempts import Attempts
-from pipelines.engines import Engine, Group
+from pipelines.progress.watch import Done
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.watch import Done, Failure
+from pipelines.units.attempts import Attempts
+from pipelines.units.engines import Engine, Group
 from runtime.errors import SpeechmillError
+from runtime.failures import Failure
 
 
 def place() -> Callable[[list[str]], list[str]]:
@@ -97,7 +98,7 @@ def crowded() -> Callable[[Done], Done]:
 
 def hopeless() -> None:
     """A unit that no guard keeps from killing its workers; two deaths are enough here."""
-    from pipelines.engines import ray
+    from pipelines.units.engines import ray
 
     ray.MAX_DEATHS = 2
     try:

@@ -15,8 +15,8 @@ from millings import given, make_input
 
 from manifests.lake import Lake
 from manifests.select import select
-from pipelines.cli import cli
-from pipelines.spent import Spent
+from pipelines.commands.cli import cli
+from pipelines.progress.usage import Spent
 from runtime.errors import SpeechmillError
 from studies.cost import Amount, Sample, Step, cost, sample_of
 from studies.prices import Machine, Prices, Requests, Storage, Transfer, load, shipped

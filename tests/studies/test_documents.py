@@ -21,7 +21,7 @@ from synthetic import add_shards, spread
 import manifests.subsets
 import speechmill.reader
 from manifests.lake import Lake
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from studies import planning
 
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from documented import documented, held, holds, paths
 from law_tables import CHINCHILLA, sampled
 
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from law_tables import real_table
 
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from studies.laws import design, intervals, judge
 from studies.laws.design import Information
 from studies.laws.estimate import Points, fit_huber

@@ -134,7 +134,7 @@ def test_a_table_of_other_names_is_fitted_by_the_command(tmp_path: Path) -> None
 
     from click.testing import CliRunner
 
-    from pipelines.cli import cli
+    from pipelines.commands.cli import cli
 
     path = write_table(tmp_path / "t.csv", sampled(CHINCHILLA, 0.002), ("width", "seen", "bits"))
     words = ["study", "fit", str(path), "--params", "width", "--tokens", "seen", "--loss", "bits", "--resamples", "100"]

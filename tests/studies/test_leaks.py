@@ -14,7 +14,7 @@ from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import select
 from manifests.subsets import About, prefix
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from studies.leaks import leaks, sides
 
 CLEAN = {"recording": 0, "name": 0, "samples": 0}

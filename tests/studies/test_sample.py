@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from lakes import rules, write_lake
 
 from manifests.select import select
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from studies.estimate import Ratio
 from studies.sample import FEW, from_pilot, needed, worst_case
 

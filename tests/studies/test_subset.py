@@ -19,7 +19,7 @@ from manifests.choice import ChoiceError
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.subsets import About, Subset, prefix
-from pipelines.cli import cli
+from pipelines.commands.cli import cli
 from speechmill.reader import Reader, Source
 from studies.strata import stratified
 from studies.subset import cut, told

@@ -1,0 +1,333 @@
+"""Commands that change what a lake already holds: labels, recordings that were withdrawn, batches that are small."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manifests.look.options import told
+from manifests.output import printable, say, to_json
+from pipelines.progress.console import public_command
+from runtime.errors import SpeechmillError
+
+if TYPE_CHECKING:
+    from manifests.lake import Lake
+    from manifests.pick import Wanted
+    from manifests.withdraw import Withdrawal
+    from pipelines.progress.watch import Watch
+
+EVERY = "*"
+SHOWN = 20
+"""Lines of what changes from what; --json shows all."""
+
+
+def picking(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which recordings are meant."""
+    for option in (
+        click.option(
+            "--from", "file", metavar="FILE",
+            help="Those that a .csv, .jsonl or .parquet names in a column recording_id, uri or pattern.",
+        ),
+        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `annotations`."),
+        click.option("--source", metavar="SOURCE", help="Those of one source."),
+        click.option(
+            "--uri", "uris", multiple=True, metavar="PATTERN",
+            help="Those with a name like this; * stands for any characters.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def common(function: Callable[..., None]) -> Callable[..., None]:
+    """What every command here takes."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines."),
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing."),
+        click.argument("lake"),
+    ):
+        function = option(function)
+    return function
+
+
+def opened(lake: str) -> Lake:
+    from manifests.lake import Lake
+
+    try:
+        found = Lake.at(lake)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="LAKE") from error
+    if next(found.batches(), None) is None:
+        raise SpeechmillError(f"there are no recordings in {lake}", "check the name of the lake")
+    finish_merge(found)
+    return found
+
+
+def finish_merge(lake: Lake) -> None:
+    """Do what is left of a merge that was killed, before anything else is done with a lake."""
+    from manifests import merge
+
+    if merge.is_begun(lake):
+        merge.finish(lake)
+
+
+@contextmanager
+def watched(lake: Lake, command: list[str]) -> Iterator[Watch]:
+    """A watch around what changes a lake, so that runs/ tells when it was."""
+    from pipelines.progress.watch import Watch
+
+    lake.sweep()
+    with Watch(lake.storage, shlex.join(["speechmill", *command]), {}) as watch:
+        yield watch
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Errors of what was asked for, for people."""
+    from manifests.pick import PickError
+
+    try:
+        with told():
+            yield
+    except PickError as error:
+        raise SpeechmillError(str(error), error.remedy) from error
+
+
+@click.command()
+@common
+@click.argument("labels", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="The recording with this id.")
+@picking
+@click.option(
+    "--history", is_flag=False, flag_value=EVERY, metavar="[ID]",
+    help="Show the changes so far: all of them, or those of one recording.",
+)  # fmt: skip
+def label(
+    lake: str,
+    labels: tuple[str, ...],
+    history: str | None,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Correct source, licence, language_hint or labels of your own: country=DE, or country= to take it away.
+
+    With --from, the other columns of the file are labels too. `speechmill select` and `encode` carry what changed
+    into selections and datasets.
+    """
+    from manifests import labels as labelling
+    from manifests.pick import Wanted, pick
+
+    found = opened(lake)
+    if history:
+        _show_history(list(labelling.history(found, None if history == EVERY else history)), as_json)
+        return
+    if not labels and not which["file"]:
+        raise click.UsageError("say what to change: KEY=VALUE, or --from a file with such columns")
+    with errors_told():
+        wanted = Wanted(**which)
+        connection = pick(found, wanted)
+        try:
+            changed = labelling.relabel(found, connection, _given(labels), _asked(labels, wanted))
+        except ValueError as error:
+            raise SpeechmillError(str(error), "correct the command or the file that it names") from error
+    picked = _count(connection, "picked")
+    result = {"picked": picked, "changed": changed.recordings(), "changes": changed.counted(), "dry_run": dry_run}
+    if file := which["file"]:
+        result["unmatched"] = _unmatched(connection, file, quiet or as_json)
+    if not dry_run and result["changed"]:
+        with watched(found, list(public_command(sys.argv[1:]))) as watch:
+            watch.results = result
+            changed.commit()
+    if as_json:
+        click.echo(to_json(result, indent=1))
+    elif not quiet:
+        _show_changes(result)
+
+
+def _given(labels: tuple[str, ...]) -> dict[str, str | None]:
+    given: dict[str, str | None] = {}
+    for text in labels:
+        name, equals, value = text.partition("=")
+        if not equals or name in given:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE, or names {name} again", param_hint="KEY=VALUE")
+        given[name] = value or None
+    return given
+
+
+def _asked(labels: tuple[str, ...], wanted: Wanted) -> str:
+    """What was asked for, as words of the command: the same words ask for the same."""
+    words = list(labels)
+    words += [word for one in wanted.ids for word in ("--id", one)]
+    words += [word for one in wanted.uris for word in ("--uri", one)]
+    # Without the folder of the file: equal lakes have equal histories wherever it lay.
+    file = wanted.file and os.path.basename(wanted.file)
+    for option, value in (("--source", wanted.source), ("--where", wanted.where), ("--from", file)):
+        words += [] if value is None else [option, value]
+    return shlex.join(public_command(words))
+
+
+def _count(connection: Any, table: str) -> int:
+    ((count,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(count)
+
+
+def _unmatched(connection: Any, file: str, quiet: bool) -> int:
+    count = _count(connection, "unmatched")
+    if count and not quiet:
+        ((first,),) = connection.execute("SELECT key FROM unmatched LIMIT 1").fetchall()
+        say(f"{count:,} rows of {file} name no recording of the lake, the first is {first}", error=True)
+    return count
+
+
+def _show_changes(result: dict[str, Any]) -> None:
+    would = "would change" if result["dry_run"] else "changed"
+    lines = [f"label: {result['picked']:,} recordings match, {result['changed']:,} {would}"]
+    for row in result["changes"][:SHOWN]:
+        lines.append(f"  {row['name']}: {row['old'] or 'none'} -> {row['new'] or 'none'}: {row['count']:,}")
+    if len(result["changes"]) > SHOWN:
+        lines.append(f"  and {len(result['changes']) - SHOWN:,} more: see --json")
+    if result["changed"] and not result["dry_run"]:
+        lines.append("`speechmill select` and `speechmill encode` bring this into selections and datasets")
+    click.echo(printable("\n".join(lines)))
+
+
+def _show_history(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(to_json(rows, indent=1))
+        return
+    for row in rows:
+        of = f"{row['count']:,} recordings" if "count" in row else row["recording_id"]
+        text = f"{row['change']}  {of}: {row['name']}: {row['old'] or 'none'} -> {row['new'] or 'none'}"
+        say(f"{text}  ({row['asked']})")
+    if not rows:
+        say("no label was changed")
+
+
+@click.command()
+@common
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@picking
+@click.option("--reason", metavar="TEXT", help="Why, kept in the tombstone.")
+@click.option("--keep-copies", is_flag=True, help="Leave other recordings with the same samples.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask on a terminal.")
+def remove(
+    lake: str,
+    reason: str | None,
+    keep_copies: bool,
+    yes: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Withdraw recordings for good: they leave the lake, its annotations, selections, datasets, runs and history.
+
+    Other recordings with the same samples leave too. A tombstone of hashes stays under removed/, so that no later
+    ingest brings them back.
+    """
+    from manifests import withdraw
+    from manifests.pick import Wanted, pick
+
+    found = opened(lake)
+    with errors_told():
+        connection = pick(found, Wanted(**which))
+        leaving = withdraw.find(found, connection, reason, keep_copies)
+    unknown = set(which["ids"]) - leaving.ids - set(withdraw.tombstones(found)["recording_id"].to_pylist())
+    if unknown:
+        what = f"there is no recording {min(unknown)} in {lake}"
+        raise SpeechmillError(what, "give whole ids, as `speechmill manifest head` shows them")
+    if not as_json and not quiet:
+        copies = f", {leaving.copies:,} of them copies with the same samples" if leaving.copies else ""
+        say(f"remove: {len(leaving.ids):,} recordings, {leaving.hours:.3f} h{copies}")
+    if not dry_run:
+        if leaving.rows and not yes and at_terminal():
+            click.confirm("They leave the lake and all its datasets for good. Go on?", abort=True, err=True)
+        before = _dataset_bytes(found)
+        with watched(found, ["remove"]) as watch:  # what names them is not kept
+            leaving.commit(watch.prefix)
+            watch.results = result = _removed(leaving, before)
+    else:
+        result = _removed(leaving, None)
+    if as_json:
+        click.echo(to_json(result | {"dry_run": dry_run}, indent=1))
+    elif not quiet and not dry_run:
+        _show_removed(result)
+
+
+@click.command()
+@common
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True,
+    help="Most hours in a batch, by the headers of its recordings.",
+)  # fmt: skip
+def merge(lake: str, hours: float, dry_run: bool, quiet: bool, as_json: bool) -> None:
+    """Join small batches with their neighbours: many small files slow every question.
+
+    Neighbours are joined that were annotated and selected alike. Datasets stay as they are, selections are made anew.
+    """
+    from manifests import merge as merging
+
+    found = opened(lake)
+    plan = merging.plan(found, hours)
+    result: dict[str, Any] = {
+        "joined": sum(map(len, plan.groups)), "to": len(plan.groups), "unlike": plan.unlike, "selections": [],
+        "dry_run": dry_run,
+    }  # fmt: skip
+    if not (quiet or as_json):
+        if plan.unlike:
+            say(
+                f"left apart, since they are not annotated and selected like the batch before: {', '.join(plan.unlike)}"
+            )
+        say(f"merge: {result['joined']:,} batches {'would become' if dry_run else 'become'} {result['to']:,}")
+    if plan.groups and not dry_run:
+        with watched(found, list(public_command(sys.argv[1:]))) as watch:
+            result["selections"] = plan.commit()
+            watch.results = result
+    if as_json:
+        click.echo(to_json(result, indent=1))
+    elif result["selections"] and not quiet:
+        say(f"selections made anew: {', '.join(result['selections'])}")
+
+
+def at_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def _dataset_bytes(lake: Lake) -> int:
+    import pyarrow.fs
+
+    selector = pyarrow.fs.FileSelector("datasets", recursive=True, allow_not_found=True)
+    return sum(info.size or 0 for info in lake.storage.filesystem().get_file_info(selector))
+
+
+def _removed(leaving: Withdrawal, before_bytes: int | None) -> dict[str, Any]:
+    freed = 0 if before_bytes is None else before_bytes - _dataset_bytes(leaving.lake)
+    return {
+        "recordings": len(leaving.ids),
+        "copies": leaving.copies,
+        "hours": leaving.hours,
+        "selections": leaving.selections,
+        "datasets": leaving.datasets,
+        "freed_bytes": freed,
+    }
+
+
+def _show_removed(result: dict[str, Any]) -> None:
+    for what in ("selections", "datasets"):
+        if result[what]:
+            say(f"{what} made anew: {', '.join(result[what])}")
+    if result["freed_bytes"]:
+        say(f"{result['freed_bytes'] / 1e6:,.1f} MB of features freed")
+
+
+COMMANDS = (label, remove, merge)

@@ -1,0 +1,354 @@
+"""What an ingest met, held against the lake: what is new is packed into batches, known recordings gain names."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from manifests import labels, schemas
+from manifests.lake import Lake
+from manifests.merge import counted_s
+from manifests.tables import joined, write_parquet_bytes
+from manifests.withdraw import tombstones, whole_files
+from pipelines.inputs.entry import Notes
+from pipelines.recipes.recipe import IngestConfig
+
+ROWS = 1000
+"""Rows that are held at a time."""
+MAX_HINTS_BYTES = 16_000_000
+"""Hints kept of one recording: further ones, in the order of their text, are left out."""
+MAX_BATCH_BYTES = 64_000_000
+"""Of the hints in a batch."""
+# A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
+OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
+UNREAD = "starts_with(recording_id, 'u')"
+"""Rows of names whose bytes could not be had."""
+NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
+MET = pa.schema(
+    [
+        pa.field("uri", pa.string()),
+        pa.field("hint", pa.string()),
+        pa.field("languages", pa.list_(pa.string())),
+        pa.field("mtime_ns", pa.int64()),
+        *[column for column in schemas.RECORDINGS if column.name not in NOT_MET],
+    ]
+)
+"""One name that was met. Its `labels` are those that a line of a manifest gives it, `source` and `licence` among
+them where the recipe names these."""
+KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + ", ".join(
+    f"{name} {'MAP(VARCHAR, VARCHAR)' if name == 'labels' else 'VARCHAR'}" for name in (*labels.COLUMNS, "labels")
+)
+
+
+@dataclass
+class Ingested:
+    """What one ingest did; `met` names = `new` + `known` + `renamed` + `withdrawn`.
+
+    Renamed are new names of known bytes, withdrawn are names of recordings that `speechmill remove` has taken out.
+    """
+
+    met: int = 0
+    new: int = 0
+    known: int = 0
+    renamed: int = 0
+    failed: int = 0
+    batches: int = 0
+    withdrawn: int = 0
+    left_out: dict[str, int] = field(default_factory=dict, compare=False)
+    """Files and other things below the inputs that were not read, by suffix or reason."""
+    kept: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Names of known recordings to which this ingest gives another label than they have, by the label and the value
+    that they keep, which is empty where they have none."""
+
+    def __str__(self) -> str:
+        text = (
+            f"ingest: {self.met} names: {self.new} new, {self.renamed} new names of known bytes, "
+            f"{self.known} known; {self.failed} unreadable"
+        )
+        if self.withdrawn:
+            text += f"; {self.withdrawn} withdrawn, which were not taken in"
+        if self.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(self.left_out.items())[:8])
+            text += f"; left out {sum(self.left_out.values()):,}: {reasons}"
+        for name, counts in self.kept.items():
+            values = ", ".join(value or "none" for value in list(counts)[:3]) + ", ..." * (len(counts) > 3)
+            text += f"\n  {sum(counts.values()):,} known under another {name}: kept {values}"
+            text += "; `speechmill label` changes it"
+        return text
+
+
+class Packing:
+    """Tables `met` and `known` of one ingest, in a database on disk: a lake may hold any number of names."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, notes: Notes) -> None:
+        self.connection, self.lake, self.config, self.notes = connection, lake, config, notes
+        connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
+        connection.execute(f"CREATE TABLE known ({KNOWN})")
+        connection.execute("CREATE TABLE replaced AS FROM known")
+        connection.register("met_schema", MET.empty_table())
+        connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
+        self.number = 0
+        """Of the next batch."""
+        self.rows = 0
+        """That were added to `met`."""
+        self.written: set[str] = set()
+        """Files of recordings that this ingest has written."""
+        removed = tombstones(lake)
+        self._withdrawn = {*removed["recording_id"].to_pylist(), *whole_files(removed)}
+
+    def load_known(self) -> None:
+        """Add the names in batches that are not yet in the table `known`."""
+        batches = [batch for batch in self.lake.batches() if _number(batch) >= self.number]
+        columns = ["recording_id", "uris", "status", *labels.COLUMNS, "labels"]
+        for table in joined(self.lake.read_each(batches, self.lake.recordings_key, columns)):
+            self.connection.register("part", table)
+            self.connection.execute("INSERT INTO known BY NAME SELECT * EXCLUDE (uris), unnest(uris) AS uri FROM part")
+        self.number = max((_number(batch) + 1 for batch in batches), default=self.number)
+
+    def failed_owners(self) -> set[str]:
+        """Lists, manifests and archives of which the lake holds failures: of themselves, their lines or members."""
+        query = f"SELECT DISTINCT regexp_extract(uri, $owner, 1) AS owner FROM known WHERE {UNREAD} AND owner <> ''"
+        return {name for (name,) in self.connection.execute(query, {"owner": OWNER}).fetchall()}
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows of MET to the table `met`."""
+        self.connection.register("part", schemas.table(rows, MET))
+        self.connection.execute("INSERT INTO met SELECT * FROM part")
+        self.rows += len(rows)
+
+    def is_withdrawn(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of MET is of a recording that was withdrawn when this ingest began: its name is not kept."""
+        return row["recording_id"] in self._withdrawn or row.get("sha256") in self._withdrawn
+
+    def _leave_out_withdrawn(self, result: Ingested) -> None:
+        """Take out of `met` what was withdrawn, and count its names."""
+        removed = tombstones(self.lake)  # again: a withdrawal may have come in between
+        self.connection.register("removed", removed)
+        withdrawn = "recording_id IN (SELECT recording_id FROM removed) OR sha256 IN (SELECT unnest($files))"
+        files = {"files": whole_files(removed)}
+        self.connection.execute(f"CREATE TABLE withdrawn AS SELECT * FROM met WHERE {withdrawn}", files)
+        count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM withdrawn)"
+        ((result.withdrawn,),) = self.connection.execute(count).fetchall()
+        self.connection.execute(f"DELETE FROM met WHERE {withdrawn}", files)
+
+    def commit(self, result: Ingested) -> None:
+        """Bring into the lake what was met, and count it."""
+        self._leave_out_withdrawn(result)
+        while not self._write_new(result):
+            self.load_known()  # another ingest took a number: see what it added
+        self.add_names(result)
+        # A name listed twice in one run is one name.
+        count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met)"
+        ((met,),) = self.connection.execute(count).fetchall()
+        result.met, result.known = met + result.withdrawn, met - result.new - result.renamed
+        result.kept = self._kept()
+
+    def add_names(self, result: Ingested) -> None:
+        """Give known recordings the new names they were met under, and drop failures that hold no more.
+
+        A failure holds no more where its name or its bytes can be read now (they are in the lake as another row), or
+        where it is of a list or archive that was read to its end without naming it again.
+        """
+        finished: list[list[str | None]] = [[name] for name in sorted(self.notes.finished)]
+        self.connection.execute("CREATE TABLE finished (owner VARCHAR)")
+        self.connection.executemany("INSERT INTO finished VALUES (?)", finished or [[None]])
+        self.connection.execute(
+            "CREATE TABLE changes AS SELECT DISTINCT k.batch, met.recording_id, met.uri AS added FROM met "
+            "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = met.recording_id "
+            "ANTI JOIN known ON known.recording_id = met.recording_id AND known.uri = met.uri "
+            "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met "
+            "ON known.uri = met.uri WHERE starts_with(known.recording_id, 'u') "
+            "AND known.recording_id <> met.recording_id "
+            "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM replaced "
+            # An ingest that was killed between writing a recording anew and dropping its failure.
+            "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE status <> 'ok') "
+            "SEMI JOIN (FROM known WHERE status = 'ok') AS ok USING (recording_id) "
+            f"UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE {UNREAD}) AS k "
+            "SEMI JOIN finished ON finished.owner = regexp_extract(k.uri, $owner, 1) "
+            "ANTI JOIN met ON met.uri = k.uri",
+            {"owner": OWNER},
+        )
+        changed = self.connection.execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
+        streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(ROWS), []))
+        for batch, changes in itertools.groupby(streamed, key=lambda row: row[0]):
+            added: dict[str, set[str]] = defaultdict(set)
+            mended: set[str] = set()
+            for _, recording_id, uri in changes:
+                (added[recording_id] if uri else mended).add(uri or recording_id)
+            result.renamed += sum(len(names) for recording_id, names in added.items() if recording_id not in mended)
+
+            def edited(table: pa.Table, added: Any = added, mended: Any = mended) -> pa.Table:
+                rows = [row for row in table.to_pylist() if row["recording_id"] not in mended]
+                named = [row | {"uris": sorted({*row["uris"], *added.get(row["recording_id"], ())})} for row in rows]
+                return schemas.table(named, schemas.RECORDINGS)
+
+            self.lake.change(self.lake.recordings_key(batch), edited)
+            self.written.add(self.lake.recordings_key(batch))
+
+    def _write_new(self, result: Ingested) -> bool:
+        """Recordings that the lake lacks, in order of their first name, packed into batches.
+
+        So are recordings of which the lake has only failures, and which can be read now; `replaced` holds their old
+        rows. False where another ingest has written a batch of that number: what it holds must be known first.
+        """
+        self._set_replaced()
+        self._bound_hints()
+        self.connection.execute(
+            "CREATE OR REPLACE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, max(status) AS best, "
+            "list_sort(list(DISTINCT uri)) AS uris, list_sort(list_distinct(flatten(list(languages)))) AS languages, "
+            "list(DISTINCT labels) FILTER (labels IS NOT NULL) AS labels, "
+            "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM met "
+            "ANTI JOIN known USING (recording_id) GROUP BY recording_id"
+        )
+        reader = self.connection.sql(
+            "SELECT m.* EXCLUDE (uri, hint, mtime_ns, languages, labels), f.uris, f.hints, f.languages, f.labels, "
+            "r.uris AS old_uris "
+            "FROM fresh AS f JOIN (FROM met SELECT DISTINCT ON (recording_id, status) *) AS m "
+            "ON m.recording_id = f.recording_id AND m.status = f.best "
+            "LEFT JOIN (SELECT recording_id, list(uri) AS uris FROM replaced GROUP BY recording_id) AS r "
+            "ON r.recording_id = f.recording_id ORDER BY f.first_uri"
+        ).to_arrow_reader(ROWS)
+        for rows, names in self._batches(reader):
+            key = self.lake.recordings_key(f"batch-{self.number:06d}")
+            if not self.lake.storage.put_if_absent(key, write_parquet_bytes(schemas.table(rows, schemas.RECORDINGS))):
+                return False
+            self.written.add(key)
+            self.number += 1
+            result.batches += 1
+            result.new += names
+            result.failed += sum(row["status"] != "ok" for row in rows)
+        return True
+
+    def _set_replaced(self) -> None:
+        """Move from `known` to `replaced` the failures of bytes that can be read now and are nowhere readable yet."""
+        self.connection.execute(
+            "CREATE OR REPLACE TABLE mended AS SELECT DISTINCT recording_id FROM (FROM known WHERE status <> 'ok') "
+            "SEMI JOIN (FROM met WHERE status = 'ok') AS m USING (recording_id) "
+            "ANTI JOIN (FROM known WHERE status = 'ok') AS k USING (recording_id)"
+        )
+        self.connection.execute("INSERT INTO replaced FROM known SEMI JOIN mended USING (recording_id)")
+        self.connection.execute("DELETE FROM known WHERE recording_id IN (FROM mended)")
+
+    def _bound_hints(self) -> None:
+        """Leave out what of the hints of one recording is beyond MAX_HINTS_BYTES."""
+        self.connection.execute(
+            "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM met WHERE hint IS NOT NULL "
+            f"GROUP BY recording_id HAVING sum(strlen(hint)) > {MAX_HINTS_BYTES}"
+        )
+        self.connection.execute(
+            "UPDATE met SET hint = NULL WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, "
+            "sum(strlen(hint)) OVER (PARTITION BY recording_id ORDER BY hint, rowid) AS bytes "
+            f"FROM met SEMI JOIN heavy USING (recording_id) WHERE hint IS NOT NULL) WHERE bytes > {MAX_HINTS_BYTES})"
+        )
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[tuple[list[dict[str, Any]], int]]:
+        """The rows of each batch, and how many names were met of them."""
+        held: list[dict[str, Any]] = []
+        held_s, held_bytes, names = 0.0, 0, 0
+        for part in reader:
+            for row in part.to_pylist():
+                hints, languages, old_uris = row.pop("hints"), row.pop("languages"), row.pop("old_uris")
+                met = len(row["uris"])
+                if old_uris:
+                    row["uris"] = sorted({*row["uris"], *old_uris})
+                row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each is a JSON object already
+                row["language_hint"] = languages[0] if languages and len(languages) == 1 else None
+                row |= self._labelled(row.pop("labels") or [])
+                duration_s, size = counted_s(row["claimed_duration_s"]), len(row["hints"] or "")
+                if held and (
+                    held_s + duration_s > self.config.batch_hours * 3600 or held_bytes + size > MAX_BATCH_BYTES
+                ):
+                    yield held, names
+                    held, held_s, held_bytes, names = [], 0.0, 0, 0
+                held.append(row)
+                held_s, held_bytes, names = held_s + duration_s, held_bytes + size, names + met
+        if held:
+            yield held, names
+
+    def _labelled(self, said: Sequence[Sequence[tuple[str, str]]]) -> dict[str, Any]:
+        """The columns that hold labels: what all lines of a manifest say alike, else what the recipe says of all."""
+        values: dict[str, set[str]] = defaultdict(set)
+        for name, value in itertools.chain.from_iterable(said):
+            values[name].add(value)
+        own = self.config.constants | {name: min(found) for name, found in values.items() if len(found) == 1}
+        differing = sum(len(found) > 1 for found in values.values())
+        if differing:
+            self.notes.leave_out("labels on which the lines of a recording differ", differing)
+        columns = {name: own.pop(name, None) for name in ("source", "licence")}
+        return columns | {"labels": labels.as_column(own)}
+
+    def _kept(self) -> dict[str, dict[str, int]]:
+        """How many names are of known recordings that keep another value than this ingest gives, by label and value.
+
+        Table `differing` has each of the recordings.
+        """
+        self.connection.execute("CREATE TABLE differing (recording_id VARCHAR, name VARCHAR, held VARCHAR)")
+        for name in sorted({"language_hint", *self.config.constants, *self.config.labels}):
+            held = name if name in labels.COLUMNS else "labels[$name]"
+            said = "list(DISTINCT labels[$name]) FILTER (labels[$name] IS NOT NULL)"
+            if name == "language_hint":
+                said = "list_distinct(flatten(list(languages)))"
+            self.connection.execute(
+                f"INSERT INTO differing SELECT recording_id, $name, coalesce(held, '') FROM (SELECT recording_id, "
+                f"{said} AS said, CASE WHEN len(said) = 1 THEN said[1] ELSE $constant END AS given "
+                "FROM met GROUP BY recording_id) JOIN (SELECT DISTINCT ON (recording_id) recording_id, "
+                f"{held} AS held FROM known WHERE status = 'ok') USING (recording_id) "
+                "WHERE given IS NOT NULL AND held IS DISTINCT FROM given",
+                {"name": name, "constant": self.config.constants.get(name)},
+            )
+        kept: dict[str, dict[str, int]] = defaultdict(dict)
+        counted = (
+            "SELECT name, held, count(*) FROM differing JOIN (SELECT DISTINCT recording_id, uri FROM met) "
+            "USING (recording_id) GROUP BY ALL ORDER BY name, count(*) DESC, held"
+        )
+        for name, value, count in self.connection.execute(counted).fetchall():
+            kept[name][value] = count
+        return dict(kept)
+
+    def settled(self) -> Iterator[tuple[str, int, int, tuple[Any, Any], list[list[str]]]]:
+        """After `commit`: names that were met and need not be looked at again while size and time stay as they are.
+
+        Each with size, time of change, what manifests give it (labels, languages), and what `differing` has of it.
+        """
+        streams = "AND coalesce(audio_streams, 1) <= 1" * self.config.all_audio_streams  # the others are names too
+        alike = "concat(size_bytes, ' ', mtime_ns, ' ', labels::VARCHAR, ' ', coalesce(languages, [])::VARCHAR)"
+        found = self.connection.execute(
+            "SELECT uri, any_value(size_bytes), any_value(mtime_ns), any_value(labels), any_value(languages), "
+            "any_value(differing) FROM (SELECT * FROM met LEFT JOIN (SELECT recording_id, "
+            "list([name, held] ORDER BY name) AS differing FROM differing GROUP BY recording_id) USING (recording_id) "
+            "UNION ALL SELECT *, [['withdrawn', '']] FROM withdrawn) "
+            f"WHERE status = 'ok' AND mtime_ns > 0 {streams} GROUP BY uri HAVING count(DISTINCT {alike}) = 1"
+        )
+        for uri, size_bytes, mtime_ns, own, languages, differing in itertools.chain.from_iterable(
+            iter(lambda: found.fetchmany(ROWS), [])
+        ):
+            yield uri, size_bytes, mtime_ns, (own and sorted(map(list, own.items())), languages), differing or []
+
+    def failures(self, before: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """After `commit`: rows of MET of all failures that the lake holds, as far as this ingest or one `before` met
+        them.
+        """
+        names = ", ".join(f'm."{name}"' for name in MET.names if name not in ("uri", "recording_id", "status", "hint"))
+        reader = self.connection.sql(
+            "WITH failing AS (SELECT recording_id, uri FROM (FROM known WHERE status <> 'ok') "
+            "ANTI JOIN (FROM changes WHERE added IS NULL) USING (batch, recording_id) "
+            "UNION SELECT recording_id, uri FROM (FROM met WHERE status <> 'ok') ANTI JOIN "
+            "(SELECT recording_id FROM met WHERE status = 'ok' UNION "
+            "SELECT recording_id FROM known WHERE status = 'ok') USING (recording_id)) "
+            f"SELECT f.uri, f.recording_id, 'failed' AS status, {names} FROM failing AS f LEFT JOIN "
+            "(SELECT DISTINCT ON (uri) * FROM met WHERE status <> 'ok') AS m "
+            "ON m.uri = f.uri AND m.recording_id = f.recording_id ORDER BY f.uri"
+        ).to_arrow_reader(ROWS)
+        rows = [row for part in reader for row in part.to_pylist()]
+        found = [before.get(row["uri"], row) if row["mtime_ns"] is None else row for row in rows]
+        return [row | {"mtime_ns": row["mtime_ns"] or 0} for row in found]
+
+
+def _number(batch: str) -> int:
+    return int(batch.removeprefix("batch-"))
