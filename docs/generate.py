@@ -58,8 +58,8 @@ They stand in `[encode.settings]`, or in `[encode.NAME]` where a recipe has seve
 COLUMNS = """# Columns
 
 Every Parquet file of a lake, with each of its columns. A stage writes one row a recording, in the order of its batch,
-failures included. Columns of `recordings` and of the stages may stand in rules and queries under these names;
-[recipes.md](recipes.md) says how rules are written. A column may be null only where that is said.
+failures included. Columns of `recordings` and of the stages may stand in rules and queries under these names, and so may
+`repeated_share` and `repeats` where fingerprints were taken; [recipes.md](recipes.md) says how rules are written. A column may be null only where that is said.
 """
 FILES = {
     "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row a recording that was ingested."),
@@ -71,6 +71,11 @@ FILES = {
         "selections/RECIPE-FINGERPRINT/verdicts-N.parquet",
         schemas.VERDICTS,
         "One row a recording that was judged.",
+    ),
+    "matches": (
+        "matches/FINGERPRINT/batch-N.parquet",
+        schemas.MATCHES,
+        "One row a stretch of sound that a recording shares with one that was met before it.",
     ),
     "windows": (
         "selections/RECIPE-FINGERPRINT/windows-N.parquet",
