@@ -10,6 +10,7 @@ from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.look.duplicates import duplicates
 from manifests.look.terminal import clock
+from manifests.output import counted
 from manifests.report.samples import Snippet
 
 SHOWN = 8
@@ -27,9 +28,9 @@ def section(
     ).to_arrow_table()
     known = {row["recording_id"]: row for row in chosen.to_pylist()}
     return {
-        "groups": found["group_count"],
-        "duplicates": found["duplicate_count"],
-        "count": found["passage_count"],
+        "groups": counted(found["group_count"], "group"),
+        "duplicates": counted(found["duplicate_count"], "duplicate"),
+        "count": counted(found["passage_count"], "passage"),
         "passages": [_told(passage, known, snippet) for passage in found["passages"]],
     }
 
@@ -37,12 +38,16 @@ def section(
 def _told(passage: dict[str, Any], known: dict[str, dict[str, Any]], snippet: Snippet | None) -> dict[str, Any]:
     row = known[passage["recording_id"]]
     heard = snippet(row, passage["start_s"], False) if snippet else {}
+    sound = heard.get("sound", "No sound is in this file.")
+    length_s = passage["end_s"] - passage["start_s"]
+    if heard.get("excerpt") and heard["excerpt"]["duration_s"] > length_s:
+        sound = f"{sound} The passage is the first {length_s:.1f} s of it."
     return {
         "repeats": passage["repeats"],
         "first": _place(passage, known),
         "places": [_place(place, known) for place in passage["places"]],
         "audio": heard.get("audio", ""),
-        "sound": heard.get("sound", "No sound is in this file."),
+        "sound": sound,
     }
 
 

@@ -195,7 +195,8 @@ def test_a_span_that_ends_where_a_window_starts_is_not_in_it(tmp_path: Path) -> 
         "vad": base | {"segments": [long, short]},
         "diarize": base | {"turns": [long | {"speaker": "A"}, short | {"speaker": "B"}]},
     }
-    selection = Selection("edge", dict.fromkeys(("signal", "vad", "diarize"), "m"), 2, 6)
+    stages = dict.fromkeys(("signal", "vad", "diarize"), "m")
+    selection = Selection("edge", stages, context_s=2, continuation_s=6)
     lake = write(str(tmp_path), [[row | dict.fromkeys(("language", "quality"), base)]])
     compare(lake, selection)
     windows = lake.read(lake.windows_key("edge", "batch-000000")).to_pylist()
