@@ -34,14 +34,14 @@ REPEATED = "sum(repeated_context_tokens + repeated_continuation_tokens)"
 
 @dataclass(frozen=True)
 class Book:
-    """What is counted of a version of a dataset."""
+    """Everything that is counted of one version of a dataset."""
 
     ledger: pa.Table
     """LEDGER schema."""
     statistics: dict[str, Statistics]
     """By split."""
     commits_sha256: str
-    """Of the records of its shards, in their order."""
+    """The hash of the commit records of its shards, in their order."""
     shards: tuple[pa.Table, ...] = ()
     """What each of its shards holds (SHARDS schema)."""
 
@@ -56,7 +56,8 @@ class Book:
 
 
 def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str, int]]) -> list[Book]:
-    """What is to be said of each version of a dataset; `history` gives, oldest first, its number of shards by folder.
+    """The book of each version of a dataset. `history` gives for each version, the oldest first, how many shards of
+    each folder it has.
 
     Every shard is read once. Tokens at patch k are floor(frames / k) of each window and track, context and continuation
     apart. Of the tokens of a window its `repeated_share`, rounded, repeat; all others are unique. Raises
@@ -122,7 +123,8 @@ def by_labels(lake: Lake, dataset: str, version: int | None, labels: Sequence[st
 
 
 class _Counts:
-    """Windows, time, frames and tokens by generation, GROUP and some labels."""
+    """Windows, time, frames and tokens by the columns of GROUP, by some labels, and by generation: the number of the
+    version, from 0 on, that added their shard."""
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = labels
@@ -149,13 +151,13 @@ class _Counts:
         self.connection.execute(f"CREATE TABLE counts AS {self.query}")
 
     def add(self, tables: Iterator[tuple[str, pa.Table]]) -> None:
-        """Count tables of SHARD_WINDOWS, each with the number of its generation."""
+        """Count tables of SHARD_WINDOWS, each with the number of its generation as text."""
         for table in joined((number, table.select(COUNTED)) for number, table in tables):
             self.connection.register("shard_windows", table)
             self.connection.execute(f"INSERT INTO counts {self.query}")
 
     def ledger(self, encoder: str, last: int) -> pa.Table:
-        """The ledger (LEDGER schema, then the labels) of the generations up to `last`."""
+        """The ledger of the version that ends with the generation `last`: the columns of LEDGER, then the labels."""
         own = [f'"{label}"' for label in self.labels]
         per_patch = " UNION ALL ".join(
             f"SELECT {', '.join([*GROUP, *own])}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, "

@@ -1,4 +1,4 @@
-"""Windows cut out of recordings, and what is known of each: those of many recordings at once, as arrays."""
+"""Windows that are cut out of recordings, and what is known of each window: of many recordings at once, as arrays."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ OF_RECORDING = {
     )
     for name in names
 }
-"""What a cut needs to know of a recording, by name of the column."""
+"""Columns of recordings from which windows are cut and measured, with their types."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """`windows` (WINDOWS schema) of many recordings in order, how many each has, and the seconds inside any of them."""
+    """The windows of many recordings.
+
+    `windows` has the columns of WINDOWS, in the order of the recordings; `counts` and `covered_s` tell of each recording
+    how many windows it has and how many of its seconds lie in any of them.
+    """
 
     windows: pa.Table
     counts: Array
@@ -44,7 +48,8 @@ class Cut:
 
 
 def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | None = None) -> Cut:
-    """Every window of `recordings` (columns of OF_RECORDING; unmeasured ones may be absent), all of them kept.
+    """Every window of `recordings`, marked as kept: rules for windows are applied later. Columns of OF_RECORDING that
+    were not measured may be absent.
 
     `draws` holds the hashes that draw the splits of recordings, where these are not those of their own samples.
     """
@@ -134,7 +139,8 @@ def draw_split(key: str, splits: Mapping[str, float], seed: int) -> str:
 
 
 def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array) -> dict[str, pa.Array]:
-    """Speakers, overlap and turns inside each window, null in those that are `unknown`: nobody diarized them."""
+    """Speakers, overlap and turns inside each window; null in the windows that are `unknown`, bool (windows,), since
+    their recordings were not diarized."""
     speakers = pc.struct_field(told, "speaker").dictionary_encode("encode").indices.to_numpy().astype(np.int64)
     # A speaker's own turns may touch or overlap: only different speakers make overlap.
     floor, depth = pieces(joined_by(speakers, turns))
@@ -192,7 +198,7 @@ def _repeats(windows: Spans, passages: pa.ListArray, window_s: float) -> dict[st
 
 
 def listed(names: Sequence[str], holds: Array) -> pa.ListArray:
-    """The names that hold of each row, from bool (rows, names)."""
+    """A list for each row of bool (rows, names): the names that are true in it."""
     told = pa.array(names, pa.string()).take(np.nonzero(holds)[1])
     return pa.ListArray.from_arrays(_offsets(np.count_nonzero(holds, axis=1)), told)
 
