@@ -85,7 +85,7 @@ def joined_by(labels: Array, spans: Spans) -> Spans:
 
 
 def _sweep(keys: Array, spans: Spans) -> tuple[Array, Array]:
-    """The starts and ends of spans in order of key and time, starts before ends, and how many spans are open after each."""
+    """Starts and ends of spans in order of key and time, starts before ends, and how many spans are open after each."""
     places = np.concatenate([_places(keys, spans.starts_s), _places(keys, spans.ends_s)])
     order = np.argsort(places, kind="stable")
     return places[order], np.cumsum(np.repeat([1, -1], len(spans))[order])

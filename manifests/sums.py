@@ -1,5 +1,5 @@
-"""Counts, sums and extremes of what was measured, which `select` keeps of all that it read so that `stats` need not read
-it again.
+"""Counts, sums and extremes of what was measured, which `select` keeps of all that it read so that `stats` need not
+read it again.
 
 What was kept holds as long as the files that it is about are unchanged. `summed` then reads the batches that came later
 alone; otherwise it reads everything.
@@ -178,8 +178,8 @@ def up_to_date(lake: Lake, selection: str, stages: Mapping[str, str]) -> bool:
 
 
 def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
-    """The sums that a selection kept, and the numbers of the batches that came later. No sums, and None for the numbers,
-    where those that it kept hold no longer.
+    """The sums that a selection kept, and the numbers of the batches that came later. No sums, and None for the
+    numbers, where those that it kept hold no longer.
 
     They hold while the files up to the selection's last batch are as many and as large as they were, and are older than
     the selection.

@@ -38,8 +38,8 @@ OF_RECORDING = {
 class Cut:
     """The windows of many recordings.
 
-    `windows` has the columns of WINDOWS, in the order of the recordings; `counts` and `covered_s` tell of each recording
-    how many windows it has and how many of its seconds lie in any of them.
+    `windows` has the columns of WINDOWS, in the order of the recordings; `counts` and `covered_s` tell of each
+    recording how many windows it has and how many of its seconds lie in any of them.
     """
 
     windows: pa.Table

@@ -288,7 +288,10 @@ def leaks(compared: Sequence[Side], show: int, share: float = SHARE) -> dict[str
         _hear(connection, list(keys.values()), share)
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
-            "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
+            "SELECT kind, key, sides, recordings FROM (SELECT *, CASE WHEN kind = 'sound' THEN "
+            "-split_part(key, '%', 1)::INTEGER ELSE 0 END AS place FROM found) "
+            "QUALIFY row_number() OVER (PARTITION BY kind ORDER BY place, key) <= $1 ORDER BY kind, place, key",
+            [show],
         ).fetchall()
     return {
         "sides": [
