@@ -61,6 +61,7 @@ def _read_all(lake: Lake, choice: Choice) -> None:
     """Read every file that views are made of. Raises CorruptFileError."""
     folders = ["recordings", *(f"annotations/{stage}-{mark}" for stage, mark in choice.stages.items())]
     folders += [f"selections/{choice.selection}"] if choice.selection else []
+    folders += [f"matches/{mark}"] if (mark := matched_by(lake, choice.selection)) else []
     keys = [key for folder in folders for key in lake.storage.list(folder) if BATCH_FILE.search(key)]
     if choice.dataset:
         ledger = f"datasets/{choice.dataset}/ledger.parquet"
