@@ -39,7 +39,7 @@ def lake(tmp_path: Path) -> Lake:
 
 def selection(lake: Lake, **settings: Any) -> Selection:
     stages = {"signal": "s", "fingerprint": "f"}
-    given = {"name": "s", "context_s": 1, "continuation_s": 3, "matches": Matches(lake, "f").mark}
+    given: dict[str, Any] = {"name": "s", "context_s": 1, "continuation_s": 3, "matches": Matches(lake, "f").mark}
     return Selection(stages=stages, **(given | settings))
 
 
