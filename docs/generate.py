@@ -59,8 +59,8 @@ COLUMNS = """# Columns
 
 Every Parquet file of a lake, with each of its columns. A stage writes one row a recording, in the order of its batch,
 failures included. Columns of `recordings` and of the stages may stand in rules and queries under these names, and where
-fingerprints were taken also `repeated_share` and `repeats`; [recipes.md](recipes.md) says how rules are written. A column
-may be null only where that is said.
+fingerprints were taken also `repeated_share` and `repeats`; [recipes.md](recipes.md) says how rules are written. A
+column may be null only where that is said.
 """
 FILES = {
     "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row a recording that was ingested."),
