@@ -52,8 +52,9 @@ These keys are in `[encode.settings]`, or in `[encode.NAME]` if a recipe has sev
 COLUMNS = """# Columns
 
 This page lists the columns of every Parquet file of a lake. A stage writes one row per recording, in the order of its
-batch, including failures. Rules and queries can use the columns of `recordings` and of the stages by these names;
-[recipes.md](recipes.md) explains rules. Only columns that say so may be null.
+batch, including failures. Rules and queries can use the columns of `recordings` and of the stages by these names and,
+where fingerprints were computed, `repeated_share` and `repeats`; [recipes.md](recipes.md) explains rules. Only columns
+that say so may be null.
 """
 QUERIES = """## Tables for queries
 
@@ -93,6 +94,11 @@ FILES = {
         "selections/RECIPE-FINGERPRINT/verdicts-N.parquet",
         schemas.VERDICTS,
         "One row per recording that was judged.",
+    ),
+    "matches": (
+        "matches/FINGERPRINT/batch-N.parquet",
+        schemas.MATCHES,
+        "One row a stretch of sound that a recording shares with one that was met before it.",
     ),
     "windows": (
         "selections/RECIPE-FINGERPRINT/windows-N.parquet",

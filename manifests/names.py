@@ -12,6 +12,9 @@ FOLDERS = frozenset({"commits", "versions", "windows"})
 """Folders of every dataset, which splits cannot be named after."""
 DUPLICATE = "duplicate"
 """The reason for rejecting a copy of a recording that is kept. No rule can have this name."""
+REPEATED = "repeated"
+"""The reason for rejecting a window whose sound too many recordings hold and that is not its first place. No rule can
+have this name."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 

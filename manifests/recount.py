@@ -11,7 +11,7 @@ import pyarrow as pa
 import safetensors
 import safetensors.numpy
 
-from manifests import shardlist
+from manifests import schemas, shardlist
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.ledger import GROUP, PATCHES
@@ -31,6 +31,10 @@ class Count:
     microseconds: int = 0
     context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
     continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    repeated_context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    repeated_continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    matched: bool = False
+    """Whether it is known of its windows how much of them repeats."""
 
     def add(self, row: Mapping[str, Any], tracks: int) -> None:
         """Add a window (a row of SHARD_WINDOWS) whose array has this number of tracks."""
@@ -38,17 +42,31 @@ class Count:
         self.windows += 1
         self.frames += tracks * (context + continuation)
         self.microseconds += round(row["duration_s"] * 1e6)
+        self.matched |= row["repeated_share"] is not None
+        millionths = round((row["repeated_share"] or 0.0) * 1e6)
         for index, k in enumerate(PATCHES):
-            self.context[index] += tracks * (context // k)
-            self.continuation[index] += tracks * (continuation // k)
+            for frames, tokens, repeated in (
+                (context, self.context, self.repeated_context),
+                (continuation, self.continuation, self.repeated_continuation),
+            ):
+                of_window = tracks * (frames // k)
+                tokens[index] += of_window
+                repeated[index] += (of_window * millionths + 500_000) // 1_000_000
 
     def merge(self, other: Count) -> None:
         self.windows += other.windows
         self.frames += other.frames
         self.microseconds += other.microseconds
-        for index in range(len(PATCHES)):
-            self.context[index] += other.context[index]
-            self.continuation[index] += other.continuation[index]
+        self.matched |= other.matched
+        for name in schemas.TOKENS:
+            part = name.removesuffix("_tokens")
+            sums = zip(getattr(self, part), getattr(other, part), strict=True)
+            setattr(self, part, [one + two for one, two in sums])
+
+    def tokens(self, index: int) -> dict[str, int | None]:
+        """By the columns of the ledger; None for those that repeat where nothing was matched."""
+        counts = {name: getattr(self, name.removesuffix("_tokens"))[index] for name in schemas.TOKENS}
+        return {name: count if self.matched or "repeated" not in name else None for name, count in counts.items()}
 
 
 @dataclass
@@ -137,8 +155,7 @@ class Recount:
                 "windows": count.windows,
                 "hours": count.microseconds / 3.6e9,
                 "frames": count.frames,
-                "context_tokens": count.context[index],
-                "continuation_tokens": count.continuation[index],
+                **count.tokens(index),
             }
             for group, count in self.counts.items()
             for index, k in enumerate(PATCHES)

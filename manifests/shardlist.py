@@ -7,6 +7,7 @@ of all shards before it reads the first window. One file holds them, because the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from manifests.versions import Fields
 
 PATCHES = range(1, 7)
 """Patch sizes, in frames per token, at which tokens are counted."""
-SUMMED = ("windows", "frames", "array_bytes", "context_tokens", "continuation_tokens")
+SUMMED = ("windows", "frames", "array_bytes", *schemas.TOKENS)
 """Columns of SHARDS that are counts."""
 
 
@@ -29,9 +30,11 @@ def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
     columns["frames"] = pc.multiply(
         pc.add(encoded["context_frames"], encoded["continuation_frames"]), encoded["tracks"]
     )
+    millionths = pc.round(pc.multiply(encoded["repeated_share"], 1e6)).cast(pa.int64())
     for part in ("context", "continuation"):
         for k in PATCHES:
-            columns[f"{part}_{k}"] = pc.multiply(pc.divide(encoded[f"{part}_frames"], k), encoded["tracks"])
+            columns[f"{part}_{k}"] = tokens = pc.multiply(pc.divide(encoded[f"{part}_frames"], k), encoded["tracks"])
+            columns[f"repeated_{part}_{k}"] = pc.divide(pc.add(pc.multiply(tokens, millionths), 500_000), 1_000_000)
     sums = [(name, "sum") for name in columns if name not in ("split", "tracks")]
     grouped = pa.table(columns).group_by(["split", "tracks"], use_threads=False).aggregate([*sums, ([], "count_all")])
     rows = [
@@ -43,13 +46,18 @@ def count(shard: ShardFiles, windows: pa.Table) -> pa.Table:
             "windows": row["count_all"],
             "frames": row["frames_sum"],
             "array_bytes": row["array_bytes_sum"],
-            "context_tokens": [row[f"context_{k}_sum"] for k in PATCHES],
-            "continuation_tokens": [row[f"continuation_{k}_sum"] for k in PATCHES],
+            **{name: _by_patch(row, name.removesuffix("_tokens")) for name in schemas.TOKENS},
         }
         for row in grouped.to_pylist()
     ]
     rows.sort(key=lambda row: (row["split"], row["tracks"]))
     return schemas.table(rows, schemas.SHARDS)
+
+
+def _by_patch(row: dict[str, Any], part: str) -> list[int] | None:
+    """Tokens at each patch size; None where it is not known which of them repeat."""
+    counts = [row[f"{part}_{k}_sum"] for k in PATCHES]
+    return None if None in counts else counts
 
 
 def in_order(counted: Iterable[pa.Table], fields: Fields) -> pa.Table:
@@ -86,7 +94,8 @@ def chosen(listed: pa.Table, splits: Sequence[str], tracks: int | None = None) -
     # A shard has a row for each split and number of tracks; these are added up.
     keys = folder * (int(shards.max(initial=0)) + 1) + shards
     _, first, place = np.unique(keys, return_index=True, return_inverse=True)
-    added = {name: np.zeros((len(first), *_numbers(listed, name).shape[1:]), np.int64) for name in SUMMED}
+    known = [name for name in SUMMED if not listed[name].null_count]
+    added = {name: np.zeros((len(first), *_numbers(listed, name).shape[1:]), np.int64) for name in known}
     for name, sums in added.items():
         np.add.at(sums, place, _numbers(listed, name))
     order = np.argsort(first)
@@ -108,7 +117,7 @@ def _taking_all(columns: dict[str, np.ndarray]) -> pa.Table:
     arrays: dict[str, pa.Array] = {name: _array(values) for name, values in columns.items()}
     arrays |= {"cuts": pa.array([shard.cuts for shard in shards], pa.string())}
     arrays |= {"of_windows": arrays["windows"], "latents": pa.array([shard.latents for shard in shards], pa.string())}
-    arrays["ids"] = pa.nulls(len(shards), pa.list_(pa.string()))
+    arrays = {name: pa.nulls(len(shards), schemas.SUBSET.field(name).type) for name in schemas.SUBSET.names} | arrays
     return pa.table(
         [arrays[name].cast(schemas.SUBSET.field(name).type) for name in schemas.SUBSET.names], schemas.SUBSET
     )
@@ -119,6 +128,14 @@ def tokens(rows: pa.Table, patch: int, context: bool = True) -> np.ndarray:
     names = ("context_tokens", "continuation_tokens") if context else ("continuation_tokens",)
     counted: np.ndarray = sum(_numbers(rows, name)[:, PATCHES.index(patch)] for name in names)  # type: ignore[assignment]
     return counted
+
+
+def repeated(rows: pa.Table, patch: int, context: bool = True) -> int | None:
+    """Tokens at a patch size of all rows (SHARDS or SUBSET) that repeat; None where nothing was matched."""
+    names = [f"repeated_{part}_tokens" for part in (("context", "continuation") if context else ("continuation",))]
+    if any(rows[name].null_count for name in names):
+        return None
+    return sum(int(_numbers(rows, name)[:, PATCHES.index(patch)].sum()) for name in names)
 
 
 def _numbers(rows: pa.Table, name: str) -> np.ndarray:

@@ -297,8 +297,8 @@ def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.n
 
 
 COPIED = (
-    "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers", "source",
-    "licence", "labels", "turns",
+    "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers",
+    "repeated_share", "source", "licence", "labels", "turns",
 )  # fmt: skip
 """Columns that a row of SHARD_WINDOWS copies from the row of WINDOWS."""
 

@@ -11,6 +11,9 @@ VERDICT = {
     "verdict": "verdict",
     "reasons": "reasons",
     "duplicate_of": "duplicate_of",
+    "repeated_share": "repeated_share",
+    "repeats": "repeats",
+    "passages": "passages",
     "verdict_duration_s": "duration_s",
     "windows": "windows",
     "windowed_s": "windowed_s",
@@ -31,6 +34,7 @@ VIEWS = {
     **schemas.STAGES,
     "verdicts": schemas.VERDICTS,
     "window_verdicts": schemas.WINDOWS,
+    "matches": schemas.MATCHES,
     "shard_windows": schemas.SHARD_WINDOWS,
     "ledger": schemas.LEDGER,
 }

@@ -2,8 +2,8 @@
 
 Two wide views answer most questions: `recordings` has every column of a recording and `windows` every column of a
 window and of its recording. The others are narrow: `ingest`, one view for each stage, `annotations` (the columns that
-rules can read), `verdicts`, `window_verdicts`, `shard_windows`, `ledger` and `batches` (which batch file holds a
-recording). All of them always exist; a view is empty if the lake has no such files.
+rules can read), `verdicts`, `window_verdicts`, `matches`, `shard_windows`, `ledger` and `batches` (which batch file
+holds a recording). All of them always exist; a view is empty if the lake has no such files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from manifests import schemas
-from manifests.choice import Choice, ChoiceError, choose
+from manifests.choice import Choice, ChoiceError, choose, folders
 from manifests.corrupt import opened
 from manifests.install import install
 from manifests.lake import Lake
@@ -64,6 +64,7 @@ def _read_every_file(lake: Lake, choice: Choice) -> None:
     """Read every file that the views consist of. Raises CorruptFileError."""
     folders = ["recordings", *(f"annotations/{stage}-{fingerprint}" for stage, fingerprint in choice.stages.items())]
     folders += [f"selections/{choice.selection}"] if choice.selection else []
+    folders += [f"matches/{mark}"] if (mark := matched_by(lake, choice.selection)) else []
     keys = [key for folder in folders for key in lake.storage.list(folder) if BATCH_FILE.search(key)]
     if choice.dataset:
         ledger = f"datasets/{choice.dataset}/ledger.parquet"
@@ -103,6 +104,8 @@ def open_views(
     if choice.selection:
         stored = {"verdicts": "verdicts", "window_verdicts": "windows"}
         patterns |= {view: f"selections/{choice.selection}/{name}-{NUMBER}.parquet" for view, name in stored.items()}
+    if mark := matched_by(lake, choice.selection):
+        patterns["matches"] = f"matches/{mark}/batch-{NUMBER}.parquet"
     if choice.dataset:
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     most = MAX_CACHED_FOOTERS
@@ -153,6 +156,15 @@ def _create_wide_views(
         added = "".join(f', r."{stored}" AS "{name}"' for name, stored in window_columns(columns).items())
         join = "LEFT JOIN recordings AS r ON w.recording_id = r.recording_id"
     connection.execute(f"CREATE VIEW windows AS SELECT w.*{added} FROM window_verdicts AS w {join}")
+
+
+def matched_by(lake: Lake, selection: str | None) -> str | None:
+    """Return the fingerprint of the matches of a selection; without these, that of the only matches of the lake."""
+    key = f"selections/{selection}/selection.json"
+    if selection and lake.storage.exists(key) and (mark := lake.read_json(key).get("matches")):
+        return str(mark)
+    marks = folders(lake, "matches")
+    return marks[0] if len(marks) == 1 else None
 
 
 def empty_table_sql(schema: pa.Schema) -> str:

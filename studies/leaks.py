@@ -1,4 +1,4 @@
-"""Leaks: recordings, names and samples that two sides of a study have in common, such as the splits of a dataset."""
+"""Leaks: recordings, names, samples and sound that two sides of a study share, such as the splits of a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manifests.output import one_line
 from manifests.selection import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
-from manifests.views import connect, open_views, quoted
+from manifests.views import connect, matched_by, open_views, quoted
 
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
 ROWS = 200_000
@@ -30,7 +30,19 @@ KEYS = {
     "samples": "SELECT recording_id, pcm_sha256 AS key FROM signal WHERE pcm_sha256 IS NOT NULL",
 }
 """SQL over the views of a lake that gives the keys of each kind by which its recordings are compared with others."""
-KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
+KINDS = {
+    "recording": "the same recording",
+    "name": "recordings of one name",
+    "samples": "recordings of equal samples",
+    "sound": "recordings that share sound",
+}
+SHARE = 0.2
+"""Of a recording: so much of its sound in one on another side is a leak."""
+PAIRS = (
+    "SELECT recording_id, other_id, least(1, sum(share)) AS share, least(1, sum(other_share)) AS other_share "
+    "FROM matches GROUP BY ALL HAVING greatest(least(1, sum(share)), least(1, sum(other_share))) >= {share!r}"
+)
+"""SQL of the pairs of recordings of a lake that share so much sound, with the share of each that the other holds."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,18 @@ class Side:
     """Name of a selection, whose kept recordings are compared; None if it is a subset."""
     split: str | None = None
     """A split of the selection; None for all."""
+    made_of: str | None = None
+    """The selection by whose matches sound is compared: its own, or that of its dataset."""
 
     def views(self) -> duckdb.DuckDBPyConnection:
-        """Open the views of its lake: recordings, results of `signal`, and verdicts of its selection."""
-        return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
+        """The recordings of its lake, what `signal` says of them, the verdicts of its selection, and matches."""
+        stages = {"signal": self.signal} if self.signal else {}
+        return open_views(self.lake, Choice(stages, self.selection or self.made_of), ())
 
     @property
     def place(self) -> tuple[str, str | None, str | None]:
-        """Key that is equal for sides with the same views."""
-        return self.lake.storage.root, self.signal, self.selection
+        """What its views are of."""
+        return self.lake.storage.root, self.signal, self.selection or self.made_of
 
     def splits(self) -> list[str]:
         """Return the splits of its selection that it includes."""
@@ -114,10 +129,11 @@ def _merge(parts: list[Side], name: str) -> Side:
             name, first.lake, first.signal, selection=first.selection, split=first.split if not parts[1:] else None
         )
     if not parts[1:]:
-        return Side(name, first.lake, first.signal, first.subset)
+        return Side(name, first.lake, first.signal, first.subset, made_of=first.made_of)
     about = first.subset.about
     splits = [split for part in parts if part.subset for split in part.subset.about.splits]
-    return Side(name, first.lake, first.signal, prefix(first.lake, About(about.dataset, about.version, splits)))
+    subset = prefix(first.lake, About(about.dataset, about.version, splits))
+    return Side(name, first.lake, first.signal, subset, made_of=first.made_of)
 
 
 def _sides(name: str, lake: str | None) -> list[Side]:
@@ -130,7 +146,8 @@ def _sides(name: str, lake: str | None) -> list[Side]:
             raise ChoiceError(f"there is no file {name}", REMEDY) from error
         opened = Lake.at(lake or subset.about.lake)
         subset.check(opened)
-        return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
+        signal, made_of = _plan_of(opened, subset.about.dataset)
+        return [Side(name, opened, signal, subset, made_of=made_of)]
     root, kind, rest = _split_path(path)
     if kind is None:
         newest = choose(opened := lake_of(path))
@@ -162,8 +179,11 @@ def _split_path(path: str) -> tuple[str, str | None, str]:
 def _of_dataset(lake: Lake, name: str) -> list[Side]:
     version = version_of(lake, name)
     splits = pc.unique(lake.read(f"{About(name, version).folder}/shards.parquet", ["split"])["split"]).to_pylist()
-    signal = _signal_of(lake, name)
-    return [Side(split, lake, signal, prefix(lake, About(name, version, (split,)))) for split in sorted(splits)]
+    signal, made_of = _plan_of(lake, name)
+    return [
+        Side(split, lake, signal, prefix(lake, About(name, version, (split,))), made_of=made_of)
+        for split in sorted(splits)
+    ]
 
 
 def _of_selection(lake: Lake, name: str) -> list[Side]:
@@ -172,9 +192,10 @@ def _of_selection(lake: Lake, name: str) -> list[Side]:
     return [Side(split, lake, signal, selection=name, split=split) for split in stored.splits]
 
 
-def _signal_of(lake: Lake, dataset: str) -> str | None:
-    signal = lake.read_json(f"datasets/{dataset}/plan.json").get("signal")
-    return None if signal is None else str(signal)
+def _plan_of(lake: Lake, dataset: str) -> tuple[str | None, str | None]:
+    """The fingerprint of `signal` that a dataset was made by, and its selection."""
+    plan = lake.read_json(f"datasets/{dataset}/plan.json")
+    return plan.get("signal"), plan.get("selection")
 
 
 class Keys:
@@ -221,8 +242,8 @@ class Keys:
         return self.connection.sql(query).to_arrow_table()
 
 
-def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
-    """Find the recordings, names and samples that are on two or more sides.
+def leaks(compared: Sequence[Side], show: int, share: float = SHARE) -> dict[str, Any]:
+    """Find what two or more sides have in common: recordings, names, samples, and pairs that share sound.
 
     A name, or a hash of samples, is a leak if different recordings on two sides have it. Keys are first compared by
     64-bit hashes. Those that match are then read again and compared in full.
@@ -230,13 +251,15 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     Args:
         compared: The sides.
         show: How many leaks of each kind to list.
+        share: Two recordings of one lake share sound if at least this share of one of them lies in the other, by the
+            matches of the lake.
 
     Returns:
         The JSON document that docs/json.md describes.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(connect())
-        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
+        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples', 'sound')")
         connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
         lakes = {side.place: side for side in compared}
         keys = {place: Keys(side) for place, side in lakes.items()}
@@ -276,15 +299,20 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             "JOIN (SELECT DISTINCT lake, id, side FROM near) AS of ON named.lake = of.lake AND hash(recording_id) = id "
             "GROUP BY ALL HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
+        _add_shared_sound(connection, list(keys.values()), share)
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
-            "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
+            "SELECT kind, key, sides, recordings FROM (SELECT *, CASE WHEN kind = 'sound' THEN "
+            "-split_part(key, '%', 1)::INTEGER ELSE 0 END AS place FROM found) "
+            "QUALIFY row_number() OVER (PARTITION BY kind ORDER BY place, key) <= $1 ORDER BY kind, place, key",
+            [show],
         ).fetchall()
     return {
         "sides": [
             {"name": side.name, "lake": side.lake.storage.root, "recordings": count}
             for side, count in zip(compared, counts_of_sides, strict=True)
         ],
+        "unmatched": sum(not matched_by(side.lake, side.selection or side.made_of) for side in compared),
         "unhashed": pc.count_distinct(unhashed.column(0)).as_py(),
         "counts": {kind: counts.get(kind, 0) for kind in KINDS},
         "leaks": [
@@ -292,6 +320,27 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
             for kind, key, on, recordings in first
         ],
     }
+
+
+def _add_shared_sound(connection: duckdb.DuckDBPyConnection, keys: Sequence[Keys], share: float) -> None:
+    """Add to `found` the pairs of recordings on two sides that share sound."""
+    connection.execute("CREATE TABLE pairs (recording_id VARCHAR, other_id VARCHAR, share DOUBLE, other_share DOUBLE)")
+    for one in keys:
+        connection.register("batch", one.query(PAIRS.format(share=float(share))))
+        connection.execute("INSERT INTO pairs FROM batch")
+    named = "SELECT recording_id FROM pairs UNION SELECT other_id FROM pairs"
+    ids = connection.sql(f"SELECT DISTINCT hash(recording_id) AS id FROM ({named})").to_arrow_table()
+    connection.execute("CREATE TABLE sided (id UBIGINT, side UTINYINT)")
+    for one in keys:
+        connection.register("batch", one.query("FROM met SEMI JOIN wanted USING (id)", wanted=ids))
+        connection.execute("INSERT INTO sided FROM batch")
+    connection.execute(
+        "INSERT INTO found SELECT 'sound', concat(round(100 * greatest(share, other_share))::INTEGER, '% of ', "
+        "CASE WHEN share >= other_share THEN recording_id ELSE other_id END), "
+        "list_sort(list_distinct([a.side, b.side])), list_sort([recording_id, other_id]) "
+        "FROM (SELECT DISTINCT * FROM pairs) JOIN sided AS a ON a.id = hash(recording_id) "
+        "JOIN sided AS b ON b.id = hash(other_id) WHERE a.side <> b.side"
+    )
 
 
 def _concat(tables: Iterable[pa.Table]) -> pa.Table:
@@ -335,5 +384,7 @@ def render(document: Mapping[str, Any]) -> None:
             terminal.echo(f"  {one_line(leak['key'])} in {' and '.join(leak['sides'])}{others}")
         if count > len(of_kind):
             terminal.echo(f"  and {count - len(of_kind):,} more; --show lists more of them")
+    if document["unmatched"]:
+        terminal.echo(f"{document['unmatched']:,} sides have no matches: their recordings were not compared by sound")
     if document["unhashed"]:
         terminal.echo(f"{document['unhashed']:,} recordings have no hash of their samples, which were not compared")

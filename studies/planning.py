@@ -148,10 +148,14 @@ def subset(
 @click.option(
     "--show", type=click.IntRange(0), default=20, show_default=True, help="How many leaks of each kind to list."
 )
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True,
+    help="Share of a recording's sound that makes a leak where one on another side holds it.",
+)  # fmt: skip
 @WIDE
 @JSON
-def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) -> None:
-    """Find recordings that are on two sides, by their bytes, names and samples.
+def leaks(names: tuple[str, ...], lake: str | None, show: int, share: float, as_json: bool) -> None:
+    """Find recordings that are on two sides, by their bytes, names, samples and sound.
 
     With one argument, the sides are the splits of A; with several, each is a side. An argument is a lake (its newest
     dataset), LAKE/datasets/NAME, LAKE/selections/NAME, a split of these (.../train), or the file of a subset. The exit
@@ -160,7 +164,7 @@ def leaks(names: tuple[str, ...], lake: str | None, show: int, as_json: bool) ->
     from manifests.look import terminal
     from studies import leaks as comparing
 
-    document = comparing.leaks(comparing.sides(names, lake), show)
+    document = comparing.leaks(comparing.sides(names, lake), show, share)
     terminal.as_json(document) if as_json else comparing.render(document)
     if any(document["counts"].values()):
         sys.exit(3)

@@ -194,7 +194,7 @@ def _rows(lake: Lake, about: About, listed: pa.Table, shards: np.ndarray, number
         if which.all():
             return listed.slice(place, 1)
         files = ShardFiles(listed["folder"][place].as_py(), listed["shard"][place].as_py())
-        columns = ["window_id", *NEEDED, "array_bytes"]
+        columns = ["window_id", *NEEDED, "array_bytes", "repeated_share"]
         return taken(files, windows_of(lake, about, files, columns), which)
 
     return lake.ahead(row, places.tolist())

@@ -58,6 +58,7 @@ def describe(subset: Subset, strata: list[Stratum]) -> dict[str, Any]:
         "next_window_tokens": subset.next_tokens,
         "context_tokens": every - continuation,
         "continuation_tokens": continuation,
+        "repeated_tokens": shardlist.repeated(rows, about.patch, about.context),
         **sums,
         "shards": len(rows),
         "shards_taken_in_part": len(rows) - rows["ids"].null_count,
@@ -74,6 +75,9 @@ def render(document: Mapping[str, Any]) -> None:
         f"{tokens:,} {kind} of {patch} frame{'s' * (patch > 1)} in {document['windows']:,} windows of "
         f"{document['shards']:,} shards, of which {document['shards_taken_in_part']:,} are taken in part"
     )
+    if document["repeated_tokens"] is not None:
+        unique = tokens - document["repeated_tokens"]
+        terminal.echo(f"{unique:,} of them are unique, {document['repeated_tokens']:,} repeat sound that came before")
     if document["next_window_tokens"] is not None:
         terminal.echo(
             f"{document['short_by']:,} tokens are left of the budget of {document['budget']:,}: "

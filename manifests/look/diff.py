@@ -41,6 +41,7 @@ def diff(one: str, two: str, **named: Any) -> dict[str, Any]:
         result["recordings"] = _recordings(connection, other)
     if (a.choice.selection and b.choice.selection and a.choice.selection != b.choice.selection) or not same_lake:
         result["verdicts"] = _verdicts(connection, other)
+        result["repeats"] = _repeats(connection, other)
     return result
 
 
@@ -136,3 +137,25 @@ def _verdicts(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) ->
         "b.recording_id AND (a.verdict, a.reasons) IS DISTINCT FROM (b.verdict, b.reasons) GROUP BY ALL "
         "ORDER BY count DESC, example",
     )
+
+
+def _repeats(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """Groups of the same sound and what repeats, on both sides, and the recordings of both of which it differs."""
+    query = "SELECT recording_id, duplicate_of, repeats, repeated_share * duration_s AS repeated_s FROM verdicts"
+    both = _load_both(one, two, query)
+    sides = {}
+    for side, table in (("before", "a"), ("after", "b")):
+        (sides[side],) = rows_of(
+            both,
+            "SELECT count(DISTINCT duplicate_of) AS groups, count(duplicate_of) AS duplicates, "
+            f"sum(repeated_s) / 3600 AS repeated_hours, max(repeats) AS most_repeats FROM {table}",
+        )
+    result: dict[str, Any] = dict(sides)
+    for name, columns in {"regrouped": ["duplicate_of"], "repeats": ["repeats", "repeated_s"]}.items():
+        differ = " OR ".join(f"a.{column} IS DISTINCT FROM b.{column}" for column in columns)
+        source = f"FROM a JOIN b USING (recording_id) WHERE {differ}"
+        told = ", ".join(f"a.{column} AS {column}_before, b.{column} AS {column}_after" for column in columns)
+        (row,) = rows_of(both, f"SELECT count(*) AS count {source}")
+        row["examples"] = rows_of(both, f"SELECT recording_id, {told} {source} ORDER BY recording_id LIMIT {EXAMPLES}")
+        result[name] = row
+    return result

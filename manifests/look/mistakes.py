@@ -12,7 +12,7 @@ from manifests import schemas
 from manifests.choice import ChoiceError, measured_in
 from manifests.exchange.foreign.rows import TABLES
 from manifests.look.targets import Target
-from manifests.select import RuleError
+from manifests.rules import RuleError
 from manifests.view_columns import annotation_columns, columns_of_views
 
 NO_COLUMN = re.compile(r'(?:Referenced column|not have a column named|^Binder Error: Column) "(?P<name>.*?)"')

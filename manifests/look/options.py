@@ -36,7 +36,7 @@ def user_errors() -> Iterator[None]:
     from manifests.corrupt import damaged
     from manifests.exchange.foreign.rows import ManifestError
     from manifests.look import mistakes
-    from manifests.select import RuleError
+    from manifests.rules import RuleError
     from manifests.sql import NotReadingError
 
     try:

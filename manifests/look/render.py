@@ -168,7 +168,7 @@ def overview(found: dict[str, Any]) -> None:
     if "dataset" in found:
         terminal.echo("")
         terminal.heading(f"dataset {found['dataset']['name']}")
-        columns = ["split", "windows", "hours", "frames"]
+        columns = ["split", "windows", "hours", "frames", "tokens", "repeated_tokens"]
         terminal.table(columns, [[row[name] for name in columns] for row in found["dataset"]["splits"]])
 
 
@@ -178,7 +178,10 @@ def difference(found: dict[str, Any]) -> None:
             terminal.echo(f"{name}: selection {choice['selection'] or 'none'}, dataset {choice['dataset'] or 'none'}")
     recordings = {part: row for part, row in found.get("recordings", {}).items() if row["count"]}
     verdicts = found.get("verdicts")
-    if not (found["settings"] or recordings or verdicts):
+    repeats = found.get("repeats")
+    if repeats and not (repeats["regrouped"]["count"] or repeats["repeats"]["count"]):
+        repeats = None
+    if not (found["settings"] or recordings or verdicts or repeats):
         terminal.echo("no difference")
     for name, (before, after) in found["settings"].items():
         terminal.echo(f"{name}: {terminal.number(before)} -> {terminal.number(after)}")
@@ -189,3 +192,13 @@ def difference(found: dict[str, Any]) -> None:
         terminal.heading("verdicts")
         columns = ["before", "after", "no_longer", "now", "count", "hours", "example"]
         terminal.table(columns, [[row[name] for name in columns] for row in verdicts])
+    if repeats:
+        terminal.heading("the same sound")
+        names = ["groups", "duplicates", "repeated_hours", "most_repeats"]
+        terminal.table(["", *names], [[side, *(repeats[side][name] for name in names)] for side in ("before", "after")])
+        for part, what in (("regrouped", "duplicates of another recording"), ("repeats", "with other passages")):
+            row = repeats[part]
+            if row["count"]:
+                terminal.echo(f"{row['count']:,} recordings are {what}:")
+                columns = list(row["examples"][0])
+                terminal.table(columns, [[one[name] for name in columns] for one in row["examples"]])

@@ -19,6 +19,12 @@ from manifests.look.targets import Target
 from manifests.output import one_line
 from manifests.windows import union
 
+SHARED = (
+    "SELECT start_s, end_s, other_id AS with_id, other_start_s AS with_start_s, other_end_s AS with_end_s, confidence, "
+    "share FROM matches WHERE recording_id = $1 UNION ALL SELECT other_start_s, other_end_s, recording_id, start_s, "
+    "end_s, confidence, other_share FROM matches WHERE other_id = $1 ORDER BY start_s, end_s, with_id, with_start_s"
+)
+"""Stretches that a recording shares, as it has them, with the recording that holds them too and where."""
 WIDTH = 62
 LISTED = 40
 
@@ -63,6 +69,7 @@ def recording_rows(target: Target, name: str) -> dict[str, Any]:
         "SELECT window_id, folder, shard, status, error FROM shard_windows WHERE recording_id = $1",
         [recording_id],
     )
+    result["shared"] = rows_of(connection, SHARED, [recording_id])
     by_window = {row["window_id"]: row for row in shards}
     for window in result["windows"]:
         encoded = by_window.get(window["window_id"])
@@ -90,6 +97,9 @@ def render(row: Mapping[str, Any]) -> None:
         of = f" of {verdict['duplicate_of']}" if verdict["duplicate_of"] else ""
         why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
         terminal.echo(one_line(f"{verdict['verdict']}{why}"))
+        if (verdict["repeats"] or 1) > 1:
+            told = f"{verdict['repeats']:,} recordings hold the passage of it that most hold"
+            terminal.echo(f"{told}; {verdict['repeated_share']:.1%} of it was met before")
     for number, uri in enumerate(recording["uris"]):
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}
@@ -133,6 +143,22 @@ def render(row: Mapping[str, Any]) -> None:
             [[voice["track"], voice["speaker"], *(voice[name] for name in names)] for voice in voices[:LISTED]],
         )
         _more(voices)
+    if row["shared"]:
+        terminal.heading("sound that other recordings hold too")
+        terminal.table(
+            ["from", "to", "with", "from", "to", "confidence", "share of it"],
+            [
+                [
+                    *(terminal.clock(one[name]) for name in ("start_s", "end_s")),
+                    one["with_id"],
+                    *(terminal.clock(one[name]) for name in ("with_start_s", "with_end_s")),
+                    one["confidence"],
+                    one["share"],
+                ]
+                for one in row["shared"][:LISTED]
+            ],
+        )
+        _more(row["shared"])
     if row["windows"]:
         terminal.heading("windows")
         terminal.table(

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow.compute as pc
 
+from manifests import schemas
 from manifests.choice import Choice
 from manifests.labels import as_sql
 from manifests.lake import Lake
@@ -200,12 +201,19 @@ def _shares(what: str, groups: Mapping[str | None, Sum]) -> Rows:
 
 
 def _splits(lake: Lake, dataset: str) -> Rows:
-    """Windows, hours and frames of a dataset by split; empty before its ledger is written."""
+    """Windows, hours, frames, tokens of one frame, and those of them that repeat, by split; empty before the ledger is
+    written."""
     key = f"datasets/{dataset}/ledger.parquet"
     if not lake.storage.exists(key):
         return []
-    ledger = lake.read(key, ["split", "patch", "windows", "hours", "frames"])
-    names = ["windows", "hours", "frames"]
+    names = ["windows", "hours", "frames", *schemas.TOKENS]
+    ledger = lake.read(key, ["split", "patch", *names])
     splits = ledger.filter(pc.equal(ledger["patch"], 1)).group_by("split").aggregate([(name, "sum") for name in names])
-    rows = [{"split": row["split"]} | {name: row[f"{name}_sum"] for name in names} for row in splits.to_pylist()]
+    rows = []
+    for row in splits.to_pylist():
+        told = {name: row[f"{name}_sum"] for name in ("windows", "hours", "frames")}
+        tokens, repeated = row["context_tokens_sum"] + row["continuation_tokens_sum"], None
+        if row["repeated_context_tokens_sum"] is not None:
+            repeated = row["repeated_context_tokens_sum"] + row["repeated_continuation_tokens_sum"]
+        rows.append({"split": row["split"]} | told | {"tokens": tokens, "repeated_tokens": repeated})
     return sorted(rows, key=lambda row: row["split"])

@@ -22,7 +22,7 @@ from manifests.choice import Choice, ChoiceError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.select import check_rules, judge_windows
+from manifests.rules import check_rules, judge_windows
 from manifests.selection import Selection
 from manifests.view_columns import parts_needed
 from manifests.views import CHECKED, connect, in_order, lock, open_views
@@ -139,7 +139,7 @@ def _count_windows(
             ids = f"SELECT recording_id FROM recordings WHERE {kept(changed)}"
             source = f"window_verdicts SEMI JOIN ({ids}) USING (recording_id)"
     for reasons, count, seconds in _by_reasons(
-        connection, list(changed.windows), list(changed.windows.values()), source, "count(*), sum(duration_s)"
+        connection, list(changed.window_rules), list(changed.window_rules.values()), source, "count(*), sum(duration_s)"
     ):
         funnel.tally("windows", "rejected" if reasons else "kept", reasons, count, seconds)
 
@@ -218,7 +218,7 @@ def _cut_windows(
             cut_windows = cut(recordings, selection)
             part.cut += len(recordings)
             part.funnel.windowed_s += float(np.minimum(recordings["duration_s"], cut_windows.covered_s).sum())
-            part.funnel.add_windows(judge_windows(judge, cut_windows.windows, selection.windows))
+            part.funnel.add_windows(judge_windows(judge, cut_windows.windows, selection.window_rules))
     return parts
 
 

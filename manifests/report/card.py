@@ -18,6 +18,7 @@ from manifests import schemas
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.ledger import REPEATED
 from manifests.products import MOST_DIM
 from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
@@ -60,6 +61,7 @@ FORMATS = {
     "parquet": "application/x-parquet", "json": "application/json", "tar": "application/x-tar",
     "gz": "application/gzip", "safetensors": "application/octet-stream",
 }  # fmt: skip
+COUNTED_BY = "`ledger.parquet` has the counts at every patch size, language, number of speakers and source."
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Card:
         self.connection.execute(f"CREATE TEMP VIEW held AS FROM shard_windows WHERE {ends or 'false'}")
         self.splits = self._rows(
             "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
-            f"sum(continuation_tokens)::BIGINT FROM counted WHERE patch = {self.patch} GROUP BY split ORDER BY split"
+            f"sum(continuation_tokens)::BIGINT, {REPEATED}::BIGINT FROM counted WHERE patch = {self.patch} "
+            "GROUP BY split ORDER BY split"
         )
         self.languages = self._rows(
             "SELECT language, sum(hours) AS h FROM counted WHERE patch = 1 GROUP BY language ORDER BY h DESC, language"
@@ -135,14 +138,13 @@ class Card:
         parts = [
             f"---\n{self._front()}---\n\n# {self.dataset}\n\n{self.summary}",
             _table(
-                ["split", "windows", "hours", "frames", "context tokens", "continuation tokens"],
+                ["split", "windows", "hours", "frames", "context tokens", "continuation tokens", *self._repeated()],
                 [
-                    [split, f"{n:,}", f"{h:,.3f}", *(f"{value:,}" for value in rest)]
+                    [split, f"{n:,}", f"{h:,.3f}", *(f"{value:,}" for value in rest if value is not None)]
                     for split, n, h, *rest in self.splits
                 ],
             ),
-            f"{self._token()} `ledger.parquet` has the counts at every patch size, language, number of speakers and "
-            "source.",
+            " ".join([self._token(), *self._repeated().values(), COUNTED_BY]),
             self._versions(),
             self._reading(),
             self._provenance(),
@@ -154,6 +156,13 @@ class Card:
             "## Known limits\n\n" + "\n".join(f"- {limit}" for limit in self._limits()),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _repeated(self) -> dict[str, str]:
+        """The heading of a column and what it is; nothing where recordings were not matched."""
+        if not self.splits or any(row[-1] is None for row in self.splits):
+            return {}
+        told = "Tokens are repeated where another kept recording that was met before holds the same sound, else unique."
+        return {"repeated of these": told}
 
     def _token(self) -> str:
         frames = "one frame" if self.patch == 1 else f"{self.patch} frames"

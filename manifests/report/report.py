@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.report import figures, flow, measures, provenance, runs, talk
+from manifests.report import figures, flow, measures, provenance, repeated, runs, talk
 from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
 from manifests.report.measures import Measure, Score
@@ -67,6 +67,7 @@ class Report:
             "talk": list(self._talk()),
             "measures": self._measures(),
             "tokens": self._tokens(),
+            "repeated": self._repeated(snippet),
             "failures": self._failures(),
             "runs": self._runs(),
             "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
@@ -117,7 +118,7 @@ class Report:
         self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM recordings")
         if self.selection:
             movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
-            fixed = [name for name in self.selection.windows if name not in movable]
+            fixed = [name for name in self.selection.window_rules if name not in movable]
             scores = [f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "windows"]
             self.connection.execute(
                 "CREATE TEMP TABLE window_facts AS SELECT window_id, recording_id, duration_s, "
@@ -164,6 +165,9 @@ class Report:
             yield _fact("windows in the dataset", f"{made.windows:,}", f"{hours_text(made.hours)}, {made.over}")
             yield _fact("frames in the dataset", f"{made.frames:,}", f"over all tracks, {made.over}")
             yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
+            if (repeated := made.repeated_tokens) is not None:
+                told = f"{repeated:,} others repeat sound of kept recordings that were met before"
+                yield _fact("unique tokens", f"{made.tokens - repeated:,}", told)
 
     def _funnel(self) -> dict[str, Any] | None:
         """The boxes of the diagram and the rows of the tables, from the funnel whose sums `select` has checked."""
@@ -178,8 +182,11 @@ class Report:
             "label": flow.label(funnel),
             "note": flow.overlapping(funnel),
             "tables": [
-                {"name": what, "rows": list(flow.rows(funnel[what], getattr(self.selection, what)))}
-                for what in ("recordings", "windows")
+                {"name": what, "rows": list(flow.rows(funnel[what], rules))}
+                for what, rules in (
+                    ("recordings", self.selection.recordings),
+                    ("windows", self.selection.window_rules),
+                )
             ],
         }
 
@@ -262,6 +269,12 @@ class Report:
         section, drawn = self.tokens.section(self.connection)
         self.figures |= drawn
         return section
+
+    def _repeated(self, snippet: Snippet | None) -> dict[str, Any] | None:
+        """What repeats; None where the selection knows of no shared sound."""
+        if self.selection is None or self.selection.matches is None:
+            return None
+        return repeated.section(self.lake, self.choice, self.connection, snippet)
 
     def _failures(self) -> list[dict[str, Any]]:
         rows = self.rows(

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from manifests.ledger import REPEATED
 from manifests.report import figures
 from manifests.report.flow import hours_text, plural
 from manifests.shards import ShardFiles
@@ -27,6 +28,8 @@ class Tokens:
     """Windows, hours and frames over all tracks."""
     counts: list[tuple[str, int, int, int]]
     """Split, patch size, tokens of context and of continuation."""
+    repeated: Mapping[str, int | None]
+    """By split the tokens at that patch size that repeat; None where recordings were not matched."""
 
     @classmethod
     def from_ledger(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
@@ -41,7 +44,12 @@ class Tokens:
             "SELECT split, patch, sum(context_tokens)::BIGINT, sum(continuation_tokens)::BIGINT FROM ledger "
             "GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-        return cls(patch, {split: tuple(sums) for split, *sums in splits}, counts) if splits else None
+        repeated = connection.execute(
+            f"SELECT split, {REPEATED}::BIGINT FROM ledger WHERE patch = $1 GROUP BY split", [patch]
+        ).fetchall()
+        if not splits:
+            return None
+        return cls(patch, {split: tuple(sums) for split, *sums in splits}, counts, dict(repeated))
 
     @property
     def unit(self) -> str:
@@ -70,6 +78,12 @@ class Tokens:
         """Number of tokens at the patch size of the recipe."""
         return sum(context + continuation for _, patch, context, continuation in self.counts if patch == self.patch)
 
+    @property
+    def repeated_tokens(self) -> int | None:
+        """Of all tokens those that repeat; None where recordings were not matched."""
+        known = [count for count in self.repeated.values() if count is not None]
+        return sum(known) if known else None
+
     def section(self, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """The data of the page's section on tokens, and its figures by id."""
         shards = _frames_by_shard(connection)
@@ -78,6 +92,7 @@ class Tokens:
                 "split": split,
                 "cells": [f"{_count_shards(shards, split):,}", f"{windows:,}", hours_text(hours), f"{frames:,}"],
                 "tokens": [f"{a + b:,}" for name, _, a, b in self.counts if name == split],
+                "repeated": "" if (count := self.repeated.get(split)) is None else f"{count:,}",
             }
             for split, (windows, hours, frames) in self.splits.items()
         ]
@@ -88,7 +103,8 @@ class Tokens:
                 {split: [(n, sums[n]) for n in _spread(len(sums), MAX_POINTS)] for split, sums in shards.items()}
             ),
         }
-        return {"patches": patches, "rows": rows, "patch": self.patch, "unit": self.unit, "over": self.over}, drawn
+        told = {"patch": self.patch, "unit": self.unit, "over": self.over, "matched": self.repeated_tokens is not None}
+        return {"patches": patches, "rows": rows, **told}, drawn
 
 
 def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from manifests.schemas.changes import CHANGES, REMOVED
 from manifests.schemas.columns import BASE, BASE_NAMES, FAILURE, TURN, field, table
-from manifests.schemas.datasets import LEDGER, PRODUCTS, SHARD_WINDOWS, SHARDS, SUBSET
+from manifests.schemas.datasets import LEDGER, PRODUCTS, SHARD_WINDOWS, SHARDS, SUBSET, TOKENS
 from manifests.schemas.matches import MATCHES
 from manifests.schemas.recordings import RECORDINGS
-from manifests.schemas.selections import VERDICTS, WINDOWS
+from manifests.schemas.selections import PASSAGE, REPEATS, VERDICTS, WINDOWS
 from manifests.schemas.stages import STAGE_SPECS
 from manifests.schemas.stages.diarize import DIARIZE, TURN_TAKING
 from manifests.schemas.stages.fingerprint import FINGERPRINT
@@ -34,18 +34,21 @@ __all__ = [
     "LANGUAGE",
     "LEDGER",
     "MATCHES",
+    "PASSAGE",
     "PHONEMES",
     "PRODUCTS",
     "PROSODY",
     "QUALITY",
     "RECORDINGS",
     "REMOVED",
+    "REPEATS",
     "SHARDS",
     "SHARD_WINDOWS",
     "SIGNAL",
     "STAGES",
     "STAGE_SPECS",
     "SUBSET",
+    "TOKENS",
     "TURN",
     "TURN_TAKING",
     "VAD",

@@ -24,6 +24,7 @@ SHARD_WINDOWS = pa.schema(
         field("continuation_frames", pa.int64(), "frames of continuation, per track", "frame"),
         field("language", pa.string(), "language of the recording"),
         field("num_speakers", pa.int32(), "speakers heard in the window"),
+        field("repeated_share", pa.float64(), "share of the window that repeats, as that of `windows`"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
         # A list, since Hugging Face `datasets` reads no maps.
@@ -64,8 +65,26 @@ LEDGER = pa.schema(
         field(
             "continuation_tokens", pa.int64(), "floor(continuation frames / k) over all tracks", "token", nullable=False
         ),
+        field(
+            "repeated_context_tokens",
+            pa.int64(),
+            "those of the context tokens that repeat: of each window its tokens times its repeated_share, rounded; all "
+            "others are unique; null where nothing was matched",
+            "token",
+        ),
+        field(
+            "repeated_continuation_tokens",
+            pa.int64(),
+            "those of the continuation tokens that repeat, likewise",
+            "token",
+        ),
     ]
 )
+
+TOKENS = (
+    "context_tokens", "continuation_tokens", "repeated_context_tokens", "repeated_continuation_tokens",
+)  # fmt: skip
+"""Columns of the ledger, of SHARDS and of SUBSET that count tokens."""
 
 SHARDS = pa.schema(
     [
@@ -90,6 +109,18 @@ SHARDS = pa.schema(
             "token",
             nullable=False,
         ),
+        field(
+            "repeated_context_tokens",
+            pa.list_(pa.int64()),
+            "those of the context tokens that repeat, as in the ledger; null where nothing was matched",
+            "token",
+        ),
+        field(
+            "repeated_continuation_tokens",
+            pa.list_(pa.int64()),
+            "those of the continuation tokens that repeat, likewise",
+            "token",
+        ),
     ]
 )
 
@@ -100,7 +131,7 @@ SUBSET = pa.schema(
         field("latents", pa.string(), "the shard's archive of arrays, in the folder of the dataset", nullable=False),
         field("of_windows", pa.int64(), "windows of the chosen splits and tracks in the shard", nullable=False),
         field("windows", pa.int64(), "windows that are taken of these", nullable=False),
-        *(SHARDS.field(name) for name in ("frames", "array_bytes", "context_tokens", "continuation_tokens")),
+        *(SHARDS.field(name) for name in ("frames", "array_bytes", *TOKENS)),
         field("ids", pa.list_(pa.string()), "ids of these windows, in the shard's order; null where all are taken"),
     ]
 )

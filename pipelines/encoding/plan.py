@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Base = Mapping[str, frozenset[int]]
 """The numbers of the shards that a dataset has, by folder."""
 
-RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
+RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "repeated_share", "source", "licence", "labels")
 """Columns of a window that its shard records. If they differ in the selection, the shard is made again."""
 KEPT_COLUMNS_SQL = ", ".join(RECORDED_COLUMNS).replace(
     "labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END"

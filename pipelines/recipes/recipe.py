@@ -232,6 +232,9 @@ def parse(raw: dict[str, Any]) -> Recipe:
             what = "annotate.prosody.speakers = true reads the turns of diarize"
             raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
     select: SelectConfig = build_config(SelectConfig, raw.get("select", {}), "select")
+    if select.most_repeats is not None and "fingerprint" not in stages:
+        what = "select.most_repeats counts the recordings that hold a passage, which needs fingerprints"
+        raise RecipeError(what, "add a table [annotate.fingerprint], or leave most_repeats out")
     encoders = parse_encoders(raw.get("encode", {}))
     encode = next(iter(encoders.values())) if encoders else parse_encode(raw.get("encode", {}), "encode")
     for config in encoders.values() if encoders else [encode]:

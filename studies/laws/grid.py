@@ -42,6 +42,8 @@ class Sound:
     patch: int
     tokens_held: float | None
     """Available tokens that count towards D; None if unknown."""
+    tokens_repeated: float | None
+    """Those of them that repeat sound of other recordings; None if unknown."""
     source: str
     """Origin of these numbers, for messages."""
 
@@ -59,6 +61,7 @@ def sound_of_rate(
         None if dim is None else 2.0 * dim,
         patch,
         None if hours_held is None else hours_held * tokens_per_hour,
+        None,
         f"{frame_rate:g} frames a second",
     )
 
@@ -158,6 +161,13 @@ def warnings(cells: Sequence[Cell], sound: Sound, whole: bool = True) -> list[st
         told.append(
             f"{len(repeated)} of {len(cells)} runs repeat the data more than {EPOCHS:g} times, one {worst:,.1f} times; "
             f"{EPOCHS_SOURCE}"
+        )
+    if sound.tokens_held and sound.tokens_repeated:
+        unique = sound.tokens_held - sound.tokens_repeated
+        told.append(
+            f"{sound.tokens_repeated / sound.tokens_held:.1%} of the tokens repeat sound of other recordings, so "
+            f"{unique:,.4g} are unique: "
+            + (f"over these, epochs are {sound.tokens_held / unique:.3g} times as many" if unique > 0 else "none")
         )
     if sound.tokens_held is None:
         told.append("epochs are unknown, because the amount of data is: give a dataset or --hours-held")

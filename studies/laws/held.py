@@ -12,6 +12,8 @@ from manifests.versions import versions
 from runtime.errors import SpeechmillError
 from studies.laws.grid import Sound
 
+REPEATED = ("repeated_context_tokens", "repeated_continuation_tokens")
+
 
 def sound_of_dataset(
     place: str, dataset: str, version: int | None, split: str, patch: int, count_context: bool, encoder: str | None
@@ -55,6 +57,8 @@ def sound_of_dataset(
     hours, frames = _sum(rows, "hours"), _sum(rows, "frames")
     context, continuation = _sum(rows, "context_tokens"), _sum(rows, "continuation_tokens")
     tokens = context + continuation if count_context else continuation
+    repeated = _sum(rows, "repeated_continuation_tokens")
+    repeated += _sum(rows, "repeated_context_tokens") if count_context else 0
     if not hours or not tokens:
         raise SpeechmillError(f"the split {split} of {dataset} has no tokens", "choose another one with --split")
     return Sound(
@@ -64,6 +68,7 @@ def sound_of_dataset(
         _sum(_where(shards, split=split), "array_bytes") / frames,
         patch,
         tokens,
+        repeated if all(rows[name].null_count == 0 for name in REPEATED) else None,
         f"datasets/{dataset} version {chosen.version}, split {split}, encoder {made_by}: {hours:,.4g} hours",
     )
 

@@ -206,7 +206,8 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
     connection = duckdb.connect()
     connection.execute(
         "CREATE TABLE ledger AS SELECT 'train' AS split, patch, 3 AS windows, 0.5 AS hours, 60 AS frames, "
-        "20 // patch AS context_tokens, 40 // patch AS continuation_tokens FROM unnest([1, 2, 3]) AS t(patch)"
+        "20 // patch AS context_tokens, 40 // patch AS continuation_tokens, 2 // patch AS repeated_context_tokens, "
+        "7 // patch AS repeated_continuation_tokens FROM unnest([1, 2, 3]) AS t(patch)"
     )
     connection.execute(
         "CREATE TABLE shard_windows AS FROM (VALUES ('train', 0, 'ok', 2, 10, 20), "
@@ -216,6 +217,7 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
     counted = Tokens.from_ledger(connection, {"encode": {"patch": 3}})
     assert counted is not None
     assert (counted.windows, counted.hours, counted.frames, counted.tokens) == (3, 0.5, 60, 6 + 13)
+    assert counted.repeated_tokens == 0 + 2
     section, drawn = counted.section(connection)
     (trace,) = drawn["tokens-prefix"]["data"]
     assert (list(trace["x"]), list(trace["y"])) == ([0, 1, 2], [0, 60, 60])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from forked import speechmill
 
-from manifests.select import check_rules
+from manifests.rules import check_rules
 from manifests.selection import Selection
 from pipelines.recipes import recipe
 from runtime.errors import RecipeError
