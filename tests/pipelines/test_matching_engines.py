@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from clusters import alone, need_namespaces
 from forked import speechmill
-from millings import digests, given, make_input
+from ray_clusters import alone, need_namespaces
+from small_runs import digests, make_input
 
 STEPS = {
     "index": "matches/*/index/*.parquet",
@@ -45,7 +45,7 @@ def matched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     make_input(folder, 12)
     recipe = folder / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("[annotate.vad]", "[annotate.vad]\n[annotate.fingerprint]"))
-    done = speechmill(*given(folder, folder / "whole"))
+    done = speechmill(*run_words(folder, folder / "whole"))
     assert done.returncode == 0, done.stderr
     expected = digests(folder / "whole")
     assert sum("/batch-" in name for name in expected if name.startswith("matches/")) == 12
@@ -58,7 +58,7 @@ def mill(folder: Path, lake: Path, engine: str, killed_in: str | None = None) ->
     """Run to the end, or until the run ends itself by kill -9 when a step of matching has left its first file."""
     words = [sys.executable, "-c", DRIVER, str(lake), STEPS[killed_in] if killed_in else ""]
     # The shell is the first process of the namespace: that one cannot kill itself.
-    done = alone("sh", "-c", '"$@"; exit $?', "sh", *words, *given(folder, lake, *ENGINES[engine]))
+    done = alone("sh", "-c", '"$@"; exit $?', "sh", *words, *run_words(folder, lake, *ENGINES[engine]))
     assert done.returncode == (128 + signal.SIGKILL if killed_in else 0), done.stderr
 
 
