@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from forked import speechmill
 from ray_clusters import alone, need_namespaces
-from small_runs import digests, make_input
+from small_runs import digests, make_input, run_words
 
 STEPS = {
     "index": "matches/*/index/*.parquet",
