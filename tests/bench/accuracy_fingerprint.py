@@ -138,8 +138,8 @@ def distortions(real: list[tuple[str, np.ndarray]], with_chromaprint: bool) -> N
         theirs = [str(sum(rate <= most for c in of for rate in c.right)) for of in row]
         errors = [error for c in every for error in c.edges_ms]
         edges = f"{np.median(errors):.0f}" if errors else "-"
-        wrong = sum(rate <= most for c in every for rate in c.wrong)
-        print("|", " | ".join([name, *ours, str(sum(c.false for c in every)), edges, *theirs, str(wrong)]), "|")
+        of_theirs = sum(rate <= most for c in every for rate in c.wrong)
+        print("|", " | ".join([name, *ours, str(sum(c.false for c in every)), edges, *theirs, str(of_theirs)]), "|")
     right, wrong = ([rate for c in cells.values() for rate in getattr(c, kind)] for kind in ("right", "wrong"))
     if with_chromaprint:
         least = min(wrong)

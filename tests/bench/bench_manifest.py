@@ -262,9 +262,10 @@ def main() -> None:
             begun = time.perf_counter()
             write(Lake.at(root), options.recordings, options.batch)
             print(f"written in {time.perf_counter() - begun:.0f} s")
-        connection = open_views(Lake.at(root), stages=())
+        connection = open_views(Lake.at(root), parts=())
         counts = [
-            connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in ("recordings", "windows")
+            connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0]
+            for view in ("ingest", "window_verdicts")
         ]
         size = sum(path.stat().st_size for path in Path(root).rglob("*.parquet"))
         print(f"{counts[0]:,} recordings, {counts[1]:,} windows, {size / 1e9:.1f} GB of Parquet")

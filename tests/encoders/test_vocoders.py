@@ -79,7 +79,7 @@ def test_long_features_become_the_same_sound_in_pieces(
     assert whole.shape == pieces.shape == (150 * 256,)
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
     assert vocoder.synthesise(features[:0]).shape == (0,)
-    monkeypatch.setattr(hifigan, "REACH_FRAMES", 6)  # that it is needed, or this shows nothing
+    monkeypatch.setattr(hifigan, "CONTEXT_FRAMES", 6)  # that it is needed, or this shows nothing
     assert np.abs(vocoder.synthesise(features) - whole).max() > 1e-3
 
 

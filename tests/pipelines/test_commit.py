@@ -244,7 +244,7 @@ def test_what_a_header_claims_makes_no_pieces(tmp_path: Path, vad: Vad) -> None:
     annotator = Annotator(lake, [vad, stage], piece_s=3600.0)
     annotator.annotate("batch-000000")
     (piece,) = PendingPieces(lake, annotator.fingerprints, "diarize", ("vad",), 3600.0)
-    assert (piece.number, piece.of) == (0, 1)
+    assert (piece.number, piece.total) == (0, 1)
 
 
 @pytest.mark.parametrize(
