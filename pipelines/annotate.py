@@ -34,7 +34,7 @@ from pipelines.units.pending import (
     stage_fingerprints,
 )
 from pipelines.units.shares import PeriodicSaver, Share, UnfinishedRows, readable_recordings
-from runtime.batches import together
+from runtime.batches import run_batched
 from runtime.failures import Failure, Kind, failed_row, kind_of, to_failure
 
 
@@ -285,7 +285,7 @@ class Annotator:
                 ]
                 batches = [jobs[start : start + stage.at_once] for start in range(0, len(jobs), stage.at_once)]
                 with meter.part(stage.name, stage.resources.gpus):
-                    stage_rows = [row for batch in batches for row in together(batch)]
+                    stage_rows = [row for batch in batches for row in run_batched(batch)]
                 for row in stage_rows:
                     annotations = annotated[row["recording_id"]]
                     annotations.rows[stage.name] = row

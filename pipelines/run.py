@@ -18,7 +18,8 @@ from manifests.lake import Lake
 from manifests.matches import Matches
 from manifests.publish import publish
 from manifests.report import card
-from manifests.select import RuleError, select
+from manifests.rules import RuleError
+from manifests.select import select
 from manifests.selection import Selection
 from manifests.shards import committed
 from manifests.sums import written_sha256

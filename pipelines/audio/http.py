@@ -19,7 +19,7 @@ import numpy as np
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.storage.retry import PassingError, PersistentError, persist
+from manifests.storage.retry import PersistentError, TransientError, persist
 from pipelines.audio.address import RefusedError, Target, is_public, parse_url, redirected
 from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, size_of, wrap_tls
 from runtime.credentials import redact_credentials
@@ -150,7 +150,7 @@ class _Remote:
                     raise
                 deadline.wait_s()  # raises RefusedError if there is no time for another try
                 cause = str(error) if type(error) is ConnectionError else type(error).__name__
-                raise PassingError(cause) from error
+                raise TransientError(cause) from error
 
         began = time.monotonic()
         try:
@@ -216,7 +216,7 @@ class _Remote:
             return _Answer(head, 0)  # an empty file has no first byte
         if status in (408, 429) or status >= 500:
             after = head.first("retry-after")
-            raise PassingError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
+            raise TransientError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
         raise RefusedError(head.description, "check the address and whether it may be read")
 
     def _part(self, exchange: Exchange, head: Head, start: int, stop: int) -> _Answer:

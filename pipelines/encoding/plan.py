@@ -18,7 +18,7 @@ from manifests.fingerprint import canonical, fingerprint
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.shards import FOLDER, ShardCommit, ShardFiles, committed
-from manifests.tables import joined
+from manifests.tables import concat_batches
 from pipelines.recipes.recipe import EncodeConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Base = Mapping[str, frozenset[int]]
 """The numbers of the shards that a dataset has, by folder."""
 
-RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
+RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "repeated_share", "source", "licence", "labels")
 """Columns of a window that its shard records. If they differ in the selection, the shard is made again."""
 KEPT_COLUMNS_SQL = ", ".join(RECORDED_COLUMNS).replace(
     "labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END"
@@ -229,7 +229,7 @@ class Plan:
             "CREATE TABLE held (folder VARCHAR, shard BIGINT, recording_id VARCHAR, digest UBIGINT, failed BOOLEAN)"
         )
         columns = ["recording_id", *RECORDED_COLUMNS, "status", "error"]
-        for table in joined(self._tables(columns)):
+        for table in concat_batches(self._tables(columns)):
             self._connection.register("shard_windows", table)
             self._connection.execute(
                 "INSERT INTO held SELECT split_part(batch, '/', 1), split_part(batch, '/', 2)::BIGINT, recording_id, "
@@ -281,7 +281,7 @@ class Plan:
         """
         batches, key = self._lake.batches(), partial(self._lake.windows_key, self._selection)
         wanted = ["recording_id", "kept", *columns, *RECORDED_COLUMNS]
-        return joined(self._lake.read_each(batches, key, wanted))
+        return concat_batches(self._lake.read_each(batches, key, wanted))
 
     def _compare(self) -> None:
         """Create the tables `fresh`, what goes into new shards, and `again`, the shards of the base to make again.
@@ -313,7 +313,7 @@ class Plan:
                     f"INSERT INTO kept_windows SELECT recording_id, {kept}, duration_s, duration_s * tracks "
                     "FROM (FROM cut WHERE kept) SEMI JOIN compared USING (recording_id)"
                 )
-            for table in joined(self._tables(["recording_id", *RECORDED_COLUMNS])):
+            for table in concat_batches(self._tables(["recording_id", *RECORDED_COLUMNS])):
                 self._connection.register("shard_windows", table)
                 run(
                     f"INSERT INTO held_windows SELECT recording_id, {held}, split_part(batch, '/', 1), "
@@ -361,7 +361,7 @@ class Plan:
         run = self._connection.execute
         run("CREATE TABLE found (recording_id VARCHAR, dataset VARCHAR, folder VARCHAR, number BIGINT)")
         for dataset in same_features:
-            for table in joined(_recordings_of(self._lake, dataset)):
+            for table in concat_batches(_recordings_of(self._lake, dataset)):
                 self._connection.register("shard_windows", table)
                 run(
                     "INSERT INTO found SELECT DISTINCT recording_id, $dataset, split_part(batch, '/', 1), "

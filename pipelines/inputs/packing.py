@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests import labels, schemas
 from manifests.lake import Lake
 from manifests.merge import counted_s
-from manifests.tables import joined, write_parquet_bytes
+from manifests.tables import concat_batches, write_parquet_bytes
 from manifests.withdraw import tombstones, whole_files
 from pipelines.inputs.entry import Notes
 from pipelines.recipes.recipe import IngestConfig
@@ -109,7 +109,7 @@ class Packing:
         """Add the names of batches that are not in the table `known` yet."""
         batches = [batch for batch in self.lake.batches() if _number(batch) >= self.number]
         columns = ["recording_id", "uris", "status", *labels.COLUMNS, "labels"]
-        for table in joined(self.lake.read_each(batches, self.lake.recordings_key, columns)):
+        for table in concat_batches(self.lake.read_each(batches, self.lake.recordings_key, columns)):
             self.connection.register("part", table)
             self.connection.execute("INSERT INTO known BY NAME SELECT * EXCLUDE (uris), unnest(uris) AS uri FROM part")
         self.number = max((_number(batch) + 1 for batch in batches), default=self.number)

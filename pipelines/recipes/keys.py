@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
 import textwrap
@@ -18,6 +17,7 @@ from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.recipes import recipe as recipes
 from pipelines.recipes.encoder_tables import EncodeConfig
+from pipelines.stages.registry import config_class
 from runtime import typed
 
 UNITS = {
@@ -59,10 +59,10 @@ def keys() -> list[Key]:
     keys += _config_keys(recipes.IngestConfig, "ingest")
     keys += _config_keys(DecodeConfig, "decode")
     keys += _config_keys(recipes.Recipe, "annotate", only=("piece_hours",))
-    for stage, (module, _, config) in recipes.STAGES.items():
+    for stage in recipes.STAGES:
         table = f"annotate.{stage}"
         keys.append(Key(table, "enabled", "true or false", "true", "", ENABLED))
-        keys += _config_keys(getattr(importlib.import_module(module), config), table)
+        keys += _config_keys(config_class(stage), table)
     keys += _config_keys(recipes.MatchConfig, "match")
     keys += _config_keys(recipes.SelectConfig, "select")
     keys += _config_keys(EncodeConfig, "encode")
@@ -112,7 +112,7 @@ def _config_keys(
         Key(
             table,
             field.name,
-            typed.named(hints[field.name]),
+            typed.type_in_words(hints[field.name]),
             toml(defaults.get(field.name, _default(field))),
             next((unit for end, unit in UNITS.items() if field.name.endswith(end)), ""),
             texts.get(field.name, ""),

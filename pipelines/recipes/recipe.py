@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 from manifests.labels import COLUMNS, checked_label
 from manifests.matches import MatchConfig
 from manifests.names import checked_name
+from manifests.schemas import STAGE_SPECS
 from manifests.selection import SelectConfig
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
@@ -21,19 +21,12 @@ from pipelines.recipes.encoder_tables import EncodeConfig, check_grid, parse_enc
 from pipelines.recipes.rules import check_rules
 from pipelines.recipes.tables import build_config, check_keys
 from pipelines.stages.base import Stage
+from pipelines.stages.registry import config_class, stage_class
 from runtime import typed
 from runtime.errors import OverrideError, RecipeError, UnknownRecipeError
 
-STAGES = {
-    "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
-    "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
-    "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
-    "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
-    "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
-    "prosody": ("pipelines.stages.prosody", "Prosody", "ProsodyConfig"),
-    "fingerprint": ("pipelines.stages.fingerprint", "Fingerprint", "FingerprintConfig"),
-}
-"""The module, the class and the class of the settings of each stage, in the order in which stages run."""
+STAGES = [stage for stage, spec in STAGE_SPECS.items() if spec.optional]
+"""The names of the stages that a recipe can choose, in the order in which they run."""
 
 MAX_FAILED_SHARE = 0.5
 
@@ -144,11 +137,7 @@ class Recipe:
 
     def make_stages(self) -> list[Stage]:
         """Make the stages, in order. Their models are not loaded yet."""
-        stages = []
-        for name, config in self.stages.items():
-            module, stage, _ = STAGES[name]
-            stages.append(getattr(importlib.import_module(module), stage)(config))
-        return stages
+        return [stage_class(name)(config) for name, config in self.stages.items()]
 
 
 def shipped() -> list[str]:
@@ -228,14 +217,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
         what = f"max_failed_share must be a number from 0 to 1, not {max_failed_share!r:.100}"
         raise RecipeError(what, "correct it in the recipe")
     stages: dict[str, Any] = {}
-    for stage, (module, _, config_class) in STAGES.items():
+    for stage in STAGES:
         settings = annotate.get(stage)
         if settings is not None and not isinstance(settings, dict):
             raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
         if settings is not None and _pop_enabled(stage, settings):
-            stages[stage] = build_config(
-                getattr(importlib.import_module(module), config_class), settings, f"annotate.{stage}"
-            )
+            stages[stage] = build_config(config_class(stage), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
     if "prosody" in stages:
@@ -245,6 +232,9 @@ def parse(raw: dict[str, Any]) -> Recipe:
             what = "annotate.prosody.speakers = true reads the turns of diarize"
             raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
     select: SelectConfig = build_config(SelectConfig, raw.get("select", {}), "select")
+    if select.most_repeats is not None and "fingerprint" not in stages:
+        what = "select.most_repeats counts the recordings that hold a passage, which needs fingerprints"
+        raise RecipeError(what, "add a table [annotate.fingerprint], or leave most_repeats out")
     encoders = parse_encoders(raw.get("encode", {}))
     encode = next(iter(encoders.values())) if encoders else parse_encode(raw.get("encode", {}), "encode")
     for config in encoders.values() if encoders else [encode]:

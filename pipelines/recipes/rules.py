@@ -18,6 +18,8 @@ OF_WINDOWS = {
     "turn_count": "diarize",
     "turns": "diarize",
     "language": "language",
+    "repeated_share": "fingerprint",
+    "repeats": "fingerprint",
 }
 """Columns of windows with the stage that fills them. Without that stage they are null, and every rule on them fails."""
 
@@ -37,11 +39,12 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
     import duckdb
 
     from manifests import schemas
-    from manifests.select import RuleError, broken_rules
-    from manifests.select import check_rules as compile_rules
+    from manifests.rules import RuleError, broken_rules
+    from manifests.rules import check_rules as compile_rules
     from manifests.selection import Selection
 
     fingerprints = dict.fromkeys(["signal", *stages], "")
+    matches = "" if "fingerprint" in fingerprints else None
     measured = [name for name in schemas.WINDOWS.names if OF_WINDOWS.get(name, "signal") in fingerprints]
     of_windows = schemas.WINDOWS.empty_table().select(measured)
     with duckdb.connect() as connection:
@@ -49,7 +52,8 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
             for name, condition in rules.items():
                 one: dict[str, Any] = {table: {name: condition}}
                 try:
-                    compile_rules(connection, Selection("", fingerprints, context_s=0, continuation_s=1, **one))
+                    tried = Selection("", fingerprints, context_s=0, continuation_s=1, matches=matches, **one)
+                    compile_rules(connection, tried)
                     if table == "windows":
                         broken_rules(connection, of_windows, {name: condition})
                 except (RuleError, duckdb.Error) as error:
@@ -59,7 +63,7 @@ def check_rules(recordings: Mapping[str, str], windows: Mapping[str, str], stage
 def _rule_error(table: str, name: str, condition: str, stages: Collection[str], error: BaseException) -> RecipeError:
     """Return the error of a rule that DuckDB does not compile, in the terms of a recipe."""
     from manifests import schemas
-    from manifests.views import measured
+    from manifests.view_columns import annotation_columns
 
     rule = f"the rule select.{table}.{name} = {condition!r}"
     reason = str(error).partition("\n\nLINE")[0].replace("\n", " ")
@@ -71,7 +75,9 @@ def _rule_error(table: str, name: str, condition: str, stages: Collection[str], 
     if stage := _stage_of(table, column):
         what = f"{rule} reads {column}, which the stage {stage} measures, and the recipe does not have that stage"
         return RecipeError(what, f"add the table [annotate.{stage}] to the recipe, or leave the rule out")
-    of_recordings = list(measured(["signal", *stages]))
+    of_recordings = list(annotation_columns(["signal", *stages]))
+    if "fingerprint" in stages:
+        of_recordings += [repeat.name for repeat in schemas.REPEATS]
     known = schemas.WINDOWS.names if table == "windows" else of_recordings
     what = f"{rule} names {unknown[1]!r}, which is not a column of {table}"
     if table == "windows" and column in of_recordings:
@@ -89,5 +95,7 @@ def _stage_of(table: str, column: str) -> str | None:
 
     if table == "windows":
         return OF_WINDOWS.get(column)
+    if column in [repeat.name for repeat in schemas.REPEATS]:
+        return "fingerprint"
     names = (stage for stage in schemas.STAGES if stage != "signal")
     return next((stage for stage in names if column in schemas.STAGES[stage].names), None)

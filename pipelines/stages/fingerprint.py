@@ -1,4 +1,4 @@
-"""Fingerprints: the landmarks of a recording, by which its copies and repeated passages are found."""
+"""The stage `fingerprint`: the landmarks of a recording, by which other recordings with the same sound are found."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipelines.stages.landmarks import landmarks
 
 @dataclass(frozen=True)
 class FingerprintConfig:
-    """There are no settings, because fingerprints of different settings could not be compared."""
+    """Empty, because only fingerprints that were taken in the same way can be compared."""
 
 
 class Fingerprint(Stage):
-    """Rows of `manifests.schemas.FINGERPRINT`, which `pipelines.stages.landmarks` describes."""
+    """Makes rows of `manifests.schemas.FINGERPRINT`; `pipelines.stages.landmarks` says what landmarks are."""
 
     name = "fingerprint"
     version = 1

@@ -15,7 +15,7 @@ from pyannote.audio import Pipeline
 from pipelines.stages.diarizers import ChunkTurns, Read, Turn
 from pipelines.stages.pretrained import load_pipeline
 from runtime import models
-from runtime.batches import fit
+from runtime.batches import batch_calls
 from runtime.errors import RecipeError, SpeechmillError
 
 SAMPLE_RATE = 16000
@@ -41,8 +41,8 @@ class Pyannote:
             raise SpeechmillError(f"pipeline {named!r}: {error}", remedy) from error
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = batch_size
         self.pipeline, self.max_speakers = pipeline.to(torch.device(device)), max_speakers
-        fit(pipeline._segmentation.model, "diarize, segmentation", batch_size, precision, threads)
-        fit(pipeline._embedding.model_, "diarize, embedding", batch_size, threads=threads)
+        batch_calls(pipeline._segmentation.model, "diarize, segmentation", batch_size, precision, threads)
+        batch_calls(pipeline._embedding.model_, "diarize, embedding", batch_size, threads=threads)
 
     def __call__(self, read: Read, num_samples: int, name: str) -> ChunkTurns:
         length_s = num_samples / SAMPLE_RATE

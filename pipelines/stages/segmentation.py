@@ -13,7 +13,7 @@ from pyannote.audio.models.segmentation import PyanNet
 
 from pipelines.stages.stretches import FRAME_STEP, FRAME_WIDTH, FRAMES, POWERSET, SAMPLE_RATE, WINDOW_SAMPLES, Windows
 from runtime import models
-from runtime.batches import fit
+from runtime.batches import batch_calls
 
 
 class Segmentation:
@@ -25,7 +25,7 @@ class Segmentation:
         self.step = min(FRAMES, max(1, round(step_s * SAMPLE_RATE / FRAME_STEP)))
         self.device = device
         self.model = load_segmentation().to(device)
-        fit(self.model, "diarize, segmentation", batch_size, precision, threads)
+        batch_calls(self.model, "diarize, segmentation", batch_size, precision, threads)
 
     def __call__(self, samples: np.ndarray) -> Windows:
         """Segment float32 (samples,) at 16 kHz. The last window ends with the sound; shorter sound is padded."""

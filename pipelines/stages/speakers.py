@@ -19,7 +19,7 @@ import torchaudio
 
 from pipelines.stages.clustering import unit
 from runtime import models
-from runtime.batches import fit
+from runtime.batches import batch_calls
 
 SAMPLE_RATE = 16000
 DIMENSION = 192
@@ -67,7 +67,7 @@ class SpeakerEmbedding:
         self.device = device
         self.model = load_embedding().to(device)
         self.compensate = Compensation.packaged()
-        fit(self.model, "diarize, embedding", batch_size, threads=threads)
+        batch_calls(self.model, "diarize, embedding", batch_size, threads=threads)
 
     def __call__(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
         """Compensated embeddings, float64 (count, DIMENSION), of features (frames, MELS) as `features` gives them.

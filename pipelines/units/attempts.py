@@ -33,7 +33,7 @@ class WorkerDiedError(SpeechmillError):
     """Workers died repeatedly while they processed this recording."""
 
     remedy = "give workers more memory, or convert it with ffmpeg if its codec is unusual"
-    passing = True
+    transient = True
 
 
 class Attempts:

@@ -24,7 +24,7 @@ from analysed import Analysed, analysed, annotation, diarized
 from judged import Judged, is_judged, judged
 from pyannote.core import Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
-from sounds import RECORDINGS
+from sounds import recordings_or_packaged
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
@@ -222,7 +222,7 @@ def main(
 ) -> None:  # fmt: skip
     """Diarize the recordings of FOLDERS whose number of speakers is known; by default the test recordings."""
     recordings: list[Judged] = []
-    for folder in folders or (RECORDINGS,):
+    for folder in folders or (recordings_or_packaged(),):
         if not is_judged(folder):
             print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
             return

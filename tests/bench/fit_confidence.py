@@ -18,6 +18,7 @@ import numpy as np
 from analysed import analysed, diarized
 from judged import judged
 from scipy.optimize import minimize
+from sounds import recordings_or_packaged
 
 from pipelines.stages.confidence import predictors
 from pipelines.stages.diarize import Diarize, DiarizeConfig
@@ -28,7 +29,7 @@ PENALTY = 0.5
 
 
 @click.command()
-@click.argument("folders", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("folders", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--cache", type=click.Path(path_type=Path), help="folder that keeps the output of the models")
 def main(folders: tuple[Path, ...], cache: Path | None) -> None:
     """Fit a logistic regression to the recordings of FOLDERS that the built-in pipeline diarizes."""
@@ -43,7 +44,7 @@ def main(folders: tuple[Path, ...], cache: Path | None) -> None:
         return 0.5
 
     with mock.patch("pipelines.stages.diarize.of_count", record):
-        for recording in (one for folder in folders for one in judged(folder)):
+        for recording in (one for folder in folders or (recordings_or_packaged(),) for one in judged(folder)):
             before = len(measured)
             row = diarized(stage, analysed(stage, vad, recording.path, cache))
             if len(measured) > before:

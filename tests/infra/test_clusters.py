@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import ROOT, TwoNodes, need_namespaces
-from millings import command, digests, make_input
+from ray_clusters import ROOT, TwoNodes, need_namespaces
+from small_runs import digests, make_input, run_command
 from tools import INFRA, tool
 
 from pipelines.commands.cli import cli
@@ -142,7 +142,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 2)
-    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    subprocess.run(run_command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
     return folder, digests(folder / "whole")
 
 

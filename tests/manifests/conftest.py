@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from millings import encoded
+from small_runs import encode_dataset
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -42,5 +42,5 @@ def milled(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake
     lake.write(lake.annotation_key("diarize", "d", "batch-000000"), schemas.table(rows, schemas.DIARIZE))
     marks = annotator.fingerprints | {"diarize": "d"}
     select(lake, Selection("s", marks, context_s=2, continuation_s=6, windows={"speech": "speech_share > 0.5"}))
-    encoded(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
+    encode_dataset(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
     return lake

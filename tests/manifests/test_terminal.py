@@ -131,8 +131,8 @@ def told(*words: str) -> Any:
 
 def test_a_condition_alone_is_honoured(lake: str) -> None:
     (found,) = told("stats", lake, "--where", f"recording_id = '{NAME[:-1]}1'")["views"]
-    assert (found["view"], found["count"]) == ("annotations", 1)
-    assert "where duration_s > 99\nannotations: 0 rows" in run("stats", lake, "--where", "duration_s > 99").output
+    assert (found["view"], found["count"]) == ("recordings", 1)
+    assert "where duration_s > 99\nrecordings: 0 rows" in run("stats", lake, "--where", "duration_s > 99").output
 
 
 def test_by_several_columns_is_one_table_however_it_is_written(lake: str) -> None:
@@ -160,7 +160,7 @@ def test_labels_are_columns_to_count_by_in_every_view_that_has_them(milled: Lake
             "there is no column speech_shar",
             "did you mean speech_share",
         ),
-        (["head", "LAKE", "--columns", "split"], "this view has no column split", "windows"),
+        (["head", "LAKE", "--columns", "kept"], "this view has no column kept", "windows"),
         (["head", "LAKE", "--where", 'source = "here"'], "there is no column here", "in single quotes: 'here'"),
         (["head", "LAKE", "--view", "window"], "there is no view window", "did you mean windows"),
         (["query", "LAKE", "FROM widnows"], "there is no view widnows", "did you mean windows"),

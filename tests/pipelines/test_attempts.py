@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import where
-from millings import encode_alone, make_input
+from small_runs import encode_alone, make_input
 
 from manifests.lake import Lake
 from manifests.select import select

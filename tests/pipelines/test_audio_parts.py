@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from forked import speechmill
-from millings import RECIPE, conversation
+from small_runs import RECIPE, conversation
 
 from manifests.exchange.foreign.lhotse import sources_of
 from manifests.lake import Lake

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import speechmill
-from millings import digests, make_input
+from small_runs import digests, make_input
 
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
@@ -119,7 +119,7 @@ def test_other_bytes_of_the_same_size_are_the_recordings_own_failure_and_told_as
     made, dones = annotated(lake)
     assert [failure.reason for failure in dones["batch-000000"].failures] == ["signal: ChangedAudioError"]
     (row,) = [row for key in made for row in lake.read(key).to_pylist() if "signal" in key and row["status"] != "ok"]
-    assert "put the original file back" in row["remedy"]
+    assert "restore the original file" in row["remedy"]
     assert "--retry-failed ChangedAudioError" in row["remedy"]
     path.write_bytes(data)
     other = Lake.at(str(tmp_path / "other"))

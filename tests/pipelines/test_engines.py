@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import where
-from clusters import ROOT, TwoNodes, alone, need_namespaces
 from forked import speechmill
-from millings import command, digests, given, make_input
+from ray_clusters import ROOT, TwoNodes, alone, need_namespaces
+from small_runs import digests, make_input, run_command, run_words
 
 from manifests.lake import Lake
 from pipelines.annotate import Annotator
@@ -54,7 +54,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one worker in one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 6)
-    assert speechmill(*given(folder, folder / "whole")).returncode == 0
+    assert speechmill(*run_words(folder, folder / "whole")).returncode == 0
     return folder, digests(folder / "whole")
 
 
@@ -93,7 +93,7 @@ def test_any_engine_makes_the_bytes_of_one_process(
         "beam": ["--engine", "beam", "--workers", "2"],
         "portable": ["--engine", "beam", *LOOPBACK],
     }[how]
-    given = command(folder, tmp_path / "lake", *words)
+    given = run_command(folder, tmp_path / "lake", *words)
     if how == "nodes":
         done = on(request.getfixturevalue("nodes"), *given)
     else:
@@ -199,7 +199,9 @@ def test_a_local_worker_that_is_killed_between_two_units_costs_nothing() -> None
 
 def test_a_killed_driver_takes_its_local_workers_along(tmp_path: Path) -> None:
     make_input(tmp_path, 8)
-    driver = subprocess.Popen(command(tmp_path, tmp_path / "lake", "--workers", "2"), cwd=ROOT, start_new_session=True)
+    driver = subprocess.Popen(
+        run_command(tmp_path, tmp_path / "lake", "--workers", "2"), cwd=ROOT, start_new_session=True
+    )
     while not list((tmp_path / "lake").glob("runs/attempts/*.json")):
         assert driver.poll() is None
         time.sleep(0.01)
@@ -253,7 +255,7 @@ def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     workers: str, nodes: TwoNodes, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     words = ["--engine", "ray", "--ray-address", nodes.address, "--workers", workers]
-    done = on(nodes, *command(milled[0], tmp_path / "lake", *words))
+    done = on(nodes, *run_command(milled[0], tmp_path / "lake", *words))
     assert done.returncode == 1
     assert "3 x 1 CPU for annotate-vad do not fit on the available nodes: 1 CPU, 1 CPU and 1 GPU" in done.stderr
     assert "remedy: use fewer --workers" in done.stderr
@@ -361,7 +363,7 @@ def test_the_graph_of_a_remote_job_is_whole_and_holds_no_unit(options: list[str]
 def test_mistakes_about_engines_are_told(
     words: list[str], code: int, message: str, milled: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    done = speechmill(*given(milled[0], tmp_path / "lake", *words))
+    done = speechmill(*run_words(milled[0], tmp_path / "lake", *words))
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
     assert not (tmp_path / "lake").exists(), "it was told after work had begun"

@@ -20,7 +20,7 @@ import safetensors.numpy
 import soundfile
 from click.testing import CliRunner
 from lhotse import CutSet
-from millings import conversation
+from small_runs import conversation
 
 import encoders.logmel
 from manifests.amend import drop_recordings, finish_replacing

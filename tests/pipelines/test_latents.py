@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 from forked import speechmill
-from millings import conversation
+from small_runs import conversation
 from test_growth import mill_all as mill
 from test_several import shards
 from tiny_models import TINY

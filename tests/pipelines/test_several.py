@@ -17,7 +17,7 @@ import soundfile
 import webdataset
 import wids
 from forked import speechmill
-from millings import conversation as sample
+from small_runs import conversation as sample
 from test_growth import RECIPE, Sound
 from test_growth import mill_all as mill
 

@@ -16,7 +16,7 @@ import where
 from forked import speechmill
 from hypothesis import given
 from hypothesis import strategies as st
-from millings import RECIPE, digests, make_input
+from small_runs import RECIPE, digests, make_input
 from test_cli import ROOT
 
 from manifests import schemas

@@ -13,6 +13,9 @@ LOOKING = CHOICE | {"TARGET", "--json", "--recipe"}
 TABLES = LOOKING | {"--wide"}
 HEARING = LOOKING | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
+TRAINING = {
+    "LAKE", "-o", "--output", "--dataset", "--also", "--model", "--patch", "--depth", "--set", "--device", "--json",
+}  # fmt: skip
 SURFACE = {
     "run": STEP | {"--in", "--retry-failed", "--dry-run", "--watch"},
     "ingest": STEP | {"--in"},
@@ -108,7 +111,7 @@ SURFACE = {
         "--json",
         "--recipe",
     },
-    "study leaks": {"A [B]...", "--lake", "--show", "--wide", "--json", "--recipe"},
+    "study leaks": {"A [B]...", "--lake", "--share", "--show", "--wide", "--json", "--recipe"},
     "study sample": {
         "[LAKE]",
         "--by",
@@ -153,6 +156,22 @@ SURFACE = {
     "manifest play": HEARING,
     "manifest spectrogram": HEARING | {"-o", "--output"},
     "manifest convert": CHOICE | {"LAKE_OR_FILE...", "--to", "-o", "--out", "--overwrite", "--json", "--recipe"},
+    "study train": TRAINING | {"--flops", "--params", "--seed"},
+    "study sweep": TRAINING | {"PLAN", "--seeds", "--workers"},
+    "study generate": {
+        "RUN",
+        "LAKE",
+        "-o",
+        "--output",
+        "--clips",
+        "--split",
+        "--steps",
+        "--guidance",
+        "--vocoder",
+        "--seed",
+        "--device",
+        "--json",
+    },
     "study fit": {
         "TABLE",
         "--params",

@@ -1,0 +1,193 @@
+"""`speechmill study train | sweep`: train models on the shards of a lake. Imports of torch happen inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manifests.look.options import JSON, complete_folders
+from runtime.errors import SpeechmillError
+from studies.planning import whole_number
+
+if TYPE_CHECKING:
+    from studies.slm.sweep import Given
+
+DATA = (
+    click.option(
+        "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
+        help="Dataset of LAKE; the newest if not given.",
+    ),
+    click.option("--also", metavar="LAKE", help="A lake whose split test is measured beside the split validation."),
+    click.option(
+        "--model", type=click.Choice(["diffusion", "ar"]), default="diffusion", show_default=True,
+        help="Continuous diffusion, or its discrete autoregressive rival.",
+    ),
+    click.option("--patch", type=click.IntRange(1, 6), default=4, show_default=True, help="Frames in a token."),
+    click.option(
+        "--depth", type=click.IntRange(1, 1000), default=2, show_default=True,
+        help="Blocks of a model of which the size alone is given.",
+    ),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as learning_rate=0.004."),
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        help="Where it is trained.",
+    ),
+)  # fmt: skip
+OUT = click.option(
+    "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Where it is kept; the same command goes on there.",
+)  # fmt: skip
+
+
+def _data(function: Any) -> Any:
+    for option in reversed(DATA):
+        function = option(function)
+    return function
+
+
+def _needs_torch() -> None:
+    from importlib.util import find_spec
+
+    from manifests.install import install
+    from runtime.errors import MissingExtraError
+
+    if find_spec("torch") is None:
+        raise MissingExtraError("training needs torch", install(["reader"]))
+
+
+def _truth(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise ValueError(f"{word!r} is neither true nor false")
+    return word == "true"
+
+
+def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
+    """Settings by options and by `--set`, each of the type of its field."""
+    from studies.slm.train import Settings
+
+    known = {field.name: field for field in dataclasses.fields(Settings)}
+    for text in overrides:
+        name, _, value = text.partition("=")
+        if name not in known or name in ("flops", "width", "depth", "seed", "model", "patch"):
+            free = ", ".join(sorted(known.keys() - {"flops", "width", "depth", "seed", "model", "patch"}))
+            raise SpeechmillError(f"no setting {name!r} of a run", f"choose from: {free}")
+        kinds: dict[str, Callable[[str], Any]] = {"learning_rate": float, "decay": float, "compile": _truth}
+        kind = kinds.get(name, int)
+        try:
+            named[name] = value if name in ("predict", "precision") else kind(value)
+        except ValueError as error:
+            raise SpeechmillError(f"--set {text}: {error}", "correct the value") from error
+    return named
+
+
+def _corpus(lake: str, dataset: str | None, also: str | None, device: str, settings: dict[str, Any]) -> Given:
+    from studies.slm.sweep import Given
+    from studies.slm.train import Settings
+
+    held = settings.get("held_windows", Settings.held_windows)
+    return Given(lake, dataset, settings["patch"], device, held, also)
+
+
+def _line(result: dict[str, Any]) -> str:
+    from studies.laws.told import digits
+
+    what = "nats a token" if result["model"] == "ar" else "error of v"
+    return (
+        f"{digits(result['flops'])} FLOP, N {result['params']:,}, D {result['tokens']:,} in {result['epochs']:.2f} "
+        f"epochs, {result['steps']:,} steps of {result['rows']} windows: held-out loss {result['loss']:.6f} ({what})"
+    )
+
+
+@click.command()
+@click.argument("lake", type=click.Path())
+@OUT
+@click.option("--flops", callback=whole_number, required=True, metavar="FLOP", help="Compute, C = 6 N D.")
+@click.option("--params", callback=whole_number, required=True, metavar="N", help="Parameters of the blocks.")
+@click.option("--seed", type=click.IntRange(0, 2**20), default=0, show_default=True)
+@_data
+@JSON
+def train(
+    lake: str,
+    folder: Path,
+    flops: int,
+    params: int,
+    seed: int,
+    dataset: str | None,
+    also: str | None,
+    model: str,
+    patch: int,
+    depth: int,
+    overrides: tuple[str, ...],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train one speech model on the windows of LAKE.
+
+    Compute and size are given; tokens D = C / 6 N, steps, batch and schedule follow. docs/trainer.md tells of it.
+    """
+    _needs_torch()
+    from manifests.look import terminal
+    from studies.slm import sweep as sweeping
+    from studies.slm.train import Trainer, locked
+
+    settings = _settings(overrides, model=model, patch=patch)
+    (job,) = sweeping.jobs([{"flops": float(flops), "params": float(params)}], [seed], depth, **settings)
+    with locked(folder):
+        trainer = Trainer(_corpus(lake, dataset, also, device, settings).open(), job.settings, folder)
+        if trainer.done and not as_json:
+            terminal.echo(f"goes on after step {trainer.done:,} of {trainer.steps:,}")
+        result = trainer.run()
+    terminal.as_json(result) if as_json else terminal.echo(_line(result))
+
+
+@click.command()
+@click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("lake", type=click.Path())
+@OUT
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs of each size.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True,
+    help="Runs side by side: one a core, or several on one card.",
+)  # fmt: skip
+@_data
+@JSON
+def sweep(
+    plan: Path,
+    lake: str,
+    folder: Path,
+    seeds: int,
+    workers: int,
+    dataset: str | None,
+    also: str | None,
+    model: str,
+    patch: int,
+    depth: int,
+    overrides: tuple[str, ...],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train all runs of PLAN, which `study plan --csv` wrote, on the windows of LAKE.
+
+    What is done already is not done again. FOLDER/runs.csv has a row for each run, for `study fit`.
+    """
+    _needs_torch()
+    from manifests.look import terminal
+    from studies.slm import sweep as sweeping
+
+    settings = _settings(overrides, model=model, patch=patch)
+    todo = sweeping.jobs(sweeping.cells(plan), range(seeds), depth, **settings)
+    given = _corpus(lake, dataset, also, device, settings)
+
+    def tell(name: str, result: dict[str, Any]) -> None:
+        if not as_json:
+            terminal.echo(f"{name}: {_line(result)}")
+
+    rows = sweeping.sweep(given, todo, folder, workers, tell)
+    if as_json:
+        terminal.as_json({"table": str(folder / sweeping.TABLE), "runs": rows})
+    else:
+        terminal.echo(f"{len(rows):,} runs: {folder / sweeping.TABLE}")
