@@ -96,7 +96,8 @@ class Diffusion(nn.Module):
         With `guidance` w the step follows c + (w - 1) (c - 0), c with the context and 0 with one of zeros, which the
         network was never trained on.
         """
-        levels = torch.linspace(4.0, -4.0, steps + 1, device=context.device)
+        most = 2.5 * LEVEL_SD  # levels beyond are hardly ever trained on
+        levels = torch.linspace(LEVEL_MEAN + most, LEVEL_MEAN - most, steps + 1, device=context.device)
         z = torch.randn((len(context), tokens, context.shape[2]), generator=random).to(context.device)
         for here, there in itertools.pairwise(levels):
             at = here.expand(len(context))
