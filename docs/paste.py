@@ -1,7 +1,7 @@
-"""What the commands in docs/tutorial.md print over the lake of the demo: pasted by `python -m docs.paste LAKE`.
+"""Update the output of the commands in docs/tutorial.md: `python -m docs.paste LAKE`, with the lake of the demo.
 
-A block that shows output begins with its commands, each after a dollar sign; tests/pipelines/test_cli.py compares what
-stands below them with what they print.
+A block with output begins with a command after a dollar sign. tests/pipelines/test_cli.py compares the output below
+each command with what it prints.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PAGE = Path(__file__).with_name("tutorial.md")
 BLOCK = re.compile(r"```\n(\$ speechmill .*?)```", re.DOTALL)
 
 
-def pasted(text: str, lake: str) -> str:
-    """The page, with what its commands print over a lake that it calls demo-lake."""
+def update_output(text: str, lake: str) -> str:
+    """Return the page with the current output of its commands. `lake` replaces demo-lake in the commands."""
     return BLOCK.sub(lambda block: f"```\n{_printed(block[1], lake)}```", text)
 
 
@@ -37,9 +37,9 @@ def _printed(block: str, lake: str) -> str:
 
 
 def _rows(document: str) -> list[str]:
-    """The rows of a document of `manifest query`, without what surrounds them."""
+    """Return the lines with rows of a JSON document of `manifest query`."""
     return [line.strip().removesuffix(",") for line in document.splitlines() if line.startswith(" {")]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(pasted(PAGE.read_text(), sys.argv[1]))
+    PAGE.write_text(update_output(PAGE.read_text(), sys.argv[1]))

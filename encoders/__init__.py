@@ -1,7 +1,7 @@
-"""Encoders turn sound into continuous features; `load` makes one from its name and its settings.
+"""Encoders turn sound into continuous features. `load` makes an encoder from its name and its settings.
 
-To add one, subclass `encoders.base.Encoder`, or `encoders.neural.NeuralEncoder` for a torch model, and name the class
-below; from another package, by an entry point; or by the path of its file. See docs/encoders.md.
+To add one, subclass `encoders.base.Encoder`, or `encoders.neural.NeuralEncoder` for a torch model. Then list the class
+in `ENCODERS`, register it as an entry point of your package, or name its file in the recipe. See docs/encoders.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from encoders.base import Encoder
 from runtime.extras import require
 
-# Named, not imported: an encoder's optional packages are met only when that encoder is asked for.
+# Import paths instead of imports, so that the optional packages of an encoder are only imported when it is used.
 ENCODERS = {
     "custom": "encoders.custom:Custom",
     "dac": "encoders.dac:Dac",
@@ -35,53 +35,59 @@ ENCODERS = {
     "vibevoice": "encoders.vibevoice:VibeVoice",
 }
 GROUP = "speechmill.encoders"
-"""Group of the entry points by which other packages bring encoders: `name = "package.module:Class"`."""
+"""Entry point group in which other packages register encoders: `name = "package.module:Class"`."""
 EXTRA = "latents"
+"""The extra of this package that installs what our own encoders import."""
 
 
 def load(name: str, settings: Mapping[str, Any]) -> Encoder:
-    """The encoder `name` with `settings` in place of its defaults.
+    """Return the encoder `name`, with `settings` in place of its defaults.
 
-    `name` is one of `choices()`, or 'folder/file.py:ClassName'. ValueError lists the choices where a name or a setting
-    is unknown; MissingExtraError says how to install a package that the encoder needs.
+    Args:
+        name: One of `choices()`, or 'folder/file.py:ClassName'.
+        settings: Values for fields of the encoder's `config_class`.
+
+    Raises:
+        ValueError: The name or a setting is unknown; the message lists the choices.
+        MissingExtraError: A package that the encoder needs is not installed; the message says how to install it.
 
     >>> load("logmel", {"num_mels": 40}).dim
     40
     """
     encoder_class = find(name)
     require(f"encoder {name!r}", encoder_class.packages, EXTRA if name in ENCODERS else None)
-    known = [field.name for field in dataclasses.fields(encoder_class.config_class)]
-    unknown = sorted(set(settings) - set(known))
+    valid = [field.name for field in dataclasses.fields(encoder_class.config_class)]
+    unknown = sorted(set(settings) - set(valid))
     if unknown:
         raise ValueError(
-            f"encoder {name!r} has no setting {', '.join(map(repr, unknown))}; choose from: {', '.join(known)}"
+            f"encoder {name!r} has no setting {', '.join(map(repr, unknown))}; choose from: {', '.join(valid)}"
         )
     return encoder_class(encoder_class.config_class(**settings))
 
 
 def choices() -> list[str]:
-    """Names of our encoders and of those that installed packages bring, sorted."""
+    """Return the names of our own encoders and of those that installed packages register, sorted."""
     return sorted({*ENCODERS, *(point.name for point in entry_points(group=GROUP))})
 
 
 def find(name: str) -> type[Encoder]:
-    """The class behind a name, as `load` takes it; our own names come first."""
+    """Return the encoder class with this name (see `load`). Our own names take precedence over entry points."""
     path, _, class_name = name.rpartition(":")
     if path.endswith(".py"):
-        return _checked(name, _from_file(Path(path).expanduser(), class_name))
+        return _check_class(name, _import_from_file(Path(path).expanduser(), class_name))
     if name in ENCODERS:
-        return _checked(name, EntryPoint(name, ENCODERS[name], GROUP).load())
+        return _check_class(name, EntryPoint(name, ENCODERS[name], GROUP).load())
     points = list(entry_points(group=GROUP, name=name))
     if not points:
         raise ValueError(
             f"unknown encoder {name!r}; choose from: {', '.join(choices())}; or name a file: 'folder/file.py:ClassName'"
         )
     if len({point.value for point in points}) > 1:
-        raise ValueError(f"several packages bring an encoder {name!r}: {', '.join(point.value for point in points)}")
-    return _checked(name, points[0].load())
+        raise ValueError(f"several packages register an encoder {name!r}: {', '.join(p.value for p in points)}")
+    return _check_class(name, points[0].load())
 
 
-def _from_file(path: Path, class_name: str) -> Any:
+def _import_from_file(path: Path, class_name: str) -> Any:
     if not path.is_file():
         raise ValueError(f"encoder '{path}:{class_name}': there is no file {path}")
     module_name = re.sub(r"\W", "_", f"speechmill_encoder_{path.resolve()}")
@@ -91,10 +97,10 @@ def _from_file(path: Path, class_name: str) -> Any:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses look their module up there
+        sys.modules[module_name] = module  # dataclasses look up their module here
         try:
             spec.loader.exec_module(module)
-        except BaseException:  # the next call must not find a module that ran half way; raised on
+        except BaseException:  # otherwise the next call would find a half-initialised module
             del sys.modules[module_name]
             raise
     if not hasattr(module, class_name):
@@ -102,7 +108,7 @@ def _from_file(path: Path, class_name: str) -> Any:
     return getattr(module, class_name)
 
 
-def _checked(name: str, found: Any) -> type[Encoder]:
-    if not (isinstance(found, type) and issubclass(found, Encoder)):
-        raise ValueError(f"encoder {name!r}: {found!r} is no subclass of encoders.base.Encoder")
-    return found
+def _check_class(name: str, encoder_class: Any) -> type[Encoder]:
+    if not (isinstance(encoder_class, type) and issubclass(encoder_class, Encoder)):
+        raise ValueError(f"encoder {name!r}: {encoder_class!r} is not a subclass of encoders.base.Encoder")
+    return encoder_class

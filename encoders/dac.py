@@ -1,29 +1,29 @@
-"""The Descript audio codec before its quantiser (arXiv 2306.06546)."""
+"""The Descript Audio Codec (DAC, arXiv 2306.06546), before its quantiser."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralEncoder
-from encoders.reach import Reach, reach, snake_stack
+from encoders.receptive_field import ReceptiveField, receptive_field, snake_stack
 
 if TYPE_CHECKING:
     import torch
 
 
 class Dac(NeuralEncoder):
-    """What DAC's quantiser is given: the output of `DacModel.encoder`, not the projections into its codebooks."""
+    """The input of DAC's quantiser: the output of `DacModel.encoder`, not its projections into the codebooks."""
 
     name: ClassVar[str] = "dac"
     version: ClassVar[int] = 1
     model_type = "dac"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
         from transformers import DacConfig
 
         config: Any = DacConfig.from_pretrained(self.folder)
-        return config.sampling_rate, config.hidden_size, reach(snake_stack(config.downsampling_ratios))
+        return config.sampling_rate, config.hidden_size, receptive_field(snake_stack(config.downsampling_ratios))
 
     def _load(self) -> torch.nn.Module:
         from transformers import DacModel

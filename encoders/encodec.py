@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
-from encoders.reach import Reach, reach, seanet
+from encoders.receptive_field import ReceptiveField, receptive_field, seanet
 from runtime import typed
 
 if TYPE_CHECKING:
@@ -18,22 +18,23 @@ class EncodecConfig(NeuralConfig):
     """Settings of `Encodec`."""
 
     look_back_s: float = 4.0
-    """Sound before a window that its frames may see, seconds, with the causal model. An LSTM forgets, and has no last
-    step that reaches a frame; that of its convolutions is always covered."""
+    """Sound before a window on which its frames may depend, seconds, for the causal model. Its LSTM depends on all
+    earlier sound, with an influence that decays. The receptive field of the convolutions is always covered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"look_back_s": 0})
+        typed.check_fields(self, at_least={"look_back_s": 0})
 
 
 class Encodec(NeuralEncoder):
-    """What EnCodec's quantiser is given: the output of `EncodecModel.encoder`.
+    """The input of EnCodec's quantiser: the output of `EncodecModel.encoder`.
 
-    The model at 24 kHz is causal, with a look-back that is chosen. The model at 48 kHz normalises over time, within
-    chunks of `chunk_length_s` (1 s), and takes the level out of each (`normalize`). Here the chunks follow each other
-    from the beginning of the window, without the overlap of 1 % that the codec cross-fades after decoding, so that
-    there is one frame for each time; `local` is False. A track is given to both of its channels. The level of a chunk,
-    which the codec stores beside its codes, is not among the features.
+    The model at 24 kHz is causal; `EncodecConfig.look_back_s` limits its look-back.
+
+    The model at 48 kHz normalises over time within chunks of `chunk_length_s` (1 s), and divides each by its level
+    (`normalize`). Here the chunks follow each other from the beginning of the window. They do not have the overlap of
+    1 % that the codec cross-fades after decoding, so there is one frame for each time, and `local` is False. The track
+    is copied to both channels. The level of a chunk, which the codec stores with its codes, is not in the features.
     """
 
     name: ClassVar[str] = "encodec"
@@ -42,21 +43,21 @@ class Encodec(NeuralEncoder):
     model_type = "encodec"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
         from transformers import EncodecConfig
 
         config: Any = EncodecConfig.from_pretrained(self.folder)
         self.channels, self.chunk_s, self.normalize = config.audio_channels, config.chunk_length_s, config.normalize
         dilations = [config.dilation_growth_rate**number for number in range(config.num_residual_layers)]
         ratios = list(reversed(config.upsampling_ratios))
-        exact = reach(
+        exact = receptive_field(
             seanet(ratios, config.kernel_size, config.residual_kernel_size, config.last_kernel_size, dilations)
         )
         if self.chunk_s is not None:
             return config.sampling_rate, config.hidden_size, exact._replace(back=0)
         if not config.use_causal_conv or self.normalize or config.norm_type != "weight_norm":
             raise ValueError(
-                f"encodec: {self.folder} has no chunk_length_s, which a model that is not causal must have"
+                f"encodec: {self.folder} is not causal and has no chunk_length_s, which such a model needs"
             )
         back = max(exact.back, round(self.config.look_back_s * config.sampling_rate))
         return config.sampling_rate, config.hidden_size, exact._replace(back=back)
@@ -73,7 +74,7 @@ class Encodec(NeuralEncoder):
 
     @property
     def has_decoder(self) -> bool:
-        """At 48 kHz the level of each chunk is not among the features, without which its sound cannot be made."""
+        """Whether it is the causal model. At 48 kHz, decoding needs the level of each chunk, which features lack."""
         return self.local
 
     def _load(self) -> torch.nn.Module:

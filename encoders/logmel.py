@@ -1,6 +1,6 @@
-"""Log-mel features in the layout that ParallelWaveGAN's HiFi-GAN vocoder (libritts voc1 hifigan.v1) turns into sound.
+"""Log-mel features in the layout of ParallelWaveGAN's HiFi-GAN vocoder (libritts voc1 hifigan.v1).
 
-Written with numpy and scipy, and for a GPU with torch (logmel_torch.py); agrees with librosa and torchaudio.
+Computed with numpy and scipy, or on a GPU with torch (logmel_torch.py). They agree with librosa and torchaudio.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from runtime.extras import require
 if TYPE_CHECKING:
     from encoders.logmel_torch import TorchTransform
 
-# Frames worked on at once: a block stays in the cache.
+# Frames that are transformed at a time, few enough to stay in the processor's cache.
 BLOCK_FRAMES = 48
 GPU_ROWS, GPU_WINDOWS = 64, 32
-"""Rows of a call on a GPU where the settings name none, and windows that are gathered for it."""
+"""Rows of a call on a GPU if the settings give no `batch`, and the windows that are collected for it."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class LogMelSettings(LogMelConfig):
     """The layout of the features, and how they are computed."""
 
     device: str = "cpu"
-    """'cpu'; 'cuda', by torch, within 1e-4 of what a CPU gives; 'auto' for a GPU where there is one."""
+    """'cpu'; 'cuda', whose features are within 1e-4 of those of a CPU; 'auto' for a GPU if there is one."""
     batch: int = 0
-    """Rows of 1,024 frames in each call on a GPU; 0 takes 64, which need 2 GB."""
+    """Rows of 1,024 frames in each call on a GPU; 0 means 64, which take 2 GB."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"batch": 0}, one_of={"device": DEVICES})
+        typed.check_fields(self, at_least={"batch": 0}, one_of={"device": DEVICES})
 
 
 class LogMel(Encoder):
-    """Natural logarithm of mel magnitudes (not powers), un-normalised.
+    """Natural logarithm of mel magnitudes (not powers), not normalised.
 
-    Frame t is centred on sample t * hop of the recording, as with `center=True` in librosa and torch. ParallelWaveGAN
-    takes log10: divide by ln 10 (2.302585) before its vocoder, and normalise with the statistics of its checkpoint.
-    Where the recording ends, what is missing counts as zero (ParallelWaveGAN mirrors the sound there).
+    Frame t is centred on sample t * hop of the recording, as with `center=True` in librosa and torch. Samples beyond
+    the ends of the recording count as zero (ParallelWaveGAN mirrors the sound there). To use ParallelWaveGAN's vocoder,
+    divide by ln 10 (2.302585), because it takes log10, and normalise with the statistics of its checkpoint.
     """
 
     name: ClassVar[str] = "logmel"
@@ -59,9 +59,9 @@ class LogMel(Encoder):
         config = config or LogMelConfig()
         super().__init__(config)
         self.layout = LogMelConfig(**{field.name: getattr(config, field.name) for field in fields(LogMelConfig)})
-        """What the features are, without how they are computed."""
+        """The layout of the features, without the settings that say how they are computed."""
         self._transform: TorchTransform | None = None
-        """What computes them by torch; None for numpy."""
+        """The implementation with torch; None if numpy computes the features."""
         if isinstance(config, LogMelSettings) and (device := resolve_device(config.device)) == "cuda":
             require("encoder 'logmel' on a GPU", ("torch",), "latents")
             self.device, self.gpus, self.batch = device, 1.0, GPU_WINDOWS
@@ -72,40 +72,45 @@ class LogMel(Encoder):
         self._window = hann(config.window_samples)
         filters = mel_filters(config).astype(np.float32)
         used = np.flatnonzero(filters.any(axis=0))
-        # The bins between fmin and fmax; the others are never looked at.
+        # Only the bins between fmin and fmax are used.
         self._bins = slice(int(used[0]), int(used[-1]) + 1)
-        # Sparse: a bin lies in two filters at most. And not a product of BLAS, whose last bits depend on where in its
-        # block a frame stands: here every frame sees the same additions in the same order.
+        # Sparse, because a bin lies in at most two filters. The product also adds in the same order for every frame,
+        # whereas the last bits of a BLAS product depend on the position of the frame in its block.
         self._filters = scipy.sparse.csr_array(filters[:, self._bins])
 
     def decode(self, features: np.ndarray) -> np.ndarray:
-        """As `Encoder.decode`, by a vocoder: the phase is estimated, so that it sounds alike but does not follow the
-        waveform. MissingExtraError where no vocoder is installed."""
+        """See `Encoder.decode`. A vocoder estimates the phase, so the result sounds alike but has another waveform.
+
+        Raises:
+            MissingExtraError: No vocoder is installed.
+        """
         from encoders.vocoders import synthesise
 
         return np.stack([synthesise(track, self.layout, self.vocoder, self.device) for track in features])
 
     def setup(self) -> None:
-        """Put the transform on the GPU, where the settings name one."""
+        """Move the transform to the GPU if the settings ask for one."""
         if self.device == "cuda":
             self.use_torch(self.device, self.config.batch or GPU_ROWS)
 
     def use_torch(self, device: str, rows: int) -> None:
-        """Compute by torch from now on: on 'cuda' or 'cpu', `rows` of 1,024 frames in each call."""
+        """Compute with torch from now on, on `device` ('cuda' or 'cpu'), with `rows` rows of 1,024 frames a call."""
         from encoders.logmel_torch import TorchTransform
 
         filters = self._filters.toarray()
         self._transform = TorchTransform(self.layout, self._window, filters, self._bins, device, rows)
 
     def encode(self, windows: Sequence[WindowSound]) -> list[np.ndarray]:
-        """As `Encoder.encode`."""
+        """See `Encoder.encode`."""
         if self._transform is None:
             return super().encode(windows)
-        return self._transform([(self._padded(self._checked(window)), window.frames) for window in windows])
+        return self._transform([(self._pad(self._check_window(window)), window.frames) for window in windows])
 
-    def _padded(self, window: WindowSound) -> np.ndarray:
-        """The samples under the frames of a window, from half a window ahead of the first frame on, float32 (tracks,
-        samples); zeros where the recording has none."""
+    def _pad(self, window: WindowSound) -> np.ndarray:
+        """Return the samples that the frames of a window cover, float32 (tracks, samples).
+
+        They start half an analysis window before the first frame, and are zero beyond the ends of the recording.
+        """
         config, margin = self.layout, self.layout.n_fft // 2
         missing = window.frames * config.hop_samples + 2 * margin - (margin - window.before) - window.sound.shape[1]
         padded = np.pad(window.sound, ((0, 0), (margin - window.before, missing)))
@@ -114,12 +119,13 @@ class LogMel(Encoder):
     def _encode_one(self, window: WindowSound) -> np.ndarray:
         config = self.layout
         features = np.empty((len(window.sound), window.frames, self.dim), np.float32)
-        # The buffers are small enough to stay in the cache. float64, because in float32 the rounding of a loud bin
-        # drowns the quiet ones of its frame: above the band of a telephone recording the feature was off by up to 0.8.
-        held = np.empty((BLOCK_FRAMES - 1) * config.hop_samples + config.window_samples, np.float64)
-        frames = np.lib.stride_tricks.sliding_window_view(held, config.window_samples)[:: config.hop_samples]
-        # Beyond `window_samples` a row of `block` stays zero. Where the sound lies in the transform is free: it turns
-        # the phase alone.
+        # The buffers are small enough to stay in the cache. They are float64, because in float32 the rounding error of
+        # a loud bin hides the quiet bins of its frame: above the band of a telephone recording, features were off by
+        # up to 0.8.
+        samples = np.empty((BLOCK_FRAMES - 1) * config.hop_samples + config.window_samples, np.float64)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, config.window_samples)[:: config.hop_samples]
+        # A row of `block` stays zero beyond `window_samples`. The position of the window in the transform only changes
+        # the phase.
         block = np.zeros((BLOCK_FRAMES, config.n_fft), np.float64)
         spectra = np.empty((BLOCK_FRAMES, config.n_fft // 2 + 1), np.complex128)
         used = np.empty((BLOCK_FRAMES, self._bins.stop - self._bins.start), np.complex64)
@@ -129,7 +135,7 @@ class LogMel(Encoder):
         for sound, out in zip(window.sound, features, strict=True):
             for first in range(0, window.frames, BLOCK_FRAMES):
                 count = min(BLOCK_FRAMES, window.frames - first)
-                _copy_from(sound, first_sample + first * config.hop_samples, held)
+                _copy_from(sound, first_sample + first * config.hop_samples, samples)
                 np.multiply(frames, self._window, out=block[:, : config.window_samples])
                 np.fft.rfft(block, axis=1, out=spectra)
                 used[:] = spectra[:, self._bins]
@@ -142,7 +148,7 @@ class LogMel(Encoder):
 
 
 def _copy_from(sound: np.ndarray, start: int, out: np.ndarray) -> None:
-    """Fill `out` with the samples of `sound` from number `start` on, zeros where it has none."""
+    """Fill `out` with the samples of `sound` from index `start` on, and with zeros beyond its ends."""
     first, last = max(start, 0), min(start + out.size, sound.size)
     if last - first < out.size:
         out[:] = 0.0

@@ -1,6 +1,6 @@
-"""The log-mel transform by torch, for a GPU: in float64, since float32 loses the quiet bins of loud frames.
+"""The log-mel transform in torch, for a GPU. It computes in float64, since float32 loses the quiet bins of loud frames.
 
-Calls have one shape, so that the features of a window do not depend on what else is in a call.
+All calls have the same shape, so that the features of a window do not depend on the other windows of a call.
 """
 
 from __future__ import annotations
@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from encoders.mel import LogMelConfig
 
 ROW_FRAMES = 1024
-"""Frames of a row: a window is cut into rows, of which the last one is filled up with zeros."""
+"""Frames of a row. A window is cut into rows, and the last row is padded with zeros."""
 
 
 class TorchTransform:
-    """Makes log-mel features on a device."""
+    """Computes log-mel features on a device."""
 
     def __init__(
         self, config: LogMelConfig, window: np.ndarray, filters: np.ndarray, bins: slice, device: str, rows: int
     ) -> None:
-        """`window` is float64 (window_samples,); `filters` are (num_mels, bins), of these `bins` of the transform."""
+        """Copy the constants to the device.
+
+        Args:
+            config: The layout of the features.
+            window: Analysis window, float64 (window_samples,).
+            filters: Mel filters, (num_mels, bins), over the `bins` of the transform.
+            bins: The bins of the transform that any filter uses.
+            device: 'cuda' or 'cpu'.
+            rows: Rows of ROW_FRAMES frames in each call.
+        """
         import torch
 
         self._config, self._bins, self._device = config, bins, device
@@ -34,38 +43,42 @@ class TorchTransform:
         self._batches = Batches("logmel", rows, self._call, torch.cuda.empty_cache, blank=_blank)
 
     def __call__(self, sounds: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """Features, float32 (tracks, frames, num_mels), of sounds, float32 (tracks, samples), each with its number of
-        frames: frame t begins at sample t * hop_samples and is window_samples long."""
+        """Compute the features, float32 (tracks, frames, num_mels), of several sounds.
+
+        Args:
+            sounds: Pairs of a sound, float32 (tracks, samples), and its number of frames. Frame t begins at sample
+                t * hop_samples and is window_samples long.
+        """
         hop, length = (
             self._config.hop_samples,
             (ROW_FRAMES - 1) * self._config.hop_samples + self._config.window_samples,
         )
-        found, places, rows = [], [], []
+        results, outputs, rows = [], [], []
         for sound, frames in sounds:
             features = np.empty((len(sound), frames, self._config.num_mels), np.float32)
-            found.append(features)
-            for track, out in zip(sound, features, strict=True):
+            results.append(features)
+            for track, track_features in zip(sound, features, strict=True):
                 for first in range(0, frames, ROW_FRAMES):
-                    given = track[first * hop : first * hop + length]
-                    rows.append((np.pad(given, (0, length - len(given))),))
-                    places.append(out[first : first + ROW_FRAMES])
-        for place, made in zip(places, self._batches(rows), strict=True):
-            place[:] = made[: len(place)]
-        return found
+                    samples = track[first * hop : first * hop + length]
+                    rows.append((np.pad(samples, (0, length - len(samples))),))
+                    outputs.append(track_features[first : first + ROW_FRAMES])
+        for output, computed in zip(outputs, self._batches(rows), strict=True):
+            output[:] = computed[: len(output)]
+        return results
 
     def _call(self, rows: Sequence[Inputs]) -> list[np.ndarray]:
         import torch
 
         on_gpu = self._device == "cuda"
         with torch.inference_mode(), reproducible(1, self._device):
-            given = torch.from_numpy(np.stack([row[0] for row in rows]))
+            sounds = torch.from_numpy(np.stack([row[0] for row in rows]))
             if on_gpu:
-                given = given.pin_memory().to(self._device, non_blocking=True)
-            frames = given.double().unfold(-1, self._config.window_samples, self._config.hop_samples) * self._window
+                sounds = sounds.pin_memory().to(self._device, non_blocking=True)
+            frames = sounds.double().unfold(-1, self._config.window_samples, self._config.hop_samples) * self._window
             spectra = torch.fft.rfft(frames, n=self._config.n_fft)[..., self._bins]
             mels = (spectra.abs() @ self._filters).clamp_min(self._config.floor).log().float()
-            copied = torch.empty(mels.shape, pin_memory=on_gpu)
-            return list(copied.copy_(mels).numpy())  # which waits for the GPU
+            on_host = torch.empty(mels.shape, pin_memory=on_gpu)
+            return list(on_host.copy_(mels).numpy())  # this copy waits for the GPU
 
 
 def _blank(row: Inputs) -> Inputs:

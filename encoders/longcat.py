@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from encoders.neural import NeuralEncoder
-from encoders.reach import Reach, reach, snake_stack
+from encoders.receptive_field import ReceptiveField, receptive_field, snake_stack
 
 if TYPE_CHECKING:
     import torch
 
 
 class LongCat(NeuralEncoder):
-    """The mean of the posterior of `LongCatAudioDiTVae`, over the model's own scale; its `encode` samples unless told
-    not to. The model takes whole frames: where a recording ends within one, zeros make it whole."""
+    """The posterior mean of `LongCatAudioDiTVae`, divided by the model's own scale.
+
+    The model takes whole frames. If a recording ends within a frame, zeros are appended.
+    """
 
     name: ClassVar[str] = "longcat"
     version: ClassVar[int] = 1
@@ -21,13 +23,13 @@ class LongCat(NeuralEncoder):
     model_type = "LongCatAudioDiTVae"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
-        told = self.told
-        multiples = [1] + (told["c_mults"] or [1, 2, 4, 8, 16])
-        strides = list(told["strides"] or [2])
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
+        config = self.model_config
+        multiples = [1] + (config["c_mults"] or [1, 2, 4, 8, 16])
+        strides = list(config["strides"] or [2])
         strides = (strides + [strides[-1]] * len(multiples))[: len(multiples) - 1]
-        self.channels = told["in_channels"]
-        return told["sample_rate"], told["encoder_latent_dim"] // 2, reach(snake_stack(strides))
+        self.channels = config["in_channels"]
+        return config["sample_rate"], config["encoder_latent_dim"] // 2, receptive_field(snake_stack(strides))
 
     def _length(self, samples: int, frames: int) -> int:
         hop = self.hop_samples

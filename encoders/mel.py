@@ -1,4 +1,4 @@
-"""The mel scale, its filters, and the layout of log-mel features: agrees with librosa and torchaudio."""
+"""The mel scale, its filters, and the layout of log-mel features. All agree with librosa and torchaudio."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class LogMelConfig:
     n_fft: int = 2048
     """Length of the Fourier transform, samples; even."""
     window_samples: int = 1200
-    """Length of the (periodic) Hann window, centred in `n_fft`; 50 ms."""
+    """Length of the periodic Hann window, which is centred in `n_fft`; 50 ms."""
     hop_samples: int = 300
-    """Samples from frame to frame; 12.5 ms."""
+    """Samples from one frame to the next; 12.5 ms."""
     num_mels: int = 80
     """Mel bins."""
     fmin_hz: float = 80.0
@@ -28,11 +28,11 @@ class LogMelConfig:
     fmax_hz: float = 7600.0
     """Upper edge of the last filter, Hz."""
     floor: float = 1e-10
-    """Least mel magnitude: the feature is ln(max(floor, magnitude))."""
+    """Smallest mel magnitude: the feature is ln(max(floor, magnitude))."""
 
     def __post_init__(self) -> None:
         counts = ("sample_rate", "n_fft", "window_samples", "hop_samples", "num_mels")
-        typed.settle(self, at_least=dict.fromkeys(counts, 1))
+        typed.check_fields(self, at_least=dict.fromkeys(counts, 1))
         if self.n_fft > 1 << 16 or self.num_mels > 1024:
             raise ValueError("logmel: n_fft must be at most 65536 and num_mels at most 1024")
         if self.n_fft % 2 or self.window_samples > self.n_fft:
@@ -47,9 +47,9 @@ class LogMelConfig:
 
 
 def hann(samples: int) -> np.ndarray:
-    """The periodic Hann window, float64 (samples,): bit for bit that of `scipy.signal.get_window`.
+    """Return the periodic Hann window, float64 (samples,), bit-identical to that of `scipy.signal.get_window`.
 
-    That module is not imported, because it takes longer to import than everything else that most commands need.
+    scipy.signal is not used, because importing it takes longer than everything else that most commands import.
     """
     if samples == 1:
         return np.ones(1)
@@ -58,7 +58,7 @@ def hann(samples: int) -> np.ndarray:
 
 
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
-    """Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz (200/3 Hz a mel), logarithmic above."""
+    """Convert Hz to Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz (200/3 Hz a mel), then log."""
     hz = np.asarray(hz, dtype=np.float64)
     return np.where(hz < 1000.0, hz * 3.0 / 200.0, 15.0 + 27.0 * np.log(np.maximum(hz, 1000.0) / 1000.0) / np.log(6.4))
 
@@ -70,9 +70,12 @@ def mel_to_hz(mel: np.ndarray) -> np.ndarray:
 
 
 def mel_filters(config: LogMelConfig) -> np.ndarray:
-    """Triangular filters of unit area ("slaney" norm), float64 (num_mels, n_fft / 2 + 1), as `librosa.filters.mel`.
+    """Return triangular filters of unit area ("slaney" norm), float64 (num_mels, n_fft / 2 + 1).
 
-    ValueError where a filter falls between two bins of the transform: its feature would be the floor for ever.
+    They equal those of `librosa.filters.mel`.
+
+    Raises:
+        ValueError: A filter lies between two bins of the transform, so that its feature would always be the floor.
     """
     bins_hz = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
     low, high = hz_to_mel(np.array([config.fmin_hz, config.fmax_hz]))

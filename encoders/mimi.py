@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
-from encoders.reach import Layer, Reach, attention, causal, reach, seanet
+from encoders.receptive_field import Layer, ReceptiveField, attention, causal, receptive_field, seanet
 from runtime import typed
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ class MimiConfig(NeuralConfig):
     """Settings of `Mimi`."""
 
     look_back_s: float = 20.0
-    """Sound before a window that its frames may see, seconds. The exact reach is that of the attention windows of all
-    layers one after another, 80 s with the published layout. What 20 s leave out is within `Mimi.tolerance` for random
-    weights whose attention counts fully, and about 1e-6 for those at the beginning of training."""
+    """Sound before a window on which its frames may depend, seconds. The exact receptive field is the sum of the
+    attention windows of all layers, 80 s with the published configuration. With 20 s instead, features change by less
+    than `Mimi.tolerance` for random weights with strong attention, and by about 1e-6 for freshly initialised ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed.settle(self, at_least={"look_back_s": 0})
+        typed.check_fields(self, at_least={"look_back_s": 0})
 
 
 class Mimi(NeuralEncoder):
-    """What Mimi's quantiser is given. Causal, with a look-back that is chosen: see `MimiConfig.look_back_s`."""
+    """The input of Mimi's quantiser. Causal; `MimiConfig.look_back_s` limits the look-back."""
 
     name: ClassVar[str] = "mimi"
     version: ClassVar[int] = 1
@@ -36,13 +36,13 @@ class Mimi(NeuralEncoder):
     model_type = "mimi"
     tolerance = 1e-3
 
-    def _grid(self) -> tuple[int, int, Reach]:
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
         from transformers import MimiConfig
 
         config: Any = MimiConfig.from_pretrained(self.folder)
-        exact = reach(mimi_layers(config))
-        chosen = round(self.config.look_back_s * config.sampling_rate)
-        return config.sampling_rate, config.latent_dim, exact._replace(back=min(exact.back, chosen))
+        exact = receptive_field(mimi_layers(config))
+        limit = round(self.config.look_back_s * config.sampling_rate)
+        return config.sampling_rate, config.latent_dim, exact._replace(back=min(exact.back, limit))
 
     def _load(self) -> torch.nn.Module:
         from transformers import MimiModel
@@ -70,9 +70,9 @@ class Mimi(NeuralEncoder):
 
 
 def mimi_layers(config: Any) -> list[Layer]:
-    """The layers of an encoder with Mimi's architecture, from its configuration; ValueError unless it is causal."""
+    """Return the layers of an encoder with Mimi's architecture. ValueError if its convolutions are not causal."""
     if not config.use_causal_conv:
-        raise ValueError(f"{config.model_type}: use_causal_conv is false in this model, and only causal ones are known")
+        raise ValueError(f"{config.model_type}: only models with use_causal_conv = true are supported")
     dilations = [config.dilation_growth_rate**number for number in range(config.num_residual_layers)]
     ratios = list(reversed(config.upsampling_ratios))
     return [

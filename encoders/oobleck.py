@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from encoders.neural import NeuralEncoder
-from encoders.reach import Reach, reach, snake_stack
+from encoders.receptive_field import ReceptiveField, receptive_field, snake_stack
 
 if TYPE_CHECKING:
     import torch
 
 
 class Oobleck(NeuralEncoder):
-    """The mean of the posterior of `AutoencoderOobleck`. A track is given to both channels."""
+    """The posterior mean of `AutoencoderOobleck`. The track is copied to both channels."""
 
     name: ClassVar[str] = "oobleck"
     version: ClassVar[int] = 1
@@ -20,10 +20,14 @@ class Oobleck(NeuralEncoder):
     model_type = "AutoencoderOobleck"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
-        self.channels = self.told["audio_channels"]
-        dim = self.told["encoder_hidden_size"] // 2  # the other half says how far samples spread around the mean
-        return self.told["sampling_rate"], dim, reach(snake_stack(self.told["downsampling_ratios"]))
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
+        self.channels = self.model_config["audio_channels"]
+        dim = self.model_config["encoder_hidden_size"] // 2  # the other half is the standard deviation of the posterior
+        return (
+            self.model_config["sampling_rate"],
+            dim,
+            receptive_field(snake_stack(self.model_config["downsampling_ratios"])),
+        )
 
     def _whole(self) -> torch.nn.Module:
         from diffusers import AutoencoderOobleck

@@ -1,6 +1,6 @@
-"""Encoders that are called with batches of equal pieces of sound: what is common to neural networks of any kind.
+"""`PieceEncoder`, the base of encoders whose model is called with batches of equally long pieces of sound.
 
-Windows are cut into pieces, pieces of one length fill batches, and the frames are put together again.
+Windows are cut into pieces, pieces of the same length share batches, and their frames are joined again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from encoders.base import Encoder, WindowSound
-from encoders.reach import Reach
+from encoders.receptive_field import ReceptiveField
 from runtime.batches import Batches, Inputs
 
 
@@ -21,85 +21,86 @@ class _Piece(NamedTuple):
     sound: np.ndarray
     """float32 (samples,) of one track."""
     skip: int
-    """Frames of look-back ahead of those that are kept."""
-    into: np.ndarray
-    """Where its frames go: a view (frames, dim) of the features of its window."""
+    """Frames of look-back at its beginning, which are discarded."""
+    output: np.ndarray
+    """Where its frames are written: a view (frames, dim) of the features of its window."""
 
 
 class PieceEncoder(Encoder):
-    """Base of encoders whose model takes a batch of equally long pieces, float32 (rows, samples).
+    """Base class of encoders whose model takes a batch of equally long pieces, float32 (rows, samples).
 
-    A piece is a whole window of one track with the sound that reaches it, unless the window is longer than
-    `max_chunk_s`: it is then cut at whole frames, and each piece takes its look-back and look-ahead from the window.
-    A piece begins no earlier and ends no later than the recording, so that at both ends of a recording frames are those
-    of the model on the whole file. Zeros follow it only where the model must have more samples and, so that more
-    pieces of a causal encoder share a batch, up to the length that the piece would have inside a recording: no frame
-    that is kept sees them.
+    A piece is a whole window of one track with its look-back and look-ahead. A window longer than `max_chunk_s` is cut
+    at frame boundaries into several pieces, each with its own look-back and look-ahead.
 
-    Each call has the same number of rows, `batch`, which are zero where pieces are lacking, and rows of one length.
-    The shape of the call that a piece is in therefore depends on that piece alone.
+    A piece never extends beyond the recording, so at both ends of a recording the frames are those of the model on the
+    whole file. Zeros are appended in two cases only: where the model needs more samples, and where a piece of a causal
+    encoder is shorter than the same piece would be in the middle of a recording, so that both can share a batch. No
+    frame that is kept depends on these zeros.
+
+    Every call has `batch` rows of the same length; missing rows are filled with zeros. The shape of the call that
+    computes a piece therefore depends on that piece alone.
     """
 
     max_chunk_s: float
-    """Longest stretch of a window in one piece, seconds."""
+    """Longest part of a window in one piece, seconds."""
 
     def __init__(self, config: object) -> None:
         super().__init__(config)
         self._batches: Batches | None = None
 
-    def _set_grid(self, sample_rate: int, dim: int, reach: Reach, max_chunk_s: float) -> None:
-        """Set what the contract asks for; look-back and look-ahead become whole frames."""
-        hop = reach.hop
+    def _set_grid(self, sample_rate: int, dim: int, field: ReceptiveField, max_chunk_s: float) -> None:
+        """Set the attributes that `Encoder` declares. Look-back and look-ahead are rounded up to whole frames."""
+        hop = field.hop
         self.sample_rate, self.hop_samples, self.dim, self.max_chunk_s = sample_rate, hop, dim, max_chunk_s
-        self.look_back_samples, self.look_ahead_samples = -(-reach.back // hop) * hop, -(-reach.ahead // hop) * hop
+        self.look_back_samples, self.look_ahead_samples = -(-field.back // hop) * hop, -(-field.ahead // hop) * hop
 
     def setup(self) -> None:
-        """Load the weights. Called once a process, before the first `encode`."""
+        """Load the weights. Each process calls it once, before the first `encode`."""
         self._batches = Batches(self.name, self.batch, self._call, self._free, blank=_blank)
 
     @abstractmethod
     def _features(self, sounds: np.ndarray) -> np.ndarray:
-        """Frames of each row, float32 (rows, frames, dim), of sounds float32 (rows, samples)."""
+        """Compute the frames of each row, float32 (rows, frames, dim), from sounds, float32 (rows, samples)."""
 
     def _free(self) -> None:
-        """Give back the memory that a call which ran out of it has left in a cache; a CPU keeps none."""
+        """Release the cached memory of a call that ran out of memory. Nothing is cached on a CPU."""
 
     def _length(self, samples: int, frames: int) -> int:
-        """Samples that a piece of `samples` must have for the model to give `frames` frames: zeros make up what is
-        lacking, and what is too much is left out."""
+        """Return the length to which a piece of `samples` is padded or cut so that the model gives `frames` frames."""
         return max(samples, frames * self.hop_samples)
 
     def encode(self, windows: Sequence[WindowSound]) -> list[np.ndarray]:
-        """As `Encoder.encode`; ValueError, too, where features are not finite numbers."""
+        """See `Encoder.encode`. Also raises ValueError if features are not finite."""
         assert self._batches is not None, "setup() comes before encode()"
-        found, by_length = [], defaultdict[int, list[_Piece]](list)
+        encoded, by_length = [], defaultdict[int, list[_Piece]](list)
         for window in windows:
-            self._checked(window)
+            self._check_window(window)
             features = np.empty((len(window.sound), window.frames, self.dim), np.float32)
-            found.append(features)
+            encoded.append(features)
             for piece in self._pieces(window, features):
                 by_length[len(piece.sound)].append(piece)
         for pieces in by_length.values():
             for piece, frames in zip(pieces, self._batches([(piece.sound,) for piece in pieces]), strict=True):
-                needed = piece.skip + len(piece.into)
+                needed = piece.skip + len(piece.output)
                 if len(frames) < needed:
                     raise ValueError(
-                        f"{self.name}: the model gave {len(frames)} frames of {len(piece.sound)} samples, where "
+                        f"{self.name}: the model gave {len(frames)} frames for {len(piece.sound)} samples, but "
                         f"{needed} are needed"
                     )
-                piece.into[:] = frames[piece.skip : needed]
-        for number, features in enumerate(found):
-            self._check_finite(features, number, len(found))
-        return found
+                piece.output[:] = frames[piece.skip : needed]
+        for number, features in enumerate(encoded):
+            self._check_finite(features, number, len(encoded))
+        return encoded
 
     def _encode_one(self, window: WindowSound) -> np.ndarray:
         return self.encode([window])[0]
 
-    def _checked(self, window: WindowSound) -> WindowSound:
-        super()._checked(window)
+    def _check_window(self, window: WindowSound) -> WindowSound:
+        super()._check_window(window)
         if window.before % self.hop_samples:
             raise ValueError(
-                f"{self.name}: {window.before} samples before a window are no whole frames of {self.hop_samples}"
+                f"{self.name}: the {window.before} samples before a window must be a multiple of the hop of "
+                f"{self.hop_samples}"
             )
         return window
 
@@ -111,11 +112,11 @@ class PieceEncoder(Encoder):
             start = window.before + first * hop
             begin, end = max(0, start - back), start + frames * hop + self.look_ahead_samples
             skip = (start - begin) // hop
-            given = window.sound[:, begin:end]
-            length = self._length(given.shape[1], skip + frames)
+            unpadded = window.sound[:, begin:end]
+            length = self._length(unpadded.shape[1], skip + frames)
             if self.causal and self.batch > 1:
                 length = max(length, self._length(0, back // hop + min(longest, window.frames)))
-            padded = np.pad(given[:, :length], ((0, 0), (0, max(0, length - given.shape[1]))))
+            padded = np.pad(unpadded[:, :length], ((0, 0), (0, max(0, length - unpadded.shape[1]))))
             pieces += [
                 _Piece(sound, skip, out[first : first + frames]) for sound, out in zip(padded, features, strict=True)
             ]
@@ -130,9 +131,9 @@ class PieceEncoder(Encoder):
             track, frame = np.argwhere(bad)[0]
             which = f"window {number + 1} of {windows}: " if windows > 1 else ""
             raise ValueError(
-                f"{self.name}: {which}{bad.sum()} of {bad.size} frames hold NaN or infinity, the first at "
-                f"{frame / self.frame_rate:.3f} s of track {track}; the sound holds such values, or they arise in the "
-                f"model with precision {self.precision!r}"
+                f"{self.name}: {which}{bad.sum()} of {bad.size} frames contain NaN or infinity, the first at "
+                f"{frame / self.frame_rate:.3f} s of track {track}; either the sound contains such values, or the "
+                f"model overflows with precision {self.precision!r}"
             )
 
 

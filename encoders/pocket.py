@@ -1,5 +1,5 @@
-"""The audio tokenizer of Pocket TTS: Mimi's architecture with a bottleneck of a variational autoencoder (32 values at
-12.5 Hz, arXiv 2509.06926) in place of the quantiser."""
+"""The audio tokenizer of Pocket TTS (arXiv 2509.06926): Mimi's architecture with the bottleneck of a variational
+autoencoder, 32 values at 12.5 Hz, in place of the quantiser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.mimi import mimi_layers
 from encoders.neural import NeuralConfig, NeuralEncoder
-from encoders.reach import Reach, reach
+from encoders.receptive_field import ReceptiveField, receptive_field
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +19,11 @@ class PocketConfig(NeuralConfig):
     """Settings of `Pocket`."""
 
     max_chunk_s: float = 15.0
-    """Longer windows are cut into pieces of this many seconds: attention at 200 Hz grows with the square of it."""
+    """Longer windows are cut into pieces of this many seconds: attention at 200 Hz costs the square of the length."""
 
 
 class Pocket(NeuralEncoder):
-    """Latents of `PocketTTSAudioTokenizerModel.encode`, the mean of its posterior. Causal, reach exact."""
+    """Latents of `PocketTTSAudioTokenizerModel.encode`, the posterior mean. Causal, with its exact look-back."""
 
     name: ClassVar[str] = "pocket"
     version: ClassVar[int] = 1
@@ -31,11 +31,11 @@ class Pocket(NeuralEncoder):
     model_type = "pocket_tts_audio_tokenizer"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
         from transformers import PocketTTSAudioTokenizerConfig
 
         config: Any = PocketTTSAudioTokenizerConfig.from_pretrained(self.folder)
-        return config.sampling_rate, config.latent_dim, reach(mimi_layers(config))
+        return config.sampling_rate, config.latent_dim, receptive_field(mimi_layers(config))
 
     def _load(self) -> torch.nn.Module:
         from transformers import PocketTTSAudioTokenizerConfig, PocketTTSAudioTokenizerModel

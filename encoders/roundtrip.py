@@ -1,4 +1,4 @@
-"""A round trip: what is heard of a window after it was stored as features."""
+"""Encode a window and decode it again, to hear what its stored features preserve."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from encoders.base import Encoder, WindowSound
 from runtime.errors import SpeechmillError
 
 
-def decoded_again(encoder: Encoder, window: WindowSound) -> np.ndarray:
-    """Sound, float32 (tracks, frames * hop_samples), of the features of a window in float16, as a shard holds them.
+def round_trip(encoder: Encoder, window: WindowSound) -> np.ndarray:
+    """Encode a window, round its features to float16 as a shard stores them, and decode them.
 
-    SpeechmillError where the window has no frame or the encoder no decoder.
+    Returns:
+        Sound, float32 (tracks, frames * hop_samples).
+
+    Raises:
+        SpeechmillError: The window is shorter than a frame, or the encoder has no decoder.
     """
     if not window.frames:
         hop_s = encoder.hop_samples / encoder.sample_rate
@@ -22,5 +26,6 @@ def decoded_again(encoder: Encoder, window: WindowSound) -> np.ndarray:
         return encoder.decode(features.astype(np.float16).astype(np.float32))
     except NotImplementedError as error:
         raise SpeechmillError(
-            f"the encoder {encoder.name} has no decoder", "name one that has: `speechmill encoder list` tells which"
+            f"the encoder {encoder.name} has no decoder",
+            "choose an encoder with one: `speechmill encoder list` shows which have",
         ) from error

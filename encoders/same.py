@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from encoders.neural import NeuralConfig, NeuralEncoder
-from encoders.reach import Layer, Reach, attention, reach
+from encoders.receptive_field import Layer, ReceptiveField, attention, receptive_field
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +17,12 @@ class SameConfig(NeuralConfig):
     """Settings of `Same`."""
 
     max_chunk_s: float = 15.0
-    """Longer windows are cut into pieces of this many seconds: the attention's mask grows with the square of it."""
+    """Longer windows are cut into pieces of this many seconds. The attention mask grows with its square."""
 
 
 class Same(NeuralEncoder):
-    """Latents of `AutoencoderSAME`. A track is given to both channels. Not causal, reach exact."""
+    """Latents of `AutoencoderSAME`. The track is copied to both channels. Not causal; look-back and look-ahead are
+    exact."""
 
     name: ClassVar[str] = "same"
     version: ClassVar[int] = 1
@@ -30,15 +31,15 @@ class Same(NeuralEncoder):
     model_type = "AutoencoderSAME"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
-        told = self.told
-        self.channels = told["audio_channels"]
-        layers = [Layer(told["patch_size"], 0, told["patch_size"] - 1)]
-        for stride, depth in zip(told["encoder_strides"], told["encoder_transformer_depths"], strict=True):
-            # Attention is among the steps of a segment of `stride` and those of `sliding_window` segments on each side.
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
+        config = self.model_config
+        self.channels = config["audio_channels"]
+        layers = [Layer(config["patch_size"], 0, config["patch_size"] - 1)]
+        for stride, depth in zip(config["encoder_strides"], config["encoder_transformer_depths"], strict=True):
+            # A step attends to its own segment of `stride` steps and to `sliding_window` segments on each side.
             layers.append(Layer(stride, 0, stride - 1))
-            layers += [attention(told["sliding_window"], told["sliding_window"])] * depth
-        return told["sampling_rate"], told["latent_dim"], reach(layers)
+            layers += [attention(config["sliding_window"], config["sliding_window"])] * depth
+        return config["sampling_rate"], config["latent_dim"], receptive_field(layers)
 
     def _whole(self) -> torch.nn.Module:
         from diffusers import AutoencoderSAME

@@ -1,4 +1,7 @@
-"""A small causal variational autoencoder (VAE) over log-mel features, which `speechmill encoder train` trains."""
+"""The encoder of a small causal variational autoencoder (VAE) over log-mel features.
+
+`speechmill encoder train` trains one.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,21 @@ class VaeConfig:
     """Settings of `Vae`."""
 
     model: str = ""
-    """Folder that `speechmill encoder train` wrote, or a hub id of such a one."""
+    """Folder that `speechmill encoder train` wrote, or the hub id of such a folder."""
     device: str = "cpu"
-    """'cpu', 'cuda', or 'auto' for a GPU where there is one."""
+    """'cpu', 'cuda', or 'auto' for a GPU if there is one."""
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise ValueError("vae: name a trained model: model = a folder that `speechmill encoder train` wrote")
-        typed.settle(self, one_of={"device": DEVICES})
+            raise ValueError("vae: set model to a folder that `speechmill encoder train` wrote")
+        typed.check_fields(self, one_of={"device": DEVICES})
 
 
 class Vae(Encoder):
-    """Means of latents, never samples. Frame t stands for the samples from t * hop to (t + 1) * hop, and depends on
-    these and on what was before.
+    """Means of the latents, never samples.
 
-    `decode` makes log-mel features of latents, and sound of these by a vocoder.
+    Frame t covers the samples from t * hop to (t + 1) * hop. It depends on these and on earlier samples only.
+    `decode` turns latents into log-mel features, and these into sound with a vocoder.
     """
 
     name: ClassVar[str] = "vae"
@@ -61,14 +64,14 @@ class Vae(Encoder):
         self.sample_rate, self.dim = shape.logmel.sample_rate, shape.dim
         self.hop_samples = shape.stride * shape.logmel.hop_samples
         self.look_ahead_samples = 0
-        # The frames that reach a latent, and the half window of the first of them, in whole hops: a window then begins
-        # on the grid of the latents also where a recording has less before it.
+        # The log-mel frames on which a latent depends and half the analysis window of the first of them, in whole hops:
+        # a window then begins on the grid of the latents, even if the recording has less sound before it.
         lead = shape.reach_frames + shape.shift_frames + math.ceil(shape.logmel.n_fft / 2 / shape.logmel.hop_samples)
         self.look_back_samples = math.ceil(lead / shape.stride) * self.hop_samples
         self._network: torch.nn.Module | None = None
 
     def model_hashes(self) -> dict[str, str]:
-        """Of the two files that make a model; what else training left beside them changes nothing."""
+        """Return the hashes of the two files that are the model. Other files of the training are ignored."""
         if self._identity is not None:
             return {"vae": self._identity}
         return {f"vae/{name}": sha256_of(self._folder / name) for name in (CONFIG, WEIGHTS)}
@@ -93,19 +96,21 @@ class Vae(Encoder):
         import torch
 
         with torch.inference_mode(), reproducible(1, self.device):
-            given = torch.from_numpy(np.ascontiguousarray(mel.transpose(0, 2, 1))).to(self.device)
-            mean, _ = self._loaded.encode(given, shape.shift_frames)  # type: ignore[operator]
-            found: np.ndarray = mean[:, :, -window.frames :].transpose(1, 2).cpu().numpy()
-        return np.ascontiguousarray(found)
+            inputs = torch.from_numpy(np.ascontiguousarray(mel.transpose(0, 2, 1))).to(self.device)
+            mean, _ = self._loaded.encode(inputs, shape.shift_frames)  # type: ignore[operator]
+            latent_means: np.ndarray = mean[:, :, -window.frames :].transpose(1, 2).cpu().numpy()
+        return np.ascontiguousarray(latent_means)
 
     def decode_logmel(self, features: np.ndarray) -> np.ndarray:
-        """Log-mel features, float32 (tracks, frames * stride, num_mels), of latents (tracks, frames, dim); the first
-        belongs to the first sample of the window."""
+        """Turn latents, (tracks, frames, dim), into log-mel features, float32 (tracks, frames * stride, num_mels).
+
+        The first log-mel frame is at the first sample of the window.
+        """
         import torch
 
         with torch.inference_mode(), reproducible(1, self.device):
-            given = torch.from_numpy(np.ascontiguousarray(features.transpose(0, 2, 1))).to(self.device)
-            mel: np.ndarray = self._loaded.decode(given).transpose(1, 2).cpu().numpy()  # type: ignore[operator]
+            latents = torch.from_numpy(np.ascontiguousarray(features.transpose(0, 2, 1))).to(self.device)
+            mel: np.ndarray = self._loaded.decode(latents).transpose(1, 2).cpu().numpy()  # type: ignore[operator]
         shift = self.shape.shift_frames
         mel = np.concatenate([mel[:, shift:], np.repeat(mel[:, -1:], shift, axis=1)], axis=1)
         return np.maximum(mel, np.float32(np.log(self.shape.logmel.floor)))

@@ -1,4 +1,4 @@
-"""The network of `encoders.vae`: causal convolutions from log-mel frames to a normal distribution, and back."""
+"""The network of `encoders.vae`: causal convolutions from log-mel frames to normal distributions, and back."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ KERNEL = 3
 
 @dataclass(frozen=True)
 class VaeShape:
-    """What a trained model is made of, kept as config.json beside its weights."""
+    """The shape of a network, stored as config.json beside its weights."""
 
     logmel: LogMelConfig = dataclasses.field(default_factory=LogMelConfig)
-    """Log-mel features that go in and come out."""
+    """Layout of the log-mel features that are its input and its output."""
     stride: int = 4
-    """Log-mel frames in one latent."""
+    """Log-mel frames per latent."""
     dim: int = 16
     """Values of a latent."""
     width: int = 128
     """Channels of the convolutions."""
     dilations: tuple[int, ...] = (1, 2, 4)
-    """Of the residual blocks at the rate of the log-mel frames."""
+    """Dilations of the residual blocks at the rate of the log-mel frames."""
     latent_dilations: tuple[int, ...] = (1, 2)
-    """Of the residual blocks at the rate of the latents."""
+    """Dilations of the residual blocks at the rate of the latents."""
 
     def __post_init__(self) -> None:
         for name in ("stride", "dim", "width"):
@@ -43,30 +43,30 @@ class VaeShape:
 
     @property
     def reach_frames(self) -> int:
-        """Log-mel frames before those of a latent that reach it."""
+        """Log-mel frames before those of a latent on which the latent depends."""
         at_frames = KERNEL - 1 + sum((KERNEL - 1) * (dilation + 1) for dilation in self.dilations)
         at_latents = sum((KERNEL - 1) * (dilation + 1) for dilation in self.latent_dilations)
         return at_frames + self.stride * (1 + at_latents)
 
     @property
     def shift_frames(self) -> int:
-        """How many log-mel frames the input of a latent lags behind it, so that none of them needs sound from after
-        the latent's own stretch: a frame reaches half a window past its centre."""
+        """How many frames the log-mel input is delayed. A log-mel frame covers half a window after its centre, so
+        without the delay a latent would depend on sound after its own hop."""
         return math.ceil(self.logmel.window_samples / 2 / self.logmel.hop_samples) - 1
 
     def to_json(self) -> str:
-        """What config.json holds; equal shapes give equal text."""
+        """Return the content of config.json. Equal shapes give equal text."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> VaeShape:
-        """The shape of the model in a folder; SpeechmillError where there is none."""
+        """Read the shape of the model in a folder. SpeechmillError if the folder holds no VAE."""
         try:
-            told: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-            told["logmel"] = LogMelConfig(**told["logmel"])
+            values: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+            values["logmel"] = LogMelConfig(**values["logmel"])
             for name in ("dilations", "latent_dilations"):
-                told[name] = tuple(told[name])
-            return cls(**told)
+                values[name] = tuple(values[name])
+            return cls(**values)
         except (OSError, TypeError, ValueError, KeyError) as error:
             raise SpeechmillError(
                 f"{folder} holds no VAE: {CONFIG}: {error}", "name a folder that `speechmill encoder train` wrote"
@@ -74,18 +74,18 @@ class VaeShape:
 
 
 def make(shape: VaeShape) -> torch.nn.Module:
-    """The network, its weights drawn by torch's generator.
+    """Build the network, with weights drawn from torch's random generator.
 
-    `encode(mel)` takes log-mel frames, (batch, num_mels, stride * n), and gives mean and logarithm of the variance of
-    their latents, each (batch, dim, n); `decode(latents)` gives log-mel frames. The buffers `mean` and `scale`,
-    (num_mels, 1), bring log-mel features to a mean of 0 and a variance of 1.
+    `encode(mel)` maps log-mel frames, (batch, num_mels, stride * n), to the means and log variances of their latents,
+    each (batch, dim, n). `decode(latents)` maps latents back to log-mel frames. The buffers `mean` and `scale`,
+    (num_mels, 1), normalise log-mel features to a mean of 0 and a variance of 1.
     """
     import torch
     from torch.nn import Conv1d, ConvTranspose1d, Module, Sequential
     from torch.nn.functional import gelu, pad
 
     class Causal(Module):
-        """A convolution that sees nothing ahead: zeros, which are the mean, stand where nothing was yet."""
+        """A convolution that sees no later input. It is padded on the left with zeros, the mean of its input."""
 
         def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
             super().__init__()
@@ -93,8 +93,8 @@ def make(shape: VaeShape) -> torch.nn.Module:
             self.conv = Conv1d(channels_in, channels, kernel, stride, dilation=dilation)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.conv(pad(x, (self.lead, 0)))
-            return found
+            convolved: torch.Tensor = self.conv(pad(x, (self.lead, 0)))
+            return convolved
 
     class Residual(Module):
         def __init__(self, dilation: int) -> None:
@@ -130,12 +130,12 @@ def make(shape: VaeShape) -> torch.nn.Module:
             )
 
         def encode(self, mel: torch.Tensor, lead: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-            """`lead` frames of the mean come before the first."""
+            """Return means and log variances. `lead` frames equal to the mean are prepended to the input."""
             mean, log_variance = self.encoder(pad((mel - self.mean) / self.scale, (lead, 0))).chunk(2, dim=1)
             return mean, log_variance.clamp(-20, 10)
 
         def decode(self, latents: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.decoder(latents) * self.scale + self.mean
-            return found
+            mel: torch.Tensor = self.decoder(latents) * self.scale + self.mean
+            return mel
 
     return Vae()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from encoders.neural import NeuralEncoder
-from encoders.reach import Reach, causal, reach
+from encoders.receptive_field import ReceptiveField, causal, receptive_field
 
 if TYPE_CHECKING:
     import torch
 
 
 class VibeVoice(NeuralEncoder):
-    """Latents of `VibeVoiceAcousticTokenizerModel` without the noise that its `encode` adds unless told not to. Causal,
-    reach exact.
+    """Latents of `VibeVoiceAcousticTokenizerModel`, without the noise that its `encode` adds by default. Causal, with
+    its exact look-back.
 
-    VibeVoice's trainers give their model (latents + bias) * scale, with constants of the language model and not of the
-    tokenizer; what is stored is without them.
+    VibeVoice's language model takes (latents + bias) * scale. These constants belong to the language model, not to the
+    tokenizer, and are not applied here.
     """
 
     name: ClassVar[str] = "vibevoice"
@@ -24,7 +24,7 @@ class VibeVoice(NeuralEncoder):
     model_type = "vibevoice_acoustic_tokenizer"
     tolerance = 1e-4
 
-    def _grid(self) -> tuple[int, int, Reach]:
+    def _grid(self) -> tuple[int, int, ReceptiveField]:
         from transformers import VibeVoiceAcousticTokenizerConfig
 
         config: Any = VibeVoiceAcousticTokenizerConfig.from_pretrained(self.folder)
@@ -32,7 +32,7 @@ class VibeVoice(NeuralEncoder):
         layers = [causal(kernel)] * (1 + depths[0])
         for ratio, depth in zip(config.downsampling_ratios, depths[1:], strict=True):
             layers += [causal(2 * ratio, ratio), *[causal(kernel)] * depth]
-        return SAMPLE_RATE, config.hidden_size, reach([*layers, causal(kernel)])
+        return SAMPLE_RATE, config.hidden_size, receptive_field([*layers, causal(kernel)])
 
     def _whole(self) -> torch.nn.Module:
         from transformers import VibeVoiceAcousticTokenizerModel
@@ -60,4 +60,4 @@ class VibeVoice(NeuralEncoder):
 
 
 SAMPLE_RATE = 24_000
-"""Hz. The model's configuration does not say it; its feature extractor does."""
+"""Hz. It is in the configuration of the feature extractor, not in that of the model."""

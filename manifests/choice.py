@@ -1,7 +1,7 @@
-"""Which selection, dataset and results of stages of a lake are looked at: what is named, else the newest.
+"""Choose the selection, the dataset and the results of stages that a command reads: those it names, or the newest.
 
-A stage that the selection did not read is looked at too, where it is known which of its results are meant, so that
-what was measured is found whatever was selected last.
+Stages that the selection did not read are chosen too, if it is clear which of their results are meant. So everything
+that was measured can be queried, whatever was selected last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIRST = {"selections": "selection.json", "datasets": "plan.json"}
 
 
 class ChoiceError(ValueError):
-    """What was asked for is not in the lake, or there are several; `remedy` lists what there is."""
+    """A requested part of the lake is missing or ambiguous; `remedy` lists the parts that exist."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -31,20 +31,20 @@ class ChoiceError(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """Which fingerprint of each stage, which selection and which dataset of a lake are looked at."""
+    """The fingerprint of each stage, the selection and the dataset that a command reads."""
 
     stages: Mapping[str, str] = field(default_factory=dict)
     selection: str | None = None
     dataset: str | None = None
     others: Mapping[str, str | None] = field(default_factory=dict)
-    """The stages among `stages` that the selection did not read, each with a selection that did, if there is one."""
+    """The stages in `stages` that the selection did not read, each with the newest selection that did, if any."""
     several: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Fingerprints of the stages that are not looked at: they were measured with several settings, and no selection
-    and no option says which of them is meant."""
+    """Stages that are not in `stages` because they were measured with several settings, and neither a selection nor an
+    option says which of their fingerprints is meant."""
     made_of: str | None = None
-    """The selection that the dataset was made of, which may be another one where both were named."""
+    """The selection from which the dataset was made; it may differ from `selection` if both were named."""
     newest_of: int = 0
-    """Of how many selections this is the newest; 0 where it was named, by itself or by its dataset."""
+    """The number of selections of which this is the newest; 0 if the selection or its dataset was named."""
 
     @property
     def own(self) -> dict[str, str]:
@@ -52,7 +52,7 @@ class Choice:
         return {stage: mark for stage, mark in self.stages.items() if stage not in self.others}
 
     def as_dict(self) -> dict[str, Any]:
-        """The choice as the JSON of a command tells it."""
+        """The choice as commands print it in JSON."""
         return {
             "selection": self.selection,
             "dataset": self.dataset,
@@ -64,11 +64,14 @@ class Choice:
 def choose(
     lake: Lake, selection: str | None = None, dataset: str | None = None, stages: Mapping[str, str] | None = None
 ) -> Choice:
-    """What is named, and for the rest the newest selection, the dataset made of it and the stages it read.
+    """Choose what is named, and otherwise the newest selection, the dataset made from it and the stages that it read.
 
-    A stage that it did not read is looked at as the newest selection that did read it, or as the only fingerprint
-    that there is. Raises ChoiceError, with what there is, for a name that the lake lacks, and without any selection
-    for a stage with several fingerprints.
+    For a stage that this selection did not read, the fingerprint is that of the newest selection that read it, or the
+    only one in the lake.
+
+    Raises:
+        ChoiceError: The lake has no selection, dataset or fingerprint of a given name; or it has no selection and a
+            stage has several fingerprints.
     """
     named = stages or {}
     selections, datasets = folders(lake, "selections"), folders(lake, "datasets")
@@ -76,15 +79,15 @@ def choose(
     _check("dataset", dataset, datasets)
     marks = _marks(lake)
     for stage, mark in named.items():
-        known = [f"{stage}-{mark}" for stage in marks for mark in marks[stage]]
-        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", known)
+        existing = [f"{stage}-{mark}" for stage in marks for mark in marks[stage]]
+        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", existing)
     made_of = {name: _made_of(lake, name) for name in datasets}
     newest_of = 0
-    if selection is None and dataset is not None and (of := made_of[dataset]) is not None:
-        if of not in selections:
-            what = f"the dataset {dataset} was made of the selection {of}, which is not in the lake"
+    if selection is None and dataset is not None and (origin := made_of[dataset]) is not None:
+        if origin not in selections:
+            what = f"the dataset {dataset} was made from the selection {origin}, which is not in the lake"
             raise ChoiceError(what, "run `speechmill select` with its recipe again, or name another with --selection")
-        selection = of
+        selection = origin
     if selection is None:
         by_age = _by_age(lake, "selections", selections)
         selection, newest_of = next(iter(by_age), None), len(by_age)
@@ -92,19 +95,19 @@ def choose(
         dataset = next(iter(_by_age(lake, "datasets", [name for name in datasets if made_of[name] == selection])), None)
     own = {**(stages_read(lake, selection) if selection else {}), **named}
     others = _others(lake, selection, own, marks)
-    several = {stage: found for stage, found in marks.items() if stage not in own and stage not in others}
+    several = {stage: fingerprints for stage, fingerprints in marks.items() if stage not in own and stage not in others}
     if selection is None:
-        for stage, found in several.items():
+        for stage, fingerprints in several.items():
             raise ChoiceError(
-                f"stage {stage} was measured with several settings: {', '.join(found)}",
-                f"name one: --stage {stage}={found[0]}",
+                f"stage {stage} was measured with several settings: {', '.join(fingerprints)}",
+                f"name one: --stage {stage}={fingerprints[0]}",
             )
     chosen = own | {stage: mark for stage, (mark, _) in others.items()}
     return Choice(
         {stage: chosen[stage] for stage in schemas.STAGES if stage in chosen},
         selection,
         dataset,
-        {stage: holder for stage, (_, holder) in others.items()} if selection else {},
+        {stage: reader for stage, (_, reader) in others.items()} if selection else {},
         several,
         dataset and made_of[dataset],
         newest_of,
@@ -112,15 +115,15 @@ def choose(
 
 
 def selections_of(lake: Lake) -> list[dict[str, Any]]:
-    """Every selection, the newest first: when it was made, what it keeps, its stages, and the datasets made of it.
+    """List the selections, the newest first: when each was made, what it keeps, its stages, and its datasets.
 
-    Counts are null where selecting did not come to its end. Of those that did, the first is looked at by default.
+    Counts are null if `select` did not finish. The first one that it finished is the default of commands.
     """
     names = folders(lake, "selections")
     finished = _by_age(lake, "selections", names)
     written = _written(lake, "selections", names)
     datasets = {name: _made_of(lake, name) for name in folders(lake, "datasets")}
-    found = []
+    rows = []
     for name in sorted(written, key=lambda name: (-written[name], name)):
         recordings = windows = {"count": None, "hours": None}
         if name in finished:
@@ -133,32 +136,35 @@ def selections_of(lake: Lake) -> list[dict[str, Any]]:
             "default": name == next(iter(finished), None),
         }
         row |= {"recordings": recordings["count"], "windows": windows["count"], "hours": windows["hours"]}
-        row |= {"stages": stages_read(lake, name), "datasets": [one for one, of in datasets.items() if of == name]}
-        found.append(row)
-    return found
+        row |= {
+            "stages": stages_read(lake, name),
+            "datasets": [dataset for dataset, origin in datasets.items() if origin == name],
+        }
+        rows.append(row)
+    return rows
 
 
 def folders(lake: Lake, prefix: str) -> list[str]:
-    """Names of the folders right under `prefix`, in order."""
+    """Names of the folders directly under `prefix`, sorted."""
     selector = pafs.FileSelector(prefix, allow_not_found=True)
     infos = lake.storage.filesystem().get_file_info(selector)
     return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
 
 def stages_read(lake: Lake, selection: str) -> dict[str, str]:
-    """The stages that a selection read, each with its fingerprint, in the order of the stages."""
+    """The stages that a selection read, each with its fingerprint, in the order in which stages run."""
     stored = lake.read_json(f"selections/{selection}/selection.json", "stages")["stages"]
     return {stage: stored[stage] for stage in schemas.STAGES if stage in stored}
 
 
 def measured_in(lake: Lake, stage: str) -> list[tuple[str, str | None]]:
-    """Every fingerprint of a stage with each selection that read it, None where none did."""
-    found: list[tuple[str, str | None]] = []
+    """Pairs of a fingerprint of a stage and a selection that read it; the selection is None if none did."""
+    pairs: list[tuple[str, str | None]] = []
     names = _by_age(lake, "selections", folders(lake, "selections"))
     read = {name: stages_read(lake, name).get(stage) for name in names}
     for mark in _marks(lake).get(stage, []):
-        found += [(mark, name) for name in names if read[name] == mark] or [(mark, None)]
-    return found
+        pairs += [(mark, name) for name in names if read[name] == mark] or [(mark, None)]
+    return pairs
 
 
 def _check(what: str, name: str | None, known: list[str]) -> None:
@@ -173,7 +179,7 @@ def _check(what: str, name: str | None, known: list[str]) -> None:
 
 
 def _made_of(lake: Lake, dataset: str) -> str | None:
-    """The selection of a dataset, as its plan says."""
+    """The selection of a dataset, as its plan names it; None without a plan."""
     try:
         plan = lake.read_json(f"datasets/{dataset}/plan.json", "selection")
     except FileNotFoundError:
@@ -182,7 +188,7 @@ def _made_of(lake: Lake, dataset: str) -> str | None:
 
 
 def _written(lake: Lake, prefix: str, names: Iterable[str], file: str | None = None) -> dict[str, int]:
-    """When a file of each of these folders was written, in ns; those that lack it are left out."""
+    """When a file of each of these folders was written, in ns; folders without that file are left out."""
     names = list(names)
     infos = lake.storage.filesystem().get_file_info([f"{prefix}/{name}/{file or FIRST[prefix]}" for name in names])
     there = zip(names, infos, strict=True)
@@ -190,7 +196,7 @@ def _written(lake: Lake, prefix: str, names: Iterable[str], file: str | None = N
 
 
 def _by_age(lake: Lake, prefix: str, names: Iterable[str]) -> list[str]:
-    """Folders by when their first file was written, the youngest first; no selection that did not come to its end."""
+    """Sort folders by when their first file was written, the newest first, without unfinished selections."""
     written = _written(lake, prefix, names)
     if prefix == "selections":
         finished = _written(lake, prefix, written, "funnel.json")
@@ -199,7 +205,7 @@ def _by_age(lake: Lake, prefix: str, names: Iterable[str]) -> list[str]:
 
 
 def _marks(lake: Lake) -> dict[str, list[str]]:
-    """The fingerprints of each stage that the lake holds results of."""
+    """The fingerprints of each stage that has results in the lake."""
     marks: dict[str, list[str]] = {}
     for name in folders(lake, "annotations"):
         stage, _, mark = name.rpartition("-")
@@ -211,13 +217,13 @@ def _marks(lake: Lake) -> dict[str, list[str]]:
 def _others(
     lake: Lake, selection: str | None, own: Mapping[str, str], marks: Mapping[str, list[str]]
 ) -> dict[str, tuple[str, str | None]]:
-    """Fingerprints of stages that were measured and are not `own`, each with the newest selection that read it."""
-    missing = {stage: found for stage, found in marks.items() if stage not in own}
+    """Fingerprints of measured stages that are not in `own`, each with the newest selection that read it."""
+    missing = {stage: fingerprints for stage, fingerprints in marks.items() if stage not in own}
     others: dict[str, tuple[str, str | None]] = {}
     if missing and selection is not None:
         for name in _by_age(lake, "selections", folders(lake, "selections")):
             for stage, mark in stages_read(lake, name).items():
                 if mark in missing.get(stage, []):
                     others.setdefault(stage, (mark, name))
-    only = {stage: (found[0], None) for stage, found in missing.items() if len(found) == 1}
+    only = {stage: (marks[0], None) for stage, marks in missing.items() if len(marks) == 1}
     return only | others

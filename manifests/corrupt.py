@@ -1,4 +1,4 @@
-"""Files of a lake that cannot be read as what they must be: one error that names the file and says what to do."""
+"""Damaged files of a lake: one error type, which names the file and how to restore it."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from manifests import schemas
 REMEDIES = (
     (
         r"recordings/.*",
-        "bring it back from a copy; or delete it and ingest its sound again, which makes a new batch of its recordings",
+        "restore it from a backup; or delete it and ingest its audio again, which makes a new batch of its recordings",
     ),
-    (r"annotations/.*", "delete it and run `speechmill annotate` again, which measures its recordings anew"),
-    (r"selections/.*", "delete it and run `speechmill select` again, which writes it anew"),
+    (r"annotations/.*", "delete it and run `speechmill annotate` again, which measures its recordings again"),
+    (r"selections/.*", "delete it and run `speechmill select` again, which writes it again"),
     (
         r"datasets/(?P<name>[^/]+)/(windows|products)/(?P<folder>.+)-(?P<number>\d+)\.parquet",
         "delete datasets/{name}/commits/{folder}/{number}.json and run `speechmill encode` again, which makes that "
-        "shard anew",
+        "shard again",
     ),
     (
         r"datasets/(?P<name>[^/]+)/(?P<folder>[^/]+)/(cuts|latents)\.(?P<number>\d+)\..*",
         "delete datasets/{name}/commits/{folder}/{number}.json and run `speechmill encode` again, which makes that "
-        "shard anew",
+        "shard again",
     ),
-    (r"datasets/[^/]+/commits/.*", "delete it and run `speechmill encode` again, which makes that shard anew"),
-    (r"datasets/[^/]+/plan\.json", "delete it and run `speechmill encode` again, which writes it anew"),
-    (r"datasets/.*", "run `speechmill encode` again, which writes it anew"),
-    (r"matches/.*", "delete it and run `speechmill annotate` again, which makes it anew"),
+    (r"datasets/[^/]+/commits/.*", "delete it and run `speechmill encode` again, which makes that shard again"),
+    (r"datasets/[^/]+/plan\.json", "delete it and run `speechmill encode` again, which writes it again"),
+    (r"datasets/.*", "run `speechmill encode` again, which writes it again"),
+    (r"matches/.*", "delete it and run `speechmill annotate` again, which makes it again"),
     (r"runs/.*", "delete it and run the same command again"),
 )
-"""What to do about a damaged file, by the pattern that its key matches first."""
+"""How to restore a damaged file, by the first pattern that its key matches."""
 
 
 class CorruptFileError(OSError):
-    """A file of the lake that is damaged, or that is missing although another file says that it was written."""
+    """A file of the lake is damaged, or it is missing although another file says that it was written."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        """Without `remedy` only where it is unpickled: it follows then."""
+        """`remedy` is left out only by unpickling, which sets it afterwards."""
         super().__init__(message)
         self.remedy = remedy
         self.key = self.what = ""
 
     @classmethod
     def of(cls, key: str, what: object) -> CorruptFileError:
-        """The error for `key`; of `what` is wrong with it the first line is told."""
-        told = (str(what).splitlines() or ["is damaged"])[0]
-        made = cls(f"{key}: {told}", remedy_of(key))
-        made.key, made.what = key, told
-        return made
+        """Make the error for the file `key`; its message has the first line of `what`."""
+        first_line = (str(what).splitlines() or ["is damaged"])[0]
+        error = cls(f"{key}: {first_line}", remedy_of(key))
+        error.key, error.what = key, first_line
+        return error
 
 
 def remedy_of(key: str) -> str:
-    """What brings a damaged or missing file back."""
+    """How to restore a damaged or missing file."""
     for pattern, remedy in REMEDIES:
         if match := re.fullmatch(pattern, key):
             return remedy.format(**match.groupdict())
-    return "bring it back from a copy"
+    return "restore it from a backup"
 
 
 def schema_of(key: str) -> pa.Schema | None:
-    """The schema of the Parquet files of that kind; None where any is allowed."""
+    """The schema that the Parquet file `key` must have; None if any is allowed."""
     folder, _, file = key.partition("/")
     if folder == "recordings":
         return schemas.RECORDINGS
@@ -92,36 +92,36 @@ def schema_of(key: str) -> pa.Schema | None:
 
 
 def parse_parquet(key: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a file's bytes, each page held against its checksum. Raises CorruptFileError."""
+    """Parse a Parquet file, and compare the checksum of each page. Raises CorruptFileError."""
     schema = schema_of(key)
     try:
-        # Not read_table: it takes twice as long. One thread: pyarrow 26 may abort a process soon after a threaded read.
+        # `read_table` would take twice as long. pyarrow 26 may abort a process soon after a read with several threads.
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             if schema is not None and not file.schema_arrow.equals(schema):
                 raise CorruptFileError.of(key, difference(file.schema_arrow, schema))
             return file.read(None if columns is None else list(columns), use_threads=False)
     except (MemoryError, CorruptFileError):
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # Thrift's errors arrive as OSError
+    except (pa.ArrowException, OSError, ValueError) as error:  # errors of Thrift are raised as OSError
         raise CorruptFileError.of(key, f"cannot be read: {error}") from error
 
 
 def parse_json(key: str, data: bytes, names: Sequence[str] = ()) -> dict[str, Any]:
-    """The object that a file of JSON holds. Raises CorruptFileError where it is none, or lacks one of `names`."""
+    """Parse a JSON object. Raises CorruptFileError for any other content, and if one of `names` is missing."""
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except ValueError as error:
         raise CorruptFileError.of(key, f"is not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise CorruptFileError.of(key, "is not a JSON object")
     for name in names:
-        if name not in found:
-            raise CorruptFileError.of(key, f"says nothing of {name}")
-    return found
+        if name not in value:
+            raise CorruptFileError.of(key, f"has no key {name!r}")
+    return value
 
 
 def difference(found: pa.Schema, schema: pa.Schema) -> str:
-    """The first column in which a file's schema differs from the one that it must have."""
+    """Describe the first column in which the schema of a file differs from the one that it must have."""
     for column in schema:
         position = found.get_field_index(column.name)
         if position < 0:
@@ -129,22 +129,22 @@ def difference(found: pa.Schema, schema: pa.Schema) -> str:
         if not found.field(position).equals(column):
             return f"column {column.name} is {found.field(position).type}, not {column.type}"
     extra = [name for name in found.names if name not in schema.names]
-    return f"has a column {extra[0]} that is not known" if extra else "has its columns in another order"
+    return f"has a column {extra[0]} that is unknown" if extra else "has its columns in another order"
 
 
 _opened: ContextVar[Callable[[], object] | None] = ContextVar("opened", default=None)
 
 
 def opened(read_all: Callable[[], object]) -> None:
-    """Remember how every file is read that DuckDB is given from here on."""
+    """Register the function that reads every file which DuckDB is given from now on; `damaged` calls it."""
     _opened.set(read_all)
 
 
 def damaged(error: BaseException) -> CorruptFileError | None:
-    """The damaged file because of which DuckDB raised `error`, if that is why.
+    """The error of the damaged file that made DuckDB raise `error`; None if no file is damaged.
 
-    DuckDB's errors mostly name none, and it does not compare the checksums of pages: the files that it was given last
-    are read one by one.
+    Most errors of DuckDB name no file, and DuckDB does not compare the checksums of pages. Therefore the registered
+    files are read one by one.
     """
     import duckdb
 

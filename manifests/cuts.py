@@ -1,4 +1,4 @@
-"""The Lhotse cut of a window, as a line of a shard holds it."""
+"""The Lhotse cut of a window, which is a line of `cuts.NNNNNN.jsonl.gz`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from manifests.exchange.foreign.lhotse import sources_of
 
 
 def cut_of(window: Mapping[str, Any], recording: Mapping[str, Any], tracks: int) -> dict[str, Any]:
-    """The Lhotse cut of a window: its turns as supervisions, what is known of it as `custom`."""
+    """Make the Lhotse cut of a window: its turns become supervisions, its other columns `custom`.
+
+    Args:
+        window: A row of WINDOWS.
+        recording: The columns of RECORDINGS and SIGNAL of its recording.
+        tracks: The number of tracks of the window.
+    """
     channels = list(range(recording["channels"]))
-    # Lhotse has no word for a mix of channels: a MonoCut names one, and `channel_relation` tells what was done.
+    # Lhotse cannot express a mix of channels. A MonoCut names one channel, and `channel_relation` says what was mixed.
     live = recording["live_channel"] if recording["channel_relation"] == "one_sided" else 0
     channel: int | list[int] = live if tracks == 1 else channels
     supervisions = [

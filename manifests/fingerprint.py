@@ -10,15 +10,15 @@ from manifests.output import to_json
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """JSON with sorted keys and without spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint(value: Any) -> str:
-    """First 12 hex digits of the sha256 of the canonical JSON."""
+    """The first 12 hex digits of the sha256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
 
 
 def pretty(value: Any) -> str:
-    """JSON for people and for comparison: sorted keys, a line each."""
+    """JSON with sorted keys, one on each line, for people and for comparison."""
     return to_json(value, indent=1, sort_keys=True) + "\n"

@@ -1,4 +1,5 @@
-"""The funnel: counts and hours in, out and by reason, and the proof that they close."""
+"""The funnel: how many recordings and windows, and how many hours, came in, were kept, rejected by which rules, or
+failed, and the proof that nothing of what came in is missing from these."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 from manifests.output import one_line
 
 LEAST_BYTES_PER_S = 1.0
-"""No codec packs even silence tighter: a header that claims more sound than its file could hold claims nothing."""
+"""The fewest bytes that any codec takes for a second, of silence. A header that claims more sound than a file of its
+size could hold at this rate is not believed."""
 
 
 def credible_s(recordings: pa.Table) -> pa.ChunkedArray:
@@ -24,7 +26,13 @@ def credible_s(recordings: pa.Table) -> pa.ChunkedArray:
 
 
 class Funnel:
-    """Running counts over verdicts and windows; memory grows with the combinations of reasons, not with rows."""
+    """Counts that grow while verdicts and windows are added. Memory grows with the number of different combinations of
+    reasons, not with the number of rows.
+
+    `count` and `seconds` hold, for "recordings" and "windows", a number by verdict and all its reasons, as a tuple;
+    `total` and `total_s` hold what came in. `windowed_s` and `remainder_s` are seconds of kept recordings inside and
+    outside any window.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,7 +70,8 @@ class Funnel:
         self.seconds[what][(verdict, *reasons)] += seconds  # type: ignore[assignment]
 
     def merge(self, part: Funnel, weight: float = 1.0) -> None:
-        """Add what another funnel counted, each row of it standing for `weight`; counts are rounded."""
+        """Add what another funnel counted `weight` times: a funnel of a sample stands for more than it counted. Counts
+        are rounded."""
         for what in self.total:
             for key, count in part.count[what].items():
                 self.tally(what, key[0], key[1:], round(count * weight), part.seconds[what][key] * weight)
@@ -85,7 +94,7 @@ class Funnel:
         return sum(self.count[what][key] for key in keys), sum(self.seconds[what][key] for key in keys)
 
     def reasons(self, what: str) -> dict[str, dict[str, float]]:
-        """Of each reason: how many it touches at all, and how many it alone keeps out."""
+        """By reason: how many were rejected, or failed, for it, and how many of these for no other reason."""
         rows: dict[str, dict[str, float]] = {}
         for key, count in self.count[what].items():
             for reason in key[1:]:
@@ -99,7 +108,7 @@ class Funnel:
         return dict(sorted(rows.items(), key=lambda item: (-item[1]["count"], item[0])))
 
     def check(self) -> None:
-        """in = kept + rejected + failed, in counts and in hours; otherwise this is a bug."""
+        """Assert that in = kept + rejected + failed, in counts and in hours: anything else is a programmer's error."""
         for what in ("recordings", "windows"):
             parts = [self.part(what, verdict) for verdict in ("kept", "rejected", "failed")]
             assert sum(count for count, _ in parts) == self.total[what]

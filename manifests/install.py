@@ -1,4 +1,4 @@
-"""Packages: what is required, whether it is there, and the command that installs it, wherever speechmill came from."""
+"""Required packages: whether they are installed, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -20,71 +20,75 @@ if TYPE_CHECKING:
 
 
 def install(extras: Iterable[str] = (), bare: Iterable[str] = ()) -> str:
-    """The command line that brings extras of speechmill, and packages `bare`, without their dependencies.
+    """The command line that installs extras of speechmill.
 
-    Where speechmill was installed from a folder, an archive or a repository, pip has to be told that place again:
-    no index holds it under its name.
+    If speechmill was installed from a folder, an archive or a repository, the command names that place again, because
+    no index has the package.
+
+    Args:
+        extras: Names of extras.
+        bare: Further packages, which are installed without their dependencies.
     """
     commands = []
     if named := ",".join(sorted(set(extras))):
         option, before, after = _source()
         commands.append(f"pip install {option}'{before}[{named}]{after}'")
-    if alone := " ".join(sorted(set(bare))):
-        commands.append(f"pip install --no-deps {alone}")
+    if packages := " ".join(sorted(set(bare))):
+        commands.append(f"pip install --no-deps {packages}")
     return " && ".join(commands)
 
 
 def installed(package: str) -> bool:
-    """Whether a package can be found; it is not imported."""
+    """Whether a package can be found. The package is not imported."""
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of what it lies in
+    except ModuleNotFoundError:  # the package that contains it
         return False
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """What each extra of speechmill requires, by its name; what is always required is under ''.
+    """The requirements of each extra by its name; those of speechmill itself are under "".
 
-    Extras that an extra names are left out: they are told themselves.
+    Requirements that are extras of speechmill themselves are left out.
     """
     from packaging.requirements import Requirement
 
-    written, extras = _declared()
-    found: dict[str, list[Requirement]] = {name: [] for name in ["", *extras]}
-    for text in written:
+    declared, extras = _declared()
+    by_extra: dict[str, list[Requirement]] = {name: [] for name in ["", *extras]}
+    for text in declared:
         needed = Requirement(text)
         if needed.name == NAME:
             continue
-        for name, of_extra in found.items():
+        for name, required in by_extra.items():
             always = needed.marker is None or needed.marker.evaluate({"extra": ""})
             if always != bool(name) and (needed.marker is None or needed.marker.evaluate({"extra": name})):
-                of_extra.append(needed)
-    return found
+                required.append(needed)
+    return by_extra
 
 
 def _declared() -> tuple[list[str], list[str]]:
-    """Requirements with their markers, and names of extras: of the installed package, else of the checkout."""
+    """Requirements with their markers, and the names of extras: of the installed package, or else of the checkout."""
     try:
-        found = metadata.distribution(NAME)
-        return found.requires or [], found.metadata.get_all("Provides-Extra") or []
+        package = metadata.distribution(NAME)
+        return package.requires or [], package.metadata.get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
         optional = project["optional-dependencies"]
-        marked = [f'{text}; extra == "{name}"' for name, of_extra in optional.items() for text in of_extra]
+        marked = [f'{text}; extra == "{name}"' for name, texts in optional.items() for text in texts]
         return [*project["dependencies"], *marked], list(optional)
 
 
 @functools.cache
 def _source() -> tuple[str, str, str]:
-    """What stands before the quote, before the extras and after them in the command that installs speechmill again."""
+    """Parts of the command that installs speechmill: the options, the text before the extras, and the text after."""
     checkout = Path(__file__).parents[1]
     try:
-        written = metadata.distribution(NAME).read_text("direct_url.json")  # PEP 610
+        direct_url = metadata.distribution(NAME).read_text("direct_url.json")  # PEP 610
     except metadata.PackageNotFoundError:
         return ("-e ", _folder(checkout), "") if (checkout / "pyproject.toml").is_file() else ("", NAME, "")
-    if not written:
+    if not direct_url:
         return "", NAME, ""
-    source = json.loads(written)
+    source = json.loads(direct_url)
     url = str(source["url"])
     if "dir_info" in source:
         editable = "-e " if source["dir_info"].get("editable") else ""
@@ -95,5 +99,5 @@ def _source() -> tuple[str, str, str]:
 
 
 def _folder(path: Path) -> str:
-    """A folder as pip takes it: '.' where the command is given inside it."""
+    """A folder as pip takes it: '.' for the current folder."""
     return "." if path.resolve() == Path.cwd().resolve() else str(path)

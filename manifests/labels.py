@@ -1,6 +1,6 @@
-"""Labels: what people say of recordings, as columns (source, licence, language_hint) or by names of their own.
+"""Labels that users give to recordings: the columns source, licence and language_hint, or names of their own.
 
-They are set when a recording is ingested and corrected by `relabel`, which keeps every change under `labels/`.
+They are set when a recording is ingested, and corrected by `relabel`, which records every change under `labels/`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from manifests.names import NAME, checked_name
 from manifests.tables import write_parquet_bytes
 
 COLUMNS = ("source", "licence", "language_hint")
-"""Labels that are columns of their own; all others lie in the column `labels`."""
+"""Labels that have columns of their own; all others are in the column `labels`."""
 MAX_LETTERS = 200
-"""Of a value."""
+"""Longest value of a label, in characters."""
 HISTORY = re.compile(r"labels/\d{6}\.parquet")
 ROWS = 10_000
-"""Changes that are held at a time."""
+"""Changes that are held in memory at a time."""
 COUNTED_BY = re.compile(rf"labels\.({NAME.pattern})")
-"""How an option that counts by columns names a label: `labels.country`."""
+"""How the options that group by columns name a label: `labels.country`."""
 RESERVED = re.compile(r"recording_id|uri|pattern|labels")
-"""Names that mean something else in a file of labels."""
+"""Names that have another meaning in a file of labels."""
 
 
 def checked_label(name: object, value: object) -> tuple[str, str]:
-    """A label, if its name and value can be kept. Raises ValueError for any other."""
+    """Return a label if its name and its value are allowed; otherwise raise ValueError."""
     name = checked_name(name, "the label")
     if RESERVED.fullmatch(name):
-        raise ValueError(f"the label {name!r} cannot be used: this name means something else")
+        raise ValueError(f"the label {name!r} cannot be used: this name has another meaning")
     if not isinstance(value, str) or not is_value(value):
         raise ValueError(
             f"{value!r:.100} cannot be the value of {name}: give 1 to {MAX_LETTERS} characters of plain text"
@@ -48,26 +48,32 @@ def checked_label(name: object, value: object) -> tuple[str, str]:
 
 
 def is_value(value: str) -> bool:
-    """Whether a text can be the value of a label: short, and without characters that cannot be seen."""
+    """Whether a text is allowed as the value of a label: short, and without invisible characters."""
     return 0 < len(value) <= MAX_LETTERS and value.isprintable()
 
 
 def as_sql(column: str) -> str:
-    """A column by which to count, as SQL: `labels.country` becomes a look into the map `labels`."""
+    """SQL of a column or a label to group by: `labels.country` becomes `labels['country']`."""
     label = COUNTED_BY.fullmatch(column)
     return f"labels['{label[1]}']" if label else column
 
 
 def as_column(labels: Mapping[str, str]) -> list[tuple[str, str]] | None:
-    """Labels by name as a value of the column `labels`: sorted, so that equal labels give equal bytes."""
+    """A value of the column `labels`, sorted, so that equal labels give equal bytes; None without labels."""
     return sorted(labels.items()) or None
 
 
 def relabel(lake: Lake, connection: duckdb.DuckDBPyConnection, given: Mapping[str, str | None], asked: str) -> Changed:
-    """The changes that make labels of the recordings that `pick` found what is `given`, and what its file says.
+    """Plan the changes of labels of the recordings that `pick` has found; `Changed.commit` makes them.
 
-    A label that is given as None is taken away. Nothing is changed before `Changed.commit`. Raises ValueError for
-    labels that cannot be kept, and where a recording would get two values of one label.
+    Args:
+        lake: The lake of the recordings.
+        connection: The result of `pick`. Labels in its table `said` are set, too.
+        given: New values of labels by name; None removes a label.
+        asked: The request in words, which is recorded with the changes.
+
+    Raises:
+        ValueError: A label is not allowed, or a recording would get two values of one label.
     """
     for name, value in given.items():
         checked_label(name, "any" if value is None else value)
@@ -96,7 +102,7 @@ def relabel(lake: Lake, connection: duckdb.DuckDBPyConnection, given: Mapping[st
 
 @dataclass(frozen=True)
 class Changed:
-    """Changes of labels, in the table `changes` of a connection, and the words that asked for them."""
+    """Planned changes of labels: the table `changes` of a connection, and the request in words."""
 
     lake: Lake
     connection: duckdb.DuckDBPyConnection
@@ -107,28 +113,29 @@ class Changed:
         return int(count)
 
     def counted(self) -> list[dict[str, Any]]:
-        """How many recordings change from which value to which, by label, most frequent first."""
+        """How many recordings change from one value to another, by label, the most frequent change first."""
         query = "SELECT name, old, new, count(*) AS count FROM changes GROUP BY ALL ORDER BY name, count DESC, old, new"
-        found = self.connection.execute(query).fetchall()
-        return [dict(zip(("name", "old", "new", "count"), row, strict=True)) for row in found]
+        rows = self.connection.execute(query).fetchall()
+        return [dict(zip(("name", "old", "new", "count"), row, strict=True)) for row in rows]
 
     def commit(self) -> None:
-        """Write the changes down under `labels/`, then make them, a batch at a time.
+        """Record the changes under `labels/`, then make them, one batch at a time.
 
-        A call that was killed is finished by the next that asks for the same: what is left to change is then written
-        down already.
+        The next call with the same request finishes a call that was killed: the remaining changes are then recorded
+        already.
         """
         if self.recordings():
-            self._write_down()
+            self._record()
         rows = self.connection.execute("SELECT batch, recording_id, name, new FROM changes ORDER BY ALL")
         streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(ROWS), []))
         for batch, of_batch in itertools.groupby(streamed, key=lambda row: row[0]):
             new: dict[str, dict[str, str | None]] = defaultdict(dict)
             for _, recording_id, name, value in of_batch:
                 new[recording_id][name] = value
-            self.lake.change(self.lake.recordings_key(batch), partial(_relabelled, new=new))
+            self.lake.change(self.lake.recordings_key(batch), partial(_relabel_rows, new=new))
 
-    def _write_down(self) -> None:
+    def _record(self) -> None:
+        """Record the changes, unless the newest file of changes has all of them."""
         query = "SELECT recording_id, name, old, new, $asked AS asked FROM changes"
         asked, number = {"asked": self.asked}, 0
         for key in list(history_keys(self.lake))[-1:]:
@@ -136,39 +143,41 @@ class Changed:
             self.connection.register("last_changes", self.lake.read(key))
             if not self.connection.execute(f"{query} EXCEPT FROM last_changes LIMIT 1", asked).fetchall():
                 return
-        told = self.connection.sql(f"{query} ORDER BY ALL", params=asked).to_arrow_table().cast(schemas.CHANGES)
-        data = write_parquet_bytes(told)
+        changes = self.connection.sql(f"{query} ORDER BY ALL", params=asked).to_arrow_table().cast(schemas.CHANGES)
+        data = write_parquet_bytes(changes)
         while not self.lake.storage.put_if_absent(f"labels/{number:06d}.parquet", data):
             number += 1
 
 
-def _relabelled(table: pa.Table, new: Mapping[str, Mapping[str, str | None]]) -> pa.Table:
-    """RECORDINGS with new values of labels by recording and name; a value of None takes a label away."""
-    found = [new.get(recording_id, {}) for recording_id in table["recording_id"].to_pylist()]
+def _relabel_rows(table: pa.Table, new: Mapping[str, Mapping[str, str | None]]) -> pa.Table:
+    """Set labels in a table of RECORDINGS; `new` has values by recording and name, and None removes a label."""
+    by_row = [new.get(recording_id, {}) for recording_id in table["recording_id"].to_pylist()]
     for number, column in enumerate(table.schema):
         values = table[column.name]
         if column.name in COLUMNS:
-            changed = [of.get(column.name, value) for of, value in zip(found, values.to_pylist(), strict=True)]
+            changed = [row.get(column.name, value) for row, value in zip(by_row, values.to_pylist(), strict=True)]
         elif column.name == "labels":
-            changed = [_own(dict(value or ()), of) for of, value in zip(found, values.to_pylist(), strict=True)]
+            changed = [
+                _merge_labels(dict(value or ()), row) for row, value in zip(by_row, values.to_pylist(), strict=True)
+            ]
         else:
             continue
         table = table.set_column(number, column, pa.array(changed, column.type))
     return table
 
 
-def _own(held: Mapping[str, str], new: Mapping[str, str | None]) -> list[tuple[str, str]] | None:
+def _merge_labels(held: Mapping[str, str], new: Mapping[str, str | None]) -> list[tuple[str, str]] | None:
     changed = {**held, **{name: value for name, value in new.items() if name not in COLUMNS}}
     return as_column({name: value for name, value in changed.items() if value is not None})
 
 
 def history_keys(lake: Lake) -> Iterator[str]:
-    """The files of changes, in the order in which they were asked for."""
+    """The keys of the files of changes, the oldest first."""
     return (key for key in lake.storage.list("labels") if HISTORY.fullmatch(key))
 
 
 def history(lake: Lake, recording_id: str | None = None) -> Iterator[dict[str, Any]]:
-    """Every change of a recording, or of all of them how many changed from which value to which."""
+    """Yield every change of a recording; without an id, how many recordings changed from one value to another."""
     for key in history_keys(lake):
         table = lake.read(key)
         if recording_id is not None:

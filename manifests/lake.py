@@ -1,4 +1,4 @@
-"""The lake: which key holds what (ARCHITECTURE.md draws the tree), and readers that stream it batch by batch."""
+"""The lake: the keys of its files, and readers that stream it batch by batch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BATCH = re.compile(r"batch-\d{6,}")
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake in some storage. Cheap to make and to send to a worker."""
+    """A lake in a storage. It is cheap to make and to send to a worker."""
 
     storage: Storage
     config: StorageConfig = field(default_factory=StorageConfig)
-    """How inputs are reached, too."""
+    """How the storage of the lake and of inputs is reached."""
 
     @classmethod
     def at(cls, root: str, config: StorageConfig | None = None) -> Lake:
@@ -44,15 +44,15 @@ class Lake:
         return f"annotations/{stage}-{fingerprint}/{batch}.parquet"
 
     def annotated(self, stage: str, fingerprint: str) -> Iterator[str]:
-        """Names of the batches that this stage has annotated, in order."""
+        """Names of the batches that a stage has annotated, in order."""
         return self._batches(f"annotations/{stage}-{fingerprint}")
 
     def matched(self, mark: str) -> Iterator[str]:
-        """Names of the batches whose matches with these settings are there, in order."""
+        """Names of the batches that have matches with these settings, in order."""
         return self._batches(f"matches/{mark}")
 
     def _batches(self, folder: str) -> Iterator[str]:
-        """Names of the batches that have a file in a folder; what else lies there is no part of the lake."""
+        """Names of the batches that have a file in a folder. Other files there are no part of the lake."""
         for key in self.storage.list(folder):
             name = key.removeprefix(f"{folder}/").removesuffix(".parquet")
             if BATCH.fullmatch(name) and key.endswith(".parquet"):
@@ -65,26 +65,28 @@ class Lake:
         return f"selections/{selection}/{batch.replace('batch', 'verdicts')}.parquet"
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        """One Parquet file as a table: a batch is small by construction.
+        """Read a Parquet file into memory; batches are small enough for that.
 
-        Raises FileNotFoundError where there is none, and CorruptFileError, with its name, for a damaged one.
+        Raises:
+            FileNotFoundError: There is no such file.
+            CorruptFileError: The file is damaged.
         """
         return parse_parquet(key, self.storage.read(key), columns)
 
     def read_json(self, key: str, *names: str) -> dict[str, Any]:
-        """One JSON object that has these names; raises as `read`."""
+        """Read a JSON object that has these keys. Raises the errors of `read`."""
         return parse_json(key, self.storage.read(key), names)
 
     def write(self, key: str, table: pa.Table) -> int:
-        """Commit one Parquet file and return its size in bytes; equal tables give equal bytes."""
+        """Write a Parquet file and return its size in bytes. Equal tables give equal bytes."""
         data = write_parquet_bytes(table)
         self.storage.put(key, data)
         return len(data)
 
     def change(self, key: str, edit: Callable[[pa.Table], pa.Table]) -> bool:
-        """Put what `edit` makes of a Parquet file in its place, and return whether that is something else.
+        """Replace a Parquet file by the result of `edit`; returns whether it changed.
 
-        Where another process replaces the file meanwhile, `edit` is asked again, so that neither change is lost.
+        If another process replaces the file at the same time, `edit` is called again, so that no change is lost.
         """
         while True:
             data = self.storage.read(key)
@@ -92,32 +94,34 @@ class Lake:
             changed = edit(table)
             if changed.equals(table):
                 return False
-            # Parquet names the parts of a map otherwise than the schema: the same rows are to be the same bytes.
+            # Parquet names the fields of a map differently from the schema: the cast makes equal rows equal bytes.
             if self.storage.replace(key, data, write_parquet_bytes(changed.cast(schema_of(key) or changed.schema))):
                 return True
 
     def recordings(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-        """Batches of recordings with their names."""
+        """Yield each batch of recordings with its name."""
         return self.read_each(self.batches(), self.recordings_key, columns)
 
     def read_each(
         self, names: Iterable[str], key: Callable[[str], str], columns: list[str] | None = None
     ) -> Iterator[tuple[str, pa.Table]]:
-        """Each name with the table under its key."""
+        """Yield each name with the table under its key."""
         return self.ahead(lambda name: (name, self.read(key(name), columns)), names)
 
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What `work` makes of each item, in their order, by threads a few items ahead, which hides the latency of
-        a remote storage."""
+        """Yield the result of `work` for each item, in order.
+
+        Threads work a few items ahead, which hides the latency of a remote storage.
+        """
         with ThreadPoolExecutor(self.config.concurrency, "ahead") as pool:
-            begun: deque[Future[Result]] = deque()
+            pending: deque[Future[Result]] = deque()
             for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) > self.config.concurrency:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) > self.config.concurrency:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
     def sweep(self) -> None:
-        """Remove what writers that died left unfinished."""
+        """Remove unfinished files of writers that died."""
         self.storage.sweep()

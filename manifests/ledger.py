@@ -19,25 +19,29 @@ from manifests.output import counted, one_line
 from manifests.products import MOST_DIM, Products
 from manifests.shards import ShardCommit, ShardFiles, committed
 from manifests.statistics import Statistics
-from manifests.tables import joined
+from manifests.tables import concat_batches
 from manifests.versions import generation, versions
 
 PATCHES = shardlist.PATCHES
 GROUP = ["split", "language", "num_speakers", "source"]
-COUNTED = [*GROUP, "labels", "status", "duration_s", "tracks", "context_frames", "continuation_frames"]
+COUNTED = [
+    *(*GROUP, "labels", "status", "duration_s", "tracks", "context_frames", "continuation_frames", "repeated_share"),
+]
 """Columns of SHARD_WINDOWS from which the ledger is made."""
+REPEATED = "sum(repeated_context_tokens + repeated_continuation_tokens)"
+"""SQL over a ledger: tokens that repeat, null where nothing was matched."""
 
 
 @dataclass(frozen=True)
 class Book:
-    """What is counted of a version of a dataset."""
+    """Everything that is counted of one version of a dataset."""
 
     ledger: pa.Table
     """LEDGER schema."""
     statistics: dict[str, Statistics]
     """By split."""
     commits_sha256: str
-    """Of the records of its shards, in their order."""
+    """The hash of the commit records of its shards, in their order."""
     shards: tuple[pa.Table, ...] = ()
     """What each of its shards holds (SHARDS schema)."""
 
@@ -52,10 +56,12 @@ class Book:
 
 
 def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str, int]]) -> list[Book]:
-    """What is to be said of each version of a dataset; `history` gives, oldest first, its number of shards by folder.
+    """The book of each version of a dataset. `history` gives for each version, the oldest first, how many shards of
+    each folder it has.
 
     Every shard is read once. Tokens at patch k are floor(frames / k) of each window and track, context and continuation
-    apart. Raises CorruptFileError where a shard's table of windows is not the one that its commit describes.
+    apart. Of the tokens of a window its `repeated_share`, rounded, repeat; all others are unique. Raises
+    CorruptFileError where a shard's table of windows is not the one that its commit describes.
     """
     counts = _Counts()
     statistics = [defaultdict[str, Statistics](Statistics) for _ in history]
@@ -117,22 +123,25 @@ def by_labels(lake: Lake, dataset: str, version: int | None, labels: Sequence[st
 
 
 class _Counts:
-    """Windows, time, frames and tokens by generation, GROUP and some labels."""
+    """Windows, time, frames and tokens by the columns of GROUP, by some labels, and by generation: the number of the
+    version, from 0 on, that added their shard."""
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = labels
         keys = ", ".join([*GROUP, *(f'{as_sql(label)} AS "{label}"' for label in labels)])
         sums = ", ".join(
-            f"sum(tracks * (context_frames // {k})) AS context_{k}, "
-            f"sum(tracks * (continuation_frames // {k})) AS continuation_{k}"
+            f"sum({tokens}) AS {part}_{k}, sum(({tokens} * millionths + 500000) // 1000000) AS repeated_{part}_{k}"
             for k in PATCHES
+            for part in ("context", "continuation")
+            for tokens in [f"(tracks * ({part}_frames // {k}))"]
         )
         # Seconds are added as whole microseconds, so that the sum does not depend on its order.
         self.query = (
             f"SELECT batch::INTEGER AS generation, {keys}, count(*) AS windows, "
             "sum(round(duration_s * 1e6)::HUGEINT) AS microseconds, "
             f"sum(tracks * (context_frames + continuation_frames)) AS frames, {sums} "
-            "FROM (SELECT * REPLACE (map_from_entries(labels) AS labels) FROM shard_windows) "
+            "FROM (SELECT * REPLACE (map_from_entries(labels) AS labels), round(repeated_share * 1e6)::BIGINT AS "
+            "millionths FROM shard_windows) "
             "WHERE status = 'ok' GROUP BY ALL"
         )
         self.connection = duckdb.connect()
@@ -142,18 +151,19 @@ class _Counts:
         self.connection.execute(f"CREATE TABLE counts AS {self.query}")
 
     def add(self, tables: Iterator[tuple[str, pa.Table]]) -> None:
-        """Count tables of SHARD_WINDOWS, each with the number of its generation."""
-        for table in joined((number, table.select(COUNTED)) for number, table in tables):
+        """Count tables of SHARD_WINDOWS, each with the number of its generation as text."""
+        for table in concat_batches((number, table.select(COUNTED)) for number, table in tables):
             self.connection.register("shard_windows", table)
             self.connection.execute(f"INSERT INTO counts {self.query}")
 
     def ledger(self, encoder: str, last: int) -> pa.Table:
-        """The ledger (LEDGER schema, then the labels) of the generations up to `last`."""
+        """The ledger of the version that ends with the generation `last`: the columns of LEDGER, then the labels."""
         own = [f'"{label}"' for label in self.labels]
         per_patch = " UNION ALL ".join(
             f"SELECT {', '.join([*GROUP, *own])}, $encoder AS encoder, {k} AS patch, sum(windows) AS windows, "
-            f"sum(microseconds)::DOUBLE / 3.6e9 AS hours, sum(frames) AS frames, sum(context_{k}) AS context_tokens, "
-            f"sum(continuation_{k}) AS continuation_tokens FROM counts WHERE generation <= $last GROUP BY ALL"
+            f"sum(microseconds)::DOUBLE / 3.6e9 AS hours, sum(frames) AS frames, "
+            + ", ".join(f"sum({name.removesuffix('_tokens')}_{k}) AS {name}" for name in schemas.TOKENS)
+            + " FROM counts WHERE generation <= $last GROUP BY ALL"
             for k in PATCHES
         )
         order = ", ".join(["split, language, num_speakers, source, patch", *own])
@@ -222,20 +232,27 @@ def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:
     quoted = [f'"{column}"' for column in by]
     keys = ", ".join(f"coalesce({column}::VARCHAR, 'unknown') AS {column}" for column in quoted)
     found = connection.execute(
-        f"SELECT {keys}, sum(windows), sum(hours), sum(frames), sum(context_tokens), sum(continuation_tokens) "
-        f"FROM ledger WHERE patch = ? GROUP BY {', '.join(quoted)} ORDER BY sum(frames) DESC, {', '.join(quoted)}",
+        f"SELECT {keys}, sum(windows), sum(hours), sum(frames), sum(context_tokens), sum(continuation_tokens), "
+        f"{REPEATED} FROM ledger WHERE patch = ? GROUP BY {', '.join(quoted)} "
+        f"ORDER BY sum(frames) DESC, {', '.join(quoted)}",
         [patch],
     ).fetchall()
     names = [[one_line(name) for name in row[: len(by)]] for row in found]
     wide = [max(map(len, column)) + 2 for column in zip(by, *names, strict=True)]
     wide[0] = max(wide[0], 14)
 
+    matched = any(row[-1] is not None for row in found)
+    widths = (10, 12, 14, 15, 15, 15)
+
     def line(texts: Sequence[str], *numbers: str) -> str:
         left = "".join(text.ljust(width) for text, width in zip(texts, wide, strict=True))
-        return left + "".join(number.rjust(width) for number, width in zip(numbers, (10, 12, 14, 15, 15), strict=True))
+        return left + "".join(number.rjust(width) for number, width in zip(numbers, widths, strict=False))
 
-    lines = [line(by, "windows", "hours", "frames", "context", "continuation")]
+    lines = [line(by, "windows", "hours", "frames", "context", "continuation", *["repeated"] * matched)]
     for texts, (windows, hours, *counts) in zip(names, (row[len(by) :] for row in found), strict=True):
-        lines.append(line(texts, f"{windows:,}", f"{hours:,.4f}", *(f"{count:,}" for count in counts)))
+        told = [f"{count:,}" for count in counts if count is not None]
+        lines.append(line(texts, f"{windows:,}", f"{hours:,.4f}", *told))
     lines.append(f"context and continuation are tokens of {counted(patch, 'frame')}")
+    if matched:
+        lines.append("repeated are those of both whose sound lies in a kept recording before; all others are unique")
     return "\n".join(lines)

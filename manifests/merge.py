@@ -1,7 +1,7 @@
-"""Small batches joined with their neighbours, since each file costs every question a look.
+"""Merge small batches with their neighbours, because every query opens every file.
 
-What is to be joined is written down in `runs/merge.json` first: whoever finds it there finishes it. Ids do not change,
-so datasets stay as they are.
+The plan is written to `runs/merge.json` first, and any process that finds it there finishes it. Ids do not change, so
+datasets stay as they are.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from manifests.matches import forget_index
 
 PLAN = "runs/merge.json"
 MAX_BYTES = 64_000_000
-"""Of the recordings of a batch, as they are stored."""
+"""Largest size of the file of recordings of a merged batch."""
 UNKNOWN_DURATION_S = 1800.0
-"""What a recording without a claimed duration counts in a batch: the mean of the corpora this is made for."""
+"""The assumed duration of a recording whose header claims none: the mean of conversational corpora."""
 
 
 def counted_s(claimed_s: float | None) -> float:
-    """What a recording counts in a batch; a claim that cannot be true is none."""
+    """The duration that a recording adds to its batch, in seconds; an impossible claim counts as none."""
     return claimed_s if claimed_s and math.isfinite(claimed_s) and claimed_s > 0 else UNKNOWN_DURATION_S
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches to be joined to the first of each group, and what keeps others apart."""
+    """Groups of batches that are to be merged, each into the first of its group."""
 
     lake: Lake
     groups: list[list[str]]
     unlike: list[str]
-    """Batches that are small enough to be joined to the one before, but not annotated or selected like it."""
+    """Batches that would fit into the previous one, but are not annotated or selected like it."""
 
     def commit(self) -> list[str]:
-        """Join them, and make the selections anew that were made of them; returns their names."""
+        """Merge the batches, and renew the selections that read them; returns the names of these selections."""
         if not self.groups:
             return []
         self.lake.storage.put(PLAN, pretty({"groups": self.groups}).encode())
@@ -51,40 +51,40 @@ class Plan:
 
 
 def plan(lake: Lake, batch_hours: float) -> Plan:
-    """Join neighbours while they hold up to so many hours by their headers, and are annotated and selected alike."""
-    made = [(f"annotations/{name}", set(lake.annotated(*_parts(name)))) for name in folders(lake, "annotations")]
-    made += [(f"matches/{name}", set(lake.matched(name))) for name in folders(lake, "matches")]
-    made += [(f"selections/{name}", set(reselect.covered(lake, name))) for name in folders(lake, "selections")]
+    """Group neighbouring batches that are annotated and selected alike, up to `batch_hours` claimed hours each."""
+    derived = [(f"annotations/{name}", set(lake.annotated(*_parts(name)))) for name in folders(lake, "annotations")]
+    derived += [(f"matches/{name}", set(lake.matched(name))) for name in folders(lake, "matches")]
+    derived += [(f"selections/{name}", set(reselect.covered(lake, name))) for name in folders(lake, "selections")]
     groups: list[list[str]] = []
     unlike: list[str] = []
-    held_s, held_bytes, before = 0.0, 0, frozenset[str]()
+    group_s, group_bytes, group_folders = 0.0, 0, frozenset[str]()
     for batch, seconds, size_bytes in lake.ahead(partial(_size, lake), lake.batches()):
-        has = frozenset(folder for folder, batches in made if batch in batches)
-        held_s, held_bytes = held_s + seconds, held_bytes + size_bytes
-        fits = bool(groups) and held_s <= batch_hours * 3600 and held_bytes <= MAX_BYTES
-        if fits and has == before:
+        of_batch = frozenset(folder for folder, batches in derived if batch in batches)
+        group_s, group_bytes = group_s + seconds, group_bytes + size_bytes
+        fits = bool(groups) and group_s <= batch_hours * 3600 and group_bytes <= MAX_BYTES
+        if fits and of_batch == group_folders:
             groups[-1].append(batch)
             continue
         if fits:
             unlike.append(batch)
         groups.append([batch])
-        held_s, held_bytes, before = seconds, size_bytes, has
+        group_s, group_bytes, group_folders = seconds, size_bytes, of_batch
     return Plan(lake, [group for group in groups if len(group) > 1], unlike)
 
 
 def is_begun(lake: Lake) -> bool:
-    """Whether a merge was killed: until it is finished, recordings may be in two batches."""
+    """Whether an unfinished merge exists; until it is finished, recordings may be in two batches."""
     return lake.storage.exists(PLAN)
 
 
 def finish(lake: Lake) -> list[str]:
-    """Do what is left of a merge that was written down; returns the selections that were made anew."""
+    """Finish the merge in PLAN; returns the names of the selections that were renewed."""
     groups: list[list[str]] = lake.read_json(PLAN, "groups")["groups"]
     reselect.outdate(lake, set(itertools.chain.from_iterable(groups)))
     annotations = [f"{kind}/{name}" for kind in ("annotations", "matches") for name in folders(lake, kind)]
     forget_index(lake)
     for first, *others in groups:
-        # A stage may hold rows of recordings that its batch lacks, but not lack rows: they would be measured again.
+        # Annotations are merged first: an extra row of a stage does no harm, but a missing one would be measured again.
         for folder in [*annotations, "recordings"]:
             _join(lake, folder, first, others)
         for folder in ["recordings", *annotations]:
@@ -96,21 +96,21 @@ def finish(lake: Lake) -> list[str]:
 
 
 def _join(lake: Lake, folder: str, first: str, others: Sequence[str]) -> None:
-    """Append the rows of other batches to those of the first, each recording once."""
-    more = list(_tables(lake, [f"{folder}/{batch}.parquet" for batch in others]))
+    """Append the rows of other batches to the first one, each recording once."""
+    tables = list(_tables(lake, [f"{folder}/{batch}.parquet" for batch in others]))
 
-    def joined(table: pa.Table) -> pa.Table:
-        for other in more:
-            known = pc.is_in(other["recording_id"], value_set=table["recording_id"].combine_chunks())
-            table = pa.concat_tables([table, other.filter(pc.invert(known))])
+    def append(table: pa.Table) -> pa.Table:
+        for other in tables:
+            present = pc.is_in(other["recording_id"], value_set=table["recording_id"].combine_chunks())
+            table = pa.concat_tables([table, other.filter(pc.invert(present))])
         return table
 
-    if more:
-        lake.change(f"{folder}/{first}.parquet", joined)
+    if tables:
+        lake.change(f"{folder}/{first}.parquet", append)
 
 
 def _tables(lake: Lake, keys: Sequence[str]) -> Iterator[pa.Table]:
-    """Those of the tables that are there: a merge that was killed has deleted some."""
+    """Yield the tables that exist; an earlier attempt that was killed may have deleted some."""
     for key in keys:
         try:
             yield lake.read(key)
@@ -119,7 +119,7 @@ def _tables(lake: Lake, keys: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _size(lake: Lake, batch: str) -> tuple[str, float, int]:
-    """A batch with its hours by headers, in seconds, and its size in bytes."""
+    """A batch with its claimed duration in seconds and the size of its file in bytes."""
     key = lake.recordings_key(batch)
     claimed = lake.read(key, ["claimed_duration_s"])["claimed_duration_s"].to_pylist()
     return batch, sum(map(counted_s, claimed)), lake.storage.size(key)

@@ -1,24 +1,27 @@
-"""Names that become parts of keys, and so of paths: those of recipes, splits, selections and datasets."""
+"""Names of recipes, splits, selections and datasets, which become parts of keys and paths."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST = 64
-"""Characters in a name that a recipe gives."""
+"""Longest name in a recipe, in characters."""
 LONGEST_OF_FOLDER = 100
-"""Characters in the name of a folder of a lake: a selection is called after its recipe and a fingerprint."""
+"""Longest name of a folder in a lake, in characters; that of a selection is its recipe's with a fingerprint."""
 FOLDERS = frozenset({"commits", "versions", "windows"})
-"""Folders that every dataset has beside those of its splits."""
+"""Folders of every dataset, which splits cannot be named after."""
 DUPLICATE = "duplicate"
-"""The reason of a recording with the samples of another one that is kept: no name of a rule."""
+"""The reason for rejecting a copy of a recording that is kept. No rule can have this name."""
+REPEATED = "repeated"
+"""The reason for rejecting a window whose sound too many recordings hold and that is not its first place. No rule can
+have this name."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def checked_name(name: object, what: str, longest: int = LONGEST) -> str:
-    """`name`, if it is safe as a part of a path on any disk and in any bucket. `what` says whose name it is.
+    """Return `name` if it is safe as a part of a path on any disk and in any bucket; otherwise raise ValueError.
 
-    ASCII letters, digits, '-' and '_', not beginning with '-'. Raises ValueError for anything else.
+    A safe name is of ASCII letters, digits, '-' and '_', and does not begin with '-'. `what` names it in the error.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > longest:
         rule = f"a name is 1 to {longest} of the letters a to z and A to Z, digits, '-' and '_', not beginning with '-'"

@@ -1,8 +1,7 @@
-"""Text that goes out to a terminal, a pipe or a log: what a name or a server put into it cannot steer a terminal.
+"""Escape text that is printed to a terminal, a pipe or a log, so that it cannot control the terminal.
 
-Names of files, labels of manifests and answers of servers are in the hands of others. Their control characters (ESC
-among them), characters that change the direction of writing, other invisible ones, and halves of surrogate pairs are
-shown as escapes.
+File names, labels in manifests and answers of servers are untrusted. Their control characters (such as ESC), characters
+that change the writing direction, other invisible characters and lone surrogates are printed as escapes.
 """
 
 from __future__ import annotations
@@ -14,31 +13,31 @@ from typing import Any
 import click
 
 UNSEEN = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
-"""Unicode's categories of control and format characters, surrogates, and separators of lines and paragraphs."""
-NEEDED = "\u00ad\u200c\u200d"
-"""Format characters that words are spelled with: the soft hyphen, and those that part and join letters."""
+"""Unicode categories of control and format characters, surrogates, and line and paragraph separators."""
+IN_WORDS = "\u00ad\u200c\u200d"
+"""Format characters that occur in words: the soft hyphen and the zero-width joiner and non-joiner."""
 
 
 def printable(text: str) -> str:
-    r"""Text of several lines: everything that a terminal would obey is escaped, but for line feeds and tabs.
+    r"""Escape everything that a terminal would interpret, except line feeds and tabs.
 
     >>> printable("red \x1b[31m")
     'red \\x1b[31m'
     """
-    return _escaped(text, NEEDED + "\n\t")
+    return _escaped(text, IN_WORDS + "\n\t")
 
 
 def one_line(text: str) -> str:
-    r"""As `printable`, line feeds and tabs too: for a name, which must not look like a line of ours.
+    r"""Escape as `printable` does, and line feeds and tabs, too: a file name must not look like a line of output.
 
     >>> one_line("a.wav\nremedy: none")
     'a.wav\\x0aremedy: none'
     """
-    return _escaped(text, NEEDED)
+    return _escaped(text, IN_WORDS)
 
 
 def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
-    """JSON whose strings are readable, but for what `printable` escapes: JSON's own escapes stand there."""
+    """JSON in which the characters that `printable` escapes are written as escapes of JSON."""
     text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False, default=str)
     if text.replace("\n", "").isprintable():
         return text
@@ -46,7 +45,7 @@ def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> s
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun.
+    """A count with its noun.
 
     >>> counted(1, "channel"), counted(2000, "row")
     ('1 channel', '2,000 rows')
@@ -55,12 +54,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def say(text: str, error: bool = False, end: str = "\n") -> None:
-    """Print lines for people, to standard error where they tell of an `error`."""
+    """Print lines for people, to standard error if `error` is set."""
     click.echo(printable(text) + end, nl=False, err=error)
 
 
 def _escaped(text: str, kept: str) -> str:
-    if text.isprintable():  # the usual case, at the speed of C
+    if text.isprintable():  # the usual case, and fast
         return text
     return "".join(_escape(c) if _is_unseen(c) and c not in kept else c for c in text)
 

@@ -1,4 +1,4 @@
-"""Which recordings of a lake are meant: by id, name, source, an SQL condition, or the rows of a file."""
+"""Pick recordings of a lake by id, name, source, an SQL condition, or the rows of a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import pyarrow.parquet as pq
 
 from manifests.choice import choose
 from manifests.lake import Lake
-from manifests.sql import reading
-from manifests.views import open_views, stages_of
+from manifests.sql import read_only
+from manifests.view_columns import parts_needed
+from manifests.views import open_views
 
 KEYS = ("recording_id", "uri", "pattern")
-"""Columns of a file by which it names recordings."""
+"""Columns by which a file can name recordings."""
 ROWS = 10_000
-"""Rows of a file that are held at a time."""
+"""Rows of a file that are held in memory at a time."""
 Row = dict[str, Any]
 
 
 class PickError(ValueError):
-    """Recordings that cannot be named so; `remedy` says how they can."""
+    """The request does not name recordings; `remedy` says how to name them."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -35,32 +36,38 @@ class PickError(ValueError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """Recordings that meet all of what is given; of several ids, or of several patterns, one is enough."""
+    """A request for recordings: they must meet all criteria, and of several ids or patterns any one."""
 
     ids: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
-    """Names, or patterns in which `*` stands for any characters, '/' among them."""
+    """Names, or patterns in which `*` stands for any characters, including '/'."""
     source: str | None = None
     where: str | None = None
-    """An SQL condition over the view `annotations`."""
+    """An SQL condition over the view `recordings`."""
     file: str | None = None
-    """CSV, JSON lines or Parquet with a column of KEYS."""
+    """A CSV, JSON Lines or Parquet file with one of the columns KEYS."""
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
 
 
 def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
-    """The views of a lake with the tables `picked` (recording_id) and `said` (recording_id, name, value).
+    """Find the requested recordings.
 
-    `said` holds what the file says of the recordings that it names, in columns other than its key; `unmatched` its keys
-    that name none. Raises PickError, and what `manifests.sql.ask` raises for `where`.
+    Returns:
+        A connection with the views of the lake and three tables: `picked` (recording_id) has the recordings; `said`
+        (recording_id, name, value) has the values that the file gives them in its other columns; and `unmatched` (key)
+        has the keys in the file that name no recording.
+
+    Raises:
+        PickError: Nothing is requested, the lake has no recordings, or the file cannot be read. `where` raises the
+            errors of `manifests.sql.ask`.
     """
     if not wanted:
         raise PickError("no recordings are named", "name some: ID, --uri, --source, --where or --from")
     if next(lake.batches(), None) is None:
         raise PickError(f"there are no recordings in {lake.storage.root}", "check the name of the lake")
-    connection = open_views(lake, choose(lake), stages_of(wanted.where) if wanted.where else ())
+    connection = open_views(lake, choose(lake), parts_needed(f"{wanted.where} recordings") if wanted.where else ())
     _load(connection, wanted.file)
     conditions = ["true"]
     values: dict[str, Any] = {}
@@ -77,7 +84,7 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
         values["source"] = wanted.source
     if wanted.where:
         conditions.append(
-            f"recording_id IN ({reading(connection, f'SELECT recording_id FROM annotations WHERE {wanted.where}')})"
+            f"recording_id IN ({read_only(connection, f'SELECT recording_id FROM recordings WHERE {wanted.where}')})"
         )
     if wanted.file:
         conditions.append("recording_id IN (SELECT recording_id FROM matched)")
@@ -88,14 +95,14 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, file: str | None) -> None:
-    """Tables `matched`, `said` and `unmatched` of a file, empty without one."""
+    """Create the tables `matched`, `said` and `unmatched` from a file; they are empty without one."""
     connection.execute("CREATE TABLE rows_of_file (line BIGINT, kind VARCHAR, key VARCHAR)")
     connection.execute("CREATE TABLE cells (line BIGINT, name VARCHAR, value VARCHAR)")
     numbered = enumerate(_rows(file), 1) if file else iter(())
-    while some := list(itertools.islice(numbered, ROWS)):
-        keys = [(line, *_key_of(row, f"{file}, row {line}")) for line, row in some]
+    while chunk := list(itertools.islice(numbered, ROWS)):
+        keys = [(line, *_key_of(row, f"{file}, row {line}")) for line, row in chunk]
         cells = [
-            (line, name, text) for line, row in some for name, value in row.items()
+            (line, name, text) for line, row in chunk for name, value in row.items()
             if name not in KEYS and (text := _text(value))
         ]  # fmt: skip
         for table, columns, rows in (
@@ -120,13 +127,13 @@ def _load(connection: duckdb.DuckDBPyConnection, file: str | None) -> None:
 
 
 def _key_of(row: Row, where: str) -> tuple[str, str]:
-    found = [(kind, _text(row[kind])) for kind in KEYS if kind in row]
-    if len(found) != 1 or not found[0][1]:
+    keys = [(kind, _text(row[kind])) for kind in KEYS if kind in row]
+    if len(keys) != 1 or not keys[0][1]:
         raise PickError(
             f"{where} does not name a recording",
             f"give each row one of the columns {', '.join(KEYS)}, and a value in it",
         )
-    return found[0]
+    return keys[0]
 
 
 def _text(value: Any) -> str:
@@ -136,8 +143,8 @@ def _text(value: Any) -> str:
 
 
 def _rows(file: str) -> Iterator[Row]:
-    """The rows of a file by the names of its columns. Raises PickError for one that cannot be read."""
-    remedy = "give CSV with a line of names (.csv), a JSON object a line (.jsonl) or Parquet (.parquet)"
+    """Yield the rows of a file by the names of its columns. Raises PickError if it cannot be read."""
+    remedy = "give CSV with a header line (.csv), one JSON object on each line (.jsonl) or Parquet (.parquet)"
     try:
         if file.endswith(".parquet"):
             with pq.ParquetFile(file) as table:
@@ -147,7 +154,7 @@ def _rows(file: str) -> Iterator[Row]:
             with open(file, encoding="utf-8-sig", newline="") as lines:
                 yield from csv.DictReader(lines, restkey="") if file.endswith(".csv") else _objects(lines)
         else:
-            raise PickError(f"{file} has another suffix than .csv, .jsonl and .parquet", remedy)
+            raise PickError(f"{file} does not end in .csv, .jsonl or .parquet", remedy)
     except (pa.ArrowException, ValueError, csv.Error) as error:
         if isinstance(error, PickError):
             raise

@@ -1,7 +1,7 @@
-"""Publish a dataset: write what is said of each of its versions, from the records of its shards.
+"""Publish a dataset: write the ledger, statistics, list of shards and card of each version.
 
-All of it is a function of what lies in the dataset's folder, so it can be done again at any time, after a kill or after
-shards were corrected.
+All of them are functions of the files in the folder of the dataset. Publishing can therefore be repeated at any time,
+after a kill or after shards were corrected.
 """
 
 from __future__ import annotations
@@ -19,25 +19,34 @@ from manifests.tables import write_parquet_bytes
 from manifests.versions import Version, committed_numbers, fields, versions
 
 
-def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = False) -> Version:
-    """Write ledgers, statistics, lists of shards and cards wherever shards have changed; returns the newest version.
+def publish(lake: Lake, dataset: str, selected: str | None = None, rewrite: bool = False) -> Version:
+    """Write the descriptions of all versions whose shards have changed; returns the newest version.
 
-    Shards that no version holds make a new one, and so does the first call. `selected` is the hash of the windows that
-    the dataset holds now; without it the newest version keeps what it had. With `anew`, what is said of the newest
-    version is written again in any case. Raises CorruptFileError.
+    The first call makes a version, and so does every call that finds shards which belong to none.
+
+    Args:
+        lake: The lake of the dataset.
+        dataset: The name of the dataset.
+        selected: The hash of the windows that the dataset holds now. By default the newest version keeps its own.
+        rewrite: Whether the description of the newest version is written again even if its shards have not changed.
+
+    Raises:
+        CorruptFileError: A file of the dataset is damaged.
     """
     prefix = f"datasets/{dataset}"
     plan = lake.read_json(f"{prefix}/plan.json", "encoder", "selection")
-    known = versions(lake, dataset)
+    records = versions(lake, dataset)
     shards = {folder: len(numbers) for folder, numbers in sorted(committed_numbers(lake, dataset).items())}
-    if not known or any(count > known[-1].shards.get(folder, 0) for folder, count in shards.items()):
-        known.append(Version(known[-1].version + 1 if known else 1, plan["selection"], None, shards, 0, 0.0, 0, ""))
-    history = [version.shards for version in known]
+    if not records or any(count > records[-1].shards.get(folder, 0) for folder, count in shards.items()):
+        records.append(
+            Version(records[-1].version + 1 if records else 1, plan["selection"], None, shards, 0, 0.0, 0, "")
+        )
+    history = [version.shards for version in records]
     books = ledger.build(lake, dataset, plan["encoder"], history)
     recipe, models = (lake.storage.read(f"{prefix}/{name}.json") for name in ("recipe", "models"))
     patch = str(lake.read_json(f"{prefix}/recipe.json").get("encode", {}).get("patch", 1)).encode()
-    last = len(known) - 1
-    for index, (version, book) in enumerate(zip(known, books, strict=True)):
+    last = len(records) - 1
+    for index, (version, book) in enumerate(zip(records, books, strict=True)):
         counted = replace(
             version,
             selected=selected or version.selected if index == last else version.selected,
@@ -46,15 +55,15 @@ def publish(lake: Lake, dataset: str, selected: str | None = None, anew: bool = 
             frames=book.total("frames"),
             described_sha256=_sha256(book.commits_sha256.encode(), patch, models, *([recipe] if index == last else [])),
         )
-        if counted.described_sha256 != version.described_sha256 or (anew and index == last):
+        if counted.described_sha256 != version.described_sha256 or (rewrite and index == last):
             for folder in (f"{prefix}/{version.folder}", *([prefix] if index == last else [])):
                 for name, data in _files(book, history[: index + 1]).items():
                     lake.storage.put(f"{folder}/{name}", data)
             card.write(lake, dataset, counted, newest=index == last)
-        if counted != version:  # last: what is recorded is written
+        if counted != version:  # last, because this record says that the others are written
             counted.write(lake, dataset)
-        known[index] = counted
-    return known[-1]
+        records[index] = counted
+    return records[-1]
 
 
 def _files(book: ledger.Book, history: Sequence[Mapping[str, int]]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""A recount of a dataset from the bytes of its shards, and what of the ledgers and statistics differs from it."""
+"""The recount of a dataset from the bytes of its shards, and how its ledgers and statistics differ from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import safetensors
 import safetensors.numpy
 
-from manifests import shardlist
+from manifests import schemas, shardlist
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.ledger import GROUP, PATCHES
@@ -19,48 +19,66 @@ from manifests.statistics import Statistics, different, statistics_file
 from manifests.versions import Fields, Version
 
 Difference = tuple[str, str]
-"""A key in the dataset's folder, and what is wrong with it."""
+"""The name of a file in the folder of the dataset, and what is wrong with it."""
 
 
 @dataclass
 class Count:
-    """Whole numbers of one group of the ledger."""
+    """Sums of one group of the ledger, as whole numbers."""
 
     windows: int = 0
     frames: int = 0
     microseconds: int = 0
     context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
     continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    repeated_context: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    repeated_continuation: list[int] = field(default_factory=lambda: [0] * len(PATCHES))
+    matched: bool = False
+    """Whether it is known of its windows how much of them repeats."""
 
     def add(self, row: Mapping[str, Any], tracks: int) -> None:
-        """Count a window that was found with so many tracks (a row of SHARD_WINDOWS)."""
+        """Add a window (a row of SHARD_WINDOWS) whose array has this number of tracks."""
         context, continuation = row["context_frames"], row["continuation_frames"]
         self.windows += 1
         self.frames += tracks * (context + continuation)
         self.microseconds += round(row["duration_s"] * 1e6)
+        self.matched |= row["repeated_share"] is not None
+        millionths = round((row["repeated_share"] or 0.0) * 1e6)
         for index, k in enumerate(PATCHES):
-            self.context[index] += tracks * (context // k)
-            self.continuation[index] += tracks * (continuation // k)
+            for frames, tokens, repeated in (
+                (context, self.context, self.repeated_context),
+                (continuation, self.continuation, self.repeated_continuation),
+            ):
+                of_window = tracks * (frames // k)
+                tokens[index] += of_window
+                repeated[index] += (of_window * millionths + 500_000) // 1_000_000
 
     def merge(self, other: Count) -> None:
         self.windows += other.windows
         self.frames += other.frames
         self.microseconds += other.microseconds
-        for index in range(len(PATCHES)):
-            self.context[index] += other.context[index]
-            self.continuation[index] += other.continuation[index]
+        self.matched |= other.matched
+        for name in schemas.TOKENS:
+            part = name.removesuffix("_tokens")
+            sums = zip(getattr(self, part), getattr(other, part), strict=True)
+            setattr(self, part, [one + two for one, two in sums])
+
+    def tokens(self, index: int) -> dict[str, int | None]:
+        """By the columns of the ledger; None for those that repeat where nothing was matched."""
+        counts = {name: getattr(self, name.removesuffix("_tokens"))[index] for name in schemas.TOKENS}
+        return {name: count if self.matched or "repeated" not in name else None for name, count in counts.items()}
 
 
 @dataclass
 class Recount:
-    """What the shards of one version, or those that it adds to the one before it, were found to hold."""
+    """The contents of the shards of one version, or of those that it adds to the previous version."""
 
     counts: dict[tuple[Any, ...], Count] = field(default_factory=dict)
-    """By the columns of `ledger.GROUP`."""
+    """Sums by the values of the columns `ledger.GROUP`."""
     statistics: dict[str, Statistics] = field(default_factory=dict)
-    """By split."""
+    """Statistics by split."""
     shards: list[pa.Table] = field(default_factory=list)
-    """What each shard holds (SHARDS schema)."""
+    """A row of SHARDS for each shard."""
 
     def add(self, group: tuple[Any, ...], row: Mapping[str, Any], tracks: int) -> None:
         self.counts.setdefault(group, Count()).add(row, tracks)
@@ -75,8 +93,15 @@ class Recount:
     def differences(
         self, lake: Lake, prefix: str, folder: str, encoder: str | None, listed: Fields
     ) -> Iterator[Difference]:
-        """What is said otherwise in a folder of the dataset `prefix`: by the ledger, the statistics, and the lists of
-        shards, which are to have the order of `listed`."""
+        """Compare the ledger, the statistics and the lists of shards in a folder of a dataset with this recount.
+
+        Args:
+            lake: The lake of the dataset.
+            prefix: The key of the dataset, `datasets/<name>`.
+            folder: The folder of a version, which ends in a slash, or "" for the files of the newest version.
+            encoder: Name and fingerprint of the encoder that the ledger must name.
+            listed: The shards of the version in the order that the lists must have.
+        """
         yield from self._lists(lake, prefix, folder, listed)
         yield from self._ledger(lake, prefix, f"{folder}ledger.parquet", encoder)
         yield from self._statistics(lake, prefix, f"{folder}stats.safetensors")
@@ -96,14 +121,14 @@ class Recount:
             counted = expected.pop(key, None)
             where = f"row {' / '.join(map(str, key))}"
             if counted is None:
-                yield name, f"{where}: no window of the shards is of it, or it is there twice"
+                yield name, f"{where}: no window of the shards belongs to it, or it is there twice"
                 continue
             hours = counted.pop("hours")
             for column, value in counted.items():
                 if row[column] != value:
-                    yield name, f"{where}: {column} {row[column]}, the recount says {value}"
+                    yield name, f"{where}: {column} {row[column]}, but the recount says {value}"
             if not math.isclose(row["hours"], hours, rel_tol=1e-9):
-                yield name, f"{where}: hours {row['hours']}, the recount says {hours}"
+                yield name, f"{where}: hours {row['hours']}, but the recount says {hours}"
         for key in expected:
             yield name, f"row {' / '.join(map(str, key))}: missing"
 
@@ -130,8 +155,7 @@ class Recount:
                 "windows": count.windows,
                 "hours": count.microseconds / 3.6e9,
                 "frames": count.frames,
-                "context_tokens": count.context[index],
-                "continuation_tokens": count.continuation[index],
+                **count.tokens(index),
             }
             for group, count in self.counts.items()
             for index, k in enumerate(PATCHES)
@@ -152,13 +176,13 @@ class Recount:
 
 
 def by_version(added: Sequence[Recount]) -> Iterator[Recount]:
-    """Of each version all that its shards hold, from what each adds to the one before it."""
+    """The recount of each version, from the recounts of what each adds to the previous one."""
     whole = Recount()
-    for one in added:
-        whole.merge(one)
+    for addition in added:
+        whole.merge(addition)
         yield whole
 
 
-def folders(known: Sequence[Version], index: int) -> list[str]:
-    """The folders in which the ledger and the statistics of a version lie: those of the newest lie twice."""
-    return [f"{known[index].folder}/", *([""] if index == len(known) - 1 else [])]
+def folders(versions: Sequence[Version], index: int) -> list[str]:
+    """The folders that hold the ledger and the statistics of a version; those of the newest one are there twice."""
+    return [f"{versions[index].folder}/", *([""] if index == len(versions) - 1 else [])]

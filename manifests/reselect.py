@@ -1,4 +1,4 @@
-"""Selections made anew, each of the batches that it was made of, after these have changed under it."""
+"""Make selections again after the batches from which they were made have changed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from manifests.select import select
 from manifests.selection import Selection
 
 SUMMARIES = ("sums.json", "funnel.json")
-"""What `select` writes last: without it a selection is not whole."""
+"""The files that `select` writes last; a selection without them is unfinished."""
 
 
 def outdate(lake: Lake, batches: Collection[str]) -> None:
-    """Mark the selections that were made of some of these batches, so that `renew` makes them anew."""
+    """Mark the selections that read any of these batches, so that `renew` makes them again."""
     for name in folders(lake, "selections"):
         if set(batches) & set(covered(lake, name)):
             for summary in SUMMARIES:
@@ -22,29 +22,29 @@ def outdate(lake: Lake, batches: Collection[str]) -> None:
 
 
 def renew(lake: Lake) -> list[str]:
-    """Make every selection anew that is marked, or that a kill left unfinished; returns their names.
+    """Make all selections again that are marked or unfinished; returns their names.
 
-    The order of their ages stays as it was: what looks at a lake takes the newest.
+    They are made from the oldest to the newest, because commands read the newest selection by default.
     """
-    marked = [name for name in folders(lake, "selections") if not _is_whole(lake, name)]
+    marked = [name for name in folders(lake, "selections") if not _is_finished(lake, name)]
     keys = {name: f"selections/{name}/selection.json" for name in marked}
-    aged = sorted((lake.storage.stat(key).mtime_ns, name) for name, key in keys.items() if lake.storage.exists(key))
-    there = set(lake.batches())
-    for _, name in aged:
+    by_age = sorted((lake.storage.stat(key).mtime_ns, name) for name, key in keys.items() if lake.storage.exists(key))
+    existing = set(lake.batches())
+    for _, name in by_age:
         batches = covered(lake, name)
-        select(lake, Selection.stored(lake, name), batches=[batch for batch in batches if batch in there])
-        for batch in set(batches) - there:
+        select(lake, Selection.stored(lake, name), batches=[batch for batch in batches if batch in existing])
+        for batch in set(batches) - existing:
             lake.storage.delete(lake.windows_key(name, batch))
             lake.storage.delete(lake.verdicts_key(name, batch))
-    return [name for _, name in aged]
+    return [name for _, name in by_age]
 
 
 def covered(lake: Lake, selection: str) -> list[str]:
-    """The batches of which a selection holds verdicts, in order."""
+    """The batches that have verdicts in a selection, in order."""
     prefix = f"selections/{selection}/verdicts-"
     keys = [key for key in lake.storage.list(f"selections/{selection}") if key.startswith(prefix)]
     return ["batch-" + key.removeprefix(prefix).removesuffix(".parquet") for key in keys]
 
 
-def _is_whole(lake: Lake, name: str) -> bool:
+def _is_finished(lake: Lake, name: str) -> bool:
     return all(lake.storage.exists(f"selections/{name}/{summary}") for summary in SUMMARIES)

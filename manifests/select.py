@@ -1,6 +1,6 @@
-"""Selection: a pure function from annotations to verdicts and windows. No sound is touched and nothing is dropped.
+"""Selection: a pure function from what was measured to verdicts and windows. No sound is read and nothing is dropped.
 
-Every recording becomes kept, rejected with every rule it breaks, or failed with every stage that failed.
+Every recording becomes kept, rejected with every rule that it breaks, or failed with every stage that failed.
 """
 
 from __future__ import annotations
@@ -11,38 +11,36 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests import duplicates, schemas, sums
+from manifests import duplicates, repeats, schemas, sums
 from manifests.corrupt import CorruptFileError
 from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
+from manifests.rules import beside, broken_rules, check_rules, judge_windows
 from manifests.selection import Selection
-from manifests.spans import Array
-from manifests.sql import NotReadingError, reading
-from manifests.tables import joined, write_parquet_bytes
-from manifests.views import measured
+from manifests.tables import write_parquet_bytes
 from manifests.windows import OF_RECORDING, cut, listed
 
 AT_ONCE = 20_000
 """Recordings and windows that are judged at a time."""
 SPAN = 100
-"""Batches that are judged in one process: whatever the number of processes, as sums of floats depend on it."""
-
-
-class RuleError(ValueError):
-    """A rule that DuckDB does not understand."""
+"""Batches that one process judges on its own. It does not depend on the number of processes: a sum of floats depends on
+how it is divided."""
+HEARD = ("repeated_share", "repeats", "passages")
+"""Columns of verdicts that are known where the lake was matched."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Batches that follow one another: what a process selects from on its own."""
+    """Batches that follow one another, with what a process has to know of others to select from these on its own."""
 
     number: int
     batches: tuple[str, ...]
@@ -50,11 +48,13 @@ class Span:
     """By recording: the one with the same samples, or the same sound, that is kept instead of it."""
     draws: Mapping[str, str] = field(default_factory=dict)
     """By recording that is kept of a group: the hash that draws the split of the group."""
+    heard: pa.Table | None = None
+    """What of these recordings repeats (`repeats.HEARD`); None where nothing was matched."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a span."""
+    """What was made of a span."""
 
     number: int
     funnel: Funnel
@@ -66,14 +66,15 @@ class Part:
 def select(
     lake: Lake,
     selection: Selection,
-    spread: Callable[[Callable[[Span], Part], Iterable[Span]], Iterable[Part]] = map,
+    spread: Callable[[Callable[[Span], Any], Iterable[Span]], Iterable[Any]] = map,
     batches: Sequence[str] | None = None,
 ) -> Funnel:
     """Write verdicts and windows of every batch under `selections/<name>/` and return the funnel.
 
-    Nothing is done again where that was done of the lake as it is. `batches` are all of the lake unless some are named.
-    `spread` maps spans over processes, results in any order; a single span is judged here. Raises RuleError before
-    anything is written if a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
+    A selection that is there already, and was made of the lake as it is now, is left as it is. `batches` are all
+    batches of the lake unless some are named. `spread` maps a function over spans in several processes and may give
+    the results in any order; a single span is judged in this process. Raises RuleError before anything is written if
+    a rule names an unknown column, and FileNotFoundError if a batch has not been annotated.
     """
     if batches is None:
         batches = list(lake.batches())
@@ -83,13 +84,19 @@ def select(
         tempfile.TemporaryDirectory(prefix="speechmill-select-") as folder,
         duckdb.connect(f"{folder}/select.duckdb") as connection,
     ):
-        # On disk: the hashes of all samples do not fit into memory at any scale.
+        # On disk, since in a large lake the hashes of the samples of all recordings do not fit into memory.
         _confine(connection)
         check_rules(connection, selection)
-        _find_duplicates(connection, lake, selection, batches)
+        duplicates.find(connection, lake, selection, batches)
         lake.storage.put(f"selections/{selection.name}/selection.json", pretty(asdict(selection)).encode())
         over = spread if len(batches) > SPAN else map
-        parts = _in_order(over(partial(_judge_span, lake, selection), _spans(connection, batches)))
+        matched = selection.matches is not None
+        if matched:
+            repeats.find(connection)
+            spans = _spans(connection, batches, matched)
+            repeats.order(connection, list(over(partial(_rejected, lake, selection), spans)))
+        spans = _spans(connection, batches, matched)
+        parts = _in_order(over(partial(_judge_span, lake, selection), spans))
         made = next(parts)
         written = hashlib.sha256(made.written)
         for part in parts:
@@ -127,20 +134,41 @@ def _in_order(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 def _confine(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let rules reach nothing but the tables they are given."""
+    """Let the SQL of rules reach nothing but the tables that it is given."""
     connection.execute("SET threads = 1; SET memory_limit = '200MB'")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
-def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str]) -> Iterator[Span]:
-    """All batches in order; one span without any for a lake without any."""
+def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str], matched: bool) -> Iterator[Span]:
+    """All batches in order. A lake without batches has one span without any."""
     copies = "SELECT recording_id, keeper FROM copies WHERE batch BETWEEN ? AND ?"
     drawn = "SELECT recording_id, drawn_by FROM draws WHERE batch BETWEEN ? AND ?"
     for number, first in enumerate(range(0, max(1, len(batches)), SPAN)):
         held = batches[first : first + SPAN]
         edges = [min(held, default=""), max(held, default="")]
         keepers, draws = (dict(connection.execute(sql, edges).fetchall()) for sql in (copies, drawn))
-        yield Span(number, tuple(held), keepers, draws)
+        heard = None
+        if matched:
+            heard_here = "FROM heard WHERE batch BETWEEN ? AND ? ORDER BY batch, recording_id"
+            heard = connection.sql(heard_here, params=edges).to_arrow_table().cast(repeats.HEARD)
+        yield Span(number, tuple(held), keepers, draws, heard)
+
+
+def _rejected(lake: Lake, selection: Selection, span: Span) -> list[str]:
+    """Of the recordings that others share sound with, or that are kept of a group, those that fail or break a rule."""
+    assert span.heard is not None
+    looked_at = {*span.heard["recording_id"].to_pylist(), *span.draws}
+    found: list[str] = []
+    if not looked_at:
+        return found
+    with duckdb.connect() as connection:
+        _confine(connection)
+        for batches in _some(lake, selection, span.batches):
+            tables = _tables(selection, batches, span)
+            ids = tables["recordings"]["recording_id"].to_pylist()
+            reasons = zip(ids, *_reasons(connection, selection, tables), strict=True)
+            found += [recording_id for recording_id, failed, broken in reasons if failed or broken]
+    return [recording_id for recording_id in found if recording_id in looked_at]
 
 
 def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
@@ -156,7 +184,7 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
     with duckdb.connect() as connection:
         _confine(connection)
         for batches in _some(lake, selection, span.batches):
-            tables = _tables(selection, batches)
+            tables = _tables(selection, batches, span)
             verdicts, windows = _judge(connection, selection, tables, span)
             funnel.add(verdicts, windows)
             summing.add(tables)
@@ -165,69 +193,9 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
     return Part(span.number, funnel, summing.done(), bytes(written))
 
 
-def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
-    """Try every rule on empty tables, so that a misspelt column is told before work begins."""
-    empty = {stage: schemas.judged(stage).empty_table() for stage in selection.stages}
-    measured = _measured(schemas.RECORDINGS.empty_table(), empty)
-    for rules, table in ((selection.recordings, measured), (selection.windows, schemas.WINDOWS.empty_table())):
-        for name, condition in rules.items():
-            try:
-                reading(connection, f"SELECT {_broken(condition)}")
-                broken_rules(connection, table, {name: condition})
-            except (duckdb.Error, NotReadingError) as error:
-                known = ", ".join(table.schema.names)
-                what = str(error).partition("\n\nLINE")[0].replace("\n", "; ")
-                raise RuleError(f"rule {name} = {condition!r}: {what}; the columns are {known}") from error
-
-
-def _find_duplicates(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection, batches: Sequence[str]
-) -> None:
-    """Tables `copies`, recordings whose samples or sound another one has that is kept, and `draws`, of the kept ones of
-    groups by sound, with the hash that draws their split: that of the one which was met first."""
-    connection.execute(
-        "CREATE TABLE samples (batch VARCHAR, recording_id VARCHAR, pcm_sha256 VARCHAR, duration_s DOUBLE, "
-        "bandwidth_hz DOUBLE); CREATE TABLE draws (batch VARCHAR, recording_id VARCHAR, drawn_by VARCHAR)"
-    )
-    columns = ["recording_id", "pcm_sha256", "duration_s", "bandwidth_hz"]
-    stage = "signal", selection.stages["signal"]
-    for signal in joined(lake.read_each(batches, partial(lake.annotation_key, *stage), columns)):
-        connection.register("signal_hashes", signal)
-        connection.execute(
-            "INSERT INTO samples SELECT batch, recording_id, pcm_sha256, duration_s, bandwidth_hz FROM signal_hashes "
-            "WHERE pcm_sha256 IS NOT NULL"
-        )
-    if selection.matches is not None:
-        _keep_best(connection, duplicates.find(connection, lake, selection, batches))
-        return
-    connection.execute(
-        "CREATE TABLE copies AS SELECT s.batch, s.recording_id, f.recording_id AS keeper FROM samples AS s JOIN ("
-        "SELECT pcm_sha256, min(rowid) AS first FROM samples GROUP BY pcm_sha256 HAVING count(*) > 1"
-        ") USING (pcm_sha256) JOIN samples AS f ON f.rowid = first WHERE s.recording_id <> f.recording_id "
-        "ORDER BY s.batch"
-    )
-    connection.execute("DROP TABLE samples")
-
-
-def _keep_best(connection: duckdb.DuckDBPyConnection, groups: Sequence[duplicates.Group]) -> None:
-    """The tables of `_find_duplicates` by groups, of each of which the best recording is kept."""
-    connection.execute("CREATE TABLE copies (batch VARCHAR, recording_id VARCHAR, keeper VARCHAR)")
-    copies, draws = [], []
-    for group in groups:
-        best, everyone = group.best, group.everyone()
-        copies += [(one.batch, one.recording_id, best.recording_id) for one in everyone if one != best]
-        first = min(everyone, key=lambda one: one.number)
-        draws.append((best.batch, best.recording_id, first.pcm_sha256))
-    for table, rows in (("copies", copies), ("draws", draws)):
-        columns = dict(zip(("batch", "id", "told"), zip(*rows, strict=True), strict=False))
-        if columns:
-            connection.register("rows_made", pa.table(columns))
-            connection.execute(f"INSERT INTO {table} FROM rows_made ORDER BY batch")
-
-
 @dataclass(frozen=True)
 class Batch:
-    """What is known of the recordings of a batch; a stage's table lacks those that ingest could not read."""
+    """What is known of the recordings of a batch; the tables of stages lack those that ingest could not read."""
 
     name: str
     recordings: pa.Table
@@ -235,7 +203,8 @@ class Batch:
 
 
 def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[list[Batch]]:
-    """These batches, so many at a time that their windows are about AT_ONCE: each query has a price of its own."""
+    """These batches, so many at a time that they have about AT_ONCE recordings and windows: each query takes a while,
+    however few rows it is about."""
 
     def read(name: str) -> Batch:
         keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
@@ -255,14 +224,31 @@ def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[li
         yield held
 
 
-def _tables(selection: Selection, batches: Sequence[Batch]) -> dict[str, pa.Table]:
-    """By the names of the views: `recordings`, each stage beside it, and `annotations`, the columns of all of them."""
+def _tables(selection: Selection, batches: Sequence[Batch], span: Span) -> dict[str, pa.Table]:
+    """Rows in the order of the recordings by the names of the views: `recordings`, each stage, and `annotations`, which
+    has the columns of all of them and, where the lake was matched, those of `schemas.REPEATS` and `passages`."""
     recordings = pa.concat_tables(batch.recordings for batch in batches)
     stages = {
-        stage: _beside(recordings, pa.concat_tables(batch.annotations[stage] for batch in batches))
+        stage: _in_order_of(recordings, pa.concat_tables(batch.annotations[stage] for batch in batches))
         for stage in selection.stages
     }
-    return {"recordings": recordings, **stages, "annotations": _measured(recordings, stages)}
+    measured = beside(recordings, stages)
+    if span.heard is not None:
+        heard = _in_order_of(recordings, span.heard)
+        for name, otherwise in (("repeated_share", 0.0), ("repeats", 1)):
+            measured = measured.append_column(name, pc.fill_null(heard[name], otherwise))
+        passages = pc.coalesce(heard["passages"], pa.scalar([], heard.schema.field("passages").type))
+        measured = measured.append_column("passages", passages)
+    return {"recordings": recordings, **stages, "annotations": measured}
+
+
+def _reasons(
+    connection: duckdb.DuckDBPyConnection, selection: Selection, tables: Mapping[str, pa.Table]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The failures of each recording, and the rules that it breaks."""
+    broken = listed(list(selection.recordings), broken_rules(connection, tables["annotations"], selection.recordings))
+    failures = _failures({"ingest": tables["recordings"], **{stage: tables[stage] for stage in selection.stages}})
+    return failures, broken.to_pylist()
 
 
 def _judge(
@@ -273,13 +259,13 @@ def _judge(
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts and windows of batches that follow one another, in the order of their recordings."""
     recordings, measured = tables["recordings"], tables["annotations"]
-    broken = listed(list(selection.recordings), broken_rules(connection, measured, selection.recordings))
-    failures = _failures({"ingest": recordings, **{stage: tables[stage] for stage in selection.stages}})
+    failures, broken = _reasons(connection, selection, tables)
     duplicate_of = [span.keepers.get(recording_id) for recording_id in recordings["recording_id"].to_pylist()]
     reasons = [
         failed or rules + ([DUPLICATE] if keeper else [])
-        for failed, rules, keeper in zip(failures, broken.to_pylist(), duplicate_of, strict=True)
+        for failed, rules, keeper in zip(failures, broken, duplicate_of, strict=True)
     ]
+    decoded = [not failed for failed in failures]
     kept = np.array([not why for why in reasons], bool)
     needed = [name for name in OF_RECORDING if name in measured.schema.names]
     made = cut(measured.select(needed).filter(kept), selection, span.draws)
@@ -292,16 +278,21 @@ def _judge(
     windowed_s = np.minimum(duration_s, covered_s)
     verdicts = {
         "recording_id": recordings["recording_id"],
-        "verdict": np.where(kept, "kept", np.where([not failed for failed in failures], "rejected", "failed")),
+        "verdict": np.where(kept, "kept", np.where(decoded, "rejected", "failed")),
         "reasons": reasons,
         "duplicate_of": duplicate_of,
+        **{
+            name: pc.if_else(pa.array(decoded), measured[name], None) for name in HEARD if name in measured.schema.names
+        },
         "duration_s": duration_s,
         "windows": counts,
         "windowed_s": windowed_s,
         "remainder_s": np.where(kept, duration_s - windowed_s, 0.0),
         "split": made.windows["split"].take(first),
     }
-    return pa.table(verdicts, schema=schemas.VERDICTS), judge_windows(connection, made.windows, selection.windows)
+    verdicts |= {name: pa.nulls(len(kept), schemas.VERDICTS.field(name).type) for name in HEARD if name not in verdicts}
+    windows = judge_windows(connection, made.windows, selection.window_rules)
+    return pa.table(verdicts, schema=schemas.VERDICTS), windows
 
 
 def _files(
@@ -317,42 +308,10 @@ def _files(
         rows, cuts = rows + len(of_batch), cuts + count
 
 
-def _beside(recordings: pa.Table, rows: pa.Table) -> pa.Table:
-    """Rows of a stage in the order of `recordings`, null where it has none."""
+def _in_order_of(recordings: pa.Table, rows: pa.Table) -> pa.Table:
+    """Rows of another table in the order of `recordings`, null where that has none."""
     ids, wanted = rows["recording_id"], recordings["recording_id"]
     return rows if ids.equals(wanted) else rows.take(pc.index_in(wanted, value_set=ids.combine_chunks()))
-
-
-def _measured(recordings: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
-    """One row a recording with the columns of all stages; what signal counted wins over what a header claimed."""
-    tables = {"r": recordings, **annotations}
-    sources = {name: source.replace('"', "").split(".") for name, source in measured(annotations).items()}
-    there = {stage: set(table.schema.names) for stage, table in tables.items()}  # which lacks bulky columns
-    found = {name: source for name, source in sources.items() if source[1] in there[source[0]]}
-    return pa.table({name: tables[stage][column] for name, (stage, column) in found.items()})
-
-
-def broken_rules(connection: duckdb.DuckDBPyConnection, table: pa.Table, rules: Mapping[str, str]) -> Array:
-    """bool (rows, rules): which rules do not hold; a rule over a missing (null) value fails."""
-    if not rules:
-        return np.zeros((len(table), 0), bool)
-    connection.register("judged", table)
-    broken = (f"{_broken(condition)} AS r{n}" for n, condition in enumerate(rules.values()))
-    return np.column_stack(list(connection.execute(f"SELECT {', '.join(broken)} FROM judged").fetchnumpy().values()))
-
-
-def _broken(condition: str) -> str:
-    """SQL of whether a rule does not hold."""
-    return f"NOT coalesce(({condition}), false)"
-
-
-def judge_windows(connection: duckdb.DuckDBPyConnection, windows: pa.Table, rules: Mapping[str, str]) -> pa.Table:
-    """Windows (WINDOWS schema) with `kept` and `reasons` by these rules."""
-    broken = broken_rules(connection, windows, rules)
-    for name, values in {"kept": ~broken.any(axis=1), "reasons": listed(list(rules), broken)}.items():
-        index = windows.schema.get_field_index(name)
-        windows = windows.set_column(index, windows.schema.field(index), pa.array(values))
-    return windows
 
 
 def _failures(stages: Mapping[str, pa.Table]) -> list[list[str]]:

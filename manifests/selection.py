@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
-from manifests.names import DUPLICATE, FOLDERS, checked_name
+from manifests.names import DUPLICATE, FOLDERS, REPEATED, checked_name
+
+MOSTLY = 0.5
+"""A window repeats where more than this share of its sound was met before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class SelectConfig:
     """Rules that a window must meet."""
     duplicate_share: float = 0.8
     """Where fingerprints were taken: share of a recording's sound in another one, from which on it is a duplicate."""
+    most_repeats: int | None = None
+    """Where fingerprints were taken: a passage that more recordings hold is kept at its first place alone. Windows that
+    mostly hold it elsewhere are rejected with the reason `repeated`. Kept everywhere if not given."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.context_s, self.continuation_s, self.stride_s or 0, self.grid_s))):
@@ -47,6 +53,8 @@ class SelectConfig:
             raise ValueError("select.stride_s must be above 0")
         if not 0.5 <= self.duplicate_share <= 1:
             raise ValueError(f"select.duplicate_share must be 0.5 to 1, not {self.duplicate_share}")
+        if self.most_repeats is not None and self.most_repeats < 1:
+            raise ValueError(f"select.most_repeats must be at least 1, not {self.most_repeats}")
         if self.align not in ("none", "turns"):
             raise ValueError(f"select.align must be 'none' or 'turns', not {self.align!r}")
         for split in self.splits:
@@ -54,25 +62,39 @@ class SelectConfig:
             if split.lower() in FOLDERS:
                 raise ValueError(f"the split {split!r} cannot be used: datasets have a folder of this name")
         for rule in (*self.recordings, *self.windows):
-            checked_name(rule, "the rule")
+            self._check_rule_name(rule)
             if rule == DUPLICATE:
                 raise ValueError(f"the rule {rule!r} cannot be used: it is the reason of recordings with equal samples")
+            if rule == REPEATED:
+                what = f"the rule {rule!r} cannot be used"
+                raise ValueError(f"{what}: it is the reason of windows that most_repeats rejects")
         if len({split.lower() for split in self.splits}) < len(self.splits):  # not every disk tells them apart
             raise ValueError(f"select.splits must differ by more than capitals: {', '.join(self.splits)}")
         if not self.splits or min(self.splits.values()) < 0 or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"select.splits must be shares that sum to 1, not {self.splits}")
+
+    def _check_rule_name(self, rule: str) -> None:
+        checked_name(rule, "the rule")
 
     @property
     def window_s(self) -> float:
         """Length of a window, seconds."""
         return self.context_s + self.continuation_s
 
+    @property
+    def window_rules(self) -> dict[str, str]:
+        """The rules for windows by name; what `most_repeats` asks for is one of them."""
+        if self.most_repeats is None:
+            return dict(self.windows)
+        rare = f"coalesce(repeats <= {self.most_repeats} OR repeated_share <= {MOSTLY}, true)"
+        return {**self.windows, REPEATED: rare}
+
 
 @dataclass(frozen=True)
 class Selection(SelectConfig):
     """Settings applied to the annotations of a lake, and the name under which what they select is stored.
 
-    `stages` maps the name of each annotation stage to its fingerprint. Raises ValueError where a setting is impossible.
+    `stages` maps the name of each annotation stage to its fingerprint.
     """
 
     name: str
@@ -80,11 +102,14 @@ class Selection(SelectConfig):
     matches: str | None = None
     """Fingerprint of the matches that tell which recordings share sound; None where equal samples alone do."""
 
+    def __post_init__(self) -> None:
+        """Nothing is checked: the settings come from a recipe, or from questions whose rules have any name."""
+
     @classmethod
     def stored(cls, lake: Lake, name: str) -> Selection:
         """The selection that was written under `name`; FileNotFoundError where there is none."""
         key = f"selections/{name}/selection.json"
         try:
             return cls(**lake.read_json(key))
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise CorruptFileError.of(key, f"is no selection: {error}") from error

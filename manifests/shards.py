@@ -1,7 +1,7 @@
-"""Shards: one set of bytes that Lhotse Shar, WebDataset, Hugging Face datasets and wids all open.
+"""Shards: files that Lhotse Shar, WebDataset, Hugging Face datasets and wids can all read.
 
-`cuts.NNNNNN.jsonl.gz` holds a Lhotse cut a line; `latents.NNNNNN.tar` holds for each, in the same order, `<id>.npy`
-(float16) and then `<id>.json`, exactly Lhotse's TemporalArray manifest. Nothing else may lie in their folder.
+`cuts.NNNNNN.jsonl.gz` holds one Lhotse cut on each line. `latents.NNNNNN.tar` holds two members for each cut, in the
+same order: `<id>.npy` (float16) and `<id>.json`, Lhotse's TemporalArray manifest. Their folder may hold no other file.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from manifests.tables import write_parquet_bytes
 
 @dataclass
 class ShardCommit:
-    """The record of a finished shard, written after its files: hashes, sizes, counts, statistics, fingerprints."""
+    """The record of a finished shard, which is written after its files."""
 
     folder: str
-    """Of the cuts and arrays: see `folder_of`."""
+    """The folder of cuts and arrays; see `folder_of`."""
     shard: int
     files: dict[str, dict[str, Any]]
-    """sha256 and size in bytes of each of `ShardFiles.parts`, by their names in the dataset."""
+    """The sha256 and the size in bytes of each file of `ShardFiles.parts`, by their names in the dataset."""
     windows: int
     failed: int
     frames: int
     fingerprints: dict[str, str]
     statistics: Statistics
-    """Its products lie in a file of their own: a record that was read is without them."""
+    """Without products after reading, because these have a file of their own."""
 
     def to_json(self) -> str:
-        return pretty(self.__dict__ | {"statistics": self.statistics.told()})
+        return pretty(self.__dict__ | {"statistics": self.statistics.without_products()})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ShardCommit:
@@ -56,7 +56,7 @@ class ShardCommit:
 
     @classmethod
     def read(cls, storage: Storage, key: str) -> ShardCommit:
-        """The record under `key`. Raises CorruptFileError where it is none."""
+        """Read the record under `key`. Raises CorruptFileError if it is none."""
         try:
             return cls.from_json(storage.read(key))
         except (ValueError, TypeError, KeyError) as error:
@@ -65,7 +65,7 @@ class ShardCommit:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Where the parts of a shard lie in its dataset."""
+    """The names of the files of a shard in the folder of its dataset."""
 
     folder: str
     shard: int
@@ -96,50 +96,37 @@ class ShardFiles:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """All that its commit describes."""
+        """All files that the commit record describes."""
         return self.cuts, self.latents, self.windows, self.products
 
 
 def folder_of(split: str, tracks: int) -> str:
-    """The folder of a dataset that holds the windows of a split with so many tracks: `train`, or `train.2tracks`.
+    """The folder for the windows of a split with a number of tracks: `train`, or `train.2tracks`.
 
-    All arrays of a folder have one number of axes, without which Hugging Face `datasets` cannot read it. The names of
-    splits hold no dot.
+    Hugging Face `datasets` can read a folder only if all of its arrays have the same number of axes. Names of splits
+    have no dot.
     """
     return split if tracks == 1 else f"{split}.{tracks}tracks"
 
 
 FOLDER = "concat(split, CASE WHEN tracks > 1 THEN concat('.', tracks, 'tracks') ELSE '' END)"
-"""`folder_of` as SQL."""
+"""SQL of `folder_of`."""
 COMMIT = re.compile(r"commits/(?P<folder>\w[^/]*)/(?P<shard>\d{6,})\.json")
 
 
 def committed(storage: Storage, dataset: str) -> Iterator[ShardFiles]:
-    """The committed shards of a dataset, in order of their names; other files among the commits are no part of it."""
+    """Yield the committed shards of a dataset, in the order of their names; other files are ignored."""
     prefix = f"datasets/{dataset}/"
     for key in storage.list(f"{prefix}commits"):
         if match := COMMIT.fullmatch(key.removeprefix(prefix)):
             yield ShardFiles(match["folder"], int(match["shard"]))
 
 
-def fields(storage: Storage, dataset: str) -> dict[str, dict[str, list[str]]]:
-    """Of each folder the files of its committed shards, relative to the dataset's own, as `CutSet.from_shar` takes.
-
-    An object store cannot be globbed by readers: `fields.json` lists what they would look for.
-    """
-    listed: dict[str, dict[str, list[str]]] = {}
-    for shard in committed(storage, dataset):
-        of_folder = listed.setdefault(shard.folder, {"cuts": [], "latents": []})
-        of_folder["cuts"].append(shard.cuts)
-        of_folder["latents"].append(shard.latents)
-    return listed
-
-
 class ShardWriter:
-    """Writes one shard into a local folder; equal windows give equal bytes (times, owners and names are fixed).
+    """Writes one shard into a local folder. Equal windows give equal bytes: times, owners and names are fixed.
 
-    Windows are added recording by recording: between `begin` and `keep` or `take_back`, or inside `recording`, which
-    takes all of them back where an error leaves it.
+    Windows are added recording by recording, either between `begin` and `keep` or `take_back`, or inside the context
+    `recording`, which takes all of them back if an error leaves it.
     """
 
     def __init__(self, folder: Path, files: ShardFiles, fingerprints: Mapping[str, str]) -> None:
@@ -153,39 +140,39 @@ class ShardWriter:
         self._rows: list[dict[str, Any]] = []
         self._frames = 0
         self._summing = Summing()
-        self._at_hand: _AtHand | None = None
+        self._current: _PendingRecording | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """The windows of one recording. All that was added inside is taken back where an error leaves it."""
+        """Add the windows of one recording; they are taken back if an error leaves the context."""
         self.begin()
         try:
             yield
-        except BaseException:  # whatever leaves it, Ctrl-C too: nothing of this recording stays behind; raised on
+        except BaseException:  # Ctrl-C, too, must leave nothing of this recording
             self.take_back()
             raise
         self.keep()
 
     def begin(self) -> None:
-        """Begin with the windows of one recording."""
-        assert self._at_hand is None, "the recording before was neither kept nor taken back"
-        self._at_hand = _AtHand(self._tar.offset)
+        """Begin to add the windows of one recording."""
+        assert self._current is None, "the previous recording was neither kept nor taken back"
+        self._current = _PendingRecording(self._tar.offset)
 
     def take_back(self) -> None:
-        """Leave nothing of what was added since `begin`."""
-        begun, self._at_hand = self._held().begun, None
-        self._tar_file.seek(begun)
+        """Remove everything that was added since `begin`."""
+        offset, self._current = self._pending().archive_offset, None
+        self._tar_file.seek(offset)
         self._tar_file.truncate()
-        self._tar.offset = begun
+        self._tar.offset = offset
 
     def keep(self) -> None:
-        """Keep what was added since `begin`."""
-        at_hand, self._at_hand = self._held(), None
-        for line in at_hand.cuts:  # a compressed stream cannot be cut back: its lines wait until here
+        """Keep everything that was added since `begin`."""
+        pending, self._current = self._pending(), None
+        for line in pending.cuts:  # a compressed stream cannot be truncated, so lines are written only now
             self._cuts.write(line)
-        self._rows += at_hand.rows
-        self._frames += at_hand.frames
-        self._summing.take(at_hand.summing)
+        self._rows += pending.rows
+        self._frames += pending.frames
+        self._summing.take(pending.summing)
 
     def add(
         self,
@@ -194,10 +181,16 @@ class ShardWriter:
         features: np.ndarray,
         frame_shift_s: float,
     ) -> None:
-        """Add a window (a row of WINDOWS) of a recording (its RECORDINGS and SIGNAL columns).
+        """Add a window.
 
-        `features` is float (tracks, frames, dim). A mono window is stored as (frames, dim). ValueError for values that
-        float16 cannot hold.
+        Args:
+            window: A row of WINDOWS.
+            recording: The RECORDINGS and SIGNAL columns of its recording.
+            features: float (tracks, frames, dim); those of one track are stored as (frames, dim).
+            frame_shift_s: The time between two frames, in seconds.
+
+        Raises:
+            ValueError: A value is too large for float16.
         """
         tracks, frames, _ = features.shape
         with np.errstate(over="ignore"):
@@ -209,54 +202,60 @@ class ShardWriter:
             stored, temporal_dim = stored[0], 0
         array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(stored.shape)}
         manifest = {"array": array, "temporal_dim": temporal_dim, "frame_shift": frame_shift_s}
-        # Lhotse refuses an array that begins after its cut, so one that begins up to half a frame off says the same.
+        # Lhotse refuses an array that begins after its cut, so the start of the cut is written, up to half a frame off.
         manifest["start"] = window["start_s"]
         context = round(window["context_s"] / frame_shift_s)
-        made = {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
-        row = _of_window(window) | made
-        self.add_made(row, cut_of(window, recording, tracks), stored, manifest)
+        row = _of_window(window)
+        row |= {"status": "ok", "context_frames": context, "continuation_frames": frames - context}
+        self.add_stored(row, cut_of(window, recording, tracks), stored, manifest)
 
-    def add_made(
+    def add_stored(
         self, row: Mapping[str, Any], cut: Mapping[str, Any], stored: np.ndarray, manifest: Mapping[str, Any]
     ) -> None:
-        """Add a window as a shard holds it: its row of SHARD_WINDOWS, its cut, its float16 array, and the manifest of
-        that array."""
-        held, key = self._held(), row["window_id"]
+        """Add a window in the form in which a shard stores it.
+
+        Args:
+            row: Its row of SHARD_WINDOWS.
+            cut: Its Lhotse cut.
+            stored: Its float16 array, (frames, dim) or (tracks, frames, dim).
+            manifest: The TemporalArray manifest of the array.
+        """
+        pending, key = self._pending(), row["window_id"]
         data = io.BytesIO()
         np.save(data, stored, allow_pickle=False)
         npy = data.getvalue()
         offset = self._member(f"{key}.npy", npy)
         self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
-        held.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-        held.summing.add(stored)
-        held.frames += stored.size // stored.shape[-1]
+        pending.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        pending.summing.add(stored)
+        pending.frames += stored.size // stored.shape[-1]
         place = {"array_offset": offset, "array_bytes": len(npy), "array_crc32": zlib.crc32(npy)}
-        held.rows.append({**row, **self._place, **place})
+        pending.rows.append({**row, **self._place, **place})
 
     def fail(self, window: Mapping[str, Any], error: str) -> None:
-        """Record that a window (a row of WINDOWS or of SHARD_WINDOWS) could not be made, and why."""
+        """Record that a window (a row of WINDOWS or SHARD_WINDOWS) could not be encoded, and why."""
         failed = {"status": "failed", "error": error, "context_frames": 0, "continuation_frames": 0}
-        self._held().rows.append(_of_window(window) | failed | self._place)
+        self._pending().rows.append(_of_window(window) | failed | self._place)
 
     @property
     def _place(self) -> dict[str, Any]:
         return {"folder": self.files.folder, "shard": self.files.shard}
 
-    def _held(self) -> _AtHand:
-        assert self._at_hand is not None, "windows are added after `begin`"
-        return self._at_hand
+    def _pending(self) -> _PendingRecording:
+        assert self._current is not None, "`begin` must be called before windows are added"
+        return self._current
 
     def _member(self, name: str, data: bytes) -> int:
-        """Add a file to the archive; where its bytes begin there."""
+        """Add a file to the archive; returns the offset of its bytes."""
         offset = self._tar.offset + tarfile.BLOCKSIZE  # after its header
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644
         self._tar.addfile(info, io.BytesIO(data))
-        self._tar.members.clear()  # type: ignore[attr-defined] # a list of all of them, which nobody reads
+        self._tar.members.clear()  # type: ignore[attr-defined] # it grows with every member, and nothing reads it
         return offset
 
     def finish(self) -> ShardCommit:
-        """Close the files and describe them: they lie in `folder` under the names of `files` of the result."""
+        """Close the files and return their record; they are in `folder` under the names of `files` in the record."""
         self._tar.close()
         self._tar_file.close()
         self._cuts.close()
@@ -266,13 +265,13 @@ class ShardWriter:
         statistics = self._summing.statistics()
         products = statistics.products.table() if statistics.products else schemas.PRODUCTS.empty_table()
         (self.folder / self.files.products).write_bytes(write_parquet_bytes(products))
-        made = sum(row["status"] == "ok" for row in self._rows)
+        encoded = sum(row["status"] == "ok" for row in self._rows)
         return ShardCommit(
             self.files.folder,
             self.files.shard,
             {name: _describe(self.folder / name) for name in self.files.parts},
-            made,
-            len(self._rows) - made,
+            encoded,
+            len(self._rows) - encoded,
             self._frames,
             self.fingerprints,
             statistics,
@@ -280,9 +279,9 @@ class ShardWriter:
 
 
 def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.ndarray:
-    """The float16 features, (tracks, frames, dim), of a window that a committed shard holds (a row of SHARD_WINDOWS).
+    """Read the features of a window (a row of SHARD_WINDOWS) of a committed shard: float16 (tracks, frames, dim).
 
-    Raises CorruptFileError where the archive is gone or holds other bytes there than were written.
+    Raises CorruptFileError if the archive is missing, or has other bytes at that place than were written.
     """
     key = f"datasets/{dataset}/{ShardFiles(row['folder'], row['shard']).latents}"
     try:
@@ -297,27 +296,29 @@ def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.n
     return array[None] if array.ndim == 2 else array
 
 
-OF_WINDOW = (
-    "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers", "source",
-    "licence", "labels", "turns",
+COPIED = (
+    "window_id", "recording_id", "split", "start_s", "duration_s", "tracks", "language", "num_speakers",
+    "repeated_share", "source", "licence", "labels", "turns",
 )  # fmt: skip
-"""What a row of SHARD_WINDOWS repeats of the row of WINDOWS."""
+"""Columns that a row of SHARD_WINDOWS copies from the row of WINDOWS."""
 
 
 def _of_window(window: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that a row of SHARD_WINDOWS has of a row of WINDOWS, or of one of its own kind."""
-    row = {name: window.get(name) for name in OF_WINDOW}
+    """The columns that a row of SHARD_WINDOWS copies from a row of WINDOWS or SHARD_WINDOWS."""
+    row = {name: window.get(name) for name in COPIED}
     if row["labels"] is not None:
-        row["labels"] = [one if isinstance(one, dict) else {"key": one[0], "value": one[1]} for one in row["labels"]]
+        row["labels"] = [
+            label if isinstance(label, dict) else {"key": label[0], "value": label[1]} for label in row["labels"]
+        ]
     return row
 
 
 @dataclass
-class _AtHand:
-    """What was added of the recording at hand, but for its arrays, which are in the archive already."""
+class _PendingRecording:
+    """The added windows of the current recording; their arrays are in the archive already."""
 
-    begun: int
-    """Where its arrays begin there."""
+    archive_offset: int
+    """Where its arrays begin in the archive, in bytes."""
     cuts: list[bytes] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     frames: int = 0

@@ -1,4 +1,4 @@
-"""Stretches of time on many recordings at once, as arrays: which of them meet, and how many lie over one another."""
+"""Stretches of time in many recordings at once, as arrays: which of them overlap, and how many lie over one another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Spans:
-    """Stretches in order of recording, then of start: int64 numbers of recordings, float64 seconds."""
+    """Stretches in order of their recordings, then of their starts. `rows` are int64 numbers of recordings; `starts_s`
+    and `ends_s` are float64 seconds."""
 
     rows: Array
     starts_s: Array
@@ -28,7 +29,8 @@ class Spans:
 
 
 def flattened(lists: pa.ListArray) -> tuple[Spans, pa.StructArray]:
-    """All `start_s` to `end_s` in a column of lists, a list a recording; and the structs in the same order."""
+    """The stretches in a column that has for each recording a list of structs with `start_s` and `end_s`, and these
+    structs in the order of the stretches."""
     structs, rows = lists.flatten(), pc.list_parent_indices(lists).to_numpy()
     order = np.argsort(_places(rows, pc.struct_field(structs, "start_s").to_numpy()), kind="stable")
     structs = structs.take(pa.array(order))
@@ -65,7 +67,7 @@ def inside_s(windows: Spans, spans: Spans) -> Array:
 
 
 def pieces(spans: Spans) -> tuple[Spans, Array]:
-    """What is covered, cut at every edge, and how many spans lie over each piece."""
+    """The time that any span covers, cut wherever one starts or ends, and how many spans lie over each piece."""
     places, depth = _sweep(spans.rows, spans)
     covered = (depth[:-1] > 0) & (places[:-1] != places[1:])
     starts = places[:-1][covered]
@@ -73,7 +75,7 @@ def pieces(spans: Spans) -> tuple[Spans, Array]:
 
 
 def joined_by(labels: Array, spans: Spans) -> Spans:
-    """Spans of the same recording and label (int64) that touch or overlap, joined."""
+    """The spans with those joined that touch or overlap and have the same recording and label (int64)."""
     kinds = int(labels.max(initial=0)) + 1
     places, depth = _sweep(spans.rows * kinds + labels, spans)
     closing = depth == 0
@@ -83,14 +85,14 @@ def joined_by(labels: Array, spans: Spans) -> Spans:
 
 
 def _sweep(keys: Array, spans: Spans) -> tuple[Array, Array]:
-    """Edges in order of key and time, starts before ends, and how many spans are open behind each."""
+    """Starts and ends of spans in order of key and time, starts before ends, and how many spans are open after each."""
     places = np.concatenate([_places(keys, spans.starts_s), _places(keys, spans.ends_s)])
     order = np.argsort(places, kind="stable")
     return places[order], np.cumsum(np.repeat([1, -1], len(spans))[order])
 
 
 def _places(keys: Array, times_s: Array) -> Array:
-    """Times of many recordings on one axis: complex numbers are ordered by their real part, then by the other."""
+    """Times of many recordings as complex numbers, key + time * i: NumPy orders these by key, then by time."""
     places = np.empty(len(keys), np.complex128)
     places.real, places.imag = keys, times_s
     return places

@@ -1,8 +1,8 @@
-"""SQL of a user: a question over the views of a lake, a condition of a rule, a column. It reads, and it never writes.
+"""Checks that SQL of users (queries, conditions of rules, columns) only reads.
 
-DuckDB may write wherever it may read, and since 2.0 a SELECT may hold a COPY or an INSERT (in its WITH clause). Every
-piece of SQL that a person or a recipe gives is therefore parsed by DuckDB first, and what the parser found is compared
-with what is known to read only. A connection that is also locked (`manifests.views.lock`) keeps it to the lake.
+DuckDB can write wherever it can read, and since 2.0 a SELECT can contain a COPY or an INSERT in its WITH clause. DuckDB
+therefore parses every piece of SQL that a user or a recipe gives, and only nodes of the parse tree that are known to
+read are allowed. A locked connection (`manifests.views.lock`) also limits it to the files of the lake.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 QUERIES = frozenset(["SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"])
-"""What DuckDB's parser calls queries that read. Others are COPY_QUERY_NODE, INSERT_QUERY_NODE, ..."""
+"""Types of the nodes of DuckDB's parse tree that only read. Others are COPY_QUERY_NODE, INSERT_QUERY_NODE, ..."""
 TABLE_FUNCTIONS = frozenset([
     "generate_series", "range", "repeat", "repeat_row", "unnest", "glob", "read_parquet", "parquet_scan",
     "parquet_schema", "parquet_metadata", "parquet_file_metadata", "parquet_kv_metadata", "read_text", "read_csv",
@@ -22,27 +22,25 @@ TABLE_FUNCTIONS = frozenset([
     "histogram", "histogram_values", "summary", "pragma_table_info", "pragma_version", "duckdb_columns",
     "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views",
 ])  # fmt: skip
-"""Functions in FROM that read only and run no SQL of their own, as `query` and `json_execute_serialized_sql` do."""
+"""Table functions that only read. `query` and `json_execute_serialized_sql`, which run SQL, are not among them."""
 
 
 class NotReadingError(ValueError):
-    """SQL that is not one statement that only reads; `remedy` says what to write."""
+    """The SQL is not one statement that only reads; `remedy` says what to write."""
 
     remedy = "write one SELECT; -o FILE keeps its result"
 
 
 def ask(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any] = ()) -> duckdb.DuckDBPyConnection:
-    """The answer to one question, to be fetched. Raises NotReadingError for SQL that may do more than read, and
-    duckdb.Error for what is not SQL.
+    """Run one query; fetch its rows from the returned connection.
+
+    Raises NotReadingError for SQL that may do more than read, and duckdb.Error for wrong SQL.
     """
-    return connection.execute(reading(connection, sql), list(values))
+    return connection.execute(read_only(connection, sql), list(values))
 
 
-def reading(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
-    """`sql`, once it is known to be one statement that only reads: a SELECT in any form, or EXPLAIN of one.
-
-    Raises as `ask`.
-    """
+def read_only(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Return `sql` if it is one statement that only reads: a SELECT in any form, or EXPLAIN of one. Raises as `ask`."""
     statements = connection.extract_statements(sql)
     kinds = [statement.type for statement in statements]
     if kinds == [duckdb.StatementType.EXPLAIN]:
@@ -65,16 +63,16 @@ def reading(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
 
 
 def _explained(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
-    """The statement behind the word EXPLAIN. Options are none, and with ANALYZE it would be run."""
+    """Check and return the statement after EXPLAIN. Options are refused: ANALYZE would run the statement."""
     words = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
     try:
-        return reading(connection, sql[words[0] + len("EXPLAIN") :])
+        return read_only(connection, sql[words[0] + len("EXPLAIN") :])
     except duckdb.ParserException as error:
         raise NotReadingError("EXPLAIN can be asked without ANALYZE and options only, of one SELECT") from error
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a tree of JSON, however deep."""
+    """All objects of a JSON tree, at any depth. A recursive function would exceed the stack."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

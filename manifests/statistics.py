@@ -1,6 +1,6 @@
-"""Statistics of features: exact sums, so that shards are merged in any order to the same numbers, and what they give.
+"""Statistics of features from exact sums, which merge to the same numbers in any order of shards.
 
-A float16 is a whole multiple of 2^-24 and a product of two of 2^-48: sums are kept as whole numbers of those units.
+A float16 value is an integer multiple of 2^-24, and a product of two is one of 2^-48. Sums are integers in these units.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import safetensors.numpy
 from manifests.products import MOST_DIM, Products
 
 BLOCK = 2048
-"""Frames whose products are summed at once,"""
+"""Frames whose products are summed by one call of BLAS."""
 BITS = 21
-"""of values that were rounded to so many bits: BLOCK * (2^BITS)^2 is 2^53, so float64 holds each sum exactly."""
+"""Bits to which values are rounded for that: BLOCK * (2^BITS)^2 is 2^53, so float64 holds each sum exactly."""
 
 
 @dataclass
 class Statistics:
-    """Exact sums over frames, of each value and of the products of each two, and the extrema."""
+    """Exact sums over frames of each value and of the products of each pair of values, and the extrema."""
 
     count: int = 0
-    """Frames, over all tracks."""
+    """The number of frames, over all tracks."""
     total: list[int] = field(default_factory=list)
-    """Sum of each value, in units of 2^-24,"""
+    """The sum of each value, in units of 2^-24."""
     square: list[int] = field(default_factory=list)
-    """and of its square, in units of 2^-48."""
+    """The sum of the square of each value, in units of 2^-48."""
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
     products: Products | None = None
-    """None without a frame, and for encoders of more than MOST_DIM values."""
+    """None without any frame, and for encoders with more than MOST_DIM values per frame."""
 
-    def told(self) -> dict[str, Any]:
-        """All but the products, for JSON."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "products"}
+    def without_products(self) -> dict[str, Any]:
+        """All fields except the products, as JSON stores them."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "products"}
 
     def merge(self, other: Statistics) -> None:
         """Add the sums over other frames."""
@@ -59,11 +59,11 @@ class Statistics:
         self.count += other.count
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What the sums give.
+        """Compute the arrays of `stats.safetensors`.
 
-        mean, variance (population), min and max, float64 (dim,); count, int64 (1,). Where products were kept:
-        covariance (population), float64 (dim, dim), its eigenvalues, float64 (dim,) from the largest on, and its
-        eigenvectors, the columns of a float64 (dim, dim). `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white.
+        They are mean, variance (population), min and max, float64 (dim,), and count, int64 (1,). With products they
+        are also covariance (population), float64 (dim, dim), its eigenvalues, float64 (dim,) in descending order, and
+        its eigenvectors, the columns of a float64 (dim, dim). `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white.
         """
         count = max(1, self.count)
         mean = [value / (count << 24) for value in self.total]
@@ -79,10 +79,10 @@ class Statistics:
 
 
 def spectrum(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues from the largest on, none below 0, and eigenvectors as columns, of a covariance, float64 (dim, dim).
+    """The eigenvalues of a covariance, float64 (dim, dim), in descending order, and its eigenvectors as columns.
 
-    Each eigenvector's largest entry is positive. Computed by one thread: with several the last bits would depend on
-    how many there are. On processors of another kind they may still differ.
+    No eigenvalue is below 0, and the largest entry of each eigenvector is positive. One thread computes them, because
+    the last bits would depend on the number of threads. They may still differ between kinds of processors.
     """
     from threadpoolctl import threadpool_limits
 
@@ -94,7 +94,7 @@ def spectrum(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Summing:
-    """Gathers frames and sums them in blocks, which costs much less than window by window."""
+    """Collects frames and sums them in blocks, which is much cheaper than window by window."""
 
     def __init__(self) -> None:
         self._sums = Statistics()
@@ -102,17 +102,17 @@ class Summing:
         self._frames = 0
 
     def add(self, features: np.ndarray) -> None:
-        """float16 (..., dim), finite; not to be changed afterwards."""
+        """Add frames: finite float16 (..., dim), which the caller must not change afterwards."""
         self._wait(features.reshape(-1, features.shape[-1]))
 
     def take(self, other: Summing) -> None:
-        """Add all that another one was given; that one is not to be used any more."""
+        """Add everything that was added to another Summing, which must not be used any more."""
         self._sums.merge(other._sums)
         for rows in other._waiting:
             self._wait(rows)
 
     def statistics(self) -> Statistics:
-        """Of all that was added so far."""
+        """The statistics of everything that was added so far."""
         self._sum(0)
         return self._sums
 
@@ -123,33 +123,33 @@ class Summing:
             self._sum(self._frames % BLOCK)
 
     def _sum(self, left: int) -> None:
-        """Sum what waits, but for so many frames that wait on."""
+        """Sum the waiting frames, except the last `left` ones."""
         if self._frames > left:
             rows = np.concatenate(self._waiting)
             end = len(rows) - left
             for first in range(0, end, BLOCK):
-                self._sums.merge(_of_block(rows[first : min(end, first + BLOCK)]))
+                self._sums.merge(_sum_block(rows[first : min(end, first + BLOCK)]))
             self._waiting, self._frames = [rows[end:].copy()], left
 
 
-def _of_block(rows: np.ndarray) -> Statistics:
+def _sum_block(rows: np.ndarray) -> Statistics:
     """The sums over up to BLOCK frames, float16 (frames, dim).
 
-    Each value is taken apart into one that was rounded to BITS bits of the largest one, and a rest that is mostly zero.
-    Products of these are summed by BLAS, without any rounding, in whichever order.
+    Each value is split into a coarse part, rounded to BITS bits below the largest value, and a remainder, which is
+    mostly zero. BLAS sums the products of these parts in any order without rounding.
     """
     assert len(rows) <= BLOCK
     values = rows.astype(np.float64)
     low, high = values.min(0), values.max(0)
-    # Every value is below 2^(exponent + BITS) units, and the rest at most half of 2^exponent: float16 ends at 2^16, so
-    # exponent is 19 at most.
+    # Every value is below 2^(exponent + BITS) units, and the remainder is at most half of 2^exponent. The exponent is
+    # at most 19, since float16 ends at 2^16.
     _, bits = np.frexp(max(high.max(), -low.min()))
     exponent = max(0, int(bits) + 24 - BITS)
     magic = 1.5 * 2.0 ** (52 + exponent - 24)  # adding it rounds to multiples of 2^exponent units
     coarse = (values + magic) - magic
     values -= coarse
-    some = values.any(axis=1)
-    fine, beside = values[some] * 2.0**24, coarse[some] * 2.0 ** (24 - exponent)
+    uneven = values.any(axis=1)  # frames with a remainder
+    fine, beside = values[uneven] * 2.0**24, coarse[uneven] * 2.0 ** (24 - exponent)
     coarse *= 2.0 ** (24 - exponent)
     total = [(one << exponent) + other for one, other in zip(_whole(coarse.sum(0)), _whole(fine.sum(0)), strict=True)]
     if rows.shape[1] > MOST_DIM:
@@ -170,36 +170,35 @@ def _whole(values: np.ndarray) -> list[int]:
 
 
 def statistics_file(statistics: Mapping[str, Statistics]) -> bytes:
-    """`stats.safetensors`: of each split `<split>.mean` and so on, the arrays of `Statistics.arrays`; and without a
-    prefix those of the split by which trainers normalise.
+    """The bytes of `stats.safetensors`: the arrays of `Statistics.arrays` of each split, such as `train.mean`.
 
-    That is `train`, so that nothing of what a model is tested on enters its normalisation; without such a split it is
-    the one with the most frames.
+    The arrays of the default split are also there without a prefix, for trainers to normalise with. It is `train`, so
+    that no test data enters the normalisation; without `train` it is the split with the most frames.
     """
-    of_splits = {split: of_split.arrays() for split, of_split in statistics.items()}
-    arrays = {f"{split}.{name}": array for split, found in of_splits.items() for name, array in found.items()}
+    by_split = {split: sums.arrays() for split, sums in statistics.items()}
+    arrays = {f"{split}.{name}": array for split, named in by_split.items() for name, array in named.items()}
     if statistics:
         default = max(statistics, key=lambda split: (split == "train", statistics[split].count, split))
-        return safetensors.numpy.save(arrays | of_splits[default], {"default_split": default})
+        return safetensors.numpy.save(arrays | by_split[default], {"default_split": default})
     return safetensors.numpy.save(arrays)
 
 
 def different(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The names under which one `stats.safetensors` holds something else than another one.
+    """Yield the names of the arrays in which two `stats.safetensors` differ.
 
-    Eigenvalues may be apart by rounding. Where two of them are near to each other their eigenvectors are free to turn,
-    so that of these is compared whether they are orthonormal and give the covariance.
+    Eigenvalues may differ by rounding. Eigenvectors of close eigenvalues are not unique; therefore the check is that
+    they are orthonormal and reproduce the covariance.
     """
     for name in sorted(found.keys() | expected.keys()):
-        of, eigen, part = name.rpartition("eigen")
+        prefix, eigen, part = name.rpartition("eigen")
         if name not in found or name not in expected or found[name].shape != expected[name].shape:
             yield name
         elif eigen:
-            values, given = expected[f"{of}eigenvalues"], found[name]
+            values, given = expected[f"{prefix}eigenvalues"], found[name]
             near = 1e-12 * max(10, len(values))
             pairs = [(given, values, values.max())]
             if part == "vectors":
-                identity, covariance = np.eye(len(values)), expected[f"{of}covariance"]
+                identity, covariance = np.eye(len(values)), expected[f"{prefix}covariance"]
                 pairs = [(given.T @ given, identity, 1.0), (given * values @ given.T, covariance, values.max())]
             if not all(np.allclose(one, other, rtol=0, atol=near * scale) for one, other, scale in pairs):
                 yield name

@@ -1,6 +1,8 @@
-"""What `stats` tells of recordings and stages, as sums that add up: `select` leaves those of all that it read.
+"""Counts, sums and extremes of what was measured, which `select` keeps of all that it read so that `stats` need not
+read it again.
 
-They stand for files that did not change since; `summed` reads the batches that came later, or everything.
+What was kept holds as long as the files that it is about are unchanged. `summed` then reads the batches that came later
+alone; otherwise it reads everything.
 """
 
 from __future__ import annotations
@@ -15,23 +17,14 @@ import pyarrow.fs as pafs
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import BATCH, Lake
+from manifests.schemas import STAGE_SPECS
 from manifests.views import open_views
 
-MEASURES: dict[str, list[str]] = {
-    "recordings": ["claimed_duration_s", "size_bytes"],
-    "signal": ["duration_s", "loudness_lufs", "bandwidth_hz"],
-    "vad": ["speech_share"],
-    "diarize": [
-        *("num_speakers", "overlap_share", "longest_monologue_s", "second_speaker_share", "offset_median_s"),
-        *("gaps_per_min", "overlaps_per_min", "backchannels_per_min", "interruptions_per_min"),
-    ],
-    "language": ["language_confidence"],
-    "quality": ["dnsmos_ovrl", "snr_db", "music_likelihood"],
-    "phonemes": ["phones_per_s"],
-    "prosody": ["pitch_median_hz", "pitch_sd_semitones", "syllables_per_s", "pause_share", "loudness_range_lu"],
-    "fingerprint": ["landmark_count"],
+MEASURES: dict[str, tuple[str, ...]] = {
+    "recordings": ("claimed_duration_s", "size_bytes"),
+    **{stage: spec.headline for stage, spec in STAGE_SPECS.items()},
 }
-"""Numbers that a look at a lake begins with, by view; `stats` of a stage alone tells all of its own."""
+"""The numeric columns of each view that `stats` of a lake shows; `stats` of one stage shows all of its columns."""
 
 GROUPED = ("source", "language", "duration_s", "claimed_duration_s")
 AT_ONCE = 20_000
@@ -41,7 +34,8 @@ SUMS = "sums.json"
 
 @dataclass(frozen=True)
 class Sum:
-    """Of a number, or of a group of recordings: how many have it, and its sum, least and greatest value."""
+    """How many rows have a number, and its sum, least and greatest value; or how many recordings a group has, and their
+    seconds as `total`."""
 
     count: int
     total: float | None = None
@@ -57,16 +51,21 @@ class Sum:
         )
 
 
+TABLE = {"recordings": "ingest"}
+"""Views that have another name than the part whose rows they hold."""
+
+
 def _folded(fold: Callable[[list[float]], float], *values: float | None) -> float | None:
     known = [value for value in values if value is not None]
     return fold(known) if known else None
 
 
 class Sums:
-    """Sums by part and name; memory grows with sources, languages and kinds of errors, not with rows.
+    """A `Sum` by part and name. Memory grows with the number of sources, languages and types of errors, not with rows.
 
-    Parts: each view of MEASURES by column, `status` counting its rows; '<view> failures' by type of error; 'sources'
-    by source and 'languages' by language of what was decoded, both with their seconds.
+    The parts are each view of MEASURES, whose names are its columns and `status` for the number of its rows;
+    '<view> failures', whose names are types of errors; 'sources', whose names are sources; and 'languages', whose names
+    are the languages of the recordings that were decoded.
     """
 
     def __init__(self) -> None:
@@ -96,7 +95,8 @@ class Sums:
         names = MEASURES[view]
         measured = "".join(f'count("{n}"), sum("{n}"), min("{n}"), max("{n}"), ' for n in names)
         failures = "histogram(coalesce(error_type, 'unknown')) FILTER (status <> 'ok')"
-        query = f"SELECT {measured}count(status), {failures} FROM {view}"  # one pass: opening files costs most
+        source = TABLE.get(view, view)
+        query = f"SELECT {measured}count(status), {failures} FROM {source}"  # one pass: opening files costs most
         *values, rows, failed = connection.execute(query).fetchall()[0]
         self.add(view, "status", Sum(rows))
         for number, name in enumerate(names):
@@ -106,7 +106,8 @@ class Sums:
 
 
 class Summing:
-    """Adds up the tables of batches that follow one another, many at a time, since each query has a fixed overhead."""
+    """Adds up the tables of batches that follow one another, many of them at a time, since each query takes a while
+    however few rows it is about."""
 
     def __init__(self, stages: Mapping[str, str]) -> None:
         self.stages, self.sums = stages, Sums()
@@ -124,7 +125,7 @@ class Summing:
 
     def _flush(self) -> None:
         for view in self.held[0]:
-            self.connection.register(view, pa.concat_tables(tables[view] for tables in self.held))
+            self.connection.register(TABLE.get(view, view), pa.concat_tables(tables[view] for tables in self.held))
         self.sums.add_views(self.connection, self.stages)
         self.held.clear()
 
@@ -136,7 +137,8 @@ class Summing:
 
 
 def write(lake: Lake, selection: str, stages: Mapping[str, str], sums: Sums, last: str, written: str) -> None:
-    """Keep sums beside the selection as those of all batches up to `last`, with the hash of what `select` wrote."""
+    """Keep `sums` beside a selection. They are of all batches up to the one named `last`; `written` is the hash of the
+    verdicts and windows that `select` wrote."""
     sizes, _, _ = _files(lake, stages, last)
     rows = [
         {"part": part, "name": name, **vars(one)}
@@ -153,7 +155,7 @@ def summed(lake: Lake, choice: Choice) -> Sums:
     sums, later = _kept(lake, own)
     if later != [] or not sums.parts:
         sums.add_views(open_views(lake, own, ("signal", "language"), later), own.stages)
-    if choice.others:  # the selection did not read these, and so left no sums of them
+    if choice.others:  # stages that the selection did not read, so that it kept no sums of them
         connection = open_views(lake, choice, ())
         for stage in choice.others:
             sums.add_view(connection, stage)
@@ -172,10 +174,11 @@ def up_to_date(lake: Lake, selection: str, stages: Mapping[str, str]) -> bool:
 
 
 def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
-    """What the selection left, and the numbers of the batches that came later: None, for all, where nothing holds.
+    """The sums that a selection kept, and the numbers of the batches that came later. No sums, and None for the
+    numbers, where those that it kept hold no longer.
 
-    It holds while the number and the sizes of the files up to its last batch are unchanged, and they are older than the
-    selection.
+    They hold while the files up to the selection's last batch are as many and as large as they were, and are older than
+    the selection.
     """
     sums = Sums()
     folder = f"selections/{choice.selection}"
@@ -192,8 +195,8 @@ def _kept(lake: Lake, choice: Choice) -> tuple[Sums, list[str] | None]:
 
 
 def _files(lake: Lake, stages: Mapping[str, str], last: str) -> tuple[dict[str, list[int]], int, list[str]]:
-    """Number and bytes by folder of the files up to the batch `last`, when the youngest of them was written, and the
-    numbers of later batches."""
+    """How many files, and how many bytes, each folder has up to the batch `last`; when the youngest of these files was
+    written; and the numbers of later batches."""
     sizes: dict[str, list[int]] = {}
     youngest_ns, later = 0, []
     for folder in ("recordings", *(f"annotations/{stage}-{mark}" for stage, mark in stages.items())):
@@ -209,7 +212,7 @@ def _files(lake: Lake, stages: Mapping[str, str], last: str) -> tuple[dict[str, 
 
 
 def _groups(stages: Mapping[str, str]) -> str:
-    """SQL of rows and seconds by source, and by language of those that were decoded, in one pass."""
+    """SQL that counts recordings and their seconds by source, and those that were decoded by language, in one pass."""
     seconds = "duration_s" if "signal" in stages else "claimed_duration_s"
     language = "language" if {"signal", "language"} <= stages.keys() else "NULL"
     return (

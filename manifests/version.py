@@ -1,4 +1,4 @@
-"""The version of speechmill, however it came here."""
+"""The version of speechmill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "speechmill"
 
 @functools.cache
 def version() -> str:
-    """Of the installed package, else of the checkout that this file is part of; 'unknown' where neither says."""
+    """The version of the installed package, or else of the checkout; 'unknown' if neither has one."""
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""Versions of a dataset. Version N holds the first so many shards of each folder: growth adds shards and moves none.
+"""Versions of a dataset. A version holds the first shards of each folder, and a later one more of them: none is moved.
 
-What is corrected later, a label or a recording that was withdrawn, is corrected in the shards, and so in every version.
+Later corrections, of a label or by withdrawing a recording, change the shards, and so every version that holds them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Fields = dict[str, dict[str, list[str]]]
 
 @dataclass(frozen=True)
 class Version:
-    """What a version holds: the record that is written after everything else of it."""
+    """The record of a version, which is written after all its other files."""
 
     version: int
     selection: str
-    """The selection whose windows it holds,"""
+    """The selection whose windows it holds."""
     selected: str | None
-    """and the hash of these windows as they were when it was made; None where that is not known."""
+    """The hash of the windows of the selection when the version was made; None if it is unknown."""
     shards: dict[str, int]
-    """How many shards of each folder: those numbered 0 to that number less 1."""
+    """The number of shards of each folder; they are numbered from 0."""
     windows: int
     hours: float
     frames: int
     described_sha256: str
-    """Of the records of all these shards, the patch size and the models, and for the newest version of the recipe: what
-    was written about the version holds as long as they are the same."""
+    """The hash of everything that the files of the version depend on: the commit records of its shards, the patch size,
+    the models and, for the newest version, the recipe. While it is the same, the files are up to date."""
 
     @property
     def folder(self) -> str:
-        """Where its ledger, its statistics and its card lie in the folder of the dataset."""
+        """The folder of its ledger, statistics and card, within the folder of the dataset."""
         return f"versions/{self.version:06d}"
 
     def write(self, lake: Lake, dataset: str) -> None:
@@ -48,15 +48,15 @@ class Version:
 
 def versions(lake: Lake, dataset: str) -> list[Version]:
     """All versions of a dataset, oldest first. Raises CorruptFileError."""
-    found = []
+    records = []
     prefix = f"datasets/{dataset}/"
     for key in lake.storage.list(f"{prefix}versions"):
         if VERSION.fullmatch(key.removeprefix(prefix)):
             try:
-                found.append(Version(**lake.read_json(key)))
+                records.append(Version(**lake.read_json(key)))
             except TypeError as error:
                 raise CorruptFileError.of(key, f"is no record of a version: {error}") from error
-    return sorted(found, key=lambda version: version.version)
+    return sorted(records, key=lambda version: version.version)
 
 
 def committed_numbers(lake: Lake, dataset: str) -> dict[str, set[int]]:
@@ -68,27 +68,27 @@ def committed_numbers(lake: Lake, dataset: str) -> dict[str, set[int]]:
 
 
 def generation(shards: Sequence[Mapping[str, int]], files: ShardFiles) -> int | None:
-    """The first of some versions, given by their shards, that holds a shard; None if none does."""
+    """The index of the first version that holds a shard, from the shards of all versions; None if none does."""
     return next((index for index, ends in enumerate(shards) if files.shard < ends.get(files.folder, 0)), None)
 
 
 def fields(history: Sequence[Mapping[str, int]]) -> Fields:
-    """Of each folder the files of the shards of the last of these versions, as `CutSet.from_shar` takes them.
+    """The files of each folder of the newest of these versions, as `CutSet.from_shar` takes them.
 
-    Paths are relative to the dataset's folder. An object store cannot be globbed by readers: they are told all names.
-    Any prefix of the lists is a fair sample of the version: see `in_fair_order`.
+    Paths are relative to the folder of the dataset. They are listed because readers cannot glob an object store. Any
+    prefix of the lists is a fair sample of the version; see `in_fair_order`.
     """
     listed: Fields = {}
     for folder in sorted(history[-1]) if history else ():
         ends = [shards.get(folder, 0) for shards in history]
         counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
         files = [ShardFiles(folder, number) for number in in_fair_order(counts)]
-        listed[folder] = {"cuts": [one.cuts for one in files], "latents": [one.latents for one in files]}
+        listed[folder] = {"cuts": [shard.cuts for shard in files], "latents": [shard.latents for shard in files]}
     return listed
 
 
 def in_fair_order(counts: Sequence[int]) -> Iterator[int]:
-    """Numbers of shards, of which each generation added so many, with all generations spread evenly over the list.
+    """Yield the numbers of all shards such that the generations are spread evenly; `counts` are the shards of each.
 
     In any prefix, each generation has its share of that many shards to within one. Within a generation shards keep
     their order. This is the chairman assignment of R. Tijdeman (Discrete Mathematics 32, 1980), whose bound is
@@ -101,12 +101,12 @@ def in_fair_order(counts: Sequence[int]) -> Iterator[int]:
     total, parts = sum(counts), max(1, 2 * len(begins) - 2)
 
     def release(index: int, before: int) -> tuple[int, int, int]:
-        """The place from which on a generation may give its next shard, after so many."""
+        """The first position at which a generation may give its next shard, after `before` of them."""
         return -(-(before * parts + 1) * total // (counts[index] * parts)), index, before
 
     early = [release(index, 0) for index in begins]
     heapq.heapify(early)
-    due: list[tuple[float, int, int]] = []  # those that may be given now, the most urgent first
+    due: list[tuple[float, int, int]] = []  # shards that may be given now, the most urgent first
     for place in range(1, total + 1):
         while early and early[0][0] <= place:
             _, index, before = heapq.heappop(early)

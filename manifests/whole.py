@@ -1,4 +1,4 @@
-"""Local files that appear whole or not at all: written under another name beside their own, then renamed."""
+"""Write local files atomically: under a temporary name in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write what becomes the file `path` at the end; an error leaves neither. Its suffix is that of `path`."""
+    """Give a temporary path that is renamed to `path` at the end, or deleted after an error; the suffix is the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -25,11 +25,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_text(path: Path) -> Iterator[IO[str]]:
-    """The same as an open text file, whose lines end in a line feed; packed if `path` ends in .gz."""
+    """Open a text file that is written in the same way; it is compressed if `path` ends in .gz."""
     with whole(path) as unfinished, unfinished.open("wb") as raw:
-        if path.suffix == ".gz":  # no name and no time inside: equal rows give equal bytes
-            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
-            with packed, io.TextIOWrapper(packed, "utf-8", newline="\n") as file:
+        if path.suffix == ".gz":  # without a name and a time, so that equal rows give equal bytes
+            compressed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
+            with compressed, io.TextIOWrapper(compressed, "utf-8", newline="\n") as file:
                 yield file
         else:
             with io.TextIOWrapper(raw, "utf-8", newline="\n") as file:

@@ -1,4 +1,4 @@
-"""Windows cut out of recordings, and what is known of each: those of many recordings at once, as arrays."""
+"""Windows that are cut out of recordings, and what is known of each window: of many recordings at once, as arrays."""
 
 from __future__ import annotations
 
@@ -27,15 +27,20 @@ OF_RECORDING = {
         (schemas.LANGUAGE, ("language",)),
         (schemas.VAD, ("segments",)),
         (schemas.DIARIZE, ("turns",)),
+        (schemas.VERDICTS, ("passages",)),
     )
     for name in names
 }
-"""What a cut needs to know of a recording, by name of the column."""
+"""Columns of recordings from which windows are cut and measured, with their types."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """`windows` (WINDOWS schema) of many recordings in order, how many each has, and the seconds inside any of them."""
+    """The windows of many recordings.
+
+    `windows` has the columns of WINDOWS, in the order of the recordings; `counts` and `covered_s` tell of each
+    recording how many windows it has and how many of its seconds lie in any of them.
+    """
 
     windows: pa.Table
     counts: Array
@@ -43,7 +48,8 @@ class Cut:
 
 
 def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | None = None) -> Cut:
-    """Every window of `recordings` (columns of OF_RECORDING; unmeasured ones may be absent), all of them kept.
+    """Every window of `recordings`, marked as kept: rules for windows are applied later. Columns of OF_RECORDING that
+    were not measured may be absent.
 
     `draws` holds the hashes that draw the splits of recordings, where these are not those of their own samples.
     """
@@ -74,6 +80,7 @@ def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | N
         "speech_s": rounded(speech_s),
         "speech_share": rounded(speech_s / selection.window_s),
         **_speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),
+        **_repeats(windows, known["passages"], selection.window_s),
         "kept": np.ones(len(rows), bool),
         "reasons": listed([], np.ones((len(rows), 0), bool)),
     }
@@ -132,7 +139,8 @@ def draw_split(key: str, splits: Mapping[str, float], seed: int) -> str:
 
 
 def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array) -> dict[str, pa.Array]:
-    """Speakers, overlap and turns inside each window, null in those that are `unknown`: nobody diarized them."""
+    """Speakers, overlap and turns inside each window; null in the windows that are `unknown`, bool (windows,), since
+    their recordings were not diarized."""
     speakers = pc.struct_field(told, "speaker").dictionary_encode("encode").indices.to_numpy().astype(np.int64)
     # A speaker's own turns may touch or overlap: only different speakers make overlap.
     floor, depth = pieces(joined_by(speakers, turns))
@@ -163,8 +171,34 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
     }
 
 
+def _repeats(windows: Spans, passages: pa.ListArray, window_s: float) -> dict[str, pa.Array]:
+    """How much of each window was met before, and how many recordings hold at least half of it."""
+    spans, told = flattened(passages)
+    again = pc.struct_field(told, "repeated").to_numpy(zero_copy_only=False).astype(bool)
+    share = rounded(inside_s(windows, spans.where(again)) / window_s)
+    window, span = meeting(windows, spans)
+    inside = np.minimum(spans.ends_s[span], windows.ends_s[window])
+    inside = inside - np.maximum(spans.starts_s[span], windows.starts_s[window])
+    counts = pc.struct_field(told, "repeats").to_numpy(zero_copy_only=False).astype(np.int64)[span]
+    order = np.lexsort((-counts, window))
+    window, counts, inside = window[order], counts[order], inside[order]
+    # By the passages that most recordings hold first: the one at which half of the window is reached tells the number.
+    total_s = np.cumsum(inside)
+    begins = np.searchsorted(window, np.arange(len(windows)))
+    before_s = np.concatenate([[0.0], total_s])[begins]
+    reached = np.flatnonzero(total_s - before_s[window] >= window_s / 2 - 1e-6)
+    half, first = np.unique(window[reached], return_index=True)
+    repeats = np.ones(len(windows), np.int64)
+    repeats[half] = counts[reached[first]]
+    unknown = passages.is_null().to_numpy(zero_copy_only=False)[windows.rows]
+    return {
+        "repeated_share": pa.array(share, mask=unknown),
+        "repeats": pa.array(repeats, pa.int32(), mask=unknown),
+    }
+
+
 def listed(names: Sequence[str], holds: Array) -> pa.ListArray:
-    """The names that hold of each row, from bool (rows, names)."""
+    """A list for each row of bool (rows, names): the names that are true in it."""
     told = pa.array(names, pa.string()).take(np.nonzero(holds)[1])
     return pa.ListArray.from_arrays(_offsets(np.count_nonzero(holds, axis=1)), told)
 

@@ -1,7 +1,7 @@
-"""Withdrawal: recordings leave a lake with all that was made of them, and what stays is a tombstone without names.
+"""Withdraw recordings: remove them and everything derived from them from a lake, except a tombstone without names.
 
-A tombstone under `removed/` comes first and the rows of `recordings/` go last, so that a withdrawal that was killed at
-any moment is found, and finished, by the next one.
+The tombstones under `removed/` are written first, and the rows of `recordings/` are removed last. So a withdrawal that
+was killed at any moment is found and finished by the next one.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from manifests.labels import history_keys
 from manifests.lake import Lake
 from manifests.matches import forget_index, matches_key
 from manifests.output import one_line, to_json
-from manifests.tables import joined, write_parquet_bytes
+from manifests.tables import concat_batches, write_parquet_bytes
 
 TOMBSTONES = re.compile(r"removed/\d{6}\.parquet")
 HASHED = re.compile(r"runs/ingest/\d{6}\.parquet")
-"""Names that ingests have hashed, with what they found."""
+"""Files with the names that ingests have hashed, and their results."""
 REDACTED = "[withdrawn]"
 TEXTS = (".txt", ".json")
 """Files under `runs/` that may name a recording."""
 
 
 def tombstones(lake: Lake) -> pa.Table:
-    """All rows of REMOVED."""
+    """All tombstones, as rows of REMOVED."""
     tables = [lake.read(key) for key in lake.storage.list("removed") if TOMBSTONES.fullmatch(key)]
     return pa.concat_tables([schemas.REMOVED.empty_table(), *tables])
 
 
 def whole_files(removed: pa.Table) -> list[str]:
-    """sha256 of the bytes that were withdrawn as a whole; another id than of these bytes is one of a part of them."""
+    """The sha256 of the files that were withdrawn as a whole. Recordings that are a part of a file have other ids."""
     rows = removed.select(["recording_id", "sha256"]).to_pylist()
     return [row["sha256"] for row in rows if row["sha256"] and row["sha256"].startswith(row["recording_id"])]
 
 
 @dataclass
 class Withdrawal:
-    """Recordings that are to leave, found but not touched yet."""
+    """Recordings that are to be withdrawn; nothing is changed before `commit`."""
 
     lake: Lake
     reason: str | None
     rows: list[dict[str, Any]]
-    """Of each: batch, recording_id, uris, sha256, claimed_duration_s, pcm_sha256, is_copy, is_withdrawn."""
+    """For each recording: batch, recording_id, uris, sha256, claimed_duration_s, pcm_sha256, is_copy, is_withdrawn."""
     selections: list[str] = field(default_factory=list)
-    """The selections that were made anew,"""
+    """The selections that were made again."""
     datasets: list[str] = field(default_factory=list)
-    """and the datasets that have changed."""
+    """The datasets that changed."""
 
     @property
     def ids(self) -> frozenset[str]:
@@ -65,38 +65,39 @@ class Withdrawal:
 
     @property
     def copies(self) -> int:
-        """How many are here because they hold the same samples as one that was asked for."""
+        """How many recordings are included because their samples equal those of a requested one."""
         return sum(row["is_copy"] for row in self.rows)
 
     @property
     def hours(self) -> float:
-        """As their headers claim."""
+        """Their duration in hours, as their headers claim."""
         return sum(row["claimed_duration_s"] or 0.0 for row in self.rows) / 3600
 
     def commit(self, own_run: str) -> None:
-        """Take them out of everything; `own_run` is this run's folder.
+        """Remove the recordings, and renew selections that an earlier, killed withdrawal left unfinished.
 
-        Also finishes what an earlier withdrawal has left undone of selections.
+        Args:
+            own_run: The folder of this run, whose files are not redacted.
         """
         lake, batches = self.lake, sorted({row["batch"] for row in self.rows})
         if self.rows:
-            self._bury()
+            self._write_tombstones()
             reselect.outdate(lake, batches)
             self.datasets = drop_recordings(lake, self.ids)
-            self._forget(own_run)
+            self._redact_history(own_run)
             without = partial(_without, ids=pa.array(sorted(self.ids), pa.string()))
             for folder in folders(lake, "annotations"):
                 for batch in batches:
                     key = f"annotations/{folder}/{batch}.parquet"
                     if lake.storage.exists(key):
                         lake.change(key, without)
-            self._unmatch()
+            self._remove_matches()
             for batch in batches:
                 lake.change(lake.recordings_key(batch), without)
         self.selections = reselect.renew(lake)
 
-    def _unmatch(self) -> None:
-        """Take them out of the matches, on both sides."""
+    def _remove_matches(self) -> None:
+        """Remove the matches of the recordings, on both sides."""
         ids = pa.array(sorted(self.ids), pa.string())
         forget_index(self.lake)
         for mark in folders(self.lake, "matches"):
@@ -105,8 +106,8 @@ class Withdrawal:
                     matches_key(mark, batch), lambda table: _without(_without(table, ids), ids, "other_id")
                 )
 
-    def _bury(self) -> None:
-        """Write the tombstones of those that have none."""
+    def _write_tombstones(self) -> None:
+        """Write the tombstones of recordings that have none yet."""
         names = schemas.REMOVED.names
         rows = [
             {name: (row | {"reason": self.reason})[name] for name in names}
@@ -120,8 +121,8 @@ class Withdrawal:
         while not self.lake.storage.put_if_absent(f"removed/{number:06d}.parquet", data):
             number += 1
 
-    def _forget(self, own_run: str) -> None:
-        """Take their names out of the history of labels and of all that runs have left but this one."""
+    def _redact_history(self, own_run: str) -> None:
+        """Remove their names from the history of labels and from the files of all other runs."""
         lake, ids = self.lake, pa.array(sorted(self.ids), pa.string())
         redacted = Redaction(self.ids, {uri for row in self.rows for uri in row["uris"]})
         for key in list(history_keys(lake)):
@@ -131,7 +132,7 @@ class Withdrawal:
                 continue
             if HASHED.fullmatch(key):
                 lake.change(key, partial(_without, ids=ids))
-            # Of names that are settled, which only saves time, and pieces that were heard of a recording.
+            # These files only save time: hashes of names that need no work, and results for pieces of a recording.
             elif key.startswith("runs/ingest/") or not self.ids.isdisjoint(key.split("/")):
                 lake.storage.delete(key)
             elif key.endswith(TEXTS):
@@ -141,13 +142,15 @@ class Withdrawal:
 
 
 class Redaction:
-    """Takes ids and names of recordings out of texts, in every form in which a log or JSON writes them."""
+    """Removes ids and names of recordings from texts, in every form in which a log or JSON writes them."""
 
     def __init__(self, ids: Iterable[str], names: Iterable[str]) -> None:
-        self._patterns = [(one, rf"(?<!\w){one}(?!\w)") for one in sorted(ids)]
-        for name in sorted(names, key=lambda name: (-len(name), name)):  # a longer one may begin with a shorter one
+        self._patterns = [(name, rf"(?<!\w){name}(?!\w)") for name in sorted(ids)]
+        for name in sorted(
+            names, key=lambda name: (-len(name), name)
+        ):  # the longest first, because one name may begin with another
             forms = {name, repr(name)[1:-1], json.dumps(name)[1:-1], to_json(name)[1:-1], one_line(name)}
-            # A name inside another one, of a file in another folder or with a further suffix, is another name.
+            # The same text within a longer path or before a further suffix is the name of another file.
             self._patterns += [(form, rf"(?<![\w/.-]){re.escape(form)}(?![\w/-]|\.\w)") for form in sorted(forms)]
 
     def __call__(self, text: str) -> str:
@@ -160,9 +163,15 @@ class Redaction:
 def find(
     lake: Lake, connection: duckdb.DuckDBPyConnection, reason: str | None = None, keep_copies: bool = False
 ) -> Withdrawal:
-    """What `pick` found, what an unfinished withdrawal has left, and unless they are kept, all copies of their samples.
+    """Find the recordings to withdraw: those of `pick`, those of an unfinished withdrawal, and copies of both.
 
-    Copies are known of recordings that were annotated.
+    Copies are recordings with the same samples; they are known only for recordings that were annotated.
+
+    Args:
+        lake: The lake of the recordings.
+        connection: The result of `pick`.
+        reason: Why they are withdrawn; it is kept in the tombstones.
+        keep_copies: Whether copies stay in the lake.
     """
     removed = tombstones(lake)
     connection.register("removed", removed)
@@ -171,7 +180,9 @@ def find(
         stage, _, mark = folder.rpartition("-")
         if stage == "signal":
             keys = partial(lake.annotation_key, stage, mark)
-            for table in joined(lake.read_each(lake.annotated(stage, mark), keys, ["recording_id", "pcm_sha256"])):
+            for table in concat_batches(
+                lake.read_each(lake.annotated(stage, mark), keys, ["recording_id", "pcm_sha256"])
+            ):
                 connection.register("part", table)
                 connection.execute(
                     "INSERT INTO samples SELECT recording_id, pcm_sha256 FROM part WHERE pcm_sha256 IS NOT NULL"
@@ -190,15 +201,15 @@ def find(
         if keep_copies
         else "(SELECT min(pcm_sha256) FROM samples AS s WHERE s.recording_id = l.recording_id)"
     )
-    found = connection.execute(
+    rows = connection.execute(
         f"SELECT DISTINCT b.batch, l.recording_id, r.uris, r.sha256, r.claimed_duration_s, {pcm} AS pcm_sha256, "
         "l.recording_id NOT IN (FROM asked_for) AS is_copy, "
         "l.recording_id IN (SELECT recording_id FROM removed) AS is_withdrawn "
         f"FROM (FROM asked_for UNION {copies}) AS l JOIN recordings AS r USING (recording_id) "
         "JOIN batches AS b USING (recording_id) ORDER BY b.batch, l.recording_id"
     )
-    names = [column[0] for column in found.description or []]
-    return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in found.fetchall()])
+    names = [column[0] for column in rows.description or []]
+    return Withdrawal(lake, reason, [dict(zip(names, row, strict=True)) for row in rows.fetchall()])
 
 
 def _without(table: pa.Table, ids: pa.Array, column: str = "recording_id") -> pa.Table:

@@ -1,6 +1,7 @@
-"""Ingest: probe headers and hash bytes, and write what is new as batches of bounded audio hours. Decodes nothing.
+"""Ingest: hash files and read their headers, and write new recordings to batches of a limited duration.
 
-The id of a recording is the hash of its bytes: met under two names, it is one recording that remembers both.
+Nothing is decoded. The id of a recording is the hash of its bytes, so two files with the same bytes are one recording
+with two names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
 from pipelines.audio.probing import Prober
 from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
 from pipelines.inputs.packing import MET, Ingested, Packing
-from pipelines.inputs.remembered import Remembered, Seen
+from pipelines.inputs.remembered import ProbeCache, SettledNames
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import entries
 from runtime.credentials import redact_credentials
@@ -33,62 +34,79 @@ from runtime.failures import Kind, failed_row, kind_of
 
 PART_ROWS = 1000
 PART_BYTES = 32 << 20
-"""Names and hints are held up to so many rows or bytes."""
+"""Rows are held in memory up to this number of rows, or of bytes of names and hints."""
 MAX_ERROR_LETTERS = 2000
-HASHED = ("recording_id", "sha256", "size_bytes", "mtime_ns")
+HASH_COLUMNS = ("recording_id", "sha256", "size_bytes", "mtime_ns")
 
 
 def ingest(
     lake: Lake,
     inputs: Iterable[str],
     config: IngestConfig,
-    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
     decode: DecodeConfig = DECODE,
 ) -> Ingested:
-    """Add what `inputs` name to the lake. Again, it adds only what is new; a killed ingest is finished by the next.
+    """Add the recordings that `inputs` name to a lake.
 
-    What failed before and can be read now is put right. `progress` is told each name as a row of MET. Raises
-    InputError for inputs that hold no sound or cannot be read to their end, once everything else is in the lake.
+    Recordings that are in the lake are not added again. A killed ingest is completed by the next one. Failed rows of
+    files that can be read now are replaced.
+
+    Args:
+        lake: The lake.
+        inputs: Files, folders, patterns, lists, manifests and archives. See `pipelines.sources`.
+        config: The table [ingest] of the recipe.
+        on_row: Called with a row of MET for each name.
+        decode: The limits for reading headers.
+
+    Returns:
+        The counts of this ingest.
+
+    Raises:
+        InputError: Inputs hold no sound, or cannot be read to their end. Everything else is in the lake by then.
     """
     result, notes = Ingested(), Notes()
     problem: InputError | None = None
-    memory = Remembered.load(lake, config)
+    settled = SettledNames.load(lake, config)
     with (
         tempfile.TemporaryDirectory(prefix="speechmill-ingest-") as folder,
         duckdb.connect(f"{folder}/ingest.duckdb") as connection,
-        closing(Seen(f"{folder}/seen.sqlite", lake)) as seen,
+        closing(ProbeCache(f"{folder}/seen.sqlite", lake)) as cache,
     ):
         packing = Packing(connection, lake, config, notes)
-        if not memory.valid:
+        if not settled.valid:
             packing.load_known()
-        notes.watched = memory.owners() if memory.valid else packing.failed_owners()
-        named = memory.unsettled(entries(inputs, lake.config, config, notes), lake.config, progress)
+        notes.watched = settled.owners() if settled.valid else packing.failed_owners()
+        entries_to_probe = settled.unsettled(entries(inputs, lake.config, config, notes), lake.config, on_row)
         try:
-            _meet(packing, memory, seen, named, progress, decode)
+            _probe_all(packing, settled, cache, entries_to_probe, on_row, decode)
         except InputError as error:
             problem = error
-        if packing.rows or not memory.is_all(notes.finished):
-            packing.add(list(memory.still.values()))
+        if packing.rows or not settled.is_everything_known(notes.finished):
+            packing.add(list(settled.repeated_failures.values()))
             packing.load_known()
             packing.commit(result)
-            if packing.rows or memory.valid:
-                memory.save(packing)
+            if packing.rows or settled.valid:
+                settled.save(packing)
         else:
-            result.met = result.known = len(memory.still)
-        memory.count(result)
+            result.met = result.known = len(settled.repeated_failures)
+        settled.count(result)
     result.left_out = dict(notes.left_out.most_common())
     if problem:
         raise problem
     return result
 
 
-def look(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = None) -> dict[str, Any]:
-    """One name as a row of MET: hashed and probed. Whatever is wrong with it makes a failed row with a remedy.
+def probe_entry(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = None) -> dict[str, Any]:
+    """Hash a file and read its header.
 
-    Raises what is the run's own failure (see `failures.Kind`).
+    Returns:
+        A row of MET. If anything is wrong with the file, it is a failed row with a remedy.
+
+    Raises:
+        Exception: The run cannot go on (`Kind.RUN`), whatever the file is.
     """
     uri = _printable(entry.uri)
-    row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0, **_said(entry)}
+    row: dict[str, Any] = {"uri": uri, "status": "ok", "mtime_ns": 0, **_manifest_columns(entry)}
     row["recording_id"] = "u" + hashlib.sha256(uri.encode()).hexdigest()[:19]
     try:
         if uri != entry.uri:
@@ -96,8 +114,8 @@ def look(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = 
         if entry.error:
             raise entry.error
         prober = prober or Prober(config)
-        if _local(entry):
-            prober.begin(uri)  # it works while this process hashes
+        if _local_path(entry):
+            prober.request(uri)  # its header is read while this process hashes it
         row |= entry.hashed or _hash(uri, entry.stat or stat_file(uri, config), config)
         row |= prober.result(uri)
     except Exception as error:
@@ -109,7 +127,7 @@ def look(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | None = 
 
 
 def _printable(text: str) -> str:
-    """Text that Parquet can hold: surrogates that stand for bytes which are not UTF-8 become escapes."""
+    """Return text that Parquet can store: surrogates, which stand for bytes that are not UTF-8, become escapes."""
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -117,10 +135,10 @@ def _printable(text: str) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _said(entry: Entry) -> dict[str, Any]:
-    """The columns of MET that hold what was said of a name where it was met."""
-    said = entry.hint
-    return {"hint": said and said.text, "languages": said and said.languages, "labels": said and said.labels}
+def _manifest_columns(entry: Entry) -> dict[str, Any]:
+    """Return the columns of MET that a manifest or a sidecar gives."""
+    hint = entry.hint
+    return {"hint": hint and hint.text, "languages": hint and hint.languages, "labels": hint and hint.labels}
 
 
 def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
@@ -135,95 +153,96 @@ def _hash(uri: str, stat: Stat, config: StorageConfig) -> dict[str, Any]:
                 raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the disk or the server") from error
             size_bytes += file.tell()
     sha256 = combined_sha256(digests)
-    found = {"recording_id": id_of(uri, sha256), "sha256": sha256}
-    return found | {"size_bytes": size_bytes, "mtime_ns": stat.mtime_ns}
+    ids = {"recording_id": id_of(uri, sha256), "sha256": sha256}
+    return ids | {"size_bytes": size_bytes, "mtime_ns": stat.mtime_ns}
 
 
-def _meet(
+def _probe_all(
     packing: Packing,
-    memory: Remembered,
-    seen: Seen,
-    found: Iterable[Entry],
-    progress: Callable[[dict[str, Any]], None],
+    settled: SettledNames,
+    cache: ProbeCache,
+    entries_to_probe: Iterable[Entry],
+    on_row: Callable[[dict[str, Any]], None],
     decode: DecodeConfig,
 ) -> None:
-    """Table `met`: every name that is found, looked at unless an earlier run saw it with the same size and time.
+    """Fill the table `met` with a row for each entry.
 
-    Failures that are known and hold still are in `memory.still` instead.
+    Files that an earlier run has probed, and that have the same size and modification time, are not probed again.
+    Failures that the lake holds already go to `settled.repeated_failures` instead.
     """
     lake, config = packing.lake, packing.config
-    number = max((int(key[-14:-8]) + 1 for key in Seen.keys(lake)), default=0)
-    part: list[dict[str, Any]] = []
-    fresh: list[dict[str, Any]] = []
+    number = max((int(key[-14:-8]) + 1 for key in ProbeCache.keys(lake)), default=0)
+    rows: list[dict[str, Any]] = []
+    new_rows: list[dict[str, Any]] = []
     held_bytes = 0
 
     def flush() -> None:
         nonlocal number, held_bytes
-        if part:
-            packing.add(part)
-        if fresh:  # kept at once, so that a killed ingest need not hash again
-            data = write_parquet_bytes(schemas.table(fresh, MET))
+        if rows:
+            packing.add(rows)
+        if new_rows:  # stored now, so that the next ingest need not hash these files again if this one is killed
+            data = write_parquet_bytes(schemas.table(new_rows, MET))
             while not lake.storage.put_if_absent(f"runs/ingest/{number:06d}.parquet", data):
                 number += 1
             number += 1
-        part.clear()
-        fresh.clear()
+        rows.clear()
+        new_rows.clear()
         held_bytes = 0
 
-    def meet(entry: Entry, prober: Prober) -> dict[str, Any]:
+    def add_entry(entry: Entry, prober: Prober) -> dict[str, Any]:
         nonlocal held_bytes
-        row, is_new = _row(memory, seen, entry, prober, lake.config)
+        row, is_new = _cached_or_probed(settled, cache, entry, prober, lake.config)
         if is_new and not packing.is_withdrawn(row):
-            fresh.append(row)
-        if memory.fails_as_before(row):
-            progress(row)
+            new_rows.append(row)
+        if settled.repeats_failure(row):
+            on_row(row)
             return row
-        part.append(row)
+        rows.append(row)
         held_bytes += len(row["uri"]) + len(row["hint"] or "")
-        progress(row)
-        if len(part) >= PART_ROWS or held_bytes >= PART_BYTES:
+        on_row(row)
+        if len(rows) >= PART_ROWS or held_bytes >= PART_BYTES:
             flush()
         return row
 
     try:
         with Prober(lake.config, decode) as prober:
-            for entry in prober.ahead(found, _local):
-                row = meet(entry, prober)
+            for entry in prober.prefetch(entries_to_probe, _local_path):
+                row = add_entry(entry, prober)
                 if config.all_audio_streams and files_of(entry.uri) == (entry.uri,):
                     for stream in range(1, row.get("audio_streams") or 1):
-                        meet(replace(entry, uri=str(Part(entry.uri, stream))), prober)
+                        add_entry(replace(entry, uri=str(Part(entry.uri, stream))), prober)
     except InputError:
         flush()
         raise
     flush()
 
 
-def _local(entry: Entry) -> str | None:
-    """The file of this machine that an entry names, whose header may be read ahead."""
+def _local_path(entry: Entry) -> str | None:
+    """Return the path of an entry on this machine, whose header may be read ahead; None for any other entry."""
     is_local = entry.error is None and not scheme(entry.uri) and _printable(entry.uri) == entry.uri
     return entry.uri if is_local else None
 
 
-def _row(
-    memory: Remembered, seen: Seen, entry: Entry, prober: Prober, config: StorageConfig
+def _cached_or_probed(
+    settled: SettledNames, cache: ProbeCache, entry: Entry, prober: Prober, config: StorageConfig
 ) -> tuple[dict[str, Any], bool]:
-    """The row of MET of an entry, and whether it tells more than what earlier runs kept."""
-    recalled: dict[str, Any] = {}
+    """Return the row of MET of an entry, and whether it holds more than the rows of earlier runs."""
+    cached: dict[str, Any] = {}
     if entry.error is None:
         try:
             stat = entry.stat or stat_file(entry.uri, config)
             name = _printable(entry.uri)
-            recalled, of_this_run = (memory if name in memory.failures else seen).recall(name, stat)
-            if recalled and (of_this_run or recalled["status"] == "ok"):
-                recalled.update(_said(entry))
-                return recalled, False
+            cached, of_this_run = (settled if name in settled.failures else cache).find(name, stat)
+            if cached and (of_this_run or cached["status"] == "ok"):
+                cached.update(_manifest_columns(entry))
+                return cached, False
             entry = replace(entry, stat=stat)
         except Exception as error:
             entry = failed_entry(entry.uri, error, entry.hint)
-    # What was hashed, but could not be probed, is probed again: that may have failed for a reason of that day.
-    if recalled:
-        entry = replace(entry, hashed={name: recalled[name] for name in HASHED})
-    row = look(entry, config, prober)
-    if row["mtime_ns"]:  # a manifest may name a recording in thousands of lines
-        seen.add(row)
-    return row, "sha256" in row and not (recalled and row["status"] != "ok")
+    # A file that was hashed but could not be probed is probed again, because the reason may have been temporary.
+    if cached:
+        entry = replace(entry, hashed={name: cached[name] for name in HASH_COLUMNS})
+    row = probe_entry(entry, config, prober)
+    if row["mtime_ns"]:  # a manifest may name the same recording in thousands of lines
+        cache.add(row)
+    return row, "sha256" in row and not (cached and row["status"] != "ok")

@@ -1,6 +1,7 @@
-"""Matching: which recordings share sound, as units over an engine: files of the index, ranges of keys, then batches.
+"""Matching: finds which recordings share sound, in three steps whose units an engine spreads over workers.
 
-What the first two leave is told by their files, so a killed run goes on where it was.
+The units are files of the index, ranges of keys, and batches. The file that a unit writes says that it is done, so a
+run that was killed goes on with the units whose files are missing.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from manifests.matches import Matches
 from manifests.matches.collect import Collector
 from manifests.matches.index import build, number_of, read_range, segment_key, segments
 from manifests.matches.join import hits, ranges
-from pipelines.progress.watch import Done
+from pipelines.progress.watch import UnitResult
 
 POSTINGS = 20_000_000
-"""In a range of keys: about 1.5 GB while they are joined."""
+"""Postings in a range of keys, about; joining so many takes 1.5 GB of memory."""
 KINDS = ("keys", "crowded", "left_out")
+"""The counts of `manifests.matches.join.Hits` that are kept in the metadata of files of hits."""
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What is to be matched: batches whose matches are not there, against all that come before them."""
+    """The work of one round: `pending` batches, whose matches are to be found, are compared to all earlier batches."""
 
     STEPS: ClassVar[
-        Sequence[tuple[str, Callable[[Matching], list[Done]], Callable[[Matching], Callable[[Done], Done]]]]
+        Sequence[tuple[str, Callable[[Matching], list[str]], Callable[[Matching], Callable[[str], UnitResult]]]]
     ]
-    """Name, units and worker of each step, one after the other."""
+    """Of each step in order: its name, the function that lists its units, and the one that makes its worker."""
     matches: Matches
     batches: tuple[str, ...]
     pending: tuple[str, ...]
@@ -44,50 +46,51 @@ class Matching:
 
     @property
     def folder(self) -> str:
-        """Of the hits: named after what is new, so that hits of another round are not taken for them."""
+        """The folder of this round's hits. Its name has the last batch and the number of batches, so that hits which a
+        killed run left are used again only if no batches have been added since."""
         return f"{self.matches.scratch}/{number_of(self.batches[-1]):06d}-{len(self.batches)}"
 
-    def index(self) -> list[Done]:
-        """Units of the first step: files of the index that are not there. Those that others replace are taken away."""
+    def index(self) -> list[str]:
+        """Units of the first step: the files of the index that are missing. Files that are out of date are deleted."""
         wanted = {segment_key(self.matches, of_file): of_file for of_file in segments(self.batches)}
         there = set(self.matches.lake.storage.list(f"{self.matches.prefix}/index"))
         for key in there - wanted.keys():
             self.matches.lake.storage.delete(key)
-        return [Done(of_file[0]) for key, of_file in wanted.items() if key not in there]
+        return [of_file[0] for key, of_file in wanted.items() if key not in there]
 
-    def joins(self) -> list[Done]:
-        """Units of the second step, once the index is whole: ranges of keys that hold so many postings."""
+    def joins(self) -> list[str]:
+        """Units of the second step, which needs the whole index: ranges of keys with about POSTINGS postings each."""
         postings = sum(self._postings(segment_key(self.matches, of_file)) for of_file in segments(self.batches))
         count = max(1, math.ceil(postings / POSTINGS))
-        return [Done(f"{number}-of-{count}") for number in range(count)]
+        return [f"{number}-of-{count}" for number in range(count)]
 
     def _postings(self, key: str) -> int:
         with self.matches.lake.storage.filesystem().open_input_file(key) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
 
-    def collects(self) -> list[Done]:
-        """Units of the third step: batches that follow one another, as many as a file of the index holds."""
-        return [Done(of_file[0]) for of_file in segments(self.pending)]
+    def collects(self) -> list[str]:
+        """Units of the third step: pending batches, grouped as they are in files of the index."""
+        return [of_file[0] for of_file in segments(self.pending)]
 
     def files(self) -> list[str]:
-        """The files of hits."""
+        """The files of hits that the second step wrote."""
         return sorted(self.matches.lake.storage.list(self.folder))
 
     def forget(self) -> None:
-        """Take away what is needed no longer."""
+        """Delete the hits, which nothing needs once all matches are written."""
         for key in list(self.matches.lake.storage.list(self.matches.scratch)):
             self.matches.lake.storage.delete(key)
 
     def told(self) -> str:
-        """What was met while keys were compared, for people."""
+        """A sentence for the log that says how many pairs of recordings were not compared."""
         counts = self.counts()
         return (
-            f"of {counts['keys']:,} keys {counts['crowded']:,} are in more recordings than all others are compared to: "
-            f"{counts['left_out']:,} pairs of recordings were not compared by one"
+            f"{counts['crowded']:,} of {counts['keys']:,} keys are in too many recordings to compare each with each: "
+            f"{counts['left_out']:,} times two recordings with the same key were not compared by it"
         )
 
     def counts(self) -> dict[str, int]:
-        """What was met while keys were compared, by KINDS."""
+        """The counts named by KINDS, summed over all files of hits."""
         found = dict.fromkeys(KINDS, 0)
         for key in self.files():
             with self.matches.lake.storage.filesystem().open_input_file(key) as file:
@@ -97,35 +100,35 @@ class Matching:
         return found
 
 
-def indexer(matching: Matching) -> Callable[[Done], Done]:
-    """A worker that writes files of the index."""
+def indexer(matching: Matching) -> Callable[[str], UnitResult]:
+    """A worker of the first step: it writes files of the index."""
     matches, lake = matching.matches, matching.matches.lake
 
-    def work(unit: Done) -> Done:
-        (of_file,) = [of_file for of_file in segments(matching.batches) if of_file[0] == unit.unit]
+    def work(unit: str) -> UnitResult:
+        (of_file,) = [of_file for of_file in segments(matching.batches) if of_file[0] == unit]
         lake.write(segment_key(matches, of_file), build(matches, of_file))
-        return Done(unit.unit)
+        return UnitResult(unit)
 
     return work
 
 
-def joiner(matching: Matching) -> Callable[[Done], Done]:
-    """A worker that writes the hits of ranges of keys."""
+def joiner(matching: Matching) -> Callable[[str], UnitResult]:
+    """A worker of the second step: it writes the hits of ranges of keys."""
     matches, lake = matching.matches, matching.matches.lake
     new = [number_of(batch) for batch in matching.pending]
 
-    def work(unit: Done) -> Done:
-        key = f"{matching.folder}/{unit.unit}.parquet"
+    def work(unit: str) -> UnitResult:
+        key = f"{matching.folder}/{unit}.parquet"
         if lake.storage.exists(key):
-            return Done(unit.unit)
-        number, count = map(int, unit.unit.split("-of-"))
+            return UnitResult(unit)
+        number, count = map(int, unit.split("-of-"))
         low, high = ranges(count)[number]
         read = partial(_postings_of, lake, low, high)
         tables = list(lake.ahead(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
         found = hits(pa.concat_tables(tables), matches.config.first, new)
         told = {kind: str(getattr(found, kind)) for kind in KINDS}
         lake.write(key, found.table.replace_schema_metadata(told))
-        return Done(unit.unit)
+        return UnitResult(unit)
 
     return work
 
@@ -134,13 +137,13 @@ def _postings_of(lake: Lake, low: int, high: int, key: str) -> pa.Table:
     return read_range(lake, key, "key", low, high)
 
 
-def collector(matching: Matching) -> Callable[[Done], Done]:
-    """A worker that commits the matches of batches."""
+def collector(matching: Matching) -> Callable[[str], UnitResult]:
+    """A worker of the third step: it writes the matches of batches."""
     collecting, files = Collector(matching.matches), matching.files()
     units = {of_file[0]: of_file for of_file in segments(matching.pending)}
 
-    def work(unit: Done) -> Done:
-        return Done(unit.unit, sum(collecting.commit(batch, files) for batch in units[unit.unit]))
+    def work(unit: str) -> UnitResult:
+        return UnitResult(unit, sum(collecting.commit(batch, files) for batch in units[unit]))
 
     return work
 

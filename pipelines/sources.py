@@ -1,7 +1,7 @@
-"""What `--in` may name: files, folders, patterns, lists, Lhotse or NeMo manifests, and tar archives of sound.
+"""Lists the recordings that `--in` names: files, folders, patterns, lists, Lhotse or NeMo manifests, tar archives.
 
-Each on disk, in S3 or (but for folders and patterns) behind HTTP(S). Whatever is wrong with one name, line, member or
-folder costs only itself: it becomes an entry with an error.
+Each may be on disk, in S3 or (except folders and patterns) behind HTTP(S). An error of one name, line, member or folder
+affects only itself: it becomes an entry with an error.
 """
 
 from __future__ import annotations
@@ -36,10 +36,17 @@ def entries(
     limits: IngestConfig | None = None,
     notes: Notes | None = None,
 ) -> Iterator[Entry]:
-    """Every recording that the inputs name, folders in sorted order.
+    """Yield every recording that the inputs name, in sorted order within folders.
 
-    Raises InputError at once for an input that does not exist, and for those that turn out to hold no sound or
-    cannot be read to their end only after everything else was named.
+    Args:
+        inputs: The values of `--in`.
+        config: How storage is accessed.
+        limits: The table [ingest] of the recipe.
+        notes: Gets the counts of what is left out.
+
+    Raises:
+        InputError: At once, if an input does not exist. At the end, if inputs hold no sound or cannot be read to their
+            end.
     """
     inputs, notes = list(inputs), notes or Notes()
     sources = _Sources(config, limits or IngestConfig(), notes)
@@ -47,7 +54,7 @@ def entries(
         _check(text)
     for text in inputs:
         problems, empty = len(notes.problems), True
-        for entry in sources.named(text):
+        for entry in sources.entries(text):
             empty = False
             yield _checked(entry)
         if empty and problems == len(notes.problems):
@@ -58,7 +65,7 @@ def entries(
 
 
 def _check(text: str) -> None:
-    """Raise InputError for what can be seen to name nothing without reading anything."""
+    """Raise InputError if an input cannot name anything. Nothing is read."""
     kind = scheme(text)
     if kind == "s3":
         try:
@@ -73,19 +80,19 @@ def _check(text: str) -> None:
 
 
 def _is_derived(name: str) -> bool:
-    """Whether a name means something inside a file: no file need have it."""
+    """Return whether a name is of a part of a file or a member of an archive, so that no file has this name."""
     return bool(Part.parse(name) or Member.parse(name))
 
 
 def _exists(path: str) -> bool:
     try:
         return os.path.lexists(path)
-    except ValueError:  # a NUL
+    except ValueError:  # the name has a NUL
         return False
 
 
 def _checked(entry: Entry) -> Entry:
-    """The entry, or its error where its name holds a secret, which a lake would keep."""
+    """Return the entry, or an entry with an error if its name contains a secret, which the lake would store."""
     if Part.parse(entry.uri) and not scheme(entry.uri) and _exists(entry.uri):
         what = f"{entry.uri!r}: a name that ends so means a part of another file"
         return Entry(entry.uri, error=UnreadableAudioError(what, "rename the file, then ingest again"))
@@ -97,13 +104,13 @@ def _checked(entry: Entry) -> Entry:
 
 
 class _Sources:
-    """Reads inputs; what is left out and what cannot be read as a whole goes to `notes`."""
+    """Reads inputs. `notes` gets what is left out, and the errors of inputs that cannot be read to their end."""
 
     def __init__(self, config: StorageConfig, limits: IngestConfig, notes: Notes) -> None:
         self.config, self.limits, self.notes = config, limits, notes
 
-    def named(self, text: str) -> Iterator[Entry]:
-        """What one input names."""
+    def entries(self, text: str) -> Iterator[Entry]:
+        """Yield the recordings that one input names."""
         kind = scheme(text)
         if kind == "s3":
             yield from self._bucket(text)
@@ -127,7 +134,7 @@ class _Sources:
                 self.notes.problems.append(InputError(what, "check the pattern; quote it in the shell"))
 
     def _pattern(self, pattern: str) -> Iterator[Entry]:
-        """Files and folders whose names match, sorted. '**' crosses folders, linked ones as in `_folder`."""
+        """Yield the files and folders that match, sorted. '**' matches any number of folders, also linked ones."""
         parts = pattern.split("/")
         if "**" not in parts:
             yield from map(Entry, sorted(glob.glob(pattern, include_hidden=False)))
@@ -135,29 +142,29 @@ class _Sources:
         # Python's own '**' follows links in circles.
         first = parts.index("**")
         before = "/".join(parts[:first]) or ("/" if first else ".")
-        found: list[Entry] = []
+        matches: list[Entry] = []
         for top in filter(os.path.isdir, glob.glob(before, include_hidden=False)):
             for parent, folders, names, errors in self._walk(top):
-                found += _unlisted(errors)
+                matches += _failed_folders(errors)
                 inside = [part for part in os.path.relpath(parent, top).split("/") if part != "."]
-                # '**' at the end names every file itself.
+                # A '**' at the end matches every file.
                 for name in names if parts[-1] == "**" else [*names, *folders]:
                     if _matches([*inside, name], parts[first:]):
-                        found.append(Entry(os.path.join(parent, name)))
-        yield from sorted(found, key=lambda entry: entry.uri)
+                        matches.append(Entry(os.path.join(parent, name)))
+        yield from sorted(matches, key=lambda entry: entry.uri)
 
     def _folder(self, folder: str) -> Iterator[Entry]:
-        """The sound below a folder and below the folders that are linked there, each read once."""
+        """Yield the sound files below a folder, and below folders that are linked there. Each folder is read once."""
         for parent, _, names, errors in self._walk(folder):
-            yield from _unlisted(errors)
+            yield from _failed_folders(errors)
             for name in names:
-                if self._wanted(name):
+                if self._is_included(name):
                     yield from self._recording(Entry(os.path.join(parent, name)))
 
     def _walk(self, folder: str) -> Iterator[tuple[str, list[str], list[str], list[OSError]]]:
-        """Each folder with the sorted names of the folders and files in it, and what could not be listed before it.
+        """Yield each folder, the sorted names of its folders and files, and the errors of folders before it.
 
-        Linked folders are entered after the others, so that what lies below both has the name without the link.
+        Linked folders are entered last, so that a file that is also reached without a link gets the name without it.
         """
         root = os.path.realpath(folder)
         entered, waiting = {root}, deque([folder])
@@ -171,13 +178,16 @@ class _Sources:
                 yield parent, folders, sorted(names), errors
                 errors.clear()
                 for path in (os.path.join(parent, name) for name in folders):
-                    if os.path.islink(path) and self._enters(os.path.realpath(path), root, entered):
+                    if os.path.islink(path) and self._must_enter(os.path.realpath(path), root, entered):
                         waiting.append(path)
         if errors:
             yield folder, [], [], errors
 
-    def _enters(self, linked: str, root: str, entered: set[str]) -> bool:
-        """Whether a linked folder is still to be read; `entered` are the folders below which everything is."""
+    def _must_enter(self, linked: str, root: str, entered: set[str]) -> bool:
+        """Return whether a linked folder must be read.
+
+        `entered` are folders that are read with everything below them.
+        """
         if any(folder in entered for folder in _with_parents(linked)):
             return False
         if root.startswith(linked.rstrip("/") + "/"):
@@ -187,9 +197,9 @@ class _Sources:
         return True
 
     def _bucket(self, uri: str) -> Iterator[Entry]:
-        """An object, the sound below a prefix, or what a pattern matches; '*' crosses folders.
+        """Yield an object, the sound below a prefix, or the matches of a pattern, in which '*' matches '/' too.
 
-        An object or prefix that exists under this very name is meant, whatever brackets are in it.
+        If an object or a prefix has exactly this name, it is not taken for a pattern, even if it contains brackets.
         """
         bucket, key = split_s3(uri)
         storage = S3Storage(bucket, self.config)
@@ -201,11 +211,11 @@ class _Sources:
             magic = None
         folder = key[: magic.start()].rpartition("/")[0] if magic else key
         for name, stat in storage.stats(folder):
-            if fnmatch.fnmatchcase(name, key) if magic else self._wanted(name):
+            if fnmatch.fnmatchcase(name, key) if magic else self._is_included(name):
                 yield from self._file(f"{bucket}/{name}", stat)
 
     def _file(self, uri: str, stat: Stat | None = None) -> Iterator[Entry]:
-        """What a file names: itself, or if it is a list, a manifest or an archive, what that holds."""
+        """Yield a file, or the recordings in it if it is a list, a manifest or an archive."""
         path = (urlsplit(uri).path if scheme(uri) in ("http", "https") else uri).lower()
         if path.endswith(MANIFEST_SUFFIXES):
             yield from self._listed(uri, manifest_entries(uri, self.config, self.limits, self.notes))
@@ -215,10 +225,10 @@ class _Sources:
         else:
             yield from self._recording(Entry(uri, stat=stat))
 
-    def _listed(self, uri: str, found: Iterator[Entry]) -> Iterator[Entry]:
-        """What a list or manifest names, and a problem where it cannot be read to its end."""
+    def _listed(self, uri: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Yield the entries of a list or manifest. If it cannot be read to its end, the error goes to `notes`."""
         try:
-            yield from found
+            yield from entries
             self.notes.finish(uri)
         except InputError as error:
             self.notes.problems.append(error)
@@ -239,8 +249,8 @@ class _Sources:
         except Exception as error:
             yield failed_entry(uri, error)
 
-    def _wanted(self, name: str) -> bool:
-        """Whether a walk takes a file; any other is named by itself, a pattern or a list, and counted here."""
+    def _is_included(self, name: str) -> bool:
+        """Return whether a file in a folder is read as sound. Other files are counted as left out."""
         if is_sound(name) or is_tar(name):
             return True
         self.notes.leave_out(suffix(name))
@@ -258,8 +268,8 @@ def _with_parents(path: str) -> Iterator[str]:
     yield path
 
 
-def _unlisted(errors: list[OSError]) -> Iterator[Entry]:
-    """Entries of folders that could not be listed, with whatever they hold."""
+def _failed_folders(errors: list[OSError]) -> Iterator[Entry]:
+    """Yield failed entries for folders that could not be listed."""
     for error in errors:
         entry = failed_entry(str(error.filename), error)
         what = f"{entry.uri!r}: the folder cannot be listed ({error.strerror})"
@@ -267,10 +277,13 @@ def _unlisted(errors: list[OSError]) -> Iterator[Entry]:
 
 
 def _matches(names: list[str], patterns: list[str]) -> bool:
-    """Whether the parts of a path match those of a pattern; hidden names match only what begins with a dot too."""
+    """Return whether the parts of a path match those of a pattern.
+
+    Hidden names only match parts that begin with a dot.
+    """
     if not names or not patterns:
         return not names and all(pattern == "**" for pattern in patterns)
-    shown = not names[0].startswith(".") or patterns[0].startswith(".")
+    visible = not names[0].startswith(".") or patterns[0].startswith(".")
     if patterns[0] == "**":
-        return _matches(names, patterns[1:]) or (shown and _matches(names[1:], patterns))
-    return shown and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
+        return _matches(names, patterns[1:]) or (visible and _matches(names[1:], patterns))
+    return visible and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])

@@ -1,1 +1,1 @@
-"""What stages and encoders share: errors that a person can act on, models and their files, batches on a device."""
+"""Shared by stages and encoders: errors with a remedy, model files, and batches on a device."""

@@ -1,4 +1,4 @@
-"""Devices and batches: which device a stage runs on, and as many rows in one call of a model as its memory holds."""
+"""Devices and batches: choose the device of a model, and call it with as many rows as its memory holds."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "float16")
 Inputs = tuple[Any, ...]
-"""One row of what a model is called with: arrays or tensors without the dimension of the batch."""
+"""The inputs of a model for one row of a batch: arrays or tensors without the batch dimension."""
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 def resolve_device(device: str) -> str:
-    """'cpu' or 'cuda': 'auto' is 'cuda' where this process sees a GPU. ValueError for any other name."""
+    """Return 'cpu' or 'cuda'; 'auto' is 'cuda' if this process sees a GPU. Raises ValueError for any other name."""
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     if device != "auto":
         return device
     try:
         import torch
-    except ImportError:  # `pipelines.units.extras` says whether it is needed
+    except ImportError:  # `pipelines.units.extras` reports it if it is needed
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Batches:
-    """Calls of one model. Where memory runs out, the batch is halved, for the rest of the process."""
+    """Calls one model in batches. If memory runs out, the batch size is halved for the rest of the process."""
 
     def __init__(
         self,
@@ -49,31 +49,38 @@ class Batches:
         free: Callable[[], None] = lambda: None,
         blank: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
-        """`call` gives a result a row, for at `most` rows of equal shapes; `free` gives back what a failed call left
-        in the device's cache. With `blank`, which makes an empty row like another one, such rows fill every batch, so
-        that all calls have one shape."""
+        """Set up a model.
+
+        Args:
+            model: Its name, for messages.
+            most: The largest batch size.
+            call: Computes one result for each row of a batch, whose rows have equal shapes.
+            free: Releases the memory that a failed call has left in the cache of the device.
+            blank: Makes an empty row of the same shape as a given one. If given, every batch is filled up with such
+                rows, so that all calls have the same shape.
+        """
         self.model, self.most, self._call, self._free, self._blank = model, most, call, free, blank
 
     def __call__(self, rows: Sequence[Inputs]) -> list[Any]:
-        """The result of each row. Inside `together`, its rows and those of the other jobs fill the same batches.
+        """Compute the result of each row. Within `run_batched`, rows of all jobs share batches.
 
-        Raises OutOfMemoryError where one row alone does not fit into memory.
+        Raises OutOfMemoryError if a single row does not fit into memory.
         """
-        seat: _Seat | None = getattr(_here, "seat", None)
-        return seat.meeting.call(seat.number, self, rows) if seat and rows else self.run(rows)
+        job: _Job | None = getattr(_thread, "job", None)
+        return job.group.call(job.number, self, rows) if job and rows else self.run(rows)
 
     def run(self, rows: Sequence[Inputs]) -> list[Any]:
-        """The result of each row, by as few calls as memory allows."""
-        found: list[Any] = []
-        while len(found) < len(rows):
-            batch = rows[len(found) : len(found) + self.most]
+        """Compute the result of each row with as few calls as memory allows."""
+        results: list[Any] = []
+        while len(results) < len(rows):
+            batch = rows[len(results) : len(results) + self.most]
             count = len(batch)
             if self._blank and count < self.most:
                 batch = [*batch, *[self._blank(batch[0])] * (self.most - count)]
             try:
-                found += self._call(batch)[:count]
+                results += self._call(batch)[:count]
                 continue
-            except RuntimeError as error:  # torch.OutOfMemoryError is one, CTranslate2 has no class of its own
+            except RuntimeError as error:  # torch.OutOfMemoryError is one; CTranslate2 has no class for it
                 if "out of memory" not in str(error).lower():
                     raise
                 if len(batch) == 1:
@@ -81,24 +88,24 @@ class Batches:
                     remedy = "use a smaller model, another device or fewer workers on it"
                     raise OutOfMemoryError(what, remedy) from error
             self.most = len(batch) // 2
-            self._free()  # only here: inside the except, the failed call's frames still hold their tensors
+            self._free()  # not inside the except, where the frames of the failed call still hold their tensors
             log.warning(
-                "%s: out of memory with %d windows in a call, goes on with %d", self.model, len(batch), self.most
+                "%s: out of memory with %d windows in a call, continuing with %d", self.model, len(batch), self.most
             )
-        return found
+        return results
 
 
-def together(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of jobs, in threads whose model calls are batched together: short recordings share a batch.
+def run_batched(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Run jobs in threads, and batch their calls of models together, so that short recordings share batches.
 
-    A call waits until every other job waits as well or has ended, so that which rows meet in a batch depends on the
-    jobs alone and never on time.
+    A call waits until every other job also waits for a call or has ended. So which rows share a batch depends only on
+    the jobs, never on timing.
     """
     if len(jobs) < 2:
         return [job() for job in jobs]
-    meeting = _Meeting(len(jobs))
+    group = _JobGroup(len(jobs))
     with ThreadPoolExecutor(len(jobs)) as pool:
-        return list(pool.map(meeting.attend, range(len(jobs)), jobs))
+        return list(pool.map(group.run_job, range(len(jobs)), jobs))
 
 
 class _Call(NamedTuple):
@@ -107,70 +114,80 @@ class _Call(NamedTuple):
     result: Future[list[Any]]
 
 
-class _Seat(NamedTuple):
-    meeting: _Meeting
+class _Job(NamedTuple):
+    group: _JobGroup
     number: int
 
 
-_here = threading.local()
+_thread = threading.local()
 
 
-class _Meeting:
+class _JobGroup:
+    """Jobs whose calls of models are collected until all running jobs wait for one."""
+
     def __init__(self, jobs: int) -> None:
-        self._at_work = jobs
+        self._running = jobs
         self._waiting: dict[int, _Call] = {}
         self._lock = threading.Lock()
 
-    def attend(self, number: int, job: Callable[[], T]) -> T:
-        _here.seat = _Seat(self, number)
+    def run_job(self, number: int, job: Callable[[], T]) -> T:
+        _thread.job = _Job(self, number)
         try:
             return job()
         finally:
-            _here.seat = None
+            _thread.job = None
             with self._lock:
-                self._pause()
+                self._stop_one()
 
     def call(self, number: int, batches: Batches, rows: Sequence[Inputs]) -> list[Any]:
         call = _Call(batches, rows, Future())
         with self._lock:
             self._waiting[number] = call
-            self._pause()
+            self._stop_one()
         return call.result.result()
 
-    def _pause(self) -> None:
-        """One job less is at work; the last one runs what all others wait for."""
-        self._at_work -= 1
-        if self._at_work:
+    def _stop_one(self) -> None:
+        """Note that a job waits or has ended; if it was the last running one, run the calls that all jobs wait for."""
+        self._running -= 1
+        if self._running:
             return
         calls = [self._waiting[number] for number in sorted(self._waiting)]
         self._waiting.clear()
-        self._at_work = len(calls)
-        alike: dict[Any, list[_Call]] = defaultdict(list)
+        self._running = len(calls)
+        groups: dict[Any, list[_Call]] = defaultdict(list)
         for call in calls:
-            alike[call.batches, *(part.shape for part in call.rows[0])].append(call)
-        for group in alike.values():
-            _settle(group)
+            groups[call.batches, *(part.shape for part in call.rows[0])].append(call)
+        for group in groups.values():
+            _run_calls(group)
 
 
-def _settle(calls: Sequence[_Call]) -> None:
-    """Run calls of one model as one; where that fails each alone, so that an error is told to whom it belongs."""
+def _run_calls(calls: Sequence[_Call]) -> None:
+    """Run calls of one model as one. If that fails, run each by itself, so that an error reaches only its own job."""
     try:
-        found = iter(calls[0].batches.run([row for call in calls for row in call.rows]))
-    except BaseException as error:  # a job that is never answered would wait for ever
+        results = iter(calls[0].batches.run([row for call in calls for row in call.rows]))
+    except BaseException as error:  # a job without a result would wait forever
         if len(calls) == 1:
             calls[0].result.set_exception(error)
         else:
             for call in calls:
-                _settle([call])
+                _run_calls([call])
         return
     for call in calls:
-        call.result.set_result(list(itertools.islice(found, len(call.rows))))
+        call.result.set_result(list(itertools.islice(results, len(call.rows))))
 
 
-def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32", threads: int = 1) -> None:
-    """Make a torch model call itself in `Batches`, in mixed precision where `precision` is not float32.
+def batch_calls(model: torch.nn.Module, name: str, most: int, precision: str = "float32", threads: int = 1) -> None:
+    """Replace the forward method of a torch model by one that runs in `Batches`.
 
-    Its input is (batch, ...), with `weights` (batch, ...) or without; its output is one float32 tensor (batch, ...).
+    The model takes a tensor (batch, ...) and optionally weights (batch, ...), and returns a tensor (batch, ...), which
+    becomes float32.
+
+    Args:
+        model: The model.
+        name: Its name, for messages.
+        most: The largest batch size.
+        precision: One of PRECISIONS; for any but float32 the model runs in mixed precision.
+        threads: Threads of torch for a call on a CPU.
     """
     import torch
 
@@ -180,30 +197,30 @@ def fit(model: torch.nn.Module, name: str, most: int, precision: str = "float32"
     mixed = contextlib.nullcontext if precision == "float32" else functools.partial(torch.autocast, dtype=dtype)
 
     def call(rows: Sequence[Inputs]) -> Sequence[torch.Tensor]:
-        given = [torch.stack(parts) for parts in zip(*rows, strict=True)]
-        # Whichever thread of `together` this is: modes and the number of threads belong to each thread.
-        device = given[0].device.type
+        inputs = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        # Set in each call, because modes and the number of threads are set per thread, and `run_batched` has many.
+        device = inputs[0].device.type
         with torch.inference_mode(), reproducible(threads, device), mixed(device):
-            output: torch.Tensor = forward(*given)
+            output: torch.Tensor = forward(*inputs)
         return output.float().unbind()
 
     batches = Batches(name, most, call, torch.cuda.empty_cache)
 
-    def fitted(waveforms: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        given = (waveforms,) if weights is None else (waveforms, weights)
-        return torch.stack(batches(list(zip(*given, strict=True))))
+    def batched_forward(waveforms: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        inputs = (waveforms,) if weights is None else (waveforms, weights)
+        return torch.stack(batches(list(zip(*inputs, strict=True))))
 
-    model.forward = fitted
+    model.forward = batched_forward
 
 
 @contextlib.contextmanager
 def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
-    """Fixed threads while a model runs, and on a GPU deterministic kernels; the process gets its own settings back."""
+    """Fix the number of threads and, on a GPU, use deterministic kernels; afterwards the settings are restored."""
     import torch
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    if device == "cuda":  # only there: it imports torch's compiler, which takes seconds
+    if device == "cuda":  # not on a CPU, because this imports the compiler of torch, which takes seconds
         torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Texts without the passwords and signatures of the URLs in them."""
+"""Remove the passwords and signatures of URLs from texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import re
 from urllib.parse import unquote
 
-# The scheme's length is bounded so that no text takes a time that is quadratic in its length.
+# The length of the scheme is bounded; otherwise a text could take time that is quadratic in its length.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://")
 USER = re.compile(r"(://)[^/?#\\\s\"'<>]*@")
 QUERY = re.compile(r"[?&;#]")
@@ -18,14 +18,14 @@ SECRET_PARTS = (
     "sessionid", "signature", "token",
 )
 # fmt: on
-"""A query parameter is a secret if its name holds one of these, whatever stands between their letters."""
+"""A query parameter is a secret if its name, without punctuation, contains one of these."""
 
 
 def redact_credentials(text: str) -> str:
-    """A URI, a word of a command or any text, without the passwords and signatures of the URLs in it.
+    """Remove the passwords and signatures of all URLs in a text.
 
-    A URL loses the user before its host. It loses its query and fragment if the name of one of their parameters is
-    that of a secret, or if the value of one is a URL that holds a secret itself.
+    The user before the host is removed. The query and fragment are removed if the name of one of their parameters is
+    that of a secret, or if its value is a URL with a secret.
     """
     starts = [match.start() for match in URL.finditer(text)] if "://" in text else []
     if not starts:
@@ -36,7 +36,7 @@ def redact_credentials(text: str) -> str:
 
 def _redact_url(url: str) -> str:
     url = USER.sub(r"\1", url, count=1)
-    if url[:5].lower() == "s3://":  # a key may hold any character, and has no query
+    if url[:5].lower() == "s3://":  # a key may have any character, and there is no query
         return url
     before, *parameters = QUERY.split(url)
     for parameter in parameters:

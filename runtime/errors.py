@@ -1,4 +1,4 @@
-"""Errors that a person can act on: what is wrong, with which file, and what to do."""
+"""Errors for users: what is wrong, with which file, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 class SpeechmillError(Exception):
-    """Something a user did or has; `remedy` says what to do. Shown without a traceback."""
+    """An error that the user can correct, as `remedy` says. It is shown without a traceback."""
 
     remedy = ""
     exit_code = 1
-    """What the command ends with: 2 for wrong options, as they are on the command line, else 1."""
-    passing = False
-    """Whether the same recording may well succeed another time: its failed row then says how to try it again."""
+    """The exit code of the command: 2 for wrong options, otherwise 1."""
+    transient = False
+    """Whether the same recording may succeed later; its failed row then says how to retry it."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -20,38 +20,38 @@ class SpeechmillError(Exception):
 
 
 class UnreadableAudioError(SpeechmillError):
-    """A file that cannot be opened or decoded as sound."""
+    """A file cannot be opened or decoded as audio."""
 
     remedy = "check that the file is complete and plays; convert it with ffmpeg if its codec is unusual"
 
 
 class UnreachableAudioError(UnreadableAudioError):
-    """The bytes of a recording cannot be had at present: missing, denied, or on a server that does not answer."""
+    """The bytes of a recording are unavailable: the file is missing or denied, or its server does not answer."""
 
     remedy = "make the file reachable again under its name"
-    passing = True
+    transient = True
 
 
 class ChangedAudioError(UnreadableAudioError):
-    """The bytes under a recording's name are no longer those that its id is the hash of."""
+    """The bytes under the name of a recording have changed, so its id is not their hash any more."""
 
-    remedy = "put the original file back; or ingest again, which makes the new bytes a recording of their own"
-    passing = True
+    remedy = "restore the original file; or ingest again, which makes the new bytes a new recording"
+    transient = True
 
 
 class DecodeLimitError(UnreadableAudioError):
-    """A recording that costs more time, memory or length than the table [decode] of the recipe allows."""
+    """A recording is longer, or takes more time or memory to decode, than the table [decode] of the recipe allows."""
 
 
 class DecoderDiedError(UnreadableAudioError):
-    """A recording at which the process that decodes crashed or was killed, and again in a fresh process."""
+    """The decoder process crashed or was killed at a recording, and again in a new process."""
 
     remedy = "convert it with ffmpeg, or leave it out; if memory ran out, use fewer workers or lower decode.memory_gb"
-    passing = True
+    transient = True
 
 
 class OutOfMemoryError(OSError, MemoryError):
-    """The machine lacks the memory or the processes to decode at all: the machine's fault, so the run stops."""
+    """The machine has too little memory, or too few processes, to decode any recording, so the run stops."""
 
     def __init__(self, message: str, remedy: str = "give the machine more memory, or use fewer workers") -> None:
         super().__init__(message)
@@ -59,9 +59,9 @@ class OutOfMemoryError(OSError, MemoryError):
 
 
 class MissingExtraError(SpeechmillError):
-    """An optional package is not installed; the remedy is the pip command that brings it.
+    """An optional package is not installed; the remedy is the pip command that installs it.
 
-    Several of them are told as one by what each needs, and by the extras and bare requirements that bring it.
+    Several of these errors can be reported as one, with `needs`, `extras` and `bare` of all of them.
     """
 
     needs: Sequence[str] = ()
@@ -70,18 +70,18 @@ class MissingExtraError(SpeechmillError):
 
 
 class WaitingError(SpeechmillError):
-    """Batches or shards that were not committed, because recordings in them cannot be had at present."""
+    """Batches or shards were not committed, because recordings in them are unavailable."""
 
 
 class RecipeError(SpeechmillError):
-    """A recipe that does not make sense."""
+    """A recipe is not valid."""
 
 
 class UnknownRecipeError(RecipeError):
-    """A name that is neither a shipped recipe nor a file."""
+    """A name is neither a shipped recipe nor a file."""
 
 
 class OverrideError(RecipeError):
-    """A `--set` that does not make sense, alone or together with its recipe, which is right without it."""
+    """A `--set` is not valid by itself or together with its recipe, which is valid without it."""
 
     exit_code = 2

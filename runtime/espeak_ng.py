@@ -1,4 +1,4 @@
-"""The program espeak-ng: what it writes for a text in IPA."""
+"""Transcribe texts to IPA with the program espeak-ng."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import subprocess
 from runtime.errors import SpeechmillError
 
 TEXT_CHARACTERS = 10_000
-"""Of one text: what lies beyond is not read."""
+"""Longest text; the rest of a longer one is ignored."""
 TIMEOUT_S = 60.0
 
 
 def program() -> str:
-    """Where espeak-ng lies. Raises SpeechmillError where it is not installed."""
-    found = shutil.which("espeak-ng")
-    if not found:
+    """The path of espeak-ng. Raises SpeechmillError if it is not installed."""
+    path = shutil.which("espeak-ng")
+    if not path:
         raise SpeechmillError("the program espeak-ng is not installed", "apt-get install espeak-ng")
-    return found
+    return path
 
 
 def one_line(text: str) -> str:
-    """A text as espeak-ng is given it: between [[ and ]] it would take phonemes by name instead of words."""
+    """Prepare a text for espeak-ng, which would read names of phonemes between [[ and ]] instead of words."""
     return re.sub(r"[\[\]\s]+", " ", text[:TEXT_CHARACTERS]).strip()
 
 
 def read(text: str, voice: str, remedy: str) -> str:
-    """What `espeak-ng --ipa --sep=_` writes for a text that `one_line` has made, or for several, an empty line apart.
+    """Return what `espeak-ng --ipa --sep=_` writes.
 
-    Raises SpeechmillError, with the remedy of the caller where espeak-ng refuses the voice, and where it does not come
-    to an end.
+    Args:
+        text: A text that `one_line` has prepared, or several ones separated by empty lines.
+        voice: A voice of espeak-ng.
+        remedy: The remedy of the error if espeak-ng refuses the voice.
+
+    Raises:
+        SpeechmillError: espeak-ng refuses the voice, or it does not finish within TIMEOUT_S.
     """
     command = [program(), "-q", "-v", voice, "--ipa", "--sep=_", "--stdin"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired as error:
         what = f"espeak-ng did not read {len(text):,} characters within {TIMEOUT_S:g} s"
         raise SpeechmillError(what, "run it again with fewer workers on this machine") from error
-    if done.returncode:
-        what = f"espeak-ng with the voice {voice!r} ended with {done.returncode}: {done.stderr[-300:]}"
+    if result.returncode:
+        what = f"espeak-ng with the voice {voice!r} ended with {result.returncode}: {result.stderr[-300:]}"
         raise SpeechmillError(what, remedy)
-    return done.stdout
+    return result.stdout

@@ -1,4 +1,4 @@
-"""Kinds of failure. This module alone decides what an error means for a run, and how a failure is written down."""
+"""Kinds of failures. Only this module decides what an error means for a run, and how a failure is recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.errors import (
 )
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of the operating system that say that the machine has run out of something."""
+"""Errors of the operating system when the disk, file handles or memory run out."""
 OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "bad_alloc",
     "bad allocation",
@@ -29,39 +29,39 @@ ONNX Runtime's errors are not even RuntimeErrors."""
 
 
 class Kind(Enum):
-    """What an error means for the run in which it was raised."""
+    """What an error means for the run in which it is raised."""
 
     RECORDING = "recording"
-    """The fault of one recording: it becomes the failed row of that recording, and the run goes on."""
+    """The error concerns one recording: it becomes the failed row of that recording, and the run continues."""
     UNREACHABLE = "unreachable"
-    """The bytes of a recording cannot be had at present. Its unit of work is not committed, so that the same command
-    tries it again; all other units go on."""
+    """The bytes of a recording are unavailable. Its unit of work is not committed, so that the same command retries it;
+    all other units continue."""
     RUN = "run"
-    """No recording's fault: the storage, the machine or the recipe. The run stops, and the same command resumes it."""
+    """The error concerns the storage, the machine or the recipe. The run stops, and the same command resumes it."""
 
 
 def kind_of(error: BaseException) -> Kind:
-    """Sort an error. Whatever has no sign of another kind is taken for the fault of the recording at hand."""
-    if not isinstance(error, Exception) or _scarce(error):
+    """Classify an error. An error without a sign of another kind is attributed to the current recording."""
+    if not isinstance(error, Exception) or _is_out_of_resources(error):
         return Kind.RUN
     if isinstance(error, UnreachableAudioError):
         return Kind.UNREACHABLE
     if isinstance(error, StorageError | CorruptFileError | RecipeError | MissingExtraError):
         return Kind.RUN
-    # After such an error every call to the device fails in this process, so no later recording could be done.
+    # After such an error every call to the device fails in this process, so no other recording could be processed.
     if not isinstance(error, SpeechmillError) and "cuda error" in str(error).lower():
         return Kind.RUN
     return Kind.RECORDING
 
 
-def _scarce(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, says that the machine has run out of something."""
+def _is_out_of_resources(error: BaseException) -> bool:
+    """Whether an error, or one of its causes, says that the disk, file handles or memory have run out."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE):
         return True
-    # The words of our own errors quote names of files, which may be any words.
+    # Messages of our own errors quote names of files, which may contain any words.
     if not isinstance(error, SpeechmillError) and any(words in str(error).lower() for words in OUT_OF_MEMORY):
         return True
-    return error.__cause__ is not None and _scarce(error.__cause__)
+    return error.__cause__ is not None and _is_out_of_resources(error.__cause__)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Failure:
 
 
 def failed_row(recording_id: str, error: Exception) -> dict[str, Any]:
-    """The failed row of a recording: the columns BASE of `manifests.schemas`."""
+    """Make the failed row of a recording, with the columns BASE of `manifests.schemas`."""
     name, remedy = type(error).__name__, "report it with this message and the recording"
     if isinstance(error, SpeechmillError):
         remedy = error.remedy
-        if error.passing:
+        if error.transient:
             remedy += f"; then run the same command again with --retry-failed {name}"
     return {
         "recording_id": recording_id,
@@ -96,5 +96,5 @@ def failed_row(recording_id: str, error: Exception) -> dict[str, Any]:
 
 
 def to_failure(row: Mapping[str, Any], stage: str) -> Failure:
-    """The failure that a failed row describes, as workers report it to the driver."""
+    """Convert a failed row to a Failure, as workers report it to the driver."""
     return Failure(row["recording_id"], stage, row["error_type"], row["error"], row["remedy"] or "")

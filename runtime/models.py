@@ -1,4 +1,4 @@
-"""The registry of models: weights that ship inside packages, pinned by sha256 so that scores cannot move silently.
+"""The registry of models: weights inside packages, pinned by sha256 so that scores cannot change unnoticed.
 
 Stages also take a local file or folder, or a hub id 'org/name@revision'; `resolve` loads any of the three.
 """
@@ -20,25 +20,25 @@ from runtime.errors import MissingExtraError, SpeechmillError
 
 @dataclass(frozen=True)
 class Model:
-    """Weights as one file inside an installed package, or as a folder assembled from the files of several."""
+    """Weights: one file of an installed package, or a folder that is assembled from files of several packages."""
 
     name: str
     package: str
     file: str
     sha256: str
-    """Of the file, or of the assembled folder as `sha256_of` defines it."""
+    """The hash of the file, or of the assembled folder as `sha256_of` defines it."""
     licence: str
     what: str
     extra: str | None = None
-    """The extra of speechmill that brings the package; without one, pip brings it by `requirement`."""
+    """The extra of speechmill that installs the package; without one, pip installs `requirement`."""
     requirement: str | None = None
-    """The package as pip is told it, without its own dependencies."""
+    """The requirement of the package, which pip installs without its dependencies."""
     parts: tuple[tuple[str, str, str], ...] = ()
-    """(package, file, name in the folder) of each file of an assembled folder; equal names are joined in this order."""
+    """Package, file and name in the folder for each file of an assembled folder; equal names are concatenated."""
 
     @property
     def pip(self) -> str:
-        """The command that brings the package."""
+        """The command that installs the package."""
         return install([self.extra] if self.extra else [], [self.requirement] if self.requirement else [])
 
 
@@ -203,39 +203,47 @@ HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+
 
 
 def get(name: str) -> Model:
-    """The registry's entry; SpeechmillError for a name it does not hold."""
+    """Look a model up in the registry. Raises SpeechmillError for an unknown name."""
     if name not in MODELS:
         raise SpeechmillError(f"no model {name!r}", f"name one of: {', '.join(MODELS)}")
     return MODELS[name]
 
 
 def find(name: str) -> Path:
-    """Where the weights lie, found without importing their package. MissingExtraError where it is not installed.
+    """The path of the weights, found without importing their package.
 
-    The first call for a model in parts writes its folder below `cache_folder()`.
+    The first call for a model in parts assembles its folder under `cache_folder()`. Raises MissingExtraError if the
+    package is not installed.
     """
     model = get(name)
     return _assembled(model) if model.parts else _packaged(model, model.package, model.file)
 
 
 def verified(name: str) -> Path:
-    """The weights, once their sha256 is the pinned one; SpeechmillError otherwise."""
+    """The path of the weights. Raises SpeechmillError if their sha256 is not the pinned one."""
     path = find(name)
     remedy = "install the version that constraints.txt pins"
-    _check(get(name), path, f"delete {path}: it is made again" if get(name).parts else remedy)
+    _check(get(name), path, f"delete {path}: it is assembled again" if get(name).parts else remedy)
     return path
 
 
 def identity(model: str) -> str:
-    """What a fingerprint says of a model: the pinned sha256 (nothing is read), else what `resolve` finds."""
+    """What fingerprints have of a model: the pinned sha256, without reading any file, or the result of `resolve`."""
     return MODELS[model].sha256 if model in MODELS else resolve(model)[1]
 
 
 def resolve(model: str) -> tuple[Path, str]:
-    """File or folder of weights, and their sha256 or, from a hub, their commit.
+    """Find the weights of a model.
 
-    `model` is a name of the registry (verified), else a local file or folder, else a hub id 'org/name' or
-    'org/name@revision', which huggingface_hub downloads into its cache. SpeechmillError where it is none of these.
+    Args:
+        model: A name of the registry, whose weights are verified; or a local file or folder; or a hub id 'org/name' or
+            'org/name@revision', which huggingface_hub downloads into its cache.
+
+    Returns:
+        The file or folder of the weights, and their sha256 or, from a hub, their commit.
+
+    Raises:
+        SpeechmillError: `model` is none of these.
     """
     if model in MODELS:
         return verified(model), MODELS[model].sha256
@@ -248,31 +256,31 @@ def resolve(model: str) -> tuple[Path, str]:
             f"no model {model!r}", f"name one of: {', '.join(MODELS)}; a local path; or a hub id 'org/name@revision'"
         )
     path = _downloaded(hub_id["repo"], hub_id["revision"])
-    return path, path.name  # a snapshot's folder is named by its commit
+    return path, path.name  # the folder of a snapshot is named after its commit
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes; of a folder, that of `<sha256>  <relative path>` lines sorted by path.
+    """The sha256 of a file; of a folder, that of lines `<sha256>  <relative path>` of its files, sorted by path.
 
-    Hidden files and what lies in hidden folders do not count: download tools leave their bookkeeping there.
+    Hidden files and files in hidden folders are ignored, because download tools keep their own data there.
     """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    names = [found.relative_to(path) for found in path.rglob("*") if found.is_file()]
-    shown = sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
-    if not shown:
+    names = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    visible = sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    if not visible:
         raise SpeechmillError(f"no files in {path}", "name the file or folder that holds the weights")
-    return hashlib.sha256("".join(f"{sha256_of(path / name)}  {name}\n" for name in shown).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{sha256_of(path / name)}  {name}\n" for name in visible).encode()).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where assembled models are kept: $SPEECHMILL_CACHE, else ~/.cache/speechmill."""
+    """The folder of assembled models: $SPEECHMILL_CACHE, by default ~/.cache/speechmill."""
     return Path(os.environ.get("SPEECHMILL_CACHE") or Path.home() / ".cache" / "speechmill")
 
 
 def assembled_folder(model: Model) -> Path:
-    """Where a model in parts is assembled, at its first use."""
+    """The folder in which a model in parts is assembled at its first use."""
     return cache_folder() / f"{model.name}-{model.sha256[:12]}"
 
 
@@ -287,35 +295,35 @@ def _packaged(model: Model, package: str, file: str) -> Path:
 
 
 def _assembled(model: Model) -> Path:
-    """The model's folder, made under a temporary name and renamed once its sha256 is right."""
+    """The folder of a model in parts, which is made under a temporary name and renamed once its sha256 is right."""
     folder = assembled_folder(model)
     if folder.is_dir():
         return folder
     sources = [(_packaged(model, package, file), name) for package, file, name in model.parts]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=folder.parent) as temporary:
-        made = Path(temporary, "model")
-        made.mkdir()
+        unfinished = Path(temporary, "model")
+        unfinished.mkdir()
         for source, name in sources:
-            with source.open("rb") as part, (made / name).open("ab") as whole:
-                shutil.copyfileobj(part, whole, 1 << 20)
-        _check(model, made, "install the version that constraints.txt pins")
+            with source.open("rb") as part, (unfinished / name).open("ab") as target:
+                shutil.copyfileobj(part, target, 1 << 20)
+        _check(model, unfinished, "install the version that constraints.txt pins")
         try:
-            made.rename(folder)
+            unfinished.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another process may have been first, with the same bytes
+            if not folder.is_dir():  # another process may have assembled the same folder first
                 raise
     return folder
 
 
 def _check(model: Model, path: Path, remedy: str) -> None:
-    found = sha256_of(path)
-    if found != model.sha256:
-        raise SpeechmillError(f"model {model.name}: {path} has sha256 {found}, not the pinned {model.sha256}", remedy)
+    sha256 = sha256_of(path)
+    if sha256 != model.sha256:
+        raise SpeechmillError(f"model {model.name}: {path} has sha256 {sha256}, not the pinned {model.sha256}", remedy)
 
 
 def _downloaded(repo: str, revision: str | None) -> Path:
-    """A hub repository's snapshot of the named revision, else of its main branch."""
+    """Download the snapshot of a hub repository at a revision, by default of its main branch."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -323,8 +331,8 @@ def _downloaded(repo: str, revision: str | None) -> Path:
         raise MissingExtraError(f"model {repo!r} is not local: {error}", "pip install huggingface_hub") from error
     try:
         return Path(snapshot_download(repo, revision=revision))
-    except (HfHubHTTPError, OSError, ValueError) as error:  # refused; no network and nothing cached; not a repository
+    except (HfHubHTTPError, OSError, ValueError) as error:  # denied; no network and no cache; no such repository
         raise SpeechmillError(
-            f"model {repo!r} is neither in the registry nor a local path, and the hub does not give it: {error}",
+            f"model {repo!r} is neither in the registry nor a local path, and the hub does not provide it: {error}",
             "check the id, the network and HF_HUB_OFFLINE, or name a local folder",
         ) from error

@@ -1,1 +1,1 @@
-"""What programs of users import: `speechmill.reader` reads datasets for trainers."""
+"""The package that user programs import. `speechmill.reader` reads datasets for training."""

@@ -1,4 +1,4 @@
-"""`speechmill study`: what the counts of a dataset are for. Imports happen inside the commands."""
+"""`speechmill study`: commands for scaling studies. They import what they need when they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaks: recordings, names and samples that two sides of a study share, such as the splits of a dataset."""
+"""Leaks: recordings, names, samples and sound that two sides of a study share, such as the splits of a dataset."""
 
 from __future__ import annotations
 
@@ -20,50 +20,65 @@ from manifests.output import one_line
 from manifests.selection import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
-from manifests.views import connect, open_views, quoted
+from manifests.views import connect, matched_by, open_views, quoted
 
 REMEDY = "name a lake, LAKE/datasets/NAME, LAKE/selections/NAME, one split of these, or the file of a subset"
 ROWS = 200_000
-"""Rows that are compared at a time."""
+"""Rows that are read at a time."""
 KEYS = {
     "name": "SELECT recording_id, unnest(uris) AS key FROM recordings",
     "samples": "SELECT recording_id, pcm_sha256 AS key FROM signal WHERE pcm_sha256 IS NOT NULL",
 }
-"""SQL over the views of a lake: what its recordings may share with others, by kind."""
-KINDS = {"recording": "the same recording", "name": "recordings of one name", "samples": "recordings of equal samples"}
+"""SQL over the views of a lake that gives the keys of each kind by which its recordings are compared with others."""
+KINDS = {
+    "recording": "the same recording",
+    "name": "recordings of one name",
+    "samples": "recordings of equal samples",
+    "sound": "recordings that share sound",
+}
+SHARE = 0.2
+"""Of a recording: so much of its sound in one on another side is a leak."""
+PAIRS = (
+    "SELECT recording_id, other_id, least(1, sum(share)) AS share, least(1, sum(other_share)) AS other_share "
+    "FROM matches GROUP BY ALL HAVING greatest(least(1, sum(share)), least(1, sum(other_share))) >= {share!r}"
+)
+"""SQL of the pairs of recordings of a lake that share so much sound, with the share of each that the other holds."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Recordings that may have none in common with another side."""
+    """A set of recordings that is compared with others: those of a subset of a dataset, or of a selection."""
 
     name: str
     lake: Lake
     signal: str | None
-    """Fingerprint of the results of `signal`, which know the samples of recordings by their hash."""
+    """Fingerprint of the stage `signal`, whose results contain the hash of each recording's samples."""
     subset: Subset | None = None
-    """Windows of a dataset, or"""
+    """Windows of a dataset; None if it is a selection."""
     selection: str | None = None
-    """the kept recordings of a selection, and"""
+    """Name of a selection, whose kept recordings are compared; None if it is a subset."""
     split: str | None = None
-    """of these one split; None for all."""
+    """A split of the selection; None for all."""
+    made_of: str | None = None
+    """The selection by whose matches sound is compared: its own, or that of its dataset."""
 
     def views(self) -> duckdb.DuckDBPyConnection:
-        """The recordings of its lake, what `signal` says of them, and the verdicts of its selection."""
-        return open_views(self.lake, Choice({"signal": self.signal} if self.signal else {}, self.selection), ())
+        """The recordings of its lake, what `signal` says of them, the verdicts of its selection, and matches."""
+        stages = {"signal": self.signal} if self.signal else {}
+        return open_views(self.lake, Choice(stages, self.selection or self.made_of), ())
 
     @property
     def place(self) -> tuple[str, str | None, str | None]:
         """What its views are of."""
-        return self.lake.storage.root, self.signal, self.selection
+        return self.lake.storage.root, self.signal, self.selection or self.made_of
 
     def splits(self) -> list[str]:
-        """The splits of its selection that it has."""
+        """Return the splits of its selection that it includes."""
         assert self.selection is not None
         return [self.split] if self.split is not None else list(Selection.stored(self.lake, self.selection).splits)
 
     def recordings(self) -> Iterator[pa.Table]:
-        """The ids of its recordings (`recording_id`), some at a time; one may come several times."""
+        """Yield tables with the ids of its recordings (`recording_id`). An id may occur more than once."""
         if self.subset is None:
             splits = ", ".join(map(quoted, self.splits()))
             query = f"SELECT recording_id FROM verdicts WHERE verdict = 'kept' AND split IN ({splits})"
@@ -71,16 +86,16 @@ class Side:
                 for batch in connection.sql(query).to_arrow_reader(ROWS):
                     yield pa.table(batch)
             return
-        held: list[pa.Table] = []
-        for table in self.lake.ahead(self._of_shard, self.subset.rows.to_batches(1)):
-            held.append(table)
-            if sum(map(len, held)) >= ROWS or len(held) >= 1000:
-                yield pa.concat_tables(held)
-                held = []
-        if held:
-            yield pa.concat_tables(held)
+        tables: list[pa.Table] = []
+        for table in self.lake.ahead(self._recordings_of_shard, self.subset.rows.to_batches(1)):
+            tables.append(table)
+            if sum(map(len, tables)) >= ROWS or len(tables) >= 1000:
+                yield pa.concat_tables(tables)
+                tables = []
+        if tables:
+            yield pa.concat_tables(tables)
 
-    def _of_shard(self, row: pa.RecordBatch) -> pa.Table:
+    def _recordings_of_shard(self, row: pa.RecordBatch) -> pa.Table:
         assert self.subset is not None
         files, ids = ShardFiles(row["folder"][0].as_py(), row["shard"][0].as_py()), row["ids"][0]
         windows = windows_of(self.lake, self.subset.about, files, ["recording_id", "window_id"])
@@ -90,33 +105,39 @@ class Side:
 
 
 def sides(names: Sequence[str], lake: str | None = None) -> list[Side]:
-    """The sides to compare: the splits of what one name names, or what each of several names names.
+    """Return the sides to compare: the splits of a single name, or one side for each of several names.
 
-    `lake` is where the datasets of subsets are, if not where they were when the subsets were made. Raises ChoiceError.
+    Args:
+        names: Lakes, datasets, selections, splits of these, or files of subsets.
+        lake: Where the datasets of subsets are now, if they have moved since the subsets were made.
+
+    Raises:
+        ChoiceError: A name is unknown, or there is only one side.
     """
-    found = [_sides(name, lake) for name in names]
-    flat = found[0] if len(found) == 1 else [_as_one(one, name) for one, name in zip(found, names, strict=True)]
+    by_name = [_sides(name, lake) for name in names]
+    flat = by_name[0] if len(by_name) == 1 else [_merge(of, name) for of, name in zip(by_name, names, strict=True)]
     if len(flat) < 2:
-        raise ChoiceError(f"{names[0]} is one side: nothing to compare it with", "name another one besides")
+        raise ChoiceError(f"{names[0]} is a single side", "name a second one to compare it with")
     return flat
 
 
-def _as_one(parts: list[Side], name: str) -> Side:
-    """All splits of a name as one side."""
+def _merge(parts: list[Side], name: str) -> Side:
+    """Merge all splits of a name into one side."""
     first = parts[0]
     if first.subset is None:
         return Side(
             name, first.lake, first.signal, selection=first.selection, split=first.split if not parts[1:] else None
         )
     if not parts[1:]:
-        return Side(name, first.lake, first.signal, first.subset)
+        return Side(name, first.lake, first.signal, first.subset, made_of=first.made_of)
     about = first.subset.about
-    splits = [split for one in parts if one.subset for split in one.subset.about.splits]
-    return Side(name, first.lake, first.signal, prefix(first.lake, About(about.dataset, about.version, splits)))
+    splits = [split for part in parts if part.subset for split in part.subset.about.splits]
+    subset = prefix(first.lake, About(about.dataset, about.version, splits))
+    return Side(name, first.lake, first.signal, subset, made_of=first.made_of)
 
 
 def _sides(name: str, lake: str | None) -> list[Side]:
-    """The splits that a name names, each a side; a subset is one side."""
+    """Return a side for each split of a name. A subset is one side."""
     path = name.rstrip("/")
     if path.endswith(".parquet"):
         try:
@@ -125,27 +146,28 @@ def _sides(name: str, lake: str | None) -> list[Side]:
             raise ChoiceError(f"there is no file {name}", REMEDY) from error
         opened = Lake.at(lake or subset.about.lake)
         subset.check(opened)
-        return [Side(name, opened, _signal_of(opened, subset.about.dataset), subset)]
-    root, kind, rest = _divided(path)
+        signal, made_of = _plan_of(opened, subset.about.dataset)
+        return [Side(name, opened, signal, subset, made_of=made_of)]
+    root, kind, rest = _split_path(path)
     if kind is None:
-        found = choose(opened := lake_of(path))
-        if found.dataset is None and found.selection is None:
+        newest = choose(opened := lake_of(path))
+        if newest.dataset is None and newest.selection is None:
             raise ChoiceError(f"{name} has neither a dataset nor a selection", "run `speechmill select` first")
-        kind, rest = ("datasets", found.dataset) if found.dataset else ("selections", str(found.selection))
+        kind, rest = ("datasets", newest.dataset) if newest.dataset else ("selections", str(newest.selection))
     else:
         opened = lake_of(root)
     what, _, split = str(rest).partition("/")
     if kind == "selections" and not opened.storage.exists(f"selections/{what}/selection.json"):
         raise ChoiceError(f"{name}: there is no selection {what}", "`speechmill manifest selections` lists them")
-    made = _of_dataset(opened, what) if kind == "datasets" else _of_selection(opened, what)
-    chosen = [one for one in made if split in ("", one.name)]
-    if not chosen:
-        raise ChoiceError(f"{name}: no split {split!r}", f"there is: {', '.join(one.name for one in made)}")
-    return chosen
+    every = _of_dataset(opened, what) if kind == "datasets" else _of_selection(opened, what)
+    selected = [side for side in every if split in ("", side.name)]
+    if not selected:
+        raise ChoiceError(f"{name}: no split {split!r}", f"choose from: {', '.join(side.name for side in every)}")
+    return selected
 
 
-def _divided(path: str) -> tuple[str, str | None, str]:
-    """The lake, 'datasets' or 'selections', and what follows; None for the kind where a path names a lake alone."""
+def _split_path(path: str) -> tuple[str, str | None, str]:
+    """Split a path into the lake, 'datasets' or 'selections', and the rest. The kind is None if it is only a lake."""
     absolute = path if "://" in path else os.path.abspath(path)
     for kind in ("datasets", "selections"):
         root, middle, rest = absolute.rpartition(f"/{kind}/")
@@ -157,8 +179,11 @@ def _divided(path: str) -> tuple[str, str | None, str]:
 def _of_dataset(lake: Lake, name: str) -> list[Side]:
     version = version_of(lake, name)
     splits = pc.unique(lake.read(f"{About(name, version).folder}/shards.parquet", ["split"])["split"]).to_pylist()
-    signal = _signal_of(lake, name)
-    return [Side(split, lake, signal, prefix(lake, About(name, version, (split,)))) for split in sorted(splits)]
+    signal, made_of = _plan_of(lake, name)
+    return [
+        Side(split, lake, signal, prefix(lake, About(name, version, (split,))), made_of=made_of)
+        for split in sorted(splits)
+    ]
 
 
 def _of_selection(lake: Lake, name: str) -> list[Side]:
@@ -167,110 +192,127 @@ def _of_selection(lake: Lake, name: str) -> list[Side]:
     return [Side(split, lake, signal, selection=name, split=split) for split in stored.splits]
 
 
-def _signal_of(lake: Lake, dataset: str) -> str | None:
-    signal = lake.read_json(f"datasets/{dataset}/plan.json").get("signal")
-    return None if signal is None else str(signal)
+def _plan_of(lake: Lake, dataset: str) -> tuple[str | None, str | None]:
+    """The fingerprint of `signal` that a dataset was made by, and its selection."""
+    plan = lake.read_json(f"datasets/{dataset}/plan.json")
+    return plan.get("signal"), plan.get("selection")
 
 
 class Keys:
-    """The sides that lie in one lake, with the names and samples of all its recordings, as hashes of 64 bits.
+    """The sides in one lake, and the names and samples of all its recordings, as 64-bit hashes.
 
-    They stay in tables of the connection that reads the lake: strings do not leave it, and beyond its memory it spills.
+    They are kept in tables of the DuckDB connection that reads the lake, so that no strings are copied to Python, and
+    DuckDB spills to disk when memory runs out.
     """
 
     def __init__(self, side: Side) -> None:
         self.connection = side.views()
-        self.connection.execute("CREATE TEMP TABLE met (id UBIGINT, side UTINYINT)")
+        self.connection.execute("CREATE TEMP TABLE members (id UBIGINT, side UTINYINT)")
 
     def add(self, sides: Mapping[int, Side]) -> dict[int, int]:
-        """Add the recordings of sides by their numbers, and return how many each has."""
+        """Add the recordings of sides, given by their numbers. Returns the number of recordings of each."""
         splits = {number: side.splits() for number, side in sides.items() if side.subset is None}
         if rows := [f"({quoted(split)}, {number})" for number, of_side in splits.items() for split in of_side]:
             wanted = f"(VALUES {', '.join(rows)}) AS wanted (split, side)"  # a recording has one verdict
             self.connection.execute(
-                f"INSERT INTO met SELECT hash(recording_id), side FROM verdicts JOIN {wanted} USING (split) "
+                f"INSERT INTO members SELECT hash(recording_id), side FROM verdicts JOIN {wanted} USING (split) "
                 "WHERE verdict = 'kept'"
             )
         for number, side in sides.items():
             if side.subset is None:
                 continue
-            self.connection.execute("CREATE TEMP TABLE given (id UBIGINT)")
-            for ids in side.recordings():  # a recording has windows in several shards
+            self.connection.execute("CREATE TEMP TABLE added (id UBIGINT)")
+            for ids in side.recordings():  # a recording can have windows in several shards
                 self.connection.register("ids", ids)
-                self.connection.execute("INSERT INTO given SELECT hash(recording_id) FROM ids")
-            self.connection.execute(f"INSERT INTO met SELECT DISTINCT id, {number} FROM given; DROP TABLE given")
-        return dict(self.connection.execute("SELECT side, count(*) FROM met GROUP BY side").fetchall())
+                self.connection.execute("INSERT INTO added SELECT hash(recording_id) FROM ids")
+            self.connection.execute(f"INSERT INTO members SELECT DISTINCT id, {number} FROM added; DROP TABLE added")
+        return dict(self.connection.execute("SELECT side, count(*) FROM members GROUP BY side").fetchall())
 
     def read(self) -> None:
-        """Read the keys of all recordings of the lake."""
+        """Read the names and samples of all recordings of the lake."""
         for kind, keys in KEYS.items():
             self.connection.execute(
                 f"CREATE TEMP TABLE {kind} AS SELECT hash(recording_id) AS id, hash(key) AS key FROM ({keys})"
             )
 
-    def ask(self, query: str, **given: pa.Table) -> pa.Table:
-        """The answer to a query over these tables and those that are given."""
-        for name, table in given.items():
+    def query(self, query: str, **tables: pa.Table) -> pa.Table:
+        """Run a query over these tables and the additional `tables`."""
+        for name, table in tables.items():
             self.connection.register(name, table)
         return self.connection.sql(query).to_arrow_table()
 
 
-def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
-    """What is on two or more of these sides: how many recordings, names and samples, and the first `show` of each.
+def leaks(compared: Sequence[Side], show: int, share: float = SHARE) -> dict[str, Any]:
+    """Find what two or more sides have in common: recordings, names, samples, and pairs that share sound.
 
-    A name or a hash of samples counts where different recordings on two sides have it. Keys are compared by 64 bits of
-    a hash first; those that meet are then read again and compared as they are.
+    A name, or a hash of samples, is a leak if different recordings on two sides have it. Keys are first compared by
+    64-bit hashes. Those that match are then read again and compared in full.
+
+    Args:
+        compared: The sides.
+        show: How many leaks of each kind to list.
+        share: Two recordings of one lake share sound if at least this share of one of them lies in the other, by the
+            matches of the lake.
+
+    Returns:
+        The JSON document that docs/json.md describes.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(connect())
-        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples')")
+        connection.execute("CREATE TYPE kind AS ENUM ('recording', 'name', 'samples', 'sound')")
         connection.execute("CREATE TABLE named (lake UTINYINT, recording_id VARCHAR, kind kind, key VARCHAR)")
         lakes = {side.place: side for side in compared}
         keys = {place: Keys(side) for place, side in lakes.items()}
-        counted: dict[int, int] = {}
-        for key, one in keys.items():
-            stack.enter_context(one.connection)
-            counted |= one.add({number: side for number, side in enumerate(compared) if side.place == key})
-            one.read()
-        held = [counted.get(number, 0) for number in range(len(compared))]
-        # What meets has a recording on another side than the largest: few keys are looked up among many.
-        of_few = f"FROM met WHERE side <> {held.index(max(held))}"
-        few = _together(one.ask(f"SELECT DISTINCT id {of_few}") for one in keys.values())
+        sizes: dict[int, int] = {}
+        for key, of_lake in keys.items():
+            stack.enter_context(of_lake.connection)
+            sizes |= of_lake.add({number: side for number, side in enumerate(compared) if side.place == key})
+            of_lake.read()
+        counts_of_sides = [sizes.get(number, 0) for number in range(len(compared))]
+        # A leak has a recording outside the largest side. Looking up only these is faster.
+        of_few = f"FROM members WHERE side <> {counts_of_sides.index(max(counts_of_sides))}"
+        few = _concat(of_lake.query(f"SELECT DISTINCT id {of_few}") for of_lake in keys.values())
         connection.execute("CREATE TABLE near (lake UTINYINT, kind kind, key UBIGINT, id UBIGINT, side UTINYINT)")
         near = "INSERT INTO near SELECT $lake, $kind, key, id, side FROM batch"
         for kind in KEYS:
             looked_up = f"SELECT DISTINCT key FROM {kind} SEMI JOIN (SELECT id {of_few}) USING (id)"
-            suspected = _together(one.ask(looked_up) for one in keys.values())
-            having = f"SELECT key, id, side FROM ({kind} SEMI JOIN suspected USING (key)) JOIN met USING (id)"
-            for place, one in enumerate(keys.values()):
-                connection.register("batch", one.ask(having, suspected=suspected))
+            suspected = _concat(of_lake.query(looked_up) for of_lake in keys.values())
+            having = f"SELECT key, id, side FROM ({kind} SEMI JOIN suspected USING (key)) JOIN members USING (id)"
+            for place, of_lake in enumerate(keys.values()):
+                connection.register("batch", of_lake.query(having, suspected=suspected))
                 connection.execute(near, {"lake": place, "kind": kind})
-        for place, one in enumerate(keys.values()):
-            same = one.ask("SELECT id AS key, id, side FROM met SEMI JOIN few USING (id)", few=few)
+        for place, of_lake in enumerate(keys.values()):
+            same = of_lake.query("SELECT id AS key, id, side FROM members SEMI JOIN few USING (id)", few=few)
             connection.register("batch", same)
             connection.execute(near, {"lake": place, "kind": "recording"})
         connection.execute(
-            "CREATE TABLE meeting AS SELECT kind, key FROM near GROUP BY kind, key "
+            "CREATE TABLE candidates AS SELECT kind, key FROM near GROUP BY kind, key "
             "HAVING bit_count(bit_or(1::UBIGINT << side)) > 1 AND (kind = 'recording' OR min(id) <> max(id))"
         )
-        unhashed = _together(one.ask("SELECT id FROM met ANTI JOIN samples USING (id)") for one in keys.values())
-        if connection.execute("SELECT count(*) FROM meeting").fetchall() != [(0,)]:
-            _name(connection, compared, lakes)
+        without = "SELECT id FROM members ANTI JOIN samples USING (id)"
+        unhashed = _concat(of_lake.query(without) for of_lake in keys.values())
+        if connection.execute("SELECT count(*) FROM candidates").fetchall() != [(0,)]:
+            _read_candidates(connection, compared, lakes)
         connection.execute(
             "CREATE TABLE found AS SELECT kind, key, list(DISTINCT side ORDER BY side) AS sides, "
             "list(DISTINCT recording_id ORDER BY recording_id) AS recordings FROM named "
             "JOIN (SELECT DISTINCT lake, id, side FROM near) AS of ON named.lake = of.lake AND hash(recording_id) = id "
             "GROUP BY ALL HAVING count(DISTINCT side) > 1 AND (kind = 'recording' OR count(DISTINCT recording_id) > 1)"
         )
+        _add_shared_sound(connection, list(keys.values()), share)
         counts = dict(connection.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
         first = connection.execute(
-            "FROM found QUALIFY row_number() OVER (PARTITION BY kind ORDER BY key) <= $1 ORDER BY kind, key", [show]
+            "SELECT kind, key, sides, recordings FROM (SELECT *, CASE WHEN kind = 'sound' THEN "
+            "-split_part(key, '%', 1)::INTEGER ELSE 0 END AS place FROM found) "
+            "QUALIFY row_number() OVER (PARTITION BY kind ORDER BY place, key) <= $1 ORDER BY kind, place, key",
+            [show],
         ).fetchall()
     return {
         "sides": [
             {"name": side.name, "lake": side.lake.storage.root, "recordings": count}
-            for side, count in zip(compared, held, strict=True)
+            for side, count in zip(compared, counts_of_sides, strict=True)
         ],
+        "unmatched": sum(not matched_by(side.lake, side.selection or side.made_of) for side in compared),
         "unhashed": pc.count_distinct(unhashed.column(0)).as_py(),
         "counts": {kind: counts.get(kind, 0) for kind in KINDS},
         "leaks": [
@@ -280,46 +322,69 @@ def leaks(compared: Sequence[Side], show: int) -> dict[str, Any]:
     }
 
 
-def _together(tables: Iterable[pa.Table]) -> pa.Table:
+def _add_shared_sound(connection: duckdb.DuckDBPyConnection, keys: Sequence[Keys], share: float) -> None:
+    """Add to `found` the pairs of recordings on two sides that share sound."""
+    connection.execute("CREATE TABLE pairs (recording_id VARCHAR, other_id VARCHAR, share DOUBLE, other_share DOUBLE)")
+    for one in keys:
+        connection.register("batch", one.query(PAIRS.format(share=float(share))))
+        connection.execute("INSERT INTO pairs FROM batch")
+    named = "SELECT recording_id FROM pairs UNION SELECT other_id FROM pairs"
+    ids = connection.sql(f"SELECT DISTINCT hash(recording_id) AS id FROM ({named})").to_arrow_table()
+    connection.execute("CREATE TABLE sided (id UBIGINT, side UTINYINT)")
+    for one in keys:
+        connection.register("batch", one.query("FROM met SEMI JOIN wanted USING (id)", wanted=ids))
+        connection.execute("INSERT INTO sided FROM batch")
+    connection.execute(
+        "INSERT INTO found SELECT 'sound', concat(round(100 * greatest(share, other_share))::INTEGER, '% of ', "
+        "CASE WHEN share >= other_share THEN recording_id ELSE other_id END), "
+        "list_sort(list_distinct([a.side, b.side])), list_sort([recording_id, other_id]) "
+        "FROM (SELECT DISTINCT * FROM pairs) JOIN sided AS a ON a.id = hash(recording_id) "
+        "JOIN sided AS b ON b.id = hash(other_id) WHERE a.side <> b.side"
+    )
+
+
+def _concat(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _name(
+def _read_candidates(
     connection: duckdb.DuckDBPyConnection, compared: Sequence[Side], lakes: Mapping[tuple[Any, ...], Side]
 ) -> None:
-    """Read the keys that meet again, as they are."""
+    """Read the keys whose hashes are among the candidates again, in full."""
     places = {key: place for place, key in enumerate(lakes)}
     for side in compared:
         for ids in side.recordings():
             connection.register("ids", ids)
             connection.execute(
                 "INSERT INTO named SELECT DISTINCT $lake, recording_id, 'recording', recording_id FROM ids "
-                "WHERE hash(recording_id) IN (SELECT key FROM meeting WHERE kind = 'recording')",
+                "WHERE hash(recording_id) IN (SELECT key FROM candidates WHERE kind = 'recording')",
                 {"lake": places[side.place]},
             )
-    meeting = (
+    insert = (
         "INSERT INTO named SELECT $lake, recording_id, $kind, key FROM batch "
-        "WHERE hash(key) IN (SELECT key FROM meeting WHERE kind = $kind::kind)"
+        "WHERE hash(key) IN (SELECT key FROM candidates WHERE kind = $kind::kind)"
     )
     for key, side in lakes.items():
         with side.views() as views:
             for kind, keys in KEYS.items():
                 for batch in views.sql(keys).to_arrow_reader(ROWS):
                     connection.register("batch", pa.table(batch))
-                    connection.execute(meeting, {"lake": places[key], "kind": kind})
+                    connection.execute(insert, {"lake": places[key], "kind": kind})
 
 
-def render(found: Mapping[str, Any]) -> None:
-    """What was found, for people."""
-    rows = [[side["name"], side["recordings"], side["lake"]] for side in found["sides"]]
+def render(document: Mapping[str, Any]) -> None:
+    """Print the document of `leaks` as text."""
+    rows = [[side["name"], side["recordings"], side["lake"]] for side in document["sides"]]
     terminal.table(["side", "recordings", "lake"], rows)
-    for kind, count in found["counts"].items():
+    for kind, count in document["counts"].items():
         terminal.echo(f"{KINDS[kind]} on two sides: {count:,}")
-        of_kind = [leak for leak in found["leaks"] if leak["kind"] == kind]
+        of_kind = [leak for leak in document["leaks"] if leak["kind"] == kind]
         for leak in of_kind:
             others = "" if kind == "recording" else f": {', '.join(leak['recordings'])}"
             terminal.echo(f"  {one_line(leak['key'])} in {' and '.join(leak['sides'])}{others}")
         if count > len(of_kind):
-            terminal.echo(f"  and {count - len(of_kind):,} more; --show names more of them")
-    if found["unhashed"]:
-        terminal.echo(f"{found['unhashed']:,} recordings have no hash of their samples: these were not compared")
+            terminal.echo(f"  and {count - len(of_kind):,} more; --show lists more of them")
+    if document["unmatched"]:
+        terminal.echo(f"{document['unmatched']:,} sides have no matches: their recordings were not compared by sound")
+    if document["unhashed"]:
+        terminal.echo(f"{document['unhashed']:,} recordings have no hash of their samples, which were not compared")

@@ -1,6 +1,6 @@
-"""N-grams of phones: what a corpus of clips says, as sparse counts of a clip by n-gram.
+"""N-grams of phones: a corpus of clips, and its n-grams as a sparse matrix of counts by clip.
 
-An n-gram lies within one stretch of speech: it never crosses a pause, a clip or a track.
+An n-gram lies within one stretch of speech. It never crosses a pause, a clip or a track.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Stretch = Sequence[str]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Phones of several clips. A clip is what a resampling draws as a whole: a recording, or a generated sound."""
+    """The phones of several clips. A clip is the unit of resampling: a recording, or a generated sound."""
 
     clips: tuple[str, ...]
-    """Id of each clip; a clip without any phone is one, too."""
+    """Id of each clip, including those without phones."""
     alphabet: tuple[str, ...]
-    """The different symbols, sorted."""
+    """The distinct symbols, sorted."""
     phones: np.ndarray
-    """int64 (phones,): the place of each phone's symbol in `alphabet`, clip by clip, in order of time."""
+    """int64 (phones,): index of each phone's symbol in `alphabet`, clip by clip in order of time."""
     clip_of: np.ndarray
-    """int64 (phones,): the clip of each phone, by its place in `clips`."""
+    """int64 (phones,): index of each phone's clip in `clips`."""
     stretch_of: np.ndarray
-    """int64 (phones,): a number that phones of one stretch share and others do not, ascending."""
+    """int64 (phones,): ascending number of each phone's stretch of speech."""
 
     @classmethod
     def of(cls, clips: Iterable[tuple[str, Iterable[Stretch]]]) -> Corpus:
-        """A corpus of clips: the id of each with its stretches of speech.
+        """Build a corpus from the id and the stretches of speech of each clip.
 
         >>> Corpus.of([("one", [["h", "ə"], ["l"]])]).stretch_of.tolist()
         [0, 0, 1]
@@ -61,14 +61,14 @@ class Corpus:
 
     @property
     def phones_per_clip(self) -> np.ndarray:
-        """int64 (clips,)."""
+        """Number of phones of each clip, int64 (clips,)."""
         return np.bincount(self.clip_of, minlength=len(self.clips))
 
 
-def counted(corpora: Sequence[Corpus], n: int) -> list[csr_array]:
-    """Counts of the n-grams of each corpus, float64 (clips, n-grams); a column is the same n-gram in all of them.
+def count_ngrams(corpora: Sequence[Corpus], n: int) -> list[csr_array]:
+    """Count the n-grams of each corpus: float64 (clips, n-grams).
 
-    The columns are the n-grams that any of the corpora has.
+    The columns are the n-grams that occur in any of the corpora, the same ones in every matrix.
     """
     alphabet = {symbol: place for place, symbol in enumerate(sorted(set().union(*(c.alphabet for c in corpora))))}
     phones = np.concatenate([np.array([alphabet[s] for s in c.alphabet], np.int64)[c.phones] for c in corpora])
@@ -76,7 +76,7 @@ def counted(corpora: Sequence[Corpus], n: int) -> list[csr_array]:
     firsts = np.cumsum([0, *(len(c.clips) for c in corpora)])
     clips = firsts[clips] + np.concatenate([c.clip_of for c in corpora])
     stretches = np.concatenate([c.stretch_of for c in corpora])
-    # Numbers for the n-grams that begin at each phone, from those of one phone less: they stay small for any n.
+    # Number the n-grams that begin at each phone, from the numbers of the (n - 1)-grams, which keeps them small.
     codes = phones
     for at in range(1, n):
         codes = np.unique(codes[:-1] * len(alphabet) + phones[at:], return_inverse=True)[1]

@@ -1,7 +1,7 @@
-"""Phoneme Jensen-Shannon divergence (pJSD): how far apart the phones of two corpora are, in bits, and how sure that is.
+"""Phoneme Jensen-Shannon divergence (pJSD): a distance in bits between the phones of two corpora, with its uncertainty.
 
-pJSD of order n is the Jensen-Shannon divergence of the distributions of n-grams: 0 for equal ones, 1 for ones that
-share no n-gram. Small samples make it larger; everything here besides the value itself says by how much.
+The pJSD of order n is the Jensen-Shannon divergence of the distributions of n-grams: 0 if they are equal, 1 if they
+share no n-gram. Small samples bias it upwards. The other results, besides the value itself, say by how much.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies.ngrams import Corpus, counted
+from studies.ngrams import Corpus, count_ngrams
 
 ORDERS = (1, 2, 3, 4, 5)
 DRAWS = 200
-"""Resamplings behind an interval."""
+"""Bootstrap resamples for an interval."""
 SPLITS = 20
-"""Random samples of equal size behind the comparison with a corpus's own."""
+"""Random splits for the comparison at equal size."""
 FEWEST_CLIPS = 8
-"""Of either side for an interval: fewer do not tell how much clips differ."""
+"""Fewest clips on each side for an interval. With fewer, the variation between clips is unknown."""
 FEWEST_TO_EXTRAPOLATE = 16
+"""Fewest clips on each side for a corrected value."""
 FRACTIONS = (8, 4, 2)
-"""The bias curve has the value in samples of an eighth, a quarter and a half of all clips."""
+"""The bias curve has the values in samples of an eighth, a quarter and a half of all clips."""
 CUTS = 4
-"""How often all clips are cut into such samples."""
+"""How often the clips are divided into such samples."""
 LEAST_COVERAGE = 0.9
-"""A sample that has met less of its source tells nothing of endless ones: its value may stand still far from theirs."""
+"""Smallest coverage for a corrected value. Below it, the value can change little with the sample size and still be far
+from that of an infinite sample."""
 LEAST_RATIO = 1.6
-"""A bias that falls as 1/N halves with every doubling of the sample, so that the value falls by half as much from the
-half to the whole as from a quarter to the half: by a ratio of 2. Below this ratio the sample is too small for that law,
-and extrapolating would leave much of the bias in (tests/bench/accuracy_pjsd.py)."""
+"""Smallest ratio for a corrected value. A bias proportional to 1/N halves with every doubling of the sample, so the
+value falls half as much from the half to the whole as from the quarter to the half: a ratio of 2. Below this limit the
+sample is too small for that law, and extrapolation would leave much of the bias (tests/bench/accuracy_pjsd.py)."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A value, and the interval that holds 95 % of the resamplings; None where these would tell nothing."""
+    """A value with the interval that contains 95 % of the resamples; None if there are too few clips for one."""
 
     value: float
     low: float | None = None
@@ -53,17 +55,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Matched:
-    """Random samples of equally many phones, half of the smaller side: what differs by chance, and what beyond it.
+    """The values in random samples with equal numbers of phones, half as many as the smaller side has.
 
-    None stands for a side that is too small to be split.
+    The values within a side show what differs by chance. A value is None if a side is too small to be split.
     """
 
     phones: int
     between: Range | None = None
     """A against B, in disjoint samples."""
     within_a: Range | None = None
-    """A against itself: two disjoint samples of A."""
+    """Two disjoint samples of A."""
     within_b: Range | None = None
+    """Two disjoint samples of B."""
 
 
 @dataclass(frozen=True)
@@ -73,70 +76,73 @@ class Ngrams:
     count: int
     distinct: int
     coverage: float
-    """Good-Turing estimate of the share of the source's n-grams, by their probability, that were met: 1 less the share
-    of n-grams that were met once (Good, 1953). 0 without any."""
+    """Good-Turing estimate of the total probability of the n-grams that occur in the sample: 1 minus the share of
+    n-grams that occur once (Good, 1953). 0 if there are none."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """pJSD of the n-grams of one length. What could not be had is None, and `notes` say why."""
+    """The pJSD of the n-grams of one length. Values that could not be computed are None, and `notes` say why."""
 
     n: int
     a: Ngrams
     b: Ngrams
     shared: int
-    """Different n-grams that both sides have."""
+    """Distinct n-grams that both sides have."""
     pjsd: Range | None
-    """The value, with its 95 % bootstrap interval over clips at this sample size: it says how the value varies, and
-    not how much too large it is."""
+    """The value, with its 95 % bootstrap interval over clips. The interval shows the variation at this sample size, not
+    the bias."""
     matched: Matched
     curve: tuple[Point, ...]
     ratio: float | None
-    """By how much less the value falls with a doubling of the sample than with the one before: 2 for a bias of 1/N."""
+    """Decrease of the value with the last-but-one doubling of the sample over that with the last: 2 for a 1/N bias."""
     corrected: Range | None
-    """The value extrapolated to endless samples, by the terms of 1/N and 1/N^2. Given only where the ratio shows that
-    the bias follows that law, or is within the interval anyway, and where both sides cover their source."""
+    """The value extrapolated to infinite samples, with terms in 1/N and 1/N^2. It is only given if both sides cover
+    their source and either the ratio shows that the bias follows that law, or the bias is within the interval."""
     notes: tuple[str, ...]
 
 
 def divergence(a: np.ndarray, b: np.ndarray) -> float:
-    """Jensen-Shannon divergence, in bits, of two vectors of counts (n-grams,): half of KL(P||M) and of KL(Q||M).
+    """Return the Jensen-Shannon divergence of two vectors of counts, (n-grams,), in bits.
 
-    P and Q are the counts as shares, M is their mean. Exactly 0 for equal shares, symmetric, at most 1; no smoothing.
-    ValueError where a side has no count.
+    It is KL(P||M) / 2 + KL(Q||M) / 2, where P and Q are the counts as shares and M is their mean. It is symmetric,
+    exactly 0 for equal shares, and at most 1. Counts are not smoothed.
+
+    Raises:
+        ValueError: A side has no counts.
     """
     totals = a.sum(), b.sum()
     if not all(totals):
         raise ValueError("no n-grams on one of the sides")
     p, q = a / totals[0], b / totals[1]
     mean = (p + q) / 2
-    halves = (float(share[there] @ np.log2(share[there] / mean[there])) for share in (p, q) for there in [share > 0])
+    halves = (float(share[used] @ np.log2(share[used] / mean[used])) for share in (p, q) for used in [share > 0])
     return min(1.0, max(0.0, sum(halves) / 2))
 
 
 def compare(a: Corpus, b: Corpus, orders: Sequence[int] = ORDERS, draws: int = DRAWS, seed: int = 0) -> list[Order]:
-    """pJSD of each order between two corpora. Equal input and seed give equal results.
+    """Compute the pJSD of each order between two corpora. Equal inputs and seeds give equal results.
 
-    A clip that both have, by its id, is drawn on both sides or on none: so a part is compared with its whole. Memory
-    grows with the phones of both, time with phones times `draws`.
+    A clip with the same id in both corpora is drawn on both sides or on neither, so that a part can be compared with
+    its whole. Memory grows with the number of phones, and time with the number of phones times `draws`.
     """
     return [_Comparison(a, b, n, draws, seed).result() for n in orders]
 
 
 class _Comparison:
-    """The n-grams of one length, and the ways of resampling them."""
+    """Computes and resamples the n-grams of one length."""
 
     def __init__(self, a: Corpus, b: Corpus, n: int, draws: int, seed: int) -> None:
         self.n, self.draws = n, draws
         self.random = np.random.default_rng([seed, n])
-        self.counts = counted([a, b], n)
+        self.counts = count_ngrams([a, b], n)
         self.phones = a.phones_per_clip, b.phones_per_clip
         places = {clip: place for place, clip in enumerate(dict.fromkeys([*a.clips, *b.clips]))}
         self.ids = [np.array([places[clip] for clip in corpus.clips], np.int64) for corpus in (a, b)]
         of_a, of_b = (np.isin(np.arange(len(places)), ids) for ids in self.ids)
         strata = (np.flatnonzero(where) for where in (of_a & ~of_b, of_b & ~of_a, of_a & of_b))
         self.strata = [stratum for stratum in strata if len(stratum)]
-        """Clips of A alone, of B alone and of both, which are resampled each for themselves."""
+        """Clips of only A, of only B and of both. Each group is resampled separately."""
         self.number = len(places)
         self.fewest = min(int(np.count_nonzero(phones)) for phones in self.phones)
 
@@ -150,11 +156,11 @@ class _Comparison:
         value = divergence(*totals)
         spread = self._spread() if self.fewest >= FEWEST_CLIPS else None
         curve = self._curve(value) if self.fewest >= FEWEST_TO_EXTRAPOLATE else ()
-        ratio, corrected = (None, None) if spread is None or not curve else _extrapolated(curve, spread)
+        ratio, corrected = (None, None) if spread is None or not curve else _extrapolate(curve, spread)
         if min(a.coverage, b.coverage) < LEAST_COVERAGE:
             corrected = None
         return Order(
-            self.n, a, b, shared, _around(value, spread), self._matched(), curve, ratio, corrected,
+            self.n, a, b, shared, _with_interval(value, spread), self._matched(), curve, ratio, corrected,
             tuple(self._notes(corrected)),
         )  # fmt: skip
 
@@ -167,17 +173,17 @@ class _Comparison:
             yield "not corrected: the sample is too small for its bias to fall as 1/N; compare with the baseline"
 
     def _value(self, weights: np.ndarray) -> float | None:
-        """The value where each clip counts as often as `weights` (clips,) says; None where a side has no n-gram."""
+        """Return the value with clips weighted by `weights`, (clips,); None if a side has no n-grams."""
         return self._between(0, weights, 1, weights)
 
     def _between(self, side: int, weights: np.ndarray, other_side: int, other: np.ndarray) -> float | None:
-        a, b = (self.counts[at].T @ given[self.ids[at]] for at, given in ((side, weights), (other_side, other)))
+        a, b = (self.counts[at].T @ of_clips[self.ids[at]] for at, of_clips in ((side, weights), (other_side, other)))
         return divergence(a, b) if a.any() and b.any() else None
 
     def _spread(self) -> np.ndarray:
-        """What the bootstrap adds to the value, and takes from it, around its own mean.
+        """Return the deviations of the bootstrap values from their mean.
 
-        The bootstrap's mean itself is no estimate: resampling adds the bias of the sample a second time.
+        The mean itself is not an estimate of the value, because resampling adds the bias of the sample again.
         """
         values = []
         for _ in range(self.draws):
@@ -185,11 +191,11 @@ class _Comparison:
             for stratum in self.strata:
                 weights[stratum] = self.random.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)))
             values.append(self._value(weights))
-        known = np.array([value for value in values if value is not None])
-        return known - known.mean()
+        defined = np.array([value for value in values if value is not None])
+        return defined - defined.mean()
 
     def _parts(self, number: int) -> Iterator[np.ndarray]:
-        """Weights of disjoint parts of the clips, each side cut at random into `number` equal ones."""
+        """Divide the clips at random into `number` equal parts. Yields the weights, (clips,), of each."""
         shuffled = [np.array_split(self.random.permutation(stratum), number) for stratum in self.strata]
         for parts in zip(*shuffled, strict=True):
             weights = np.zeros(self.number)
@@ -197,18 +203,18 @@ class _Comparison:
             yield weights
 
     def _curve(self, value: float) -> tuple[Point, ...]:
-        """The mean value in samples of growing size; the last one is that of all clips."""
+        """Return the mean values in samples of growing size. The last is the value of all clips."""
         phones_a, phones_b = (float(phones.sum()) for phones in self.phones)
         curve = []
         for fraction in FRACTIONS:
             samples = [weights for _ in range(CUTS) for weights in self._parts(fraction)]
-            values = [found for weights in samples if (found := self._value(weights)) is not None]
+            values = [part for weights in samples if (part := self._value(weights)) is not None]
             curve.append(Point(phones_a / fraction, phones_b / fraction, float(np.mean(values)) if values else value))
         return (*curve, Point(phones_a, phones_b, value))
 
     def _matched(self) -> Matched:
         phones = int(min(of_side.sum() for of_side in self.phones)) // 2
-        found: dict[str, list[float]] = {"between": [], "within_a": [], "within_b": []}
+        by_pair: dict[str, list[float]] = {"between": [], "within_a": [], "within_b": []}
         for _ in range(SPLITS):
             order = self.random.permutation(self.number)
             a = self._sample(0, order, phones)
@@ -219,15 +225,15 @@ class _Comparison:
             ):  # fmt: skip
                 if one is not None and other is not None:
                     value = self._between(side, one, other_side, other)
-                    found[name] += [] if value is None else [value]
-        return Matched(phones, **{name: _range(values) for name, values in found.items()})
+                    by_pair[name] += [] if value is None else [value]
+        return Matched(phones, **{name: _range(values) for name, values in by_pair.items()})
 
     def _sample(
         self, side: int, order: np.ndarray, phones: int, without: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """Weights (clips,) of the first clips of a side, in this order, that have about so many phones together.
+        """Return the weights, (clips,), of the first clips of a side in `order` that have about `phones` phones.
 
-        Clips of the sample `without` are left out. None where fewer than four fifths of the phones are left.
+        Clips in the sample `without` are left out. None if less than four fifths of the phones are left.
         """
         of_clip = np.zeros(self.number)
         of_clip[self.ids[side]] = self.phones[side]
@@ -247,22 +253,22 @@ def _ngrams(counts: np.ndarray) -> Ngrams:
     return Ngrams(total, int(np.count_nonzero(counts)), 1 - once / total if total else 0.0)
 
 
-def _extrapolated(curve: Sequence[Point], spread: np.ndarray) -> tuple[float | None, Range | None]:
-    """The ratio of a curve, and its value for endless samples by Richardson's extrapolation in 1/N, to second order.
+def _extrapolate(curve: Sequence[Point], spread: np.ndarray) -> tuple[float | None, Range | None]:
+    """Return the ratio of a curve, and its limit for infinite samples by second-order Richardson extrapolation in 1/N.
 
-    The interval is that of the spread, wider on both sides by what the second order adds to the first.
+    The interval is that of the spread, widened on both sides by the difference of the second order to the first.
     """
     quarter, half, value = (point.pjsd for point in curve[-3:])
     ratio = (quarter - half) / (half - value) if half > value else None
-    matters = half - value > np.ptp(np.quantile(spread, [0.025, 0.975])) / 2
-    if matters and ratio is not None and ratio < LEAST_RATIO:
+    is_large = half - value > np.ptp(np.quantile(spread, [0.025, 0.975])) / 2
+    if is_large and ratio is not None and ratio < LEAST_RATIO:
         return ratio, None
     first, second = 2 * value - half, (8 * value - 6 * half + quarter) / 3
-    return ratio, _around(min(1.0, max(0.0, second)), spread, abs(second - first))
+    return ratio, _with_interval(min(1.0, max(0.0, second)), spread, abs(second - first))
 
 
-def _around(value: float, spread: np.ndarray | None, more: float = 0.0) -> Range:
-    """A value with the interval that its spread gives, wider by `more`, within the bounds of a divergence."""
+def _with_interval(value: float, spread: np.ndarray | None, more: float = 0.0) -> Range:
+    """Return a value with the interval of its spread, widened by `more` and limited to 0 to 1."""
     if spread is None:
         return Range(value)
     low, high = np.quantile(spread, [0.025, 0.975])

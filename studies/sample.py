@@ -1,7 +1,7 @@
-"""How large a sample of recordings must be, so that it tells the hours of languages, speakers or scores well enough.
+"""Sample size: how many recordings to annotate to estimate the hours of a language, or above a score, to a margin.
 
-Recordings are drawn, hours are asked for: the estimator is a ratio over recordings (`estimate.py`). The spread comes
-from a pilot, which is what a lake has measured so far, or without one from the worst case.
+Recordings are sampled but hours are estimated, so the estimator is a ratio over recordings (`estimate.py`). The
+variance comes from a pilot, the recordings of a lake that are annotated already, or from the worst case.
 """
 
 from __future__ import annotations
@@ -18,17 +18,25 @@ from runtime.errors import SpeechmillError
 from studies.estimate import Ratio, quantile
 
 FEW = 30
-"""Recordings below which the spread that a pilot shows is little more than a guess, and means are not yet normal."""
+"""With fewer recordings, the variance of a pilot is little more than a guess, and means are not normally
+distributed."""
 UNKNOWN = "unknown"
 
 
 def needed(
     half_width: float, deviation_s: float, mean_s: float, confidence: float, population: float = math.inf
 ) -> int:
-    """Recordings to draw so that the share of the hours is within `half_width` with this confidence.
+    """Return the number of recordings to draw to know a share of the hours to within `half_width`.
 
-    `deviation_s` is `Ratio.deviation_s`, `mean_s` the mean length of recordings. Drawn without being put back, a sample
-    from few recordings may be smaller (the finite population correction). Never under FEW, unless there are fewer.
+    Args:
+        half_width: Margin of the share to each side.
+        deviation_s: `Ratio.deviation_s` of the pilot.
+        mean_s: Mean length of recordings, seconds.
+        confidence: Probability that the estimate is within the margin.
+        population: Number of recordings to draw from, for the finite population correction.
+
+    Returns:
+        At least FEW, unless the population is smaller.
     """
     infinite = (quantile(confidence) * deviation_s / (half_width * mean_s)) ** 2
     count = infinite / (1 + infinite / population)
@@ -36,10 +44,10 @@ def needed(
 
 
 def upper_limit(count: int) -> float:
-    """What the variance that a pilot of so many recordings shows is multiplied by, so as to be large enough.
+    """Return the factor by which to multiply the variance of a pilot of `count` recordings.
 
-    The upper end of its one-sided interval with 80 % confidence, as R. H. Browne (Statistics in Medicine 14, 1995)
-    advises: a sample planned by the variance itself would be too small half of the time.
+    It gives the upper end of the one-sided 80 % confidence interval of the variance, as R. H. Browne (Statistics in
+    Medicine 14, 1995) advises. A sample planned with the variance itself would be too small half of the time.
     """
     from scipy.special import chdtri
 
@@ -56,21 +64,30 @@ def from_pilot(
     hours: float | None,
     only: str | None = None,
 ) -> dict[str, Any]:
-    """The sample that each group needs, by the recordings of a view (annotations or windows) as pilot.
+    """Plan the sample that each group needs, with the recordings of a view as the pilot.
 
-    `groups` is SQL that names the group of a row; `only` is the one that matters, if not all do. `margin` is of the
-    share of the hours, or with `relative` of the group's own hours. `hours` are those of all recordings that the sample
-    is drawn from; None for very many. Raises SpeechmillError where the pilot is of no use.
+    Args:
+        connection: The views of the lake.
+        view: 'annotations' or 'windows'.
+        groups: SQL expression that gives the group of a row.
+        margin: Half width of the interval, as a share of all hours or, with `relative`, of the hours of the group.
+        relative: See `margin`.
+        confidence: Of the interval.
+        hours: Hours of all recordings that the sample is drawn from; None for infinitely many.
+        only: Plan for this group only.
+
+    Raises:
+        SpeechmillError: The pilot has one recording, or none of the group.
     """
     ratios = _ratios(connection, view, groups)
     first = next(iter(ratios.values()))[0]
     unmeasured_s = ratios[UNKNOWN][0].total if UNKNOWN in ratios else 0.0
     mean_s = first.seconds / first.count
     population = math.inf if hours is None else max(1.0, hours * 3600 / mean_s)
-    wanted = {name: found for name, found in ratios.items() if only in (None, name)}
+    wanted = {name: ratio for name, ratio in ratios.items() if only in (None, name)}
     if first.count < 2 or not wanted:
-        what = "the pilot has a single recording" if first.count < 2 else f"no recording of the pilot is of {only}"
-        raise SpeechmillError(what, "annotate more recordings, or leave out LAKE and plan for the worst case")
+        what = "the pilot has a single recording" if first.count < 2 else f"no recording of the pilot is in {only}"
+        raise SpeechmillError(what, "annotate more recordings, or leave out LAKE to plan for the worst case")
     rows = []
     for name, (ratio, members) in wanted.items():
         half_width = margin * ratio.value if relative else margin
@@ -109,10 +126,18 @@ def worst_case(
     variation: float,
     hours: float | None,
 ) -> dict[str, Any]:
-    """The sample for a group of which nothing is known but that it has `share` of the hours, the worst being a half.
+    """Plan a sample without a pilot.
 
-    Each recording is wholly of the group or not, which spreads most; `variation` is the coefficient of variation of the
-    lengths of recordings, which makes a sample larger by 1 + its square.
+    The worst case is that each recording belongs to the group as a whole or not at all.
+
+    Args:
+        margin: As in `from_pilot`.
+        relative: As in `from_pilot`.
+        confidence: As in `from_pilot`.
+        share: Expected share of the group in the hours; the worst is a half.
+        mean_s: Mean length of recordings, seconds.
+        variation: Standard deviation of the lengths over their mean. The sample grows with 1 + its square.
+        hours: As in `from_pilot`.
     """
     half_width = margin * share if relative else margin
     deviation_s = mean_s * math.sqrt(share * (1 - share) * (1 + variation * variation))
@@ -130,21 +155,21 @@ def worst_case(
     }
 
 
-def meeting(condition: str) -> str:
-    """SQL that names what meets a condition by the condition, and null what was not measured."""
+def groups_of_condition(condition: str) -> str:
+    """Return SQL that names rows by the condition if they meet it, 'the rest' if not, and NULL if it is unknown."""
     name = condition.replace("'", "''")
     return f"CASE WHEN ({condition}) THEN '{name}' WHEN NOT ({condition}) THEN 'the rest' END"
 
 
 def _largest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sample that serves all groups."""
+    """Return the largest sample, which suffices for all groups."""
     most = max(rows, key=lambda row: row["recordings"])
     return {"recordings": most["recordings"], "sample_hours": most["hours"], "decided_by": most["group"]}
 
 
 def _ratios(connection: duckdb.DuckDBPyConnection, view: str, groups: str) -> dict[str, tuple[Ratio, int]]:
-    """The ratio of each group's seconds to all, over the recordings of a view, and how many have any of the group."""
-    if view == "annotations":  # a row is a recording, wholly of one group: no table of all recordings is needed
+    """Return the ratio of each group's seconds to all seconds, and the number of recordings with any of the group."""
+    if view == "annotations":  # a row is a recording in one group, so no table of all recordings is needed
         of_group = f"SELECT coalesce(({groups})::VARCHAR, '{UNKNOWN}') AS name, duration_s AS y FROM {view}"
         query = (
             "SELECT name, count(*) AS members, sum(y) AS y, sum(y * y) AS yy, sum(y * y) AS xy, sum(count(*)) OVER () "
@@ -173,28 +198,30 @@ def _as_ratios(rows: Rows, view: str) -> dict[str, tuple[Ratio, int]]:
     }
 
 
-def render(found: Mapping[str, Any]) -> None:
-    """The plan for people."""
-    pilot = found["pilot"]
+def render(plan: Mapping[str, Any]) -> None:
+    """Print the plan."""
+    pilot = plan["pilot"]
     if pilot:
         terminal.echo(f"pilot: {pilot['recordings']:,} recordings, {pilot['hours']:,.2f} h", dim=True)
         if pilot["unmeasured_hours"]:
             terminal.echo(f"{pilot['unmeasured_hours']:,.2f} h of it were not measured: they are the group {UNKNOWN}")
     columns = ["group", "pilot_recordings", "share", "share_low", "share_high", "half_width", "recordings", "hours"]
     terminal.table(
-        [name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in found["groups"]]
+        [name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in plan["groups"]]
     )
-    of = "" if found["population"] is None else f" of {found['population']:,}"
-    known = (
-        f"the share of the hours of {found['decided_by']} is then known to within its half width, and so are those of "
+    population = "" if plan["population"] is None else f" of {plan['population']:,}"
+    result = (
+        f"the share of the hours of {plan['decided_by']} is then known to within its half width, and so are those of "
         "the others"
-        if len(found["groups"]) > 1
+        if len(plan["groups"]) > 1
         else "its share of the hours is then known to within its half width"
     )
     terminal.echo(
-        f"draw {found['recordings']:,} recordings{of} at random, about {found['sample_hours']:,.2f} h: with "
-        f"{100 * found['confidence']:g} % confidence {known}",
+        f"draw {plan['recordings']:,} recordings{population} at random, about {plan['sample_hours']:,.2f} h: with "
+        f"{100 * plan['confidence']:g} % confidence {result}",
         bold=True,
     )
-    if any(row["is_guess"] for row in found["groups"]):
-        terminal.echo(f"where a group or the rest has under {FEW} recordings in the pilot, its sample is a guess")
+    if any(row["is_guess"] for row in plan["groups"]):
+        terminal.echo(
+            f"if a group or the rest has fewer than {FEW} recordings in the pilot, its sample size is a guess"
+        )

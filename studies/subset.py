@@ -1,4 +1,4 @@
-"""What `speechmill study subset` does: cut a subset, write it, and tell what it gives."""
+"""`speechmill study subset`: select the windows of a subset, and describe them."""
 
 from __future__ import annotations
 
@@ -19,55 +19,73 @@ from studies.strata import Stratum, stratified
 def cut(
     lake: Lake, about: About, weights: Mapping[str, float] | None = None, containing: Subset | None = None
 ) -> tuple[Subset, list[Stratum]]:
-    """The subset, and its strata where `about` names some. Raises ChoiceError for what cannot be met."""
+    """Select a subset.
+
+    Args:
+        lake: The lake that holds the dataset.
+        about: Budget, splits and strata of the subset.
+        weights: Proportions of the strata, by name; those of the split by default.
+        containing: An older subset that the new one must contain.
+
+    Returns:
+        The subset, and its strata if `about` names columns to stratify by.
+
+    Raises:
+        ChoiceError: The dataset has too few tokens, or the arguments contradict each other.
+    """
     if about.by:
         if containing is not None:
-            told = "a stratified subset goes on with no other one: within a version those of the same shares are nested"
-            raise ChoiceError(told, "leave out --containing, or --by")
+            what = "a stratified subset cannot contain another one, but in a version those of equal shares are nested"
+            raise ChoiceError(what, "leave out --containing, or --by")
         return stratified(lake, about, weights)
-    made = prefix(lake, about, containing)
-    if about.budget is not None and made.next_tokens is None and made.tokens < about.budget:
-        what = f"{about.budget:,} tokens are asked for, and {about.folder} has {made.tokens:,}"
-        raise ChoiceError(what, f"ask for a budget of {made.tokens:,} or less")
-    return made, []
+    subset = prefix(lake, about, containing)
+    if about.budget is not None and subset.next_tokens is None and subset.tokens < about.budget:
+        what = f"the budget is {about.budget:,} tokens, but {about.folder} has {subset.tokens:,}"
+        raise ChoiceError(what, f"use a budget of {subset.tokens:,} or less")
+    return subset, []
 
 
-def told(made: Subset, strata: list[Stratum]) -> dict[str, Any]:
-    """What the command tells of a subset, as docs/json.md describes it."""
-    about, rows = made.about, made.rows
+def describe(subset: Subset, strata: list[Stratum]) -> dict[str, Any]:
+    """Return the JSON document of a subset, which docs/json.md describes."""
+    about, rows = subset.about, subset.rows
     every, continuation = (int(shardlist.tokens(rows, about.patch, context).sum()) for context in (True, False))
-    counted = {name: int(pc.sum(rows[name]).as_py()) for name in ("windows", "frames", "array_bytes")}
-    named = ("lake", "dataset", "version", "splits", "tracks", "patch", "context", "budget", "by")
+    sums = {name: int(pc.sum(rows[name]).as_py()) for name in ("windows", "frames", "array_bytes")}
+    copied = ("lake", "dataset", "version", "splits", "tracks", "patch", "context", "budget", "by")
     return {
-        **{name: getattr(about, name) for name in named},
-        "tokens": made.tokens,
-        "short_by": None if about.budget is None else about.budget - made.tokens,
-        "next_window_tokens": made.next_tokens,
+        **{name: getattr(about, name) for name in copied},
+        "tokens": subset.tokens,
+        "short_by": None if about.budget is None else about.budget - subset.tokens,
+        "next_window_tokens": subset.next_tokens,
         "context_tokens": every - continuation,
         "continuation_tokens": continuation,
-        **counted,
+        "repeated_tokens": shardlist.repeated(rows, about.patch, about.context),
+        **sums,
         "shards": len(rows),
         "shards_taken_in_part": len(rows) - rows["ids"].null_count,
-        "strata": [asdict(one) for one in strata],
+        "strata": [asdict(stratum) for stratum in strata],
     }
 
 
-def render(found: Mapping[str, Any]) -> None:
-    """The same for people."""
-    kind = "tokens" if found["context"] else "tokens of continuations"
+def render(document: Mapping[str, Any]) -> None:
+    """Print the document of `describe` as text."""
+    tokens, patch = document["tokens"], document["patch"]
+    kind = "tokens" if document["context"] else "tokens of continuations"
     terminal.echo(
-        f"datasets/{found['dataset']}, version {found['version']}, {', '.join(found['splits'])}: "
-        f"{found['tokens']:,} {kind} of {found['patch']} frame{'s' * (found['patch'] > 1)} in {found['windows']:,} "
-        f"windows of {found['shards']:,} shards, of which {found['shards_taken_in_part']:,} are taken in part"
+        f"datasets/{document['dataset']}, version {document['version']}, {', '.join(document['splits'])}: "
+        f"{tokens:,} {kind} of {patch} frame{'s' * (patch > 1)} in {document['windows']:,} windows of "
+        f"{document['shards']:,} shards, of which {document['shards_taken_in_part']:,} are taken in part"
     )
-    if found["next_window_tokens"] is not None:
+    if document["repeated_tokens"] is not None:
+        unique = tokens - document["repeated_tokens"]
+        terminal.echo(f"{unique:,} of them are unique, {document['repeated_tokens']:,} repeat sound that came before")
+    if document["next_window_tokens"] is not None:
         terminal.echo(
-            f"{found['short_by']:,} tokens are left of the budget of {found['budget']:,}: "
-            f"the next window has {found['next_window_tokens']:,}"
+            f"{document['short_by']:,} tokens are left of the budget of {document['budget']:,}: "
+            f"the next window has {document['next_window_tokens']:,}"
         )
-    if found["strata"]:
+    if document["strata"]:
         rows = [
-            [one["name"], one["windows"], one["tokens"], one["tokens"] / found["tokens"], one["share"], one["held"]]
-            for one in found["strata"]
+            [row["name"], row["windows"], row["tokens"], row["tokens"] / tokens, row["share"], row["held"]]
+            for row in document["strata"]
         ]
-        terminal.table([" ".join(found["by"]), "windows", "tokens", "share", "wanted", "dataset"], rows)
+        terminal.table([" ".join(document["by"]), "windows", "tokens", "share", "wanted", "dataset"], rows)

@@ -1,4 +1,4 @@
-"""Shared fixtures: real sound is found where it lies and never copied into the project."""
+"""Shared fixtures. Real recordings are read where they are, and never copied into the project."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from servers import S3Server
 
-# One thread a model and no network, before any library reads these.
+# One thread per model and no network. Libraries read these variables when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS / "pipelines"), str(TESTS.parent)]  # the last one for docs/
 
-# The same examples every time, however slow the machine: a run tells of the change that it tests, not of luck.
+# Hypothesis uses the same examples every time, so that a failure comes from a change and not from chance.
 settings.register_profile("speechmill", derandomize=True, deadline=None)
 settings.load_profile("speechmill")
 
 
 LONGEST = (
     "test_month", "test_engines", "test_fuzz", "test_clusters", "test_ray", "test_bench_gpu", "test_latents",
-    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_parts",
+    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_shares",
     "test_isolated", "test_cli", "test_pjsd_cli", "test_merge", "test_remove", "test_select_plainly",
     "test_report_roundtrips", "test_audio_parts", "test_rounds", "test_logmel", "test_several", "test_label",
     "test_hostile_http", "test_recipes",
 )  # fmt: skip
-"""Files that take longest, the longest first: the last ones to be begun are short, so that workers end together."""
+"""The slowest test files, the slowest first. Short files then run last, so that all workers end at about the same
+time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are begun in the order of `LONGEST`; pytest-xdist keeps it by --no-loadscope-reorder."""
+    """Sort files in the order of `LONGEST`, which pytest-xdist keeps with --no-loadscope-reorder."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
@@ -55,7 +56,7 @@ def recordings() -> Path:
 
 @pytest.fixture(scope="session")
 def vad():
-    """The stage of voice activity, loaded once."""
+    """The stage for voice activity, loaded once."""
     from pipelines.stages.vad import Vad, VadConfig
 
     stage = Vad(VadConfig())
@@ -73,7 +74,7 @@ def conversation() -> Path:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A started S3 server, reached from this process by the usual variables as a user who may do everything."""
+    """A running S3 server. The environment of this process has the credentials of a user with all permissions."""
     from servers import EVERYTHING, plain_environment, s3_server
 
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
@@ -92,5 +93,5 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_columns() -> None:
-    """Output of commands is as wide as they make it: pytest-xdist tells its workers a width."""
+    """Remove the width that pytest-xdist sets for its workers, so that it does not affect the output of commands."""
     os.environ.pop("COLUMNS", None)

@@ -1,4 +1,4 @@
-"""What becomes of copies of a sound: other codecs, rates, levels, equalisation, compression, noise and speeds."""
+"""Distortions that copies of a sound may have: codecs, rates, levels, equalisation, compression, noise and speeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 16000
 
 
 def coded(samples: np.ndarray, rate: int, codec: str, container: str, bit_rate: int) -> np.ndarray:
-    """Float32 (samples,) at 16 kHz as a codec gives them back, at 16 kHz again."""
+    """Encode and decode float32 (samples,) at 16 kHz with a codec. Returns them at 16 kHz."""
     given = soxr.resample(samples, RATE, rate) if rate != RATE else samples
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
@@ -32,7 +32,7 @@ def coded(samples: np.ndarray, rate: int, codec: str, container: str, bit_rate: 
 
 
 def filtered(samples: np.ndarray, name: str, settings: str) -> np.ndarray:
-    """What a filter of FFmpeg makes of float32 (samples,) at 16 kHz."""
+    """Apply a filter of FFmpeg to float32 (samples,) at 16 kHz."""
     graph = av.filter.Graph()
     source = graph.add_abuffer(sample_rate=RATE, format="fltp", layout="mono")
     middle, sink = graph.add(name, settings), graph.add("abuffersink")
@@ -51,7 +51,7 @@ def filtered(samples: np.ndarray, name: str, settings: str) -> np.ndarray:
 
 
 def _frames(samples: np.ndarray, rate: int, form: str, size: int) -> list[av.AudioFrame]:
-    """Frames of a format and a size, numbered."""
+    """Return frames of a format and a size, with timestamps."""
     whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), "fltp", "mono")
     whole.sample_rate = rate
     fifo, frames, position = av.AudioFifo(), [], 0
@@ -66,7 +66,7 @@ def _frames(samples: np.ndarray, rate: int, form: str, size: int) -> list[av.Aud
 
 
 def equalised(samples: np.ndarray) -> np.ndarray:
-    """9 dB less at 500 Hz, 9 dB more at 1.5 kHz and 9 dB less at 3.5 kHz, by peaking filters (RBJ's cookbook)."""
+    """Cut 9 dB at 500 Hz and 3.5 kHz and boost 9 dB at 1.5 kHz, with peaking filters from RBJ's cookbook."""
     for centre_hz, gain_db in ((500, -9), (1500, 9), (3500, -9)):
         root, angle = 10 ** (gain_db / 40), 2 * np.pi * centre_hz / RATE
         width, middle = np.sin(angle) / 1.6, -2 * np.cos(angle)
@@ -77,7 +77,7 @@ def equalised(samples: np.ndarray) -> np.ndarray:
 
 
 def noisy(samples: np.ndarray, snr_db: float, pink: bool = False) -> np.ndarray:
-    """With noise so far below the mean power of the sound."""
+    """Add noise at a signal-to-noise ratio."""
     noise = np.random.default_rng(0).standard_normal(len(samples))
     if pink:
         spectrum = np.fft.rfft(noise)
@@ -87,9 +87,9 @@ def noisy(samples: np.ndarray, snr_db: float, pink: bool = False) -> np.ndarray:
 
 
 def faster(samples: np.ndarray, speed: float) -> np.ndarray:
-    """Played at another speed, and so at another pitch."""
-    made: np.ndarray = soxr.resample(samples, RATE * speed, RATE)
-    return made
+    """Change the speed, and with it the pitch."""
+    resampled: np.ndarray = soxr.resample(samples, RATE * speed, RATE)
+    return resampled
 
 
 COPIES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
@@ -112,4 +112,4 @@ COPIES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     "1 % slower, lower": (lambda x: faster(x, 0.99), 0.99),
     "1 % faster, same pitch": (lambda x: filtered(x, "atempo", "1.01"), 1.01),
 }
-"""Each with how much faster it runs."""
+"""Each distortion with the factor by which it changes the speed."""

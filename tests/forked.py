@@ -1,11 +1,11 @@
-"""`speechmill` commands in processes of their own that need not import its packages again.
+"""Run `speechmill` commands in separate processes without importing the packages each time.
 
-A command spends most of its first seconds on imports, and the tests start hundreds. A server, one for each process of
-pytest, imports the packages once and forks a process for each command. From then on such a process does what
-`python -c "from pipelines.commands.cli import main; main()"` does: it has its own memory, streams, environment and
-signals.
-Workers that it starts by multiprocessing's `spawn` are forked from a process that was forked before the command began:
-they have the packages and nothing of the command, as spawned ones.
+A command spends its first seconds mostly on imports, and the tests run hundreds. Each pytest process therefore has a
+server, which imports the packages once and forks a process for each command. Such a process behaves like
+`python -c "from pipelines.commands.cli import main; main()"`, with its own memory, streams, environment and signals.
+
+Workers that a command starts with multiprocessing's `spawn` are forked from a process that was forked before the
+command began. Like spawned ones, they have none of the state of the command.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRELOADED = (
     "onnxruntime", "pipelines.run", "pipelines.commands.cli", "pipelines.commands.dry_run",
     "pipelines.commands.next_steps", "manifests.ledger", "manifests.report.card", "manifests.views",
 )  # fmt: skip
-"""Not pyannote.audio, ctranslate2 and gRPC, which start threads: those do not survive a fork."""
+"""Not included are pyannote.audio, ctranslate2 and gRPC, which start threads that do not survive a fork."""
 
 
 class Forked:
@@ -68,7 +68,7 @@ class Forked:
         return code
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """All that it printed, to stdout and to stderr."""
+        """Wait for the command. Returns what it has printed to stdout and stderr."""
         self.wait(timeout)
         out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
         return out, err
@@ -82,16 +82,16 @@ class Forked:
 
 
 def start(*words: str, cwd: Path = ROOT, interruptible: bool = False, **settings: str) -> Forked:
-    """Start `speechmill` with these words, and with settings added to the environment.
+    """Start `speechmill` with these arguments and additional environment variables.
 
-    An `interruptible` command gets a group of its own, as a terminal gives it, and heeds Ctrl-C even where the parent
-    of the tests has it ignored.
+    An `interruptible` command has its own process group, as in a terminal, and reacts to Ctrl-C even if the parent of
+    the tests ignores it.
     """
     return Forked(words, {**os.environ, **settings}, cwd, interruptible)
 
 
 def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `speechmill` with these words."""
+    """Run `speechmill` with these arguments."""
     process = start(*words)
     out, err = process.communicate()
     return subprocess.CompletedProcess(words, process.wait(), out, err)
@@ -99,7 +99,7 @@ def speechmill(*words: str) -> subprocess.CompletedProcess[str]:
 
 @functools.cache
 def _folders() -> str:
-    """The folder that holds what commands print; it goes with this process."""
+    """Return the folder for the output of commands. It is removed when this process ends."""
     folder = tempfile.mkdtemp(prefix="forked-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -124,7 +124,7 @@ def serve() -> None:
     sys.path[0] = str(ROOT)
     for name in PRELOADED:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the waiting processes are reaped automatically
     for line in sys.stdin:
         if os.fork() == 0:
             _wait_for_command(json.loads(line))
@@ -132,7 +132,7 @@ def serve() -> None:
 
 
 def _wait_for_command(request: dict[str, object]) -> None:
-    """Fork the command and write down how it ended: nobody else is its parent."""
+    """Fork the command and write its exit status to a file, because only its parent can read it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     folder = Path(str(request["folder"]))
     if (pid := os.fork()) == 0:
@@ -148,7 +148,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _command(request: dict[str, object], folder: Path) -> None:
-    """Be the command."""
+    """Run the command in this process."""
     import types
 
     words, environment = request["words"], request["environment"]
@@ -166,7 +166,7 @@ def _command(request: dict[str, object], folder: Path) -> None:
     if request["interruptible"]:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.modules["__main__"] = types.ModuleType("__main__")  # as after -c: workers that are spawned read no file
+    sys.modules["__main__"] = types.ModuleType("__main__")  # as with -c: spawned workers then import no main file
     if "--workers" in words:
         _fork_workers()
     sys.argv = ["-c", *words]
@@ -182,10 +182,10 @@ def _command(request: dict[str, object], folder: Path) -> None:
 
 
 def _fork_workers() -> None:
-    """Have a process that forks the workers of this command, instead of a new interpreter for each.
+    """Start a process that forks the workers of this command, instead of starting an interpreter for each.
 
-    It is multiprocessing's own fork server, but forked here and now, with all that is imported, instead of spawned.
-    Like the workers that `pipelines.units.engines.local` spawns, its children have SIGINT blocked.
+    It is multiprocessing's own fork server, but forked from this process, with all imported modules, instead of
+    spawned. Like the workers that `pipelines.units.engines.local` spawns, its children have SIGINT blocked.
     """
     from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, util
 
@@ -193,8 +193,9 @@ def _fork_workers() -> None:
         if pid := os.fork():
             return pid
         try:
+            util.spawnv_passfds = spawnv_passfds  # so that a worker can spawn a process in turn
             for number in map(int, os.listdir("/proc/self/fd")):
-                if number > 2 and number not in passed:  # the other end of the pipe that tells when the command ends
+                if number > 2 and number not in passed:  # such as the pipe whose closing signals the command's end
                     with contextlib.suppress(OSError):
                         os.close(number)
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -203,16 +204,16 @@ def _fork_workers() -> None:
             os._exit(0)
 
     resource_tracker.ensure_running()
-    plainly, util.spawnv_passfds = util.spawnv_passfds, fork
+    spawnv_passfds, util.spawnv_passfds = util.spawnv_passfds, fork
     try:
         forkserver.ensure_running()
     finally:
-        util.spawnv_passfds = plainly
+        util.spawnv_passfds = spawnv_passfds
     context.SpawnProcess._Popen = staticmethod(popen_forkserver.Popen)  # type: ignore[assignment]
 
 
 def _end(code: int) -> None:
-    """End as the interpreter does: threads are waited for, exit handlers run, streams are flushed."""
+    """End as the interpreter does: join threads, run exit handlers, and flush streams."""
     import threading
 
     threading._shutdown()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Small lakes written by hand: what was measured is given, no sound is needed."""
+"""Small lakes with given measurements, which need no sound."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -58,7 +58,7 @@ def rules(**changes: Any) -> Selection:
 
 
 def publish_by_hand(lake: Lake, dataset: str, encoder: str) -> None:
-    """Describe shards that were written by hand, of a selection that keeps nothing else."""
+    """Publish a dataset of shards that a test has written, with the files that describe it."""
     prefix = f"datasets/{dataset}"
     made = {"recipe": dataset, "encoder": encoder, "selection": "none", "signal": "s", "plan": "p"}
     for name, told in {"plan": made, "recipe": {"name": dataset}, "models": {"models": []}}.items():

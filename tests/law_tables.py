@@ -1,4 +1,4 @@
-"""Tables of runs for tests of scaling laws: sampled from a law, or real ones that lie beside the test recordings."""
+"""Tables of runs for tests of scaling laws: sampled from a law, or published ones next to the test recordings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies.laws.law import Law
 from studies.laws.runs import Runs
 
 PAPER = Law(0.0055, 0.0638, 29.7667, 0.3995, 0.5644, 0.7051)
-"""A published law of continuous diffusion models of speech, with gamma other than 1."""
+"""A published law of continuous diffusion models of speech, with a gamma other than 1."""
 CHINCHILLA = Law(1.8172, 477.8, 2143, 0.3473, 0.3672)
 
 
@@ -28,7 +28,8 @@ def sampled(
     centre: float = 1.0,
     budget_noise: float = 0.0,
 ) -> Points:
-    """Runs at budgets from 1e18 to 1e21 FLOP, with sizes from 1 / span to span times `centre` times the optimal one."""
+    """Sample runs at budgets from 1e18 to 1e21 FLOP, with sizes from 1 / span to span times `centre` times the
+    optimum."""
     rng = np.random.default_rng(seed)
     flops = np.repeat(np.geomspace(1e18, 1e21, budgets), sizes)
     flops = flops * np.exp(budget_noise * rng.standard_normal(len(flops)))
@@ -38,13 +39,13 @@ def sampled(
 
 
 def runs_of(points: Points) -> Runs:
-    """As they would be read of a table: one evaluation each."""
+    """Return runs as if read from a table with one evaluation each."""
     count = len(points)
     return Runs(points, tuple(range(2, count + 2)), np.ones(count, dtype=np.int64), None, None, {})
 
 
 def write_table(path: Path, points: Points, names: tuple[str, str, str] = ("params", "tokens", "loss")) -> Path:
-    """The runs as a CSV with these columns."""
+    """Write runs to a CSV file with these columns."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -54,7 +55,7 @@ def write_table(path: Path, points: Points, names: tuple[str, str, str] = ("para
 
 
 def real_table(name: str) -> Path:
-    """A published table beside the test recordings; the test is skipped where it is not."""
+    """Return the path of a published table next to the test recordings. Skips the test if it is missing."""
     path = RECORDINGS.parent / "studies" / name
     if not path.is_file():
         pytest.skip(f"no table at {path}")

@@ -1,4 +1,4 @@
-"""Run in `.venv-servers`: MiniStack, with the CRC32C of a C library, since its own takes a second for 9 MB."""
+"""Start MiniStack, in `.venv-servers`, with CRC32C from a C library, because its own takes a second for 9 MB."""
 
 import google_crc32c
 from ministack import app

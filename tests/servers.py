@@ -1,4 +1,4 @@
-"""Servers that tests talk to over real connections: MiniStack's S3 and IAM, started on loopback and stopped after."""
+"""Servers for tests: MiniStack's S3 and IAM, which are started on loopback and stopped after the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAKE_ROLES = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action
 
 
 class S3Server:
-    """A started server; with a certificate it speaks TLS. The secrets of users and roles are checked, root's is not."""
+    """A running server, with TLS if it has a certificate. It checks the secrets of users and roles, but not root's."""
 
     def __init__(self, endpoint_url: str, process: subprocess.Popen[bytes], certificate: Path | None = None) -> None:
         self.endpoint_url, self.process, self.certificate = endpoint_url, process, certificate
@@ -36,7 +36,7 @@ class S3Server:
         return boto3.client(service, endpoint_url=self.endpoint_url, verify=verify, config=once, **ROOT | credentials)
 
     def add_user(self, name: str, policy: dict[str, Any]) -> dict[str, str]:
-        """Credentials of a new user with this one policy."""
+        """Create a user with a single policy. Returns its credentials."""
         iam = self.client("iam")
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName="only", PolicyDocument=json.dumps(policy))
@@ -44,7 +44,7 @@ class S3Server:
         return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
     def session(self, role_arn: str, user: str) -> dict[str, str]:
-        """Credentials of a role, taken by a new user of this name who may take roles and nothing else."""
+        """Create a user who may only assume roles, and assume a role. Returns the credentials of the session."""
         keys = self.add_user(user, TAKE_ROLES)
         taken = self.client("sts", **keys).assume_role(RoleArn=role_arn, RoleSessionName="test")["Credentials"]
         return {
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server(folder: Path, tls: bool = False) -> Iterator[S3Server]:
-    """MiniStack on loopback alone, with nothing of this process's AWS settings."""
+    """Run MiniStack on loopback, without the AWS settings of this process."""
     if not PYTHON.exists():
         pytest.fail(f"{PYTHON} is not installed: run `make servers`")
     port = free_port()
@@ -78,7 +78,7 @@ def s3_server(folder: Path, tls: bool = False) -> Iterator[S3Server]:
         certificate = folder / "ministack-tls" / "server.crt" if tls else None
         yield S3Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}", process, certificate)
     finally:
-        process.kill()  # asked to end, it waits for clients that keep their connections
+        process.kill()  # SIGTERM would wait for clients with open connections
         process.wait(10)
 
 
@@ -94,7 +94,7 @@ def await_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.
 
 
 def plain_environment(server: S3Server, credentials: dict[str, str]) -> dict[str, str]:
-    """Variables by which a process reaches `server`, and none of this machine's own AWS settings."""
+    """Return an environment with the variables for `server`, and without the AWS settings of this machine."""
     trusted = {"AWS_CA_BUNDLE": str(server.certificate)} if server.certificate else {}
     return (
         {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}

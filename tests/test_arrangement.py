@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pytest
 
 from manifests import schemas
 from manifests.exchange import checks
-from manifests.sums import MEASURES
 from pipelines.recipes import recipe
+from pipelines.stages.registry import stage_class
 
 ROOT = Path(__file__).parents[1]
 MAY_KNOW = {
@@ -77,14 +79,36 @@ def test_no_imports_of_files_or_of_rooms_in_pipelines_go_in_a_circle() -> None:
     rooms.prepare()
 
 
-def test_a_stage_is_described_wherever_stages_are_told_apart() -> None:
-    """Without its rules or measures, `select` and `manifest validate` would end in a KeyError."""
-    stages = set(schemas.STAGES)
-    assert set(recipe.STAGES) == stages - {"signal"}  # which every recipe measures
-    assert set(checks.STAGES) == stages
-    assert set(MEASURES) == stages | {"recordings"}
-    for stage, names in MEASURES.items():
-        assert set(names) <= set((schemas.STAGES | {"recordings": schemas.RECORDINGS})[stage].names)
+@pytest.mark.parametrize("stage", schemas.STAGE_SPECS)
+def test_the_specification_of_a_stage_fits_its_columns_and_its_class(stage: str) -> None:
+    spec = schemas.STAGE_SPECS[stage]
+    columns = set(spec.schema.names)
+    assert spec.schema.names[: len(schemas.BASE)] == schemas.BASE_NAMES
+    assert {*spec.headline, *spec.listed, *spec.bulky} <= columns
+    assert not spec.bulky or set(schemas.judged(stage).names) == columns - set(spec.bulky)
+    assert stage not in recipe.STAGES or (stage_class(stage).name, stage_class(stage).schema) == (stage, spec.schema)
+    query = "SELECT " + ", ".join(f"({check.bad})" for check in (*checks.STAGES[stage], *checks.FAILURE))
+    with duckdb.connect() as connection:
+        beside = {"duration_s": pa.float64(), "tracks": pa.int32()}
+        rows = spec.schema.empty_table()
+        for name, kind in beside.items():
+            rows = rows if name in columns else rows.append_column(name, pa.array([], kind))
+        connection.register("rows", rows)
+        assert connection.execute(f"{query} FROM rows").fetchall() == []
+
+
+def test_every_file_of_a_stage_is_found_by_its_name() -> None:
+    files = {path.stem for path in (ROOT / "manifests/schemas/stages").glob("*.py")} - {"__init__"}
+    assert files == set(schemas.STAGES) == set(recipe.STAGES) | {"signal"}  # which every recipe measures
+    orders = [spec.order for spec in schemas.STAGE_SPECS.values()]
+    assert orders == sorted(set(orders))
+
+
+def test_a_stage_comes_after_those_whose_rows_it_reads() -> None:
+    done: list[str] = []
+    for stage in recipe.parse({"name": "all", "annotate": {name: {} for name in recipe.STAGES}}).make_stages():
+        assert set(stage.needs) <= set(done)
+        done.append(stage.name)
 
 
 def test_no_column_of_a_stage_takes_the_place_of_another_one() -> None:

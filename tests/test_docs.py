@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ import numpy as np
 import pytest
 
 import encoders
+import pipelines.stages
 from docs.generate import COMMAND, FOLDER, PAGES
 from manifests import schemas
 from manifests.exchange.convert import FORMS, convert
 from manifests.exchange.relations import open_foreign
+from manifests.schemas import stages as specs
+from pipelines.recipes import recipe as recipes
 from pipelines.recipes.keys import encoder_keys, keys
 from pipelines.units.engines import Engine, Group
+from runtime.errors import RecipeError
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = sorted([*FOLDER.glob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("infra/**/*.md")])
@@ -77,15 +83,44 @@ def test_the_encoder_of_the_docs_gives_windows_the_frames_of_the_whole(tmp_path:
     np.testing.assert_array_equal(part, whole[:, 4:7])
 
 
+@pytest.fixture
+def pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stage of the docs, whose two files lie in the folders in which stages are looked for."""
+    for package, name in ((specs, "spec of pauses"), (pipelines.stages, "pauses.py")):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / "pauses.py").write_text(example(name))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    loaded = specs.load_specs()
+    monkeypatch.setattr(schemas, "STAGE_SPECS", loaded)
+    monkeypatch.setattr(schemas, "STAGES", {name: spec.schema for name, spec in loaded.items()})
+    monkeypatch.setattr(recipes, "STAGES", [name for name, spec in loaded.items() if spec.optional])
+    yield
+    for package in (specs, pipelines.stages):
+        sys.modules.pop(f"{package.__name__}.pauses")
+        delattr(package, "pauses")
+
+
+@pytest.mark.usefixtures("pauses")
+def test_the_stage_of_the_docs_needs_no_more_than_its_two_files() -> None:
+    assert list(schemas.STAGES)[:4] == ["signal", "vad", "pauses", "diarize"]
+    raw = {"name": "docs", "annotate": {"pauses": {"pause_s": 0.2}, "vad": {}}}
+    recipe = recipes.parse(raw | {"select": {"recordings": {"calm": "pauses < 9"}}})
+    assert [stage.name for stage in recipe.make_stages()] == ["vad", "pauses"]
+    with pytest.raises(RecipeError, match=r"unknown key 'pause' in annotate\.pauses"):
+        recipes.parse({"name": "docs", "annotate": {"pauses": {"pause": 0.2}, "vad": {}}})
+
+
+@pytest.mark.usefixtures("pauses")
 def test_the_stage_of_the_docs_gives_a_row_of_its_schema() -> None:
-    names = run_example("pauses.py")
-    stage = names["Pauses"](names["PausesConfig"]())
+    _, stage = recipes.parse({"name": "docs", "annotate": {"vad": {}, "pauses": {}}}).make_stages()
+    sound: Any = None  # the stage reads the rows of vad alone
     spans = [(0.0, 1.0), (1.2, 2.0), (2.5, 3.0), (2.6, 5.0), (6.0, 7.0)]
     segments = [{"track": 0, "start_s": start, "end_s": end} for start, end in spans]
-    row = stage.annotate(None, {"vad": {"segments": segments}})
+    row = stage.annotate(sound, {"vad": {"segments": segments}})
     made = schemas.table([{"recording_id": "a", "status": "ok", **row}], stage.schema)
     assert made["pauses"].to_pylist() == [2]
-    other = names["Pauses"](names["PausesConfig"](pause_s=0.1))
+    _, other = recipes.parse({"name": "docs", "annotate": {"vad": {}, "pauses": {"pause_s": 0.1}}}).make_stages()
     assert other.fingerprint({"vad": "v"}) != stage.fingerprint({"vad": "v"})
 
 

@@ -1,8 +1,8 @@
-"""Tiny models of random weights in the architecture of each encoder, saved as their libraries save real ones.
+"""Tiny models with random weights in the architecture of each encoder, saved in the format of their libraries.
 
-Rates, strides, kernels and attention windows are those of the published models where that stays small; only widths and
-depths are less. Scales of residual branches are raised from their values at the beginning of training, so that what a
-branch adds is seen in the features, as it is in a trained model.
+Rates, strides, kernels and attention windows are mostly those of the published models; widths and depths are smaller.
+The scales of residual branches are larger than at the beginning of training, so that each branch affects the features,
+as it does in a trained model.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _dac(folder: Path) -> None:
     )  # fmt: skip
     model = DacModel(config)
     for module in model.encoder.modules():
-        if isinstance(module, torch.nn.Conv1d):  # 0.02 at first, beside which a residual branch adds nothing
+        if isinstance(module, torch.nn.Conv1d):  # with the initial 0.02, residual branches would add nothing
             torch.nn.init.normal_(module.weight, std=0.5 * module.weight[0].numel() ** -0.5)
     model.save_pretrained(folder)
 
@@ -85,7 +85,7 @@ def _same(folder: Path) -> None:
     from diffusers import AutoencoderSAME
 
     model = AutoencoderSAME(encoder_channels=8, encoder_c_mults=[4], latent_dim=16, dim_heads=16)
-    for parameter in model.parameters():  # many of them begin at zero, which would leave the attention out
+    for parameter in model.parameters():  # many are initialised to zero, which would disable the attention
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     model.save_pretrained(folder)
@@ -159,13 +159,13 @@ class Tiny:
     """A model for tests."""
 
     encoder: str
-    """The encoder that takes it."""
+    """Name of the encoder for it."""
     save: Callable[[Path], None]
     """Saves it to a folder."""
     call: Callable[[Path, torch.Tensor], torch.Tensor]
-    """Its features (1, frames, dim) of a whole sound (1, samples), by the library's own call and none of ours."""
+    """Computes the features (1, frames, dim) of a sound (1, samples) with the library only."""
     grid: tuple[int, int, int]
-    """Sampling rate, hop and values per frame that are expected."""
+    """Expected sampling rate, hop and values per frame."""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -259,5 +259,6 @@ CODECS: dict[str, Callable[[Path, torch.Tensor], tuple[torch.Tensor, torch.Tenso
     "same": _autoencoder("AutoencoderSAME", 2),
     "longcat": _autoencoder("LongCatAudioDiTVae", 1, sample_posterior=False),
 }
-"""What each model with a decoder gives its decoder, (1, frames, dim), of a sound (1, samples) of whole frames, and the
-sound that it makes of it, (1, channels, samples): by the library's own calls, quantiser included where there is one."""
+"""Functions that run each model with a decoder on a sound (1, samples) of whole frames, with the library's own calls,
+including a quantiser if there is one. They return the input of the decoder, (1, frames, dim), and the decoded sound,
+(1, channels, samples)."""

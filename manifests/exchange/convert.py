@@ -1,4 +1,4 @@
-"""Write a lake or manifests in the formats that others read, and say what each of them cannot hold."""
+"""Convert a lake or manifests to the formats of other tools, and report what a format cannot hold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from manifests.exchange.foreign import lhotse, moshi, nemo, rttm, tables
 from manifests.exchange.foreign.rows import TABLES, ManifestError, Row, rest
-from manifests.exchange.losses import lost
-from manifests.exchange.place import placed, placed_in
+from manifests.exchange.losses import describe_losses
+from manifests.exchange.place import output_in_storage, output_path
 from manifests.exchange.relations import Source
 from manifests.output import counted
 from manifests.storage import open_storage
@@ -21,18 +21,20 @@ EXAMPLES = 3
 
 
 class CannotHoldError(ValueError):
-    """Why a format cannot hold a row."""
+    """A format cannot hold a row; the message says why."""
 
 
 @dataclass
 class Converted:
-    """Rows by file written, rows left out by reason with the ids of a few, and what no file could hold."""
+    """The result of a conversion: rows by written file, rows that were left out, and values that were lost."""
 
     out: str
-    """Where all of it goes, once it is written."""
+    """The place of the output once it is complete."""
     files: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    """By reason: the number of rows, and the ids of a few of them."""
     lost: list[str] = field(default_factory=list)
+    """Descriptions of values that the format cannot hold."""
 
     def leave_out(self, reason: str, name: str) -> None:
         count, examples = self.left_out.get(reason, (0, []))
@@ -41,22 +43,33 @@ class Converted:
 
 @dataclass(frozen=True)
 class Form:
-    """A format: how it is written, and what it cannot hold of each table (None: all of it), as `losses.lost` takes."""
+    """A format that can be written.
+
+    `lacks` says for each table what the format cannot hold, in the words of `losses.CONDITIONS`; None is all of it.
+    """
 
     write: Callable[[Source, Path, Converted], None]
     lacks: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
     name: str = "none"
-    """Under which `rest` is kept for it."""
+    """The name of the format under which readers keep its extra fields in `rest`."""
     folder: bool = False
+    """Whether it is a folder of files instead of one file."""
     beside: tuple[str, ...] = ()
-    """Suffixes of files that it writes beside its own."""
+    """Suffixes of further files that it writes beside its main one."""
 
 
 def convert(source: Source, form: str, out: str, overwrite: bool = False) -> Converted:
-    """Write `source` to the file or folder `out` in one of FORMS, which appears once all of it is written.
+    """Write a source in one of the formats FORMS.
 
-    Raises ManifestError where something is there and `overwrite` does not allow to replace it, where `out` is a file
-    and a folder is written or the other way round, and where the format holds nothing of the source.
+    Args:
+        source: What is converted.
+        form: The name of the format.
+        out: The file or folder to write, which appears once it is complete.
+        overwrite: Whether an earlier conversion at that place may be replaced.
+
+    Raises:
+        ManifestError: The place is taken, it is a file instead of a folder or the other way round, or the format can
+            hold nothing of the source.
     """
     chosen = FORMS[form]
     result = Converted(out, left_out={reason: (count, []) for reason, count in source.left_out.items()})
@@ -64,9 +77,9 @@ def convert(source: Source, form: str, out: str, overwrite: bool = False) -> Con
         if form == "nemo-diarization":
             raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
         root, _, name = out.rstrip("/").rpartition("/")
-        place = placed_in(open_storage(root), name, chosen.folder, chosen.beside, overwrite)
+        place = output_in_storage(open_storage(root), name, chosen.folder, chosen.beside, overwrite)
     else:
-        place = placed(out, chosen.folder, chosen.beside, overwrite)
+        place = output_path(out, chosen.folder, chosen.beside, overwrite)
     with place as path:
         chosen.write(source, path, result)
         if not result.files:
@@ -75,14 +88,14 @@ def convert(source: Source, form: str, out: str, overwrite: bool = False) -> Con
                 f"nothing here can be written as {form}: {reasons or 'it is empty'}", "choose another format"
             )
         start = out.rstrip("/") + "/" if chosen.folder else out[: len(out) - len(path.name)]
-        of = path if chosen.folder else path.parent
-        result.files = {start + Path(name).relative_to(of).as_posix(): rows for name, rows in result.files.items()}
-    result.lost += lost(source, chosen.lacks, chosen.name)
+        base = path if chosen.folder else path.parent
+        result.files = {start + Path(name).relative_to(base).as_posix(): rows for name, rows in result.files.items()}
+    result.lost += describe_losses(source, chosen.lacks, chosen.name)
     return result
 
 
 def _write_lines(path: Path, rows: Iterator[Row], line: Callable[[Row], str], result: Converted) -> None:
-    """One line a row; a row that the format cannot hold is counted. Without any line there is no file."""
+    """Write a line for each row, and count rows that the format cannot hold. Without any line no file is written."""
     written = 0
     with whole_text(path) as file:
         for row in rows:
@@ -107,25 +120,26 @@ def _json(value: Mapping[str, Any]) -> str:
 def _lhotse_recording(row: Row) -> str:
     known = row["uris"] and row["sample_rate"] and row["num_samples"] and row["channels"] and row["duration_s"]
     if not known and not rest(row, lhotse.FORM):
-        raise CannotHoldError("recordings whose file, rate, samples or channels are not known: Lhotse wants all four")
+        raise CannotHoldError("recordings whose file, rate, samples or channels are unknown: Lhotse needs all four")
     return _json(lhotse.recording(row))
 
 
 def _lhotse_segment(row: Row) -> str:
     if not row["duration_s"] or row["start_s"] is None:
-        raise CannotHoldError("segments without a start or a duration: Lhotse wants both, a duration above 0")
+        raise CannotHoldError("segments without a start or a duration: Lhotse needs both, and a duration above 0")
     return _json(lhotse.segment(row | {"channels": row["channels"] or [0]}))
 
 
 def _lhotse_window(row: Row) -> str:
-    of = row.pop("of")
+    recording = row.pop("of")
     if not rest(row, lhotse.FORM):
-        known = of and of["sample_rate"] and of["num_samples"] and of["uris"] and of["channels"]
-        if not known and not (of and rest(of, lhotse.FORM)):
-            raise CannotHoldError("windows whose recording is not known: Lhotse wants its file, rate and samples")
+        names = ("sample_rate", "num_samples", "uris", "channels")
+        known = recording and all(recording[name] for name in names)
+        if not known and not (recording and rest(recording, lhotse.FORM)):
+            raise CannotHoldError("windows whose recording is unknown: Lhotse needs its file, rate and samples")
         if not row["channels"] or row["start_s"] is None or not row["duration_s"]:
-            raise CannotHoldError("windows whose channels, start or duration are not known: Lhotse wants all three")
-    return _json(lhotse.window(row, of))
+            raise CannotHoldError("windows whose channels, start or duration are unknown: Lhotse needs all three")
+    return _json(lhotse.window(row, recording))
 
 
 def _lhotse_recordings(source: Source, out: Path, result: Converted) -> None:
@@ -144,7 +158,9 @@ def _lhotse_cuts(source: Source, out: Path, result: Converted) -> None:
 def _lhotse_cuts_alone(source: Source, out: Path, result: Converted) -> None:
     _lhotse_cuts(source, out, result)
     windows = source.count("windows")
-    result.lost += lost(source, {"recordings": (NAMES, "custom") if windows else (NAMES,), "windows": ()}, lhotse.FORM)
+    result.lost += describe_losses(
+        source, {"recordings": (NAMES, "custom") if windows else (NAMES,), "windows": ()}, lhotse.FORM
+    )
     if not windows:
         return
     outside = "SELECT count(*) FROM {recordings} ANTI JOIN {windows} USING (recording_id)".format(**source.relations)
@@ -169,7 +185,7 @@ WHOLE_RECORDINGS = (
     f"SELECT recording_id, list({{{{{SEGMENT}}}}} ORDER BY s.position) AS inside FROM {{segments}} AS s "
     "WHERE duration_s > 0 GROUP BY recording_id) USING (recording_id) ORDER BY r.position"
 )
-"""A window a recording, for a source that has none."""
+"""One window for each recording, for a source without windows."""
 
 
 def _lhotse_folder(source: Source, out: Path, result: Converted) -> None:
@@ -183,7 +199,7 @@ def _lhotse_folder(source: Source, out: Path, result: Converted) -> None:
 
 
 def _nemo(source: Source, out: Path, result: Converted) -> None:
-    """Utterances are segments; windows, or whole recordings, where the source has none."""
+    """Utterances are the segments; without segments the windows, and without windows the recordings."""
     if source.count("segments"):
         query = "SELECT s.*, r.uris[1] AS uri FROM {segments} AS s LEFT JOIN {recordings} AS r USING (recording_id)"
         order = "s.position"
@@ -196,19 +212,19 @@ def _nemo(source: Source, out: Path, result: Converted) -> None:
         query, order = "SELECT *, uris[1] AS uri FROM {recordings}", "position"
         utterances = {"recordings": (ID, NAMES, *SOUND, CLASH)}
     of_files: dict[str, tuple[str, ...] | None] = {"recordings": (ID, NAMES, "duration_s", *SOUND, "custom")}
-    result.lost += lost(source, of_files | utterances, nemo.FORM)
+    result.lost += describe_losses(source, of_files | utterances, nemo.FORM)
 
     def line(row: Row) -> str:
         if row["uri"] is None:
-            raise CannotHoldError("utterances whose file is not known: NeMo wants its path")
-        said = dict.fromkeys(("start_s", "speaker", "language", "text")) | row | {"custom": nemo.flat(row)}
-        return _json(nemo.segment(said, row["uri"]))
+            raise CannotHoldError("utterances whose file is unknown: NeMo needs its path")
+        fields = dict.fromkeys(("start_s", "speaker", "language", "text")) | row | {"custom": nemo.flat(row)}
+        return _json(nemo.segment(fields, row["uri"]))
 
     _write_lines(out, source.rows(f"{query} ORDER BY {order}"), line, result)
 
 
 def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
-    """A manifest, and beside it a file of turns and one of what is to be scored for each recording."""
+    """Write a manifest, and for each recording a file of turns (RTTM) and one of regions to score (UEM)."""
     query = (
         f"SELECT r.*, list({{{{{SEGMENT}}}}} ORDER BY s.position) FILTER (s.segment_id IS NOT NULL) AS inside "
         "FROM {recordings} AS r LEFT JOIN {segments} AS s USING (recording_id) GROUP BY ALL ORDER BY r.position"
@@ -217,10 +233,10 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
 
     def line(row: Row) -> str:
         if not row["uris"]:
-            raise CannotHoldError("recordings whose file is not known: NeMo wants its path")
+            raise CannotHoldError("recordings whose file is unknown: NeMo needs its path")
         name = Path(row["uris"][0]).stem
         if name in names or name.split() != [name]:
-            raise CannotHoldError("recordings whose file name has spaces or was met before: NeMo tells them by it")
+            raise CannotHoldError("recordings whose file name has spaces or is not unique: NeMo identifies them by it")
         names.add(name)
         inside = [segment | {"recording_id": name} for segment in row["inside"] or []]
         paths = {kind: out / kind / f"{name}.{kind}" for kind in ("rttm", "uem")}
@@ -242,7 +258,7 @@ def _nemo_diarization(source: Source, out: Path, result: Converted) -> None:
     _write_lines(out / "manifest.jsonl", source.rows(query), line, result)
     strange = "SELECT count(*) FROM {segments} ANTI JOIN {recordings} USING (recording_id)".format(**source.relations)
     if count := source.value(strange):
-        result.lost.append(f"{counted(count, 'segment')} of recordings that are not known")
+        result.lost.append(f"{counted(count, 'segment')} of unknown recordings")
 
 
 def _rttm_line(row: Row) -> str:
@@ -264,7 +280,7 @@ def _uem_line(row: Row) -> str:
 
 
 def _rttm(source: Source, out: Path, result: Converted) -> None:
-    """Turns, and beside them a .uem of whole recordings, or of windows where no length is known."""
+    """Write turns, and beside them a .uem of whole recordings, or of windows if no duration is known."""
     _write_lines(out, source.rows("FROM {segments} ORDER BY position"), _rttm_line, result)
     whole = "SELECT recording_id, 0.0::DOUBLE AS start_s, duration_s, [0] AS channels, NULL AS rest FROM {recordings}"
     regions = "FROM {windows} SEMI JOIN (FROM {recordings} WHERE duration_s IS NULL) USING (recording_id)"
@@ -280,20 +296,22 @@ def _rttm(source: Source, out: Path, result: Converted) -> None:
 def _moshi(source: Source, out: Path, result: Converted) -> None:
     def line(row: Row) -> str:
         if not row["uris"] or row["duration_s"] is None:
-            raise CannotHoldError("recordings whose file or duration is not known")
+            raise CannotHoldError("recordings whose file or duration is unknown")
         if row["channels"] != 2:
-            raise CannotHoldError("recordings that have not two channels: moshi wants the model left, the user right")
+            raise CannotHoldError(
+                "recordings without exactly two channels: moshi needs the model left and the user right"
+            )
         relation = (json.loads(row["custom"]) if row["custom"] else {}).get("channel_relation")
         if relation not in (None, "speakers"):
             raise CannotHoldError(f"recordings whose two channels are not a speaker each ({relation})")
         return _json(moshi.recording(row))
 
     _write_lines(out, source.rows("FROM {recordings} ORDER BY position"), line, result)
-    result.lost.append("words; moshi-finetune wants them in a .json beside each file, and its annotate.py makes it")
+    result.lost.append("words; moshi-finetune needs them in a .json beside each file, which its annotate.py writes")
 
 
 def _tables(source: Source, out: Path, result: Converted, kind: str, write: Callable[..., None]) -> list[str]:
-    """The three tables as files of a kind; which of them hold rows."""
+    """Write the three tables as files of a kind; returns the names of those that have rows."""
     out.mkdir(parents=True, exist_ok=True)
     held = [table for table in TABLES if source.count(table)]
     for table in held:
@@ -304,7 +322,7 @@ def _tables(source: Source, out: Path, result: Converted, kind: str, write: Call
 
 
 def _parquet(source: Source, out: Path, result: Converted) -> None:
-    """The three tables, and a README.md that makes them configurations of one Hugging Face dataset."""
+    """Write the tables, and a README.md that makes them configurations of one Hugging Face dataset."""
     held = _tables(source, out, result, "parquet", tables.write_parquet)
     configs = "".join(f"- config_name: {table}\n  data_files: {table}.parquet\n" for table in held)
     with whole_text(out / "README.md") as file:
@@ -312,7 +330,7 @@ def _parquet(source: Source, out: Path, result: Converted) -> None:
 
 
 def _csv(source: Source, out: Path, result: Converted) -> None:
-    """The three tables; lists and objects are JSON."""
+    """Write the tables; lists and objects are JSON."""
     _tables(source, out, result, "csv", tables.write_csv)
 
 

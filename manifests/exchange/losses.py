@@ -1,4 +1,4 @@
-"""What a format cannot hold of what it is given, as lines for people: nothing is lost without a word."""
+"""Describe the values that a format cannot hold, so that no conversion loses any of them silently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from manifests.exchange.foreign import nemo
 from manifests.exchange.relations import Source
 from manifests.output import counted
 
-SAYS = {
+CONDITIONS = {
     "channels": "channels <> [0]",
     "all channels but the first": "len(channels) > 1",
     "all names but the first": "len(uris) > 1",
@@ -21,13 +21,16 @@ SAYS = {
         for kind, keys in (("", nemo.COLUMNS), (" for diarization", nemo.OF_RECORDINGS))
     },
 }
-"""When a row holds something of that kind; any other name is a column that is not null."""
+"""SQL conditions for kinds of values that a row may have; any other kind is the name of a column that is not null."""
 
 
-def lost(source: Source, lacks: Mapping[str, Sequence[str] | None], form: str) -> Iterator[str]:
-    """What is lost of each table: by kind, and all of it where `lacks` says None.
+def describe_losses(source: Source, lacks: Mapping[str, Sequence[str] | None], form: str) -> Iterator[str]:
+    """Yield a line for each kind of values that a format loses.
 
-    `form` is the name under which `rest` is kept for the format.
+    Args:
+        source: What is converted.
+        lacks: The kinds of values that the format cannot hold, by table; None if it cannot hold the table at all.
+        form: The name of the format under which its extra fields are kept in `rest`.
     """
     for table, kinds in lacks.items():
         rows = source.count(table)
@@ -36,7 +39,7 @@ def lost(source: Source, lacks: Mapping[str, Sequence[str] | None], form: str) -
         if kinds is None:
             yield counted(rows, table[:-1])
             continue
-        conditions = {kind: SAYS.get(kind, f"{kind} IS NOT NULL") for kind in kinds}
+        conditions = {kind: CONDITIONS.get(kind, f"{kind} IS NOT NULL") for kind in kinds}
         conditions["fields of another format"] = f"rest IS NOT NULL AND json_extract(rest, '$.{form}') IS NULL"
         query = ", ".join(f"count(*) FILTER ({condition})" for condition in conditions.values())
         (counts,) = source.connection.execute(f"SELECT {query} FROM {source.relations[table]}").fetchall()
@@ -46,7 +49,7 @@ def lost(source: Source, lacks: Mapping[str, Sequence[str] | None], form: str) -
 
 
 def _custom(source: Source, table: str) -> str:
-    """The word with the first few keys that are lost."""
+    """The word `custom` with its first few keys."""
     query = f"SELECT DISTINCT unnest(json_keys(custom)) AS key FROM {source.relations[table]} ORDER BY key"
     names = [key for (key,) in source.connection.execute(query).fetchmany(6)]
     return f"custom ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"

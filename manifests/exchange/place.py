@@ -1,4 +1,7 @@
-"""Where a conversion goes: written in full beside its place, then moved there, and nothing of others is touched."""
+"""The output of a conversion: it is written completely at a temporary place and then moved.
+
+Files that no conversion has written are never replaced.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,29 @@ OURS = re.compile(
     r"(recordings|segments|windows|supervisions|cuts)\.(jsonl\.gz|parquet|csv)|README\.md|manifest\.jsonl"
     r"|(rttm/[^/]+\.rttm|uem/[^/]+\.uem)"
 )
-"""Names of the files that some format writes into its folder."""
+"""Names of the files that formats write into their folders."""
 UNFINISHED = ".converting-"
-"""How the folder of a conversion begins that is not done, or that was killed."""
-INSTEAD = "choose another place, or replace what is there with --overwrite"
+"""The prefix of the folder of an unfinished conversion."""
+INSTEAD = "choose another place, or replace it with --overwrite"
 
 
 @contextmanager
-def placed(out: str, folder: bool, beside: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """A path at which to write what becomes the file or folder `out` once all of it is there.
+def output_path(out: str, folder: bool, beside: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """Give a temporary path for the output, which is moved to `out` at the end.
 
-    `beside` are the suffixes of the files that a file may have beside it. Raises ManifestError where something is
-    there, unless it is to be replaced and was written by a conversion: then nothing of it stays.
+    Args:
+        out: The place of the output.
+        folder: Whether the output is a folder instead of a file.
+        beside: Suffixes of further files beside an output file.
+        overwrite: Whether the files of an earlier conversion are deleted.
+
+    Raises:
+        ManifestError: The place is taken by something that may not be replaced.
     """
     path = Path(out).absolute()
     if path.exists() and path.is_dir() != folder:
         raise ManifestError(f"{out} is a {'folder' if path.is_dir() else 'file'}", f"give a {_kind(folder)}")
-    old = _there(path, folder, beside)
+    old = _existing(path, folder, beside)
     _refuse(out, old, path if folder else path.parent, folder, overwrite)
     base = next(parent for parent in (path, *path.parents) if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=base) as unfinished:
@@ -41,15 +50,17 @@ def placed(out: str, folder: bool, beside: Sequence[str], overwrite: bool) -> It
             file.unlink()
             if file.parent != path and folder and not any(file.parent.iterdir()):
                 file.parent.rmdir()
-        for file in _there(written, folder, beside):
+        for file in _existing(written, folder, beside):
             target = path / file.relative_to(written) if folder else path.parent / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
 
 
 @contextmanager
-def placed_in(storage: Storage, name: str, folder: bool, beside: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """The same in a storage that is no local disk; `name` is the key of the file, or of the folder."""
+def output_in_storage(
+    storage: Storage, name: str, folder: bool, beside: Sequence[str], overwrite: bool
+) -> Iterator[Path]:
+    """Give a temporary path as `output_path` does, for an output in a storage under the key `name`."""
     prefix = Path(name)
     old = [Path(key) for key in storage.list(name)] if folder else []
     old += [key for key in _files(prefix, beside) if not folder and storage.exists(str(key))]
@@ -57,11 +68,11 @@ def placed_in(storage: Storage, name: str, folder: bool, beside: Sequence[str], 
     with tempfile.TemporaryDirectory(prefix="speechmill-convert-") as unfinished:
         written = Path(unfinished) / prefix.name
         yield written
-        made = {str(prefix.parent / path.relative_to(unfinished)): path for path in _there(written, folder, beside)}
+        files = {str(prefix.parent / path.relative_to(unfinished)): path for path in _existing(written, folder, beside)}
         for key in old:
-            if str(key) not in made:
+            if str(key) not in files:
                 storage.delete(str(key))
-        for name, file in made.items():
+        for name, file in files.items():
             storage.put_file(name, file)
 
 
@@ -73,7 +84,7 @@ def _files(path: Path, beside: Sequence[str]) -> list[Path]:
     return [path, *(path.with_suffix(suffix) for suffix in beside if suffix != path.suffix)]
 
 
-def _there(path: Path, folder: bool, beside: Sequence[str]) -> list[Path]:
+def _existing(path: Path, folder: bool, beside: Sequence[str]) -> list[Path]:
     if folder:
         files = (file for file in path.rglob("*") if not file.is_dir())
         return sorted(file for file in files if not file.relative_to(path).parts[0].startswith(UNFINISHED))
@@ -82,8 +93,8 @@ def _there(path: Path, folder: bool, beside: Sequence[str]) -> list[Path]:
 
 def _refuse(out: str, old: Sequence[Path], folder_of: Path, folder: bool, overwrite: bool) -> None:
     if old and not overwrite:
-        what = f"the folder {out} is not empty" if folder else f"{old[0]} is there already"
+        what = f"the folder {out} is not empty" if folder else f"{old[0]} exists already"
         raise ManifestError(what, INSTEAD)
-    strange = [file for file in old if folder and not OURS.fullmatch(file.relative_to(folder_of).as_posix())]
-    if strange:
-        raise ManifestError(f"{out} holds {strange[0].name}, which no conversion wrote", "choose another folder")
+    foreign = [file for file in old if folder and not OURS.fullmatch(file.relative_to(folder_of).as_posix())]
+    if foreign:
+        raise ManifestError(f"{out} has the file {foreign[0].name}, which no conversion wrote", "choose another folder")

@@ -1,7 +1,7 @@
-"""What `convert` reads: recordings, segments and windows of a lake or of foreign manifests, as relations of DuckDB.
+"""The input of `convert`: recordings, segments and windows of a lake or of foreign manifests, as DuckDB relations.
 
-A lake's recordings are those that were read, its segments the turns of diarization (else the stretches of voice
-activity), its windows those that the selection keeps.
+Of a lake these are the recordings that could be read; the turns of diarization, or else the segments of voice activity;
+and the windows that the selection keeps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Source:
     relations: dict[str, str]
     left_out: Counter[str] = field(default_factory=Counter)
     choice: Choice | None = None
-    """What of a lake is read."""
+    """The selection and stages of a lake that are read; None for manifests."""
 
     def count(self, table: str) -> int:
         return int(self.value(f"SELECT count(*) FROM {self.relations[table]}"))
@@ -42,14 +42,14 @@ class Source:
         return row[0]
 
     def rows(self, query: str) -> Iterator[dict[str, Any]]:
-        """Rows of a query over `{recordings}`, `{segments}` and `{windows}`, streamed."""
+        """Stream the rows of a query over `{recordings}`, `{segments}` and `{windows}`."""
         reader = self.connection.sql(query.format(**self.relations)).to_arrow_reader(BATCH_ROWS)
         for batch in reader:
             yield from batch.to_pylist()
 
 
 def open_foreign(paths: Sequence[str]) -> Source:
-    """Manifests of any known format together. Raises ManifestError."""
+    """Load manifests of any known formats together. Raises ManifestError."""
     connection = views.connect()
     return Source(connection, {table: table for table in TABLES}, load(connection, paths))
 
@@ -60,7 +60,7 @@ def open_lake(
     dataset: str | None = None,
     stages: Mapping[str, str] | None = None,
 ) -> Source:
-    """A lake, with the newest selection if none is named. Raises ChoiceError."""
+    """Open a lake, with the newest selection if none is named. Raises ChoiceError."""
     choice = choose(lake, selection, dataset, stages)
     connection = views.open_views(lake, choice)
     queries = {
@@ -71,37 +71,37 @@ def open_lake(
     for table, query in queries.items():
         connection.execute(f"CREATE VIEW exchanged_{table} AS {query}")
     source = Source(connection, {table: f"exchanged_{table}" for table in TABLES}, choice=choice)
-    unread = source.value("SELECT count(*) FROM recordings") - source.count("recordings")
+    unread = source.value("SELECT count(*) FROM ingest") - source.count("recordings")
     if unread:
         source.left_out["recordings that failed, or that are not annotated yet"] = unread
     return source
 
 
 def split_key(path: str) -> tuple[str | None, str]:
-    """The lake that holds a path, None if none does, and the key of the path in it. Raises ManifestError."""
+    """The lake that contains a path, or None, and the key of the path in it. Raises ManifestError."""
     scheme, mark, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
     parts = rest.rstrip("/").split("/")
     for end in range(len(parts), 0, -1):
         root = scheme + mark + "/".join(parts[:end])
         try:
-            found = root and next(Lake.at(root).batches(), None) is not None
+            is_lake = root and next(Lake.at(root).batches(), None) is not None
         except ValueError as error:
-            raise ManifestError(str(error), "name a local path, or one of a storage that is known here") from error
-        if found:
+            raise ManifestError(str(error), "name a local path or an s3:// URL") from error
+        if is_lake:
             return root, "/".join(parts[end:])
     return None, path
 
 
 def shard_folders(lake: Lake, dataset: str) -> list[str]:
-    """The folders of shards of the dataset in the folder `dataset`, which are foreign manifests too."""
+    """The folders with shards of the dataset in the folder `dataset`, which can be read as foreign manifests."""
     names = sorted({shard.folder for shard in committed(lake.storage, dataset.removeprefix("datasets/"))})
     return [f"{lake.storage.root}/{dataset}/{name}" for name in names]
 
 
 def _custom(*columns: str) -> str:
-    """SQL of `custom`: a JSON object of these columns and of what users say of recordings; NULL where all are null.
+    """SQL of `custom`: a JSON object of these columns and of the labels of a recording; NULL if all are null.
 
-    `labels` is an object in it, as in the cuts of shards, so that no name of a label hides another attribute.
+    `labels` is an object in it, as in the cuts of shards, so that no label hides another attribute of the same name.
     """
     pairs = ", ".join(f"'{name}', {name}" for name in (*columns, "source", "licence", "labels"))
     return f"nullif(json_merge_patch('{{}}', json_object({pairs}))::VARCHAR, '{{}}') AS custom"
@@ -116,9 +116,9 @@ CLAIMED = f"""
 SELECT row_number() OVER () AS position, recording_id, uris, sample_rate,
   round(claimed_duration_s * sample_rate)::BIGINT AS num_samples, claimed_duration_s AS duration_s, channels,
   {_custom()}, NULL::VARCHAR AS rest
-FROM recordings WHERE status = 'ok' AND claimed_duration_s > 0
+FROM ingest WHERE status = 'ok' AND claimed_duration_s > 0
 """
-"""What headers say, where nothing was decoded."""
+"""Recordings as their headers describe them, if none was decoded."""
 
 
 def _segments(stages: Mapping[str, str]) -> str:
@@ -137,7 +137,7 @@ FROM (SELECT *, unnest({spans}) AS span, generate_subscripts({spans}, 1) - 1 AS 
 ATTRIBUTES = (
     "context_s", "split", "language", "num_speakers", "speech_share", "overlap_share", "channel_relation",
 )  # fmt: skip
-# As `manifests.shards.cut_of` describes the windows of shards.
+# As `manifests.cuts.cut_of` describes the windows of shards.
 WINDOWS = f"""
 SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels,
   list_filter(list_transform(turns, lambda turn, n: {{
@@ -150,7 +150,7 @@ SELECT position, window_id, recording_id, start_s, duration_s, heard AS channels
 FROM (
   SELECT *, CASE WHEN tracks > 1 THEN list_transform(range(tracks), lambda x: x::INTEGER)
     WHEN channel_relation = 'one_sided' THEN [live_channel] ELSE [0] END AS heard
-  FROM (SELECT row_number() OVER () AS position, * FROM windows WHERE kept)
+  FROM (SELECT row_number() OVER () AS position, * FROM window_verdicts WHERE kept)
   LEFT JOIN (SELECT recording_id, channel_relation, live_channel FROM annotations) USING (recording_id)
 )
 """

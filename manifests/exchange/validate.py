@@ -1,7 +1,7 @@
 """Validate a lake or foreign manifests: schemas, ids, references, durations, turns, and shards against their commits.
 
-Footers and columns of ids are read file by file; what holds of rows is one aggregate of DuckDB a table. Sizes of
-shards are compared; `manifests.verify` recounts them from their bytes.
+Schemas and columns of ids are compared file by file; the rows of each table are checked by one aggregate query of
+DuckDB. Of a shard's files only the sizes are compared; `manifests.verify` recounts a dataset from their bytes.
 """
 
 from __future__ import annotations
@@ -17,26 +17,29 @@ import pyarrow.compute as pc
 
 from manifests import choice, ledger, schemas, views
 from manifests.corrupt import CorruptFileError, difference, remedy_of
+from manifests.coverage import coverage
 from manifests.exchange import checks
-from manifests.exchange.checks import Rule
 from manifests.exchange.relations import Source
 from manifests.lake import Lake
-from manifests.made import made
 from manifests.output import counted
+from manifests.schemas.row_checks import RowCheck
 from manifests.shards import ShardCommit, committed
 from manifests.verify import verify
 
-ENCODE = "run encode again, which makes what has no commit"
+ENCODE = "run encode again, which makes the shards that have no commit"
 MAKE = (
-    "run encode again, with --retry-failed for shards that are empty; where it refuses, recordings were added since: "
-    "encode under another name"
+    "run encode again, with --retry-failed for shards that are empty; if it refuses because recordings were added "
+    "since, encode under another name"
 )
-RETRY = "see their rows; encode with --retry-failed does their shards again"
+RETRY = "read the errors in their rows; encode with --retry-failed makes their shards again"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a key: of how many rows, one of them by its id, and what to do."""
+    """A fault of a lake or a manifest.
+
+    `key` names the file or folder, `rows` says how many rows are affected, and `example` is the id of one of them.
+    """
 
     key: str
     what: str
@@ -44,7 +47,7 @@ class Problem:
     rows: int | None = None
     example: str | None = None
     note: bool = False
-    """Whether it is no fault of the lake, but worth knowing."""
+    """Whether this is only worth knowing, and no fault of the lake."""
 
     def __str__(self) -> str:
         of = "" if self.rows is None else f" ({counted(self.rows, 'row')}, first {self.example})"
@@ -52,51 +55,65 @@ class Problem:
 
 
 def validate(lake: Lake, only: str = "", deep: bool = False) -> list[Problem]:
-    """Every problem of a lake, or of what lies under the key `only`; `deep` recounts the shards from their bytes."""
+    """Every problem of a lake, or of what lies under the key `only`; `deep` recounts its shards, too."""
     return list(_LakeCheck(lake, only.rstrip("/"), deep).run())
 
 
 def validate_foreign(source: Source) -> list[Problem]:
-    """Every problem of manifests loaded together; references are held against recordings where any are described."""
-    of = source.relations["recordings"]
-    described = bool(source.value(f"SELECT count(*) FROM {of} WHERE duration_s IS NOT NULL"))
+    """Every problem of manifests that were loaded together.
+
+    References to recordings are checked if the manifests describe any recording.
+    """
+    recordings = source.relations["recordings"]
+    described = bool(source.value(f"SELECT count(*) FROM {recordings} WHERE duration_s IS NOT NULL"))
     channels = (
         "coalesce(json_extract(r.rest, '$.lhotse.channel_ids')::INTEGER[], list_transform(range(r.channels), "
         "lambda x: x::INTEGER)) AS recording_channels"
     )
     problems: list[Problem] = []
-    for table, rules in checks.FOREIGN.items():
-        name = {"recordings": "recording_id", "segments": "segment_id", "windows": "window_id"}[table]
+    for table, row_checks in checks.FOREIGN.items():
+        id_column = {"recordings": "recording_id", "segments": "segment_id", "windows": "window_id"}[table]
         rows = f"SELECT *, '{table}' AS key FROM {source.relations[table]}"
         if table != "recordings":
             unknown = f"{described} AND r.recording_id IS NULL AND t.recording_id IS NOT NULL AS unknown"
             rows = f"SELECT t.*, r.duration_s AS recording_s, {channels}, {unknown} FROM ({rows}) AS t "
-            rows += f"LEFT JOIN {of} AS r USING (recording_id)"
-        problems += broken_rules(source.connection, rows, name, rules)
-        problems += repeated(source.connection, source.relations[table], name, table, checks.MEND)
+            rows += f"LEFT JOIN {recordings} AS r USING (recording_id)"
+        problems += failed_checks(source.connection, rows, id_column, row_checks)
+        problems += repeated_ids(source.connection, source.relations[table], id_column, table, checks.CORRECT)
     return problems
 
 
-def broken_rules(
-    connection: duckdb.DuckDBPyConnection, rows: str, name: str, rules: Sequence[Rule]
+def failed_checks(
+    connection: duckdb.DuckDBPyConnection, query: str, id_column: str, row_checks: Sequence[RowCheck]
 ) -> Iterator[Problem]:
-    """One scan of the query `rows`, whose column `key` names the file of each, for all rules."""
+    """Apply all checks to the rows of a query in one scan.
+
+    Args:
+        connection: Where the query runs.
+        query: A SELECT whose column `key` names the file of each row.
+        id_column: The column whose least value among bad rows is given as the example.
+        row_checks: Each check that any row fails makes one problem.
+    """
     columns = ", ".join(
-        f"count(*) FILTER ({rule.bad}), min({name}) FILTER ({rule.bad}), arg_min(key, {name}) FILTER ({rule.bad})"
-        for rule in rules
+        f"count(*) FILTER ({check.bad}), min({id_column}) FILTER ({check.bad}), "
+        f"arg_min(key, {id_column}) FILTER ({check.bad})"
+        for check in row_checks
     )
-    (row,) = connection.execute(f"SELECT {columns} FROM ({rows})").fetchall()
-    for index, rule in enumerate(rules):
+    (row,) = connection.execute(f"SELECT {columns} FROM ({query})").fetchall()
+    for index, check in enumerate(row_checks):
         count, example, key = row[3 * index : 3 * index + 3]
         if count:
-            yield Problem(key, rule.what, rule.remedy, count, example)
+            yield Problem(key, check.what, check.remedy, count, example)
 
 
-def repeated(connection: duckdb.DuckDBPyConnection, rows: str, name: str, key: str, remedy: str) -> Iterator[Problem]:
-    query = f"SELECT {name} AS id FROM {rows} GROUP BY ALL HAVING count(*) > 1"
+def repeated_ids(
+    connection: duckdb.DuckDBPyConnection, table: str, id_column: str, key: str, remedy: str
+) -> Iterator[Problem]:
+    """Report ids that more than one row of a table has."""
+    query = f"SELECT {id_column} AS id FROM {table} GROUP BY ALL HAVING count(*) > 1"
     ((count, example),) = connection.execute(f"SELECT count(*), min(id) FROM ({query})").fetchall()
     if count:
-        yield Problem(key, f"the same {name} more than once", remedy, count, example)
+        yield Problem(key, f"the same {id_column} more than once", remedy, count, example)
 
 
 class _LakeCheck:
@@ -115,19 +132,21 @@ class _LakeCheck:
         }
         batches = set(self.lake.batches())
         if not batches:
-            yield Problem("recordings", "no recordings here", "check the name of the lake, or ingest something")
+            yield Problem(
+                "recordings", "the lake has no recordings", "check the name of the lake, or ingest recordings"
+            )
             return
         if self.only and self.only != "recordings" and not any(folders.values()):
             yield Problem(self.only, "nothing of that name in the lake", "name one of its folders")
-        # All files are read, since tables are held against each other; only what was asked for is told.
+        # All files are read, because tables are compared with each other; only the requested problems are reported.
         for problem in self._files(
             sorted(batches), {part: [f"{part}/{name}" for name in names[part]] for part in names}
         ):
             if self._wanted(problem.key):
                 yield problem
         if self._wanted("recordings") and self._queried("recordings"):
-            yield from broken_rules(self.connection, self._rows("recordings"), "recording_id", checks.RECORDINGS)
-            yield from repeated(
+            yield from failed_checks(self.connection, self._rows("recordings"), "recording_id", checks.RECORDINGS)
+            yield from repeated_ids(
                 self.connection, f"({self._rows('recordings')})", "recording_id", "recordings", checks.INGEST
             )
         self._durations(names["annotations"])
@@ -142,7 +161,7 @@ class _LakeCheck:
         return not self.only or f"{folder}/".startswith(f"{self.only}/") or self.only.startswith(f"{folder}/")
 
     def _rows(self, folder: str, kind: str = "batch") -> str:
-        """A query for the rows of a folder's files of a kind with the key of each."""
+        """A query for the rows of one kind of files in a folder, with the key of each row's file."""
         key = f"concat({views.quoted(folder + '/')}, parse_filename(filename)) AS key"
         files = views.parquet(self._patterns(folder, kind), filename=True)
         return f"SELECT * EXCLUDE (filename), {key} FROM {files}"
@@ -154,14 +173,14 @@ class _LakeCheck:
         return [f"{self.root}{folder}/{kind}-{views.NUMBER}.parquet"]
 
     def _queried(self, folder: str, kind: str = "batch") -> bool:
-        """Whether a folder has files of a kind, and all of them can be queried."""
+        """Whether a folder has files of this kind, and all of them can be queried."""
         found = (
             self.connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [pattern]).fetchall()
             for pattern in self._patterns(folder, kind)
         )
         return folder not in self.broken and any(found)
 
-    # Files: each is whole, of its schema, and has the recordings of its batch in their order.
+    # Files: each can be read, has its schema, and has the recordings of its batch in their order.
 
     def _files(self, batches: list[str], folders: dict[str, list[str]]) -> Iterator[Problem]:
         for batch in batches:
@@ -184,26 +203,31 @@ class _LakeCheck:
                 found, problem = self._read(key, schema, ["recording_id"])
                 yield from problem
                 if found is not None and ids is not None and not found["recording_id"].equals(ids):
-                    what = f"has not the recordings of {batch} in their order"
+                    what = f"does not have the recordings of {batch} in their order"
                     yield Problem(key, what, checks.ANNOTATE if "annotations" in key else checks.SELECT)
         for folder in folders["annotations"] + folders["selections"]:
             if self._schema(folder) is None and folder.startswith("annotations/"):
-                yield Problem(folder, "a stage that is not known here", "use the version of speechmill that wrote it")
+                yield Problem(
+                    folder, "a stage that this version does not know", "use the version of speechmill that wrote it"
+                )
             for key in self.lake.storage.list(folder):
                 stem = key.rpartition("/")[2].removesuffix(".parquet")
                 if key.endswith(".parquet") and "batch-" + stem.rpartition("-")[2] not in batches:
-                    yield Problem(key, "there is no such batch of recordings", "delete it, or bring the batch back")
+                    yield Problem(key, "there is no such batch of recordings", "delete it, or restore the batch")
         for key in self.lake.storage.list("recordings"):
             if key.endswith(".parquet") and key.rpartition("/")[2].removesuffix(".parquet") not in batches:
-                yield Problem(key, "its name is not that of a batch, so that nothing reads it", "move it elsewhere")
+                yield Problem(key, "its name is not that of a batch, so nothing reads it", "move it elsewhere")
 
     def _schema(self, folder: str) -> pa.Schema | None:
         return schemas.STAGES.get(folder.removeprefix("annotations/").rpartition("-")[0])
 
     def _read(self, key: str, schema: pa.Schema, columns: list[str]) -> tuple[pa.Table | None, list[Problem]]:
-        """Columns of a file, if it is there, whole and of its schema. A file not there is a step not yet done."""
+        """Read columns of a file that can be read and has the expected schema; None for any other file.
+
+        A missing file is no problem: its step has not run yet.
+        """
         try:
-            table = self.lake.read(key)  # all of it: each page is held against its checksum
+            table = self.lake.read(key)  # all columns, so that the checksum of every page is compared
             if table.schema.equals(schema):
                 return table.select(columns), []
             what, remedy = difference(table.schema, schema), remedy_of(key)
@@ -214,10 +238,10 @@ class _LakeCheck:
         self.broken.add(key.rpartition("/")[0])
         return None, [Problem(key, what, remedy)]
 
-    # Rows: one scan a table, unless a file of it could not be read.
+    # Rows: one scan of each table, unless one of its files could not be read.
 
     def _durations(self, folders: list[str]) -> None:
-        """View `durations`: the counted duration and the tracks of each recording that was decoded."""
+        """Create the view `durations`: duration and tracks of each recording that was decoded."""
         signal = [f"annotations/{name}" for name in folders if name.startswith("signal-")]
         union = " UNION ALL ".join(
             f"SELECT recording_id, duration_s, tracks FROM ({self._rows(folder)})"
@@ -240,7 +264,7 @@ class _LakeCheck:
         rows = self._rows(folder)
         if stage != "signal":
             rows = f"SELECT s.*, duration_s, tracks FROM ({rows}) AS s LEFT JOIN durations USING (recording_id)"
-        yield from broken_rules(self.connection, rows, "recording_id", checks.FAILURE + checks.STAGES[stage])
+        yield from failed_checks(self.connection, rows, "recording_id", checks.STAGES[stage])
 
     def _selection(self, folder: str) -> Iterator[Problem]:
         stored: dict[str, Any] = {}
@@ -252,7 +276,7 @@ class _LakeCheck:
                 yield Problem(f"{folder}/{name}", f"cannot be read: {error}", checks.SELECT)
         for stage, mark in stored.get("stages", {}).items():
             if f"{stage}-{mark}" not in choice.folders(self.lake, "annotations"):
-                yield Problem(folder, f"was made of annotations/{stage}-{mark}, which is not there", checks.SELECT)
+                yield Problem(folder, f"was made from annotations/{stage}-{mark}, which does not exist", checks.SELECT)
         if not self._queried(folder, "verdicts"):
             return
         verdicts, windows = self._rows(folder, "verdicts"), self._rows(folder, "windows")
@@ -260,20 +284,22 @@ class _LakeCheck:
         judged = (
             f"SELECT v.*, coalesce(found, 0) AS found FROM ({verdicts}) AS v LEFT JOIN ({found}) USING (recording_id)"
         )
-        yield from broken_rules(self.connection, judged, "recording_id", checks.VERDICTS)
+        yield from failed_checks(self.connection, judged, "recording_id", checks.VERDICTS)
         before = "lag(recording_id) OVER () AS previous_id, lag(start_s) OVER () AS previous_s"
         cut = (
             f"SELECT w.*, v.verdict, v.duration_s AS recording_s FROM (SELECT *, {before} FROM ({windows})) AS w "
             f"LEFT JOIN ({verdicts}) AS v USING (recording_id)"
         )
-        yield from broken_rules(self.connection, cut, "window_id", checks.WINDOWS)
+        yield from failed_checks(self.connection, cut, "window_id", checks.WINDOWS)
         for what, query in (
             ("recordings", f"SELECT count(*) FROM ({verdicts})"),
             ("windows", f"SELECT count(*) FROM ({windows})"),
         ):
             ((count,),) = self.connection.execute(query).fetchall()
-            if what in funnel and (told := funnel[what]["in"]["count"]) != count:
-                yield Problem(f"{folder}/funnel.json", f"counts {told:,} {what}, there are {count:,}", checks.SELECT)
+            if what in funnel and (stated := funnel[what]["in"]["count"]) != count:
+                yield Problem(
+                    f"{folder}/funnel.json", f"counts {stated:,} {what}, but there are {count:,}", checks.SELECT
+                )
 
     def _dataset(self, folder: str, selections: list[str]) -> Iterator[Problem]:
         storage, name = self.lake.storage, folder.removeprefix("datasets/")
@@ -293,33 +319,33 @@ class _LakeCheck:
             except CorruptFileError as error:
                 table, problem = self._read(error.key, schemas.SHARD_WINDOWS, [])
                 yield from problem
-                if table is not None:  # what is missing was told with the sizes
+                if table is not None:  # a missing file was reported with the sizes
                     yield Problem(error.key, error.what, error.remedy)
         for part in choice.folders(self.lake, folder):
             for key in storage.list(f"{folder}/{part}") if part not in ("commits", "versions") else ():
                 if key not in expected:
                     yield Problem(
                         key,
-                        "is in no commit: a killed run, or readers take a stray file for data",
+                        "is in no commit: left by a killed run, or a stray file that readers take for data",
                         f"{ENCODE}; else move it",
                     )
         yield from self._shard_windows(folder, selections)
         if self.deep:
-            for found in verify(self.lake, name):
-                yield Problem(found.key, found.what, remedy_of(found.key), note=found.note)
+            for fault in verify(self.lake, name):
+                yield Problem(fault.key, fault.what, remedy_of(fault.key), note=fault.note)
 
     def _size(self, key: str, size_bytes: int, commit: str) -> Iterator[Problem]:
         try:
-            found = self.lake.storage.size(key)
+            stored_bytes = self.lake.storage.size(key)
         except FileNotFoundError:
             yield Problem(key, "missing", f"delete {commit} and run encode again")
             return
-        if found != size_bytes:
-            what = f"{found:,} bytes, its commit says {size_bytes:,}"
+        if stored_bytes != size_bytes:
+            what = f"{stored_bytes:,} bytes, but its commit says {size_bytes:,}"
             yield Problem(key, what, f"delete {commit} and run encode again")
 
     def _shard_windows(self, folder: str, selections: list[str]) -> Iterator[Problem]:
-        """What the selection keeps is in the shards, each window in one of them, and the ledger counts them all."""
+        """Check that each kept window is in exactly one shard, and that the ledger counts them all."""
         try:
             name = str(self.lake.read_json(f"{folder}/plan.json", "selection")["selection"])
         except (FileNotFoundError, CorruptFileError) as error:
@@ -328,14 +354,12 @@ class _LakeCheck:
         selection = f"selections/{name}"
         there = name in selections and selection not in self.broken
         if not there:
-            yield Problem(
-                f"{folder}/plan.json", f"{selection} is not there or broken", "bring it back, or select again"
-            )
-        elif not self.deep and f"{folder}/windows" not in self.broken:  # `verify` counts it, too
-            found = made(self.lake, folder.removeprefix("datasets/"), name)
-            for part, what, note in found.problems(name):
+            yield Problem(f"{folder}/plan.json", f"{selection} is missing or damaged", "restore it, or select again")
+        elif not self.deep and f"{folder}/windows" not in self.broken:  # `verify` reports the same
+            content = coverage(self.lake, folder.removeprefix("datasets/"), name)
+            for part, what, note in content.problems(name):
                 yield Problem(f"{folder}/{part}", what, MAKE, note=note)
-            for what in found.notes():
+            for what in content.notes():
                 yield Problem(f"{folder}/windows", what, RETRY, note=True)
         if not self._queried(f"{folder}/windows", "shards"):
             return
@@ -344,15 +368,17 @@ class _LakeCheck:
         if there and self._queried(selection, "windows"):
             kept = f"SELECT window_id, true AS selected FROM ({self._rows(selection, 'windows')}) WHERE kept"
             joined = f"SELECT s.*, selected FROM ({rows}) AS s LEFT JOIN ({kept}) USING (window_id)"
-        yield from broken_rules(self.connection, joined, "window_id", checks.SHARD_WINDOWS)
-        yield from repeated(self.connection, f"({rows})", "window_id", f"{folder}/windows", "encode under another name")
+        yield from failed_checks(self.connection, joined, "window_id", checks.SHARD_WINDOWS)
+        yield from repeated_ids(
+            self.connection, f"({rows})", "window_id", f"{folder}/windows", "encode under another name"
+        )
         counts, problem = self._read(f"{folder}/ledger.parquet", schemas.LEDGER, ["patch", "windows"])
         yield from problem
         if counts is None:
             if not problem:
                 yield Problem(f"{folder}/ledger.parquet", "missing", ENCODE)
             return
-        told = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
+        stated = pc.sum(counts.filter(pc.equal(counts["patch"], 1))["windows"]).as_py() or 0
         ((ok,),) = self.connection.execute(f"SELECT count(*) FROM ({rows}) WHERE status = 'ok'").fetchall()
-        if told != ok:
-            yield Problem(f"{folder}/ledger.parquet", f"counts {told:,} windows, the shards {ok:,}", ENCODE)
+        if stated != ok:
+            yield Problem(f"{folder}/ledger.parquet", f"counts {stated:,} windows, but the shards hold {ok:,}", ENCODE)

@@ -1,4 +1,7 @@
-"""`speechmill manifest`: look into a lake, a part of one, or a single manifest. Imports happen inside the commands."""
+"""`speechmill manifest`: inspect a lake, a part of one, or a single manifest.
+
+Commands import what they need inside, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choosing, looking, opened
+from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choice_options, open_target, target_options
 from manifests.output import counted, say
 
 if TYPE_CHECKING:
@@ -21,14 +24,15 @@ def manifest() -> None:
 
 
 HEAD = {
+    "recordings": ["recording_id", "uris", "duration_s", "language", "dnsmos_ovrl"],
     "annotations": ["recording_id", "uris", "duration_s", "language", "dnsmos_ovrl"],
-    "recordings": ["recording_id", "uris", "claimed_duration_s", "codec", "source", "status"],
+    "ingest": ["recording_id", "uris", "claimed_duration_s", "codec", "source", "status"],
     "windows": ["window_id", "split", "start_s", "speech_share", "num_speakers", "kept", "reasons"],
+    "window_verdicts": ["window_id", "split", "start_s", "speech_share", "num_speakers", "kept", "reasons"],
     "verdicts": ["recording_id", "verdict", "reasons", "duration_s", "windows", "split"],
     "shard_windows": ["window_id", "folder", "shard", "status", "language", "context_frames"],
-    "judged": ["recording_id", "uris", "duration_s", "verdict", "reasons"],
 }
-"""Columns that are shown unless others are asked for; --json has all."""
+"""Columns that `head` shows unless --columns names others; --json has all."""
 
 
 @manifest.command()
@@ -50,7 +54,7 @@ def selections(lake: str, as_json: bool) -> None:
 
 @manifest.command()
 @click.argument("lake", type=click.Path())
-@choosing
+@choice_options
 @WIDE
 @JSON
 @click.option(
@@ -64,17 +68,17 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
     from manifests.choice import choose
     from manifests.look import duplicates as repeated
     from manifests.look import terminal
-    from manifests.look.options import told
+    from manifests.look.options import user_errors
     from manifests.look.targets import lake_of
 
-    with told():
+    with user_errors():
         found = lake_of(lake)
         shown = repeated.duplicates(found, choose(found, **named), count)
     terminal.as_json(shown) if as_json else repeated.render(shown)
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @VIEW
 @WHERE
@@ -85,42 +89,48 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
     """Print the first rows of a table.
 
-    In the order in which they lie, of those that meet --where.
+    In the order of the files, of the rows that meet --where.
     """
     from manifests.look import render, terminal
-    from manifests.look.mistakes import viewed
+    from manifests.look.mistakes import existing_view
     from manifests.look.stats import rows_of
-    from manifests.views import stages_of
+    from manifests.view_columns import columns_of_views, parts_needed
 
-    target = opened(**named)
-    view = viewed(target, view)
+    target = open_target(**named)
+    view = existing_view(target, view)
     shown = columns or (", ".join(HEAD[view]) if view in HEAD and target.lake and not as_json else "*")
     rows: list[dict[str, Any]] = []
     for numbers in _first_and_all(target):
-        connection = target.connect(stages_of(f"{shown} FROM {view} WHERE {where}"), numbers)
+        connection = target.connect(parts_needed(f"{shown} FROM {view} WHERE {where}"), numbers)
         rows = rows_of(connection, f"SELECT {shown} FROM {view} WHERE {where} LIMIT {count}")
         if len(rows) == count:
             break
     if as_json:
         terminal.as_json({"choice": target.described, "view": view, "rows": rows})
         return
-    render.chosen(target)
+    render.print_choice(target)
     names = list(rows[0]) if rows else []
     more = "--wide shows all, --columns A,B,... chooses"
     terminal.table(names, [[_short(name, row[name]) for name in names] for row in rows], more)
+    if rows and columns is None and shown != "*" and terminal.width() is not None:
+        total = len(columns_of_views()[view])
+        listed = f'`speechmill manifest query {target.name} "DESCRIBE {view}"` lists them'
+        terminal.echo(
+            f"{len(HEAD[view])} of the {total} columns of {view}; --columns '*' shows all, {listed}", dim=True
+        )
     if not rows:
         terminal.echo(f"no rows in {view}" + (f" where {where}" if where != "true" else ""))
 
 
 def _first_and_all(target: Target, few: int = 20) -> Iterator[list[str] | None]:
-    """The numbers of a lake's first batches, whose files open at once, then None for all of what is there."""
+    """Numbers of the first `few` batches of a lake, which open fast, and then None, which stands for all batches."""
     if target.lake:
         yield [batch.rpartition("-")[2] for batch in itertools.islice(target.lake.batches(), few)] or None
     yield None
 
 
 def _short(name: str, value: Any) -> Any:
-    """On a terminal, names of files without their folders."""
+    """A value for the table: on a terminal, URIs are shortened to the first file name."""
     from manifests.look import terminal
 
     if name == "uris" and value and terminal.width() is not None:
@@ -130,21 +140,21 @@ def _short(name: str, value: Any) -> Any:
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
-    """Print all that is known of one recording. ID is its id, the start of it, or its name."""
+    """Print everything that is known about one recording. ID is its id, the start of its id, or its name."""
     from manifests.look import render, terminal
     from manifests.look import show as showing
 
-    target = opened(**named)
-    found = showing.known(target, recording)
+    target = open_target(**named)
+    rows = showing.recording_rows(target, recording)
     if as_json:
-        terminal.as_json({"choice": target.described, **found})
+        terminal.as_json({"choice": target.described, **rows})
     else:
-        render.chosen(target)
-        showing.render(found)
+        render.print_choice(target)
+        showing.render(rows)
 
 
 BY = click.option(
@@ -154,7 +164,7 @@ BY = click.option(
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @VIEW
 @WHERE
@@ -165,21 +175,23 @@ def stats(
 ) -> None:
     """Print counts, hours and distributions.
 
-    Of everything, of what meets --where, by columns, or of the values of a column.
+    Of all rows or those that meet --where, by the values of columns, or as the distribution of a column.
     """
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
-    from manifests.look.mistakes import viewed
+    from manifests.look.mistakes import existing_view
     from manifests.sums import summed
-    from manifests.views import stages_of
+    from manifests.view_columns import WIDE_VIEWS, parts_needed
 
-    target = opened(**named)
+    target = open_target(**named)
     found: dict[str, Any] = {"choice": target.described}
     keys = [column for text in by for column in _split(text)]
-    looked = viewed(target, view)
-    asked = " ".join([*keys, *histograms, where, "duration_s" if keys or histograms else "*", f"FROM {looked}"])
-    if keys or histograms or view or where != "true" or target.view not in ("annotations", "recordings"):
-        connection = target.connect(stages_of(asked) if looked in ("annotations", "judged") else ())
+    looked = existing_view(target, view)
+    if keys or histograms or view or where != "true" or target.view != "recordings":
+        # The measures of windows are their own: those of recordings would count a recording once for each window.
+        columns = "duration_s" if keys or histograms or looked == "windows" else "*"
+        asked = " ".join([*keys, *histograms, where, columns, f"FROM {looked}"])
+        connection = target.connect(parts_needed(asked) if looked in WIDE_VIEWS else ())
         if keys:
             found["groups"] = statistics.grouped(connection, looked, keys, where)
         if histograms:
@@ -195,12 +207,12 @@ def stats(
     if as_json:
         terminal.as_json(found)
         return
-    render.chosen(target)
+    render.print_choice(target)
     render.statistics(found, where)
 
 
 def _split(text: str) -> list[str]:
-    """Columns between commas that stand outside parentheses."""
+    """Split a list of columns at the commas outside parentheses."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([") - (character in ")]")
@@ -212,7 +224,7 @@ def _split(text: str) -> list[str]:
 
 
 @manifest.command()
-@looking
+@target_options
 @WIDE
 @click.argument("sql", metavar="SQL")
 @click.option(
@@ -225,23 +237,25 @@ def _split(text: str) -> list[str]:
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE, which appears once it is whole.")
 def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) -> None:
-    """Ask a question in SQL.
+    """Run a query in SQL.
 
-    As DuckDB understands it; "SHOW TABLES" lists the tables. Nothing can be changed.
+    The dialect is that of DuckDB. The table `recordings` has every column of a recording, `windows` every column of a
+    window and of its recording; "SHOW TABLES" lists all tables and "DESCRIBE TABLE" the columns of one. Nothing can be
+    changed.
     """
     from manifests.look import results
-    from manifests.views import stages_of
+    from manifests.view_columns import parts_needed
 
-    target = opened(**named)
-    results.write(target, stages_of(sql), sql, "json" if as_json else kind, output)
+    target = open_target(**named)
+    results.write(target, parts_needed(sql), sql, "json" if as_json else kind, output)
 
 
 @manifest.command()
-@looking
+@target_options
 def funnel(as_json: bool, **named: Any) -> None:
-    """Print what a selection kept, and rejected why.
+    """Print what a selection kept and rejected, and why.
 
-    How many recordings and windows, and hours, went in, were kept, rejected by each rule, and failed.
+    Counts and hours of the recordings and windows that went in, were kept, were rejected by each rule, and failed.
     """
     from manifests.funnel import Funnel
     from manifests.look import render, terminal
@@ -251,22 +265,22 @@ def funnel(as_json: bool, **named: Any) -> None:
     if as_json:
         terminal.as_json({"choice": target.described, **stored})
     else:
-        render.chosen(target)
+        render.print_choice(target)
         say(Funnel.from_dict(stored).render())
 
 
 def selected(named: Mapping[str, Any]) -> tuple[Target, str]:
-    """The target and its selection; ChoiceError where there is none."""
+    """The target and the name of its selection. Raises ChoiceError where there is no selection."""
     from manifests.choice import ChoiceError
 
-    target = opened(**named)
+    target = open_target(**named)
     if target.lake is None or target.choice.selection is None:
         raise ChoiceError(f"{target.name} has no selection", "make one: `speechmill select RECIPE --lake ...`")
     return target, target.choice.selection
 
 
 def _named(values: tuple[str, ...]) -> dict[str, str]:
-    """Rules by name: 'name: condition', or a condition that is its own name."""
+    """Rules by name, from texts such as 'name: condition'. A condition without a name is its own name."""
     rules: dict[str, str] = {}
     for value in values:
         name, colon, condition = value.partition(": ")
@@ -275,7 +289,7 @@ def _named(values: tuple[str, ...]) -> dict[str, str]:
 
 
 @manifest.command("what-if")
-@looking
+@target_options
 @WIDE
 @click.option(
     "--rule",
@@ -305,10 +319,7 @@ def what_if(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Print the funnel under changed rules.
-
-    Beside it stands the stored one; nothing is written.
-    """
+    """Print the funnel under changed rules, beside the stored one. Nothing is written."""
     from manifests.look import render, terminal
     from manifests.look import what_if as asking
     from manifests.selection import Selection
@@ -326,7 +337,7 @@ def what_if(
              "cut": found.cut, "of": found.of, "error_h": found.error_h, "stored": before, "now": now}
         )  # fmt: skip
         return
-    render.chosen(target)
+    render.print_choice(target)
     terminal.table(["", "stored", "hours", "now", "hours", "change h"], asking.compare(before, now))
     if found.of > found.cut:
         terminal.echo(

@@ -1,4 +1,4 @@
-"""What changed between two lakes, selections or recipes, and which rule did it."""
+"""Differences between two lakes, selections or recipes, and the rules that caused them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EXAMPLES = 5
 
 
 def diff(one: str, two: str, **named: Any) -> dict[str, Any]:
-    """Settings, recordings and verdicts that differ between two targets; recipes (TOML or JSON) by their settings.
+    """Settings, recordings and verdicts that differ between two targets; two recipes (TOML, JSON) differ by settings.
 
-    `named` are the selection, dataset and stages to look at in both, as `targets.resolve` takes them.
+    `named` are the selection, dataset and stages to compare in both, as `targets.resolve` takes them.
     """
     recipes = [_recipe(Path(name)) for name in (one, two)]
     if recipes[0] is not None and recipes[1] is not None:
@@ -41,6 +41,7 @@ def diff(one: str, two: str, **named: Any) -> dict[str, Any]:
         result["recordings"] = _recordings(connection, other)
     if (a.choice.selection and b.choice.selection and a.choice.selection != b.choice.selection) or not same_lake:
         result["verdicts"] = _verdicts(connection, other)
+        result["repeats"] = _repeats(connection, other)
     return result
 
 
@@ -49,7 +50,7 @@ def _recipe(path: Path) -> dict[str, Any] | None:
         try:
             return tomllib.loads(path.read_text())
         except tomllib.TOMLDecodeError as error:
-            raise ChoiceError(f"{path} is not TOML: {error}", "mend the line it names") from error
+            raise ChoiceError(f"{path} is not TOML: {error}", "correct the line that it names") from error
     if path.suffix == ".json" and path.is_file():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
@@ -57,7 +58,7 @@ def _recipe(path: Path) -> dict[str, Any] | None:
 
 
 def _settings(target: Target) -> dict[str, Any]:
-    """The stored selection and recipe of a target, as far as there are any."""
+    """The stored selection and recipe of a target, where it has them."""
     assert target.lake is not None
     keys = {"selection": f"selections/{target.choice.selection}/selection.json"}
     keys |= {"recipe": f"datasets/{target.choice.dataset}/recipe.json"}
@@ -90,8 +91,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _joined(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
-    """A connection with the rows of a query to both as tables `a` and `b`, streamed in and spilt beyond memory."""
+def _load_both(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
+    """A connection that has the rows of a query over each side as the tables `a` and `b`, which may spill to disk."""
     both = duckdb.connect()
     both.execute("SET memory_limit = '700MB'; SET preserve_insertion_order = false")
     for name, connection in (("a", one), ("b", two)):
@@ -104,7 +105,7 @@ def _joined(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection, quer
 
 def _recordings(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     query = "SELECT recording_id, uris, source, licence, status, claimed_duration_s FROM recordings"
-    both = _joined(one, two, query)
+    both = _load_both(one, two, query)
     changed = "(a.uris, a.source, a.licence, a.status) IS DISTINCT FROM (b.uris, b.source, b.licence, b.status)"
     parts = {
         "removed": ("a.recording_id, a.uris[1] AS name", "a ANTI JOIN b USING (recording_id)", "a"),
@@ -126,8 +127,8 @@ def _recordings(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) 
 
 
 def _verdicts(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Recordings of both whose verdict or reasons differ, by what they lost and gained."""
-    both = _joined(one, two, "SELECT recording_id, verdict, reasons, duration_s FROM verdicts")
+    """Recordings of both sides whose verdict or reasons differ, grouped by the reasons that went and came."""
+    both = _load_both(one, two, "SELECT recording_id, verdict, reasons, duration_s FROM verdicts")
     return rows_of(
         both,
         "SELECT a.verdict AS before, b.verdict AS after, list_filter(a.reasons, lambda r: NOT list_contains(b.reasons, "
@@ -136,3 +137,25 @@ def _verdicts(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) ->
         "b.recording_id AND (a.verdict, a.reasons) IS DISTINCT FROM (b.verdict, b.reasons) GROUP BY ALL "
         "ORDER BY count DESC, example",
     )
+
+
+def _repeats(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """Groups of the same sound and what repeats, on both sides, and the recordings of both of which it differs."""
+    query = "SELECT recording_id, duplicate_of, repeats, repeated_share * duration_s AS repeated_s FROM verdicts"
+    both = _load_both(one, two, query)
+    sides = {}
+    for side, table in (("before", "a"), ("after", "b")):
+        (sides[side],) = rows_of(
+            both,
+            "SELECT count(DISTINCT duplicate_of) AS groups, count(duplicate_of) AS duplicates, "
+            f"sum(repeated_s) / 3600 AS repeated_hours, max(repeats) AS most_repeats FROM {table}",
+        )
+    result: dict[str, Any] = dict(sides)
+    for name, columns in {"regrouped": ["duplicate_of"], "repeats": ["repeats", "repeated_s"]}.items():
+        differ = " OR ".join(f"a.{column} IS DISTINCT FROM b.{column}" for column in columns)
+        source = f"FROM a JOIN b USING (recording_id) WHERE {differ}"
+        told = ", ".join(f"a.{column} AS {column}_before, b.{column} AS {column}_after" for column in columns)
+        (row,) = rows_of(both, f"SELECT count(*) AS count {source}")
+        row["examples"] = rows_of(both, f"SELECT recording_id, {told} {source} ORDER BY recording_id LIMIT {EXAMPLES}")
+        result[name] = row
+    return result

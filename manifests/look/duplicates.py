@@ -1,122 +1,160 @@
-"""What repeats in a lake: groups of recordings with the same sound, and passages by how often they occur."""
+"""What repeats in a lake: groups of recordings with the same sound, and passages by how many recordings hold them."""
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
 
-from manifests.choice import Choice, ChoiceError, folders
+from manifests.choice import Choice, ChoiceError
 from manifests.lake import Lake
 from manifests.look import terminal
-from manifests.matches import matches_key
+from manifests.look.stats import rows_of
+from manifests.output import counted
 from manifests.selection import Selection
-from manifests.tables import joined
+from manifests.views import open_views
 
 EXAMPLES = 3
-"""Of the places of a passage."""
-BETWEEN = (
-    "CREATE TABLE between_groups AS SELECT m.* FROM matches AS m LEFT JOIN verdicts AS a USING (recording_id) "
-    "LEFT JOIN verdicts AS b ON b.recording_id = other_id "
-    "WHERE coalesce(a.duplicate_of, m.recording_id) <> coalesce(b.duplicate_of, m.other_id)"
+"""Other places of a passage that are told."""
+LEAST_S = 2.0
+"""Shorter stretches are left out: where a passage begins and ends is not known more exactly."""
+GROUPS = (
+    "SELECT duplicate_of AS kept, list(recording_id ORDER BY recording_id) AS duplicates FROM verdicts "
+    "WHERE duplicate_of IS NOT NULL GROUP BY ALL ORDER BY len(duplicates) DESC, kept LIMIT $1"
 )
-FIRSTS = (
-    "SELECT m.* FROM between_groups AS m ANTI JOIN between_groups AS n ON n.recording_id = m.other_id "
-    "AND n.start_s < m.other_end_s AND n.end_s > m.other_start_s"
+FIRST = "SELECT recording_id, passages FROM verdicts WHERE duplicate_of IS NULL AND len(passages) > 0"
+"""Recordings that hold passages, but for copies: these are counted as one with the recording that is kept of them."""
+PLACES = (
+    "SELECT other_id AS recording_id, start_s AS low, end_s AS high, other_start_s AS start_s, other_end_s AS end_s, "
+    "confidence FROM matches WHERE recording_id = $1 UNION ALL SELECT recording_id, other_start_s, other_end_s, "
+    "start_s, end_s, confidence FROM matches WHERE other_id = $1"
 )
-"""Those whose other side lies where the sound was met first."""
-PASSAGES = (
-    "SELECT other_id, min(other_start_s) AS start_s, max(other_end_s) AS end_s, count(DISTINCT recording_id) + 1 AS n, "
-    "list(struct_pack(recording_id, start_s := m_start, end_s := m_end, confidence) ORDER BY confidence DESC, "
-    "recording_id, m_start) AS places FROM (SELECT *, sum(fresh) OVER (PARTITION BY other_id ORDER BY other_start_s, "
-    "other_end_s, recording_id, m_start) AS island FROM (SELECT other_id, other_start_s, other_end_s, recording_id, "
-    "start_s AS m_start, end_s AS m_end, confidence, CASE WHEN other_start_s < max(other_end_s) OVER (PARTITION BY "
-    "other_id ORDER BY other_start_s, other_end_s, recording_id, start_s ROWS BETWEEN UNBOUNDED PRECEDING AND 1 "
-    f"PRECEDING) THEN 0 ELSE 1 END AS fresh FROM ({FIRSTS}))) GROUP BY other_id, island"
-)
+"""Stretches that a recording shares, `low` to `high` in it, with where they lie in the other recording."""
 
 
 def duplicates(lake: Lake, choice: Choice, show: int) -> dict[str, Any]:
     """Groups and passages, the largest and the most frequent `show` of each. ChoiceError where nothing was matched."""
     selection = None if choice.selection is None else Selection.stored(lake, choice.selection)
-    mark = selection.matches if selection else None
-    if mark is None:
-        marks = folders(lake, "matches")
-        if len(marks) != 1:
-            what = f"{lake.storage.root} has no matches that were selected by"
-            remedy = "annotate with a recipe that has [annotate.fingerprint], and select with it"
-            raise ChoiceError(what, remedy if not marks else f"{remedy}; there are {', '.join(marks)}")
-        (mark,) = marks
-    with (
-        tempfile.TemporaryDirectory(prefix="speechmill-duplicates-") as folder,
-        duckdb.connect(f"{folder}/d") as connection,
-    ):
-        connection.execute("SET threads = 1; SET memory_limit = '500MB'")
-        _read(connection, lake, mark, choice.selection)
+    if selection is None or selection.matches is None:
+        what = f"{lake.storage.root} has no selection that knows of shared sound"
+        raise ChoiceError(what, "annotate with a recipe that has [annotate.fingerprint], and select with it")
+    with open_views(lake, choice, ()) as connection:
         ((groups, copies),) = connection.execute(
             "SELECT count(DISTINCT duplicate_of), count(duplicate_of) FROM verdicts"
         ).fetchall()
-        largest = connection.execute(
-            "SELECT duplicate_of, list(recording_id ORDER BY recording_id) AS copies FROM verdicts "
-            "WHERE duplicate_of IS NOT NULL GROUP BY ALL ORDER BY len(copies) DESC, duplicate_of LIMIT ?", [show]
-        ).fetchall()  # fmt: skip
-        connection.execute(BETWEEN)
-        connection.execute(f"CREATE TABLE passages AS {PASSAGES}")
-        ((passages,),) = connection.execute("SELECT count(*) FROM passages").fetchall()
-        frequent = connection.execute(
-            f"SELECT other_id, start_s, end_s, n, places[:{EXAMPLES}] FROM passages "
-            "ORDER BY n DESC, end_s - start_s DESC, other_id, start_s LIMIT ?", [show]
-        ).fetchall()  # fmt: skip
+        count = 0
+        frequent: list[dict[str, Any]] = []
+        for passage in _passages(connection):
+            count += 1
+            frequent.append(passage)
+            if len(frequent) > 100 * show + 10_000:
+                frequent = _most_frequent(frequent, show)
+        frequent = _most_frequent(frequent, show)
+        for passage in frequent:
+            passage["places"] = _places(connection, passage)
+        largest = rows_of(connection, GROUPS, [show])
     return {
         "choice": choice.as_dict(),
-        "matches": mark,
+        "matches": selection.matches,
         "group_count": groups,
         "duplicate_count": copies,
-        "groups": [{"kept": kept, "duplicates": others} for kept, others in largest],
-        "passage_count": passages,
-        "passages": [
-            {"recording_id": first, "start_s": start_s, "end_s": end_s, "repeats": count, "places": places}
-            for first, start_s, end_s, count, places in frequent
-        ],
+        "groups": largest,
+        "passage_count": count,
+        "passages": frequent,
     }
 
 
-def _read(connection: duckdb.DuckDBPyConnection, lake: Lake, mark: str, selection: str | None) -> None:
-    """Tables `matches`, and `verdicts` of the selection, empty without one."""
-    connection.execute(
-        "CREATE TABLE matches (recording_id VARCHAR, other_id VARCHAR, start_s DOUBLE, end_s DOUBLE, "
-        "other_start_s DOUBLE, other_end_s DOUBLE, confidence DOUBLE); "
-        "CREATE TABLE verdicts (recording_id VARCHAR, duplicate_of VARCHAR)"
-    )
-    columns = ["recording_id", "other_id", "start_s", "end_s", "other_start_s", "other_end_s", "confidence"]
-    batches = list(lake.matched(mark))
-    for part in joined(lake.read_each(batches, partial(matches_key, mark), columns)):
-        connection.register("part", part.drop_columns("batch"))
-        connection.execute("INSERT INTO matches FROM part")
-    if selection is not None:
-        told = lake.read_each(batches, partial(lake.verdicts_key, selection), ["recording_id", "duplicate_of"])
-        for part in joined(told):
-            connection.register("part", part.drop_columns("batch"))
-            connection.execute("INSERT INTO verdicts FROM part")
+def _most_frequent(passages: Sequence[dict[str, Any]], show: int) -> list[dict[str, Any]]:
+    """Those that most recordings hold; of equal ones the longest."""
+
+    def order(one: dict[str, Any]) -> tuple[Any, ...]:
+        return -one["repeats"], one["start_s"] - one["end_s"], one["recording_id"], one["start_s"]
+
+    return heapq.nsmallest(show, passages, key=order)
+
+
+def _passages(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """Every passage, as the recording has it in which it was met first."""
+    for batch in connection.sql(FIRST).to_arrow_reader(10_000):
+        for row in batch.to_pylist():
+            first = [one for one in row["passages"] if not one["repeated"]]
+            if not first:
+                continue
+            begins = [
+                not before or before["end_s"] < one["start_s"]
+                for before, one in zip([None, *first[:-1]], first, strict=True)
+            ]
+            numbered = zip(itertools.accumulate(begins), first, strict=True)
+            for _, stretch in itertools.groupby(numbered, key=lambda one: one[0]):
+                for start_s, end_s, repeats in cores([one for _, one in stretch]):
+                    told = {"recording_id": row["recording_id"], "start_s": start_s, "end_s": end_s}
+                    yield told | {"repeats": repeats}
+
+
+def cores(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, int]]:
+    """Start, end and number of recordings of each passage in pieces that follow one another without a gap.
+
+    A passage is what more than half of the recordings hold that hold its most frequent piece, so that neither a longer
+    passage around it nor the places where some recordings cut it count as part of it.
+
+    >>> ends = [(0.0, 8.0, 2), (8.0, 8.25, 30), (8.25, 18.0, 40), (18.0, 18.5, 3), (18.5, 30.0, 2)]
+    >>> list(cores([{"start_s": start, "end_s": end, "repeats": count} for start, end, count in ends]))
+    [(8.0, 18.0, 40), (0.0, 8.0, 2), (18.0, 30.0, 3)]
+    """
+    left = [(0, len(pieces))]
+    while left:
+        begin, end = left.pop()
+        if begin == end or pieces[end - 1]["end_s"] - pieces[begin]["start_s"] < LEAST_S:
+            continue
+        peak = max(range(begin, end), key=lambda place: pieces[place]["repeats"])
+        most = pieces[peak]["repeats"]
+        low, high = peak, peak + 1
+        while low > begin and 2 * pieces[low - 1]["repeats"] > most:
+            low -= 1
+        while high < end and 2 * pieces[high]["repeats"] > most:
+            high += 1
+        if pieces[high - 1]["end_s"] - pieces[low]["start_s"] >= LEAST_S:
+            yield pieces[low]["start_s"], pieces[high - 1]["end_s"], most
+        left += [(high, end), (begin, low)]
+
+
+def _places(connection: duckdb.DuckDBPyConnection, passage: dict[str, Any]) -> list[dict[str, Any]]:
+    """Some of the other recordings that hold most of a passage, and where."""
+    found: dict[str, dict[str, Any]] = {}
+    rows = rows_of(connection, PLACES, [passage["recording_id"]])
+    for row in sorted(rows, key=lambda row: (-row["confidence"], row["recording_id"], row["start_s"])):
+        low, high = max(row["low"], passage["start_s"]), min(row["high"], passage["end_s"])
+        if 2 * (high - low) < passage["end_s"] - passage["start_s"]:
+            continue
+        rate = (row["end_s"] - row["start_s"]) / (row["high"] - row["low"])
+        start_s, end_s = (round(row["start_s"] + (at - row["low"]) * rate, 3) for at in (low, high))
+        place = {"recording_id": row["recording_id"], "start_s": start_s, "end_s": end_s}
+        found.setdefault(row["recording_id"], place | {"confidence": row["confidence"]})
+    copies = connection.execute(
+        "SELECT recording_id FROM verdicts WHERE duplicate_of IS NOT NULL AND recording_id IN (SELECT unnest($1))",
+        [list(found)],
+    ).fetchall()
+    ids = [one for one in found if (one,) not in copies]
+    return [found[one] for one in ids[:EXAMPLES]]
 
 
 def render(found: dict[str, Any]) -> None:
     """What repeats, for people."""
-    terminal.echo(f"{found['group_count']:,} groups of the same sound, {found['duplicate_count']:,} duplicates in them")
+    duplicates = counted(found["duplicate_count"], "duplicate")
+    terminal.echo(f"{counted(found['group_count'], 'group')} of the same sound with {duplicates}")
     if found["groups"]:
         rows = [[group["kept"], len(group["duplicates"]), group["duplicates"][0]] for group in found["groups"]]
         terminal.table(["kept recording_id", "duplicates", "example"], rows)
-    terminal.echo(f"{found['passage_count']:,} passages that several recordings hold, apart from these")
+    terminal.echo(f"{counted(found['passage_count'], 'passage')} that several recordings hold, apart from these")
     if found["passages"]:
-        rows = [
-            [one["repeats"], one["recording_id"], one["start_s"], one["end_s"], *_place(one["places"][0])]
-            for one in found["passages"]
-        ]
-        names = ["recordings", "first recording_id", "start_s", "end_s", "example", "its start_s", "its end_s"]
-        terminal.table(names, rows)
+        rows = [[one["repeats"], *_place(one), *_place(next(iter(one["places"]), None))] for one in found["passages"]]
+        terminal.table(["recordings", "met first in", "from", "to", "example", "from", "to"], rows)
 
 
-def _place(place: dict[str, Any]) -> list[Any]:
-    return [place["recording_id"], place["start_s"], place["end_s"]]
+def _place(place: dict[str, Any] | None) -> list[Any]:
+    if place is None:
+        return [None, None, None]
+    return [place["recording_id"], terminal.clock(place["start_s"]), terminal.clock(place["end_s"])]

@@ -1,4 +1,4 @@
-"""What the commands of `speechmill manifest` have in common: their options, and their errors told to people."""
+"""What the commands of `speechmill manifest` have in common: their options, and the conversion of their errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LookError(click.ClickException):
-    """Something a user asked for that cannot be; shown with its remedy, exit code 1."""
+    """An error in what the user asked for. It is shown with its remedy, and the exit code is 1."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -28,15 +28,15 @@ class LookError(click.ClickException):
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Errors of SQL, rules and names, for people."""
+def user_errors() -> Iterator[None]:
+    """Turn errors in names, rules and SQL that the user gave into LookError."""
     import duckdb
 
     from manifests.choice import ChoiceError
     from manifests.corrupt import damaged
     from manifests.exchange.foreign.rows import ManifestError
     from manifests.look import mistakes
-    from manifests.select import RuleError
+    from manifests.rules import RuleError
     from manifests.sql import NotReadingError
 
     try:
@@ -44,23 +44,23 @@ def told() -> Iterator[None]:
     except (ChoiceError, ManifestError, NotReadingError) as error:
         raise LookError(str(error), error.remedy) from error
     except RuleError as error:
-        raise LookError(*mistakes.of_rule(error, _target())) from error
+        raise LookError(*mistakes.explain_rule(error, _target())) from error
     except duckdb.Error as error:
         if damage := damaged(error):
             raise damage from error
-        raise LookError(*mistakes.of_sql(error, _target())) from error
+        raise LookError(*mistakes.explain_sql(error, _target())) from error
 
 
 class Commands(click.Group):
-    """Runs each command with its errors told."""
+    """A group of commands whose user errors become LookError."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told():
+        with user_errors():
             return super().invoke(ctx)
 
 
 TARGET = "speechmill.target"
-"""In the `meta` of click's context: the Target that a command looks at."""
+"""Key in the `meta` of click's context: the Target of the command, for its error messages."""
 
 
 def _target() -> Target | None:
@@ -68,13 +68,13 @@ def _target() -> Target | None:
     return None if context is None else context.meta.get(TARGET)
 
 
-def opened(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
-    """What a command looks at, by its options."""
+def open_target(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
+    """The Target that the options of a command name; it is kept for error messages."""
     from manifests.look.targets import resolve
 
-    found = resolve(target, selection, dataset, stages)
-    click.get_current_context().meta[TARGET] = found
-    return found
+    resolved = resolve(target, selection, dataset, stages)
+    click.get_current_context().meta[TARGET] = resolved
+    return resolved
 
 
 def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -84,15 +84,15 @@ def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return {name: mark for name, _, mark in pairs}
 
 
-def folders_of(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Completes the names of the folders of a lake."""
+def complete_folders(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """A shell completion of the names of the folders that a lake has under `prefix`."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
         from manifests.choice import folders
         from manifests.lake import Lake
 
-        given = next((ctx.params[name] for name in ("target", "lake", "one", "sources") if ctx.params.get(name)), None)
-        lake = given[0] if isinstance(given, tuple) else given
+        value = next((ctx.params[name] for name in ("target", "lake", "one", "sources") if ctx.params.get(name)), None)
+        lake = value[0] if isinstance(value, tuple) else value
         if lake is None:
             return []
         with contextlib.suppress(OSError, ValueError):  # a shell that completes must not print errors
@@ -102,19 +102,22 @@ def folders_of(prefix: str) -> Callable[[click.Context, click.Parameter, str], l
     return complete
 
 
-def choosing(function: Callable[..., None]) -> Callable[..., None]:
-    """Which selection, dataset and results of stages of a lake are meant: `selection`, `dataset` and `stages`."""
+def choice_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose the selection, the dataset and the results of stages of a lake.
+
+    The command gets the arguments `selection`, `dataset` and `stages`.
+    """
     for option in (
         click.option(
             "--stage", "stages", multiple=True, metavar="NAME=FINGERPRINT", callback=_stages,
             help="Results of a stage to look at, where it was measured with several settings.",
         ),
         click.option(
-            "--dataset", metavar="NAME", shell_complete=folders_of("datasets"),
+            "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
             help="Dataset to look at; if not given, the newest that was made of the selection.",
         ),
         click.option(
-            "--selection", metavar="NAME", shell_complete=folders_of("selections"),
+            "--selection", metavar="NAME", shell_complete=complete_folders("selections"),
             help="Selection to look at; if not given, the one of --dataset, else the newest. "
             "`speechmill manifest selections LAKE` lists them.",
         ),
@@ -126,7 +129,7 @@ def choosing(function: Callable[..., None]) -> Callable[..., None]:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as docs/json.md describes it.")
 VIEW = click.option(
     "--view", metavar="VIEW",
-    help="Table to look at: recordings, annotations, windows, vad, ...; `query LAKE \"SHOW TABLES\"` lists them.",
+    help="Table to look at: recordings, windows, verdicts, vad, ...; `query LAKE \"SHOW TABLES\"` lists them.",
 )  # fmt: skip
 WHERE = click.option("--where", default="true", metavar="CONDITION", help="SQL condition that rows must meet.")
 
@@ -137,10 +140,10 @@ def _widen(context: click.Context, parameter: click.Parameter, wide: bool) -> No
 
 WIDE = click.option(
     "--wide", is_flag=True, callback=_widen, expose_value=False,
-    help="Print whole rows and values, however narrow the terminal; a pipe always gets them.",
+    help="Print all columns and whole values, however narrow the terminal; a pipe always gets them.",
 )  # fmt: skip
 
 
-def looking(function: Callable[..., None]) -> Callable[..., None]:
-    """What every command over one target takes."""
-    return click.argument("target", type=click.Path())(choosing(JSON(function)))
+def target_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments of every command over one target: the target, the choice and --json."""
+    return click.argument("target", type=click.Path())(choice_options(JSON(function)))

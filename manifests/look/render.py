@@ -1,4 +1,4 @@
-"""Statistics and differences as a terminal shows them; each takes what stats.py or diff.py returns."""
+"""Prints statistics and differences, as stats.py and diff.py return them, on a terminal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from manifests.look.targets import Target
 from manifests.output import counted
 
 
-def chosen(target: Target) -> None:
-    """Which selection, dataset and results of stages what follows is of; nothing where there is no lake."""
+def print_choice(target: Target) -> None:
+    """Print which selection, dataset and results of stages the output is of; nothing where there is no lake."""
     if target.lake is None:
         return
-    for line in _chosen(target.choice):
+    for line in _choice_lines(target.choice):
         terminal.echo(line, dim=True)
 
 
-def _chosen(choice: Choice) -> Iterator[str]:
+def _choice_lines(choice: Choice) -> Iterator[str]:
     if choice.selection is None:
         line = "no selection"
     else:
@@ -51,7 +51,7 @@ def _listed(stages: Mapping[str, str]) -> str:
 
 
 def selections(rows: list[dict[str, Any]]) -> None:
-    """A line a selection, and below the table the recipe, the datasets and the stages of each."""
+    """Print a table of selections, and below it the recipe, the datasets and the stages of each."""
     if not rows:
         terminal.echo("no selections; `speechmill select RECIPE --lake LAKE` makes one")
         return
@@ -69,7 +69,7 @@ def selections(rows: list[dict[str, Any]]) -> None:
 
 
 def statistics(found: dict[str, Any], where: str) -> None:
-    """What `stats` found, each part that it was asked for."""
+    """Print the parts that `stats` was asked for."""
     if where != "true":
         terminal.echo(f"where {where}")
     if "overview" in found:
@@ -100,7 +100,7 @@ def view(found: dict[str, Any]) -> None:
 
 
 def quantiles(found: dict[str, Any]) -> str:
-    """Quantiles of a distribution in a line, said to be near where they are."""
+    """The quantiles of a distribution in one line, which says where they are approximate."""
     marks = [f"{float(share) * 100:g} % {terminal.number(value)}" for share, value in found["quantiles"].items()]
     return ("quantiles: " if found["exact"] else "quantiles, nearly: ") + ", ".join(marks)
 
@@ -168,7 +168,7 @@ def overview(found: dict[str, Any]) -> None:
     if "dataset" in found:
         terminal.echo("")
         terminal.heading(f"dataset {found['dataset']['name']}")
-        columns = ["split", "windows", "hours", "frames"]
+        columns = ["split", "windows", "hours", "frames", "tokens", "repeated_tokens"]
         terminal.table(columns, [[row[name] for name in columns] for row in found["dataset"]["splits"]])
 
 
@@ -178,7 +178,10 @@ def difference(found: dict[str, Any]) -> None:
             terminal.echo(f"{name}: selection {choice['selection'] or 'none'}, dataset {choice['dataset'] or 'none'}")
     recordings = {part: row for part, row in found.get("recordings", {}).items() if row["count"]}
     verdicts = found.get("verdicts")
-    if not (found["settings"] or recordings or verdicts):
+    repeats = found.get("repeats")
+    if repeats and not (repeats["regrouped"]["count"] or repeats["repeats"]["count"]):
+        repeats = None
+    if not (found["settings"] or recordings or verdicts or repeats):
         terminal.echo("no difference")
     for name, (before, after) in found["settings"].items():
         terminal.echo(f"{name}: {terminal.number(before)} -> {terminal.number(after)}")
@@ -189,3 +192,13 @@ def difference(found: dict[str, Any]) -> None:
         terminal.heading("verdicts")
         columns = ["before", "after", "no_longer", "now", "count", "hours", "example"]
         terminal.table(columns, [[row[name] for name in columns] for row in verdicts])
+    if repeats:
+        terminal.heading("the same sound")
+        names = ["groups", "duplicates", "repeated_hours", "most_repeats"]
+        terminal.table(["", *names], [[side, *(repeats[side][name] for name in names)] for side in ("before", "after")])
+        for part, what in (("regrouped", "duplicates of another recording"), ("repeats", "with other passages")):
+            row = repeats[part]
+            if row["count"]:
+                terminal.echo(f"{row['count']:,} recordings are {what}:")
+                columns = list(row["examples"][0])
+                terminal.table(columns, [[one[name] for name in columns] for one in row["examples"]])

@@ -1,4 +1,4 @@
-"""The result of a query as a table, CSV, JSON or Parquet, streamed however many rows it has."""
+"""The result of a query, written as a table, CSV, JSON or Parquet. Rows are streamed, so that any number fits."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from manifests.choice import ChoiceError
 from manifests.look import render, terminal
 from manifests.look.targets import Target
 from manifests.output import one_line, to_json
-from manifests.sql import ask, reading
+from manifests.sql import ask, read_only
 from manifests.whole import whole, whole_text
 
 SHOWN = 100
 BATCH = 10_000
 
 
-def write(target: Target, stages: Iterable[str], sql: str, kind: str, output: str | None) -> None:
-    """Run one statement that reads over the views of a target, and write its rows.
+def write(target: Target, parts: Iterable[str], sql: str, kind: str, output: str | None) -> None:
+    """Run one statement over the views of a target, and write its rows to `output` or standard output.
 
-    Raises NotReadingError for any other statement.
+    Raises NotReadingError for a statement that does not only read.
     """
     if kind == "parquet" and output is None:
         raise ChoiceError("Parquet is not for a terminal", "add -o FILE.parquet")
-    connection = target.connect(stages)
+    connection = target.connect(parts)
     if kind == "parquet":
-        _parquet(connection.sql(reading(connection, sql)), Path(str(output)))
+        _parquet(connection.sql(read_only(connection, sql)), Path(str(output)))
         return
     found = ask(connection, sql)
     with whole_text(Path(output)) if output else nullcontext(sys.stdout) as file:
@@ -56,7 +56,7 @@ def _names(found: duckdb.DuckDBPyConnection) -> list[str]:
 def _table(found: duckdb.DuckDBPyConnection, target: Target, file: IO[str]) -> None:
     rows = list(itertools.islice(_rows(found), SHOWN + 1))
     with contextlib.redirect_stdout(file):
-        render.chosen(target)
+        render.print_choice(target)
         terminal.table(_names(found), rows[:SHOWN])
         if len(rows) > SHOWN:
             terminal.echo(f"the first {SHOWN} rows; --format csv, json or parquet has them all")
@@ -65,7 +65,7 @@ def _table(found: duckdb.DuckDBPyConnection, target: Target, file: IO[str]) -> N
 def _csv(found: duckdb.DuckDBPyConnection, file: IO[str]) -> None:
     import csv
 
-    # Data goes into a file or a pipe as it is; only a terminal must not see what it would obey.
+    # A file or a pipe gets the data unchanged; a terminal would obey control characters in it.
     shown: Callable[[Any], Any] = (lambda value: one_line(str(_plain(value)))) if file.isatty() else _plain
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(shown, _names(found)))
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 
 def _json(found: duckdb.DuckDBPyConnection, target: Target, file: IO[str]) -> None:
-    """One object with the choice and the rows, a line each, as they come."""
+    """Write one object with the choice and the rows, one line for each row."""
     names, before = _names(found), ""
     file.write(f'{{"choice": {to_json(target.described)}, "rows": [')
     for row in _rows(found):

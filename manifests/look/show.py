@@ -1,4 +1,4 @@
-"""Everything that a lake knows of one recording, and how a terminal shows it."""
+"""Finds all rows of a lake about one recording, and prints them on a terminal."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from manifests.look.targets import Target
 from manifests.output import one_line
 from manifests.windows import union
 
+SHARED = (
+    "SELECT start_s, end_s, other_id AS with_id, other_start_s AS with_start_s, other_end_s AS with_end_s, confidence, "
+    "share FROM matches WHERE recording_id = $1 UNION ALL SELECT other_start_s, other_end_s, recording_id, start_s, "
+    "end_s, confidence, other_share FROM matches WHERE other_id = $1 ORDER BY start_s, end_s, with_id, with_start_s"
+)
+"""Stretches that a recording shares, as it has them, with the recording that holds them too and where."""
 WIDTH = 62
 LISTED = 40
 
 
-def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
-    """Id and batch of the recording that `name` means: its id or the start of it, else its uri, the end of that
-    or its name without a suffix.
+def find_recording(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
+    """Find a recording by its id, the start of its id, its URI, the end of its URI, or its file name without suffix.
 
-    Raises ChoiceError where none or several are meant.
+    Returns its id and the name of its batch. Raises ChoiceError where no recording or several match.
     """
     select = "SELECT recording_id, uris[1], batch FROM batches WHERE"
     found = connection.execute(f"{select} starts_with(recording_id, $1) LIMIT 6", [name]).fetchall()
@@ -43,13 +48,13 @@ def find(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[str, str]:
     return recording_id, batch
 
 
-def known(target: Target, name: str) -> dict[str, Any]:
-    """Rows of one recording by view, its windows each with the shards that hold it."""
+def recording_rows(target: Target, name: str) -> dict[str, Any]:
+    """The rows of one recording by view; its windows also name the shard that holds each."""
     lake, choice = target.lake, target.choice
     if lake is None:
         raise ChoiceError(f"{target.name} is no lake", "name a lake: only there is all of a recording known")
     connection = target.connect(())
-    recording_id, batch = find(connection, name)
+    recording_id, batch = find_recording(connection, name)
     keys = {"recording": lake.recordings_key(batch)}
     keys |= {stage: lake.annotation_key(stage, mark, batch) for stage, mark in choice.stages.items()}
     if choice.selection:
@@ -64,11 +69,13 @@ def known(target: Target, name: str) -> dict[str, Any]:
         "SELECT window_id, folder, shard, status, error FROM shard_windows WHERE recording_id = $1",
         [recording_id],
     )
+    result["shared"] = rows_of(connection, SHARED, [recording_id])
     by_window = {row["window_id"]: row for row in shards}
     for window in result["windows"]:
-        made = by_window.get(window["window_id"])
-        window["shard"] = f"{made['folder']}/{made['shard']:06d}" if made and made["status"] == "ok" else None
-        window["error"] = made and made["error"]
+        encoded = by_window.get(window["window_id"])
+        is_encoded = encoded and encoded["status"] == "ok"
+        window["shard"] = f"{encoded['folder']}/{encoded['shard']:06d}" if encoded and is_encoded else None
+        window["error"] = encoded and encoded["error"]
     return result
 
 
@@ -82,7 +89,7 @@ def _rows(lake: Lake, key: str, recording_id: str) -> list[dict[str, Any]]:
 
 
 def render(row: Mapping[str, Any]) -> None:
-    """A recording for a terminal."""
+    """Print a recording, as `recording_rows` returns it."""
     recording = row["recording"]
     verdict = row.get("verdict")
     terminal.heading(recording["recording_id"])
@@ -90,30 +97,23 @@ def render(row: Mapping[str, Any]) -> None:
         of = f" of {verdict['duplicate_of']}" if verdict["duplicate_of"] else ""
         why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
         terminal.echo(one_line(f"{verdict['verdict']}{why}"))
+        if (verdict["repeats"] or 1) > 1:
+            told = f"{verdict['repeats']:,} recordings hold the passage of it that most hold"
+            terminal.echo(f"{told}; {verdict['repeated_share']:.1%} of it was met before")
     for number, uri in enumerate(recording["uris"]):
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}
     _section("probe", recording, skip)
-    for stage in schemas.STAGES:
+    for stage, spec in schemas.STAGE_SPECS.items():
         if stage in row:
-            lists = {
-                "segments",
-                "turns",
-                "offsets_s",
-                "track_languages",
-                "votes",
-                "stretches",
-                "voices",
-                *schemas.BULKY["fingerprint"],
-            }
-            _section(stage, row[stage], skip | lists)
+            _section(stage, row[stage], {*skip, *spec.listed, *spec.bulky})
     _timeline(row)
     language = row.get("language") or {}
     tracks = language.get("track_languages") or []
     if len(tracks) > 1:
         terminal.heading("languages by track")
         shares = [", ".join(f"{code} {share:.2f}" for code, share in one["shares"].items()) for one in tracks]
-        rows = [[one["track"], one["speech_s"], told] for one, told in zip(tracks, shares, strict=True)]
+        rows = [[one["track"], one["speech_s"], text] for one, text in zip(tracks, shares, strict=True)]
         terminal.table(["track", "speech_s", "shares"], rows)
     if language.get("votes"):
         terminal.heading("votes")
@@ -143,6 +143,22 @@ def render(row: Mapping[str, Any]) -> None:
             [[voice["track"], voice["speaker"], *(voice[name] for name in names)] for voice in voices[:LISTED]],
         )
         _more(voices)
+    if row["shared"]:
+        terminal.heading("sound that other recordings hold too")
+        terminal.table(
+            ["from", "to", "with", "from", "to", "confidence", "share of it"],
+            [
+                [
+                    *(terminal.clock(one[name]) for name in ("start_s", "end_s")),
+                    one["with_id"],
+                    *(terminal.clock(one[name]) for name in ("with_start_s", "with_end_s")),
+                    one["confidence"],
+                    one["share"],
+                ]
+                for one in row["shared"][:LISTED]
+            ],
+        )
+        _more(row["shared"])
     if row["windows"]:
         terminal.heading("windows")
         terminal.table(
@@ -164,7 +180,7 @@ def _more(rows: Sequence[Any]) -> None:
 
 
 def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
-    """Names and values of a row, two a line where they fit."""
+    """Print the names and values of a row, several in a line where they fit."""
     terminal.heading(name)
     if row is None:
         terminal.echo("  not measured: ingest failed, or the batch is not annotated yet")
@@ -186,7 +202,7 @@ def _section(name: str, row: Mapping[str, Any] | None, skip: set[str]) -> None:
 
 
 def _timeline(row: Mapping[str, Any]) -> None:
-    """Speech of each track, turns of each speaker, and windows, over the same time."""
+    """Print the speech of each track, the turns of each speaker and the windows on one time axis."""
     duration_s = (row.get("signal") or {}).get("duration_s")
     if not duration_s:
         return

@@ -1,4 +1,4 @@
-"""Counts, hours and distributions: by any columns, of any view, as SQL aggregates that stream."""
+"""Counts, hours and distributions of any view, by any columns, computed by SQL aggregates that stream."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import duckdb
 import pyarrow.compute as pc
 
+from manifests import schemas
 from manifests.choice import Choice
 from manifests.labels import as_sql
 from manifests.lake import Lake
 from manifests.sql import ask
 from manifests.sums import MEASURES, Sum, Sums
+from manifests.view_columns import recording_columns, window_columns
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
@@ -22,19 +24,19 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> Rows:
-    """The rows of a query by column; for answers that are small. Raises as `manifests.sql.ask`."""
+    """The rows of a query as dictionaries, all in memory. Raises as `manifests.sql.ask`."""
     found = ask(connection, query, values)
     names = [column[0] for column in found.description or []]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, view: str) -> dict[str, str]:
-    """Types of a view's columns by name."""
+    """The types of a view's columns by name."""
     return {row["column_name"]: row["column_type"] for row in rows_of(connection, f"DESCRIBE {view}")}
 
 
 def hours(columns: dict[str, str]) -> str:
-    """SQL of the hours of a group of rows; null where a view has no durations."""
+    """SQL for the hours of a group of rows; null for a view without durations."""
     for name in ("duration_s", "claimed_duration_s", "hours"):
         if name in columns:
             return f'sum("{name}")' + (" / 3600" if name.endswith("_s") else "")
@@ -57,9 +59,13 @@ def grouped(connection: duckdb.DuckDBPyConnection, view: str, by: Sequence[str],
 
 
 def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> Rows:
-    """Of each number in a view: how many rows have it, lowest, mean and highest."""
+    """For each numeric column of a view: how many rows have it, and its lowest, mean and highest value.
+
+    In `windows` these are the columns of the window alone: those of its recording would count once for each window.
+    """
     columns = columns_of(connection, view)
-    numeric = [name for name, kind in columns.items() if _is_number(kind) and name != "position"]
+    skipped = {"position", *(window_columns(recording_columns()) if view == "windows" else ())}
+    numeric = [name for name, kind in columns.items() if _is_number(kind) and name not in skipped]
     if not numeric:
         return []
     (row,) = rows_of(connection, f"SELECT {_described(numeric)}count(*) FROM {view} WHERE {where}")
@@ -67,7 +73,7 @@ def measures(connection: duckdb.DuckDBPyConnection, view: str, where: str = "tru
 
 
 def _described(names: Sequence[str]) -> str:
-    """SQL of how many rows have each number, its lowest, mean and highest, as structs."""
+    """SQL of a struct for each column: how many rows have a value, and its lowest, mean and highest value."""
     return "".join(
         f"""{{'measured': count("{n}"), 'min': min("{n}"), 'mean': avg("{n}")::DOUBLE, 'max': max("{n}")}} AS "{n}", """
         for n in names
@@ -79,7 +85,7 @@ def _is_number(kind: str) -> bool:
 
 
 def histogram(connection: duckdb.DuckDBPyConnection, view: str, column: str, where: str = "true") -> dict[str, Any]:
-    """Quantiles and equal bins of a number, or the most frequent values of anything else, with hours."""
+    """The distribution of a column: quantiles and bins of equal width for a number, else the most frequent values."""
     columns = columns_of(connection, view)
     kind = columns_of(connection, f"(SELECT {column} AS value FROM {view})")["value"]
     measure = hours(columns)
@@ -116,7 +122,7 @@ def histogram(connection: duckdb.DuckDBPyConnection, view: str, column: str, whe
 
 
 def _quantiles(connection: duckdb.DuckDBPyConnection, view: str, column: str, where: str, count: int) -> dict[str, Any]:
-    """Exact up to `EXACT` values, which it holds all; beyond that by t-digest, in little memory."""
+    """Quantiles of a column: exact up to `EXACT` values, which are held in memory, and by t-digest beyond that."""
     function = "quantile_cont" if count <= EXACT else "approx_quantile"
     query = f"SELECT {function}({column}, {list(QUANTILES)!r}) FROM {view} WHERE {where}"
     ((values,),) = ask(connection, query).fetchall()
@@ -125,7 +131,7 @@ def _quantiles(connection: duckdb.DuckDBPyConnection, view: str, column: str, wh
 
 
 def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true") -> dict[str, Any]:
-    """Rows, hours, quantiles of the durations and the measures of a view."""
+    """The number of rows, hours, quantiles of the durations and measures of a view."""
     columns = columns_of(connection, view)
     (total,) = rows_of(connection, f"SELECT count(*) AS count, {hours(columns)} AS hours FROM {view} WHERE {where}")
     result: dict[str, Any] = {"view": view, **total}
@@ -135,7 +141,7 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
 
 
 def overview(lake: Lake, choice: Choice, sums: Sums) -> dict[str, Any]:
-    """What a lake holds: recordings, stages with their failures, measures, selection, dataset."""
+    """Summary of a lake: recordings, stages with their failures, measures, selection and dataset."""
     stages = [{"stage": stage, "fingerprint": mark} | _counts(sums, stage) for stage, mark in choice.stages.items()]
     claimed, size = (sums.of("recordings")[name] for name in MEASURES["recordings"])
     counts = _counts(sums, "recordings")
@@ -174,7 +180,7 @@ def _counts(sums: Sums, view: str) -> dict[str, int]:
 
 
 def _failures(sums: Sums, views: Sequence[str]) -> Rows:
-    """Of which errors recordings failed in these views, most frequent first."""
+    """How many recordings failed in these views by type of error, the most frequent first."""
     rows = [
         {"stage": view.replace("recordings", "ingest"), "error_type": error_type, "count": one.count}
         for view in views
@@ -184,7 +190,7 @@ def _failures(sums: Sums, views: Sequence[str]) -> Rows:
 
 
 def _shares(what: str, groups: Mapping[str | None, Sum]) -> Rows:
-    """Count, hours and share of the hours of each group that holds a recording, most hours first."""
+    """Count, hours and share of the hours of each group that is not empty, most hours first."""
     held = [(name, one.count, one.total) for name, one in groups.items() if one.count]
     held.sort(key=lambda row: (row[2] is None, -(row[2] or 0.0), -row[1], str(row[0])))
     whole_s = sum(seconds or 0.0 for _, _, seconds in held)
@@ -195,12 +201,19 @@ def _shares(what: str, groups: Mapping[str | None, Sum]) -> Rows:
 
 
 def _splits(lake: Lake, dataset: str) -> Rows:
-    """Windows, hours and frames by split, none before the ledger is written."""
+    """Windows, hours, frames, tokens of one frame, and those of them that repeat, by split; empty before the ledger is
+    written."""
     key = f"datasets/{dataset}/ledger.parquet"
     if not lake.storage.exists(key):
         return []
-    ledger = lake.read(key, ["split", "patch", "windows", "hours", "frames"])
-    names = ["windows", "hours", "frames"]
+    names = ["windows", "hours", "frames", *schemas.TOKENS]
+    ledger = lake.read(key, ["split", "patch", *names])
     splits = ledger.filter(pc.equal(ledger["patch"], 1)).group_by("split").aggregate([(name, "sum") for name in names])
-    rows = [{"split": row["split"]} | {name: row[f"{name}_sum"] for name in names} for row in splits.to_pylist()]
+    rows = []
+    for row in splits.to_pylist():
+        told = {name: row[f"{name}_sum"] for name in ("windows", "hours", "frames")}
+        tokens, repeated = row["context_tokens_sum"] + row["continuation_tokens_sum"], None
+        if row["repeated_context_tokens_sum"] is not None:
+            repeated = row["repeated_context_tokens_sum"] + row["repeated_continuation_tokens_sum"]
+        rows.append({"split": row["split"]} | told | {"tokens": tokens, "repeated_tokens": repeated})
     return sorted(rows, key=lambda row: row["split"])

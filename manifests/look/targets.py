@@ -1,4 +1,4 @@
-"""What a command looks at: a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
+"""The target of a command: a lake, a stage, selection or dataset of it, a Parquet file, or a foreign manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOLDERS = {"selections": "windows", "datasets": "shard_windows", "annotations": 
 
 @dataclass(frozen=True)
 class Target:
-    """`view` is what a command looks at unless told otherwise; `lake` and `choice` only where there is a lake."""
+    """A target with its default `view`. `lake` is None, and `choice` empty, where the target is a file."""
 
     name: str
     view: str
@@ -33,22 +33,22 @@ class Target:
 
     @property
     def described(self) -> dict[str, Any] | None:
-        """What JSON tells of the choice; None where there is no lake."""
+        """The choice as JSON shows it; None where there is no lake."""
         return self.choice.as_dict() if self.lake else None
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views that statistics of everything are of."""
+        """The views that `stats` summarises unless a view is named."""
         foreign = self.file is not None and not self.file.endswith(".parquet")
         return ("recordings", "segments", "windows") if foreign else (self.view,)
 
     def connect(
-        self, stages: Iterable[str] | None = None, numbers: Sequence[str] | None = None
+        self, parts: Iterable[str] | None = None, numbers: Sequence[str] | None = None
     ) -> duckdb.DuckDBPyConnection:
-        """A connection to its views; `stages` bounds what `annotations` joins, `numbers` the batches of a lake."""
+        """Open a connection to its views. For a lake, `parts` and `numbers` limit it as in `open_views`."""
         if self.file is None:
             assert self.lake is not None
-            return open_views(self.lake, self.choice, stages, numbers)
+            return open_views(self.lake, self.choice, parts, numbers)
         if not self.file.endswith(".parquet"):
             return _foreign(self.file)
         folder, _, name = self.file.rpartition("/")
@@ -68,7 +68,10 @@ def resolve(
     dataset: str | None = None,
     stages: Mapping[str, str] | None = None,
 ) -> Target:
-    """What `name` names. Raises ChoiceError where it is nothing, or where the lake lacks what is asked for."""
+    """The target called `name`, with the chosen selection, dataset and results of stages.
+
+    Raises ChoiceError where there is no such target, or where the lake lacks what is chosen.
+    """
     path = name.rstrip("/") or name
     named = selection or dataset or stages
     if "://" not in path and not os.path.exists(path):
@@ -94,7 +97,7 @@ def resolve(
         return Target(name, view, lake, choose(lake, selection, dataset, stages))
     if _is_lake(local):
         lake = Lake.at(local)
-        return Target(name, "annotations", lake, choose(lake, selection, dataset, stages))
+        return Target(name, "recordings", lake, choose(lake, selection, dataset, stages))
     if "://" not in path and (os.path.isfile(path) or os.listdir(path)):
         _no_choice(name, named)
         return Target(name, "recordings", file=path)
@@ -102,7 +105,7 @@ def resolve(
 
 
 def lake_of(name: str) -> Lake:
-    """The lake that `name` names. Raises ChoiceError where it is none."""
+    """The lake called `name`. Raises ChoiceError where there is none."""
     path = name.rstrip("/") or name
     if not _is_lake(path):
         raise ChoiceError(f"there is no lake {name}", "name the folder, or s3://bucket/prefix, that holds recordings/")
@@ -116,7 +119,7 @@ def _no_choice(name: str, named: object) -> None:
 
 
 def _same(what: str, last: str, named: str | None) -> str:
-    """The selection or dataset that a path ends in, which an option may name again."""
+    """The selection or dataset that a path ends in. Raises ChoiceError where an option names another one."""
     if named not in (None, last):
         raise ChoiceError(f"the {what} {last} is named by the path and {named} by --{what}", "name one of them")
     return last
@@ -129,7 +132,7 @@ def _is_lake(root: str) -> bool:
 
 
 def _foreign(path: str) -> duckdb.DuckDBPyConnection:
-    """Recordings, segments and windows of Lhotse, NeMo, RTTM or WebDataset, loaded."""
+    """A connection with the recordings, segments and windows of a foreign manifest (Lhotse, NeMo, RTTM, ...) loaded."""
     from manifests.exchange.foreign.load import load
 
     connection = connect()

@@ -1,5 +1,6 @@
-"""What a person sees: tables, bars and timelines. Whole rows in a pipe, what fits on a terminal, and then what is
-left out is said.
+"""Tables, bars and timelines for a terminal, which are cut to its width and then say what was left out.
+
+A pipe gets whole rows.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from manifests.output import one_line, printable, to_json
 BLOCKS = " ▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 WIDE = "speechmill.wide"
-"""In the `meta` of click's context: whether --wide was given."""
+"""Key in the `meta` of click's context: whether --wide was given."""
 GAP = 2
 LEAST = 20
-"""Characters to which a text may be cut on a terminal, with an ellipsis."""
+"""Fewest characters to which a text is cut, with an ellipsis, to fit a terminal."""
 PADDED = 60
-"""Where lines may have any length, a longer value pushes its own row only."""
+"""Widest column of padded values in a pipe. A longer value moves the rest of its own row only."""
 FOLD = partial(textwrap.wrap, break_on_hyphens=False, break_long_words=False)  # a path or an id is copied whole
 NEVER_CUT = ("id", "selection", "dataset", "fingerprint", "example", "window", "shard")
-"""Ends of the names of columns whose values people copy."""
+"""Endings of the names of columns whose values are never cut, since people copy them."""
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     click.echo(to_json(value, indent=1))
 
 
 def number(value: Any) -> str:
-    """A value as people read it: thousands apart, four significant digits after the point at most."""
+    """A value for people: thousands separated by commas, and about four significant digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -58,24 +59,24 @@ def number(value: Any) -> str:
 
 
 def width() -> int | None:
-    """Characters that a line may have; None where it may have any number: in a pipe, and after --wide.
+    """The largest number of characters in a line; None for any number, in a pipe and with --wide.
 
-    $COLUMNS is respected in both a terminal and a pipe.
+    $COLUMNS sets it for both a terminal and a pipe.
     """
     context = click.get_current_context(silent=True)
     if context is not None and context.meta.get(WIDE):
         return None
-    told = os.environ.get("COLUMNS", "")
-    if not (told.isdecimal() and int(told)) and not sys.stdout.isatty():
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdecimal() and int(columns)) and not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], more: str = "--wide shows all") -> None:
-    """Rows under their names, numbers to the right.
+    """Print rows below the names of their columns, with numbers aligned to the right.
 
-    Where a terminal is too narrow, texts are cut with an ellipsis, but no ids; columns that still do not fit are left
-    out from the right, and a last line names them and says that `more` is the way to see them.
+    On a narrow terminal texts are cut with an ellipsis, except for ids. Columns that still do not fit are left out from
+    the right; a last line names them and says, by `more`, how to see them.
     """
     rows, names = [list(row) for row in rows], [one_line(name) for name in columns]
     numeric = [_is_numeric([row[index] for row in rows]) for index in range(len(names))]
@@ -104,7 +105,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def _fitted(least: Sequence[int], longest: Sequence[int], room: int) -> tuple[list[int], list[int]]:
-    """Which columns fit, at least the first, and how wide each is: what is to spare goes to those that want little."""
+    """Which columns fit (at least the first) and their widths. Columns that need little get spare room first."""
     shown = list(range(len(least)))
     while len(shown) > 1 and sum(least[index] + GAP for index in shown) - GAP > room:
         shown.pop()
@@ -126,7 +127,7 @@ def _cell(text: str, wide: int, numeric: bool, cut: bool) -> str:
 
 
 def pairs(rows: Mapping[str, Any], indent: str = "  ") -> None:
-    """Names and values, a line each; on a terminal long values go on below themselves."""
+    """Print a line for each name and its value. On a terminal a long value is continued below itself."""
     names = [indent + one_line(name) for name in rows]
     wide = max(map(cell_len, names), default=0)
     room = width()
@@ -140,9 +141,9 @@ def pairs(rows: Mapping[str, Any], indent: str = "  ") -> None:
 
 
 def echo(text: str, bold: bool = False, dim: bool = False) -> None:
-    """Print a text that may hold anything; bold or dim on a terminal, unless $NO_COLOR is set.
+    """Print a text with control characters escaped; bold or dim on a terminal, unless $NO_COLOR is set.
 
-    Lines that are too long for a terminal are folded between words, but not where a no-break space is between them.
+    Lines that are too long for a terminal are folded between words, but not at a no-break space.
     """
     room = width()
     for line in printable(text).split("\n"):
@@ -162,14 +163,16 @@ def heading(text: str) -> None:
 
 
 def bar(value: float, most: float, width: int) -> str:
-    """A bar in eighths of a character."""
+    """A bar of block characters, to an eighth of a character; `width` characters stand for `most`."""
     eighths = round(8 * width * value / most) if most > 0 else 0
     eighths = max(eighths, 1 if value > 0 else 0)
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
 
 def timeline(spans: Iterable[tuple[float, float]], duration_s: float, width: int) -> str:
-    """How much of each of `width` equal stretches the spans cover, as blocks; spans must not overlap one another.
+    """How much of each of `width` equal parts of the duration the spans cover, as block characters.
+
+    The spans must not overlap one another.
 
     >>> timeline([(0.0, 1.0), (3.0, 4.0)], 4.0, 8)
     '██    ██'
@@ -183,7 +186,7 @@ def timeline(spans: Iterable[tuple[float, float]], duration_s: float, width: int
 
 
 def ruler(duration_s: float, width: int) -> str:
-    """Times over a timeline: its start, its quarters and its end."""
+    """A line of times to print above a timeline: its start, its quarters and its end."""
     line = ""
     for quarter in range(4):
         line = line.ljust(quarter * width // 4) + clock(duration_s * quarter / 4)

@@ -1,8 +1,8 @@
 """Matches: which recordings share sound, where and how much, found by the landmarks of the stage `fingerprint`.
 
-`matches/<mark>/batch-N.parquet` (schemas.MATCHES) holds what recordings of batch N share with recordings that were met
-before them, so that what is there stays as it is when the lake grows. `matches/<mark>/index/` holds the landmarks by
-their keys. Recordings count in the order in which they were met: by batch, then by row.
+`matches/<mark>/batch-N.parquet` (schemas.MATCHES) has a row for each stretch of sound that a recording of batch N
+shares with an earlier recording. Recordings are ordered by batch, then by row. Since each is compared to earlier ones
+alone, no file changes when the lake grows. `matches/<mark>/index/` holds all landmarks, sorted by their keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class MatchConfig:
     """What decides which matches are found."""
 
     key_bits: int = 28
-    """Bits of a landmark that make a key, of which each landmark has two. Fewer find shorter and noisier copies, and
-    bring more chance meetings to look at: the binary logarithm of the number of landmarks, 6.5 a second, is right, so
-    28 up to some 10,000 hours, 32 up to 200,000."""
+    """Bits in a key. Each landmark has two keys, and two recordings are compared where they have a key in common. Fewer
+    bits find shorter and noisier copies, but more recordings then have a key in common by chance, and each of these is
+    looked at. About the binary logarithm of the number of landmarks, 6.5 a second, is right: 28 up to some 10,000
+    hours, 32 up to 200,000."""
     least_hits: int = 1
-    """Equal keys of two recordings on one diagonal, from which on it is followed: 2 takes less time in a large lake."""
+    """Keys that two recordings must have in common, in the same order and at about the same distance, to be looked at.
+    2 takes less time in a large lake and finds less of short and noisy excerpts."""
     first: int = 8
-    """Of the recordings with one key, so many that were met first are those that all others are compared to."""
+    """Where many recordings have one key, all are compared to this many of the earliest, and to no others."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.key_bits <= 56:
@@ -43,7 +45,7 @@ class MatchConfig:
 
 @dataclass(frozen=True)
 class Matches:
-    """Where the matches of a lake lie."""
+    """The matches of a lake under one configuration: where their files are, and which are missing."""
 
     lake: Lake
     fingerprints: str
@@ -60,14 +62,14 @@ class Matches:
 
     @property
     def scratch(self) -> str:
-        """Folder of what is taken away once the matches are there."""
+        """The folder of intermediate files, which are deleted once the matches are written."""
         return f"runs/matching/{self.mark}"
 
     def key(self, batch: str) -> str:
         return matches_key(self.mark, batch)
 
     def batches(self) -> Iterator[str]:
-        """The batches between which matches are found: all up to the first one that has no fingerprints."""
+        """The batches between which matches are found, in order: all before the first one that has no fingerprints."""
         there = self.lake.annotated("fingerprint", self.fingerprints)
         for batch in self.lake.batches():
             if next(there, None) != batch:
@@ -75,13 +77,13 @@ class Matches:
             yield batch
 
     def pending(self) -> list[str]:
-        """Batches whose matches are not there, in order."""
+        """The batches whose matches are missing, in order."""
         done = {key.rpartition("/")[2] for key in self.lake.storage.list(self.prefix)}
         return [batch for batch in self.batches() if f"{batch}.parquet" not in done]
 
 
 def forget_index(lake: Lake) -> None:
-    """Take every index away, which numbers recordings by their batches and rows, before these change."""
+    """Delete every index. It numbers recordings by batch and row, and is wrong once rows or batches are removed."""
     for key in [key for key in lake.storage.list("matches") if "/index/" in key]:
         lake.storage.delete(key)
 

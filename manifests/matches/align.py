@@ -1,4 +1,8 @@
-"""Alignment: from hits to the stretches that two recordings share, followed in both directions landmark by landmark."""
+"""Alignment: the stretches that two recordings share.
+
+Two recordings have hits: places where a landmark of each has the same key. From each hit a line is followed in both
+directions through pairs of landmarks whose bits are nearly equal, for as long as enough landmarks have a partner.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +15,40 @@ import numpy as np
 from manifests.spans import Array
 
 BIN_MS = 128
-"""Hits of one passage lie on one diagonal: their difference of times changes by 1 % of the time at most."""
+"""Width of the bins into which hits are sorted by the difference of their two times. The hits of one shared passage
+have nearly equal differences: where a copy runs 1 % faster, the difference changes by 1 % of the time that passes."""
 CHAIN_MS = 30_000
-"""From one hit of a diagonal to the next."""
+"""Longest time between two neighbouring hits in one bin that are still taken to be of one passage."""
 NEAR_BITS = 16
-"""Most bits in which two landmarks differ that are the same sound: of others one pair in 2,000 differs in so few."""
+"""Two landmarks count as the same if they differ in at most this many of 63 bits. Of landmarks of different sound one
+pair in 2,000 does."""
 NEAR_MS = 40
-"""Most by which the time of a landmark differs from where the alignment expects it."""
-CHANCE = 0.002
-"""Share of the landmarks of other sound that are the same by chance within NEAR_MS: twice what was measured."""
+"""Two landmarks count as the same only if the time of the second is at most this far from where the alignment expects
+it."""
+CHANCE = 0.1
+"""Share of the landmarks of different sound that are taken to be the same by chance. Along a line through two sounds
+that have nothing to do with each other it is 0.001; but a voice that says similar syllables in a similar rhythm has up
+to 0.4 over 3 s, and among thousands of recordings of one voice such places are found. See docs/duplicates.md."""
 LED = 2
-"""Landmarks of an alignment that are no evidence, since equal keys of them may have led to it."""
-LEAST_EVIDENCE = 8.0
-"""Of an alignment: the logarithm to the base of 10 of how improbable it is by chance, apart from what led to it."""
+"""Landmarks of an alignment that do not count as evidence: it was begun where they were known to be equal."""
+LEAST_EVIDENCE = 6.0
+"""Least evidence of a stretch that is kept; `improbable` defines it. Eight landmarks, all the same, are just enough."""
 LEAST_MS = 2000
-"""From the first equal landmark of a stretch to the last: those of one second look at the same sound, so that a word
-which a voice says twice alike makes several."""
+"""Least time from the first of the landmarks that are the same to the last. Each landmark describes one second, so that
+landmarks closer than that describe largely the same sound and are not independent evidence."""
 STEP_MS, LONGEST_STEP_MS = 4000, 64_000
-"""Alignments are followed by steps that double while they hold, and are halved where they do not."""
+"""First and longest step by which an alignment is extended. Steps double where the sounds agree and are halved where
+they do not."""
 GAP_MS = 10_000
-"""Longest time without what is the same, inside a stretch."""
+"""A stretch ends where no landmarks are the same for longer than this."""
 LEAST_SHARE = 0.2
-"""Of the landmarks of a step, those that must be the same."""
+"""Least share of the landmarks of a step that must be the same for the stretch to be extended by it."""
 FITTED = 200
-"""Landmarks at the edge of an alignment that tell where it goes on."""
+"""Number of landmarks at the end of a stretch to which the line is fitted that predicts how it goes on."""
 MOST_SLOPE = 0.02
-"""Most by which one recording runs faster than the other."""
+"""Largest difference of speed between the two recordings."""
 EDGE_MS = 250
-"""Sound beyond the outermost landmarks of a stretch."""
+"""Added to a stretch before its first landmark and after its last one."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +64,20 @@ class Marks:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Sound that two recordings share: where in each, in ms, and how many landmarks of the first are the same."""
+    """Sound that two recordings share: where it lies in each, in ms, and how many landmarks are the same."""
 
     start_ms: int
     end_ms: int
     other_start_ms: int
     other_end_ms: int
     speed: float
-    """How much faster the first one runs."""
+    """Of the first recording relative to the other one: 1.01 where the first is played 1 % faster."""
     same: int
+    """Landmarks of the first recording inside the stretch that have the same one in the other recording."""
     of: int
+    """All landmarks of the first recording inside the stretch."""
     evidence: float
+    """What `improbable` gives for them."""
 
     @property
     def confidence(self) -> float:
@@ -72,15 +85,18 @@ class Stretch:
         return self.same / self.of
 
     def holds(self, at_ms: float, other_ms: float) -> bool:
-        """Whether a hit is explained by it."""
+        """Whether a hit lies on the line of this stretch, so that following it would find the stretch again."""
         expected = self.other_start_ms + (at_ms - self.start_ms) * self.speed
         return self.start_ms <= at_ms <= self.end_ms and abs(expected - other_ms) <= 4 * NEAR_MS
 
 
 def diagonals(times_ms: Array, others_ms: Array, least: int) -> Iterator[tuple[int, int]]:
-    """A hit of each diagonal with `least` hits at different times, the diagonals with the most hits first."""
+    """For each group of hits with nearly the same difference of times, its middle hit; the largest groups come first.
+
+    Groups with hits at fewer than `least` different times are left out.
+    """
     found: list[tuple[int, int, int]] = []
-    for shift in (0, BIN_MS // 2):  # so that no diagonal is parted by the edge of a bin
+    for shift in (0, BIN_MS // 2):  # the second bins overlap the first, so that no edge of a bin splits a group
         bins = (others_ms.astype(np.int64) - times_ms + shift) // BIN_MS
         order = np.lexsort((times_ms, bins))
         at, where = times_ms[order], bins[order]
@@ -97,7 +113,7 @@ def diagonals(times_ms: Array, others_ms: Array, least: int) -> Iterator[tuple[i
 
 
 def stretches(one: Marks, other: Marks, times_ms: Array, others_ms: Array, least: int = 1) -> list[Stretch]:
-    """What two recordings share, by the hits at these times, in order of time."""
+    """The stretches that two recordings share, in order of time, given the times of their hits in each."""
     found: list[Stretch] = []
     for at_ms, other_ms in diagonals(times_ms, others_ms, least):
         if not any(stretch.holds(at_ms, other_ms) for stretch in found):
@@ -108,7 +124,7 @@ def stretches(one: Marks, other: Marks, times_ms: Array, others_ms: Array, least
 
 
 def _equal(one: Stretch, other: Stretch) -> bool:
-    """Whether two stretches are mostly the same on both sides, so that one of them tells nothing."""
+    """Whether two stretches overlap by more than half of the shorter one in both recordings, and so are one."""
     pairs = ((one.start_ms, one.end_ms, other.start_ms, other.end_ms),
              (one.other_start_ms, one.other_end_ms, other.other_start_ms, other.other_end_ms))  # fmt: skip
     return all(
@@ -119,17 +135,17 @@ def _equal(one: Stretch, other: Stretch) -> bool:
 
 @dataclass
 class Alignment:
-    """A stretch that grows from a hit."""
+    """A stretch that is extended in both directions from one hit, at `at_ms` and `other_ms` in the two recordings."""
 
     one: Marks
     other: Marks
     at_ms: int
     other_ms: int
     places: list[tuple[int, int]] = field(default_factory=list)
-    """Indices of landmarks that are the same, in order of the first."""
+    """Pairs of landmarks that are the same, by their indices in both recordings, in order of the first recording."""
 
     def stretch(self) -> Stretch | None:
-        """What it has grown to; None where that is no more than chance."""
+        """The whole stretch; None where it has too little evidence."""
         near = self._same(self.at_ms - STEP_MS, self.at_ms + STEP_MS, 1.0, self.at_ms, self.other_ms)
         if not near:
             return None
@@ -155,7 +171,7 @@ class Alignment:
         return self.one.times_ms[indices[:, 0]], self.other.times_ms[indices[:, 1]]
 
     def _grow(self, direction: int) -> None:
-        """Follow the alignment forwards (1) or backwards (-1) until it holds no longer."""
+        """Extend the stretch forwards (1) or backwards (-1) until too few landmarks are the same."""
         step, skipped = STEP_MS, 0
         while True:
             edge_ms = int(self.one.times_ms[self.places[-1 if direction > 0 else 0][0]])
@@ -177,7 +193,10 @@ class Alignment:
         return self.places[-FITTED:] if direction > 0 else self.places[:FITTED]
 
     def _line(self, places: list[tuple[int, int]]) -> tuple[float, float, float]:
-        """Speed, and a place on the line of these landmarks: the other's time is that of its place plus speed times."""
+        """The line through these pairs: its slope, and the mean time in each recording, through which it goes.
+
+        Few or close pairs do not determine a slope, and are given one of 1.
+        """
         times_ms, others_ms = self._times(places)
         middle, other_middle = float(np.mean(times_ms)), float(np.mean(others_ms))
         offsets = times_ms - middle
@@ -187,11 +206,16 @@ class Alignment:
         return min(max(speed, 1 - MOST_SLOPE), 1 + MOST_SLOPE), middle, other_middle
 
     def _same(self, low: float, high: float, speed: float, middle: float, other_middle: float) -> list[tuple[int, int]]:
-        """Landmarks of the first in [low, high] ms that have the same one in the other where a line expects it."""
+        """Pairs of landmarks that are the same, for landmarks of the first recording in [low, high] ms.
+
+        The line with slope `speed` through (`middle`, `other_middle`) says where the partner of each is expected; of
+        several partners the one with the fewest different bits is taken.
+        """
         first, last = np.searchsorted(self.one.times_ms, [low, high + 1])
         times_ms = self.one.times_ms[first:last]
         expected = other_middle + speed * (times_ms - middle)
-        # What the line does not know of the speed counts too: 1 % for a short one, 0.1 % for a long one.
+        # The slope has an error too, 1 % while it is not yet determined and 0.1 % afterwards, which counts the more the
+        # farther a landmark is from the middle.
         reach = NEAR_MS + (0.01 if speed == 1.0 else 0.001) * np.abs(times_ms - middle)
         begins, ends = (np.searchsorted(self.other.times_ms, edge) for edge in (expected - reach, expected + reach))
         counts = np.maximum(ends - begins, 0)
@@ -207,10 +231,14 @@ class Alignment:
 
 
 def improbable(same: int, of: int) -> float:
-    """Logarithm to the base of 10 of one over the most that `same` of `of` landmarks are probable by chance (Chernoff).
+    """Evidence that sound is shared: how improbable it is that `same` of `of` landmarks are the same by chance.
 
-    >>> round(improbable(5, 10), 1), improbable(0, 10)
-    (10.5, 0.0)
+    It is the negative logarithm to the base of 10 of Chernoff's upper bound on the probability that at least `same` of
+    `of` independent landmarks are the same where each is with the probability CHANCE. Landmarks of one voice are not
+    independent, so it is a score with a threshold that was set by measurement, and no probability.
+
+    >>> round(improbable(5, 10), 1), round(improbable(10, 10), 1), improbable(0, 10)
+    (2.2, 10.0, 0.0)
     """
     if same <= 0 or of <= 0 or same / of <= CHANCE:
         return 0.0

@@ -1,4 +1,4 @@
-"""Matches of batches: the hits of each pair of recordings, followed in their landmarks to the stretches they share."""
+"""Collects the hits of each pair of recordings of a batch, aligns their landmarks and writes the batch's matches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from manifests.matches.index import COLUMNS, ROW_BITS, flattened, ordinal, read_
 from manifests.spans import Array
 
 HELD = 32
-"""Batches of fingerprints in memory: 20 hours of sound come to 6 MB."""
+"""Number of batches whose fingerprints are kept in memory; one of 20 hours of sound takes 6 MB."""
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """The landmarks of a batch by row."""
+    """The landmarks of the recordings of a batch: those of row r are `edges[r]` to `edges[r + 1]`."""
 
     ids: Sequence[str]
     edges: Array
@@ -41,14 +41,14 @@ class Fingerprints:
 
 
 class Collector:
-    """Makes the matches of batches from files of hits."""
+    """Makes the matches of batches from files of hits, and keeps the fingerprints of the last few batches."""
 
     def __init__(self, matches: Matches) -> None:
         self.matches = matches
         self._held: OrderedDict[str, Fingerprints] = OrderedDict()
 
     def commit(self, batch: str, files: Sequence[str]) -> int:
-        """Write the matches of a batch, unless they are there; returns the number of its recordings."""
+        """Write the matches of a batch and return the number of its recordings; if they exist already, return 0."""
         lake, key = self.matches.lake, self.matches.key(batch)
         if lake.storage.exists(key):
             return 0
@@ -63,7 +63,7 @@ class Collector:
         if found is None or not len(found):
             return
         later, earlier, later_ms, earlier_ms = (found[name].to_numpy() for name in found.column_names)
-        # By the batch of the earlier one, so that each is read once.
+        # Sorted by the earlier recording, so that fingerprints of each batch are read once.
         order = np.lexsort((earlier_ms, later_ms, later, earlier))
         later, earlier, later_ms, earlier_ms = (values[order] for values in (later, earlier, later_ms, earlier_ms))
         edges = np.flatnonzero(np.append(True, (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])))
@@ -84,7 +84,7 @@ class Collector:
         return f"batch-{number >> ROW_BITS:06d}", number & ((1 << ROW_BITS) - 1)
 
     def fingerprints(self, batch: str) -> Fingerprints:
-        """The fingerprints of a batch: read, or among the last ones that were."""
+        """The fingerprints of a batch, from memory or else read."""
         if batch not in self._held:
             lake = self.matches.lake
             table = lake.read(lake.annotation_key("fingerprint", self.matches.fingerprints, batch), COLUMNS)
@@ -96,7 +96,7 @@ class Collector:
 
 
 def _told(stretch: Stretch, one: Marks, other: Marks) -> dict[str, Any]:
-    """The columns of MATCHES that tell of a stretch."""
+    """The columns of MATCHES for a stretch, apart from the ids of both recordings."""
     spans = (stretch.start_ms, stretch.end_ms), (stretch.other_start_ms, stretch.other_end_ms)
     shares = [
         float(np.diff(np.searchsorted(marks.times_ms, [start, end + 1]))[0] / len(marks))

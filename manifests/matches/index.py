@@ -1,6 +1,7 @@
-"""The index: the landmarks of ten batches after one another, by key, in a file that is read by ranges of keys.
+"""The index: files of postings, sorted by key, from which ranges of keys can be read. Each file is of ten batches.
 
-A posting is a key, the recording as `ordinal` numbers it, and a time. Keys are spread evenly over 0 to 2^63.
+A posting is a key of a landmark, the number of its recording (`ordinal`) and its time. Keys are spread evenly over 0 to
+2^63, so that equal ranges hold about equally many postings.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from manifests.matches import Matches
 from manifests.spans import Array
 
 BATCHES = 10
-"""In a file of the index: 200 hours of sound make 9 million postings."""
+"""Batches in a file of the index. With batches of 20 hours it has 9 million postings."""
 ROW_BITS = 20
-"""A batch has fewer than 2^20 recordings."""
+"""Bits of a recording's number that hold its row; so a batch must have fewer than 2^20 recordings."""
 TABLES = 2
+"""Keys of each landmark, of different bits: a copy in which one key has changed can still be found by the other."""
 BITS = 63
 SPREAD = np.int64(0x1E3779B97F4A7C15)
-"""Odd: keys are multiplied by it modulo 2^63, which no two survive as one."""
+"""Keys are multiplied by it modulo 2^63. It is odd, so different keys stay different."""
 COLUMNS = ["recording_id", "times_ms", "landmarks"]
 
 
@@ -33,12 +35,15 @@ def number_of(batch: str) -> int:
 
 
 def ordinal(batch: str, row: Array | int) -> Array:
-    """The number of a recording in the order of all, int64."""
+    """The number of the recording in a row of a batch, int64: it grows with the batch, then with the row."""
     return np.int64(number_of(batch) << ROW_BITS) + np.asarray(row, np.int64)
 
 
 def keys(landmarks: Array, key_bits: int) -> Array:
-    """Keys of landmarks, int64 (TABLES, n): of the slowest and of the fastest changes over time, each with its number.
+    """Keys of landmarks, int64 (TABLES, n).
+
+    The first is made of the bits of the lowest frequencies over time, the second of those of the highest. The number of
+    the table is part of the key, so that keys of different tables are never equal.
 
     >>> keys(np.array([0, 1]), 32).shape
     (2, 2)
@@ -54,13 +59,13 @@ def keys(landmarks: Array, key_bits: int) -> Array:
 
 @functools.cache
 def _chosen(key_bits: int) -> tuple[list[int], list[int]]:
-    """Which bits make the key of each table. Bit 9 f + r is of shape f over the bands and of rate r over time."""
+    """The bits that make the key of each table. Bit 9 f + r is of frequency f over the bands and r over time."""
     by_rate = sorted(range(BITS), key=lambda bit: (bit % 9, bit // 9))
     return by_rate[:key_bits], by_rate[::-1][:key_bits]
 
 
 def segments(batches: Sequence[str]) -> list[list[str]]:
-    """Batches by the file of the index that holds them; a file that is not full is made anew as the lake grows."""
+    """Batches grouped by the file of the index that holds them. The last file is written anew when the lake grows."""
     found: dict[int, list[str]] = {}
     for batch in batches:
         found.setdefault(number_of(batch) // BATCHES, []).append(batch)
@@ -68,12 +73,12 @@ def segments(batches: Sequence[str]) -> list[list[str]]:
 
 
 def segment_key(matches: Matches, batches: Sequence[str]) -> str:
-    """A file of the index, named after the first and the last batch in it and how many there are."""
+    """The key of a file of the index, named after its first batch, its last batch and their number."""
     return f"{matches.prefix}/index/{number_of(batches[0]):06d}-{number_of(batches[-1]):06d}-{len(batches)}.parquet"
 
 
 def build(matches: Matches, batches: Sequence[str]) -> pa.Table:
-    """The postings of these batches, sorted by key; of equal keys in the order of recordings, then of times."""
+    """The postings of batches, sorted by key; those of equal keys by recording, then by time."""
     found = [(np.zeros((TABLES, 0), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
     for batch, table in _fingerprints(matches, batches):
         rows, times_ms, landmarks = flattened(table)
@@ -83,7 +88,8 @@ def build(matches: Matches, batches: Sequence[str]) -> pa.Table:
     count = len(recordings)
     order = np.argsort(key.ravel(), kind="stable")
     columns = {"key": key.ravel()[order], "recording": recordings[order % max(1, count)]}
-    # Each recording's tables lie one after the other: a key names its table, so equal keys are in order already.
+    # All postings of the first table precede those of the second. Equal keys are of one table, in which postings are in
+    # the order of recordings and times, and the sort is stable.
     return pa.table(columns | {"time_ms": times_ms[order % max(1, count)]})
 
 
@@ -93,7 +99,7 @@ def _fingerprints(matches: Matches, batches: Iterable[str]) -> Iterator[tuple[st
 
 
 def flattened(table: pa.Table) -> tuple[Array, Array, Array]:
-    """The landmarks of a batch of fingerprints: row, time in ms and bits of each."""
+    """Row, time in ms and bits of each landmark in a table of fingerprints."""
     if len(table) >= 1 << ROW_BITS:
         raise CorruptFileError(f"a batch has {len(table):,} recordings", "ingest them in batches of fewer hours")
     lists = table["landmarks"].combine_chunks()
@@ -103,7 +109,7 @@ def flattened(table: pa.Table) -> tuple[Array, Array, Array]:
 
 
 def read_range(lake: Lake, key: str, column: str, low: int, high: int) -> pa.Table:
-    """The rows of a file, sorted by a column, in which that lies in [low, high)."""
+    """The rows of a file whose `column`, by which the file is sorted, is in [low, high)."""
     try:
         with (
             lake.storage.filesystem().open_input_file(key) as opened,

@@ -1,8 +1,8 @@
-"""Hits: two recordings with the same key, each with its time. Found by ranges of keys, of which each fits into memory.
+"""Hits: pairs of recordings that have a key in common, with the time at which each has it.
 
-Of the recordings with one key those that were met first are compared to all others and no others to each other: the
-work grows with the number of recordings however often a passage comes, and what is met later changes nothing of what
-was found before.
+Of all recordings with one key, the earliest few are compared to all others, and the others are not compared to each
+other. So the number of hits grows in proportion to the number of recordings, even for a jingle that all of them have,
+and recordings that are added later change no hits between earlier ones.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from manifests.matches.index import ROW_BITS
 
 @dataclass(frozen=True)
 class Hits:
-    """`table` has later, earlier (ordinals of recordings), later_ms and earlier_ms, sorted by later."""
+    """The hits of a range of keys, and counts of keys."""
 
     table: pa.Table
+    """Columns later and earlier (numbers of recordings), later_ms and earlier_ms; sorted by later."""
     keys: int
+    """Different keys."""
     crowded: int
-    """Keys that more recordings have than are compared to all others, and"""
+    """Keys of so many recordings that some of these were not compared to each other."""
     left_out: int
-    """the pairs of recordings with the same key that were therefore not compared by it."""
+    """Pairs of recordings with the same key that were not compared by it, summed over all keys."""
 
 
 def hits(postings: pa.Table, first: int, new: Collection[int]) -> Hits:
-    """What recordings of the batches with the numbers `new` share with ones before them.
+    """The hits of recordings in the batches with the numbers `new` with earlier recordings.
 
-    `postings` (key, recording, time_ms) come in the order of recordings; of equal keys each recording stands for others
-    with its first time.
+    `postings` (key, recording, time_ms) are in the order of recordings. All times at which a later recording has a key
+    are paired with the first time at which the earlier one has it.
     """
     order = np.argsort(postings["key"].to_numpy(), kind="stable")
     key, recording, time_ms = (postings[name].to_numpy()[order] for name in ("key", "recording", "time_ms"))
     begins = np.append(True, key[1:] != key[:-1])[: len(key)]
-    leads = begins | np.append(True, recording[1:] != recording[:-1])[: len(key)]  # first time of a recording with it
+    leads = begins | np.append(True, recording[1:] != recording[:-1])[: len(key)]  # a recording's first with the key
     number = np.cumsum(leads) - 1  # of the recording among the leading postings of all keys
     base = number[begins][np.cumsum(begins) - 1] if len(key) else number  # of the key's first recording
     rank = number - base
@@ -60,6 +62,6 @@ def hits(postings: pa.Table, first: int, new: Collection[int]) -> Hits:
 
 
 def ranges(count: int) -> Sequence[tuple[int, int]]:
-    """`count` ranges of keys that follow one another, [low, high), from 0 to 2^63."""
+    """`count` adjacent ranges of keys, [low, high), that together cover 0 to 2^63."""
     edges = [2**63 * number // count for number in range(count + 1)]
     return list(itertools.pairwise(edges))

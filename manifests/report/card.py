@@ -1,7 +1,7 @@
-"""The dataset card: README.md for people and the Hugging Face Hub, croissant.json (Croissant 1.0) for machines.
+"""The dataset card: README.md for people and the Hugging Face Hub, croissant.json (Croissant 1.0) for programs.
 
-Both are functions of what lies in the dataset's folder and of the models named: equal datasets have equal cards, so
-neither holds a time. Whoever publishes one adds its date and address.
+Both depend only on the files of the dataset and on the named models, so that equal datasets have equal cards: neither
+contains a date. Whoever publishes a dataset adds its date and address.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from manifests import schemas
 from manifests.choice import Choice
 from manifests.fingerprint import pretty
 from manifests.lake import Lake
+from manifests.ledger import REPEATED
 from manifests.products import MOST_DIM
 from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
@@ -28,13 +29,13 @@ HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
     "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "bsd-3-clause", "odc-by", "odbl",
 }  # fmt: skip
-"""Licences by the names that the Hub gives them, as far as speech is met under them; others are 'other' there."""
+"""The Hub's names of licences that are common for speech. Any other licence is 'other' on the Hub."""
 
 SIZES = {
     1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", 1e8: "10M<n<100M",
     1e9: "100M<n<1B", 1e10: "1B<n<10B", 1e11: "10B<n<100B", 1e12: "100B<n<1T",
 }  # fmt: skip
-"""The Hub's classes of size by the number that they lie below."""
+"""The Hub's classes of size, by the number of windows below which each applies."""
 
 CROISSANT_TERMS = (
     "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format",
@@ -54,17 +55,18 @@ CONTEXT = {
     "sc": "https://schema.org/",
     **{term: f"cr:{term}" for term in CROISSANT_TERMS},
 }
-"""As the specification of Croissant 1.0 gives it."""
+"""The context that the specification of Croissant 1.0 gives."""
 
 FORMATS = {
     "parquet": "application/x-parquet", "json": "application/json", "tar": "application/x-tar",
     "gz": "application/gzip", "safetensors": "application/octet-stream",
 }  # fmt: skip
+COUNTED_BY = "`ledger.parquet` has the counts at every patch size, language, number of speakers and source."
 
 
 @dataclass(frozen=True)
 class ModelUse:
-    """A model that a stage or the encoder ran with; `sha256` is that of its weights, or its commit on a hub."""
+    """A model that a stage or the encoder used. `sha256` is the hash of its weights, or its commit on a hub."""
 
     used_by: str
     name: str
@@ -73,7 +75,7 @@ class ModelUse:
 
 
 class Card:
-    """What the card of a dataset says, from its ledger, its windows, its plan and its recipe."""
+    """The card of one version of a dataset, from its ledger, its windows, its plan and its recipe."""
 
     def __init__(self, lake: Lake, dataset: str, version: Version) -> None:
         self.lake, self.dataset, self.version = lake, dataset, version
@@ -89,7 +91,8 @@ class Card:
         self.connection.execute(f"CREATE TEMP VIEW held AS FROM shard_windows WHERE {ends or 'false'}")
         self.splits = self._rows(
             "SELECT split, sum(windows)::BIGINT, sum(hours), sum(frames)::BIGINT, sum(context_tokens)::BIGINT, "
-            f"sum(continuation_tokens)::BIGINT FROM counted WHERE patch = {self.patch} GROUP BY split ORDER BY split"
+            f"sum(continuation_tokens)::BIGINT, {REPEATED}::BIGINT FROM counted WHERE patch = {self.patch} "
+            "GROUP BY split ORDER BY split"
         )
         self.languages = self._rows(
             "SELECT language, sum(hours) AS h FROM counted WHERE patch = 1 GROUP BY language ORDER BY h DESC, language"
@@ -135,14 +138,13 @@ class Card:
         parts = [
             f"---\n{self._front()}---\n\n# {self.dataset}\n\n{self.summary}",
             _table(
-                ["split", "windows", "hours", "frames", "context tokens", "continuation tokens"],
+                ["split", "windows", "hours", "frames", "context tokens", "continuation tokens", *self._repeated()],
                 [
-                    [split, f"{n:,}", f"{h:,.3f}", *(f"{value:,}" for value in rest)]
+                    [split, f"{n:,}", f"{h:,.3f}", *(f"{value:,}" for value in rest if value is not None)]
                     for split, n, h, *rest in self.splits
                 ],
             ),
-            f"{self._token()} `ledger.parquet` has the counts at every patch size, language, number of speakers and "
-            "source.",
+            " ".join([self._token(), *self._repeated().values(), COUNTED_BY]),
             self._versions(),
             self._reading(),
             self._provenance(),
@@ -155,12 +157,19 @@ class Card:
         ]
         return "\n\n".join(parts) + "\n"
 
+    def _repeated(self) -> dict[str, str]:
+        """The heading of a column and what it is; nothing where recordings were not matched."""
+        if not self.splits or any(row[-1] is None for row in self.splits):
+            return {}
+        told = "Tokens are repeated where another kept recording that was met before holds the same sound, else unique."
+        return {"repeated of these": told}
+
     def _token(self) -> str:
         frames = "one frame" if self.patch == 1 else f"{self.patch} frames"
         return f"A token is {frames} here (`encode.patch = {self.patch}` in `recipe.json`)."
 
     def _versions(self) -> str:
-        """Which shards make this version and each before it."""
+        """The section on the shards of this version and of each earlier one."""
         rows = [
             [
                 str(one.version),
@@ -170,7 +179,7 @@ class Card:
             ]
             for one in [*self.older, self.version]
         ]
-        # What this version counts is told from its shards: its own record is written after its card.
+        # The counts of this version come from its shards, since its record is written after its card.
         rows[-1][2:] = [f"{self.windows:,}", f"{self.hours:,.3f}"]
         return (
             f"This is version {self.version.version}. A version holds the first shards of each folder, so that an "
@@ -180,10 +189,10 @@ class Card:
         )
 
     def _front(self) -> str:
-        """The Hub's YAML. JSON is YAML: values are written as JSON, which needs no other quoting."""
+        """The Hub's YAML block. Values are written as JSON, which is valid YAML and needs no other quoting."""
         licences = list(dict.fromkeys(hub_licence(licence) for licence in self.licences)) or ["unknown"]
         configs: dict[str, list[dict[str, str]]] = {}
-        for one in self.folders:  # one configuration holds arrays of one number of axes
+        for one in self.folders:  # the arrays of a configuration have the same number of axes
             of_config = configs.setdefault(one.folder.partition(".")[2] or "default", [])
             of_config.append({"split": one.split, "path": f"{one.folder}/latents.*.tar"})
         front: dict[str, Any] = {
@@ -261,7 +270,7 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
     # ---- croissant.json ----
 
     def croissant(self) -> dict[str, Any]:
-        """Croissant 1.0: the windows' Parquet as a record set; shards as sets of files, their hashes in commits/."""
+        """The Croissant 1.0 description: windows are a record set, and shards are sets of files."""
         files = [
             self._file(name)
             for name in (
@@ -319,7 +328,7 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
 
 
 def write(lake: Lake, dataset: str, version: Version, newest: bool) -> None:
-    """Write README.md of a version, and if it is the newest README.md and croissant.json beside the splits."""
+    """Write README.md of a version; of the newest one also README.md and croissant.json in the dataset's folder."""
     card = Card(lake, dataset, version)
     readme = card.readme().encode()
     lake.storage.put(f"{card.prefix}/{version.folder}/README.md", readme)
@@ -329,7 +338,7 @@ def write(lake: Lake, dataset: str, version: Version, newest: bool) -> None:
 
 
 def hub_licence(licence: str | None) -> str:
-    """The Hub's name of a licence.
+    """The Hub's name for a licence.
 
     >>> hub_licence("CC BY 4.0"), hub_licence("see the site"), hub_licence(None)
     ('cc-by-4.0', 'other', 'unknown')
@@ -371,7 +380,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Text of a table's cell that stays one whatever it holds: names of sources are anybody's input."""
+    """A value as one cell of a Markdown table, escaped: names of sources may contain anything."""
     text = "unknown" if value is None else " ".join(str(value).split())
     for mark, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("[", "&#91;"), ("*", "&#42;"), ("`", "&#96;")):
         text = text.replace(mark, shown)

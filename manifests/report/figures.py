@@ -16,21 +16,21 @@ COLORS = {"kept": "#2a9d8f", "measured": "#2a9d8f", "rejected": "#e39a3b", "fail
 PALETTE = ["#2a9d8f", "#e39a3b", "#5b7fc7", "#c2457a", "#8a6fc0", "#7a9a3a", "#b06a4a", "#4aa3c2", "#9a8a4a", "#888f99"]
 BARS = 36
 GROUND = "#9aa3af"
-"""For what has no verdict."""
+"""Colours for bars without a verdict."""
 PATTERNS = {"rejected": "/", "failed": "x"}
 MARGIN = {"l": 8, "r": 8, "t": 6, "b": 8}
 LEGEND = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
 
 
 def text(value: Any) -> str:
-    """Plotly reads <b>, <a> and the like in any text; what comes from a lake is shown as it is."""
+    """Escape a text of a lake, since Plotly interprets tags such as <b> and <a> in any text."""
     return html.escape(str(value), quote=False)
 
 
 def bins(low: float, high: float, whole: bool) -> list[float]:
-    """Edges of about `BARS` bars of a round width that hold [low, high]; bars of whole numbers are centred on them."""
+    """Edges of about `BARS` bars of a round width that cover [low, high]; bars of whole numbers are centred on them."""
     size = max(1.0, abs(high))
-    spread = high - low if high - low > 1e-6 * size else size  # scores that are all the same, but for rounding
+    spread = high - low if high - low > 1e-6 * size else size  # all scores are equal, apart from rounding
     width = nice(spread / BARS)
     if whole:
         width = max(1.0, width)
@@ -41,13 +41,13 @@ def bins(low: float, high: float, whole: bool) -> list[float]:
 
 
 def nice(value: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is not below `value`."""
+    """The smallest of 1, 2 and 5 times a power of ten that is at least `value`."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
 def described(data: list[dict[str, Any]], layout: Mapping[str, Any], height: int, label: str) -> dict[str, Any]:
-    """A figure of traces and layout, with its height in pixels and what a screen reader says of it."""
+    """A figure of traces and layout, with its height in pixels and its text for screen readers."""
     common = {"height": height, "separators": ".,", "modebar": {"remove": ["all"]}}
     return {"data": data, "layout": {**layout, **common}, "height": height, "label": label}
 
@@ -57,13 +57,13 @@ def _trace(kind: str, **settings: Any) -> dict[str, Any]:
 
 
 def _axis(title: str = "", **settings: Any) -> dict[str, Any]:
-    """An axis that nobody zooms by accident and whose texts make room for themselves."""
+    """An axis with a fixed range, which cannot be zoomed by accident, and automatic margins."""
     named = {"title": {"text": text(title), "standoff": 6}} if title else {}
     return {"fixedrange": True, "automargin": True, **named, **settings}
 
 
 def _marker(color: str, pattern: str) -> dict[str, Any]:
-    """A fill that is told apart by its hatching too."""
+    """A fill with a colour and, for people who do not see the colour, a hatching."""
     hatch = {
         "shape": pattern,
         "fillmode": "overlay",
@@ -82,7 +82,7 @@ def histogram(
     title: str,
     unit: str,
 ) -> dict[str, Any]:
-    """Hours by score, stacked by verdict. `edges` has one more value than the bars."""
+    """A histogram of hours by score, stacked by verdict. `edges` has one more value than there are bars."""
     width = edges[1] - edges[0]
     data = []
     for verdict, values in hours.items():
@@ -118,7 +118,7 @@ def histogram(
 def counted(
     edges: Sequence[float], counts: Mapping[str, Sequence[int]], title: str, axis: str, what: str
 ) -> dict[str, Any]:
-    """Numbers of `what`, such as changes of speaker, by a value, stacked by verdict; a line marks the value 0."""
+    """A histogram of counts of `what`, such as changes of speaker, stacked by verdict; a line marks the value 0."""
     width = edges[1] - edges[0]
     data = [
         _trace(
@@ -156,7 +156,7 @@ def counted(
 
 
 def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str], title: str) -> dict[str, Any]:
-    """Shares of a whole, stacked, a bar a group. Rows are (group, recordings, a share for each of `names`)."""
+    """Stacked shares, one bar for each group. Rows are (group, recordings, a share for each of `names`)."""
     data = [
         _trace(
             "bar",
@@ -165,7 +165,7 @@ def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str
             name=text(name),
             marker=_marker(
                 PALETTE[(4 + number) % len(PALETTE)], "/" if number % 2 else ""
-            ),  # the first are of verdicts
+            ),  # the first colours are those of verdicts
             customdata=[count for _, count, _ in rows],
             hovertemplate=f"{text(name)}: %{{y:.1%}}, mean of %{{customdata:,}} recordings<extra></extra>",
         )
@@ -179,10 +179,10 @@ def shares(rows: Sequence[tuple[str, int, Sequence[float]]], names: Sequence[str
         "xaxis": _axis("speakers in the recording", type="category"),
         "yaxis": _axis("share of the speaking time", tickformat=".0%", range=[0, 1]),
     }
-    told = "; ".join(
+    summary = "; ".join(
         f"{group} speakers: {', '.join(f'{part:.0%}' for part in parts if part)}" for group, _, parts in rows
     )
-    return described(data, layout, 300, f"{title}: {told}")
+    return described(data, layout, 300, f"{title}: {summary}")
 
 
 def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def groups(rows: Sequence[tuple[str, str, float, int]], title: str) -> dict[str,
         "xaxis": _axis(ticksuffix=" h", nticks=6),
         "yaxis": _axis(type="category", categoryorder="array", categoryarray=names, ticksuffix=" "),
     }
-    told = ", ".join(f"{group} {totals[group]:.2f} h" for group in reversed(order[-6:]))
-    return described(data, layout, 50 + 24 * max(2, len(order)), f"{title}: {told}")
+    summary = ", ".join(f"{group} {totals[group]:.2f} h" for group in reversed(order[-6:]))
+    return described(data, layout, 50 + 24 * max(2, len(order)), f"{title}: {summary}")
 
 
 def tokens(rows: Sequence[tuple[str, int, int, int]], chosen: int) -> dict[str, Any]:
@@ -277,10 +277,10 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
 
 
 def bars(rows: Iterable[tuple[str, str, float]], unit: str, color: str, label: str) -> dict[str, Any]:
-    """One bar a row, in the order given from the top. Rows are (name, second line of the name or "", value)."""
+    """One bar for each row, from the top in the given order. Rows are (name, second line of the name or "", value)."""
     rows = list(rows)
     names = [f"{text(name)}<br>{text(more)}" if more else text(name) for name, more, _ in rows]
-    assert len(set(names)) == len(names)  # Plotly would add bars of one name to one
+    assert len(set(names)) == len(names)  # Plotly would merge bars of the same name
     trace = _trace(
         "bar",
         y=names,
@@ -305,10 +305,10 @@ def bars(rows: Iterable[tuple[str, str, float]], unit: str, color: str, label: s
 
 
 def _ticks(most: float) -> dict[str, int]:
-    """Of an axis of counts: whole numbers where there are few."""
+    """The ticks of an axis of counts: whole numbers where there are few."""
     return {"dtick": 1} if 1 <= most <= 5 and float(most).is_integer() else {}
 
 
 def mel_scale() -> list[list[Any]]:
-    """The colours of the mel pictures, dark for quiet."""
+    """The colour scale of mel pictures, dark for quiet sound."""
     return plotly.colors.make_colorscale(plotly.colors.sequential.Magma)

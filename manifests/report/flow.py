@@ -1,4 +1,4 @@
-"""The funnel as the report shows it: a tree in which every hour flows once, and tables; from funnel.json."""
+"""The funnel of funnel.json as the report shows it: a tree in which every hour is counted once, and tables."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_REASONS = 7
-"""Combinations of reasons that have a box of their own, those with most hours; the others share one."""
+"""Number of combinations of reasons, by hours, that have their own box; the others share one."""
 
 MAX_NAME = 44
-"""Letters of a name in a box; the whole name stands in the box's tooltip and in the tables."""
+"""Longest name in a box, in characters. The tooltip of the box and the tables have the whole name."""
 
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -18,10 +18,10 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Node:
-    """A box of the diagram: a part of the recordings, of the windows or, without a `count`, of the sound alone.
+    """A box of the diagram: a part of the recordings, of the windows or, without a `count`, of the sound.
 
-    `drawn_h` are the hours as the diagram draws them, on the scale of the recordings: windows that overlap hold more
-    `hours` than the sound that they are cut from. `depth` counts the boxes between this one and all recordings.
+    `drawn_h` are its hours on the scale of the recordings: windows that overlap have more `hours` than the sound from
+    which they are cut. `depth` is the number of boxes between this one and the first.
     """
 
     depth: int
@@ -36,8 +36,8 @@ class Node:
     def label(self) -> str:
         return shortened(self.name)
 
-    def told(self, whole_h: float) -> list[str]:
-        """Its count, and its hours with their share of all hours, as words."""
+    def lines(self, whole_h: float) -> list[str]:
+        """The texts in the box: its count, and its hours with their share of `whole_h`."""
         share = self.drawn_h / whole_h if whole_h else 0.0
         percent = "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
         counted = [] if self.count is None else [plural(self.count, self.what)]
@@ -46,7 +46,7 @@ class Node:
 
 
 def nodes(funnel: Mapping[str, Any]) -> list[Node]:
-    """The tree, each box before those that its hours flow into: verdicts, then their reasons or windows."""
+    """The boxes of the tree, each before those below it: verdicts, then their reasons or windows."""
     recordings, windows = funnel["recordings"], funnel["windows"]
     inside_h = recordings["kept"]["hours"] - funnel["remainder_hours"]
     scale = inside_h / windows["in"]["hours"] if windows["in"]["hours"] else 0.0
@@ -59,7 +59,7 @@ def nodes(funnel: Mapping[str, Any]) -> list[Node]:
     for verdict in ("rejected", "failed"):
         found.append(_node(1, verdict, verdict, "recordings", recordings[verdict]))
         found += _combinations(2, "recordings", recordings, verdict)
-    # Rounding may leave a few nanoseconds outside any window: they are no part of the sound.
+    # Rounding may leave a few nanoseconds outside any window, which are not sound.
     return [found[0], *(node for node in found[1:] if node.count or node.hours > 1e-6)]
 
 
@@ -70,7 +70,7 @@ def _node(depth: int, name: str, verdict: str, what: str, part: Mapping[str, Any
 def _combinations(
     depth: int, what: str, part: Mapping[str, Any], verdict: str, scale: float = 1.0, prefix: str = ""
 ) -> Iterator[Node]:
-    """Boxes of the combinations of reasons that made a verdict, those beyond the largest few as one."""
+    """A box for each of the largest combinations of reasons behind a verdict, and one for all others."""
     found = [row for row in part["jointly"] if row["verdict"] == verdict]
     found.sort(key=lambda row: (-row["hours"], -row["count"], row["reasons"]))
     shown, rest = found[:MAX_REASONS], found[MAX_REASONS:]
@@ -82,7 +82,7 @@ def _combinations(
 
 
 def overlapping(funnel: Mapping[str, Any]) -> str:
-    """What must be said where windows overlap and so hold more hours than the sound that they are cut from."""
+    """A note for windows that overlap and thus have more hours than the sound from which they are cut, or ''."""
     inside_h = funnel["recordings"]["kept"]["hours"] - funnel["remainder_hours"]
     hours = funnel["windows"]["in"]["hours"]
     if hours <= inside_h * 1.001:
@@ -94,20 +94,20 @@ def overlapping(funnel: Mapping[str, Any]) -> str:
 
 
 def label(funnel: Mapping[str, Any]) -> str:
-    """The diagram in a sentence."""
+    """The diagram as a sentence, for screen readers."""
     recordings = funnel["recordings"]
     parts = [hours_text(part["hours"]) for part in (recordings["in"], recordings["kept"], funnel["windows"]["kept"])]
     return f"Funnel: {parts[0]} in, {parts[1]} kept, {parts[2]} in kept windows"
 
 
 def rows(part: Mapping[str, Any], rules: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Rows of the table of recordings or of windows, reasons last, each with the condition of its rule."""
+    """The rows of the table of recordings or windows; reasons come last, with the condition of their rule."""
     for name in ("in", "kept", "rejected", "failed"):
         yield {"name": name, "count": f"{part[name]['count']:,}", "hours": _cell(part[name]["hours"])}
     for name, row in part["reasons"].items():
         counts = {key: f"{row[key]:,}" for key in ("count", "alone_count")}
-        told = {"name": name, "reason": True, "condition": rules.get(name, "")}
-        yield told | counts | {key: _cell(row[key]) for key in ("hours", "alone_hours")}
+        reason = {"name": name, "reason": True, "condition": rules.get(name, "")}
+        yield reason | counts | {key: _cell(row[key]) for key in ("hours", "alone_hours")}
 
 
 def _cell(hours: float) -> str:
@@ -115,7 +115,7 @@ def _cell(hours: float) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """Hours with as many decimals as say something.
+    """Hours with about three significant digits.
 
     >>> [hours_text(hours) for hours in (0.0, 0.0001, 0.2964, 7.126, 42.125, 12345.6)]
     ['0 h', 'under 0.001 h', '0.296 h', '7.13 h', '42.1 h', '12,346 h']
@@ -135,7 +135,7 @@ def plural(count: int, what: str) -> str:
 
 
 def shortened(name: str, width: int = MAX_NAME) -> str:
-    """A combination of reasons by the first of them, and a long name by its beginning, so that a box can hold it.
+    """Shorten a combination of reasons to the first ones, and a long name to its beginning, to fit a box.
 
     >>> shortened("conversation + speech + one_language + little_music")
     'conversation + speech + 2 more'

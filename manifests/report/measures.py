@@ -1,4 +1,4 @@
-"""What the report plots and lists: every number that stages measured, with its unit and a sentence from the schemas."""
+"""The measures that the report plots and lists, with their units and descriptions from the schemas."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pyarrow as pa
 from manifests import schemas
 from manifests.report.thresholds import Threshold
 
-NOT_SCORES = {"speech_s", "overlap_s"}  # their shares are there
+NOT_SCORES = {"speech_s", "overlap_s"}  # the report shows their shares
 WINDOW_SCORES = ("speech_share", "num_speakers", "overlap_share", "turn_count")
 HIDDEN = {*schemas.BASE_NAMES, "hints", "sha256", "pcm_sha256"}
-"""Columns that say nothing to a person."""
+"""Columns that the report leaves out, such as hashes."""
 
 NO_UNIT = "no unit"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of a schema as a person reads of it. `origin` names what found it: ingest, a stage or select."""
+    """A column of a schema as the report describes it. `origin` is the step behind it: ingest, a stage or select."""
 
     name: str
     unit: str
@@ -33,16 +33,16 @@ class Measure:
     def of(cls, column: pa.Field, origin: str) -> Measure:
         described = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
         text = described.get("description", "")
-        nothing = "" if _is_text(column.type) else NO_UNIT
-        return cls(column.name, described.get("unit", nothing), f"{text[:1].upper()}{text[1:]}.", origin, column.type)
+        default = "" if _is_text(column.type) else NO_UNIT
+        return cls(column.name, described.get("unit", default), f"{text[:1].upper()}{text[1:]}.", origin, column.type)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind == pa.string() or pa.types.is_list(kind)
 
 
-def of_recordings(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Measure]:
-    """Measures of recordings by name: what a stage counted goes before what a header claimed."""
+def recording_measures(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Measure]:
+    """Measures of recordings by name. Where a stage and ingest have the same column, it is that of the stage."""
     found: dict[str, Measure] = {}
     for origin, schema in (*((stage, schemas.STAGES[stage]) for stage in stages), ("ingest", schemas.RECORDINGS)):
         for column in schema:
@@ -52,13 +52,13 @@ def of_recordings(stages: Iterable[str] = tuple(schemas.STAGES)) -> dict[str, Me
     return found
 
 
-def of_windows() -> dict[str, Measure]:
+def window_measures() -> dict[str, Measure]:
     return {name: Measure.of(schemas.WINDOWS.field(name), "select") for name in WINDOW_SCORES}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number known of each recording or window, held by `column` of the table of its level."""
+    """A number of each recording or window, in the column `column` of the table of its `level`."""
 
     level: str
     column: str
@@ -79,11 +79,11 @@ class Score:
 
 
 def scores(movable: Iterable[Threshold], windows: bool) -> Iterator[Score]:
-    """Scores that a rule speaks of first, then every other number that the stages measured."""
-    known = {"recordings": of_recordings(), "windows": of_windows()}
+    """The scores of the report: first those that movable rules use, then every other number that stages measured."""
+    known = {"recordings": recording_measures(), "windows": window_measures()}
     plain = [
         name
-        for name, measure in of_recordings().items()
+        for name, measure in recording_measures().items()
         if measure.origin != "ingest" and (measure.kind == pa.float64() or name == "num_speakers")
     ]
     wanted = [(threshold.level, threshold.expression) for threshold in movable]
@@ -91,14 +91,14 @@ def scores(movable: Iterable[Threshold], windows: bool) -> Iterator[Score]:
     if windows:
         wanted += [("windows", name) for name in WINDOW_SCORES]
     for number, (level, expression) in enumerate(dict.fromkeys(wanted)):
-        measure = known[level].get(expression) or _composed(expression, known[level])
+        measure = known[level].get(expression) or _computed_measure(expression, known[level])
         title = expression if level == "recordings" else f"{expression} of windows"
         whole = pa.types.is_integer(measure.kind)
         yield Score(level, f"s{number}", expression, title, measure.unit, whole, measure.sentence)
 
 
-def _composed(expression: str, known: Mapping[str, Measure]) -> Measure:
-    """What an expression of a rule is made of. It has the unit of its columns unless it multiplies or divides."""
+def _computed_measure(expression: str, known: Mapping[str, Measure]) -> Measure:
+    """The measure of a rule's expression. It has the unit of its columns unless it multiplies or divides."""
     used = [known[name] for name in dict.fromkeys(re.findall(r"\w+", expression)) if name in known]
     units = {measure.unit for measure in used}
     unit = units.pop() if len(units) == 1 and not re.search(r"[*/]", expression) else NO_UNIT

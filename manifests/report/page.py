@@ -1,4 +1,4 @@
-"""The report's page: templates filled and escaped by Jinja2, scripts named by their hashes, samples within a budget."""
+"""Renders the report's page with Jinja2, which escapes all values. Samples are added up to a limit of bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import markupsafe
 import plotly.offline
 
 from manifests.report.figures import COLORS, GROUND, mel_scale
-from manifests.report.samples import Browsed
+from manifests.report.samples import SampledRecordings
 from manifests.version import version
 
 LIMIT_BYTES = 20_000_000
 
 
-def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTES) -> str:
-    """The whole page. Sampled recordings beyond `limit_bytes` are left out, and the page says how many."""
+def render(page: dict[str, Any], browsed: SampledRecordings, limit_bytes: int = LIMIT_BYTES) -> str:
+    """Render the page. Sampled recordings that would exceed `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = resources.files("manifests.report").joinpath("templates")
     environment.filters["breakable"] = breakable
@@ -31,6 +31,8 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
     verdicts = [name for name in COLORS if name in browsed.verdicts]
     whatif = page.pop("whatif")
     data: dict[str, Any] = {"whatif": whatif, "figures": page["figures"], "melscale": mel_scale(), "mel": browsed.mel}
+    heard = [passage.pop("audio") for passage in (page.get("repeated") or {}).get("passages", [])]
+    data["passages"] = heard
     data["measures"] = {measure.name: measure.sentence for measure in page["measures"]}
     page |= {
         "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
@@ -60,7 +62,7 @@ def render(page: dict[str, Any], browsed: Browsed, limit_bytes: int = LIMIT_BYTE
 
 
 def breakable(name: str) -> markupsafe.Markup:
-    """Text of a name that may go on in another line after an underscore or bracket and before an inner capital.
+    """A name that may break into lines after an underscore or bracket and before an inner capital letter.
 
     >>> breakable("UnreadableAudioError: <b>")
     Markup('Unreadable<wbr>Audio<wbr>Error: &lt;b&gt;')
@@ -70,7 +72,7 @@ def breakable(name: str) -> markupsafe.Markup:
 
 
 def _policy(scripts: list[str]) -> str:
-    """Content security policy: these scripts run, no other does, and nothing is fetched from anywhere."""
+    """The content security policy: only these scripts run, and nothing is loaded from anywhere."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     # Plotly writes style elements and draws pictures on canvases; excerpts of sound play from memory.
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
@@ -86,7 +88,7 @@ def _whatif_note(whatif: dict[str, Any]) -> str:
     return "; ".join(notes).capitalize() + "."
 
 
-def _samples_note(taken: int, dropped: int, browsed: Browsed, limit_bytes: int) -> str:
+def _samples_note(taken: int, dropped: int, browsed: SampledRecordings, limit_bytes: int) -> str:
     note = f"{taken} of {browsed.total:,} recordings, drawn from every verdict and combination of reasons"
     if dropped:
         note += f"; {dropped} more were drawn and left out to keep this file under {limit_bytes / 1e6:g} MB"

@@ -1,4 +1,4 @@
-"""Where a selection and a dataset come from, as tables: settings, fingerprints, and the runs that made them."""
+"""The origin of a selection and a dataset as tables: settings, fingerprints, and the runs that made them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from manifests.choice import Choice
 from manifests.lake import Lake
-from manifests.report.runs import Run, made
+from manifests.report.runs import Run, runs_behind
 from manifests.selection import Selection
 
 Block = dict[str, Any]
-"""A table: its `name`, and `rows` of two cells or `runs` as (begin, what was done, command)."""
+"""A table: its `name`, and either `rows` of two cells or `runs` of (start, what was done, command)."""
 
 
 def blocks(lake: Lake, choice: Choice, selection: Selection | None, runs: Sequence[Run]) -> Iterator[Block]:
@@ -44,7 +44,7 @@ def blocks(lake: Lake, choice: Choice, selection: Selection | None, runs: Sequen
 
 
 def recipe_of(lake: Lake, dataset: str | None) -> dict[str, Any] | None:
-    """The recipe that was written beside a dataset; None where there is none, or its encoding was interrupted."""
+    """The recipe that is stored with a dataset; None where there is no dataset, or its encoding was interrupted."""
     key = f"datasets/{dataset}/recipe.json"
     return lake.read_json(key) if dataset and lake.storage.exists(key) else None
 
@@ -52,7 +52,7 @@ def recipe_of(lake: Lake, dataset: str | None) -> dict[str, Any] | None:
 def _made_by(
     selection: str, dataset: str | None, recipe: dict[str, Any] | None, runs: Sequence[Run]
 ) -> Iterator[Block]:
-    found = list(made(runs, selection, recipe))
+    found = list(runs_behind(runs, selection, recipe))
     what = f"dataset {dataset}" if recipe else f"selection {selection}"
     rows = [(run.begun, did, run.command) for run, did in found]
     yield {"name": f"Runs that made the {what}, newest first", "runs": rows}

@@ -14,12 +14,12 @@ import pyarrow as pa
 from manifests.choice import Choice
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.report import figures, flow, measures, provenance, runs, talk
+from manifests.report import figures, flow, measures, provenance, repeated, runs, talk
 from manifests.report.figures import COLORS
 from manifests.report.flow import hours_text, plural
 from manifests.report.measures import Measure, Score
 from manifests.report.page import render
-from manifests.report.samples import Snippet, browsed
+from manifests.report.samples import Snippet, sample_recordings
 from manifests.report.thresholds import Threshold, sample, thresholds
 from manifests.report.tokens import Tokens
 from manifests.selection import Selection
@@ -39,22 +39,22 @@ GROUPS = {
 
 
 class Report:
-    """What a page says of a lake under a choice of its stages, selection and dataset, gathered by `build`."""
+    """The report on a lake under a choice of its stages, selection and dataset; `build` renders the page."""
 
     def __init__(self, lake: Lake, choice: Choice) -> None:
         self.lake, self.choice = lake, choice
         self.connection = open_views(lake, choice)
         self.selection = Selection.stored(lake, choice.selection) if choice.selection else None
         self.figures: dict[str, dict[str, Any]] = {}
-        self.runs = runs.newest(lake)
+        self.runs = runs.newest_runs(lake)
         recipe = provenance.recipe_of(lake, choice.dataset)
-        self.tokens = Tokens.counted(self.connection, recipe)
+        self.tokens = Tokens.from_ledger(self.connection, recipe)
         self.movable = self._thresholds()
         self.scores = list(measures.scores(self.movable, self.selection is not None))
         self._make_facts()
 
     def build(self, num_samples: int, snippet: Snippet | None) -> str:
-        """The page; `snippet` gives the sound of a recording (see `manifests.report.samples`), or none is shown."""
+        """Render the page, with the sound of recordings that `snippet` returns (see `manifests.report.samples`)."""
 
         scores = self._histograms()
         page: dict[str, Any] = {
@@ -67,22 +67,23 @@ class Report:
             "talk": list(self._talk()),
             "measures": self._measures(),
             "tokens": self._tokens(),
+            "repeated": self._repeated(snippet),
             "failures": self._failures(),
             "runs": self._runs(),
             "provenance": list(provenance.blocks(self.lake, self.choice, self.selection, self.runs)),
         }
         page |= {"whatif": self._whatif(scores), "figures": self.figures}
-        return render(page, browsed(self.connection, self.movable, num_samples, snippet))
+        return render(page, sample_recordings(self.connection, self.movable, num_samples, snippet))
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self.connection.execute(query, parameters or []).fetchall()
 
-    # ---- what is known of each recording and window, in two tables ----
+    # ---- tables with a row for each recording and window ----
 
     def _thresholds(self) -> list[Threshold]:
         if self.selection is None:
             return []
-        levels = {"recordings": "annotations", "windows": "windows"}
+        levels = {"recordings": "annotations", "windows": "window_verdicts"}
         return [
             threshold
             for level, view in levels.items()
@@ -90,8 +91,8 @@ class Report:
         ]
 
     def _make_facts(self) -> None:
-        """Tables `failures`, `facts` and `window_facts`: what all charts are aggregated from."""
-        steps = {"ingest": "recordings", **{stage: stage for stage in self.choice.stages}}
+        """Create the tables `failures`, `facts` and `window_facts`, from which all charts are aggregated."""
+        steps = {"ingest": "ingest", **{stage: stage for stage in self.choice.stages}}
         failed = " UNION ALL ".join(
             f"SELECT {quoted(step)} AS step, recording_id, error_type, error, remedy FROM {view} WHERE status <> 'ok'"
             for step, view in steps.items()
@@ -114,15 +115,15 @@ class Report:
             *(f"{expression} AS {name}" for name, expression in groups.items()),
             *(f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "recordings"),
         ]
-        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM judged")
+        self.connection.execute(f"CREATE TEMP TABLE facts AS SELECT {', '.join(columns)} FROM recordings")
         if self.selection:
             movable = {threshold.name for threshold in self.movable if threshold.level == "windows"}
-            fixed = [name for name in self.selection.windows if name not in movable]
+            fixed = [name for name in self.selection.window_rules if name not in movable]
             scores = [f"CAST(({s.expression}) AS DOUBLE) AS {s.column}" for s in self.scores if s.level == "windows"]
             self.connection.execute(
                 "CREATE TEMP TABLE window_facts AS SELECT window_id, recording_id, duration_s, "
                 f"CASE WHEN kept THEN 'kept' ELSE 'rejected' END AS verdict, "
-                f"NOT list_has_any(reasons, {_list(fixed)}) AS fixed, {', '.join(scores)} FROM windows"
+                f"NOT list_has_any(reasons, {_list(fixed)}) AS fixed, {', '.join(scores)} FROM window_verdicts"
             )
 
     # ---- sections ----
@@ -164,9 +165,12 @@ class Report:
             yield _fact("windows in the dataset", f"{made.windows:,}", f"{hours_text(made.hours)}, {made.over}")
             yield _fact("frames in the dataset", f"{made.frames:,}", f"over all tracks, {made.over}")
             yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
+            if (repeated := made.repeated_tokens) is not None:
+                told = f"{repeated:,} others repeat sound of kept recordings that were met before"
+                yield _fact("unique tokens", f"{made.tokens - repeated:,}", told)
 
     def _funnel(self) -> dict[str, Any] | None:
-        """Boxes of the diagram and rows of the tables; what is said here was proven to close by `select`."""
+        """The boxes of the diagram and the rows of the tables, from the funnel whose sums `select` has checked."""
         key = f"selections/{self.choice.selection}/funnel.json"
         if not self.selection or not self.lake.storage.exists(key):  # selecting was interrupted
             return None
@@ -178,17 +182,20 @@ class Report:
             "label": flow.label(funnel),
             "note": flow.overlapping(funnel),
             "tables": [
-                {"name": what, "rows": list(flow.rows(funnel[what], getattr(self.selection, what)))}
-                for what in ("recordings", "windows")
+                {"name": what, "rows": list(flow.rows(funnel[what], rules))}
+                for what, rules in (
+                    ("recordings", self.selection.recordings),
+                    ("windows", self.selection.window_rules),
+                )
             ],
         }
 
     def _measures(self) -> list[Measure]:
-        """Whatever is plotted or told of recordings and windows, in alphabetical order."""
-        found = measures.of_recordings(self.choice.stages)
+        """All measures that the page plots or lists, in alphabetical order."""
+        found = measures.recording_measures(self.choice.stages)
         if self.selection:
-            found |= {f"{name} of windows": measure for name, measure in measures.of_windows().items()}
-        for score in self.scores:  # those that a rule computes are no columns
+            found |= {f"{name} of windows": measure for name, measure in measures.window_measures().items()}
+        for score in self.scores:  # an expression of a rule is not a column
             found.setdefault(score.title, Measure(score.title, score.unit, score.sentence, "select", pa.float64()))
         return [replace(measure, name=name) for name, measure in sorted(found.items())]
 
@@ -217,7 +224,7 @@ class Report:
         return made
 
     def _binned(self, score: Score, edges: list[float]) -> tuple[dict[str, list[float]], dict[str, list[int]], bool]:
-        """Hours and counts by verdict and bar, and whether anything lay outside."""
+        """Hours and counts by verdict and bar, and whether any value lies outside the bars."""
         bars, width = len(edges) - 1, edges[1] - edges[0]
         hours: dict[str, list[float]] = {}
         counts: dict[str, list[int]] = {}
@@ -237,8 +244,8 @@ class Report:
         return hours, counts, beyond
 
     def _groups(self) -> Iterator[tuple[str, str, str]]:
-        """Figure, title and what the grouping measure is."""
-        known = measures.of_recordings()
+        """The figure, the title and the description of the measure of each grouping."""
+        known = measures.recording_measures()
         for column, title in GROUPS.items():
             rows = self.rows(
                 f"WITH named AS (SELECT coalesce({column}, 'unknown') AS name, verdict, duration_s FROM facts), "
@@ -251,7 +258,7 @@ class Report:
                 yield f"group-{column}", title, known["num_speakers" if column == "speakers" else column].sentence
 
     def _talk(self) -> Iterator[tuple[str, str, str]]:
-        """Figure, title and note of each chart of how people talk."""
+        """The figure, title and note of each chart of turn-taking and prosody."""
         for figure, title, note, drawn in talk.charts(self.connection, self.choice.stages):
             self.figures[figure] = drawn
             yield figure, title, note
@@ -262,6 +269,12 @@ class Report:
         section, drawn = self.tokens.section(self.connection)
         self.figures |= drawn
         return section
+
+    def _repeated(self, snippet: Snippet | None) -> dict[str, Any] | None:
+        """What repeats; None where the selection knows of no shared sound."""
+        if self.selection is None or self.selection.matches is None:
+            return None
+        return repeated.section(self.lake, self.choice, self.connection, snippet)
 
     def _failures(self) -> list[dict[str, Any]]:
         rows = self.rows(
@@ -278,7 +291,7 @@ class Report:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _runs(self) -> dict[str, Any]:
-        """A sentence and a table of the newest runs of the lake; their throughput becomes a figure."""
+        """A sentence and a table on the newest runs of the lake. Also makes a figure of their throughput."""
         shown = self.runs[:MAX_RUNS]
         if rates := runs.rates(shown):
             label = "Throughput: " + ", ".join(f"{name} {begun}: {rate:.1f}" for name, begun, rate in rates)

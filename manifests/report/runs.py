@@ -1,4 +1,4 @@
-"""The runs of a lake, from their folders: what each did, and which of them made a selection and its dataset."""
+"""The runs of a lake, read from their folders: what each did, and which of them made a selection and its dataset."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from manifests.lake import Lake
 from manifests.report.flow import hours_text, plural
 
 MAX_READ = 200
-"""Runs that are looked at, the newest ones: a lake in a bucket answers a few requests for each."""
+"""Number of newest runs that are read. Each costs a few requests to a lake in a bucket."""
 
 NO_SUMMARY = "left no summary: it is still at work, or was killed"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command over a lake: the recipe that it followed and what it left behind, nothing of which need be there."""
+    """A run of a command over a lake: its recipe and its summary. Each is empty where the run did not write it."""
 
     name: str
     recipe: Mapping[str, Any]
@@ -26,16 +26,16 @@ class Run:
 
     @classmethod
     def read(cls, lake: Lake, name: str) -> Run:
-        there = {
+        stored = {
             file: lake.read_json(key)
             for file in ("recipe", "summary")
             if lake.storage.exists(key := f"runs/{name}/{file}.json")
         }
-        return cls(name, there.get("recipe", {}), there.get("summary", {}))
+        return cls(name, stored.get("recipe", {}), stored.get("summary", {}))
 
     @property
     def begun(self) -> str:
-        """Date and time of its begin, in UTC, from its folder's name."""
+        """Date and time of its start in UTC, from the name of its folder."""
         day, _, clock = self.name.partition("-")[0].removesuffix("Z").partition("T")
         return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}:{clock[4:]}"
 
@@ -58,17 +58,17 @@ class Run:
 
     @property
     def selected(self) -> str | None:
-        """The selection that it made; None where it made none."""
+        """Name of the selection that it made, or None."""
         name = self._result("select").get("selection")
         return name and str(name)
 
     @property
     def steps(self) -> dict[str, Mapping[str, Any]]:
-        """Counts by step: 'ingest', 'encode' and, for what was measured, 'annotate' and maybe single stages."""
+        """Counts by step: 'ingest', 'encode', and 'annotate' or the names of single stages."""
         return dict(self.summary.get("steps", {}))
 
     def did(self) -> dict[str, str]:
-        """A clause for each step in which it did something; what was done already is nothing."""
+        """A clause for each step that did something. A step that found its work done already has none."""
         found = {}
         if new := self._result("ingest").get("new"):
             failed = self._result("ingest").get("failed", 0)
@@ -92,18 +92,18 @@ class Run:
         return found if isinstance(found, Mapping) else {}
 
 
-def newest(lake: Lake) -> list[Run]:
-    """The last MAX_READ runs, newest first."""
+def newest_runs(lake: Lake) -> list[Run]:
+    """The newest MAX_READ runs, newest first."""
     names = [name for name in reversed(folders(lake, "runs")) if name[:1].isdigit()]
     return list(lake.ahead(lambda name: Run.read(lake, name), names[:MAX_READ]))
 
 
-def made(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
-    """The runs behind a selection and its dataset, newest first, each with what it did for them.
+def runs_behind(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:
+    """The runs that contributed to a selection and its dataset, newest first, each with what it did for them.
 
-    `recipe` is the dataset's, or None where only a selection is made: then a run that made it tells its recipe.
-    Encoding counts where the recipe is the same, measuring where the recipe measures a stage with the same settings.
-    Neither new recordings nor measures count that came after the selection was made for the last time.
+    `recipe` is the recipe of the dataset. Where it is None, there is a selection only, whose recipe comes from a run
+    that made it. Encoding counts for runs with the same recipe. Annotating counts for runs whose recipe has a stage
+    with the same settings. Ingesting and annotating after the selection was last made do not count.
     """
     selecting = [run for run in runs if run.selected == selection]
     followed = recipe if recipe is not None else selecting[0].recipe if selecting else {}
@@ -121,11 +121,11 @@ def made(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) 
 
 
 DECIDING = ("decode", "annotate", "select")
-"""Tables of a recipe that decide which selection it makes."""
+"""Tables of a recipe on which its selection depends."""
 
 
 def _measures_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two recipes decode alike and share a stage with its settings, so that one finds what the other did."""
+    """Whether two recipes decode alike and have a stage with equal settings, so that they share its results."""
     stages, others = one.get("annotate", {}), other.get("annotate", {})
     shared = stages == others or any(others.get(stage) == settings for stage, settings in stages.items())
     return shared and one.get("decode") == other.get("decode")
@@ -137,7 +137,7 @@ def _worked(counts: Mapping[str, Any]) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """How long something took.
+    """A duration in words.
 
     >>> duration_text(4.25), duration_text(129.1), duration_text(7330)
     ('4.2 s', '2 min 9 s', '2 h 2 min')
@@ -149,13 +149,13 @@ def duration_text(seconds: float) -> str:
 
 
 def rates(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
-    """(step with its recipe, begin, hours of sound an hour) of every step that worked on sound; no two are the same."""
+    """(step with its recipe, start, hours of sound per hour) of every step that read sound; no two names are equal."""
     found: dict[tuple[str, str], float] = {}
     for run in runs:
         for step, counts in run.steps.items():
             if counts["hours"]:
                 key = (f"{step} ({run.recipe_name})", run.begun)
-                if key in found:  # two runs began in the same second: their folders' names differ
+                if key in found:  # the names of their folders differ although they started in the same second
                     key = (key[0], f"{run.begun} {run.name.rpartition('-')[2]}")
                 found[key] = counts["hours_per_hour"]
     return [(*key, rate) for key, rate in found.items()]

@@ -10,23 +10,25 @@ import duckdb
 import pyarrow as pa
 
 from manifests.report.figures import COLORS, PALETTE
-from manifests.report.measures import NO_UNIT, of_recordings
+from manifests.report.measures import NO_UNIT, recording_measures
 from manifests.report.thresholds import Threshold
 from manifests.windows import overlaps
 
 Row = dict[str, Any]
 Span = tuple[float, float]
 Snippet = Callable[[Mapping[str, Any], float, bool], Row]
-"""Gives the sound of a recording, a row of the view `annotations`, from about a second on; the last argument says
-whether a kept window begins there. Keys of the page's sample (`audio`, `excerpt`, `sound`, `decoded`, `decoded_label`)
-and `mel`, the ticks of its picture. What cannot be read is told in `sound`."""
+"""A function that returns the sound of a recording for the page.
+
+Its arguments are a row of the view `annotations`, the start of the excerpt in seconds, and whether the recording has a
+kept window. It returns keys of the page's sample (`audio`, `excerpt`, `sound`, `decoded`, `decoded_label`) and `mel`,
+the ticks of the picture. `sound` has the error of a recording that cannot be read."""
 
 MAX_SPEAKERS = 8
 
 
 @dataclass
-class Browsed:
-    """Samples in the order in which they were drawn; `total` recordings are there to draw from."""
+class SampledRecordings:
+    """Samples in the order in which they were drawn from `total` recordings."""
 
     total: int
     samples: list[Row] = field(default_factory=list)
@@ -38,15 +40,16 @@ class Browsed:
         return {sample["verdict"] for sample in self.samples}
 
 
-def browsed(
+def sample_recordings(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[Threshold], count: int, snippet: Snippet | None
-) -> Browsed:
-    """Up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
+) -> SampledRecordings:
+    """Draw up to `count` recordings of the table `facts`, from each combination of verdict and reasons in turn.
 
-    The kept ones are about half. Within a combination the hash of the id decides, so any number is a fair draw.
+    About half are kept recordings. Within a combination they are ordered by the hash of their id, so that any number
+    of them is a fair sample.
     """
     ((total,),) = connection.execute("SELECT count(*) FROM facts").fetchall()
-    found = Browsed(total, sound="" if snippet else "No sound is in this file: it was made without.")
+    found = SampledRecordings(total, sound="" if snippet else "No sound is in this file: it was made without.")
     drawn = connection.execute(
         "WITH ranked AS (SELECT recording_id, verdict, reasons, "
         "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank "
@@ -58,7 +61,7 @@ def browsed(
     ).fetchall()
     ids = [row[0] for row in drawn]
     known = _by_id(connection, "annotations", ids)
-    windows = _by_id(connection, "windows", ids)
+    windows = _by_id(connection, "window_verdicts", ids)
     failures = _by_id(connection, "failures", ids)
     for recording_id, verdict, reasons in drawn:
         (row,) = known[recording_id]
@@ -80,7 +83,7 @@ def _by_id(connection: duckdb.DuckDBPyConnection, view: str, ids: list[str]) -> 
 
 
 def _best_start_s(row: Row, windows: list[Row]) -> float:
-    """Where an excerpt begins: with the first kept window, else a little before the first speech, else at the start."""
+    """The start of an excerpt: that of the first kept window, else 1 s before the first speech, else 0."""
     kept = [window["start_s"] for window in windows if window["kept"]]
     speech = [segment["start_s"] - 1.0 for segment in row.get("segments") or []]
     return max(0.0, float(min(kept or speech or [0.0])))
@@ -93,7 +96,7 @@ def _described(
     name = row["uris"][0].rpartition("/")[2]
     lanes = list(_lanes(row, windows))
     words = [*row["uris"], row["recording_id"], verdict, *reasons, row["source"], row["licence"], row.get("language")]
-    told = "; ".join(f"{failure['step']}: {failure['error']}; remedy: {failure['remedy']}" for failure in failures)
+    problems = "; ".join(f"{failure['step']}: {failure['error']}; remedy: {failure['remedy']}" for failure in failures)
     return {
         "id": row["recording_id"],
         "name": name,
@@ -107,15 +110,15 @@ def _described(
         "values": _values(row, reasons, rules),
         "lanes": lanes,
         "label": f"Timeline of {name}: " + ", ".join(f"{lane['name']} {len(lane['spans'])} spans" for lane in lanes),
-        "sound": told or "No sound in this file.",
+        "sound": problems or "No sound in this file.",
     }
 
 
 def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tuple[str, str, bool]]:
-    """(name, value with its unit, whether a rule over it is broken) of every number and name known of a recording."""
+    """(name, value with its unit, whether a rule over it fails) for every measure of a recording that is not null."""
     broken = {rule.expression for rule in rules if rule.level == "recordings" and rule.name in reasons}
     values = []
-    for name, measure in of_recordings().items():
+    for name, measure in recording_measures().items():
         value = row.get(name)
         if value is None:
             continue
@@ -135,7 +138,7 @@ def _values(row: Row, reasons: list[str], rules: Sequence[Threshold]) -> list[tu
 
 
 def _lanes(row: Row, windows: list[Row]) -> list[Row]:
-    """What happens when, a lane a kind: speech by track, turns by speaker, overlap, votes on language, windows."""
+    """The lanes of the timeline: speech by track, turns by speaker, overlap, votes on language, windows."""
     lanes: list[Row] = []
 
     def add(name: str, spans: Sequence[Span], color: str, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the report draws of how people talk: the changes of the floor, and the shares of the speakers."""
+"""The report's charts of turn-taking and prosody."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from manifests.report import figures
 from manifests.report.figures import COLORS
 
 MOST = 10_000
-"""Recordings that are drawn, by the hash of their ids, where there are more."""
+"""Largest number of recordings in a chart. Of more, so many are drawn by the hash of their ids."""
 OFFSETS_S = (-3.0, 5.0, 0.1)
-"""First and last edge of the bars of floor transfer offsets, and their width."""
+"""First edge, last edge and width of the bars of floor transfer offsets, in seconds."""
 RANKS = ("most talkative", "second", "third", "fourth", "fifth", "all others")
 
 
@@ -21,7 +21,7 @@ Chart = tuple[str, str, str, dict[str, Any]]
 
 
 def charts(connection: duckdb.DuckDBPyConnection, stages: Mapping[str, str]) -> Iterator[Chart]:
-    """Id, title, note and figure of each chart, of those stages that ran. Reads the table `facts`."""
+    """Id, title, note and figure of each chart, for the stages that ran. Reads the table `facts`."""
     if "diarize" in stages:
         yield from _turn_taking(connection)
     if "prosody" in stages:
@@ -66,7 +66,7 @@ def _prosody(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
 
 
 def edges_of(bars: tuple[float, float, float]) -> list[float]:
-    """Edges of bars from the first edge to the last one."""
+    """The edges of the bars that (first edge, last edge, width) describe."""
     low, high, width = bars
     return [round(low + number * width, 6) for number in range(round((high - low) / width) + 1)]
 
@@ -74,7 +74,7 @@ def edges_of(bars: tuple[float, float, float]) -> list[float]:
 def histogram(
     connection: duckdb.DuckDBPyConnection, expression: str, view: str, bars: tuple[float, float, float]
 ) -> tuple[dict[str, list[int]], str]:
-    """Counts by verdict of a number of which recordings have many, and a sentence on what was counted."""
+    """Counts by verdict and bar of a list of numbers per recording, and a sentence on the recordings drawn."""
     low, high, width = bars
     count = round((high - low) / width)
     rows = connection.execute(
@@ -89,12 +89,12 @@ def histogram(
         found[verdict] = [0] * count
     for verdict, bar, number in rows:
         found[verdict][bar] = number
-    ((there,),) = connection.execute(f"SELECT count(*) FROM {view} WHERE status = 'ok'").fetchall()
-    return found, f"Of {MOST:,} recordings drawn from {there:,}." if there > MOST else ""
+    ((total,),) = connection.execute(f"SELECT count(*) FROM {view} WHERE status = 'ok'").fetchall()
+    return found, f"Of {MOST:,} recordings drawn from {total:,}." if total > MOST else ""
 
 
 def _shares(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int, list[float]]]:
-    """By the number of speakers how many recordings there are, and the mean share of each rank of RANKS."""
+    """For each number of speakers: its name, the number of recordings, and the mean share of each rank of RANKS."""
     ranks = len(RANKS)
     rows = connection.execute(
         "WITH spoken AS (SELECT num_speakers, list_reverse_sort(map_values(speaker_s)) AS seconds FROM "

@@ -1,4 +1,4 @@
-"""Rules as movable thresholds, and the sample of recordings and windows on which a page can move them at once."""
+"""Rules as movable thresholds, and the sample of recordings and windows to which the page applies them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Threshold:
 def thresholds(
     connection: duckdb.DuckDBPyConnection, level: str, view: str, rules: Mapping[str, str]
 ) -> list[Threshold]:
-    """Those of the rules that compare a number over the columns of `view` with a constant; the others cannot move.
+    """The rules that compare a number over the columns of `view` with a constant; other rules cannot be moved.
 
-    `a > 1 AND b < 2` is none: what stands before its last comparison is no number but a condition.
+    `a > 1 AND b < 2` is not such a rule: the text before its last comparison is a condition and not a number.
     """
     found = []
     for name, condition in rules.items():
@@ -64,11 +64,11 @@ def sample(
     max_recordings: int = MAX_RECORDINGS,
     max_windows: int = MAX_WINDOWS,
 ) -> dict[str, Any]:
-    """Both levels as base64 columns for the page: little-endian float64, so that it compares what DuckDB compared.
+    """Samples of recordings and windows for the page, as base64 columns of little-endian float64, as DuckDB compares.
 
-    Reads the tables `facts` and, where `windows` is given, `window_facts`; both arguments map the names of columns to
-    the columns of those tables. Recordings are drawn by the hash of their id, windows with all of their recording.
-    `exact` says that a level holds every row of its table.
+    Reads the tables `facts` and, if `windows` is given, `window_facts`; both arguments map names of columns to columns
+    of these tables. Recordings are drawn by the hash of their id, and windows together with all others of their
+    recording. `exact` is true where a sample has every row of its table.
     """
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE sampled AS SELECT *, row_number() OVER () - 1 AS position FROM "
@@ -107,7 +107,7 @@ def _level(connection: duckdb.DuckDBPyConnection, whole: str, part: str, columns
 
 
 def _column(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> np.ndarray:
-    """One column as float64; what was not measured is not a number, and no comparison with it holds."""
+    """One column as float64. A null becomes NaN, with which every comparison is false."""
     fetched = connection.execute(f"SELECT {column}::DOUBLE AS v FROM {table} ORDER BY position").fetchnumpy()["v"]
     return np.ma.filled(np.ma.asarray(fetched, np.float64), np.nan)
 

@@ -1,4 +1,4 @@
-"""What the report says of a dataset: windows, hours, frames and tokens, all of them from its ledger."""
+"""The report's section on a dataset: windows, hours, frames and tokens, from its ledger."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from manifests.ledger import REPEATED
 from manifests.report import figures
 from manifests.report.flow import hours_text, plural
 from manifests.shards import ShardFiles
@@ -20,17 +21,19 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sums of a ledger by split, and its tokens at each patch size; `patch` is that of the recipe."""
+    """The sums of a ledger by split, and its tokens at each patch size; `patch` is the patch size of the recipe."""
 
     patch: int
     splits: Mapping[str, tuple[int, float, int]]
     """Windows, hours and frames over all tracks."""
     counts: list[tuple[str, int, int, int]]
     """Split, patch size, tokens of context and of continuation."""
+    repeated: Mapping[str, int | None]
+    """By split the tokens at that patch size that repeat; None where recordings were not matched."""
 
     @classmethod
-    def counted(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
-        """From the view `ledger`; None where no ledger is written, or it counts no window."""
+    def from_ledger(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
+        """Read the view `ledger`. Returns None where there is no ledger, or it counts no window."""
         # A recipe that does not name a patch size makes tokens of one frame.
         patch = (recipe or {}).get("encode", {}).get("patch", 1)
         splits = connection.execute(
@@ -41,7 +44,12 @@ class Tokens:
             "SELECT split, patch, sum(context_tokens)::BIGINT, sum(continuation_tokens)::BIGINT FROM ledger "
             "GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-        return cls(patch, {split: tuple(sums) for split, *sums in splits}, counts) if splits else None
+        repeated = connection.execute(
+            f"SELECT split, {REPEATED}::BIGINT FROM ledger WHERE patch = $1 GROUP BY split", [patch]
+        ).fetchall()
+        if not splits:
+            return None
+        return cls(patch, {split: tuple(sums) for split, *sums in splits}, counts, dict(repeated))
 
     @property
     def unit(self) -> str:
@@ -49,7 +57,7 @@ class Tokens:
 
     @property
     def over(self) -> str:
-        """Over which splits whatever is not told by split was counted."""
+        """The splits over which the totals are counted, as words."""
         names = list(self.splits)
         return f"split {names[0]}" if len(names) == 1 else f"splits {', '.join(names[:-1])} and {names[-1]}"
 
@@ -67,17 +75,24 @@ class Tokens:
 
     @property
     def tokens(self) -> int:
-        """At the patch size of the recipe."""
+        """Number of tokens at the patch size of the recipe."""
         return sum(context + continuation for _, patch, context, continuation in self.counts if patch == self.patch)
 
+    @property
+    def repeated_tokens(self) -> int | None:
+        """Of all tokens those that repeat; None where recordings were not matched."""
+        known = [count for count in self.repeated.values() if count is not None]
+        return sum(known) if known else None
+
     def section(self, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """What the page says of tokens, and the figures beside it."""
+        """The data of the page's section on tokens, and its figures by id."""
         shards = _frames_by_shard(connection)
         rows = [
             {
                 "split": split,
                 "cells": [f"{_count_shards(shards, split):,}", f"{windows:,}", hours_text(hours), f"{frames:,}"],
                 "tokens": [f"{a + b:,}" for name, _, a, b in self.counts if name == split],
+                "repeated": "" if (count := self.repeated.get(split)) is None else f"{count:,}",
             }
             for split, (windows, hours, frames) in self.splits.items()
         ]
@@ -88,11 +103,12 @@ class Tokens:
                 {split: [(n, sums[n]) for n in _spread(len(sums), MAX_POINTS)] for split, sums in shards.items()}
             ),
         }
-        return {"patches": patches, "rows": rows, "patch": self.patch, "unit": self.unit, "over": self.over}, drawn
+        told = {"patch": self.patch, "unit": self.unit, "over": self.over, "matched": self.repeated_tokens is not None}
+        return {"patches": patches, "rows": rows, **told}, drawn
 
 
 def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
-    """Frames in the first 0, 1, 2, ... shards of each folder; the last is what the ledger counts."""
+    """Frames in the first 0, 1, 2, ... shards of each folder; the last number equals that of the ledger."""
     found: dict[str, list[int]] = {}
     for folder, _, frames in connection.execute(
         "SELECT folder, shard, coalesce(sum(tracks * (context_frames + continuation_frames)) FILTER (status = 'ok'), 0)"
@@ -104,11 +120,11 @@ def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[in
 
 
 def _count_shards(frames: Mapping[str, list[int]], split: str) -> int:
-    """The shards of all folders of a split."""
+    """Number of shards in all folders of a split."""
     return sum(len(sums) - 1 for folder, sums in frames.items() if ShardFiles(folder, 0).split == split)
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to about `most` indices of `count`, the first and the last among them."""
+    """About `most` indices below `count`, evenly spaced, including the first and the last."""
     step = max(1, math.ceil(count / most))
     return sorted({*range(0, count, step), count - 1})

@@ -1,4 +1,7 @@
-"""S3 as an fsspec filesystem, for Arrow and for readers that take URLs: by range, checked, tried again."""
+"""S3 as an fsspec file system, for Arrow and for readers that take URLs.
+
+It reads by ranges, compares checksums and retries, as `S3Storage` does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from manifests.storage import Stat, StorageConfig, open_storage
 
 
 class Bucket(Protocol):
-    """What of `manifests.storage.s3.S3Storage` is needed here."""
+    """The methods of `manifests.storage.s3.S3Storage` that this module uses."""
 
     bucket: str
 
@@ -25,7 +28,7 @@ class Bucket(Protocol):
 
 
 class S3FileSystem(fsspec.AbstractFileSystem):
-    """Reads only. `register()` makes it the one behind s3:// in this process."""
+    """A read-only file system. `register()` makes it the one for s3:// URLs in this process."""
 
     protocol = "s3"
 
@@ -54,13 +57,13 @@ class S3FileSystem(fsspec.AbstractFileSystem):
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **named: Any) -> Any:
         if maxdepth != 1:
             return super().find(path, maxdepth, withdirs, **named)
-        # fsspec asks for each folder and then for what is in it; one list tells of both.
-        found = {entry["name"]: entry for entry in self.ls(path) if withdirs or entry["type"] == "file"}
-        return found if named.get("detail") else list(found)
+        # fsspec would ask for each folder and then for its entries; one list request answers both.
+        entries = {entry["name"]: entry for entry in self.ls(path) if withdirs or entry["type"] == "file"}
+        return entries if named.get("detail") else list(entries)
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> BinaryIO:
         if mode != "rb":
-            raise ValueError(f"{path}: opened for reading only, not {mode!r}")
+            raise ValueError(f"{path}: this file system only reads, so the mode cannot be {mode!r}")
         storage, key = self._at(path)
         return storage.open(key)
 
@@ -76,21 +79,21 @@ class S3FileSystem(fsspec.AbstractFileSystem):
 
 
 class Handler(pyarrow.fs.FSSpecHandler):
-    """Arrow's handler, but it lists a folder by one question.
+    """Arrow's handler, except that it lists a folder by one request.
 
-    Arrow asks whether the folder is there, then whether anything is there, then what is in it. Where another process
-    makes the folder between the first two, Arrow raises NotADirectoryError.
+    Arrow's own asks whether the folder exists, then whether any entry exists, then for the entries. If another process
+    makes the folder between the first two requests, it raises NotADirectoryError.
     """
 
     def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
         folder = selector.base_dir.strip("/")
-        found = self.fs.find(folder, maxdepth=None if selector.recursive else 1, withdirs=True, detail=True)
-        if not found and not selector.allow_not_found:
+        entries = self.fs.find(folder, maxdepth=None if selector.recursive else 1, withdirs=True, detail=True)
+        if not entries and not selector.allow_not_found:
             raise FileNotFoundError(selector.base_dir)
-        return [self._create_file_info(path, info) for path, info in found.items() if path != folder]
+        return [self._create_file_info(path, info) for path, info in entries.items() if path != folder]
 
 
 def register(config: StorageConfig | None = None) -> None:
-    """Put this filesystem behind s3:// URLs in this process."""
-    made = S3FileSystem if config is None else functools.partial(S3FileSystem, config)
-    fsspec.register_implementation("s3", made, clobber=True)
+    """Use this file system for s3:// URLs in this process."""
+    factory = S3FileSystem if config is None else functools.partial(S3FileSystem, config)
+    fsspec.register_implementation("s3", factory, clobber=True)

@@ -31,9 +31,10 @@ DAY_S = 86400.0
 
 
 class LocalStorage:
-    """A folder on a local or mounted disk: temporary name, fsync, rename, fsync of the folder.
+    """A folder on a local or mounted disk.
 
-    Temporary files lie under `runs/tmp` of the same file system, so a killed writer never leaves one beside data.
+    A file is written under a temporary name and renamed; file and folder are synchronised with the disk. Temporary
+    files are under `runs/tmp` in the same file system, so a killed writer never leaves one among the data.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -44,9 +45,9 @@ class LocalStorage:
         folder = self._place(prefix) if prefix else self.path
         try:
             with os.scandir(folder) as entries:
-                # Names alone are held: entries take six times their memory. A folder sorts as what it stands for,
-                # names that go on with '/': the order of an object store.
-                # No key has a part that begins with a dot: such files are left by other programs (.DS_Store, .nfs0001).
+                # Only names are held, because entries take six times their memory. A folder sorts with a '/' at its
+                # end, which gives the order of an object store. Names that begin with a dot are no keys: they are
+                # files of other programs (.DS_Store, .nfs0001).
                 names = sorted(entry.name + "/" * entry.is_dir() for entry in entries if entry.name[0] != ".")
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -90,9 +91,9 @@ class LocalStorage:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         if path.stat().st_dev != self._tmp().stat().st_dev:
-            moved = self._tmp() / _own_name()
-            shutil.move(path, moved)
-            self.put_file(key, moved)
+            copy = self._tmp() / _own_name()
+            shutil.move(path, copy)
+            self.put_file(key, copy)
             return
         self._rename(path, target)
 
@@ -103,7 +104,7 @@ class LocalStorage:
         temporary = self._temporary(data)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(temporary, target)  # fails where the name exists: the only atomic create-with-content there is
+            os.link(temporary, target)  # fails if the name exists; nothing else creates a whole file atomically
             _fsync_folder(target.parent)
         except FileExistsError:
             return False
@@ -117,10 +118,10 @@ class LocalStorage:
         try:
             with self._locked():
                 try:
-                    held = target.read_bytes()
+                    current = target.read_bytes()
                 except FileNotFoundError:
                     return False
-                if held != old:
+                if current != old:
                     return False
                 self._rename(temporary, target)
         finally:
@@ -156,11 +157,11 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time is in here for one folder of lakes; the lock ends with its process."""
+        """Hold the lock of the lake, which one process at a time can have; it ends with the process."""
         with (self._tmp() / LOCK).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:  # some cluster file systems are mounted without locks
+            except OSError as error:  # some cluster file systems have no locks
                 if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                     raise
             yield
@@ -172,7 +173,7 @@ class LocalStorage:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:  # a full disk or Ctrl-C must not leave half a file; it is raised on
+        except BaseException:  # neither a full disk nor Ctrl-C may leave half a file
             path.unlink(missing_ok=True)
             raise
         return path
@@ -184,33 +185,35 @@ class LocalStorage:
 
 
 def private_folder() -> Path:
-    """This user's folder for temporary files of this machine. StorageError where another user has made it."""
+    """The folder of this user for temporary files on this machine. Raises StorageError if another user has made it."""
     folder = Path(tempfile.gettempdir()) / f"speechmill-{os.getuid()}"
     folder.mkdir(exist_ok=True, mode=0o700)
-    status = folder.lstat()  # not through a link: in a folder that all may write, another user may have laid one
+    status = (
+        folder.lstat()
+    )  # links are not followed: in a folder that everybody can write, another user may have made one
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StorageError(f"{folder} is not a folder that this user alone may write", "remove it, or set TMPDIR")
+        raise StorageError(f"{folder} is not a folder that only this user can write", "remove it, or set TMPDIR")
     return folder
 
 
 def make_scratch(folder: Path) -> Path:
-    """A fresh folder under `folder` that `sweep_dead` spares while this process lives."""
-    made = folder / _own_name()
-    made.mkdir(parents=True)
-    return made
+    """Make a folder under `folder` that `sweep_dead` keeps while this process lives."""
+    scratch = folder / _own_name()
+    scratch.mkdir(parents=True)
+    return scratch
 
 
 def sweep_dead(folder: Path) -> None:
-    """Remove the entries of `folder` whose owner is known to be dead, or under which nothing changed for a day.
+    """Remove the entries of `folder` whose process is known to be dead, or in which nothing changed for a day.
 
-    Owners are processes that `_own_name` describes; a file that is not named so belongs to another program, and is
-    left alone. Several processes may sweep at once.
+    The name of an entry identifies its process (`_own_name`). Entries with other names belong to other programs and
+    stay. Several processes may do this at the same time.
     """
     for entry in folder.iterdir():
         owner = OWNED.fullmatch(entry.name)
         if owner is None:
             continue
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # swept meanwhile; of another user
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # gone already; of another user
             if _is_dead(owner) or _last_change(entry) < time.time() - DAY_S:
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 
@@ -218,27 +221,27 @@ def sweep_dead(folder: Path) -> None:
 OWNED = re.compile(
     r"(?P<machine>[0-9a-f]{16})-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<started>[\d.]+)-(?P<random>[0-9a-f]{32})"
 )
-"""What `_own_name` makes."""
+"""The names that `_own_name` makes."""
 UNKNOWN = "0"
-"""Stands for the start of a process of which the system does not tell."""
+"""The start time of a process if the system does not report it."""
 
 
 def owner() -> str:
-    """A name of this process, for `is_dead`."""
+    """A name that identifies this process, for `is_dead`."""
     return _own_name()
 
 
 def is_dead(name: str) -> bool:
-    """Whether a process that `owner` has named is known to be dead; of a process elsewhere nothing is known."""
-    found = OWNED.fullmatch(name)
-    return found is not None and _is_dead(found)
+    """Whether the process of a name by `owner` is known to be dead; False for processes on other machines."""
+    match = OWNED.fullmatch(name)
+    return match is not None and _is_dead(match)
 
 
 def _own_name() -> str:
-    """A fresh name that tells which process owns it, where the name of the host and the pid alone would not.
+    """A new name that identifies this process uniquely.
 
-    Two containers may share both of these. The boot of the machine, the namespace of the process ids, the pid and the
-    time when that process started are met together once only.
+    A host name and a pid do not, because two containers may share both. The boot id of the machine, the namespace of
+    process ids, the pid and the start time of the process together are unique.
     """
     return f"{_own_prefix(os.getpid())}-{uuid.uuid4().hex}"
 
@@ -249,7 +252,7 @@ def _own_prefix(pid: int) -> str:
 
 
 def _is_dead(owner: re.Match[str]) -> bool:
-    """Whether the owner was a process that this one can see, and it is gone. Of any other, nothing is known."""
+    """Whether the owner is gone; False for a process that this one could not see, because nothing is known of it."""
     if (owner["machine"], owner["namespace"]) != (_machine(), str(_pid_namespace())):
         return False
     pid = int(owner["pid"])
@@ -259,13 +262,13 @@ def _is_dead(owner: re.Match[str]) -> bool:
         return True
     except PermissionError:  # a living process of another user
         pass
-    # Another process may have got its number.
+    # Another process may have got the same pid.
     return UNKNOWN not in (started := [owner["started"], _started(pid) or UNKNOWN]) and started[0] != started[1]
 
 
 @functools.cache
 def _machine() -> str:
-    """This boot of this machine; the name of the host where the system does not tell of boots."""
+    """Hash of the boot id of this machine, or of the host name if the system has no boot id."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -274,7 +277,7 @@ def _machine() -> str:
 
 
 def _pid_namespace() -> int:
-    """The namespace in which this process and its number lie; 0 where the system has no such."""
+    """The namespace of process ids of this process; 0 if the system has none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -282,7 +285,7 @@ def _pid_namespace() -> int:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in the units of the system; None where the system does not tell."""
+    """When a process started, in units of the system; None if the system does not report it."""
     if sys.platform != "linux":
         import psutil
 
@@ -290,14 +293,14 @@ def _started(pid: int) -> str | None:
             return str(psutil.Process(pid).create_time())
         return None
     with contextlib.suppress(OSError):
-        if os.readlink("/proc/self") == str(os.getpid()):  # else this /proc numbers the processes of another namespace
-            # Ticks since the boot: psutil's seconds since 1970 move when the clock is set. A name may hold spaces.
+        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc has the pids of another namespace
+            # Ticks since the boot, because the times of psutil change when the clock is set. A name may have spaces.
             return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     return None
 
 
 def _last_change(entry: Path) -> float:
-    """When anything in a file or folder changed last, seconds since 1970."""
+    """The last change of a file, or of anything in a folder, in seconds since 1970."""
     inside = entry.rglob("*") if entry.is_dir() else ()
     return max(path.lstat().st_mtime for path in (entry, *inside))
 

@@ -1,4 +1,4 @@
-"""A seekable stream over ranged reads: a few blocks in memory, the next one fetched ahead of a reader in order."""
+"""A seekable stream over range requests, with a few blocks in memory and read-ahead for sequential readers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ BLOCK_BYTES = 8 << 20
 
 
 class RangedFile(io.RawIOBase):
-    """Bytes [0, size) by `fetch(start, stop)`, which raises OSError. At most `ahead` + 3 blocks are held.
+    """A file of `size` bytes, read by `fetch(start, stop)`, which may raise OSError.
 
-    The first block stays, since readers of containers come back to it. Nothing is fetched before it is asked for.
+    At most `ahead` + 3 blocks are in memory. The first block stays there, because readers of containers return to it.
+    Nothing is fetched before the first read.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RangedFile(io.RawIOBase):
         keep = {0, self._last, *wanted}
         for old in self._blocks.keys() - keep:
             self._blocks.pop(old).cancel()
-        if len(wanted) == 1 and number not in self._blocks:  # handing it to another thread and back takes time
+        if len(wanted) == 1 and number not in self._blocks:  # another thread would only add latency
             self._blocks[number] = Future()
             self._blocks[number].set_result(self._fetch_block(number))
         for block in wanted:
@@ -83,5 +84,5 @@ class RangedFile(io.RawIOBase):
 
 
 def buffered(file: RangedFile) -> io.BufferedReader:
-    """With whole reads and cheap small ones."""
+    """Wrap a file such that reads are complete and small ones are cheap."""
     return io.BufferedReader(file, 1 << 16)

@@ -1,4 +1,4 @@
-"""The storage of an S3 bucket, Amazon's or any compatible one: what lies in it, written and read object by object."""
+"""The storage of an S3 bucket, of Amazon or of a compatible server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from manifests.storage import DeniedError, Stat, StorageConfig, StorageError, checked_key
 from manifests.storage.local import DAY_S, make_scratch, private_folder, sweep_dead
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.storage.retry import PassingError
+from manifests.storage.retry import TransientError
 from manifests.storage.s3client import MissingError, UploadGoneError, check_packages, request
 from manifests.storage.s3object import Blocks, S3Object, as_ns, payer
 
@@ -29,9 +29,9 @@ LAST_NAME = "\U0010ffff"
 
 
 class S3Storage:
-    """Keys under `s3://bucket/prefix`. Sent to a worker it is a name and a configuration; no secret travels.
+    """Keys under `s3://bucket/prefix`. A pickled storage is a name and a configuration; it contains no credentials.
 
-    What is read may have any key, as inputs in buckets of others do; what is written must have that of a lake.
+    Any key can be read, since inputs may be in any bucket. Only keys of a lake can be written.
     """
 
     def __init__(self, root: str, config: StorageConfig | None = None) -> None:
@@ -48,9 +48,9 @@ class S3Storage:
             yield key
 
     def stats(self, prefix: str = "", deep: bool = True) -> Iterator[tuple[str, Stat]]:
-        """Keys as by `list`, with their sizes and times, a thousand a request.
+        """Yield keys with their sizes and times, in the order of `list`; one request lists a thousand.
 
-        Where it is not `deep`, what lies right under `prefix`; a folder there ends in '/' and has neither.
+        Without `deep`, only entries directly under `prefix` are listed. A folder ends in '/', with size and time 0.
         """
         folder = self._key(prefix).rstrip("/")
         folder = f"{folder}/" if folder else ""
@@ -58,7 +58,7 @@ class S3Storage:
         last = ""
 
         def page(client: Any, number: int) -> tuple[list[tuple[str, Stat]], bool]:
-            # After a name, not by the server's token: a page that repeats or is lost can be asked for again.
+            # Pages continue after a name instead of by a token, so a repeated or lost page can be requested again.
             after = last + LAST_NAME if flat and last.endswith("/") else last
             begin = {"StartAfter": after} if after else {}
             answer = client.list_objects_v2(Bucket=self.bucket, Prefix=folder, **begin, **flat, **payer(self.config))
@@ -67,14 +67,14 @@ class S3Storage:
             ] + [(row["Prefix"], Stat(0, 0)) for row in answer.get("CommonPrefixes", [])]
             rows = sorted(row for row in rows if row[0] > last)
             if answer["IsTruncated"] and not rows:
-                raise PassingError("repeated page")
+                raise TransientError("repeated page")
             return rows, answer["IsTruncated"]
 
         more = True
         while more:
             rows, more = self._request("ListBucket", prefix, page)
             for last, stat in rows:
-                if not (last.endswith("/") and deep) and last != folder:  # a console's folder
+                if not (last.endswith("/") and deep) and last != folder:  # an object that stands for a folder
                     yield last.removeprefix(f"{self.prefix}/") if self.prefix else last, stat
 
     def read(self, key: str) -> bytes:
@@ -88,9 +88,9 @@ class S3Storage:
         def fetch(start: int, stop: int) -> bytes:
             try:
                 return blocks(start, stop)
-            except PassingError as error:  # told once all was read, so what was handed out cannot be taken back
-                what = f"{place.uri}: not the bytes of its checksum"
-                raise StorageError(what, "run again; if it stays so, the object is damaged: restore it") from error
+            except TransientError as error:  # the checksum is known after all blocks, when the bytes are already in use
+                what = f"{place.uri}: its bytes do not have its checksum"
+                raise StorageError(what, "run again; if this repeats, the object is damaged: restore it") from error
 
         return buffered(RangedFile(fetch, head.stat.size_bytes, block_bytes, ahead))
 
@@ -136,7 +136,7 @@ class S3Storage:
         return _Log(self, checked_key(key))
 
     def sweep(self) -> None:
-        """Uploads begun over a day ago are aborted; younger ones may belong to a living writer elsewhere."""
+        """Abort uploads that began over a day ago; younger ones may belong to a living writer elsewhere."""
         sweep_dead(private_folder())
         limit, who_pays = datetime.now(UTC) - timedelta(seconds=DAY_S), payer(self.config)
 
@@ -151,7 +151,8 @@ class S3Storage:
                             Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"], **who_pays
                         )
 
-        with contextlib.suppress(DeniedError, UploadGoneError):  # a reader may not, and the bucket's lifecycle does it
+        # A reader may not abort uploads; the lifecycle rule of the bucket does it then.
+        with contextlib.suppress(DeniedError, UploadGoneError):
             self._request("ListBucketMultipartUploads", "", abort)
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
@@ -159,7 +160,7 @@ class S3Storage:
 
         from manifests.storage.filesystem import Handler, S3FileSystem
 
-        # Not Arrow's own client of S3, which would retry, check and tell errors in its own ways.
+        # Arrow's own S3 client would retry, check and report errors in other ways.
         home = pyarrow.fs.PyFileSystem(Handler(S3FileSystem(self.config)))
         return pyarrow.fs.SubTreeFileSystem(f"{self.bucket}/{self.prefix}".rstrip("/"), home)
 
@@ -174,7 +175,7 @@ class S3Storage:
 
 
 class _Log(io.StringIO):
-    """A text put anew every half minute and when it is closed: an object cannot grow."""
+    """A log that is uploaded as a whole every half minute and at the end, because an object cannot be appended to."""
 
     def __init__(self, storage: S3Storage, key: str) -> None:
         super().__init__()
@@ -194,5 +195,5 @@ class _Log(io.StringIO):
         super().close()
 
     def _put(self) -> None:
-        with contextlib.suppress(StorageError):  # what the log is about goes on, or fails by itself
+        with contextlib.suppress(StorageError):  # a failing log must not end the work that it describes
             self.storage.put(self.key, self.getvalue().encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""One object in S3, whole or in blocks with several in flight; what is sent and read is held against checksums."""
+"""One object in S3, read and written whole or in concurrent blocks, with checksums in both directions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES
-from manifests.storage.retry import PassingError, persist
+from manifests.storage.retry import TransientError, persist
 from manifests.storage.s3client import UploadGoneError, request
 
 Item = TypeVar("Item")
@@ -34,20 +34,20 @@ def crc32c(data: bytes) -> bytes:
 
 
 DIGESTS = {"CRC32C": crc32c, "SHA256": sha256}
-"""By S3's names. Parts carry CRC32C, which takes a tenth of the time; whole objects SHA-256: botocore compares that."""
+"""Checksums by their names in S3. Parts have CRC32C, which is ten times as fast; whole objects have SHA-256."""
 
 
 class Head(NamedTuple):
     stat: Stat
     etag: str
     digest: str
-    """A name in DIGESTS, or nothing."""
+    """A name in DIGESTS, or "" without a checksum."""
     checksum: str
-    """Base64 of the object's digest, or of the digest of those of its parts and then '-' and their number."""
+    """Base64 of the digest of the object, or of the digest of its parts' digests, followed by '-' and their number."""
 
 
 class S3Object:
-    """Requests about one key; every failure leaves as FileNotFoundError or StorageError, or is tried again."""
+    """Requests for one key. Failures are retried, or raised as FileNotFoundError or StorageError."""
 
     def __init__(self, config: StorageConfig, bucket: str, key: str) -> None:
         self.config, self.uri = config, f"s3://{bucket}/{key}"
@@ -67,16 +67,16 @@ class S3Object:
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
                 raise
-            # The answer to HEAD has no body: only that to GET tells denied from expired.
+            # The response to HEAD has no body; only that to GET tells denied from expired credentials.
             client.get_object(Range="bytes=0-0", **self.named)["Body"].close()
-            raise PassingError("status of HEAD") from error
+            raise TransientError("status of HEAD") from error
         return answer
 
     def read(self) -> bytes:
         def whole(client: Any, number: int) -> bytes | Head:
             answer = client.get_object(ChecksumMode="ENABLED", **self.named)
             if answer["ContentLength"] <= BLOCK_BYTES:
-                return bytes(answer["Body"].read())  # botocore compares it with the checksum
+                return bytes(answer["Body"].read())  # botocore compares the checksum
             answer["Body"].close()
             return as_head(answer)
 
@@ -84,19 +84,19 @@ class S3Object:
         return answer if isinstance(answer, bytes) else self._read_parallel(answer)
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Bytes that the caller holds against a checksum of its own; fewer where the object ends before `stop`."""
+        """Read a range, whose checksum the caller knows and compares; fewer bytes if the object ends before `stop`."""
         from botocore.exceptions import ClientError
 
         def attempt(client: Any, number: int) -> bytes:
             try:
                 answer = client.get_object(Range=f"bytes={start}-{stop - 1}", **self.named)
             except ClientError as error:
-                if error.response["Error"]["Code"] == "InvalidRange":  # it begins after the end
+                if error.response["Error"]["Code"] == "InvalidRange":  # the range begins after the end
                     return b""
                 raise
             data = bytes(answer["Body"].read())
             if len(data) != answer["ContentLength"]:
-                raise PassingError("short range")
+                raise TransientError("short range")
             return data
 
         return self.request("GetObject", attempt) if stop > start else b""
@@ -110,19 +110,19 @@ class S3Object:
 
         return persist(once, f"s3:GetObject {self.uri}", self.config.retry_s)
 
-    def put(self, size: int, piece: Callable[[int, int], bytes]) -> None:
-        """Put `size` bytes; `piece(start, stop)` gives some of them, from any thread and more than once."""
+    def put(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        """Write `size` bytes. `read(start, stop)` gives a range of them; any thread may call it, also repeatedly."""
         if size > BLOCK_BYTES:
-            self._upload(size, piece)
+            self._upload(size, read)
         else:
-            data = piece(0, size)
+            data = read(0, size)
             self.request("PutObject", lambda client, number: self._put_once(client, data))
 
     def put_if_absent(self, data: bytes) -> bool:
         return self._put_if(data, IfNoneMatch="*")
 
     def replace(self, old: bytes, data: bytes) -> bool:
-        """Put where the object holds the bytes `old`: the version that was compared is the one that is replaced."""
+        """Replace the object if its bytes are `old`; the server checks that its version is still the compared one."""
         try:
             head = self.head()
             if self._read_parallel(head) != old:
@@ -132,7 +132,7 @@ class S3Object:
         return self._put_if(data, IfMatch=head.etag)
 
     def _put_if(self, data: bytes, **condition: str) -> bool:
-        """Put under a condition that the server tests, and return whether it held."""
+        """Write under a condition that the server checks; returns whether it was met."""
         from botocore.exceptions import ClientError
 
         writer = uuid.uuid4().hex
@@ -142,13 +142,13 @@ class S3Object:
                 self._put_once(client, data, Metadata={"writer": writer}, **condition)
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status == 404 and "IfMatch" in condition:  # it was deleted meanwhile
+                if status == 404 and "IfMatch" in condition:  # the object was deleted in the meantime
                     return False
                 if status != 412:
                     raise
-                # A put whose answer was lost finds its own object there when it is tried again.
-                held = self.head_once(client)
-                return number > 0 and held["Metadata"].get("writer") == writer
+                # A retry after a lost response finds the object that it has written itself.
+                current = self.head_once(client)
+                return number > 0 and current["Metadata"].get("writer") == writer
             return True
 
         return self.request("PutObject", attempt)
@@ -157,12 +157,12 @@ class S3Object:
         checksum = _base64(sha256(data))
         client.put_object(Body=data, ChecksumSHA256=checksum, **self.named, **encryption(self.config), **more)
 
-    def _upload(self, size: int, piece: Callable[[int, int], bytes]) -> None:
+    def _upload(self, size: int, read: Callable[[int, int], bytes]) -> None:
         def once(number: int) -> None:
             try:
-                _Upload(self, size, piece).run()
+                _Upload(self, size, read).run()
             except UploadGoneError as error:
-                raise PassingError("lost upload") from error
+                raise TransientError("lost upload") from error
 
         persist(once, f"s3:PutObject {self.uri}", self.config.retry_s)
 
@@ -171,40 +171,40 @@ class S3Object:
 
 
 class Blocks:
-    """Ranged reads of one version of an object. Once all blocks were read, they are compared with its checksum."""
+    """Range requests for one version of an object, whose checksum is compared once all blocks were read."""
 
     def __init__(self, place: S3Object, head: Head) -> None:
         self.place, self.head = place, head
         self.count = -(-head.stat.size_bytes // BLOCK_BYTES)
-        self.known = head.checksum.endswith(f"-{self.count}")
+        self.has_block_digests = head.checksum.endswith(f"-{self.count}")
         self.digests: dict[int, bytes] = {}
 
     def __call__(self, start: int, stop: int) -> bytes:
         size = self.head.stat.size_bytes
         stop = min(stop, size)
-        # A whole object comes with its checksum, which botocore compares; a range does not.
+        # A whole object comes with its checksum, which botocore compares; a range has none.
         part = {"Range": f"bytes={start}-{stop - 1}"} if self.count > 1 else {"ChecksumMode": "ENABLED"}
 
         def attempt(client: Any, number: int) -> bytes:
             answer = client.get_object(IfMatch=self.head.etag, **part, **self.place.named)
             data = bytes(answer["Body"].read())
             if len(data) != stop - start:
-                raise PassingError("short range")
+                raise TransientError("short range")
             return data
 
         data = self.place.request("GetObject", attempt)
-        if self.known and start % BLOCK_BYTES == 0 and stop in (start + BLOCK_BYTES, size):
+        if self.has_block_digests and start % BLOCK_BYTES == 0 and stop in (start + BLOCK_BYTES, size):
             self.digests[start // BLOCK_BYTES] = DIGESTS[self.head.digest](data)
             if len(self.digests) == self.count and self.head.checksum != _composite(self.head.digest, self.digests):
-                raise PassingError("wrong checksum")
+                raise TransientError("wrong checksum")
         return data
 
 
 class _Upload:
-    """A multipart upload: parts in parallel, each with its CRC32C; aborted where it fails."""
+    """A multipart upload of concurrent parts, each with its CRC32C, which is aborted if it fails."""
 
-    def __init__(self, place: S3Object, size: int, piece: Callable[[int, int], bytes]) -> None:
-        self.place, self.size, self.piece = place, size, piece
+    def __init__(self, place: S3Object, size: int, read: Callable[[int, int], bytes]) -> None:
+        self.place, self.size, self.read = place, size, read
         self.part_bytes = max(BLOCK_BYTES, -(-size // MAX_PARTS))
         self.named = dict(place.named)
         self.digests: dict[int, bytes] = {}
@@ -212,14 +212,14 @@ class _Upload:
     def run(self) -> None:
         place = self.place
         kept = {"ChecksumAlgorithm": "CRC32C", **encryption(place.config)}
-        begun = place.request("PutObject", lambda client, number: client.create_multipart_upload(**self.named, **kept))
-        self.named["UploadId"] = begun["UploadId"]
+        upload = place.request("PutObject", lambda client, number: client.create_multipart_upload(**self.named, **kept))
+        self.named["UploadId"] = upload["UploadId"]
         try:
             count = -(-self.size // self.part_bytes)
             with ThreadPoolExecutor(min(count, place.config.concurrency)) as pool:
                 parts = list(_mapped(pool, self._send, range(count)))
             place.request("PutObject", lambda client, number: self._complete(client, parts))
-        except BaseException:  # Ctrl-C too: parts that nobody completes are paid for; raised on
+        except BaseException:  # also after Ctrl-C, because unfinished parts are billed
             with contextlib.suppress(OSError, UploadGoneError):
                 brief = replace(place.config, retry_s=min(ABORT_S, place.config.retry_s))
                 abort = "s3:AbortMultipartUpload"
@@ -228,7 +228,7 @@ class _Upload:
 
     def _send(self, index: int) -> dict[str, Any]:
         start = index * self.part_bytes
-        data = self.piece(start, min(start + self.part_bytes, self.size))
+        data = self.read(start, min(start + self.part_bytes, self.size))
         self.digests[index] = crc32c(data)
         part = {"PartNumber": index + 1, "ChecksumCRC32C": _base64(self.digests[index])}
 
@@ -245,7 +245,7 @@ class _Upload:
         except ClientError as error:
             if error.response["Error"]["Code"] != "NoSuchUpload":
                 raise
-            # Completed, and only the answer was lost, where the whole object is there.
+            # If the whole object exists, the upload was completed and only the response was lost.
             head = as_head(self.place.head_once(client))
             if head.stat.size_bytes != self.size or head.checksum not in ("", _composite("CRC32C", self.digests)):
                 raise
@@ -256,7 +256,7 @@ def payer(config: StorageConfig) -> dict[str, str]:
 
 
 def encryption(config: StorageConfig) -> dict[str, Any]:
-    """How a new object is kept at rest."""
+    """The options of a new object for its encryption at rest."""
     named = {
         "ServerSideEncryption": config.encryption,
         "SSEKMSKeyId": config.kms_key_id,
@@ -272,7 +272,7 @@ def as_head(answer: dict[str, Any]) -> Head:
 
 
 def as_ns(time: datetime) -> int:
-    """Whole seconds: a list tells more of them than a header."""
+    """A time in ns, rounded down to seconds, because lists have a finer resolution than headers."""
     return int(time.timestamp()) * 10**9
 
 
@@ -281,12 +281,12 @@ def _base64(digest: bytes) -> str:
 
 
 def _composite(digest: str, digests: dict[int, bytes]) -> str:
-    """S3's checksum of a multipart object."""
+    """The checksum of a multipart object as S3 defines it."""
     return f"{_base64(DIGESTS[digest](b''.join(digests[n] for n in sorted(digests))))}-{len(digests)}"
 
 
 def _mapped(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """pool.map that does not begin what follows a failure."""
+    """Like `pool.map`, but items after a failure are not started."""
     futures = [pool.submit(work, item) for item in items]
     try:
         for future in futures:

@@ -1,6 +1,6 @@
-"""What a URL names and where it may lead: the reading of URLs as browsers read them, and the addresses of the internet.
+"""Parses URLs as browsers do, and decides which IP addresses are public.
 
-A URL comes from a list that somebody crawled or from a server that redirects, so nothing about it is trusted.
+A URL comes from a crawled list or from a server that redirects, so nothing about it is trusted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ PORTS = {"http": 80, "https": 443}
 PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 PATH_SAFE = "".join(set(PRINTABLE) - set('"#<>?^`{}'))
 QUERY_SAFE = "".join(set(PRINTABLE) - set("\"#'<>"))
-"""What the URL Standard (url.spec.whatwg.org, percent-encode sets) leaves as it is. `%` stays, so that what is encoded
-already is not encoded twice."""
+"""Characters that the URL Standard does not encode (url.spec.whatwg.org, percent-encode sets). `%` is one of them, so
+that encoded text is not encoded twice."""
 IDNA_DEVIATIONS = re.compile("[\u00df\u03c2\u200c\u200d]")
-"""Characters for which Python's codec asks for another host than browsers do (UTS 46, section 7)."""
+"""Characters that Python's codec maps to another host than browsers do (UTS 46, section 7)."""
 
 PRIVATE_IPV4 = [
     ipaddress.IPv4Network(text)
@@ -29,23 +29,24 @@ PRIVATE_IPV4 = [
         "192.80.8.124/32",  # the metadata server of Equinix Metal
     )
 ]
-"""What is not of the open internet: the special-purpose registry of the IANA, multicast, reserved space, and two
-services of clouds whose addresses look public. All other metadata services lie within these networks."""
+"""Networks that are not public: the special-purpose registry of the IANA, multicast, reserved space, and two cloud
+services whose addresses look public. All other metadata services of clouds are within these networks."""
 PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All that was ever given out for the open internet; the rest is unassigned, local, mapped or translated."""
+"""All addresses that are allocated to the public internet. The others are unassigned, local, mapped or translated."""
 PRIVATE_IPV6 = [
     ipaddress.IPv6Network(text)
     for text in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3ffe::/16", "3fff::/20")
 ]
-"""Within it: Teredo and other protocols, documentation, 6to4, AS112, the former 6bone."""
+"""Networks within PUBLIC_IPV6 that are not public: Teredo and other protocols, documentation, 6to4, AS112, 6bone."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""How a network with IPv6 alone reaches the IPv4 internet (RFC 6052): as good as the IPv4 address at its end."""
+"""Addresses by which an IPv6-only network reaches IPv4 (RFC 6052). They end with an IPv4 address, which decides."""
 ISATAP = 0x0000_5EFE
-"""Of the last 64 bits the first 32, but for one bit, where the last 32 are an IPv4 address (RFC 5214)."""
+"""The value of bits 32 to 63 (from the last one, one bit ignored) of an address that ends with an IPv4 one (RFC
+5214)."""
 
 
 class RefusedError(Exception):
-    """Why one URL or what its server answered is not taken; `remedy` says what to do. Trying again is of no use."""
+    """A URL or the answer of its server is refused; `remedy` says what to do. A retry would not help."""
 
     def __init__(self, what: str, remedy: str = "check the address, or leave it out") -> None:
         super().__init__(what)
@@ -53,7 +54,7 @@ class RefusedError(Exception):
 
 
 class Target(NamedTuple):
-    """A URL in the parts that a request needs, all of them ASCII without blanks or control characters."""
+    """The parts of a URL that a request needs. All of them are ASCII without blanks and control characters."""
 
     scheme: str
     host: str
@@ -62,7 +63,7 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The host as the header `Host` and messages show it."""
+        """The host as the header `Host` and messages have it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -71,8 +72,8 @@ class Target(NamedTuple):
         return f"{self.scheme}://{self.name}{self.path}"
 
 
-def target_of(url: str) -> Target:
-    """Read a URL as browsers do: blanks and letters outside ASCII are encoded. Raises RefusedError."""
+def parse_url(url: str) -> Target:
+    """Parse a URL as browsers do: blanks and letters outside ASCII are encoded. Raises RefusedError."""
     try:
         parts = urlsplit(url.strip())
         scheme, host, port = parts.scheme, parts.hostname or "", parts.port
@@ -97,9 +98,12 @@ def target_of(url: str) -> Target:
 
 
 def redirected(base: Target, location: str) -> Target:
-    """Where a `Location` leads, given as a character for each byte.
+    """Return the target of a redirect. Raises RefusedError.
 
-    Browsers take the bytes for UTF-8 and `\\` for `/`; bytes that are not UTF-8 are sent on as they are.
+    Args:
+        base: The URL that redirects.
+        location: The header `Location`, with a character for each byte. As in browsers, the bytes are UTF-8, `\\` means
+            `/`, and bytes that are not UTF-8 are sent as they are.
     """
     text = location.encode("latin-1").decode("utf-8", "surrogateescape")
     before, mark, query = text.partition("?")
@@ -107,14 +111,14 @@ def redirected(base: Target, location: str) -> Target:
         url = urljoin(base.url, before.replace("\\", "/") + mark + query)
     except ValueError as error:
         raise RefusedError("it redirects to what is no valid URL") from error
-    target = target_of(url)
+    target = parse_url(url)
     if base.scheme == "https" and target.scheme == "http":
         raise RefusedError("it redirects from HTTPS to HTTP")
     return target
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the open internet. What is in no list of public networks is not."""
+    """Return whether an IP address is public. It is not if no list of public networks has it."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""Blocks of sound in memory that two processes share: a ring of a few slots, copied into by one, out of by the other.
+"""Blocks of sound in memory that two processes share: a ring of a few slots, written by one and read by the other.
 
-Neither maps the memory: a copy by the kernel costs as much as one from a mapping, and what the other process does to
-the file cannot crash this one.
+Neither process maps the memory. A copy by the kernel costs as much as a copy from a mapping, and so a process cannot be
+crashed by what the other one does to the file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 BLOCK_SAMPLES = 1 << 18
 """Samples of each channel in a block."""
 SLOTS = 3
-"""Blocks that may be on their way at once."""
+"""Blocks that may be written but not read yet."""
 MAX_CHANNELS = 64
 
 
 def open_memory() -> int:
-    """The descriptor of a file without a name, in memory, that two processes share."""
+    """Open a file without a name, in memory, and return its descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("speechmill-blocks")
     with tempfile.TemporaryFile() as file:
@@ -27,7 +27,7 @@ def open_memory() -> int:
 
 
 def put_block(memory: int, slot: int, block: np.ndarray) -> None:
-    """Write float32 (channels, samples) to a slot; all blocks of one recording have equally many channels."""
+    """Write a block, float32 (channels, samples), to a slot. All blocks of a recording have the same channels."""
     rows = [np.ascontiguousarray(row).data for row in block]
     written = os.pwritev(memory, rows, _offset(slot, len(block)))
     if written != block.nbytes:
@@ -35,7 +35,7 @@ def put_block(memory: int, slot: int, block: np.ndarray) -> None:
 
 
 def get_block(memory: int, slot: int, channels: int, samples: int) -> np.ndarray:
-    """A copy of what `put_block` wrote. Raises ValueError where that cannot be what it wrote."""
+    """Read a block, float32 (channels, samples). Raises ValueError if `put_block` cannot have written such a block."""
     if not (0 <= slot < SLOTS and 0 < channels <= MAX_CHANNELS and 0 < samples <= BLOCK_SAMPLES):
         raise ValueError(f"no block is slot {slot} with {channels} x {samples} samples")
     block = np.empty((channels, samples), np.float32)

@@ -1,7 +1,7 @@
-"""What the process that decodes runs: one file after the other, as its parent (`children.py`) asks.
+"""The main program of the child process that decodes files, one after the other, for its parent (`children.py`).
 
-The files are untrusted: this process may hang, crash or be killed, and nothing but the file at hand is lost. It is
-started for every process that decodes, so it imports little.
+The files are untrusted. This process may hang, crash or be killed, and only the current file is lost. Many such
+processes are started, so it imports little.
 """
 
 from __future__ import annotations
@@ -22,83 +22,90 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.storage import StorageConfig, requests, retry
-from pipelines.audio.channel import Channel, ClosedError
 from pipelines.audio.config import DecodeConfig
 from pipelines.audio.hashing import check_sha256, sha256_of
+from pipelines.audio.messages import ClosedError, MessageSocket
 from pipelines.audio.probe import probe
 from runtime.errors import DecodeLimitError, OutOfMemoryError, SpeechmillError, UnreadableAudioError
 
 if TYPE_CHECKING:
-    from pipelines.audio.partial import AnyDecoder
+    from pipelines.audio.partial import RecordingDecoder
 
 PR_SET_PDEATHSIG = 1
 LARGE_BYTES = 32 << 20
-"""Shared memory beyond this is given back after each file."""
+"""Shared memory that is larger than this is freed after each file."""
 
 
 def main(connection: int, memory: int, parent: int) -> NoReturn:
-    """Serve the process `parent` over these descriptors until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command that a person sees
-    if sys.platform == "linux":  # elsewhere a child that hangs may outlive a parent that was killed
+    """Serve the requests of the parent process until it ends.
+
+    Args:
+        connection: The descriptor of the socket to the parent.
+        memory: The descriptor of the shared memory.
+        parent: The process id of the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must end the parent only
+    if sys.platform == "linux":  # on other systems, a child that hangs may outlive a killed parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stderr.fileno())  # it led to the shared memory, for what is said of a failed start
+    # Until here, stderr led to the shared memory, for the error message of a failed start.
+    os.dup2(null, sys.stderr.fileno())
     os.close(null)
-    channel = Channel(socket.socket(fileno=connection))
+    messages = MessageSocket(socket.socket(fileno=connection))
     storage = logging.getLogger("speechmill.storage")
-    storage.addHandler(_Forward(channel))
+    storage.addHandler(_ForwardLog(messages))
     storage.setLevel(logging.INFO)
     storage.propagate = False
     try:
-        channel.send({"kind": "ready"})
-        _Child(channel, memory).serve()
-    except ClosedError:  # the parent has gone
+        messages.send({"kind": "ready"})
+        _Child(messages, memory).serve()
+    except ClosedError:  # the parent has ended
         os._exit(0)
 
 
-class _Forward(logging.Handler):
-    """Hands log records to the parent."""
+class _ForwardLog(logging.Handler):
+    """Sends log records to the parent."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, messages: MessageSocket) -> None:
         super().__init__()
-        self._channel = channel
+        self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._channel.send({"kind": "log", "level": record.levelno, "message": record.getMessage()})
+            self._messages.send({"kind": "log", "level": record.levelno, "message": record.getMessage()})
         except ClosedError:
             os._exit(0)
 
 
 class _Child:
-    """Works through requests. Each probe is answered once; of each decoding the parent says when it may end."""
+    """Serves requests. A probe has one answer. A decoding ends when the parent orders it."""
 
-    def __init__(self, channel: Channel, memory: int) -> None:
-        self._channel, self._memory = channel, memory
+    def __init__(self, messages: MessageSocket, memory: int) -> None:
+        self._messages, self._memory = messages, memory
         self._inherited = resource.getrlimit(resource.RLIMIT_AS)
         self._environment: dict[str, str] | None = None
-        self._told: dict[str, Counter[str]] = {"retries": Counter(), "requests": Counter()}
+        self._reported: dict[str, Counter[str]] = {"retries": Counter(), "requests": Counter()}
 
     def serve(self) -> NoReturn:
         while True:
-            request = self._channel.receive()
+            request = self._messages.receive()
             assert request is not None
             self._prepare(request)
             config, limits = _storage_config(request["config"]), _decode_config(request["decode"])
             if request["what"] == "probe":
                 try:
                     self._limit_memory(limits)
-                    self._tell("claims", claims=probe(request["path"], config))
+                    self._send("claims", claims=probe(request["path"], config))
                 except Exception as error:  # whatever it is, the parent raises it
                     self._fail(error, request["path"], limits)
             else:
                 self._decode(request["path"], config, limits)
-                self._tell("closed")
+                self._send("closed")
 
     def _prepare(self, request: dict[str, Any]) -> None:
-        """Stand where the parent stands: its folder, and the variables that tell credentials."""
+        """Take over the current folder of the parent, and its environment, by which credentials are found."""
         if request["folder"]:
             os.chdir(request["folder"])
         if request["environment"] not in (None, self._environment):
@@ -107,15 +114,15 @@ class _Child:
             self._environment = request["environment"]
 
     def _limit_memory(self, limits: DecodeConfig) -> None:
-        # Never more than the machine has: where that is not there, it could not be said whose fault it is.
+        # Never more than the machine has. Otherwise it would be unclear whether the file or the machine is at fault.
         self._limit_bytes = int(min(limits.memory_gb * 1e9, os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE))
         soft, hard = self._inherited
         if soft == resource.RLIM_INFINITY or self._limit_bytes < soft:
             resource.setrlimit(resource.RLIMIT_AS, (self._limit_bytes, hard))
 
     def _decode(self, path: str, config: StorageConfig, limits: DecodeConfig) -> None:
-        """Send the blocks of a recording, and serve the orders that follow, until the order to close comes."""
-        decoder: AnyDecoder | None = None
+        """Send the blocks of a recording, and follow orders until the order to close comes."""
+        decoder: RecordingDecoder | None = None
         order: dict[str, Any] | None = None
         try:
             try:
@@ -125,81 +132,81 @@ class _Child:
                 self._fail(error, path, limits)
             while order is None or order["order"] != "close":
                 if order is not None:
-                    self._prove(decoder, path, config, limits, order["sha256"])
-                order = self._order(wait=True)
+                    self._verify(decoder, path, config, limits, order["sha256"])
+                order = self._next_order(wait=True)
         finally:
             if decoder is not None:
                 decoder.close()
             if os.fstat(self._memory).st_size > LARGE_BYTES:
                 os.ftruncate(self._memory, 0)
 
-    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> AnyDecoder:
-        try:  # not before: NumPy need not be loaded where headers are all that is read
+    def _open(self, path: str, config: StorageConfig, limits: DecodeConfig) -> RecordingDecoder:
+        try:  # imported here, because NumPy is not needed to read headers
             from pipelines.audio.blocks import BLOCK_SAMPLES, SLOTS
             from pipelines.audio.partial import open_decoder
         except (ImportError, MemoryError) as error:
-            raise OutOfMemoryError(f"what decodes cannot be loaded: {error}") from error
+            raise OutOfMemoryError(f"the decoder cannot be loaded: {error}") from error
         self._free = SLOTS
         self._limit_memory(limits)
         return open_decoder(path, BLOCK_SAMPLES, config, limits)
 
-    def _send_blocks(self, decoder: AnyDecoder, limits: DecodeConfig) -> dict[str, Any] | None:
-        """All blocks and then the facts; or the order of the parent that came before that."""
+    def _send_blocks(self, decoder: RecordingDecoder, limits: DecodeConfig) -> dict[str, Any] | None:
+        """Send all blocks and then the facts. If an order of the parent comes before the end, stop and return it."""
         from pipelines.audio.blocks import SLOTS, put_block
 
         for number, block in enumerate(_bounded(decoder, limits)):
-            if (order := self._order(wait=self._free == 0)) is not None:
+            if (order := self._next_order(wait=self._free == 0)) is not None:
                 return order
             put_block(self._memory, number % SLOTS, block)
             facts = {} if number else {"facts": decoder.facts()}
-            self._channel.send({"kind": "block", "slot": number % SLOTS, "shape": block.shape, **facts})
+            self._messages.send({"kind": "block", "slot": number % SLOTS, "shape": block.shape, **facts})
             self._free -= 1
-        self._tell("decoded", facts=decoder.facts())
+        self._send("decoded", facts=decoder.facts())
         return None
 
-    def _order(self, wait: bool) -> dict[str, Any] | None:
-        """The parent's order, if there is one; blocks that it has taken are counted on the way."""
-        while (message := self._channel.receive(None if wait else 0)) is not None:
+    def _next_order(self, wait: bool) -> dict[str, Any] | None:
+        """Return the next order of the parent, if there is one. Blocks that the parent has read are counted before."""
+        while (message := self._messages.receive(None if wait else 0)) is not None:
             if message["order"] != "taken":
                 return message
             self._free += 1
             wait = False
         return None
 
-    def _prove(
-        self, decoder: AnyDecoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
+    def _verify(
+        self, decoder: RecordingDecoder | None, path: str, config: StorageConfig, limits: DecodeConfig, sha256: str
     ) -> None:
         try:
             if decoder is not None:
-                decoder.prove(sha256)
-            else:  # it could not be opened as sound; its bytes may be others all the same
+                decoder.verify_sha256(sha256)
+            else:  # the file could not be opened, perhaps because it holds other bytes
                 check_sha256(path, sha256_of(path, config), sha256)
-            self._tell("proved")
+            self._send("verified")
         except Exception as error:  # as above
-            self._fail(error, path, limits, proof=True)
+            self._fail(error, path, limits, verifying=True)
 
-    def _tell(self, kind: str, **what: Any) -> None:
-        """Send a message, with what the storage was asked, and had to try again, since the last one."""
+    def _send(self, kind: str, **what: Any) -> None:
+        """Send a message, with the requests and retries of the storage since the last message."""
         for name, counted in (("retries", retry.retries()), ("requests", requests.sent())):
-            if counted != self._told[name]:
-                what[name] = dict(counted - self._told[name])
-                self._told[name] = counted
-        self._channel.send({"kind": kind, **what})
+            if counted != self._reported[name]:
+                what[name] = dict(counted - self._reported[name])
+                self._reported[name] = counted
+        self._messages.send({"kind": kind, **what})
 
-    def _fail(self, error: Exception, path: str, limits: DecodeConfig, proof: bool = False) -> None:
+    def _fail(self, error: Exception, path: str, limits: DecodeConfig, verifying: bool = False) -> None:
         if isinstance(error, ClosedError):
             raise error
-        if _is_of_memory(error) and not isinstance(error, OutOfMemoryError):
-            if not self._could_give_all():
+        if _is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
+            if not self._has_machine_memory():
                 remedy = "give it more memory, or lower decode.memory_gb: a recording that needs more then fails alone"
                 error = OutOfMemoryError(f"{path!r}: the machine has no memory left to decode it", remedy)
             elif isinstance(error, MemoryError | ImportError):
                 remedy = "leave it out, or raise decode.memory_gb in the recipe if it is sound"
                 error = DecodeLimitError(f"{path!r}: it takes more than {limits.memory_gb:g} GB to decode", remedy)
-        self._tell("error", error=_described(error), proof=proof)
+        self._send("error", error=error_to_json(error), verifying=verifying)
 
-    def _could_give_all(self) -> bool:
-        """Whether the machine would have given this process all the memory that the recipe allows it."""
+    def _has_machine_memory(self) -> bool:
+        """Return whether the machine could give this process all the memory that the recipe allows."""
         resource.setrlimit(resource.RLIMIT_AS, self._inherited)
         try:
             mmap.mmap(-1, max(1, self._limit_bytes - _address_space_bytes()), mmap.MAP_PRIVATE).close()
@@ -208,8 +215,8 @@ class _Child:
         return True
 
 
-def _bounded(decoder: AnyDecoder, limits: DecodeConfig) -> Iterator[Any]:
-    """Its blocks, until they are more than a recording may have."""
+def _bounded(decoder: RecordingDecoder, limits: DecodeConfig) -> Iterator[Any]:
+    """Yield the blocks of a decoder. Raises an error if the recording is too long or has too many channels."""
     from pipelines.audio.blocks import MAX_CHANNELS
 
     num_samples = 0
@@ -234,11 +241,12 @@ def _decode_config(text: str) -> DecodeConfig:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """Settings from JSON, which writes tuples as lists."""
+    """Read settings from JSON, in which tuples are lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
 
 
 def _address_space_bytes() -> int:
+    """Return the size of the address space of this process; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * mmap.PAGESIZE
@@ -246,10 +254,10 @@ def _address_space_bytes() -> int:
         return 0
 
 
-def _is_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, or this error says in other words that it did.
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error means that memory ran out.
 
-    PyAV imports parts of itself when a file needs them; a library that finds no room is an ImportError.
+    PyAV imports some of its parts when a file needs them. If there is no memory for a library, that is an ImportError.
     """
     while error is not None and not isinstance(error, MemoryError):
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
@@ -258,18 +266,18 @@ def _is_of_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _described(error: Exception) -> dict[str, Any]:
-    """An error as JSON, for `jobs.rebuilt`."""
-    told: dict[str, Any] = {
+def error_to_json(error: Exception) -> dict[str, Any]:
+    """Return an error as JSON, for `jobs.error_from_json`."""
+    stored: dict[str, Any] = {
         "kinds": [[kind.__module__, kind.__qualname__] for kind in type(error).__mro__],
         "message": str(error),
         "remedy": getattr(error, "remedy", ""),
     }
     if isinstance(error, OSError) and isinstance(error.errno, int):
-        told |= {"errno": error.errno, "strerror": str(error.strerror), "filename": _text(error.filename)}
+        stored |= {"errno": error.errno, "strerror": str(error.strerror), "filename": _text(error.filename)}
     if not isinstance(error, SpeechmillError | OSError):
-        told["trace"] = traceback.format_exc()[-10_000:]
-    return told
+        stored["trace"] = traceback.format_exc()[-10_000:]
+    return stored
 
 
 def _text(name: object) -> str | None:

@@ -1,6 +1,6 @@
-"""The processes that decode for this one: started when first needed, watched, ended and replaced. See `child.py`.
+"""Starts, watches, ends and replaces the child processes that decode for this process. See `child.py`.
 
-Each process that decodes keeps one such child, and a few where its threads decode side by side.
+A process has one such child, or a few if several of its threads decode at the same time.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from typing import Any
 
 from manifests.storage import requests, retry
 from pipelines.audio.blocks import open_memory
-from pipelines.audio.channel import Channel, ClosedError
+from pipelines.audio.messages import ClosedError, MessageSocket
 from runtime.errors import OutOfMemoryError
 
 BOOT = "import sys; sys.path[:] = sys.argv[4:]; from pipelines.audio.child import main; main(*map(int, sys.argv[1:4]))"
 POLL_S = 0.25
-"""A child that is silent for so long is looked at."""
+"""After so much time without a message, the CPU time of a child is checked."""
 SETTLE_S = 1.0
-"""How long a child may take to end what nobody waits for any more."""
-KEPT = 2
+"""How long a child may take to end a request that was abandoned."""
+MAX_IDLE = 2
 """Idle children that a process keeps."""
 
 log = logging.getLogger("speechmill.storage")
 
 
 class DiedError(Exception):
-    """The child is gone. `started` tells whether it ever worked."""
+    """The child has died. `started` is whether it had started to work."""
 
     def __init__(self, how: str, started: bool) -> None:
         super().__init__(how)
@@ -45,37 +45,51 @@ class DiedError(Exception):
 
 
 class OverrunError(Exception):
-    """The child has used up its CPU time without an answer."""
+    """The child has used up its CPU time without sending a message."""
 
 
 class Child:
-    """A process that decodes for this one, for one thread at a time."""
+    """A child process that decodes for one thread at a time."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self._channel = Channel(ours)
+        self._messages = MessageSocket(ours)
         self.memory = open_memory()
         self._ready = False
-        self._owed: list[tuple[str, ...]] = []
-        """Of each request without an end, the kinds of message that end it."""
-        # Requests may be sent at once: they wait in the socket until the process has started.
-        self._process = _started(lambda: _start(theirs, self.memory))
+        self._open_requests: list[tuple[str, ...]] = []
+        """For each request that has not ended, the kinds of message that end it."""
+        # Requests may be sent before the process has started: they wait in the socket.
+        self._process = _start_in_thread(lambda: _start(theirs, self.memory))
         _living.add(self)
 
-    def ask(self, request: dict[str, Any], ends: tuple[str, ...] = ()) -> None:
-        """Send a request, with the kinds of message that will end it; or an order that belongs to one, without."""
-        if ends:
-            self._owed.append(ends)
-        with contextlib.suppress(ClosedError):  # it is dead, as the next answer will tell
-            self._channel.send(request)
+    def send(self, request: dict[str, Any], ends: tuple[str, ...] = ()) -> None:
+        """Send a request, or an order that belongs to a request.
 
-    def answer(self, cpu_s: float, wall_s: float | None = None) -> dict[str, Any]:
-        """The next message. Raises DiedError, or OverrunError after so much CPU or wall time without one."""
+        Args:
+            request: The message.
+            ends: For a request, the kinds of message that will end it.
+        """
+        if ends:
+            self._open_requests.append(ends)
+        with contextlib.suppress(ClosedError):  # it is dead, and the next call of `next_message` raises that
+            self._messages.send(request)
+
+    def next_message(self, cpu_s: float, wall_s: float | None = None) -> dict[str, Any]:
+        """Wait for the next message.
+
+        Args:
+            cpu_s: How much CPU time the child may use before it sends one.
+            wall_s: How long to wait at most.
+
+        Raises:
+            DiedError: The child has died.
+            OverrunError: No message has come within these times.
+        """
         begun: float | None = None
         silent_s = 0.0
         while True:
             try:
-                message = self._channel.receive(POLL_S)
+                message = self._messages.receive(POLL_S)
             except ClosedError as error:
                 raise self._died() from error
             if message is None:
@@ -85,11 +99,11 @@ class Child:
                 if used - begun > cpu_s or (wall_s is not None and silent_s >= wall_s):
                     raise OverrunError
                 continue
-            if not self._is_aside(message):
+            if not self._is_handled(message):
                 return message
 
-    def _is_aside(self, message: dict[str, Any]) -> bool:
-        """Whether a message answers nothing. What concerns this process in it is done."""
+    def _is_handled(self, message: dict[str, Any]) -> bool:
+        """Apply the counts and log records in a message. Return whether it has no other content."""
         if "retries" in message:
             retry.count(message["retries"])
         if "requests" in message:
@@ -98,33 +112,33 @@ class Child:
             log.log(message["level"], "%s", message["message"])
         elif message["kind"] == "ready":
             self._ready = True
-        elif self._owed and message["kind"] in self._owed[0]:
-            del self._owed[0]
+        elif self._open_requests and message["kind"] in self._open_requests[0]:
+            del self._open_requests[0]
         return message["kind"] in ("log", "ready")
 
-    def settle(self) -> bool:
-        """Whether it lives and is free for the next file, once it has ended what nobody waits for any more."""
+    def is_reusable(self) -> bool:
+        """Wait for abandoned requests to end, and return whether the child is alive and ready for the next file."""
         try:
-            while self._owed:
-                self.answer(SETTLE_S, SETTLE_S)
-            while (message := self._channel.receive(0)) is not None:  # it is dead, or has something aside to tell
-                self._is_aside(message)
+            while self._open_requests:
+                self.next_message(SETTLE_S, SETTLE_S)
+            while (message := self._messages.receive(0)) is not None:  # log records
+                self._is_handled(message)
             return True
         except (DiedError, OverrunError, ClosedError):
             return False
 
     def end(self) -> None:
-        """Kill it, if need be, and give back what it took."""
+        """Kill the process if it runs, and release its resources."""
         if self.memory < 0:
             return
         self._kill()
         _living.discard(self)
-        self._channel.close()
+        self._messages.close()
         os.close(self.memory)
         self.memory = -1
 
     def _kill(self) -> int | None:
-        """End the process; its exit code, or None where there never was one."""
+        """Kill the process and return its exit code; None if it was never started."""
         if self._process.exception() is not None:
             return None
         process = self._process.result()
@@ -132,22 +146,22 @@ class Child:
         return process.wait()
 
     def _died(self) -> Exception:
-        """How it died."""
+        """Return the error that says how it died."""
         if error := self._process.exception():
             return error if isinstance(error, Exception) else RuntimeError(str(error))
         process = self._process.result()
         try:
-            code = process.wait(timeout=SETTLE_S)  # its end of the socket closes a moment before it can be waited for
+            code = process.wait(timeout=SETTLE_S)  # its socket closes a moment before its exit code is there
         except subprocess.TimeoutExpired:
             code = self._kill() or 0
         if not self._ready and code > 0:
-            said = os.pread(self.memory, 1 << 16, 0).decode(errors="replace").strip()
-            return DiedError(said.rpartition("\n")[2] or f"exit code {code}", False)
+            output = os.pread(self.memory, 1 << 16, 0).decode(errors="replace").strip()
+            return DiedError(output.rpartition("\n")[2] or f"exit code {code}", False)
         return DiedError(signal.Signals(-code).name if code < 0 else f"exit code {code}", self._ready)
 
     @property
     def pid(self) -> int | None:
-        """Of its process; None before that has started."""
+        """The id of its process; None before the process has started."""
         started = self._process.done() and self._process.exception() is None
         return self._process.result().pid if started else None
 
@@ -162,13 +176,14 @@ class Child:
 
 
 def _start(theirs: socket.socket, memory: int) -> subprocess.Popen[bytes]:
-    """The process of a child. Raises OutOfMemoryError where the machine has no more processes or memory."""
-    # An installation may find our packages by hooks that `-S`, which starts faster, leaves out: name their folders.
-    # A package without __init__.py may have other folders too, such as those of our tests; a module has one.
-    ours = {str(Path(module).parents[2]) for module in (__file__, retry.__file__)}
-    path = [*sorted(ours), *(os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))]
+    """Start the process of a child. Raises OutOfMemoryError if the machine has no more processes or memory."""
+    # With `-S` Python starts faster, but skips the hooks by which an installation may find our packages. So the folders
+    # of the packages are passed. They are found by modules, because a package without __init__.py may have several
+    # folders, such as those of our tests.
+    package_folders = {str(Path(module).parents[2]) for module in (__file__, retry.__file__)}
+    path = [*sorted(package_folders), *(os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))]
     words = [sys.executable, "-S", "-c", BOOT, str(theirs.fileno()), str(memory), str(os.getpid()), *path]
-    # NumPy's threads would do nothing here, and their stacks count as address space.
+    # NumPy's threads have no work here, and their stacks count as address space.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with theirs:
         try:
@@ -176,17 +191,20 @@ def _start(theirs: socket.socket, memory: int) -> subprocess.Popen[bytes]:
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=memory,  # until it has started
+                stderr=memory,  # for the error message of a failed start
                 pass_fds=(theirs.fileno(), memory),
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the command that a person sees
+                start_new_session=True,  # Ctrl-C must reach only the command itself
             )
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(f"no process that decodes can be started: {error}") from error
 
 
 class _Starter(threading.Thread):
-    """Starts children. It lasts as long as its process: a child is killed when the thread that started it ends."""
+    """Starts children.
+
+    It runs as long as its process, because a child is killed when the thread that started it ends.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="decoder-starter", daemon=True)
@@ -197,7 +215,7 @@ class _Starter(threading.Thread):
             future, start = self.wanted.get()
             try:
                 future.set_result(start())
-            except BaseException as error:  # raised where the result is asked for
+            except BaseException as error:  # raised when the result is read
                 future.set_exception(error)
 
 
@@ -207,62 +225,63 @@ _idle: list[Child] = []
 _living: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
-def _started(start: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.Popen[bytes]]:
+def _start_in_thread(start: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.Popen[bytes]]:
     global _starter
     with _starting:
         if _starter is None:
-            made = _Starter()
+            starter = _Starter()
             try:
-                made.start()
+                starter.start()
             except RuntimeError as error:
                 raise OutOfMemoryError(f"no process that decodes can be started: {error}") from error
-            _starter = made
+            _starter = starter
     future: Future[subprocess.Popen[bytes]] = Future()
     _starter.wanted.put((future, start))
     return future
 
 
-def take() -> Child:
-    """A child that is free, or a new one."""
+def acquire() -> Child:
+    """Return an idle child, or a new one."""
     while True:
         try:
             child = _idle.pop()
         except IndexError:
             return Child()
-        if child.settle():
+        if child.is_reusable():
             return child
         child.end()
 
 
-def give(child: Child) -> None:
-    if len(_idle) < KEPT:
+def release(child: Child) -> None:
+    """Keep a child for later, or end it if there are enough idle children."""
+    if len(_idle) < MAX_IDLE:
         _idle.append(child)
     else:
         child.end()
 
 
-def warm() -> None:
-    """Start a child now, where there is none, so that it has started by the time that it is needed."""
+def prestart() -> None:
+    """Start a child if there is none, so that it is ready when it is needed."""
     if not _idle:
-        give(Child())
+        release(Child())
 
 
-def living() -> list[int]:
-    """The ids of the processes that decode for this one."""
+def child_pids() -> list[int]:
+    """Return the ids of the processes that decode for this process."""
     return [pid for child in list(_living) if (pid := child.pid) is not None]
 
 
 def cpu_s() -> float:
-    """CPU seconds of the processes that decode for this one; of those that have ended the system tells."""
+    """Return the CPU seconds of the running processes that decode for this process."""
     return sum(child._cpu_s() for child in list(_living) if child.pid is not None)
 
 
-def _forget() -> None:
-    """A forked copy of this process has no threads, and the children are not its own."""
+def _reset_after_fork() -> None:
+    """Forget thread and children: a forked copy of this process has no threads, and the children are not its own."""
     global _starter, _starting
     _starter, _starting = None, threading.Lock()
     _idle.clear()
     _living.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)

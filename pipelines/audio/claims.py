@@ -1,4 +1,4 @@
-"""What a header truly claims: lengths that FFmpeg only estimates, and lengths that cannot be true, are no claims."""
+"""The duration that a header claims. Durations that FFmpeg only estimates, or that are impossible, do not count."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ WITH_LENGTH = {
     "aiff", "ape", "asf", "au", "avi", "caf", "dsf", "flac", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mp3",
     "mpc", "mpc8", "nistsphere", "ogg", "rm", "tak", "tta", "w64", "wav", "wv",
 }  # fmt: skip
-"""Containers, as FFmpeg names them, that say how long their sound is. Of any other (raw AAC, AC-3 and AMR, transport
-streams) FFmpeg divides the size by a bit rate or compares two times."""
+"""Containers, by their names in FFmpeg, that store the duration. For others (raw AAC, AC-3 and AMR, transport streams)
+FFmpeg divides the size by a bit rate, or subtracts two times."""
 MAX_CLAIM_S = 1e7
-"""A longer claim than this, some 2,800 hours, is not believed."""
+"""Longer claims than this, about 2,800 hours, are ignored."""
 LEAST_BYTES_PER_S = 1.0
-"""No codec needs less for a second: two hours of digital silence take 363 kB in FLAC."""
+"""Bytes that a second takes at least with any codec. Two hours of digital silence take 363 kB in FLAC."""
 MAX_ID3_TAGS = 16
 FRAME_BYTES = 1 << 12
-"""Searched for the first frame of an MP3; much more only where junk stands before it."""
+"""Bytes that are searched for the first frame of an MP3. JUNK_BYTES are searched if other data comes before it."""
 JUNK_BYTES = 1 << 16
 MP3_TOLERANCE_S = 0.3
 OGG_PAGE_BYTES = 65_307
-"""The largest page; common ones have 4 kB."""
+"""The size of the largest page. Most pages have 4 kB."""
 MATROSKA_INFO, MATROSKA_DURATION = b"\x15\x49\xa9\x66", b"\x44\x89"
 MATROSKA_BYTES = (1 << 12, 1 << 18)
-"""Searched for the segment's description; much more only where it does not stand at the beginning."""
+"""Bytes that are searched for the segment's description; the second number if it is not in the first bytes."""
 
 
 def claimed_duration_s(
@@ -40,9 +40,17 @@ def claimed_duration_s(
     data: SoundData | None,
     bit_depth: int | None,
 ) -> float | None:
-    """Seconds that the header claims; None where it claims none or what cannot be true.
+    """Return the seconds that the header claims; None if it claims nothing, or something impossible.
 
-    Of plain samples in a chunked format they are counted from the bytes that follow. Moves the position in `file`.
+    For plain samples in a chunked format, they are computed from the bytes of sound. It moves the position in `file`.
+
+    Args:
+        container: The open container.
+        stream: The audio stream.
+        file: The file, as FFmpeg reads it.
+        size_bytes: The size of the file.
+        data: Where the sound is, for chunked formats.
+        bit_depth: Bits of a sample of PCM.
     """
     context = stream.codec_context
     pcm_bytes_per_s = 0.0
@@ -64,7 +72,7 @@ def claimed_duration_s(
 
 
 def _is_claim(name: str, claimed_s: float, file: Readable, size_bytes: int) -> bool:
-    """Whether the length comes from the file and is not FFmpeg's estimate."""
+    """Return whether a duration is stored in the file, and not an estimate of FFmpeg."""
     if name == "mp3":
         counted_s = mp3_duration_s(file)
         return counted_s is not None and math.isclose(counted_s, claimed_s, abs_tol=MP3_TOLERANCE_S)
@@ -83,7 +91,7 @@ def _is_claim(name: str, claimed_s: float, file: Readable, size_bytes: int) -> b
 
 
 def mp3_duration_s(file: Readable) -> float | None:
-    """Seconds by the count of frames that the first frame of an MP3 holds (Xing, Info or VBRI); None without one."""
+    """Return the seconds by the frame count in the first frame of an MP3 (Xing, Info or VBRI); None without a count."""
     start = 0
     for _ in range(MAX_ID3_TAGS):
         file.seek(start)
@@ -110,7 +118,7 @@ def mp3_duration_s(file: Readable) -> float | None:
 
 
 def _mp3_frame(head: bytes) -> tuple[int, int] | None:
-    """Samples in a frame and rate, by the last frame header at most 64 bytes before the end of `head`."""
+    """Return samples per frame and sampling rate, by the last frame header in the last 64 bytes of `head`."""
     for at in range(len(head) - 4, max(-1, len(head) - 64), -1):
         if head[at] != 0xFF or head[at + 1] & 0xE0 != 0xE0:
             continue
@@ -123,7 +131,7 @@ def _mp3_frame(head: bytes) -> tuple[int, int] | None:
 
 
 def is_chained(file: Readable, size_bytes: int) -> bool:
-    """Whether the last page of an Ogg file belongs to no stream of its beginning: FFmpeg takes its time for theirs."""
+    """Return whether the last page of an Ogg file is of a later stream, whose time FFmpeg takes for the duration."""
     serials = set()
     offset = 0
     for _ in range(64):

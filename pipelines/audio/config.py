@@ -1,4 +1,7 @@
-"""The table [decode] of a recipe. It lies apart from the decoder, so that reading a recipe loads no audio library."""
+"""The table [decode] of a recipe.
+
+It is not in the decoder's module, so that reading a recipe loads no audio library.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ class DecodeConfig:
     """How recordings are decoded, and what one of them may cost: the table [decode] of a recipe."""
 
     fill_gaps: bool = False
-    """Whether sound that the container's times show to be missing is replaced by silence, so that the tracks of a
-    meeting, whose senders send nothing while they are silent, stay aligned."""
+    """Whether sound that is missing by the container's times is replaced by silence. This keeps the tracks of a meeting
+    aligned if its participants send nothing while they are silent."""
     max_hours: float = 100.0
     """Longer recordings are refused: a small file may claim, or expand to, any length."""
     stall_s: float = 120.0
@@ -29,7 +32,7 @@ class DecodeConfig:
             raise ValueError("decode.memory_gb must be at least 0.4: about as much is taken before anything is decoded")
 
     def changes(self) -> dict[str, bool]:
-        """The settings that make other samples than the defaults do, for fingerprints."""
+        """Return the settings that change the decoded samples, for fingerprints."""
         return {"fill_gaps": True} if self.fill_gaps else {}
 
 

@@ -1,4 +1,4 @@
-"""Decoding: any container to float32 blocks at its own rate with all its channels, in bounded memory."""
+"""Decodes any container to float32 blocks with all channels, at the recording's own rate, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from pipelines.audio.probe import audio_stream, bit_depth, impossible_format, op
 from pipelines.audio.resample import rechunk, resampled
 from runtime.errors import UnreadableAudioError
 
-# Full scale of FFmpeg's sample formats; u8 is offset binary. Powers of two, so that 16 and 24 bits stay exact.
+# Full scale of FFmpeg's sample formats; u8 is offset binary. These are powers of two, so 16 and 24 bits stay exact.
 FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 CHECKED = {"ape", "flac", "tak", "tta", "wavpack"}
-"""Codecs whose frames carry a checksum that FFmpeg compares only when asked: a damaged frame would pass as noise."""
+"""Codecs whose frames have a checksum that FFmpeg compares only on request. Otherwise a damaged frame becomes noise."""
 GAP_S = 0.01
-"""Sound is missing where a frame starts this much later than the one before it ended; Matroska rounds times to 1 ms."""
+"""Sound is missing if a frame starts this much after the end of the one before. Matroska rounds times to 1 ms."""
 VORBIS_GAP_S = 0.03
-"""The same of Vorbis, whose short blocks FFmpeg places up to 20 ms late."""
+"""The same for Vorbis, whose short blocks FFmpeg places up to 20 ms late."""
 LEAD_S = 0.1
-"""A stream that starts this much later than its container lacks its beginning; less is the delay of its codec."""
+"""The beginning is missing if a stream starts this much later than its container. Less is the delay of the codec."""
 JUMP_S = 3600.0
-"""A frame that starts this much too late does not tell of missing sound: the clock of the container was set anew."""
+"""If a frame starts this much too late, no sound is missing, but the clock of the container was reset."""
 JUMP_BACK_S = 1.0
-"""The same of a frame that starts this much too early. FLAC, whose frames are numbered, has no clock."""
+"""The same if a frame starts this much too early. FLAC numbers its frames, so it has no clock that could be reset."""
 FEW_PACKETS = 10
-"""After more packets in a row that do not decode, up to the end, it is not known how much sound they held."""
+"""If more consecutive packets than this fail to decode, up to the end, the length of the missing sound is unknown."""
 SILENCE_SAMPLES = 1 << 16
-"""Silence is put in by blocks of at most this many samples, so that memory stays bounded."""
+"""The longest block of inserted silence, so that memory stays bounded."""
 
 DTYPE = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 FACTS = (
     "sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "filled_s", "breaks_off",
     "format_changes", "format_change",
 )  # fmt: skip
-"""Names of what `Decoder.facts` tells."""
+"""The keys of `Decoder.facts`."""
 Format = tuple[int, int]
 """Sampling rate in Hz and number of channels."""
 FORMAT = operator.attrgetter("sample_rate", "layout.nb_channels")
@@ -51,13 +51,19 @@ FORMAT = operator.attrgetter("sample_rate", "layout.nb_channels")
 
 
 class Decoder:
-    """One pass over a recording. Iterate it once.
+    """Decodes a recording once. Iterate over it once.
 
-    Yields float32 (channels, samples), full scale 1, of `block_samples` each but for the last. All blocks have the rate
-    and channels of the first frame: what has others later is converted, and `format_changes` counts the changes.
-    `decode_errors` counts the packets that did not decode, the gaps and jumps in the container's times, and a header
-    that declares less sound than follows. Nothing is put in place of missing sound unless `decode.fill_gaps` is set.
-    Raises UnreadableAudioError where nothing decodes or samples are not finite.
+    It yields float32 (channels, samples), full scale 1. Each block has `block_samples`, the last one fewer. All blocks
+    have the rate and channels of the first frame. Later frames with another format are converted, and `format_changes`
+    counts the changes. `decode_errors` counts packets that did not decode, gaps and jumps in the container's times, and
+    a header that declares less sound than there is. Missing sound is replaced by silence only with `decode.fill_gaps`.
+
+    Raises:
+        UnreadableAudioError: Nothing decodes, or samples are not finite.
+
+    >>> decoder = Decoder("talk.flac")  # doctest: +SKIP
+    >>> sum(block.shape[1] for block in decoder) / decoder.sample_rate  # doctest: +SKIP
+    61.5
     """
 
     def __init__(
@@ -68,14 +74,21 @@ class Decoder:
         decode: DecodeConfig = DECODE,
         stream: int = 0,
     ) -> None:
-        """`stream` is the number of the audio stream, from 0."""
+        """
+        Args:
+            path: The name of the file.
+            block_samples: Samples of each block.
+            config: How storage is accessed.
+            decode: The limits, and whether gaps are filled.
+            stream: The number of the audio stream, from 0.
+        """
         self.path = path
         self.block_samples = block_samples
         self.decode = decode
         self._opened = open_container(path, config)
         try:
             self._begin(stream)
-        except BaseException:  # raised on
+        except BaseException:
             self.close()
             raise
 
@@ -88,55 +101,61 @@ class Decoder:
         self.sample_rate = context.sample_rate
         self.channels = context.channels
         self.channel_layout = context.layout.name
-        # A FLAC file begins at 0 and its header holds its exact length. Of a damaged one FFmpeg would take a later time
-        # for the start, and the last frame may go without an error.
+        # A FLAC file begins at 0, and its header has its exact length. For a damaged file, FFmpeg would take a
+        # later time as the start, and drop the last frame without an error.
         self._flac = self.container.format.name == "flac"
         self._begins_s = 0.0 if self._flac else self._seconds(self.stream.start_time)
         self._ends_s = self._seconds(self.stream.duration) if self._flac else None
         self._position_s = 0.0
         """Seconds before the samples that `_count` counts."""
         self._count = 0
-        """Samples so far of the present rate."""
+        """Samples so far at the current rate."""
         self._rate = self.sample_rate
-        self._form = (self.sample_rate, self.channels)
-        """Of the last frame."""
+        self._format = (self.sample_rate, self.channels)
+        """The format of the last frame."""
         self._started = False
-        self._heard = False
+        """Whether a frame has decoded."""
+        self._has_samples = False
+        """Whether samples were yielded."""
         self.decode_errors = 0
         self._gap_s = VORBIS_GAP_S if context.name == "vorbis" else GAP_S
         self._timed = True
         self._failed_packets = 0
-        """In a row."""
+        """Consecutive packets that failed to decode."""
         self._broken_off = False
         self.missing_s = 0.0
-        """Seconds that the container's times show to be missing and that are not filled."""
+        """Seconds that are missing by the container's times, and are not filled."""
         self.filled_s = 0.0
-        """Seconds of silence that were put in place of missing sound."""
+        """Seconds of silence that replace missing sound."""
         self.format_changes = 0
         self.format_change: str | None = None
         """The first change of rate or channels, with its place."""
         self._first_error: str | None = None
-        self._broken = False  # since the last frame: its gap is no second error
-        self._compare_header()
+        self._broken = False
+        """Whether there was an error since the last frame. A gap after it is not counted as a second error."""
+        self._check_header()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with self.container:
             yield from self._finite(rechunk(self._blocks(), self.block_samples))
-        self._follow(self._ends_s)
-        if not self._heard:
+        self._track_time(self._ends_s)
+        if not self._has_samples:
             detail = f": {self.decode_error}" if self.decode_error else ""
             raise UnreadableAudioError(f"{self.path!r}: not one sample decodes{detail}")
 
-    def prove(self, sha256: str) -> None:
-        """Raise ChangedAudioError unless the bytes of the file have this hex digest; reads what decoding did not."""
-        self._opened.file.prove(self.path, sha256)
+    def verify_sha256(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of the file have this sha256 (hex digits).
+
+        It reads the bytes that decoding has not read.
+        """
+        self._opened.file.verify_sha256(self.path, sha256)
 
     def sha256(self) -> str:
-        """The hex digest of the bytes of the file; reads what decoding did not."""
+        """Return the sha256 of the bytes of the file (hex digits); it reads bytes that decoding did not."""
         return self._opened.file.sha256()
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the recording so far, as plain data; rate and channels are right from the first block on."""
+        """Return what is known of the recording so far. Rate and channels are right from the first block on."""
         return {name: getattr(self, name) for name in FACTS}
 
     def close(self) -> None:
@@ -144,7 +163,7 @@ class Decoder:
 
     @property
     def decode_error(self) -> str | None:
-        """The first error with its place in what was decoded, and how much the container's times show to be missing."""
+        """The first error with its time, and how much sound is missing by the container's times."""
         missing_s = self.missing_s + self.filled_s
         if self.breaks_off:
             return f"{self._first_error}; what follows does not decode"
@@ -155,15 +174,18 @@ class Decoder:
 
     @property
     def breaks_off(self) -> bool:
-        """Whether sound of unknown length is missing at the end: the container breaks off, or its last packets fail."""
+        """Whether the end is missing, of unknown length: the container is cut short, or its last packets fail."""
         return self._broken_off or self._failed_packets > FEW_PACKETS
 
     @property
     def _elapsed_s(self) -> float:
         return self._position_s + self._count / self._rate
 
-    def _compare_header(self) -> None:
-        """Tell of a header that declares less or more sound than the file holds; of plain samples it is exact."""
+    def _check_header(self) -> None:
+        """Record an error if the header declares less or more sound than the file holds.
+
+        For plain samples it is exact.
+        """
         data, context = self._opened.data, self.stream.codec_context
         bytes_per_s = (context.bit_rate or 0) / 8
         if data is None or data.declared is None or not bytes_per_s:
@@ -180,37 +202,37 @@ class Decoder:
             self._ends_s = (self._begins_s or 0.0) + data.declared / bytes_per_s
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """float32 (channels, samples) in the format of the first frame."""
-        for form, frames in itertools.groupby(self._frames(), FORMAT):
-            if impossible := impossible_format(*form):
-                self._skip(frames, impossible)
+        """Yield float32 (channels, samples) in the format of the first frame."""
+        for format_, frames in itertools.groupby(self._frames(), FORMAT):
+            if impossible := impossible_format(*format_):
+                self._skip_frames(frames, impossible)
                 continue
-            if not self._started:  # the first frame knows better than the header
+            if not self._started:  # the first frame is more reliable than the header
                 self._started = True
-                self.sample_rate, self.channels = self._rate, _ = form
-            elif form != self._form:
-                self._change(form)
-            self._form = form
-            blocks = self._samples(frames, form)
-            if form == (self.sample_rate, self.channels):
+                self.sample_rate, self.channels = self._rate, _ = format_
+            elif format_ != self._format:
+                self._record_format_change(format_)
+            self._format = format_
+            blocks = self._samples(frames, format_)
+            if format_ == (self.sample_rate, self.channels):
                 yield from blocks
             else:
-                yield from resampled((remixed(block, self.channels) for block in blocks), form[0], self.sample_rate)
+                yield from resampled((remixed(block, self.channels) for block in blocks), format_[0], self.sample_rate)
 
-    def _skip(self, frames: Iterable[av.AudioFrame], impossible: str) -> None:
-        """Leave out frames of a format that is not read; damage makes such."""
+    def _skip_frames(self, frames: Iterable[av.AudioFrame], impossible: str) -> None:
+        """Skip frames of a format that is not supported. Damaged files have such frames."""
         if not self._started:
             raise UnreadableAudioError(f"{self.path!r}: it decodes to {impossible}")
         for _ in frames:
-            self._note(f"a frame of {impossible}")
+            self._record_error(f"a frame of {impossible}")
 
-    def _change(self, form: Format) -> None:
+    def _record_format_change(self, format_: Format) -> None:
         at_s = self._elapsed_s
-        if form[0] != self._rate:
-            self._position_s, self._count, self._rate = at_s, 0, form[0]
-            self._timed = False  # FFmpeg goes on to count the time of packets by the first rate
+        if format_[0] != self._rate:
+            self._position_s, self._count, self._rate = at_s, 0, format_[0]
+            self._timed = False  # FFmpeg still computes the times of packets with the first rate
         self.format_changes += 1
-        what = f"from {self.sample_rate} Hz x {self.channels} to {form[0]} Hz x {form[1]}"
+        what = f"from {self.sample_rate} Hz x {self.channels} to {format_[0]} Hz x {format_[1]}"
         self.format_change = self.format_change or f"{what} at {at_s:.2f} s"
 
     def _frames(self) -> Iterator[av.AudioFrame]:
@@ -220,69 +242,72 @@ class Decoder:
                 packet = next(packets)
             except StopIteration:
                 return
-            except MemoryError:  # no damage of the file
+            except MemoryError:  # the file is not damaged
                 raise
-            except av.error.FFmpegError as error:  # the container breaks off; what came before it counts
-                self._note(f"{type(error).__name__}: {error.strerror}")
+            except av.error.FFmpegError as error:  # the container is cut short; what came before is used
+                self._record_error(f"{type(error).__name__}: {error.strerror}")
                 self._broken_off = True
                 return
             try:
                 frames = packet.decode()
             except MemoryError:
                 raise
-            except av.error.FFmpegError as error:  # one bad packet; decoding picks up at the next
-                self._note(f"{type(error).__name__}: {error.strerror}")
+            except av.error.FFmpegError as error:  # one bad packet; decoding continues with the next one
+                self._record_error(f"{type(error).__name__}: {error.strerror}")
                 self._failed_packets += 1
                 continue
             if frames:
                 self._failed_packets = 0
                 yield from frames
 
-    def _note(self, what: str) -> None:
+    def _record_error(self, what: str) -> None:
         self.decode_errors += 1
         self._first_error = self._first_error or f"{what} at {self._elapsed_s:.2f} s"
         self._broken = True
 
-    def _samples(self, frames: Iterable[av.AudioFrame], form: Format) -> Iterator[np.ndarray]:
-        """The samples of frames of one format, and silence where it is to fill gaps."""
+    def _samples(self, frames: Iterable[av.AudioFrame], format_: Format) -> Iterator[np.ndarray]:
+        """Yield the samples of frames of one format, with silence in gaps if these are filled."""
         for frame in frames:
-            if not self._heard:
+            if not self._has_samples:
                 self.channel_layout = frame.layout.name
-            self._follow(frame.time)
+            self._track_time(frame.time)
             if self.decode.fill_gaps:
-                yield from self._silence(*form)
+                yield from self._silence(*format_)
             block = to_float(frame)
             self._count += block.shape[1]
-            self._heard = True
+            self._has_samples = True
             yield block
 
-    def _follow(self, time_s: float | None) -> None:
-        """Count what is missing before `time_s` by the container's times: Ogg and PyAV drop damage without an error."""
+    def _track_time(self, time_s: float | None) -> None:
+        """Measure how much sound is missing before `time_s`, since Ogg and PyAV drop damaged parts without an error."""
         if time_s is None or not self._timed:
             return
-        if self._begins_s is None or not (self._heard or self._broken or self._flac):
-            self._begins_s = self._lead_s(time_s)  # later than the stream's own time by the delay of its decoder
+        if self._begins_s is None or not (self._has_samples or self._broken or self._flac):
+            self._begins_s = self._expected_start_s(time_s)  # later than the stream's start by the delay of the decoder
         missing_s = time_s - self._begins_s - (self._position_s + self._count / self._rate)
         grown_s = missing_s - self.missing_s
         if not self._flac and not -JUMP_BACK_S <= grown_s <= JUMP_S:
             self._begins_s, missing_s = self._begins_s + grown_s, self.missing_s
-            # Each link of a chained Ogg file has a clock of its own.
+            # Each link of a chained Ogg file has its own clock.
             if not self._broken and self.container.format.name != "ogg":
-                self._note(f"the container's clock jumps by {grown_s:.3f} s")
+                self._record_error(f"the container's clock jumps by {grown_s:.3f} s")
         elif grown_s > self._gap_s and not self._broken:
-            self._note("sound is missing")
+            self._record_error("sound is missing")
         self.missing_s = missing_s
         self._broken = False
 
-    def _lead_s(self, time_s: float) -> float:
-        """When the sound should begin whose first frame has this time: with its container, if gaps are to be filled."""
+    def _expected_start_s(self, time_s: float) -> float:
+        """Return when the sound should begin if its first frame has this time.
+
+        With filled gaps it begins with the container.
+        """
         start_s = None if self.container.start_time is None else self.container.start_time / av.time_base
         if self.decode.fill_gaps and start_s is not None and LEAD_S < time_s - start_s <= JUMP_S:
             return start_s
         return time_s
 
     def _silence(self, rate: int, channels: int) -> Iterator[np.ndarray]:
-        """Silence for what is missing before the present frame."""
+        """Yield silence for the sound that is missing before the current frame."""
         if self.missing_s <= self._gap_s:
             return
         left = round(self.missing_s * rate)
@@ -298,7 +323,10 @@ class Decoder:
         return None if time is None or self.stream.time_base is None else float(time * self.stream.time_base)
 
     def _finite(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The blocks, or UnreadableAudioError that counts all samples which are not finite and places the first."""
+        """Yield the blocks.
+
+        Raises UnreadableAudioError if samples are not finite, with their count and the first place.
+        """
         seen = 0
         for block in blocks:
             if not np.isfinite(block).all():
@@ -316,7 +344,7 @@ class Decoder:
 
 
 def remixed(block: np.ndarray, channels: int) -> np.ndarray:
-    """A block (channels, samples) with another number of channels: each is the mean of those that there were."""
+    """Return a block (channels, samples) with another number of channels, each the mean of the given ones."""
     if len(block) == channels:
         return block
     mean: np.ndarray = block.mean(axis=0, keepdims=True, dtype=np.float32)
@@ -324,7 +352,7 @@ def remixed(block: np.ndarray, channels: int) -> np.ndarray:
 
 
 def to_float(frame: av.AudioFrame) -> np.ndarray:
-    """A frame as float32 (channels, samples), full scale 1."""
+    """Convert a frame to float32 (channels, samples), full scale 1."""
     channels, kind = frame.layout.nb_channels, frame.format.name.removesuffix("p")
     dtype, scale = DTYPE[kind], FULL_SCALE[kind]
     if frame.format.is_planar:
@@ -334,7 +362,7 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
         array = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels).reshape(-1, channels).T
     if kind == "dbl":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # beyond float32 they become inf and are then refused
+            warnings.simplefilter("ignore", RuntimeWarning)  # values beyond float32 become infinite
             return array.astype(np.float32)
     samples = array.astype(np.float32)
     if kind == "u8":

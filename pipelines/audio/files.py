@@ -1,6 +1,6 @@
-"""The bytes of a recording, wherever they lie: on disk, in S3, behind HTTP(S), or as a member of a tar archive there.
+"""Opens the files of recordings: on disk, in S3, behind HTTP(S), or a member of a tar archive in one of these places.
 
-A member is named `ARCHIVE.tar#NAME:OFFSET+SIZE`, so that it is read by range without looking for it.
+A member is named `ARCHIVE.tar#NAME:OFFSET+SIZE`, so that it is read by range without searching the archive.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runtime.errors import UnreachableAudioError, UnreadableAudioError
 from runtime.failures import Kind, kind_of
 
 DEFAULT = StorageConfig()
-# The archive is the shortest name that fits, since the names of members are in the hands of whoever packed them.
+# The archive is the shortest match, because whoever packed the archive has chosen the names of its members.
 MEMBER = re.compile(r"(?s)(?P<archive>.+?\.(?i:tar))#(?P<name>.+):(?P<offset>\d{1,20})\+(?P<size>\d{1,20})")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 MAX_KEY_BYTES = 1024
 
 
 class Member(NamedTuple):
-    """Where a member of a tar archive lies."""
+    """The place of a member in a tar archive."""
 
     archive: str
     name: str
@@ -40,38 +40,44 @@ class Member(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Member | None:
+        """Return the member that has this name; None if it is not the name of a member."""
         match = MEMBER.fullmatch(uri)
         return cls(match["archive"], match["name"], int(match["offset"]), int(match["size"])) if match else None
 
 
 def scheme(uri: str) -> str:
-    """'s3', 'http', 'https', ..., or '' for a path."""
+    """Return the scheme of a name: 's3', 'http', 'https', ..., or '' for a path."""
     found, separator, _ = uri.partition("://")
     return found.lower() if separator else ""
 
 
 def open_file(uri: str, config: StorageConfig = DEFAULT, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-    """A seekable stream of its bytes; what lies far away is read in blocks of `block_bytes`.
+    """Open a seekable stream of the bytes of a file. A remote file is read in blocks of `block_bytes`.
 
-    Raises UnreadableAudioError for what is wrong with this one file, StorageError for the storage behind it.
+    Raises:
+        UnreadableAudioError: This one file is unreachable or has an impossible name.
+        StorageError: The storage behind it fails.
     """
     if part := Part.parse(uri):
         return open_file(part.file, config, block_bytes)
     if member := Member.parse(uri):
         return _open_member(uri, member, config)
     if scheme(uri) == "s3":
-        bucket, key = _object(uri)
-        return _told(uri, lambda: S3Storage(bucket, config).open(key, block_bytes))
+        bucket, key = _split_object(uri)
+        return _with_remedy(uri, lambda: S3Storage(bucket, config).open(key, block_bytes))
     if scheme(uri) in ("http", "https"):
         from pipelines.audio.http import open_http
 
-        return cast(BinaryIO, _told(uri, lambda: open_http(uri, config, block_bytes)[0]))
-    _told(uri, lambda: _check_regular(uri))
-    return _told(uri, lambda: open(uri, "rb"))
+        return cast(BinaryIO, _with_remedy(uri, lambda: open_http(uri, config, block_bytes)[0]))
+    _with_remedy(uri, lambda: _check_regular(uri))
+    return _with_remedy(uri, lambda: open(uri, "rb"))
 
 
 def stat_file(uri: str, config: StorageConfig = DEFAULT) -> Stat:
-    """Its size and time of change; raises as `open_file`. Of several files they are the sum and the latest."""
+    """Return the size and modification time of a file; of several files, the sum and the latest.
+
+    Raises as `open_file`.
+    """
     if len(files := files_of(uri)) > 1:
         stats = [stat_file(file, config) for file in files]
         return Stat(sum(found.size_bytes for found in stats), max(found.mtime_ns for found in stats))
@@ -82,26 +88,26 @@ def stat_file(uri: str, config: StorageConfig = DEFAULT) -> Stat:
         _check_inside(uri, member, archive.size_bytes)
         return Stat(member.size, archive.mtime_ns)
     if scheme(uri) == "s3":
-        bucket, key = _object(uri)
-        return _told(uri, lambda: S3Storage(bucket, config).stat(key))
+        bucket, key = _split_object(uri)
+        return _with_remedy(uri, lambda: S3Storage(bucket, config).stat(key))
     if scheme(uri) in ("http", "https"):
         from pipelines.audio.http import stat_http
 
-        return cast(Stat, _told(uri, lambda: stat_http(uri, config)))
-    status = _told(uri, lambda: os.stat(uri))
+        return cast(Stat, _with_remedy(uri, lambda: stat_http(uri, config)))
+    status = _with_remedy(uri, lambda: os.stat(uri))
     return Stat(status.st_size, status.st_mtime_ns)
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """'s3://bucket' and the key. Raises UnreadableAudioError for what cannot be the name of a bucket."""
+    """Split a name into 's3://bucket' and the key. Raises UnreadableAudioError if the bucket's name is impossible."""
     bucket, _, key = uri[len("s3://") :].partition("/")
     if not BUCKET.fullmatch(bucket) or ".." in bucket:
         raise UnreadableAudioError(f"{uri!r}: {bucket!r} is no name of a bucket", "name it s3://bucket/key")
     return f"s3://{bucket}", key
 
 
-def _object(uri: str) -> tuple[str, str]:
-    """'s3://bucket' and the key of an object that can exist."""
+def _split_object(uri: str) -> tuple[str, str]:
+    """Split a name into 's3://bucket' and the key. Raises UnreadableAudioError if there can be no such object."""
     bucket, key = split_s3(uri)
     if not key or key.startswith("/") or key.endswith("/") or "\0" in key:
         raise UnreadableAudioError(f"{uri!r}: {key!r} is no key of a recording", "name it s3://bucket/key")
@@ -118,7 +124,7 @@ def _check_regular(path: str) -> None:
 
 @functools.cache
 def _kernel_devices() -> frozenset[int]:
-    """Devices of /proc and /sys: a file there may be waited for for ever, though it says that it is a regular one."""
+    """Return the devices of /proc and /sys. Reading a file there may hang, although it claims to be a regular file."""
     return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))
 
 
@@ -138,8 +144,8 @@ def _check_inside(uri: str, member: Member, archive_bytes: int) -> None:
         raise UnreadableAudioError(what, "fetch or pack the archive again, then ingest again")
 
 
-def _told(uri: str, action: Any) -> Any:
-    """What an operating system or a bucket says of one file, with a remedy."""
+def _with_remedy(uri: str, action: Any) -> Any:
+    """Call `action`, and turn errors of the operating system or of a bucket into errors with a remedy."""
     try:
         return action()
     except MissingError as error:
@@ -151,7 +157,7 @@ def _told(uri: str, action: Any) -> Any:
     except FileNotFoundError as error:
         raise UnreachableAudioError(f"{uri!r}: there is no such file", "check the name or ingest again") from error
     except OSError as error:
-        if kind_of(error) is Kind.RUN:  # a storage or a machine that fails is no fault of this file
+        if kind_of(error) is Kind.RUN:  # the storage or the machine fails, not this file
             raise
         raise UnreachableAudioError(f"{uri!r}: {error.strerror}", "check the name and the disk") from error
     except ValueError as error:  # a NUL, half of a pair of surrogates, or a URL with an impossible host or port
@@ -159,7 +165,7 @@ def _told(uri: str, action: Any) -> Any:
 
 
 class _Section(io.RawIOBase):
-    """Bytes [offset, offset + size) of a seekable stream, which it closes."""
+    """A view of the bytes [offset, offset + size) of a seekable stream. Closing it closes the stream."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._position = file, offset, size, 0

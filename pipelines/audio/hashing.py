@@ -1,4 +1,4 @@
-"""Proof that the bytes which are decoded are those which were ingested: a file that hashes what is read of it."""
+"""Verifies that the decoded bytes are those that were ingested, by hashing a file while it is read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ BLOCK_BYTES = 1 << 20
 
 
 class HashingFile:
-    """A seekable stream for FFmpeg that takes the sha256 of the file on the way, so that proof needs no second pass.
+    """A seekable stream for FFmpeg that hashes the file while it is read, so that verifying needs no second pass.
 
-    Decoding reads nearly in order, so each byte is hashed as it passes; what was skipped is read when the digest is
-    asked for. It has no `name`: PyAV would pass that to FFmpeg, which takes some names for protocols.
+    Decoding reads nearly in order, so each byte is hashed when it is first read. Bytes that decoding skipped are read
+    when the digest is asked for. It has no `name`, because PyAV would pass it to FFmpeg, which takes some names for
+    protocols.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -43,14 +44,14 @@ class HashingFile:
         return self._position
 
     def sha256(self) -> str:
-        """The hex digest of the whole file; reads on from where hashing stands."""
+        """Return the sha256 of the whole file as hex digits; it reads the bytes that are not hashed yet."""
         self.seek(self._hashed_bytes)
         while self.read(BLOCK_BYTES):
             pass
         return self._sha256.hexdigest()
 
-    def prove(self, path: str, sha256: str) -> None:
-        """Raise ChangedAudioError unless the whole file has this hex digest."""
+    def verify_sha256(self, path: str, sha256: str) -> None:
+        """Raise ChangedAudioError unless the whole file has this sha256 (hex digits)."""
         check_sha256(path, self.sha256(), sha256)
 
     def close(self) -> None:
@@ -58,14 +59,14 @@ class HashingFile:
 
 
 def check_sha256(path: str, found: str, sha256: str) -> None:
-    """Raise ChangedAudioError where the bytes found are not those that were ingested."""
+    """Raise ChangedAudioError unless the sha256 that was found is the one from ingest."""
     if found != sha256:
         what = f"{path!r}: its sha256 is {found[:12]}..., {sha256[:12]}... when it was ingested"
         raise ChangedAudioError(what)
 
 
 def sha256_of(path: str, config: StorageConfig = DEFAULT) -> str:
-    """The hex digest of the bytes of a recording, in one file or in several."""
+    """Return the sha256 of the bytes of a recording as hex digits, whether it is one file or several."""
     digests = []
     for name in files_of(path):
         with open_file(name, config) as file:

@@ -1,8 +1,8 @@
-"""Where the sound lies in WAV, RF64, W64, AIFF, AU and CAF files, and a view of the file that corrects a false size.
+"""Finds the sound in WAV, RF64, W64, AIFF, AU and CAF files, and corrects a wrong size in their headers.
 
-These formats say in a header how many bytes of sound follow. Recorders that stop early, 32-bit sizes that wrap beyond 4
-GiB and tools that never come back to the header leave a size that is too small, and FFmpeg then drops the rest without
-a word. So the header is compared with the file, and FFmpeg is shown the size that the file really has.
+The headers of these formats declare how many bytes of sound follow. The declared size may be too small: recorders stop
+early, 32-bit sizes overflow at 4 GiB, and some tools never complete the header. FFmpeg then drops the rest without an
+error. So the header is compared with the file, and FFmpeg reads a view of the file that has the true size.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 MAX_CHUNKS = 1000
-"""More chunks than this before the sound are refused: FFmpeg would walk through empty ones for minutes."""
+"""A file with more chunks than this before the sound is refused, because FFmpeg would read empty chunks for minutes."""
 MIN_TAIL_BYTES = 256
-"""Fewer bytes than this after the declared end are padding: they hold at most 32 ms of sound."""
+"""Fewer bytes than this after the declared end are taken for padding. They hold at most 32 ms of sound."""
 SEARCHED_BYTES = 1 << 18
-"""Known chunks are looked for in this much of the end of a file whose declared size is too small."""
+"""Bytes at the end of a file with a too small declared size that are searched for known chunks."""
 KNOWN_CHUNKS = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|a[xX]ML|_PMX|cue |smpl|inst|plst|fact|PEAK|JUNK|junk|PAD |FLLR|umid|levl|chna|DISP|"
     rb"afsp|MARK|COMT|NAME|AUTH|ANNO|\(c\) "
 )
 PRINTABLE = re.compile(rb"[ -~]{4}")
 TAGS = (b"ID3", b"TAG", b"APETAGEX")
-"""What taggers append to any file without a chunk of its own."""
+"""The beginnings of tags that taggers append to any file, without a chunk."""
 MAX_TAG_BYTES = 1 << 26
 OPEN_32 = 0x7FFF0000
-"""A 32-bit size from here on stands for 'not known yet' where less follows: SoX, arecord and FFmpeg write such."""
+"""A 32-bit size from this value on means 'not known yet' if less follows. SoX, arecord and FFmpeg write such sizes."""
 OPEN_64 = 1 << 40
 W64 = {
     name: bytes.fromhex(text)
@@ -50,41 +50,41 @@ class Readable(Protocol):
 
 
 class HeaderError(ValueError):
-    """A header that cannot be read rightly; the message says why."""
+    """FFmpeg would misread the file; the message says why."""
 
 
 class SizeField(NamedTuple):
-    """A number in the header that depends on how much sound follows."""
+    """A number in the header that depends on the size of the sound."""
 
     offset: int
-    """Of the field in the file."""
+    """The offset of the field in the file."""
     layout: str
     """Its `struct` format."""
     extra: int
-    """What it counts besides the bytes of sound."""
+    """Bytes that it counts besides the bytes of sound."""
 
     def pack(self, sound_bytes: int) -> bytes:
-        """The field for so many bytes; the largest number where it cannot hold them."""
+        """Return the field for so many bytes of sound, or the largest number that it can hold."""
         largest = {"I": 2**32 - 1, "Q": 2**64 - 1, "q": 2**63 - 1}[self.layout[-1]]
         return struct.pack(self.layout, min(sound_bytes + self.extra, largest))
 
 
 @dataclass(frozen=True)
 class SoundData:
-    """The sound in a file, in bytes."""
+    """The place of the sound in a file, in bytes."""
 
     start: int
-    """Offset of the first byte of sound."""
+    """The offset of the first byte of sound."""
     declared: int | None
-    """Bytes of sound that the header declares; None where it leaves that open."""
+    """Bytes of sound that the header declares; None if it declares no size."""
     end: int
-    """Offset after the last byte of sound that is there."""
+    """The offset after the last byte of sound."""
     fields: tuple[SizeField, ...]
     plain: bool
-    """Whether the header is true and nothing follows the sound: of what does, FFmpeg may take a second chunk of sound
-    for the first, or walk through empty chunks for minutes."""
+    """Whether the header is right and nothing follows the sound. Otherwise FFmpeg may take a second chunk of sound for
+    the first one, or read empty chunks for minutes."""
     limit: int | None
-    """Most bytes of sound that FFmpeg reads of this format; None where there is no limit."""
+    """The most bytes of sound that FFmpeg reads in this format; None if there is no limit."""
 
     @property
     def size(self) -> int:
@@ -92,34 +92,34 @@ class SoundData:
 
     @property
     def undeclared(self) -> int:
-        """Bytes of sound that follow after the declared end."""
+        """Bytes of sound after the declared end."""
         return 0 if self.declared is None else max(0, self.size - self.declared)
 
     @property
     def absent(self) -> int:
-        """Bytes that are declared and do not follow."""
+        """Declared bytes that the file does not have."""
         return 0 if self.declared is None else max(0, self.declared - self.size)
 
     @property
     def unread(self) -> int:
-        """Bytes of sound that FFmpeg cannot be made to read."""
+        """Bytes of sound that FFmpeg cannot read."""
         return 0 if self.limit is None else max(0, self.size - self.limit)
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a header says, before it is compared with the file."""
+    """The content of a header, before it is compared with the file."""
 
     start: int
     size: int
-    """Of the sound, as declared."""
+    """The declared size of the sound."""
     fields: tuple[SizeField, ...]
     chunk: _Chunk | None
-    """How chunks after the sound are written; None for a format that has none."""
+    """The form of chunks after the sound; None for a format without chunks."""
     limit: int | None = None
-    """Most bytes of sound that FFmpeg can be told of; None for any number."""
+    """The most bytes of sound that the header can declare to FFmpeg; None if there is no limit."""
     complete: bool = True
-    """Whether everything that FFmpeg needs stands before the sound, so that what comes after it can be hidden."""
+    """Whether everything that FFmpeg needs is before the sound, so that the rest of the file can be hidden."""
 
     @property
     def bits(self) -> int:
@@ -127,14 +127,14 @@ class _Header:
 
 
 class _Chunk(NamedTuple):
-    """How a chunk begins: its name, then its size."""
+    """The form of the beginning of a chunk: its name, then its size."""
 
     layout: str
     align: int
     counts_itself: bool = False
 
     def read(self, file: Readable, offset: int) -> tuple[bytes, int, int] | None:
-        """Name, bytes of content and offset of the next chunk; None at the end of the file."""
+        """Return the name and size of a chunk, and the offset of the next one; None at the end of the file."""
         width = struct.calcsize(self.layout)
         data = _read(file, offset, width)
         if len(data) < width:
@@ -152,9 +152,10 @@ RIFF, FORM, WAVE64, CAFF = _Chunk("<4sI", 2), _Chunk(">4sI", 2), _Chunk("<16sQ",
 
 
 def find_sound(file: Readable, size_bytes: int) -> SoundData | None:
-    """Where the sound of such a file lies; None for any other format. Leaves the position anywhere.
+    """Find the sound in a file of these formats. It returns None for any other format, and moves the position.
 
-    Raises HeaderError where the sound is not reached after many chunks, or FFmpeg would misread it.
+    Raises:
+        HeaderError: There are too many chunks before the sound, or FFmpeg would misread it.
     """
     head = _read(file, 0, 40)
     header: _Header | None = None
@@ -179,16 +180,16 @@ def find_sound(file: Readable, size_bytes: int) -> SoundData | None:
 
 
 def corrected(file: Readable, data: SoundData | None) -> Readable:
-    """The file as FFmpeg should see it: itself where FFmpeg reads it rightly."""
+    """Return the file as FFmpeg must read it: the file itself, or a view with a corrected header."""
     if data is None or data.plain:
         return file
     return View(file, {field.offset: field.pack(data.size) for field in data.fields}, data.end)
 
 
 class View:
-    """A seekable stream that ends at `end` and holds other bytes at some places.
+    """A view of a file that ends at `end`, with some bytes replaced.
 
-    It lies above the file that is hashed, so that the hash stays that of the bytes on disk.
+    It wraps the file that is hashed, so the hash is that of the stored bytes.
     """
 
     def __init__(self, file: Readable, patches: Mapping[int, bytes], end: int) -> None:
@@ -255,15 +256,15 @@ def _caf(file: Readable, size_bytes: int) -> _Header | None:
         if name == b"desc":
             constant = bool(_number(file, SizeField(offset + 16, ">I", 0)))
         elif name == b"data":
-            # Packets that differ in size are found by a table, which a longer chunk of sound would not be in.
-            start = offset + 4  # an edit count comes first
+            # Packets of different sizes are found by a table, which does not have the packets after the declared end.
+            start = offset + 4  # after an edit count
             fields = (SizeField(offset - 8, ">q", 4),)
             return _Header(start, max(0, size - 4), fields, CAFF) if constant else None
     return None
 
 
 def _chunks(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, size and offset of the content of each chunk from `offset` on."""
+    """Yield the name, the size and the offset of the content of each chunk from `offset` on."""
     for _ in range(MAX_CHUNKS):
         found = chunk.read(file, offset) if offset < size_bytes else None
         if found is None:
@@ -277,21 +278,21 @@ def _chunks(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> Iter
 
 
 def _compared(file: Readable, header: _Header, size_bytes: int) -> SoundData | None:
-    """The header beside the file; None where FFmpeg needs what stands after the sound."""
+    """Compare a header with the file. It returns None if FFmpeg needs data after the sound."""
     if not header.complete:
         return None
-    start, there = header.start, size_bytes - header.start
+    start, available = header.start, size_bytes - header.start
     unknown = header.size in (0, 2_000_000_000) or header.size >= (OPEN_64 if header.bits == 64 else OPEN_32)
-    end = size_bytes if header.size >= there else _end_of_sound(file, header, size_bytes)
+    end = size_bytes if header.size >= available else _end_of_sound(file, header, size_bytes)
     declared = None if unknown and header.size != end - start else header.size
     plain = header.size == end - start and end == size_bytes
     return SoundData(start, declared, end, header.fields, plain, header.limit)
 
 
 def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> int:
-    """Where the sound ends of a file in which something follows after the declared size."""
+    """Return the end of the sound if something follows after its declared size."""
     declared_end = header.start + header.size
-    # A 32-bit size of a file beyond 4 GiB has wrapped, maybe more than once.
+    # A 32-bit size of a file beyond 4 GiB has overflowed, perhaps more than once.
     wraps = range(declared_end, size_bytes + 1, 1 << 32) if header.bits == 32 else [declared_end]
     for end in wraps:
         if _only_chunks(file, header.chunk, end, size_bytes):
@@ -310,14 +311,14 @@ def _end_of_sound(file: Readable, header: _Header, size_bytes: int) -> int:
 
 
 def _only_chunks(file: Readable, chunk: _Chunk | None, offset: int, size_bytes: int) -> bool:
-    """Whether nothing but chunks stands from `offset` to the end of the file, maybe with tags or zeros after them."""
+    """Return whether only chunks, and perhaps tags or zeros after them, follow from `offset` to the end of the file."""
     if chunk is None:
         return offset == size_bytes
-    starts = sorted({offset, offset + -offset % chunk.align})  # they start at a multiple, but some writers forget it
-    return any(_walk(file, chunk, start, size_bytes) for start in starts)
+    starts = sorted({offset, offset + -offset % chunk.align})  # they start at a multiple, but not with all writers
+    return any(_reaches_end(file, chunk, start, size_bytes) for start in starts)
 
 
-def _walk(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> bool:
+def _reaches_end(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> bool:
     for number in range(MAX_CHUNKS):
         if size_bytes - offset < chunk.width:
             return number > 0 or offset >= size_bytes
@@ -328,7 +329,7 @@ def _walk(file: Readable, chunk: _Chunk, offset: int, size_bytes: int) -> bool:
         if size < 0 or not PRINTABLE.fullmatch(name[:4]):
             tags = _read(file, offset, 8).startswith(TAGS)
             return number > 0 and (tags or _only_zeros(file, offset, size_bytes))
-        if following > size_bytes + chunk.align:  # cut short, in a chunk that is known
+        if following > size_bytes + chunk.align:  # a known chunk that is cut short
             return KNOWN_CHUNKS.fullmatch(name[:4]) is not None
         offset = following
     return True

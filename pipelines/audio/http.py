@@ -1,6 +1,6 @@
-"""Files over HTTP and HTTPS, as hostile input: bounded in size and time, and never from an address of the inside.
+"""Reads files over HTTP and HTTPS as untrusted input: with limits of size and time, and from public addresses only.
 
-Whatever a URL or its server provokes becomes the UnreachableAudioError of that URL, in `_Remote._get` alone.
+Whatever goes wrong with a URL or its server becomes an UnreachableAudioError of that URL, in `_Remote._get` only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from manifests.storage import Stat, StorageConfig
 from manifests.storage.ranged import BLOCK_BYTES, RangedFile, buffered
-from manifests.storage.retry import PassingError, PersistentError, persist
-from pipelines.audio.address import RefusedError, Target, is_public, redirected, target_of
-from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, secured, size_of
+from manifests.storage.retry import PersistentError, TransientError, persist
+from pipelines.audio.address import RefusedError, Target, is_public, parse_url, redirected
+from pipelines.audio.wire import Deadline, Exchange, Head, connect, resolve, size_of, wrap_tls
 from runtime.credentials import redact_credentials
 from runtime.errors import UnreachableAudioError
 from runtime.failures import Kind, kind_of
@@ -31,43 +31,57 @@ REDIRECTS = (301, 302, 303, 307, 308)
 HEADERS = {"User-Agent": "speechmill", "Accept": "*/*", "Accept-Encoding": "identity"}
 CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)", re.IGNORECASE)
 LONGEST_DATE = 64
-"""Characters of a date; all forms that HTTP knows are shorter."""
+"""Characters of a date. All forms that HTTP allows are shorter."""
 MAX_NS = 2**63 - 1
 
 
 def open_http(url: str, config: StorageConfig, block_bytes: int = BLOCK_BYTES) -> tuple[BinaryIO, Stat]:
-    """A seekable stream, by range where the server has ranges, else spooled. It and its reads raise
-    UnreachableAudioError.
+    """Open a seekable stream. It reads ranges if the server supports them; otherwise the file is downloaded first.
+
+    Args:
+        url: The URL.
+        config: How storage is accessed.
+        block_bytes: The size of a range.
+
+    Returns:
+        The stream, and the size and modification time of the file.
+
+    Raises:
+        UnreachableAudioError: The file is unreachable. Reading from the stream raises it, too.
     """
     return _Remote(url, config).open(block_bytes)
 
 
 def stat_http(url: str, config: StorageConfig) -> Stat:
-    """Size and time of change, without the bytes where the server tells them. Raises UnreachableAudioError."""
+    """Return the size and modification time. The file is read if the server does not report its size.
+
+    Raises:
+        UnreachableAudioError: The file is unreachable.
+    """
     return _Remote(url, config).stat()
 
 
 class _OtherFileError(Exception):
-    """An answer that is no part of the file that was begun: another version of it, or none by range after all."""
+    """An answer that is not a part of the same file: it is of another version, or not a range."""
 
 
 class _Answer(NamedTuple):
     head: Head
     total: int | None
-    """Size of the whole file in bytes, where the answer tells it."""
+    """The size of the whole file in bytes, if the answer has it."""
     data: bytes = b""
-    """The part that was asked for."""
+    """The requested part."""
     whole: bool = False
     """Whether the answer is the whole file instead."""
 
     @property
     def version(self) -> tuple[int | None, str, str]:
-        """Equal in all answers for as long as the file is the same."""
+        """A value that is equal in all answers while the file is unchanged."""
         return self.total, self.head.first("etag"), self.head.first("last-modified")
 
 
 class _Remote:
-    """The file behind a URL, for one reader. `left_s` is how long its servers may still be waited for."""
+    """The file behind a URL, for one reader. `left_s` is how long it may still wait for servers."""
 
     def __init__(self, url: str, config: StorageConfig) -> None:
         self.url, self.config = url, config
@@ -92,15 +106,15 @@ class _Remote:
             if first.total is not None:
                 return Stat(first.total, _mtime_ns(first.head))
         except _OtherFileError:
-            pass  # its size shows when it is read
+            pass  # the size is known when the file was read
         file, stat = self.open(BLOCK_BYTES)
         file.close()
         return stat
 
     def part(self, start: int, stop: int, first: _Answer) -> bytes:
-        """Bytes [start, stop) of the file that begins with `first`. Raises _OtherFileError if it changed."""
+        """Read the bytes [start, stop). Raises _OtherFileError if the file has changed since the answer `first`."""
         parts = [first.data[start:stop]] if start < len(first.data) else []
-        while (at := start + sum(map(len, parts))) < stop:  # a server may send less than it was asked for
+        while (at := start + sum(map(len, parts))) < stop:  # a server may send less than was requested
             answer = self._get(at, stop, None)
             if answer.whole or answer.version != first.version:
                 raise _OtherFileError
@@ -108,7 +122,7 @@ class _Remote:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def whole(self) -> BinaryIO:
-        """All of it, from one answer."""
+        """Download the whole file in one answer."""
         spool = _spool()
         self._get(0, None, spool)
         return spool
@@ -117,9 +131,13 @@ class _Remote:
         return UnreachableAudioError(f"{redact_credentials(self.url)!r}: {what}", remedy)
 
     def _get(self, start: int, stop: int | None, spool: BinaryIO | None) -> _Answer:
-        """Bytes [start, stop), or the whole file without `stop`, tried until they come or time is up.
+        """Request bytes [start, stop), or the whole file without `stop`. Failed requests are retried until a deadline.
 
-        A whole file goes to `spool`. Raises _OtherFileError for an answer that is no such part.
+        A whole file is written to `spool`.
+
+        Raises:
+            _OtherFileError: The answer is not such a part.
+            UnreachableAudioError: All tries have failed, or the URL is refused.
         """
         deadline = Deadline(self.left_s, self.config.timeout_s)
         what = f"GET {redact_credentials(self.url)!r}"
@@ -128,11 +146,11 @@ class _Remote:
             try:
                 return self._follow(start, stop, spool, deadline)
             except OSError as error:
-                if kind_of(error) is Kind.RUN:  # this machine is out of something
+                if kind_of(error) is Kind.RUN:  # this machine has run out of something
                     raise
-                deadline.wait_s()  # raises where no time is left for another try
+                deadline.wait_s()  # raises RefusedError if there is no time for another try
                 cause = str(error) if type(error) is ConnectionError else type(error).__name__
-                raise PassingError(cause) from error
+                raise TransientError(cause) from error
 
         began = time.monotonic()
         try:
@@ -145,27 +163,27 @@ class _Remote:
             self.left_s -= time.monotonic() - began
 
     def _follow(self, start: int, stop: int | None, spool: BinaryIO | None, deadline: Deadline) -> _Answer:
-        """One try, redirects followed; every hop is a connection of its own, and checked as the first."""
+        """Make one try, and follow redirects. Each of them is a new connection, with the same checks as the first."""
         headers = HEADERS if stop is None else HEADERS | {"Range": f"bytes={start}-{stop - 1}"}
-        target = target_of(self.url)
-        met = {target}
+        target = parse_url(self.url)
+        visited = {target}
         while True:
-            with closing(self._reach(target, deadline)) as exchange:
+            with closing(self._connect(target, deadline)) as exchange:
                 head = exchange.ask(target, headers)
                 if head.status not in REDIRECTS:
                     return self._answer(exchange, head, start, stop, spool)
             if not (location := head.first("location")):
                 raise RefusedError("it redirects to nowhere")
             target = redirected(target, location)
-            if target in met:
+            if target in visited:
                 raise RefusedError("its redirects lead in a circle")
-            met.add(target)
-            if len(met) > self.config.http_redirects + 1:
+            visited.add(target)
+            if len(visited) > self.config.http_redirects + 1:
                 what = f"more than {self.config.http_redirects} redirects"
                 raise RefusedError(what, "raise [storage] http_redirects, or name where it lies")
 
-    def _reach(self, target: Target, deadline: Deadline) -> Exchange:
-        """Connected to an address that was checked itself: a name may resolve to another one the next time."""
+    def _connect(self, target: Target, deadline: Deadline) -> Exchange:
+        """Connect to a host. The address that is connected to is the one that was checked, not resolved again."""
         refused, failed = "", OSError("no address")
         for found in resolve(target.host, target.port, deadline):
             if not self.config.http_private and not is_public(str(found[4][0])):
@@ -177,7 +195,7 @@ class _Remote:
                 refused, failed = "", error
                 continue
             if target.scheme == "https":
-                connection = secured(connection, target.host, deadline)
+                connection = wrap_tls(connection, target.host, deadline)
             return Exchange(connection, deadline)
         if refused:
             what = f"{target.host} is at {refused}, which is no public address"
@@ -195,11 +213,11 @@ class _Remote:
         if status == 416 and stop is not None:
             if start or total != 0:
                 raise _OtherFileError
-            return _Answer(head, 0)  # of an empty file there is no first byte
+            return _Answer(head, 0)  # an empty file has no first byte
         if status in (408, 429) or status >= 500:
             after = head.first("retry-after")
-            raise PassingError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
-        raise RefusedError(head.told, "check the address and whether it may be read")
+            raise TransientError(f"status {status}", float(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0.0)
+        raise RefusedError(head.description, "check the address and whether it may be read")
 
     def _part(self, exchange: Exchange, head: Head, start: int, stop: int) -> _Answer:
         begin, end, total = _content_range(head)
@@ -211,7 +229,7 @@ class _Remote:
         pieces: list[bytes] = []
         missing = min(stop, end + 1) - start
         body = exchange.body(head)
-        while missing > 0:  # what was not asked for is not waited for
+        while missing > 0:  # stop when the requested bytes are there
             if not (piece := next(body, b"")):
                 raise ConnectionError("body cut short")
             pieces.append(piece[:missing])
@@ -233,10 +251,13 @@ class _Remote:
 
 
 class _Parts(RangedFile):
-    """By range for as long as all answers are of one version; from then on from one answer with the whole file.
+    """Reads a file by ranges while all answers have the same version, and then from one download of the whole file.
 
-    So mirrors behind one name may each have their own `ETag` and date, as long as their bytes are equal: of each part
-    that was read a checksum is kept. Raises UnreachableAudioError where the file is not the same any more.
+    So mirrors behind one name may have different values of `ETag` and date if their bytes are equal. A checksum of each
+    part that was read is kept to compare them.
+
+    Raises:
+        UnreachableAudioError: While reading, if the file has changed.
     """
 
     def __init__(self, remote: _Remote, first: _Answer, size: int, block_bytes: int) -> None:
@@ -254,7 +275,7 @@ class _Parts(RangedFile):
     def _take(self, start: int, stop: int) -> bytes:
         data = None
         if self._spool is None:
-            with suppress(_OtherFileError):  # the whole file shows whether it is another one
+            with suppress(_OtherFileError):  # the download shows whether the bytes are different
                 data = self._remote.part(start, stop, self._first)
         with self._lock:
             if data is None and self._spool is None:
@@ -286,25 +307,26 @@ def _spool() -> BinaryIO:
 
 
 def _content_range(head: Head) -> tuple[int | None, int | None, int | None]:
-    """First and last byte of a part and the size of the whole file, None for each that is not told."""
+    """Return the first and last byte of a part and the size of the whole file; None for each that is unknown."""
     match = CONTENT_RANGE.fullmatch(head.first("content-range"))
     first, last, total = (size_of(text or "") for text in match.groups()) if match else (None, None, None)
     return first, last, total
 
 
 def _checksum(data: bytes) -> tuple[int, bytes]:
-    """The sum of its 64-bit words and what is left over. It tells files of different sound apart, which is all that is
-    asked here, and costs a tenth of what a hash would: the hash of the whole file is taken by whoever reads it.
+    """Return the sum of the 64-bit words, and the remaining bytes.
+
+    It differs for files with different sound, and costs a tenth of a hash. Whoever reads the file hashes all of it.
     """
     words = len(data) // 8
     return int(np.frombuffer(data, np.uint64, words).sum(dtype=np.uint64)), data[8 * words :]
 
 
 def _mtime_ns(head: Head) -> int:
-    """`Last-Modified` in nanoseconds since 1970, as 64 bits hold them; 0 for none and for what is no date."""
+    """Return `Last-Modified` in nanoseconds since 1970, as a 64-bit integer; 0 if it is missing or not a date."""
     try:
         date = parsedate_to_datetime(head.first("last-modified")[:LONGEST_DATE])
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # else it would be of this machine's zone
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # not the zone of this machine
         ns = int(date.timestamp()) * 10**9
     except (ValueError, OverflowError):
         return 0

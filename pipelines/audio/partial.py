@@ -1,4 +1,4 @@
-"""Decoding recordings that are not one whole file: excerpts and streams of a file, and channels in several files."""
+"""Decodes recordings that are not one whole file: excerpts or streams of a file, and channels in several files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipelines.audio.resample import rechunk
 from runtime.errors import UnreadableAudioError
 
 
-class AnyDecoder(Protocol):
-    """What `Decoder` offers to whoever decodes a recording, whole or not."""
+class RecordingDecoder(Protocol):
+    """The interface of `Decoder`, for recordings of any kind."""
 
     path: str
 
     @property
     def sample_rate(self) -> int: ...
     def __iter__(self) -> Iterator[np.ndarray]: ...
-    def prove(self, sha256: str) -> None: ...
+    def verify_sha256(self, sha256: str) -> None: ...
     def sha256(self) -> str: ...
     def facts(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
@@ -34,10 +34,10 @@ class AnyDecoder(Protocol):
 
 def open_decoder(
     path: str, block_samples: int = 1 << 18, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE
-) -> AnyDecoder:
-    """The decoder of a recording of this name (see `parts`)."""
+) -> RecordingDecoder:
+    """Return the decoder of a recording by its name (see `parts`)."""
     if channels := Channels.parse(path):
-        return BesideDecoder(path, channels, block_samples, config, decode)
+        return MultiFileDecoder(path, channels, block_samples, config, decode)
     part = Part.parse(path)
     if part is None:
         return Decoder(path, block_samples, config, decode)
@@ -47,8 +47,9 @@ def open_decoder(
 
 
 class ExcerptDecoder:
-    """The samples [start, end) of a file, each bound rounded to the nearest sample. Decodes from the file's beginning
-    on, so that the samples are those that decoding all of it gives.
+    """Decodes the samples [start, end) of a file. Both bounds are rounded to the nearest sample.
+
+    It decodes from the beginning of the file, so the samples are the same as when the whole file is decoded.
     """
 
     def __init__(self, decoder: Decoder, part: Part) -> None:
@@ -62,26 +63,26 @@ class ExcerptDecoder:
         yield from rechunk(self._cut(), self._decoder.block_samples)
 
     def _cut(self) -> Iterator[np.ndarray]:
-        passed = given = 0
+        passed = yielded = 0
         for block in self._decoder:
             start, end = (round(edge * self.sample_rate) for edge in (self._part.start_s, self._part.end_s or 0.0))
             cut = block[:, max(0, start - passed) : max(0, end - passed)]
             passed += block.shape[1]
-            given += cut.shape[1]
+            yielded += cut.shape[1]
             if cut.shape[1]:
                 yield cut
             if passed >= end:
                 break
-        if not given:
+        if not yielded:
             what = f"{self.path!r}: the file ends at {passed / self.sample_rate:.3f} s, before the excerpt begins"
             raise UnreadableAudioError(what, "correct the offset in the manifest, then ingest again")
 
     def facts(self) -> dict[str, Any]:
-        """Those of the file, up to the end of the excerpt."""
+        """Return the facts of the file, up to the end of the excerpt."""
         return self._decoder.facts()
 
-    def prove(self, sha256: str) -> None:
-        self._decoder.prove(sha256)
+    def verify_sha256(self, sha256: str) -> None:
+        self._decoder.verify_sha256(sha256)
 
     def sha256(self) -> str:
         return self._decoder.sha256()
@@ -90,20 +91,21 @@ class ExcerptDecoder:
         self._decoder.close()
 
 
-class BesideDecoder:
-    """Files of one rate beside each other, their channels in order. Shorter ones end in silence, which counts as
-    missing sound, like all that is missing in one of them.
+class MultiFileDecoder:
+    """Decodes several files of the same rate into one recording with the channels of all files, in order.
+
+    A shorter file is padded with silence, which counts as missing sound.
     """
 
     def __init__(
         self, path: str, channels: Channels, block_samples: int, config: StorageConfig, decode: DecodeConfig
     ) -> None:
         self.path, self._shorter_s = path, 0.0
-        self._decoders: list[AnyDecoder] = []
+        self._decoders: list[RecordingDecoder] = []
         try:
             for file in channels.files:
                 self._decoders.append(open_decoder(file, block_samples, config, decode))
-        except BaseException:  # raised on
+        except BaseException:
             self.close()
             raise
 
@@ -124,7 +126,7 @@ class BesideDecoder:
         self._shorter_s = int(lengths.max() - lengths.min()) / self.sample_rate
 
     def facts(self) -> dict[str, Any]:
-        """Counts summed over the files, the first error and change, and the longest time missing in one of them."""
+        """Return sums of counts over all files, the first error and format change, and the longest missing time."""
         every = [decoder.facts() for decoder in self._decoders]
         facts = dict(every[0])
         channels = sum(one["channels"] for one in every)
@@ -141,8 +143,8 @@ class BesideDecoder:
             facts["decode_error"] = facts["decode_error"] or f"its files differ in length by {self._shorter_s:.3f} s"
         return facts
 
-    def prove(self, sha256: str) -> None:
-        """Raise ChangedAudioError unless the bytes of all files, in order, are those of this digest."""
+    def verify_sha256(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of all files, in order, have this sha256 (hex digits)."""
         check_sha256(self.path, self.sha256(), sha256)
 
     def sha256(self) -> str:

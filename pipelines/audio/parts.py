@@ -2,7 +2,7 @@
 
 `FILE#audio=1` is the second audio stream of a file, `FILE#t=1.5,4` the sound from 1.5 s to 4 s of it, and
 `FILE#audio=1&t=1.5,4` both (the W3C's media fragments). `["A.wav","B.wav"]`, a JSON list, is one recording whose
-channels lie in several files. FILE is any name that is read alone, a member of a tar included.
+channels are in several files. FILE is any name of a single file, such as a member of a tar archive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PART = re.compile(
     r"(?:t=(?P<start>[0-9]{1,9}(?:\.[0-9]{1,6})?),(?P<end>[0-9]{1,9}(?:\.[0-9]{1,6})?))?"
 )
 MAX_FILES = 64
-"""Most files of one recording."""
+"""The most files of one recording."""
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Part | None:
-        """The part that a name means; None for the name of a whole file."""
+        """Return the part that has this name; None for the name of a whole file."""
         if "#" not in uri or (match := PART.fullmatch(uri)) is None:
             return None
         stream, start, end = match["stream"], match["start"], match["end"]
@@ -58,7 +58,7 @@ class Channels(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Channels | None:
-        """The files that a name lists; None for any other name."""
+        """Return the files that a name lists; None for any other name."""
         if not uri.startswith('["'):
             return None
         try:
@@ -70,19 +70,22 @@ class Channels(NamedTuple):
 
 
 def files_of(uri: str) -> tuple[str, ...]:
-    """The files that hold the bytes of a recording of this name."""
+    """Return the files that hold the bytes of a recording with this name."""
     channels = Channels.parse(uri)
     parts = [(name, Part.parse(name)) for name in (channels.files if channels else [uri])]
     return tuple(part.file if part else name for name, part in parts)
 
 
 def combined_sha256(digests: Sequence[str]) -> str:
-    """The sha256 of a recording in several files: that of their hex digests in a row; of one file, its own."""
+    """Return the sha256 of a recording: that of its file, or that of the concatenated hex digests of several files."""
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def id_of(uri: str, sha256: str) -> str:
-    """The id of a recording: the first 20 hex digits of its sha256, or of that and the parts of files that it is."""
+    """Return the id of a recording: the first 20 hex digits of its sha256.
+
+    If the recording is a part of its files, the id comes from a hash of that sha256 and the part.
+    """
     channels = Channels.parse(uri)
     parts = [Part.parse(name) for name in (channels.files if channels else [uri])]
     if any(parts):

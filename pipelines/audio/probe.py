@@ -1,4 +1,4 @@
-"""Probing: what a file claims to be, read from its header without decoding it."""
+"""Probes files: reads what the header claims, without decoding the sound."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from pipelines.audio.parts import Channels, Part
 from runtime.errors import UnreadableAudioError
 
 MIN_RATE_HZ = 4000
-"""Below this there is no band that the filters of loudness and the models of speech could hear."""
+"""Below this rate, the frequency band is too narrow for the loudness filters and the speech models."""
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
 OPTIONS = {"protocol_whitelist": "none"}
-"""No protocol, so that a playlist cannot open other files."""
-PATIENT = {"analyzeduration": "600000000", "probesize": "100000000"}
-"""Microseconds and bytes that FFmpeg may read until it knows every stream, where its defaults did not suffice."""
+"""No protocol is allowed, so that a playlist cannot open other files."""
+LONGER_ANALYSIS = {"analyzeduration": "600000000", "probesize": "100000000"}
+"""Microseconds and bytes that FFmpeg may read to find all streams, if its defaults were not enough."""
 WITHOUT_HEADER = ("mpegts", "mpeg", "flv")
-"""Containers in which a stream is known only once its first packet has come."""
+"""Containers in which a stream is found only by its first packet."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A container that FFmpeg reads. Close the container, then the file."""
+    """An open container, with its file."""
 
     container: av.container.InputContainer
     file: HashingFile
-    """What is on disk, hashed as it passes."""
+    """The stored file. It is hashed while it is read."""
     view: Readable
-    """What FFmpeg is shown of it."""
+    """The file as FFmpeg reads it."""
     size_bytes: int
     data: SoundData | None
-    """Where the sound lies, in formats whose headers are compared with the file."""
+    """Where the sound is, for formats whose headers are compared with the file."""
 
     def close(self) -> None:
         self.container.close()
@@ -50,9 +50,10 @@ class Opened:
 
 
 def open_container(path: str, config: StorageConfig = DEFAULT) -> Opened:
-    """Open any container FFmpeg reads, with a false size in its header corrected.
+    """Open any container that FFmpeg supports. A wrong size in its header is corrected.
 
-    Raises UnreadableAudioError naming the file, what is wrong and a remedy.
+    Raises:
+        UnreadableAudioError: The file cannot be opened. The error names the file, the reason and a remedy.
     """
     file = HashingFile(open_file(path, config))
     try:
@@ -69,13 +70,13 @@ def open_container(path: str, config: StorageConfig = DEFAULT) -> Opened:
         except (av.error.FFmpegError, ValueError) as error:
             what = f"FFmpeg finds no sound in it ({type(error).__name__}, first bytes {head!r})"
             raise UnreadableAudioError(f"{path!r}: {what}") from error
-    except BaseException:  # raised on
+    except BaseException:
         file.close()
         raise
 
 
 def _open(view: Readable) -> av.container.InputContainer:
-    """By bytes alone, since FFmpeg guesses raw formats from some names; with patience where a stream stays unknown."""
+    """Open a container by its bytes, because FFmpeg guesses formats from names. If streams are unknown, read more."""
     view.seek(0)
     container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS)
     contexts = [stream.codec_context for stream in container.streams.audio]
@@ -83,12 +84,12 @@ def _open(view: Readable) -> av.container.InputContainer:
     if unknown or (not contexts and container.format.name in WITHOUT_HEADER):
         container.close()
         view.seek(0)
-        container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS | PATIENT)
+        container = av.open(view, mode="r", metadata_errors="replace", options=OPTIONS | LONGER_ANALYSIS)
     return container
 
 
 def audio_stream(container: av.container.InputContainer, path: str, number: int = 0) -> av.AudioStream:
-    """The audio stream of this number, from 0, checked for claims that cannot be true."""
+    """Return the audio stream with this number, from 0. Raises UnreadableAudioError if its claims are impossible."""
     streams = container.streams.audio
     if not streams:
         raise UnreadableAudioError(f"{path!r}: it has no audio stream", "leave it out")
@@ -107,7 +108,7 @@ def audio_stream(container: av.container.InputContainer, path: str, number: int 
 
 
 def impossible_format(sample_rate: int, channels: int) -> str | None:
-    """What is wrong with a rate or a number of channels that is not read; None where nothing is."""
+    """Return what is wrong with a rate or a number of channels that is not supported; None if both are supported."""
     if MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ and 0 < channels <= MAX_CHANNELS:
         return None
     limits = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz and at most {MAX_CHANNELS} channels are read"
@@ -115,9 +116,13 @@ def impossible_format(sample_rate: int, channels: int) -> str | None:
 
 
 def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
-    """The claims of the header, as the columns of RECORDINGS; raises UnreadableAudioError.
+    """Return the claims of the header, as columns of RECORDINGS.
 
-    Of several files (see `parts.Channels`) the formats of the first, all channels, and the longest duration.
+    For several files (see `parts.Channels`), they are the format of the first file, the number of all channels, and the
+    longest duration.
+
+    Raises:
+        UnreadableAudioError: The file cannot be opened, or its claims are impossible.
     """
     channels = Channels.parse(path)
     claims = [_probe(file, config) for file in (channels.files if channels else [path])]
@@ -132,14 +137,14 @@ def probe(path: str, config: StorageConfig = DEFAULT) -> dict[str, Any]:
 
 
 def check_rates(path: str, rates: Sequence[int]) -> None:
-    """Raise UnreadableAudioError where the files of one recording differ in their sampling rates."""
+    """Raise UnreadableAudioError if the files of one recording have different sampling rates."""
     if len(set(rates)) > 1:
         what = f"{path!r}: its files have sampling rates of {', '.join(f'{rate} Hz' for rate in rates)}"
         raise UnreadableAudioError(what, "resample them to one rate, or ingest each file by itself")
 
 
 def check_channels(path: str, channels: int) -> None:
-    """Raise UnreadableAudioError where the files of one recording have too many channels together."""
+    """Raise UnreadableAudioError if the files of one recording have too many channels in total."""
     if channels > MAX_CHANNELS:
         raise UnreadableAudioError(f"{path!r}: its files have {channels} channels; at most {MAX_CHANNELS} are read")
 
@@ -171,9 +176,9 @@ def _probe(path: str, config: StorageConfig) -> dict[str, Any]:
 
 
 def bit_depth(context: av.AudioCodecContext) -> int | None:
-    """Bits of a sample as coded: those of PCM (8 for mu-law and A-law), FLAC and ALAC; None where a codec has no such.
+    """Return the bits of a coded sample of PCM (8 for mu-law and A-law), FLAC or ALAC; None for other codecs.
 
-    Read from names and headers, since the sample format that FFmpeg decodes to is wider: 32 bits for 24, 16 for mu-law.
+    They are read from names and headers, because FFmpeg decodes to wider samples: 32 bits for 24, and 16 for mu-law.
     """
     header = context.extradata or b""
     if context.name in ("pcm_mulaw", "pcm_alaw"):

@@ -1,4 +1,4 @@
-"""Probing in a process of its own, which can be ended, while this one does something else."""
+"""Reads headers of files in a child process, ahead of time, while this process does something else."""
 
 from __future__ import annotations
 
@@ -8,117 +8,127 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from manifests.storage import StorageConfig
-from pipelines.audio.children import Child, DiedError, OverrunError, give, take
+from pipelines.audio.children import Child, DiedError, OverrunError, acquire, release
 from pipelines.audio.config import DECODE, DecodeConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.jobs import died_twice, overrun, rebuilt, request
+from pipelines.audio.jobs import decoder_died_error, error_from_json, overrun_error, request
 
 AHEAD = 16
-"""Headers that are read ahead. A process that waits for each would cost as much as reading a small file."""
+"""Headers that are read ahead. Waiting for the child for each header would cost as much as reading a small file."""
 ENDS = ("claims", "error")
+"""The messages that end a request to probe."""
 
 Entry = TypeVar("Entry")
 
 
 class Prober:
-    """Reads the headers of files, in the order in which it is asked to. Use it as a context, or close it."""
+    """Reads the headers of files, in the order of the requests. Use it as a context manager, or close it."""
 
     def __init__(self, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> None:
         self._config, self._decode = config, decode
         self._child: Child | None = None
-        self._asked: deque[str] = deque()
-        """Files of which nothing has come back, oldest first."""
+        self._requested: deque[str] = deque()
+        """Files that have no answer yet, oldest first."""
         self._first_death: DiedError | None = None
-        """Of a child at the oldest."""
-        self._wanted = False
+        """The death of a child during the oldest of these files."""
+        self._is_used = False
+        """Whether the result of the last entry of `prefetch` was asked for."""
 
-    def begin(self, path: str) -> None:
-        """Ask for a file, if that was not done."""
-        if path in self._asked:
+    def request(self, path: str) -> None:
+        """Request the header of a file, if that was not done yet."""
+        if path in self._requested:
             return
-        self._asked.append(path)
+        self._requested.append(path)
         if self._child is None:
             self._begin_again()
         else:
-            self._child.ask(request("probe", path, self._config, self._decode), ENDS)
+            self._child.send(request("probe", path, self._config, self._decode), ENDS)
 
     def result(self, path: str) -> dict[str, Any]:
-        """The claims of its header, as `pipelines.audio.probe.probe` finds them; raises what that raises.
+        """Return the claims of the header of a file, as `pipelines.audio.probe.probe` does.
 
-        What was asked for before it is dropped. Raises DecodeLimitError and DecoderDiedError where this file is at
-        fault, and OutOfMemoryError where no child can be started.
+        The results of files that were requested before it are dropped.
+
+        Raises:
+            UnreadableAudioError: As `pipelines.audio.probe.probe`; DecodeLimitError or DecoderDiedError if reading the
+                header takes too long or crashes.
+            OutOfMemoryError: No child can be started.
         """
-        self._wanted = True
-        self.begin(path)
+        self._is_used = True
+        self.request(path)
         while True:
-            oldest, message, error = self._answer()
+            oldest, message, error = self._next_result()
             if oldest == path:
                 if error is not None:
                     raise error
                 claims: dict[str, Any] = message["claims"]
                 return claims
 
-    def ahead(self, entries: Iterable[Entry], path: Callable[[Entry], str | None]) -> Iterator[Entry]:
-        """The entries, with the files that `path` names begun some way ahead.
+    def prefetch(self, entries: Iterable[Entry], path: Callable[[Entry], str | None]) -> Iterator[Entry]:
+        """Yield the entries, and request the headers of the next few of them.
 
-        That is only done while the results are asked for: of names that are known already no header is read. What the
-        iteration of `entries` raises comes after the entries before it.
+        Headers are requested only while their results are used, because entries that are known already need none. An
+        error while iterating over `entries` is raised after the entries before it.
+
+        Args:
+            entries: The entries.
+            path: Returns the file of an entry whose header is read; None for no file.
         """
         source, held = iter(entries), deque[Entry]()
         problem: Exception | None = None
         more = True
         while True:
-            while more and len(held) <= (AHEAD if self._wanted else 0):
+            while more and len(held) <= (AHEAD if self._is_used else 0):
                 try:
                     held.append(next(source))
                 except StopIteration:
                     more = False
-                except Exception as error:  # raised below
+                except Exception as error:  # it is raised below
                     problem, more = error, False
                 else:
-                    if self._wanted and (name := path(held[-1])) is not None:
-                        self.begin(name)
+                    if self._is_used and (name := path(held[-1])) is not None:
+                        self.request(name)
             if not held:
                 break
-            self._wanted = False
+            self._is_used = False
             yield held.popleft()
         if problem is not None:
             raise problem
 
-    def _answer(self) -> tuple[str, dict[str, Any], Exception | None]:
-        """What comes of the oldest file."""
+    def _next_result(self) -> tuple[str, dict[str, Any], Exception | None]:
+        """Return the oldest file, with its message or its error."""
         while True:
             if self._child is None:
                 self._begin_again()
             assert self._child is not None
             try:
-                message = self._child.answer(self._decode.probe_s)
+                message = self._child.next_message(self._decode.probe_s)
             except DiedError as death:
                 self._kill()
                 if (first := self._first_death) is not None:
-                    path = self._oldest()
-                    return path, {}, died_twice(path, first, death)
+                    path = self._pop_oldest()
+                    return path, {}, decoder_died_error(path, first, death)
                 self._first_death = death
             except OverrunError:
                 self._kill()
-                path = self._oldest()
-                return path, {}, overrun(path, "reading its header", self._decode.probe_s, "probe_s")
-            except BaseException:  # of a child that could not be started, or Ctrl-C
+                path = self._pop_oldest()
+                return path, {}, overrun_error(path, "reading its header", self._decode.probe_s, "probe_s")
+            except BaseException:  # the child could not be started, or Ctrl-C
                 self._kill()
                 raise
             else:
-                error = rebuilt(message["error"]) if message["kind"] == "error" else None
-                return self._oldest(), message, error
+                error = error_from_json(message["error"]) if message["kind"] == "error" else None
+                return self._pop_oldest(), message, error
 
-    def _oldest(self) -> str:
-        """The oldest file, of which something has come back now."""
+    def _pop_oldest(self) -> str:
+        """Remove the oldest file, which has an answer now, and return it."""
         self._first_death = None
-        return self._asked.popleft()
+        return self._requested.popleft()
 
     def _begin_again(self) -> None:
-        self._child = Child() if self._first_death else take()
-        for path in self._asked:
-            self._child.ask(request("probe", path, self._config, self._decode), ENDS)
+        self._child = Child() if self._first_death else acquire()
+        for path in self._requested:
+            self._child.send(request("probe", path, self._config, self._decode), ENDS)
 
     def _kill(self) -> None:
         child, self._child = self._child, None
@@ -126,10 +136,10 @@ class Prober:
             child.end()
 
     def close(self) -> None:
-        """Leave the child to others; it ends by itself what it is at."""
+        """Release the child for other files. It ends its requests by itself."""
         child, self._child = self._child, None
         if child is not None:
-            give(child)
+            release(child)
 
     def __del__(self) -> None:
         if hasattr(self, "_child"):
@@ -145,6 +155,6 @@ class Prober:
 
 
 def probe(path: str, config: StorageConfig = DEFAULT, decode: DecodeConfig = DECODE) -> dict[str, Any]:
-    """What `pipelines.audio.probe.probe` finds, found in a process of its own."""
+    """Do the same as `pipelines.audio.probe.probe`, in a child process."""
     with Prober(config, decode) as prober:
         return prober.result(path)

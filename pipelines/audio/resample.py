@@ -1,4 +1,4 @@
-"""Streams of blocks, float32 (channels, samples): cut to one size, or at another rate. Knows nothing of files."""
+"""Rechunks and resamples streams of blocks, float32 (channels, samples)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import soxr
 
 
 def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks of `block_samples`, the last one shorter."""
+    """Yield the same samples in blocks of `block_samples`. The last block is shorter."""
     held: list[np.ndarray] = []
     count = 0
     for block in blocks:
@@ -26,25 +26,25 @@ def rechunk(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.nda
 
 
 def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Generator[np.ndarray]:
-    """Blocks at another rate (soxr, HQ), in all round(n * rate_out / rate_in) samples.
+    """Yield blocks at another rate (soxr, HQ), with round(n * rate_out / rate_in) samples in total.
 
-    The blocks are cut to one fixed size first, so that the result never depends on how they came.
+    The blocks are first cut to a fixed size, so that the result does not depend on the sizes of `blocks`.
     """
     if rate_in == rate_out:
         yield from blocks
         return
     stream: soxr.ResampleStream | None = None
-    taken = given = channels = 0
+    samples_in = samples_out = channels = 0
     for block in rechunk(blocks, 1 << 16):
         channels = block.shape[0]
         stream = stream or soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
-        taken += block.shape[1]
+        samples_in += block.shape[1]
         out = stream.resample_chunk(np.ascontiguousarray(block.T))
-        given += len(out)
+        samples_out += len(out)
         yield out.T
     if stream is not None:
         rest = stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-        wanted = round(taken * rate_out / rate_in) - given
-        if len(rest) < wanted:  # soxr rounds the length on its own
+        wanted = round(samples_in * rate_out / rate_in) - samples_out
+        if len(rest) < wanted:  # soxr rounds the length in another way
             rest = np.concatenate([rest, np.zeros((wanted - len(rest), rest.shape[1]), np.float32)])
         yield rest[: max(0, wanted)].T

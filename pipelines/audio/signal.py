@@ -1,4 +1,4 @@
-"""Signal measures taken in the one decode: level, loudness, clipping, silence, bandwidth, and how channels relate."""
+"""Measures the signal while it is decoded: level, loudness, clipping, silence, bandwidth and relation of channels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import scipy.fft
 
 CLIP_RUN = 3
 CLIP_LEVEL = 0.97
-"""An extreme above this may be a ceiling: that of 16 bits is 0.99997, of 8 bits 0.992, A-law 0.984, mu-law 0.980."""
+"""An extreme above this may be full scale: 0.99997 for 16 bits, 0.992 for 8 bits, 0.984 for A-law, 0.980 for mu-law."""
 SPECTRUM_SAMPLES = 2048
 BANDWIDTH_DB = 50.0
 LOWEST_HZ = 50.0
-"""Below, an offset or hum would pass for the peak of the spectrum."""
+"""Below this frequency, an offset or hum would be taken for the peak of the spectrum."""
 NAMED_CHANNELS = 5
-"""From so many channels on FFmpeg's names for them are believed; it guesses "2.1" and "4.0" where a file names none."""
+"""FFmpeg's names of channels are used from this number of channels on. For fewer it guesses names such as "2.1"."""
 FRAME_S = 0.02
 ENERGY_FLOOR_DB = -80.0
 LAG_S = 0.02
 ACTIVE_DB = 20.0
-"""A channel is active where its level is within this of its 95th percentile."""
+"""A channel is active while its level is within this distance of its 95th percentile."""
 OWN_VOICE_DB = 6.0
 MIN_ALONE_S = 0.5
 LIVE_DB = 40.0
-"""A channel this far below the loudest is dead: no microphone was on it."""
+"""A channel this far below the loudest channel is dead: it has no microphone."""
 OPPOSITE_SHARE = 1 / 2
-"""Two channels are of opposite phase where their sum has less than this share of the power of their difference: of
-equally loud ones, where their correlation is below -1/3. Their mean would cancel what they have in common."""
+"""Two channels have opposite phase if their sum has less than this share of the power of their difference. For equally
+loud channels, this is a correlation below -1/3. Averaging them would cancel their common part."""
 MAX_CORRELATION = 0.3
-"""Microphones of one room and stereo mixes share their waveform within 20 ms; separate speakers share leakage only."""
+"""Microphones in one room, and stereo mixes, have correlated waveforms within 20 ms. Separate speakers share leakage
+only."""
 MAX_ENVELOPE_CORRELATION = 0.5
-"""Speakers take turns, so their levels fall as the other's rise; one room rises and falls together.
+"""Speakers take turns, so the level of one falls when the level of the other rises. In one room, levels rise together.
 
-Of levels, not of their logarithms, in which leakage 20 dB down would count as much as the speaker."""
+It is a correlation of levels. In a correlation of their logarithms, leakage at -20 dB would count like the speaker."""
 
 
 class RunCounter:
-    """Samples that stand in runs of at least `shortest` true values, over blocks of any size."""
+    """Counts the samples in runs of at least `shortest` true values, over blocks of any size."""
 
     def __init__(self, shortest: int) -> None:
         self.shortest = shortest
@@ -47,7 +48,7 @@ class RunCounter:
         self.open = 0
 
     def push(self, mask: np.ndarray) -> None:
-        """Booleans (samples,)."""
+        """Add booleans (samples,)."""
         edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
         if not edges.size:  # most blocks by far
             if mask.size and mask[0]:
@@ -66,32 +67,32 @@ class RunCounter:
         self.counted += int(lengths[lengths >= self.shortest].sum())
 
     def close(self) -> None:
-        """One false value."""
+        """Add one false value."""
         self.counted, self.open = self.total(), 0
 
     def total(self) -> int:
-        """The count, with a run that is still open."""
+        """Return the count, with a run that has not ended."""
         return self.counted + (self.open if self.open >= self.shortest else 0)
 
 
 class ClipCounter:
-    """Samples of one channel in runs of 3 or more at its own extreme on either side, if that is near full scale.
+    """Counts clipped samples of a channel: runs of 3 or more at its own positive or negative extreme near full scale.
 
-    The flat factor of SoX and FFmpeg's astats, as a count; it needs no bit depth, which a lossless copy or a conversion
-    to float hides. What lies beyond full scale is taken to lie at it: it clips as soon as it is played or stored as
-    integers.
+    This is the flat factor of SoX and of FFmpeg's astats, as a count. It does not need the bit depth, which is unknown
+    after a lossless copy or a conversion to float. Samples beyond full scale count as full scale, because they clip
+    when they are played or stored as integers.
     """
 
     def __init__(self) -> None:
         self.sides = [(1.0, CLIP_LEVEL, RunCounter(CLIP_RUN)), (-1.0, CLIP_LEVEL, RunCounter(CLIP_RUN))]
 
     def push(self, samples: np.ndarray) -> None:
-        """float32 (samples,)."""
+        """Add float32 (samples,)."""
         if not samples.size:
             return
         for index, (sign, extreme, runs) in enumerate(self.sides):
             highest = min(1.0, float(samples.max() if sign > 0 else -samples.min()))
-            if highest > extreme:  # what was counted so far lay below
+            if highest > extreme:  # the samples counted so far were below the new extreme
                 extreme, runs = highest, RunCounter(CLIP_RUN)
                 self.sides[index] = (sign, extreme, runs)
             if highest == extreme:
@@ -104,10 +105,10 @@ class ClipCounter:
 
 
 class Loudness:
-    """Integrated loudness, ITU-R BS.1770-4 / EBU R128, streamed: pyloudnorm's filters, 400 ms blocks, two gates.
+    """Integrated loudness of a stream by ITU-R BS.1770-4 / EBU R128: pyloudnorm's filters, 400 ms blocks, two gates.
 
-    A block that the end cuts short is left out, as BS.1770-4 asks: its power is not that of 400 ms. pyloudnorm counts
-    it, divided by 400 ms, where more than half of its last 100 ms is there; both agree on whole multiples of 100 ms.
+    An incomplete block at the end is left out, as BS.1770-4 requires. pyloudnorm counts it, divided by 400 ms, if more
+    than half of its last 100 ms is there. Both agree for whole multiples of 100 ms.
     """
 
     def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
@@ -122,7 +123,7 @@ class Loudness:
         self.powers: list[np.ndarray] = []
 
     def push(self, block: np.ndarray) -> None:
-        """float32 (channels, samples)."""
+        """Add float32 (channels, samples)."""
         weighted, self.state = self._filter(self.sections, block.astype(np.float64), axis=1, zi=self.state)
         held = np.concatenate([self.rest, weighted], axis=1)
         hops = held.shape[1] // self.hop
@@ -131,7 +132,7 @@ class Loudness:
         self.rest = held[:, hops * self.hop :]
 
     def lufs(self) -> float | None:
-        """LUFS, or None where no block passes the gates (silence, or less than 400 ms)."""
+        """Return the loudness in LUFS; None if no block passes the gates (silence, or less than 400 ms)."""
         hops = np.concatenate([np.zeros(0), *self.powers])
         if len(hops) < 4:
             return None
@@ -144,7 +145,7 @@ class Loudness:
 
 
 def k_weighting(sample_rate: int) -> np.ndarray:
-    """The filter of BS.1770-4 as second-order sections."""
+    """Return the K-weighting filter of BS.1770-4 as second-order sections."""
     import pyloudnorm  # takes seconds to import, and most commands measure nothing
 
     filters = pyloudnorm.Meter(sample_rate)._filters.values()
@@ -152,18 +153,18 @@ def k_weighting(sample_rate: int) -> np.ndarray:
 
 
 def channel_weights(channels: int, layout: str) -> np.ndarray:
-    """Weights of BS.1770-4 by FFmpeg's names of the channels: low-frequency effects 0, surrounds 1.41, others 1.
+    """Return the weights of BS.1770-4 by FFmpeg's names of channels: low-frequency effects 0, surrounds 1.41, others 1.
 
-    Surrounds stand 60 to 120 degrees to the side: the side channels, or the back ones of a layout without sides (5.1).
-    Up to four channels weigh 1 each, since FFmpeg makes up names for those that have none: a third microphone would
-    be the effects of 2.1.
+    Surround channels are 60 to 120 degrees to the side: the side channels, or the back channels of a layout without
+    side channels (5.1). Up to four channels have weight 1, because FFmpeg invents names for channels without names: a
+    third microphone would be the effects channel of 2.1.
 
     >>> channel_weights(6, "5.1").tolist(), channel_weights(8, "7.1").tolist()
     ([1.0, 1.0, 1.0, 0.0, 1.41, 1.41], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.41, 1.41])
     """
     if channels < NAMED_CHANNELS or not layout:
         return np.ones(channels)
-    import av  # a table of names is all that is asked of it here
+    import av  # only for its table of names
 
     names = [channel.name for channel in av.AudioLayout(layout).channels]
     surrounds = {"SL", "SR"} if "SL" in names else {"BL", "BR"}
@@ -175,7 +176,7 @@ def _loudness(power: Any) -> Any:
 
 
 class ChannelMeter:
-    """How channels relate, from blocks at 16 kHz: correlation within 20 ms, level envelopes, leakage."""
+    """Measures the relation of channels, from blocks at 16 kHz: correlation within 20 ms, level envelopes, leakage."""
 
     BLOCK = 1 << 16
 
@@ -184,13 +185,13 @@ class ChannelMeter:
         self.frame = round(FRAME_S * sample_rate)
         self.lag = round(LAG_S * sample_rate)
         self.rest = np.zeros((channels, 0), np.float32)
-        # Neighbours only: pairs grow with the square of the channels, and the median over neighbours tells as much.
+        # Only neighbours are compared. The number of all pairs is quadratic, and their median is not more informative.
         self.cross = np.zeros((max(0, channels - 1), 2 * self.lag + 1))
         self.energy = np.zeros(channels)
         self.levels: list[np.ndarray] = []
 
     def push(self, block: np.ndarray) -> None:
-        """float32 (channels, samples)."""
+        """Add float32 (channels, samples)."""
         if self.channels == 1:
             return
         held = np.concatenate([self.rest, block], axis=1)
@@ -209,7 +210,7 @@ class ChannelMeter:
             self.energy += np.square(part).sum(axis=1)
 
     def finish(self, layout: str) -> dict[str, Any]:
-        """The columns of `manifests.schemas.SIGNAL` that tell how the channels relate."""
+        """Return the columns of `manifests.schemas.SIGNAL` that describe the relation of the channels."""
         measures = ("channel_correlation", "phase_correlation", "envelope_correlation", "leakage_db")
         row: dict[str, Any] = dict.fromkeys(measures)
         row |= {"channel_relation": "mono", "live_channel": int(np.argmax(self.energy)), "tracks": 1}
@@ -224,7 +225,7 @@ class ChannelMeter:
         row["envelope_correlation"] = float(
             np.median([_correlation(*pair) for pair in itertools.pairwise(10 ** (levels.astype(np.float64) / 20))])
         )
-        if not self.energy.any():  # silence tells nothing of its channels, and one of them is enough
+        if not self.energy.any():  # the channels of silence cannot be compared, and one of them is enough
             row["channel_relation"] = "dual_mono"
             return row
         live = 10 * np.log10((self.energy + 1e-20) / (self.energy.max() + 1e-20)) > -LIVE_DB
@@ -245,7 +246,7 @@ class ChannelMeter:
         return row
 
     def _inverted(self) -> list[int]:
-        """Channels in opposite phase to the first one, each compared with the one before it."""
+        """Return the channels in opposite phase to the first one. Each is compared with the channel before it."""
         powers, products = self.energy[:-1] + self.energy[1:], 2 * self.cross[:, self.lag]
         opposite = powers + products < OPPOSITE_SHARE * (powers - products)
         return [int(channel) for channel in 1 + np.flatnonzero(np.cumsum(opposite) % 2)]
@@ -258,10 +259,11 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _leakage(levels: np.ndarray) -> float | None:
-    """Of the worst pair: median level in one channel relative to the other's while the other alone is active, dB.
+    """Return the leakage of the worst pair of neighbours in dB; None if no channel is active alone for `MIN_ALONE_S`.
 
-    What remains of a channel's own voice, its onsets and decays, only adds to what leaks in: from a low quantile on,
-    frames more than `OWN_VOICE_DB` above the leakage are left out. None where nobody is alone for `MIN_ALONE_S`.
+    The leakage is the level of an inactive channel relative to the active one: the median over the frames in which only
+    one of them is active. Onsets and decays of a channel's own voice can only increase that level. So the median starts
+    at a low quantile, and frames more than `OWN_VOICE_DB` above the leakage are left out.
     """
     worst = -np.inf
     active = [level > np.percentile(level, 95) - ACTIVE_DB for level in levels if level.size]
@@ -271,14 +273,17 @@ def _leakage(levels: np.ndarray) -> float | None:
             if relative.size * FRAME_S < MIN_ALONE_S:
                 continue
             leakage = np.percentile(relative, 25)
-            for _ in range(10):  # settles in a few
+            for _ in range(10):  # it converges in a few iterations
                 leakage = np.median(relative[relative < leakage + OWN_VOICE_DB])
             worst = max(worst, float(leakage))
     return worst if np.isfinite(worst) else None
 
 
 class SignalMeter:
-    """Everything of `manifests.schemas.SIGNAL` that does not need models; memory does not grow but for 50 levels/s."""
+    """Measures the columns of `manifests.schemas.SIGNAL` of each channel.
+
+    Memory grows only by a few levels a second.
+    """
 
     def __init__(self, sample_rate: int, channels: int, layout: str = "") -> None:
         self.sample_rate, self.channels = sample_rate, channels
@@ -294,9 +299,9 @@ class SignalMeter:
         self.window = np.hanning(SPECTRUM_SAMPLES).astype(np.float32)
 
     def push(self, block: np.ndarray) -> None:
-        """float32 (channels, samples) at the recording's own rate."""
+        """Add float32 (channels, samples) at the recording's own rate."""
         self.digest.update(np.ascontiguousarray(block.T, dtype="<f4").data)
-        block = np.ascontiguousarray(block)  # interleaved, all below would stride over the other channels
+        block = np.ascontiguousarray(block)  # if it is interleaved, everything below would be slow
         self.num_samples += block.shape[1]
         self.sum += block.sum(axis=1, dtype=np.float64)
         self.square += np.square(block, dtype=np.float64).sum(axis=1)
@@ -310,7 +315,7 @@ class SignalMeter:
         self.spectrum += np.square(np.abs(scipy.fft.rfft(frames, axis=1))).sum(axis=0, dtype=np.float64)
 
     def finish(self) -> dict[str, Any]:
-        """The columns that need no other channel; levels in dBFS are null for pure silence."""
+        """Return the columns that need no comparison of channels. Levels in dBFS are null for digital silence."""
         count = max(1, self.num_samples)
         mean_square = float(self.square.sum() / count / self.channels)
         return {
@@ -329,7 +334,10 @@ class SignalMeter:
         }
 
     def _bandwidth(self) -> float | None:
-        """Highest frequency within 50 dB of the long-term spectrum's peak; null for silence or under 2,048 samples."""
+        """Return the highest frequency within 50 dB of the peak of the long-term spectrum.
+
+        It is None for silence and for less than 2,048 samples.
+        """
         first = int(np.ceil(LOWEST_HZ * SPECTRUM_SAMPLES / self.sample_rate)) + 1
         if not self.spectrum[first:].any():
             return None

@@ -1,4 +1,4 @@
-"""One decode of a recording: measured at its own rate, kept at 16 kHz for the stages, in memory or spooled to disk."""
+"""Decodes a recording: measures it at its own rate, and holds it at 16 kHz for the stages, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -13,31 +13,40 @@ import numpy as np
 
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DECODE, DecodeConfig
-from pipelines.audio.files import DEFAULT, stat_file
+from pipelines.audio.files import DEFAULT
 from pipelines.audio.isolated import IsolatedDecoder
+from pipelines.audio.reach import check_size
 from pipelines.audio.resample import resampled
 from pipelines.audio.signal import ChannelMeter, SignalMeter
 from runtime.errors import (
     DecodeLimitError,
     DecoderDiedError,
-    SpeechmillError,
     UnreachableAudioError,
     UnreadableAudioError,
 )
 
 RATE = 16000
 MEMORY_BYTES = 128 << 20
+"""Sound up to this size is held in memory. Longer sound is in a temporary file."""
 
 
 class DecodedSound:
-    """The `Sound` of the stages. Ranges are read back, not mapped, so that resident memory stays flat."""
+    """The `Sound` of the stages. Ranges are read, not memory-mapped, so that resident memory does not grow."""
 
     sample_rate = RATE
 
     def __init__(
         self, recording_id: str, spool: Any, channels: int, num_samples: int, signal: dict[str, Any], first: int = 0
     ) -> None:
-        """`spool` holds all channels from sample `first` on."""
+        """
+        Args:
+            recording_id: The id of the recording.
+            spool: A file with all channels, float32 (samples, channels), from sample `first` on.
+            channels: The number of channels.
+            num_samples: Samples of the whole recording at 16 kHz.
+            signal: The columns of `manifests.schemas.SIGNAL`.
+            first: The first sample that the spool has.
+        """
         self.recording_id = recording_id
         self.num_samples = num_samples
         self.tracks: int = signal["tracks"]
@@ -47,7 +56,7 @@ class DecodedSound:
         self._first = first
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Samples [start, stop) at 16 kHz, float32 (tracks, samples), clipped to what exists."""
+        """Return the samples [start, stop) at 16 kHz, float32 (tracks, samples), or fewer at the end."""
         stop = self.num_samples if stop is None else min(stop, self.num_samples)
         width = 4 * self._channels
         assert start >= self._first
@@ -66,10 +75,11 @@ class DecodedSound:
 
 
 def tracks_of(block: np.ndarray, signal: dict[str, Any]) -> np.ndarray:
-    """Channels as analysed and encoded, (channels, n) to (tracks, n), by the relation that the signal row records.
+    """Convert channels, (channels, n), to the tracks that are analysed and encoded, (tracks, n).
 
-    Speakers stay apart; of equal channels one is taken, of one-sided ones the live one; a room, a stereo mix and
-    surround are averaged, after channels of opposite phase in a room were inverted: they would cancel.
+    The relation of the channels in the signal row decides. Channels with a speaker each stay separate. One of several
+    equal channels is taken, and the live one of one-sided channels. A room, a stereo mix and surround sound are
+    averaged. In a room, channels of opposite phase are inverted before, because they would cancel each other.
     """
     relation = signal["channel_relation"]
     if relation in ("mono", "speakers"):
@@ -93,32 +103,44 @@ def decode_sound(
     sha256: str | None = None,
     decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
-    """Decode once; `signal` of the result holds the columns of `manifests.schemas.SIGNAL`.
+    """Decode a recording, and measure its signal.
 
-    Raises UnreadableAudioError where nothing decodes or the file is not as long as when it was ingested, and
-    ChangedAudioError where `sha256` is given and its bytes have another one.
+    Args:
+        path: The name of the file.
+        recording_id: The id of the recording.
+        size_bytes: The size of the file when it was ingested.
+        config: How storage is accessed.
+        sha256: The sha256 of the file when it was ingested.
+        decode: The table [decode] of the recipe.
+
+    Returns:
+        The sound. Its `signal` has the columns of `manifests.schemas.SIGNAL`.
+
+    Raises:
+        UnreadableAudioError: Nothing decodes.
+        ChangedAudioError: The file has another size or another sha256.
     """
     check_size(path, size_bytes, config)
-    with closing(IsolatedDecoder(path, config, decode)) as decoder, _proven(decoder, sha256):
-        return _decoded(decoder, recording_id)
+    with closing(IsolatedDecoder(path, config, decode)) as decoder, _verified(decoder, sha256):
+        return _measure(decoder, recording_id)
 
 
 @contextmanager
-def _proven(decoder: IsolatedDecoder, sha256: str | None) -> Iterator[None]:
-    """Prove the bytes after what is done with them, also where they do not decode: others may be the reason."""
+def _verified(decoder: IsolatedDecoder, sha256: str | None) -> Iterator[None]:
+    """Verify the bytes after the block, also if they do not decode, because changed bytes may be the reason."""
     try:
         yield
-    except (DecodeLimitError, DecoderDiedError):  # nothing is left that could be asked
+    except (DecodeLimitError, DecoderDiedError):  # there is no child left to verify them
         raise
     except UnreadableAudioError as error:
         if sha256 is not None and not isinstance(error, UnreachableAudioError):
-            decoder.prove(sha256)
+            decoder.verify_sha256(sha256)
         raise
     if sha256 is not None:
-        decoder.prove(sha256)
+        decoder.verify_sha256(sha256)
 
 
-def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
+def _measure(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
     meter: SignalMeter | None = None
 
     def measured(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -133,7 +155,7 @@ def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
     num_samples = 0
     try:
         blocks = measured(decoder)
-        first = next(blocks)  # the decoder knows its rate only then
+        first = next(blocks)  # the decoder has its rate only after the first block
         for block in resampled(_chain(first, blocks), decoder.sample_rate, RATE):
             relations = relations or ChannelMeter(decoder.channels)
             relations.push(block)
@@ -142,16 +164,16 @@ def _decoded(decoder: IsolatedDecoder, recording_id: str) -> DecodedSound:
         assert meter is not None
         assert relations is not None
         signal = meter.finish() | relations.finish(decoder.channel_layout) | _events(decoder)
-    except BaseException:  # a spool of a long recording must not outlive a failure; raised on
+    except BaseException:  # the temporary file of a long recording must not outlive a failure
         spool.close()
         raise
     return DecodedSound(recording_id, spool, decoder.channels, num_samples, signal)
 
 
 def _events(decoder: IsolatedDecoder) -> dict[str, Any]:
-    """The columns that tell what happened while a recording was decoded.
+    """Return the columns with the errors of decoding.
 
-    `filled_s` is null where gaps are not to be filled, `missing_s` where it is not known.
+    `filled_s` is null if gaps are not filled. `missing_s` is null if it is unknown.
     """
     return {
         "decode_errors": decoder.decode_errors,
@@ -164,11 +186,12 @@ def _events(decoder: IsolatedDecoder) -> dict[str, Any]:
 
 
 class TrackStream:
-    """A recording decoded again, for an encoder. Iterate it once, prove it, and close it.
+    """Decodes a recording again, for an encoder. Iterate over it once, verify its bytes, and close it.
 
-    Yields float32 (tracks, n) blocks at `sample_rate`, None for the recording's own, from its first sample on. `signal`
-    is the signal row of the recording, which tells how its channels become tracks. Raises UnreadableAudioError where
-    the sound does not decode or no longer has the rate and channels of the row.
+    It yields blocks, float32 (tracks, n), from the first sample on.
+
+    Raises:
+        UnreadableAudioError: The sound does not decode, or has another rate or other channels than the signal row.
     """
 
     def __init__(
@@ -179,23 +202,31 @@ class TrackStream:
         config: StorageConfig = DEFAULT,
         decode: DecodeConfig = DECODE,
     ) -> None:
+        """
+        Args:
+            uri: The name of the recording.
+            sample_rate: The rate of the blocks in Hz; None for the rate of the recording.
+            signal: The signal row of the recording.
+            config: How storage is accessed.
+            decode: The table [decode] of the recipe.
+        """
         self._sample_rate, self._signal = sample_rate or signal["sample_rate"], dict(signal)
-        self._decoder = _decoder_again(uri, signal, config, decode)
+        self._decoder = _make_decoder(uri, signal, config, decode)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        blocks = _as_annotated(self._decoder, self._signal)
+        blocks = _check_format(self._decoder, self._signal)
         tracks = (tracks_of(block, self._signal) for block in blocks)
         yield from resampled(tracks, self._signal["sample_rate"], self._sample_rate)
 
-    def prove(self, sha256: str) -> None:
-        """Raise ChangedAudioError unless the bytes of the file have this hex digest; ends the iteration.
+    def verify_sha256(self, sha256: str) -> None:
+        """Raise ChangedAudioError unless the bytes of the file have this sha256 (hex digits).
 
-        May be called after any block: what decoding has not read of the file is read then.
+        It may be called after any block, and ends the iteration. Bytes that decoding has not read are read.
         """
-        self._decoder.prove(sha256)
+        self._decoder.verify_sha256(sha256)
 
     def close(self) -> None:
-        """End the decoding, at any time."""
+        """End the decoding. It may be called at any time."""
         self._decoder.close()
 
 
@@ -209,67 +240,45 @@ def decode_span(
     sha256: str | None = None,
     decode: DecodeConfig = DECODE,
 ) -> DecodedSound:
-    """Decode again up to sample `stop` at 16 kHz and hold [start, stop): the bits that `decode_sound` gives there.
+    """Decode a recording again, and hold the samples [start, stop) at 16 kHz. They are bit-equal to `decode_sound`.
 
-    Raises as `decode_sound`.
+    Raises:
+        SpeechmillError: As `decode_sound`.
     """
     check_size(path, size_bytes, config)
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (the sound closes it)
-    passed = 0
+    position = 0
     try:
-        with closing(_decoder_again(path, signal, config, decode)) as decoder, _proven(decoder, sha256):
-            for block in resampled(_as_annotated(decoder, signal), signal["sample_rate"], RATE):
-                held = block[:, max(0, start - passed) : max(0, stop - passed)]
+        with closing(_make_decoder(path, signal, config, decode)) as decoder, _verified(decoder, sha256):
+            for block in resampled(_check_format(decoder, signal), signal["sample_rate"], RATE):
+                held = block[:, max(0, start - position) : max(0, stop - position)]
                 spool.write(np.ascontiguousarray(held.T, dtype=np.float32).data)
-                passed += block.shape[1]
-                if passed >= stop:
+                position += block.shape[1]
+                if position >= stop:
                     break
-    except BaseException:  # a spool of a long recording must not outlive a failure; raised on
+    except BaseException:  # the temporary file of a long recording must not outlive a failure
         spool.close()
         raise
     return DecodedSound(signal["recording_id"], spool, signal["channels"], num_samples_of(signal), signal, start)
 
 
 def num_samples_of(signal: dict[str, Any]) -> int:
-    """Samples at 16 kHz of the recording that a signal row describes."""
+    """Return the samples at 16 kHz of the recording that a signal row describes."""
     return round(signal["num_samples"] * RATE / signal["sample_rate"])
 
 
-def _decoder_again(
-    path: str, signal: Mapping[str, Any], config: StorageConfig, decode: DecodeConfig
-) -> IsolatedDecoder:
-    """The decoder of a recording that was decoded before: gaps are filled if they were then."""
+def _make_decoder(path: str, signal: Mapping[str, Any], config: StorageConfig, decode: DecodeConfig) -> IsolatedDecoder:
+    """Return the decoder of a recording that was annotated. Gaps are filled if they were filled then."""
     return IsolatedDecoder(path, config, dataclasses.replace(decode, fill_gaps=signal["filled_s"] is not None))
 
 
-def _as_annotated(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """The blocks of a decoder. Raises UnreadableAudioError where rate or channels are not those of the signal row."""
+def _check_format(decoder: IsolatedDecoder, signal: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the blocks of a decoder. Raises UnreadableAudioError if rate or channels differ from the signal row."""
     for block in decoder:
         if (decoder.sample_rate, decoder.channels) != (signal["sample_rate"], signal["channels"]):
             what = f"{decoder.path!r}: changed since it was annotated"
             raise UnreadableAudioError(what, "ingest and annotate it again")
         yield block
-
-
-def check_size(path: str, size_bytes: int | None, config: StorageConfig = DEFAULT) -> None:
-    """Refuse a file that is not as long as it was."""
-    found = stat_file(path, config).size_bytes
-    if size_bytes is not None and found != size_bytes:
-        what = f"{path!r}: {found} bytes, {size_bytes} when it was ingested"
-        raise UnreadableAudioError(what, "it changed since: ingest again")
-
-
-def present(recording: Mapping[str, Any], config: StorageConfig = DEFAULT) -> str:
-    """The first of a recording's names that still holds as many bytes; raises as `check_size` of the last one."""
-    *others, last = recording["uris"]
-    for uri in others:
-        try:
-            check_size(uri, recording["size_bytes"], config)
-        except SpeechmillError:
-            continue  # another name may hold them; the last name's error is told
-        return str(uri)
-    check_size(last, recording["size_bytes"], config)
-    return str(last)
 
 
 def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

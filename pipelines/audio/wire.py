@@ -1,7 +1,7 @@
-"""One HTTP/1.1 exchange on a connection of its own: each wait ends at a deadline, each byte is paid from an allowance.
+"""One HTTP/1.1 request and its answer on a new connection, with a deadline and a limit of bytes.
 
-The library's http.client knows neither, and after a header line that it does not understand it drops all others
-without a word, `Transfer-Encoding` among them: the marks between chunks would be taken for sound.
+Python's http.client has neither. Also, after a header line that it does not understand, it drops all later lines
+without an error. Without `Transfer-Encoding`, the sizes between chunks would be taken for sound.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from typing import Any
 from pipelines.audio.address import RefusedError, Target
 
 OVERHEAD_BYTES = 1 << 19
-"""What an answer may hold beside its body: interim answers, headers, marks of chunks and trailers. Each byte of the
-body allows two more, for servers that send it in tiny chunks."""
+"""Bytes that an answer may have besides its body: interim answers, headers, sizes of chunks and trailers. Each byte of
+the body allows two more, for servers that send tiny chunks."""
 LINE_BYTES = 1 << 16
-"""Longest line of a status, a header or a mark of a chunk; browsers take 256 kB for all headers together."""
+"""The longest line of a status, a header or the size of a chunk. Browsers accept 256 kB for all headers together."""
 PIECE_BYTES = 1 << 17
 SHOWN_BYTES = 80
 STATUS = re.compile(rb"HTTP/[0-9](?:\.[0-9])? +([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
 CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-"""What a resolver says for good; all else may pass."""
+"""Permanent errors of a resolver. All others may be temporary."""
 
 AddressInfo = tuple[Any, Any, int, str, Any]
 
 
 class Deadline:
-    """A moment until which something is waited for, and `idle_s`, the longest wait in which nothing comes at all."""
+    """A deadline of an exchange, and `idle_s`, the longest time to wait for the next data."""
 
     def __init__(self, left_s: float, idle_s: float) -> None:
         self.at, self.idle_s = time.monotonic() + left_s, idle_s
 
     def wait_s(self) -> float:
-        """How long to wait for the next thing. Raises RefusedError where the deadline has passed."""
+        """Return how long to wait for the next data. Raises RefusedError after the deadline."""
         left_s = self.at - time.monotonic()
         if left_s <= 0:
             raise RefusedError("too slow", "it takes longer than [storage] http_max_s: leave it out or raise it")
@@ -50,16 +50,20 @@ class Deadline:
 
 
 def resolve(host: str, port: int, deadline: Deadline) -> list[AddressInfo]:
-    """The addresses of a host as getaddrinfo gives them. Raises OSError, TimeoutError where the resolver is slow.
+    """Return the addresses of a host as getaddrinfo does.
 
-    The resolver of the system knows no deadline, so it is asked in a thread that may be left behind.
+    The resolver of the system has no deadline, so it runs in a thread that may be abandoned.
+
+    Raises:
+        RefusedError: There is no such host.
+        OSError: The resolver fails; TimeoutError if it is slow.
     """
     future: Future[list[AddressInfo]] = Future()
 
     def ask() -> None:
         try:
             future.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:  # raised below, for whoever still waits
+        except Exception as error:  # it is raised below if the caller still waits
             future.set_exception(error)
 
     threading.Thread(target=ask, name="resolve", daemon=True).start()
@@ -74,58 +78,59 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[AddressInfo]:
 
 
 def connect(found: AddressInfo, deadline: Deadline) -> socket.socket:
-    """A connection to one address. Raises OSError."""
+    """Connect to one address. Raises OSError."""
     family, kind, protocol, _, address = found
-    made = socket.socket(family, kind, protocol)
+    connection = socket.socket(family, kind, protocol)
     try:
-        made.settimeout(deadline.wait_s())
-        made.connect(address)
+        connection.settimeout(deadline.wait_s())
+        connection.connect(address)
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return made
+    return connection
 
 
 @functools.cache
-def tls() -> ssl.SSLContext:
-    """Made once, since the certificates of all authorities are read for it."""
+def tls_context() -> ssl.SSLContext:
+    """Return the TLS context. It is made once, because it reads the certificates of all authorities."""
     return ssl.create_default_context()
 
 
-def secured(plain: socket.socket, host: str, deadline: Deadline) -> socket.socket:
-    """The connection under TLS. Raises OSError, or RefusedError for no TLS or no valid certificate."""
+def wrap_tls(plain: socket.socket, host: str, deadline: Deadline) -> socket.socket:
+    """Return the connection with TLS. Raises OSError; RefusedError if there is no TLS or no valid certificate."""
     try:
         plain.settimeout(deadline.wait_s())
-        return tls().wrap_socket(plain, server_hostname=host.removesuffix("."))
+        return tls_context().wrap_socket(plain, server_hostname=host.removesuffix("."))
     except ssl.SSLCertVerificationError as error:
         raise RefusedError(f"its certificate is not valid: {error.verify_message!r}") from error
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        raise  # it hung up, and may not the next time
+        raise  # the server closed the connection, which may be temporary
     except ssl.SSLError as error:
         raise RefusedError(f"no secure connection can be made: {error.reason!r}") from error
-    except ValueError as error:  # a host that no certificate can name
+    except ValueError as error:  # no certificate can be for such a host
         raise RefusedError("its host is no valid name") from error
 
 
 @dataclass(frozen=True)
 class Head:
-    """Status line and headers of an answer, names in small letters, a character for each byte."""
+    """The status line and the headers of an answer. Names are in lower case; each character is a byte."""
 
     status: int
     reason: str
     fields: dict[str, list[str]]
 
     def first(self, name: str) -> str:
+        """Return the first header with this name; '' if there is none."""
         return self.fields.get(name, [""])[0]
 
     @property
-    def told(self) -> str:
-        """Status and reason for a message: what comes from the server cannot drive a terminal."""
+    def description(self) -> str:
+        """Status and reason for a message, without control characters from the server."""
         return f"status {self.status} {self.reason[:SHOWN_BYTES]!r}" if self.reason else f"status {self.status}"
 
     @property
     def length(self) -> int | None:
-        """What `Content-Length` says in bytes, None if nothing that is a number or where chunks say it."""
+        """The bytes of `Content-Length`; None if it is not a number, or if the answer is chunked."""
         if "transfer-encoding" in self.fields:
             return None
         texts = {text.strip() for line in self.fields.get("content-length", []) for text in line.split(",")}
@@ -135,7 +140,7 @@ class Head:
 
 
 def size_of(text: str) -> int | None:
-    """A number of bytes in ASCII digits, else None. RefusedError beyond 18 digits, of which no file is."""
+    """Parse a number of bytes in ASCII digits; None for other text. Raises RefusedError beyond 18 digits."""
     if not re.fullmatch(r"[0-9]+", text):
         return None
     if len(text) > 18:
@@ -143,8 +148,8 @@ def size_of(text: str) -> int | None:
     return int(text)
 
 
-class _Wire(io.RawIOBase):
-    """What comes over a connection, before a deadline and within `allowance` bytes."""
+class _LimitedStream(io.RawIOBase):
+    """Reads from a connection until a deadline, and at most `allowance` bytes."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self.connection, self.allowance = connection, OVERHEAD_BYTES
@@ -159,13 +164,13 @@ class _Wire(io.RawIOBase):
         self.allowance -= count
         if self.allowance < 0:
             raise RefusedError(
-                f"it sends more than {OVERHEAD_BYTES} bytes that are no part of a file", "mend the server"
+                f"it sends more than {OVERHEAD_BYTES} bytes that are not part of a file", "fix the server"
             )
         return count
 
     def wait(self) -> None:
         timeout_s = self._deadline.wait_s()
-        if timeout_s != self._timeout_s:  # it saves a call to the system for most pieces
+        if timeout_s != self._timeout_s:  # this saves a system call for most pieces
             self.connection.settimeout(timeout_s)
             self._timeout_s = timeout_s
 
@@ -175,33 +180,41 @@ class _Wire(io.RawIOBase):
 
 
 class Exchange:
-    """One request and its answer. Raises OSError for what may pass, RefusedError for an answer that is none of HTTP."""
+    """One request and its answer.
+
+    Raises:
+        OSError: From all methods, for failures that may be temporary.
+        RefusedError: From all methods, if the answer is not HTTP.
+    """
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
-        self._wire = _Wire(connection, deadline)
-        self._reader = io.BufferedReader(self._wire, LINE_BYTES)
+        self._stream = _LimitedStream(connection, deadline)
+        self._reader = io.BufferedReader(self._stream, LINE_BYTES)
 
     def close(self) -> None:
         self._reader.close()
 
     def ask(self, target: Target, headers: dict[str, str]) -> Head:
-        """Send a GET and read the head of the answer."""
+        """Send a GET request, and return the head of the answer."""
         lines = [f"GET {target.path} HTTP/1.1", f"Host: {target.name}", *(f"{k}: {v}" for k, v in headers.items())]
-        self._wire.wait()
-        self._wire.connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii"))
+        self._stream.wait()
+        self._stream.connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii"))
         while True:
             line = self._line()
             status = STATUS.fullmatch(line)
             if not status:
                 raise RefusedError(
-                    f"its answer begins with {line[:SHOWN_BYTES]!r}, which is no HTTP", "mend the server"
+                    f"its answer begins with {line[:SHOWN_BYTES]!r}, which is not HTTP", "fix the server"
                 )
             fields = self._fields()
-            if int(status[1]) >= 200 or int(status[1]) == 101:  # below are interim answers
+            if int(status[1]) >= 200 or int(status[1]) == 101:  # lower numbers are interim answers
                 return Head(int(status[1]), (status[2] or b"").decode("latin-1").strip(), fields)
 
     def body(self, head: Head) -> Iterator[bytes]:
-        """The body in pieces. Raises ConnectionError where it is cut short, but for one that tells no length."""
+        """Yield the body in pieces.
+
+        Raises ConnectionError if it is cut short, which shows only if its length is known.
+        """
         coding = ", ".join(head.fields.get("transfer-encoding", [])).lower().strip()
         if coding == "chunked":
             yield from self._chunks()
@@ -215,7 +228,7 @@ class Exchange:
 
     def _piece(self, limit: int) -> bytes:
         piece = self._reader.read1(min(limit, PIECE_BYTES))
-        self._wire.allowance += 3 * len(piece)
+        self._stream.allowance += 3 * len(piece)
         return piece
 
     def _exactly(self, size: int) -> Iterator[bytes]:
@@ -241,13 +254,13 @@ class Exchange:
                 raise RefusedError("a chunk of its body is longer than it says")
 
     def _fields(self) -> dict[str, list[str]]:
-        """Headers up to the empty line. A line that is none is passed over, as browsers do."""
+        """Read headers up to the empty line. Lines that are not headers are skipped, as in browsers."""
         fields: dict[str, list[str]] = {}
         values: list[str] = []
         while line := self._line():
             text = line.decode("latin-1")
             name, colon, value = text.partition(":")
-            if text[0] in " \t" and values:  # it goes on from the line before
+            if text[0] in " \t" and values:  # it continues the line before
                 values[-1] += f" {text.strip()}"
             elif colon:
                 values = fields.setdefault(name.strip().lower(), [])

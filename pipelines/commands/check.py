@@ -1,4 +1,4 @@
-"""What `manifest validate --deep` asks of the recordings themselves: whether their files still hold their bytes."""
+"""`manifest validate --deep`: checks that the files of recordings still have the bytes that were ingested."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from manifests.exchange.validate import Problem
 from manifests.lake import Lake
-from pipelines.audio.reach import Recording, check_size, prove
+from pipelines.audio.reach import Recording, check_size, verify_sha256
 from runtime.errors import SpeechmillError, UnreachableAudioError
 
 
 def check_sources(lake: Lake) -> Iterator[Problem]:
-    """Hash the file under every name of every recording of a lake: a problem for each that holds other bytes.
+    """Hash the file behind every URI of every recording of a lake. Yields a problem for each whose bytes differ.
 
-    Names that cannot be reached are counted in one note: what they hold is not known.
+    URIs that cannot be reached are counted in one note, since their bytes are unknown.
     """
     lost, first = 0, ""
 
@@ -21,7 +21,7 @@ def check_sources(lake: Lake) -> Iterator[Problem]:
         key, recording, uri = name
         try:
             check_size(uri, recording["size_bytes"], lake.config)
-            prove(uri, recording["sha256"], lake.config)
+            verify_sha256(uri, recording["sha256"], lake.config)
         except SpeechmillError as error:
             return key, recording, error
         return key, recording, None

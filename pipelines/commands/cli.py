@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.look.cli import manifest
-from manifests.look.options import JSON, WIDE, choosing
+from manifests.look.options import JSON, WIDE, choice_options
 from manifests.output import say
 from manifests.version import version
 from pipelines.commands import curate, inspect
@@ -28,9 +28,9 @@ from pipelines.commands.options import (
     INPUTS,
     RETRY,
     Output,
-    begun,
     engine_of,
     open_lake,
+    open_run,
     options,
     recipe_of,
     retry_of,
@@ -71,14 +71,14 @@ for command in (
 @DRY
 @click.option(
     "--watch", "every_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="Go on: look for new recordings every so many seconds, until Ctrl-C.",
+    help="Keep running: look for new recordings every so many seconds, until Ctrl-C.",
 )  # fmt: skip
 def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
     if dry_run:
-        tell(["ingest", "annotate", "select", "encode"], inputs, **settings)
+        print_plan(["ingest", "annotate", "select", "encode"], inputs, **settings)
         return
-    with begun(**settings, inputs=inputs, measures=True) as (work, output):
+    with open_run(**settings, inputs=inputs, measures=True) as (work, output):
 
         def others() -> None:
             do_annotate(work, output)
@@ -93,15 +93,15 @@ def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **setting
             from pipelines.commands import rounds
 
             rounds.repeat(work, lambda: do_ingest(work, output, inputs), others, every_s, work.watch.print)
-        do_tell_next(work, output, settings)
+        print_next_steps(work, output, settings)
 
 
 @cli.command()
 @options
 @INPUTS
 def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
-    """Add recordings to the lake: probe headers, hash bytes, decode nothing."""
-    with begun(**settings, inputs=inputs) as (work, output):
+    """Add recordings to the lake: hash their bytes and read their headers, without decoding."""
+    with open_run(**settings, inputs=inputs) as (work, output):
         do_ingest(work, output, inputs)
 
 
@@ -110,11 +110,11 @@ def ingest(inputs: tuple[str, ...], **settings: Any) -> None:
 @RETRY
 @DRY
 def annotate(dry_run: bool, **settings: Any) -> None:
-    """Measure every recording that was not measured with these settings."""
+    """Measure every recording that has not been measured with these settings."""
     if dry_run:
-        tell(["annotate"], **settings)
+        print_plan(["annotate"], **settings)
         return
-    with begun(**settings, measures=True) as (work, output):
+    with open_run(**settings, measures=True) as (work, output):
         do_annotate(work, output)
 
 
@@ -122,11 +122,11 @@ def annotate(dry_run: bool, **settings: Any) -> None:
 @options
 @DRY
 def select(dry_run: bool, **settings: Any) -> None:
-    """Apply the recipe's rules to what was measured and print the funnel; decodes nothing."""
+    """Apply the recipe's rules to the measures and print the funnel; no sound is decoded."""
     if dry_run:
-        tell(["select"], **settings)
+        print_plan(["select"], **settings)
         return
-    with begun(**settings) as (work, output):
+    with open_run(**settings) as (work, output):
         do_select(work, output)
 
 
@@ -137,15 +137,15 @@ def select(dry_run: bool, **settings: Any) -> None:
 def encode(dry_run: bool, **settings: Any) -> None:
     """Encode the selected windows into shards and print the ledger."""
     if dry_run:
-        tell(["encode"], **settings)
+        print_plan(["encode"], **settings)
         return
-    with begun(**settings) as (work, output):
+    with open_run(**settings) as (work, output):
         check_room(work)
         do_encode(work, output)
-        do_tell_next(work, output, settings)
+        print_next_steps(work, output, settings)
 
 
-def tell(
+def print_plan(
     steps: list[str],
     inputs: tuple[str, ...] = (),
     *,
@@ -157,7 +157,7 @@ def tell(
     retry_failed: str | None = None,
     **engine: Any,
 ) -> None:
-    """Print what these steps would do, and do nothing; every mistake is told as by the steps themselves."""
+    """Print what these steps would do. Errors in the recipe or the options are raised as by the steps themselves."""
     from pipelines.commands.dry_run import DryRun
     from pipelines.units import extras, resources
 
@@ -199,11 +199,11 @@ def do_select(work: Run, output: Output) -> None:
 
 
 def check_room(work: Run) -> None:
-    """Raise SpeechmillError where the features of what is selected clearly do not fit on the disk."""
+    """Raise SpeechmillError where the features of the selected windows clearly do not fit on the disk."""
     from pipelines.units.resources import check_room_for_features
 
     datasets = {dataset.name: config for dataset, config in work.datasets()}
-    check_room_for_features(work.lake, datasets, work.recipe.shard_s, work.selection().name, work.engine.most_workers())
+    check_room_for_features(work.lake, datasets, work.recipe.shard_s, work.selection().name, work.engine.max_workers())
 
 
 def do_encode(work: Run, output: Output) -> None:
@@ -223,8 +223,8 @@ def do_encode(work: Run, output: Output) -> None:
         output.show("encode", rows, ledger.render(table, work.recipe.encode.patch))
 
 
-def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
-    """Tell where the dataset lies, how long that took and what shows and checks it."""
+def print_next_steps(work: Run, output: Output, settings: Mapping[str, Any]) -> None:
+    """Print the folder of the dataset, how long the run took, and the commands that show and check the dataset."""
     from pipelines.commands.next_steps import next_commands
     from pipelines.progress.watch import clock
 
@@ -236,21 +236,21 @@ def do_tell_next(work: Run, output: Output, settings: Mapping[str, Any]) -> None
         work.watch.print(f"dataset: {', '.join(folders)}, after {clock(seconds)}")
         for command in commands:
             work.watch.print(f"next: {command}")
-        if "warning" in output.results:  # the first one is a page further up
+        if "warning" in output.results:  # it was printed earlier and has scrolled away
             work.watch.print(f"warning: the dataset is empty: {output.results['warning']}")
 
 
 @manifest.command()
-@choosing
+@choice_options
 @WIDE
 @JSON
 @click.argument("one")
 @click.argument("two")
 def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
-    """Tell what changed, and which rule did it.
+    """Print what changed, and which rule caused it.
 
-    Between two lakes, two selections or two recipes (shipped ones by name). --selection, --dataset and --stage hold
-    for both; LAKE/selections/NAME names a selection of one.
+    Compares two lakes, two selections or two recipes (shipped ones by name). --selection, --dataset and --stage apply
+    to both; LAKE/selections/NAME names a selection of one.
     """
     from manifests.look import diff as differing
     from manifests.look import render, terminal
@@ -262,16 +262,16 @@ def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
 
 @cli.command()
 @click.argument("lake")
-@choosing
+@choice_options
 @click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
-@click.option("--no-audio", is_flag=True, help="Touch no sound: no excerpts, waveforms or mel pictures.")
+@click.option("--no-audio", is_flag=True, help="Read no sound: the report has no excerpts, waveforms or mel pictures.")
 @click.option(
     "--roundtrips", type=click.IntRange(0), default=2, show_default=True,
-    help="Kept recordings to play as their features sound, too.",
+    help="Kept recordings to play decoded from their features, too.",
 )  # fmt: skip
 def report(lake: str, **settings: Any) -> None:
-    """Show LAKE as one HTML file that loads nothing."""
+    """Write a report on LAKE as one HTML file that loads nothing else."""
     from pipelines.commands.report import report_lake
 
     path, size = report_lake(open_lake(lake), **settings)
@@ -280,16 +280,16 @@ def report(lake: str, **settings: Any) -> None:
 
 def _reach(context: click.Context, parameter: click.Parameter, recipe: str | None) -> None:
     if recipe:
-        from manifests.storage import reached_by
+        from manifests.storage import use_storage_config
 
-        context.with_resource(reached_by(recipe_of(recipe, ()).storage))
+        context.with_resource(use_storage_config(recipe_of(recipe, ()).storage))
 
 
 REACHED = click.Option(
     ["--recipe"], metavar="RECIPE", callback=_reach, expose_value=False,
-    help="Recipe whose [storage] tells how to reach the lake and its recordings.",
+    help="Recipe whose [storage] says how to reach the lake and its recordings.",
 )  # fmt: skip
-"""For commands over a lake alone: the lake cannot tell how it is reached."""
+"""For commands that take no recipe: a lake does not contain the settings by which it is reached."""
 for command in [
     *manifest.commands.values(),
     *datasets.commands.values(),

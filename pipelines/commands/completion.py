@@ -1,4 +1,4 @@
-"""`speechmill completion SHELL`: the lines that make a shell complete commands, options and names in a lake."""
+"""`speechmill completion SHELL`: prints the shell code that completes commands, options and names of a lake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`speechmill config`: settings that another tool knows, as the tables of a recipe."""
+"""`speechmill config`: writes tables of a recipe from the output of other tools."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import click
 from manifests.storage import StorageConfig
 from runtime.errors import SpeechmillError
 
-TABLE = re.compile(r"^\[storage\][^\n]*\n(?:(?!\[).*\n?)*", re.M)  # its head, and every line up to the next table's
+TABLE = re.compile(
+    r"^\[storage\][^\n]*\n(?:(?!\[).*\n?)*", re.M
+)  # its header, and every line up to the header of the next table
 
 
 @click.group()
 def config() -> None:
-    """Write parts of a recipe from what other tools know."""
+    """Write tables of a recipe from the output of other tools."""
 
 
 @config.command("from-terraform", short_help="Write [storage] from what `terraform output -json` printed.")
@@ -39,9 +41,9 @@ def from_terraform(outputs: Any, recipe: Path | None) -> None:
 
 
 def storage_table(text: str, name: str) -> str:
-    """The table `[storage]` as TOML, with the lake and the raw sound as comments: they are given on the command line.
+    """The table `[storage]` as TOML, with a comment that has the command line for the lake and the raw sound.
 
-    Raises SpeechmillError where `text` is not the output of `terraform output -json` in one of our environments.
+    Raises SpeechmillError where `text` is not the output of `terraform output -json` in an environment of infra/.
     """
     try:
         storage = json.loads(text)["storage"]["value"]
@@ -51,12 +53,12 @@ def storage_table(text: str, name: str) -> str:
         raise SpeechmillError(f"{name} holds no output named storage", remedy) from error
     lines = ["[storage]", f"# speechmill run RECIPE --in {raw}/ --lake {lake}"]
     keys = [field.name for field in fields(StorageConfig) if storage.get(field.name) is not None]
-    lines += [f"{key} = {json.dumps(storage[key])}" for key in keys]  # scalars are written in TOML as in JSON
+    lines += [f"{key} = {json.dumps(storage[key])}" for key in keys]  # TOML writes scalars as JSON does
     return "\n".join(lines) + "\n"
 
 
 def with_table(text: str, table: str) -> str:
-    """A recipe's text with its table `[storage]` replaced, or added at the end."""
+    """The text of a recipe with its table `[storage]` replaced by `table`, or with `table` added at the end."""
     if TABLE.search(text):
         return TABLE.sub(lambda found: table + ("\n" if found.end() < len(text) else ""), text, count=1)
     return f"{text.rstrip()}\n\n{table}" if text.strip() else table

@@ -1,4 +1,4 @@
-"""Commands that change what a lake already holds: labels, recordings that were withdrawn, batches that are small."""
+"""Commands that change a lake: `label` corrects labels, `remove` withdraws recordings, `merge` joins small batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import told
+from manifests.look.options import user_errors
 from manifests.output import printable, say, to_json
 from pipelines.progress.console import public_command
 from runtime.errors import SpeechmillError
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 EVERY = "*"
 SHOWN = 20
-"""Lines of what changes from what; --json shows all."""
+"""Number of changes that `label` prints; --json has all."""
 
 
 def picking(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which recordings are meant."""
+    """Add the options that name recordings."""
     for option in (
         click.option(
             "--from", "file", metavar="FILE",
             help="Those that a .csv, .jsonl or .parquet names in a column recording_id, uri or pattern.",
         ),
-        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `annotations`."),
+        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `recordings`."),
         click.option("--source", metavar="SOURCE", help="Those of one source."),
         click.option(
             "--uri", "uris", multiple=True, metavar="PATTERN",
@@ -46,7 +46,7 @@ def picking(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:
-    """What every command here takes."""
+    """Add the options of every command in this file."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
@@ -71,7 +71,7 @@ def opened(lake: str) -> Lake:
 
 
 def finish_merge(lake: Lake) -> None:
-    """Do what is left of a merge that was killed, before anything else is done with a lake."""
+    """Finish a merge that was killed, before anything else is done with the lake."""
     from manifests import merge
 
     if merge.is_begun(lake):
@@ -80,7 +80,7 @@ def finish_merge(lake: Lake) -> None:
 
 @contextmanager
 def watched(lake: Lake, command: list[str]) -> Iterator[Watch]:
-    """A watch around what changes a lake, so that runs/ tells when it was."""
+    """A watch around a change of a lake, so that runs/ records it."""
     from pipelines.progress.watch import Watch
 
     lake.sweep()
@@ -89,12 +89,12 @@ def watched(lake: Lake, command: list[str]) -> Iterator[Watch]:
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Errors of what was asked for, for people."""
+def pick_errors() -> Iterator[None]:
+    """Turn errors in names, conditions and files of the user into errors with a remedy."""
     from manifests.pick import PickError
 
     try:
-        with told():
+        with user_errors():
             yield
     except PickError as error:
         raise SpeechmillError(str(error), error.remedy) from error
@@ -132,7 +132,7 @@ def label(
         return
     if not labels and not which["file"]:
         raise click.UsageError("say what to change: KEY=VALUE, or --from a file with such columns")
-    with errors_told():
+    with pick_errors():
         wanted = Wanted(**which)
         connection = pick(found, wanted)
         try:
@@ -164,11 +164,11 @@ def _given(labels: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _asked(labels: tuple[str, ...], wanted: Wanted) -> str:
-    """What was asked for, as words of the command: the same words ask for the same."""
+    """The request as words of the command; equal requests have equal words."""
     words = list(labels)
     words += [word for one in wanted.ids for word in ("--id", one)]
     words += [word for one in wanted.uris for word in ("--uri", one)]
-    # Without the folder of the file: equal lakes have equal histories wherever it lay.
+    # The folder of the file is left out, so that equal lakes have equal histories.
     file = wanted.file and os.path.basename(wanted.file)
     for option, value in (("--source", wanted.source), ("--where", wanted.where), ("--from", file)):
         words += [] if value is None else [option, value]
@@ -238,7 +238,7 @@ def remove(
     from manifests.pick import Wanted, pick
 
     found = opened(lake)
-    with errors_told():
+    with pick_errors():
         connection = pick(found, Wanted(**which))
         leaving = withdraw.find(found, connection, reason, keep_copies)
     unknown = set(which["ids"]) - leaving.ids - set(withdraw.tombstones(found)["recording_id"].to_pylist())
@@ -252,7 +252,7 @@ def remove(
         if leaving.rows and not yes and at_terminal():
             click.confirm("They leave the lake and all its datasets for good. Go on?", abort=True, err=True)
         before = _dataset_bytes(found)
-        with watched(found, ["remove"]) as watch:  # what names them is not kept
+        with watched(found, ["remove"]) as watch:  # the command line, which names the recordings, is not kept
             leaving.commit(watch.prefix)
             watch.results = result = _removed(leaving, before)
     else:
@@ -270,9 +270,9 @@ def remove(
     help="Most hours in a batch, by the headers of its recordings.",
 )  # fmt: skip
 def merge(lake: str, hours: float, dry_run: bool, quiet: bool, as_json: bool) -> None:
-    """Join small batches with their neighbours: many small files slow every question.
+    """Join small batches with their neighbours, since many small files slow every query.
 
-    Neighbours are joined that were annotated and selected alike. Datasets stay as they are, selections are made anew.
+    Neighbours are joined if they were annotated and selected alike. Datasets are not changed; selections are rewritten.
     """
     from manifests import merge as merging
 
@@ -299,7 +299,7 @@ def merge(lake: str, hours: float, dry_run: bool, quiet: bool, as_json: bool) ->
 
 
 def at_terminal() -> bool:
-    """Whether there is somebody to ask."""
+    """Whether standard input is a terminal, so that a question can be answered."""
     return sys.stdin.isatty()
 
 

@@ -1,4 +1,4 @@
-"""`speechmill datasets`: which datasets a lake holds, version by version, and how one is removed."""
+"""`speechmill datasets`: lists the datasets of a lake with their versions, and removes one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def datasets() -> None:
 @click.argument("lake")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def list_datasets(lake: str, as_json: bool) -> None:
-    """List the datasets of LAKE with their versions, and the bytes that each takes."""
+    """List the datasets of LAKE with their versions and sizes."""
     opened = open_lake(lake)
-    told = [_told(opened, name) for name in _names(opened)]
+    found = [_described(opened, name) for name in _names(opened)]
     if as_json:
-        say(to_json({"datasets": told}, indent=1))
+        say(to_json({"datasets": found}, indent=1))
         return
-    if not told:
+    if not found:
         raise SpeechmillError(f"no dataset in {lake}", "run `speechmill run` or `speechmill encode` first")
-    for one in told:
+    for one in found:
         say(f"{one['name']}: recipe {one['recipe']}, encoder {one['encoder']}, {one['bytes'] / 1e6:,.1f} MB")
         for version in one["versions"]:
             shards = ", ".join(f"{folder} {count:,}" for folder, count in version["shards"].items()) or "none"
@@ -44,13 +44,13 @@ def list_datasets(lake: str, as_json: bool) -> None:
 
 
 def _names(lake: Lake) -> list[str]:
-    """The datasets of a lake. On a disk a folder stays when its last file is removed: an empty one is none."""
+    """The datasets of a lake. An empty folder, which stays on a disk after its last file is removed, is not one."""
     from manifests.choice import folders
 
     return [name for name in folders(lake, "datasets") if next(lake.storage.list(f"datasets/{name}"), None)]
 
 
-def _told(lake: Lake, name: str) -> dict[str, Any]:
+def _described(lake: Lake, name: str) -> dict[str, Any]:
     from manifests.versions import versions
 
     prefix = f"datasets/{name}"
@@ -71,7 +71,7 @@ def _told(lake: Lake, name: str) -> dict[str, Any]:
 @click.option("-y", "--yes", is_flag=True, help="Remove it without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines; needs --yes.")
 def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json: bool) -> None:
-    """Remove the dataset NAME of LAKE, or its newest version; says first how many bytes that frees."""
+    """Remove the dataset NAME of LAKE, or its newest version. Prints first how many bytes that frees."""
     from manifests.names import LONGEST_OF_FOLDER, checked_name
     from manifests.versions import versions
 
@@ -105,7 +105,7 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json
     if version is not None and len(known) > 1:
         from manifests.publish import publish
 
-        publish(opened, name, anew=True)
+        publish(opened, name, rewrite=True)
     if as_json:
         say(to_json({"dataset": name, "version": version, "files": len(keys), "freed_bytes": size}, indent=1))
     else:
@@ -113,7 +113,7 @@ def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json
 
 
 def _keys(lake: Lake, name: str, kept: dict[str, int] | None, newest: int) -> list[str]:
-    """What is removed: all of a dataset, or what is of its newest version only; records before what they describe."""
+    """Keys to remove, of a dataset or of its newest version. Records come before the data that they describe."""
     from manifests.shards import committed
 
     prefix = f"datasets/{name}"

@@ -1,4 +1,4 @@
-"""`speechmill doctor`: what is installed, what the machine has, which models are whole, which places answer."""
+"""`speechmill doctor`: checks the installation, the machine, the models, and whether places can be reached."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pipelines.progress.console import public
 from runtime.errors import SpeechmillError
 
 UNLISTED = {"dev", "models", "docs"}
-"""Extras that gather others, or that are for work on speechmill itself."""
+"""Extras that only combine others, or that are for developing speechmill."""
 PROGRAMS = {"espeak-ng": "the recogniser espeak of [annotate.phonemes] reads text aloud with it"}
 PATIENCE_S = 10.0
-"""How long a place that does not answer is asked again."""
+"""How long requests to a place that does not answer are retried, in seconds."""
 
 
 @click.command()
@@ -36,22 +36,23 @@ PATIENCE_S = 10.0
 @JSON
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
 def doctor(places: tuple[str, ...], write: bool, as_json: bool) -> None:
-    """Say what is installed here, and whether each PLACE, a folder, s3:// or https://, can be reached.
+    """Print what is installed here, and whether each PLACE (a folder, s3:// or https://) can be reached.
 
-    Ends with 3 where something that is needed, or was named, is missing or wrong; a missing extra is no fault.
+    The exit code is 3 where a required package, a model or a named place is missing or wrong. A missing extra is not a
+    problem.
     """
-    found = examined(places, write)
+    found = examine(places, write)
     if as_json:
         say(to_json(found, indent=1))
     else:
-        for line in _told(found):
+        for line in _lines(found):
             say(line)
     if found["problems"]:
         sys.exit(3)
 
 
-def examined(places: Iterable[str], write: bool) -> dict[str, Any]:
-    """All that is found; `problems` are what a person has to mend."""
+def examine(places: Iterable[str], write: bool) -> dict[str, Any]:
+    """The findings as JSON; `problems` are those that the user must fix."""
     needed = requirements()
     packages = list(_packages(needed.pop("")))
     found: dict[str, Any] = {
@@ -75,7 +76,7 @@ def examined(places: Iterable[str], write: bool) -> dict[str, Any]:
 
 
 def _packages(names: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """Each requirement with the version that is installed."""
+    """Each requirement with its installed version."""
     from importlib import metadata
 
     for needed in names:
@@ -95,13 +96,13 @@ def _extra(name: str, names: Iterable[Any]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    from pipelines.units.resources import cores_here, free_memory_gib
+    from pipelines.units.resources import available_cores, free_memory_gib
 
-    return {"cores": cores_here(), "free_memory_gib": round(free_memory_gib(), 2), **_gpus()}
+    return {"cores": available_cores(), "free_memory_gib": round(free_memory_gib(), 2), **_gpus()}
 
 
 def _gpus() -> dict[str, Any]:
-    """The GPUs that torch sees, by name; None where it is not installed or cannot be loaded."""
+    """The GPUs that torch finds; None where torch is not installed or cannot be loaded."""
     try:
         import torch
     except (ImportError, OSError):
@@ -113,8 +114,11 @@ def _gpus() -> dict[str, Any]:
 
 
 def _models() -> Iterator[dict[str, Any]]:
-    """Each model of the registry: 'ok' where its bytes are the pinned ones, 'later' where it is assembled at its first
-    use, 'missing' where its package is not installed, 'wrong' where it holds other bytes."""
+    """Each model of the registry with its state.
+
+    'ok': its bytes have the pinned hash. 'later': it is assembled at its first use. 'missing': its package is not
+    installed. 'wrong': its bytes have another hash.
+    """
     from manifests.install import installed
     from runtime import models
 
@@ -133,12 +137,12 @@ def _models() -> Iterator[dict[str, Any]]:
 
 
 def _place(place: str, write: bool) -> dict[str, Any]:
-    """Whether a place can be read, and with `write` also written to."""
+    """Check that a place can be read and, with `write`, written to."""
     default = default_config()
     config = dataclasses.replace(default, retry_s=min(default.retry_s, PATIENCE_S))
     row: dict[str, Any] = {"place": public(place), "what": None, "written": None, "error": None, "remedy": None}
     try:
-        row["what"] = _seen(place, config)
+        row["what"] = _kind_of_place(place, config)
         if write and not place.lower().startswith(("http://", "https://")) and not Path(place).is_file():
             _write(place, config)
             row["written"] = True
@@ -148,8 +152,8 @@ def _place(place: str, write: bool) -> dict[str, Any]:
     return row
 
 
-def _seen(place: str, config: StorageConfig) -> str:
-    """What a place is; raises where it cannot be read."""
+def _kind_of_place(place: str, config: StorageConfig) -> str:
+    """Describe a place in words. Raises where it cannot be read."""
     from pipelines.audio.files import scheme, stat_file
 
     if scheme(place) in ("http", "https"):
@@ -184,7 +188,7 @@ def _disks() -> Iterator[dict[str, Any]]:
         yield {"use": use, "path": str(folder), "free_gb": round(shutil.disk_usage(there).free / 1e9, 2)}
 
 
-def _told(found: dict[str, Any]) -> Iterator[str]:
+def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"speechmill {found['speechmill']}, Python {found['python']}, {found['platform']}"
     yield "packages: " + ", ".join(f"{one['name']} {one['version'] or 'MISSING'}" for one in found["packages"])
     yield "extras"
@@ -215,4 +219,8 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
         bad = f"error: {place['error']}; remedy: {place['remedy']}"
         yield f"{place['place']}: {bad if place['error'] else place['what'] + written}"
     problems = found["problems"]
-    yield f"{counted(len(problems), 'problem')}: {'; '.join(problems)}" if problems else "all that is needed is there"
+    yield (
+        f"{counted(len(problems), 'problem')}: {'; '.join(problems)}"
+        if problems
+        else "everything that is required is installed and can be reached"
+    )

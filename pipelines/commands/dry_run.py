@@ -1,4 +1,4 @@
-"""A dry run: what a command would do to a lake, how long that would take and how large it would be."""
+"""A dry run: estimates what a command would do to a lake, how long it would take and how large the result would be."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from manifests.corrupt import CorruptFileError
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.schemas import STAGE_SPECS
 from manifests.versions import versions
 from pipelines.audio.files import scheme, stat_file
 from pipelines.audio.probing import Prober
@@ -24,23 +25,20 @@ from pipelines.recipes.recipe import Recipe
 from pipelines.run import Pending, Run
 from pipelines.sources import entries
 from pipelines.units.engines import Engine
-from pipelines.units.pending import Retry, expected, fingerprints
-from pipelines.units.resources import cores_here
+from pipelines.units.pending import Retry, estimate_work, stage_fingerprints
+from pipelines.units.resources import available_cores
 from runtime.failures import Kind, kind_of
 
 SAMPLED = 100
-"""New files of which the header is read; the hours of the others are estimated from their sizes."""
+"""Number of new files whose header is read. The hours of the others are estimated from their sizes."""
 AT_ONCE = 10_000
-CPU_HOURS = {
-    "signal": 0.003, "vad": 0.002, "diarize": 0.071, "language": 0.019, "quality": 0.005, "phonemes": 0.1,
-    "prosody": 0.013, "fingerprint": 0.0004, "encode": 0.0013,
-}  # fmt: skip
-"""Of an hour of sound, decoding included where no other stage has done it: the numbers of docs/studies.md."""
+CPU_HOURS = {stage: spec.cpu_hours for stage, spec in STAGE_SPECS.items()} | {"encode": 0.0013}
+"""CPU hours per hour of sound, from docs/studies.md. The stage that decodes the sound includes decoding."""
 
 
 @dataclass
-class Met:
-    """The names that inputs hold, and what the headers of some new ones claim."""
+class InputCounts:
+    """Counts of the names in the inputs, and what the headers of some new ones claim."""
 
     names: int = 0
     known: int = 0
@@ -49,20 +47,20 @@ class Met:
     new_bytes: int = 0
     new_hours: float = 0.0
     headers: int = 0
-    """Read to estimate `new_hours`."""
+    """Number of headers from which `new_hours` is estimated."""
     left_out: dict[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
-        """One line for people."""
-        told = f"ingest: {self.names:,} names: {self.new:,} new, {self.known:,} known; {self.unreadable:,} unreadable; "
+        """The counts as one line of text."""
+        line = f"ingest: {self.names:,} names: {self.new:,} new, {self.known:,} known; {self.unreadable:,} unreadable; "
         if self.headers:
-            return told + f"{self.new_bytes / 1e9:,.3f} GB, about {self.new_hours:,.3f} h by {self.headers} headers"
-        return told + f"{self.new_bytes / 1e9:,.3f} GB, of unknown length"
+            return line + f"{self.new_bytes / 1e9:,.3f} GB, about {self.new_hours:,.3f} h by {self.headers} headers"
+        return line + f"{self.new_bytes / 1e9:,.3f} GB, of unknown length"
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """A recipe over a lake that is only looked at."""
+    """A recipe over a lake that is read and not changed."""
 
     recipe: Recipe
     lake: Lake
@@ -70,22 +68,22 @@ class DryRun:
     retry: Retry | None = None
 
     def steps(self, names: Sequence[str], inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What each of these steps would come to, with a line for people under 'text'."""
+        """The estimate for each of these steps as JSON, with a line of text under the key 'text'."""
         found: dict[str, dict[str, Any]] = {}
         waiting_h = 0.0
         if "ingest" in names:
-            met = self.meet(inputs)
+            met = self.count_inputs(inputs)
             waiting_h += met.new_hours
             found["ingest"] = asdict(met) | {"text": met.text()}
-        marks = fingerprints(self.recipe.make_stages(), self.recipe.decode)
-        batches, pending_s = expected(self.lake, (unit.unit for unit in Pending(self.lake, marks, self.retry)))
+        marks = stage_fingerprints(self.recipe.make_stages(), self.recipe.decode)
+        batches, pending_s = estimate_work(self.lake, (unit.name for unit in Pending(self.lake, marks, self.retry)))
         waiting_h += pending_s / 3600
         if "annotate" in names:
-            took = self._took("annotate", waiting_h, marks)
+            took = self._estimated_time("annotate", waiting_h, marks)
             text = f"annotate: {batches:,} batches are pending; with what is new {waiting_h:,.3f} h, {took.pop('text')}"
             found["annotate"] = {"batches": batches, "hours": waiting_h, **took, "text": text}
         run = Run(self.recipe, self.lake, Watch(self.lake.storage, "", {}, quiet=True), self.engine)
-        kept_h, why = self._kept_h(run.selection().name, waiting_h)
+        kept_h, why = self._kept_hours(run.selection().name, waiting_h)
         if "select" in names:
             text = f"select: {kept_h:,.3f} h in windows, {why}"
             found["select"] = {"selection": run.selection().name, "hours": kept_h, "text": text}
@@ -98,7 +96,7 @@ class DryRun:
                 shards += math.ceil(lacking_h * 3600 / self.recipe.shard_s)
                 new_h = max(new_h, lacking_h)  # one pass over the sound serves all encoders
             held_h = kept_h - new_h
-            took = self._took("encode", new_h, ["encode"])
+            took = self._estimated_time("encode", new_h, ["encode"])
             text = (
                 f"encode: {kept_h:,.3f} h in windows, of which {held_h:,.3f} h are encoded; {size / 1e9:,.3f} GB "
                 f"a track in {shards:,} new shards, {took.pop('text')}"
@@ -115,9 +113,9 @@ class DryRun:
             found["encode"]["text"] = text
         return found
 
-    def meet(self, inputs: Iterable[str]) -> Met:
-        """Read the names that inputs hold, and the headers of a few new files. Bytes are not compared."""
-        met, notes = Met(), Notes()
+    def count_inputs(self, inputs: Iterable[str]) -> InputCounts:
+        """Read the names in the inputs, and the headers of a few new files. Bytes are not compared."""
+        met, notes = InputCounts(), Notes()
         with (
             tempfile.TemporaryDirectory(prefix="speechmill-dry-") as folder,
             duckdb.connect(f"{folder}/d") as connection,
@@ -142,12 +140,12 @@ class DryRun:
             ((met.new_bytes,),) = connection.execute("SELECT coalesce(sum(size), 0)::BIGINT FROM fresh").fetchall()
             sample = connection.execute(f"FROM fresh WHERE size > 0 ORDER BY hash(uri) LIMIT {SAMPLED}").fetchall()
         met.left_out = dict(notes.left_out.most_common())
-        claimed_s, sampled_bytes = self._claimed(met, sample)
+        claimed_s, sampled_bytes = self._claimed_by_headers(met, sample)
         met.new_hours = met.new_bytes * claimed_s / sampled_bytes / 3600 if sampled_bytes else 0.0
         return met
 
     def _name(self, entry: Entry) -> tuple[str | None, int | None]:
-        """A name and its size, where that costs no request; no name where it is known to be unreadable."""
+        """The name of an entry, None if it is unreadable, and its size if that takes no request."""
         try:
             if entry.error is not None:
                 raise entry.error
@@ -158,7 +156,7 @@ class DryRun:
             return None, None
         return entry.uri, stat and stat.size_bytes
 
-    def _claimed(self, met: Met, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
+    def _claimed_by_headers(self, met: InputCounts, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
         """Seconds that the headers of these files claim, and the bytes of those that claim any."""
         claimed_s, sampled_bytes = 0.0, 0
         with Prober(self.lake.config, self.recipe.decode) as prober:
@@ -174,12 +172,14 @@ class DryRun:
                     met.headers, claimed_s, sampled_bytes = met.headers + 1, claimed_s + seconds, sampled_bytes + size
         return claimed_s, sampled_bytes
 
-    def _took(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:
-        """How long a step takes over so many hours of sound, and where its rate is from."""
+    def _estimated_time(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:
+        """Estimated seconds of a step over so many hours of sound, and the basis of the estimate."""
         rate, basis = self._own_rate(step), "this lake's own runs"
         if rate is None:
             workers = (
-                min(self.engine.most_workers(), cores_here()) if self.engine.is_here() else self.engine.most_workers()
+                min(self.engine.max_workers(), available_cores())
+                if self.engine.runs_here()
+                else self.engine.max_workers()
             )
             rate = workers / sum(CPU_HOURS[part] for part in parts)
             basis = f"the numbers of docs/studies.md, {workers} workers"
@@ -187,7 +187,7 @@ class DryRun:
         return {"seconds": seconds, "basis": basis, "text": f"about {clock(seconds)} by {basis}"}
 
     def _own_rate(self, step: str) -> float | None:
-        """Hours of sound an hour, over the runs that did this step with equal settings."""
+        """Hours of sound per hour in earlier runs of this step with equal settings; None without any."""
         hours = wall_s = 0.0
         for key in self.lake.storage.list("runs"):
             if not key.endswith("/summary.json"):
@@ -201,18 +201,20 @@ class DryRun:
                 hours, wall_s = hours + done["hours"], wall_s + done["wall_s"]
         return hours / (wall_s / 3600) if wall_s else None
 
-    def _kept_h(self, selection: str, waiting_h: float) -> tuple[float, str]:
-        """Hours of the windows that these rules keep, as far as that is known, and how it is known."""
+    def _kept_hours(self, selection: str, waiting_h: float) -> tuple[float, str]:
+        """Estimated hours of the windows that the rules keep, and the basis of the estimate."""
         try:
             stored = Funnel.from_dict(
                 self.lake.read_json(f"selections/{selection}/funnel.json", "recordings", "windows")
             )
         except FileNotFoundError:
-            _, all_s = expected(self.lake, self.lake.batches())
+            _, all_s = estimate_work(self.lake, self.lake.batches())
             new_h = waiting_h if not all_s else max(waiting_h, all_s / 3600)
             return new_h, "at most: which sound the rules keep is not known before it is annotated"
         _, kept_s = stored.part("windows", "kept")
         in_s = stored.total_s["recordings"]
         more_h = waiting_h * kept_s / in_s if in_s else 0.0
-        why = "as selected" if not more_h else "if the rules keep of what is new as much as of what is there"
+        why = (
+            "as selected" if not more_h else "if the rules keep the same share of the new sound as of the present sound"
+        )
         return kept_s / 3600 + more_h, why

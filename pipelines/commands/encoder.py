@@ -1,4 +1,4 @@
-"""`speechmill encoder`: which encoders there are, what one gives, and how its features sound."""
+"""`speechmill encoder`: lists, describes and trains encoders, and decodes their features."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SETTINGS = click.option(
 
 @click.group("encoder")
 def encoder_group() -> None:
-    """Encoders: what turns sound into features, and back."""
+    """List, describe and train encoders, which turn sound into features, and hear their round trip."""
 
 
 @encoder_group.command("list")
 @JSON
 def encoder_list(as_json: bool) -> None:
-    """List every encoder with what it gives by default, and whether its packages are installed."""
+    """List every encoder with its default frame rate and size, and whether its packages are installed."""
     import encoders
 
     rows = [_listed(name) for name in sorted(encoders.ENCODERS)]
@@ -48,7 +48,7 @@ def encoder_list(as_json: bool) -> None:
 @JSON
 @click.argument("name")
 def encoder_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show what the encoder NAME gives with its settings: rates, reach, size and fingerprint."""
+    """Print the properties of the encoder NAME with its settings: rates, context, size and fingerprint."""
     found = _contract(_load(name, overrides))
     if as_json:
         say(to_json(found, indent=1))
@@ -86,10 +86,10 @@ def encoder_roundtrip(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Encode a stretch of FILE and turn it back into sound.
+    """Encode a stretch of FILE and decode it again.
 
-    Writes the sound, beside it a picture of both spectrograms, and tells how far they are apart. START and END are
-    seconds, or 1:02:03.5.
+    Writes the decoded sound and a picture of both spectrograms, and prints the distances between them. START and END
+    are seconds, or 1:02:03.5.
     """
     from pipelines.commands.roundtrip import roundtrip
 
@@ -136,7 +136,7 @@ def encoder_train(
 ) -> None:
     """Train a VAE on the log-mel features of a dataset of LAKE.
 
-    The same command goes on with what was interrupted. `encoder = "vae"` with `model = FOLDER` uses the model.
+    The same command resumes an interrupted training. `encoder = "vae"` with `model = FOLDER` uses the model.
     """
     from manifests.choice import ChoiceError, choose
     from pipelines.commands.options import open_lake
@@ -153,7 +153,7 @@ def encoder_train(
     shape, training = _shape_and_training(windows.logmel, overrides)
     trainer = Trainer(windows, shape, training, Path(folder), device)
     if trainer.done and not as_json:
-        say(f"goes on after step {trainer.done:,} of {training.steps:,}")
+        say(f"resuming after step {trainer.done:,} of {training.steps:,}")
 
     def tell(row: dict[str, Any]) -> None:
         known = f", validation {row['validation']:.4f}" if row["validation"] is not None else ""
@@ -168,7 +168,7 @@ def encoder_train(
 
 
 def _shape_and_training(logmel: Any, overrides: tuple[str, ...]) -> tuple[Any, Any]:
-    """The shape of the model and how it is trained, as `--set` changes them."""
+    """The shape of the model and the settings of its training, changed by `--set`."""
     from encoders.vae_network import VaeShape
     from pipelines.commands.vae_training import Training
     from pipelines.recipes import recipe as recipes
@@ -189,14 +189,14 @@ def _shape_and_training(logmel: Any, overrides: tuple[str, ...]) -> tuple[Any, A
 
 
 def _load(name: str, overrides: tuple[str, ...], recipe: str | None = None) -> Encoder:
-    """The encoder NAME, or that of a recipe, with settings changed by `--set`; SpeechmillError where that fails."""
+    """The encoder NAME, or that of a recipe, with settings changed by `--set`. Raises SpeechmillError."""
     import encoders
     from pipelines.recipes import recipe as recipes
 
     settings: dict[str, Any] = {}
     if recipe:
         loaded = recipes.load(recipe)
-        encode = loaded.several.get(name, loaded.encode)
+        encode = loaded.encoders.get(name, loaded.encode)
         name, settings = encode.encoder, dict(encode.settings)
     for override in overrides:
         recipes.apply_override(settings, override)
@@ -209,8 +209,10 @@ def _load(name: str, overrides: tuple[str, ...], recipe: str | None = None) -> E
 
 
 def _listed(name: str) -> dict[str, Any]:
-    """What `list` tells of an encoder; `missing` is the command that installs what it lacks, `wants` what it must be
-    told before it gives anything."""
+    """The row of `list` for an encoder.
+
+    `missing` is the command that installs its missing packages, and `wants` the error for a missing setting.
+    """
     import encoders
     from manifests.install import installed
 
@@ -241,7 +243,7 @@ def _install() -> str:
 
 
 def _contract(encoder: Encoder) -> dict[str, Any]:
-    """What `show` tells of an encoder."""
+    """The properties that `show` prints for an encoder."""
     bytes_an_hour = encoder.frame_rate * 3600 * encoder.dim * 2
     return {
         "name": encoder.name,

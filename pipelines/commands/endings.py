@@ -1,4 +1,4 @@
-"""How a command ends that could not do its work: words for people on stderr, for programs a document, an exit code."""
+"""How a failed command ends: a message on stderr, an exit code and, with --json, an error document on stdout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUG = "report it with the lines on stderr"
 
 
 def end(error: BaseException) -> NoReturn:
-    """Tell what stopped a command, and leave with its exit code; a traceback only where it is a mistake of ours."""
+    """Print the error that stopped a command and exit with its code. Only a bug of speechmill prints a traceback."""
     if not isinstance(error, click.ClickException | click.Abort | KeyboardInterrupt | SpeechmillError | OSError):
         error = _damage(error) or error
     if isinstance(error, click.ClickException):
@@ -34,28 +34,30 @@ def end(error: BaseException) -> NoReturn:
     if isinstance(error, SpeechmillError | OSError):
         say(f"error: {_inset(str(error))}\nremedy: {_inset(_remedy(error))}", error=True)
         _leave(error, str(error), _remedy(error), getattr(error, "exit_code", 1))
-    say(public("".join(traceback.format_exception(error))), error=True, end="")  # it may quote a name
+    say(
+        public("".join(traceback.format_exception(error))), error=True, end=""
+    )  # a traceback may quote a file name with control characters
     _leave(error, str(error), BUG, 1)
 
 
 def _leave(error: BaseException, message: str, remedy: str, exit_code: int) -> NoReturn:
-    """Exit; under --json the error is the one document on stdout."""
+    """Exit. With --json, first print the error as the only document on stdout."""
     if "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:]):
         cause = error.__cause__ if isinstance(error, click.ClickException) else None
-        told = {"type": type(cause or error).__name__, "message": public(message), "remedy": public(remedy)}
-        say(to_json({"error": told | {"exit_code": exit_code}}, indent=1))
+        document = {"type": type(cause or error).__name__, "message": public(message), "remedy": public(remedy)}
+        say(to_json({"error": document | {"exit_code": exit_code}}, indent=1))
     sys.exit(exit_code)
 
 
 def _damage(error: BaseException) -> Exception | None:
-    """What looks like a mistake of ours may have been met in a damaged file."""
+    """The damaged file behind an error that looks like a bug, or None."""
     corrupt = sys.modules.get("manifests.corrupt")
     damage: Exception | None = corrupt.damaged(error) if corrupt else None
     return damage
 
 
 def _inset(text: str) -> str:
-    """Lines of which only the first begins where ours do: a name in an error cannot pose as a line of ours."""
+    """Indent all lines but the first, so that a file name with line breaks cannot imitate output of speechmill."""
     return public(text).replace("\n", "\n  ")
 
 

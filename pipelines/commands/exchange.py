@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifests.look.options import JSON, choosing
+from manifests.look.options import JSON, choice_options
 from manifests.output import one_line, say, to_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ FORMS = (
     "lhotse", "lhotse-recordings", "lhotse-supervisions", "lhotse-cuts", "nemo", "nemo-diarization", "rttm", "moshi",
     "parquet", "csv",
 )  # fmt: skip
-"""Names of `manifests.exchange.convert.FORMS`, which is not imported before it is needed."""
+"""The names of `manifests.exchange.convert.FORMS`, repeated here so that --help need not import it."""
 
 SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FILE...")
 
@@ -31,7 +31,7 @@ SOURCES = click.argument("sources", nargs=-1, required=True, metavar="LAKE_OR_FI
 @click.option(
     "--overwrite", is_flag=True, help="Replace the file, or all files of the folder, that an earlier convert wrote."
 )
-@choosing
+@choice_options
 @JSON
 def convert(
     sources: Sequence[str],
@@ -47,7 +47,7 @@ def convert(
 
     Reads a lake, what it writes itself, Lhotse, NeMo and moshi JSON lines (.jsonl, .jsonl.gz), .rttm, .uem,
     WebDataset and Shar .tar, and folders of these. Several are read together: recordings with their supervisions.
-    All that a format cannot hold is told.
+    Everything that a format cannot hold is reported.
 
     \b
     lhotse               folder: recordings, supervisions, cuts .jsonl.gz
@@ -85,8 +85,8 @@ def convert(
     result = conversion.convert(source, form, out, overwrite)
     if as_json:
         files = [{"path": path, "rows": rows} for path, rows in result.files.items()]
-        told = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
-        say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **told}, indent=1))
+        document = {"files": files, "left_out": left_out(result.left_out), "lost": result.lost}
+        say(to_json({"choice": source.choice and source.choice.as_dict(), "format": form, **document}, indent=1))
         return
     if source.choice is not None:
         say(one_line(f"selection {source.choice.selection or 'none'}"), error=True)
@@ -100,7 +100,7 @@ def convert(
 
 
 def choose_part(name: str, selection: str | None) -> str | None:
-    """The selection that a path ends in or an option names."""
+    """The selection that a path ends in, or that an option names."""
     if name and selection not in (None, name):
         raise click.UsageError(f"the path names the selection {name} and --selection {selection}: name one of them")
     return name or selection

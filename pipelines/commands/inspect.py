@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.install import install
-from manifests.look.options import looking, opened
+from manifests.look.options import open_target, target_options
 from manifests.output import counted, say
 from manifests.whole import whole
 from runtime.errors import MissingExtraError, SpeechmillError
@@ -41,7 +41,7 @@ FLOOR_DB = -70.0
 
 
 class Time(click.ParamType):
-    """Seconds, or hours, minutes and seconds between colons."""
+    """A time in seconds, or as hours, minutes and seconds between colons."""
 
     name = "time"
 
@@ -56,19 +56,19 @@ class Time(click.ParamType):
 
 
 def hearing(function: Callable[..., None]) -> Callable[..., None]:
-    """A stretch of a recording: an id and times in seconds or as 1:02:03.5, or the id of a window."""
+    """Add the arguments that name a stretch of a recording: an id with START and END, or the id of a window."""
     function = click.argument("end_s", metavar="[END]", type=Time(), required=False)(function)
     function = click.argument("start_s", metavar="[START]", type=Time(), required=False)(function)
     function = click.argument("recording", metavar="ID")(function)
-    return looking(function)
+    return target_options(function)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Sound that lies at `start_s` of a recording."""
+    """The sound of a recording from `start_s` on."""
 
     choice: dict[str, Any] | None
-    """Of the lake that was looked at, as JSON tells it."""
+    """The choice of the lake, as JSON shows it."""
     recording_id: str
     start_s: float
     samples: np.ndarray
@@ -80,7 +80,7 @@ class Stretch:
         return self.samples.shape[1] / self.sample_rate
 
     def described(self) -> dict[str, Any]:
-        """What JSON tells of it."""
+        """The stretch as JSON shows it, without its sound."""
         return {
             "choice": self.choice, "recording_id": self.recording_id, "start_s": self.start_s,
             "duration_s": self.duration_s,
@@ -88,17 +88,17 @@ class Stretch:
 
 
 def stretch(recording: str, start_s: float | None, end_s: float | None, done: str, named: Mapping[str, Any]) -> Stretch:
-    """The sound that ID, START and END mean.
+    """Read the sound that ID, START and END name.
 
-    Where the recording ends before END, a line on standard error says how much there is; `done` is what the command
-    does with it ("wrote").
+    Where the recording ends before END, a line on standard error says so; `done` is the verb of the command in it
+    ("wrote").
     """
-    from manifests.look.show import known
+    from manifests.look.show import recording_rows
 
-    target = opened(**named)
+    target = open_target(**named)
     recording_id, dash, start_ms = recording.rpartition("-")
     windowed = bool(dash) and len(start_ms) == 9 and start_ms.isdigit()
-    found = known(target, recording_id if windowed else recording)
+    found = recording_rows(target, recording_id if windowed else recording)
     if windowed:
         window = next((row for row in found["windows"] if row["window_id"].endswith(f"-{start_ms}")), None)
         if window is None:
@@ -107,7 +107,7 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, done: st
                 f"`speechmill manifest show {named['target']} {recording_id}` lists the windows of that recording",
             )
         start_s, end_s = window["start_s"], window["start_s"] + window["duration_s"]
-    assert target.lake is not None  # or nothing was known
+    assert target.lake is not None  # recording_rows raises where there is no lake
     filled = (found.get("signal") or {}).get("filled_s") is not None
     samples, sample_rate = read_span(found["recording"], start_s or 0.0, end_s, target.lake.config, filled)
     made = Stretch(target.described, found["recording"]["recording_id"], start_s or 0.0, samples, sample_rate)
@@ -123,7 +123,7 @@ def read_span(
 ) -> tuple[np.ndarray, int]:
     """Float32 (channels, samples) of a stretch at the recording's own rate, and that rate.
 
-    `filled` tells that gaps were filled with silence when it was annotated, which moves what comes after them.
+    `filled` says that gaps were filled with silence when it was annotated, which moves the sound after them.
 
     Raises SpeechmillError for a stretch that is empty, past the end or longer than 15 minutes.
     """
@@ -131,7 +131,7 @@ def read_span(
 
     from pipelines.audio.config import DecodeConfig
     from pipelines.audio.isolated import IsolatedDecoder
-    from pipelines.audio.sound import present
+    from pipelines.audio.reach import first_available_uri
 
     if end_s is not None and end_s <= start_s:
         raise SpeechmillError(f"nothing lies between {start_s:g} s and {end_s:g} s", "END must come after START")
@@ -139,7 +139,7 @@ def read_span(
         raise SpeechmillError(f"{end_s - start_s:g} s are too much at once", f"take {LONGEST_S:g} s at most")
     blocks, position = [], 0
     decode = DecodeConfig(fill_gaps=filled)
-    with closing(IsolatedDecoder(present(recording, config), config, decode)) as decoder:
+    with closing(IsolatedDecoder(first_available_uri(recording, config), config, decode)) as decoder:
         for block in decoder:
             rate = decoder.sample_rate
             first, last = round(start_s * rate), round((start_s + LONGEST_S if end_s is None else end_s) * rate)
@@ -159,7 +159,8 @@ def read_span(
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
     """Write a stretch of a recording as a sound file.
 
-    All its channels, at its own rate. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    It has all channels, at the sampling rate of the recording. START and END are seconds, or 1:02:03.5; ID may be that
+    of a window, without them.
     """
     from manifests.look import terminal
 
@@ -169,12 +170,12 @@ def clip(recording: str, start_s: float | None, end_s: float | None, output: str
     if as_json:
         terminal.as_json({**found.described(), "file": output, "sample_rate": found.sample_rate, "channels": channels})
     else:
-        told = f"{found.duration_s:.3f} s, {found.sample_rate:,} Hz, {counted(channels, 'channel')}"
-        terminal.echo(f"{output}: {told}")
+        line = f"{found.duration_s:.3f} s, {found.sample_rate:,} Hz, {counted(channels, 'channel')}"
+        terminal.echo(f"{output}: {line}")
 
 
 def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Float32 (channels, samples) as the sound file that the suffix names; 16 bit where it is PCM."""
+    """Write float32 (channels, samples) in the format that the suffix names; PCM has 16 bits."""
     import soundfile
 
     try:
@@ -203,17 +204,17 @@ def play(recording: str, start_s: float | None, end_s: float | None, as_json: bo
     with tempfile.TemporaryDirectory(prefix="speechmill-play-") as folder:
         path = Path(folder) / "clip.wav"
         write(path, found.samples, found.sample_rate)
-        _hand_to(player, path, found.duration_s)
+        _play_with(player, path, found.duration_s)
     if as_json:
         from manifests.look import terminal
 
         terminal.as_json({**found.described(), "player": player})
 
 
-def _hand_to(player: str, path: Path, duration_s: float) -> None:
-    """Wait until a player has played a file. Raises SpeechmillError with what it says, where it could not.
+def _play_with(player: str, path: Path, duration_s: float) -> None:
+    """Play a file with a player and wait for its end. Raises SpeechmillError with its output where it fails.
 
-    Some players (ffplay, without a sound device) complain, end long before the sound does, and report success.
+    Some players (ffplay without a sound device) print an error, end long before the sound does, and report success.
     """
     begun = time.monotonic()
     done = subprocess.run([player, *PLAYERS[player], str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -222,7 +223,7 @@ def _hand_to(player: str, path: Path, duration_s: float) -> None:
         how = f"ended with code {done.returncode}" if done.returncode else "ended before the sound did"
         raise SpeechmillError(
             f"{player} {how}, saying: {said or 'nothing'}",
-            "see whether a sound device is there; or write a file and play it elsewhere: `speechmill manifest clip`",
+            "check that there is a sound device; or write a file and play it elsewhere: `speechmill manifest clip`",
         )
     if said:
         say(said, error=True)
@@ -234,9 +235,9 @@ def _hand_to(player: str, path: Path, duration_s: float) -> None:
 def spectrogram(
     recording: str, start_s: float | None, end_s: float | None, output: str | None, as_json: bool, **named: Any
 ) -> None:
-    """Show the frequencies of a stretch over time.
+    """Show the spectrogram of a stretch, on a mel scale.
 
-    On a mel scale. START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
     """
     from manifests.look import terminal
 
@@ -244,8 +245,8 @@ def spectrogram(
     top_hz = found.sample_rate / 2
     if output:
         picture(Path(output), found.samples, found.sample_rate, found.start_s)
-        told = f"{output}: {found.duration_s:.3f} s"
-        terminal.as_json({**found.described(), "file": output}) if as_json else terminal.echo(told)
+        line = f"{output}: {found.duration_s:.3f} s"
+        terminal.as_json({**found.described(), "file": output}) if as_json else terminal.echo(line)
         return
     levels = mel_levels(found.samples.mean(axis=0), found.sample_rate, ROWS, COLUMNS)
     if as_json:
@@ -261,7 +262,7 @@ def spectrogram(
 
 
 def mel_edges(top_hz: float, rows: int) -> np.ndarray:
-    """rows + 1 frequencies in Hz, equally far apart on the mel scale (HTK), from 0 to `top_hz`."""
+    """`rows` + 1 frequencies in Hz from 0 to `top_hz`, equally spaced on the mel scale of HTK."""
     import numpy as np
 
     top = 2595 * np.log10(1 + top_hz / 700)
@@ -292,7 +293,7 @@ def mel_levels(samples: np.ndarray, sample_rate: int, rows: int, columns: int) -
 def picture(
     path: Path, samples: np.ndarray, sample_rate: int, start_s: float, names: Sequence[str] | None = None
 ) -> None:
-    """A panel a channel, drawn by matplotlib; `names` says what each shows where that is no channel of a file."""
+    """Write a picture with a spectrogram for each channel; `names` are their labels, "channel N" if not given."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

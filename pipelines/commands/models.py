@@ -1,4 +1,4 @@
-"""`speechmill models`: the registry of models, what of it is installed, and where it lies."""
+"""`speechmill models`: the registry of models, which of them are installed, and their paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.errors import SpeechmillError
 
 @click.group()
 def models() -> None:
-    """The registry of models: weights that ship inside packages, pinned by sha256."""
+    """List and check the registry of models, whose weights come with packages and are pinned by sha256."""
 
 
 @models.command("list")
@@ -43,7 +43,7 @@ def models_list(as_json: bool) -> None:
 @JSON
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def models_verify(names: tuple[str, ...], as_json: bool) -> None:
-    """Hash the weights of all models, or of those named, against their pins; exit code 3 where one differs."""
+    """Compare the hashes of all models, or of the named ones, with the pinned ones; exit code 3 if one differs."""
     from runtime import models as registry
 
     rows: list[dict[str, Any]] = []
@@ -67,7 +67,7 @@ def models_verify(names: tuple[str, ...], as_json: bool) -> None:
 @JSON
 @click.argument("model")
 def models_where(model: str, as_json: bool) -> None:
-    """Print where MODEL lies: a name of the registry, a local path, or a hub id."""
+    """Print the path of MODEL, which is a name of the registry, a local path or a hub id."""
     from runtime import models as registry
 
     path, identity = registry.resolve(model)

@@ -1,4 +1,4 @@
-"""What is told at the end of a run: why no window was kept, where the dataset lies, and what to do next."""
+"""What a run prints at its end: why no window was kept, and the commands to run next."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from manifests.selection import Selection
 
 
 def nothing_kept(funnel: Funnel, selection: Selection) -> str | None:
-    """Why a selection keeps no window, with the rule to blame; None where it keeps some."""
+    """Why a selection keeps no window, with the rule that rejects most; None where it keeps some."""
     if funnel.part("windows", "kept")[0]:
         return None
-    said, window = "no window is kept: ", f"a window of {selection.window_s:g} s"
+    prefix, window = "no window is kept: ", f"a window of {selection.window_s:g} s"
     if not funnel.total["recordings"]:
-        return f"{said}the lake holds no recording"
+        return f"{prefix}the lake holds no recording"
     if not funnel.part("recordings", "kept")[0]:
-        return f"{said}no recording is kept; {_blamed(funnel, 'recordings', selection)}"
+        return f"{prefix}no recording is kept; {_main_reason(funnel, 'recordings', selection)}"
     if funnel.total["windows"]:
-        return f"{said}{_blamed(funnel, 'windows', selection)}"
+        return f"{prefix}{_main_reason(funnel, 'windows', selection)}"
     if selection.align == "turns":
-        return f"{said}in no kept recording a turn begins that leaves room for {window}"
-    return f"{said}every kept recording is shorter than {window}"
+        return f"{prefix}in no kept recording a turn begins that leaves room for {window}"
+    return f"{prefix}every kept recording is shorter than {window}"
 
 
-def _blamed(funnel: Funnel, what: str, selection: Selection) -> str:
+def _main_reason(funnel: Funnel, what: str, selection: Selection) -> str:
     """The reason that alone rejects most of the recordings or windows; else the one that rejects most."""
     reasons = funnel.reasons(what)
     name = max(reasons, key=lambda reason: (reasons[reason]["alone_count"], reasons[reason]["count"]))
@@ -38,7 +38,7 @@ def _blamed(funnel: Funnel, what: str, selection: Selection) -> str:
 
 
 def next_commands(recipe: str, lake: str, overrides: Sequence[str]) -> list[str]:
-    """Commands that show a finished dataset and check it, to be given where the run was."""
+    """Commands that show and check a finished dataset, to be run in the same folder."""
     kept = [override for override in overrides if override.startswith(("name=", "storage."))]
     changed = [word for override in kept for word in ("--set", override)]
     reached = ["--recipe", recipe] if "://" in lake else []

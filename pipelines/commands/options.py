@@ -14,6 +14,7 @@ from manifests.output import printable, to_json
 from pipelines.commands import curate
 from pipelines.commands.recipe import SET
 from pipelines.progress.console import public_command
+from pipelines.units.engines import ENGINES
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def lake_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every command over a recipe and its lake takes."""
+    """Add the arguments of every command over a recipe and its lake."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
@@ -40,12 +41,12 @@ def lake_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every step of a run takes."""
+    """Add the arguments of every step of a run."""
     for option in (
         click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
         click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
         click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
-        click.option("--engine", type=click.Choice(["local", "ray", "beam"]), default="local", show_default=True),
+        click.option("--engine", type=click.Choice(list(ENGINES)), default="local", show_default=True),
         lake_options,
     ):
         function = option(function)
@@ -58,9 +59,7 @@ INPUTS = click.option(
 )  # fmt: skip
 
 
-DRY = click.option(
-    "--dry-run", is_flag=True, help="Only tell what would be done, how long and how large; write nothing."
-)
+DRY = click.option("--dry-run", is_flag=True, help="Only estimate the work, its time and its size; write nothing.")
 
 EVERY = "*"
 RETRY = click.option(
@@ -70,7 +69,7 @@ RETRY = click.option(
 
 
 class Output:
-    """What a command found: shown as text as it comes, or gathered into one JSON document."""
+    """The results of a command, printed as text at once or collected into one JSON document."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self.quiet, self.as_json, self.stdout = quiet, as_json, sys.stdout
@@ -87,7 +86,7 @@ class Output:
 
 
 @contextmanager
-def begun(
+def open_run(
     recipe: str,
     lake: str,
     overrides: tuple[str, ...],
@@ -98,9 +97,10 @@ def begun(
     retry_failed: str | None = None,
     **engine: Any,
 ) -> Iterator[tuple[Any, Output]]:
-    """A Run under its watch, and where its results go; imports happen here, so that --help answers at once.
+    """Open a Run and the Output of its results. Imports happen here, so that --help answers at once.
 
-    What is not installed for `inputs`, and for the stages if the command `measures`, is told before anything is done.
+    Raises an error for a missing package before anything is done: for `inputs`, and for the stages if the command
+    `measures`.
     """
     from manifests.existing import holds_lake
     from pipelines.progress.watch import Watch
@@ -112,7 +112,7 @@ def begun(
     extras.check(loaded, chosen, [lake, *inputs], measures)
     if measures:
         resources.check_devices(loaded, chosen)
-        with redirect_stdout(sys.stderr):  # Ray prints there, where results go
+        with redirect_stdout(sys.stderr):  # Ray prints to stdout, where results go
             chosen.connect()
     opened = open_lake(lake, loaded.storage, may_be_new=bool(inputs))
     is_new = not holds_lake(opened)
@@ -121,7 +121,7 @@ def begun(
     output = Output(quiet, as_json)
     watch = Watch(opened.storage, shlex.join(["speechmill", *public_command(sys.argv[1:])]), loaded.resolved, quiet)
     watch.results = output.results
-    # Libraries print to stdout too, where results go: Ray of dead workers and nodes, until it is left.
+    # Libraries print to stdout too, where results go: Ray reports dead workers and nodes until it is closed.
     with redirect_stdout(sys.stderr), closing(chosen), watch:
         if is_new:
             watch.print(f"new lake at {opened.storage.root}")
@@ -145,7 +145,7 @@ def recipe_of(recipe: str, overrides: tuple[str, ...]) -> Recipe:
 
 
 def open_lake(lake: str, config: StorageConfig | None = None, may_be_new: bool = False) -> Lake:
-    """The lake of that name. Raises SpeechmillError where none is there, unless it `may_be_new`."""
+    """The lake of that name. Raises SpeechmillError where there is none, unless it `may_be_new`."""
     from manifests.existing import NoLakeError, check_lake
     from manifests.lake import Lake
 

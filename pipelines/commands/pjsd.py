@@ -1,4 +1,4 @@
-"""`speechmill study pjsd`: how far apart the phones of two corpora are. Imports happen inside the command."""
+"""`speechmill study pjsd`: the divergence between the phones of two corpora. Imports happen inside the command."""
 
 from __future__ import annotations
 
@@ -24,39 +24,47 @@ if TYPE_CHECKING:
 @click.argument("a")
 @click.argument("b", required=False)
 @click.option("--where", metavar="CONDITION", help="SQL condition that recordings of A must meet.")
-@click.option("--windows", metavar="CONDITION", help="Of A only what lies in windows that meet this: --windows kept.")
 @click.option(
-    "--selection", metavar="NAME", help="Selection of A whose verdicts and windows are meant, else the newest."
+    "--windows", metavar="CONDITION", help="Use only the windows of A that meet this condition: --windows kept."
+)
+@click.option(
+    "--selection", metavar="NAME", help="Selection of A whose verdicts and windows are used; the newest if not given."
 )
 @click.option("--b-where", metavar="CONDITION", help="SQL condition that recordings of B must meet.")
-@click.option("--b-windows", metavar="CONDITION", help="Of B only what lies in windows that meet this.")
+@click.option("--b-windows", metavar="CONDITION", help="Use only the windows of B that meet this condition.")
 @click.option("--b-selection", metavar="NAME", help="Selection of B.")
-@click.option("--stage", "stages", multiple=True, metavar="phonemes=FINGERPRINT", help="Which phonemes of the lakes.")
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    metavar="phonemes=FINGERPRINT",
+    help="Results of the stage phonemes to use, where it ran with several settings.",
+)
 @click.option("-n", "longest", type=click.IntRange(1, 8), default=5, show_default=True, help="Longest n-grams.")
 @click.option(
     "--phones", type=click.IntRange(1), default=1_000_000, show_default=True,
     help="Recordings are drawn from each side until they have so many phones.",
 )  # fmt: skip
 @click.option("--draws", type=click.IntRange(50), default=200, show_default=True, help="Resamplings for intervals.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all that is drawn.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random draws.")
 @click.option(
     "--recipe", default="phonemes", show_default=True, metavar="RECIPE",
-    help="Recipe whose [annotate.vad] and [annotate.phonemes] hear sound, and whose [storage] reaches lakes.",
+    help="Recipe whose [annotate.vad] and [annotate.phonemes] process sound, and whose [storage] reaches lakes.",
 )  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers that hear sound.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers that process sound.")
 @click.option(
-    "--lake", metavar="FOLDER", help="Where phones of sound are kept, under a and b; else they are forgotten."
+    "--lake", metavar="FOLDER", help="Keep the phones of sound here, in a and b; else they are deleted at the end."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Tell nothing of the work on sound.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 @JSON
 def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
-    """Tell how far the phones of A are from those of B, in bits: phoneme Jensen-Shannon divergence.
+    """Print the phoneme Jensen-Shannon divergence between A and B, in bits.
 
-    A and B are lakes with phonemes, or sound: a file, folder, list, manifest or tar, which is recognised first. Without
-    B, the part of the lake A that --where or --windows names is compared with the whole of it.
+    A and B are lakes with phonemes, or sound: a file, folder, list, manifest or tar, whose phones are recognised first.
+    Without B, the part of the lake A that --where or --windows names is compared with the whole lake.
     """
-    from manifests.storage import reached_by
+    from manifests.storage import use_storage_config
     from pipelines.commands.options import recipe_of
     from studies.pjsd import compare
 
@@ -66,7 +74,7 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
         if one.where == "true" and one.windows is None:
             raise click.UsageError("name B, or a part of A by --where or --windows")
         b, other = a, dataclasses.replace(other, selection=other.selection or one.selection)
-    with reached_by(recipe.storage), ExitStack() as stack:
+    with use_storage_config(recipe.storage), ExitStack() as stack:
         root = settings["lake"] or stack.enter_context(tempfile.TemporaryDirectory(prefix="speechmill-pjsd-"))
         sides = [
             _side(name, part, recipe, f"{root}/{letter}", settings)
@@ -79,8 +87,8 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
     if as_json:
         from manifests.look import terminal
 
-        told = {name: side.as_dict() for name, side in zip("ab", sides, strict=True)}
-        terminal.as_json({"unit": "bit", **told, "orders": [dataclasses.asdict(order) for order in orders]})
+        described = {name: side.as_dict() for name, side in zip("ab", sides, strict=True)}
+        terminal.as_json({"unit": "bit", **described, "orders": [dataclasses.asdict(order) for order in orders]})
     else:
         _show(sides, orders)
 
@@ -96,11 +104,11 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
 
 
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:
-    """A lake's side, or that of sound, which becomes the lake `root` first."""
+    """The side of a lake, or of sound, which is first ingested and annotated in the lake `root`."""
     from pipelines.annotate_sound import ingest_and_annotate
-    from pipelines.commands.pjsd_sides import lake_of, narrowed, of_lake
+    from pipelines.commands.pjsd_sides import open_part, side_of_lake, with_phoneme_stages
 
-    target = lake_of(name, part)
+    target = open_part(name, part)
     if target is None:
         if part.windows is not None or part.selection or part.where != "true":
             raise SpeechmillError(
@@ -108,17 +116,17 @@ def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, 
                 "ingest and annotate it, and name its lake; or leave out the conditions",
             )
         with redirect_stdout(sys.stderr):
-            ingest_and_annotate([name], root, narrowed(recipe), settings["workers"], settings["quiet"])
-        target = lake_of(root, part)
+            ingest_and_annotate([name], root, with_phoneme_stages(recipe), settings["workers"], settings["quiet"])
+        target = open_part(root, part)
         assert target is not None
-    return of_lake(name, target, part, settings["phones"], settings["seed"])
+    return side_of_lake(name, target, part, settings["phones"], settings["seed"])
 
 
 def _check_alike(a: Side, b: Side) -> None:
     if a.recogniser != b.recogniser:
         raise SpeechmillError(
             f"the phones of {a.name} are by {a.recogniser} and those of {b.name} by {b.recogniser}: the divergence "
-            "would tell the recognisers apart",
+            "would measure how the recognisers differ",
             "annotate both with one [annotate.phonemes]; for sound, name the recipe of the lake: --recipe",
         )
 
@@ -128,11 +136,11 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
 
     say(f"pJSD in bits between n-grams of phones, by {sides[0].recogniser}; intervals hold 95 %")
     for letter, side in zip("AB", sides, strict=True):
-        told = side.as_dict()
+        counts = side.as_dict()
         say(
-            f"{letter}  {side.name}: {told['phones']:,} phones in {told['stretches']:,} stretches of speech of "
-            f"{told['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, {side.without_phones:,} without "
-            f"phones, {side.not_drawn:,} not drawn"
+            f"{letter}  {side.name}: {counts['phones']:,} phones in {counts['stretches']:,} stretches of speech of "
+            f"{counts['used']:,} recordings; of {side.meant:,}, {side.failed:,} failed, "
+            f"{side.without_phones:,} without phones, {side.not_drawn:,} not drawn"
         )
     if sides[0].stage != sides[1].stage:
         say("note: speech was found by other settings of vad in A than in B")
@@ -167,7 +175,7 @@ def _show(sides: list[Side], orders: list[Order]) -> None:
 
 
 def _cells(found: Range | None) -> list[Any]:
-    """A value and its interval, as cells of a table."""
+    """A value and its interval as two cells of a table."""
     if found is None:
         return ["-", "-"]
     interval = "-" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"

@@ -1,6 +1,6 @@
-"""The sides of `speechmill study pjsd`: phones of a lake, of a part of it, or of sound that is recognised first.
+"""The two sides of `speechmill study pjsd`: phones of a lake, of a part of it, or of sound that is recognised first.
 
-A side is counted out: which recordings were meant, which of them failed, have no phones, or were not drawn.
+Every recording of a side is accounted for: it was used, failed, has no phones, or was not drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import duckdb
 
 from manifests.choice import ChoiceError
 from manifests.look.targets import Target, resolve
-from manifests.sql import reading
+from manifests.sql import read_only
 from manifests.windows import union
 from runtime.errors import SpeechmillError
 from studies.ngrams import Corpus
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from pipelines.recipes.recipe import Recipe
 
 STAGES = ("vad", "phonemes")
-"""What sound is measured by."""
+"""The stages that sound goes through."""
 FETCHED = 64
-"""Recordings whose phones are fetched at a time."""
+"""Number of recordings whose phones are fetched at a time."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which phones of a lake are meant."""
+    """The part of a lake whose phones are compared."""
 
     where: str = "true"
-    """SQL condition over recordings and all that was measured of them; with a selection over their verdicts, too."""
+    """SQL condition over the view `recordings`."""
     windows: str | None = None
-    """SQL condition over windows of the selection: only phones that begin inside these are meant."""
+    """SQL condition over the view `windows`: only phones that begin inside such windows are used."""
     selection: str | None = None
     stages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Fingerprints of stages that were measured with several settings."""
@@ -43,44 +43,46 @@ class Part:
 
 @dataclass(frozen=True)
 class Side:
-    """A corpus with what it was made of; recordings add up: meant = used + failed + without phones + not drawn."""
+    """A corpus and the counts of its recordings: meant = used + failed + without phones + not drawn."""
 
     name: str
     corpus: Corpus
     recogniser: str
-    """Name and fingerprint: phones of different ones cannot be compared."""
+    """Name and fingerprint. Phones of different recognisers cannot be compared."""
     stage: str
-    """Fingerprint of the stage, which voice activity has a part in."""
+    """Fingerprint of the stage `phonemes`, which depends on the settings of voice activity detection."""
     meant: int
     failed: int
     """Recordings without a result of the stage: they failed, or were not annotated yet."""
     without_phones: int
     not_drawn: int
-    """Recordings beyond the number of phones that is looked at."""
+    """Recordings that were not needed to reach the requested number of phones."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON tells of the side."""
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "corpus"}
+        """The side as JSON shows it."""
+        described = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "corpus"
+        }
         stretches = len(set(self.corpus.stretch_of.tolist()))
-        return told | {"used": len(self.corpus.clips), "phones": len(self.corpus.phones), "stretches": stretches}
+        return described | {"used": len(self.corpus.clips), "phones": len(self.corpus.phones), "stretches": stretches}
 
 
-def lake_of(name: str, part: Part) -> Target | None:
-    """The lake, or the part of one, that `name` names; None where it names sound. Raises ChoiceError as `resolve`."""
+def open_part(name: str, part: Part) -> Target | None:
+    """The lake, or the part of one, called `name`; None where it names sound. Raises ChoiceError as `resolve` does."""
     try:
         target = resolve(name, part.selection, None, part.stages)
     except ChoiceError:
-        if "://" in name and not (part.selection or part.stages):  # whether sound is there, ingest tells
+        if "://" in name and not (part.selection or part.stages):  # ingest finds out whether there is sound
             return None
         raise
     return target if target.lake else None
 
 
-def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -> Side:
-    """The recordings of a lake that `part` means, drawn by a hash of their ids until they have so many phones.
+def side_of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -> Side:
+    """Draw recordings of `part` of a lake, by a hash of their ids, until they have `phones` phones.
 
-    Equal seeds draw alike from any lake, so that a part and its whole share recordings. Memory grows with `phones`.
-    Raises SpeechmillError where the lake has no phonemes, or those of several recognisers.
+    Equal seeds draw the same recordings from any lake, so that a part and its whole share recordings. Memory grows with
+    `phones`. Raises SpeechmillError where the lake has no phonemes, or those of several recognisers.
     """
     choice = target.choice
     if "phonemes" not in choice.stages:
@@ -90,9 +92,9 @@ def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -
         what = f"{name} has no phonemes"
         raise SpeechmillError(what, f"measure them: speechmill annotate phonemes --lake {name}")
     if part.windows is not None and choice.selection is None:
-        raise SpeechmillError(f"{name} has no selection, whose windows are asked for", "run `speechmill select` first")
+        raise SpeechmillError(f"{name} has no selection, so that it has no windows", "run `speechmill select` first")
     with target.connect() as connection:
-        _draw(connection, part, "judged" if choice.selection else "annotations", phones, seed)
+        _draw(connection, part, "recordings", phones, seed)
         counts = connection.execute(
             "SELECT count(*), count(*) FILTER (recogniser IS NULL), count(*) FILTER (phones = 0), "
             "count(*) FILTER (phones > 0 AND NOT drawn), list(DISTINCT recogniser) FILTER (recogniser IS NOT NULL) "
@@ -101,7 +103,7 @@ def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -
         corpus = Corpus.of(_clips(connection, part.windows is not None))
     meant, failed, without, not_drawn, recognisers = counts
     if not recognisers:
-        what = f"{name}: none of the {meant:,} recordings that are meant has phonemes"
+        what = f"{name}: none of the {meant:,} recordings of this part has phonemes"
         raise SpeechmillError(what, "loosen the condition, or annotate the lake first")
     if len(recognisers) > 1:
         raise SpeechmillError(
@@ -112,7 +114,7 @@ def of_lake(name: str, target: Target, part: Part, phones: int, seed: int = 0) -
 
 
 def _draw(connection: duckdb.DuckDBPyConnection, part: Part, table: str, phones: int, seed: int) -> None:
-    """Make the tables `pool`, of the recordings that are meant, and `spans`, of the windows if these are asked for."""
+    """Create the table `pool` of the recordings of the part and, if it has a condition on windows, their `spans`."""
     asked = f"SELECT recording_id, phones, recogniser FROM {table} WHERE ({part.where})"
     order = f"md5(recording_id || '{int(seed)}'), recording_id"
     if part.windows is not None:
@@ -120,17 +122,17 @@ def _draw(connection: duckdb.DuckDBPyConnection, part: Part, table: str, phones:
             "SELECT recording_id, list([start_s, start_s + duration_s]) AS spans "
             f"FROM windows WHERE ({part.windows}) GROUP BY recording_id"
         )
-        connection.execute(f"CREATE TEMP TABLE spans AS {reading(connection, spans)}")
+        connection.execute(f"CREATE TEMP TABLE spans AS {read_only(connection, spans)}")
         asked = f"SELECT * FROM ({asked}) SEMI JOIN spans USING (recording_id)"
     connection.execute(
         "CREATE TEMP TABLE pool AS SELECT *, coalesce(sum(phones) OVER "
         f"(ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < {int(phones)} AS drawn "
-        f"FROM ({reading(connection, asked)})"
+        f"FROM ({read_only(connection, asked)})"
     )
 
 
 def _clips(connection: duckdb.DuckDBPyConnection, in_windows: bool) -> Iterator[tuple[str, list[list[str]]]]:
-    """The stretches of every recording that was drawn and has phones, in order of ids."""
+    """The stretches of phones of every drawn recording that has phones, in order of ids."""
     spans = "spans" if in_windows else "NULL"
     join = "JOIN spans USING (recording_id)" if in_windows else ""
     found = connection.execute(
@@ -140,13 +142,13 @@ def _clips(connection: duckdb.DuckDBPyConnection, in_windows: bool) -> Iterator[
     while rows := found.fetchmany(FETCHED):
         for recording_id, stretches, windows in rows:
             inside = None if windows is None else union([(start, end) for start, end in windows])
-            yield recording_id, [part for stretch in stretches for part in within(stretch, inside)]
+            yield recording_id, [part for stretch in stretches for part in phones_in_spans(stretch, inside)]
 
 
-def within(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | None) -> list[list[str]]:
-    """The phones of a stretch of speech, in parts that each begin inside one of the spans (start_s, end_s).
+def phones_in_spans(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | None) -> list[list[str]]:
+    """The phones of a stretch of speech that begin inside each span (start_s, end_s), one list for each span.
 
-    All of them in one part where there are no spans.
+    Without spans, all phones in one list.
     """
     if spans is None:
         return [stretch["phones"]]
@@ -155,8 +157,8 @@ def within(stretch: Mapping[str, Any], spans: Sequence[tuple[float, float]] | No
     return [part for part in parts if part]
 
 
-def narrowed(recipe: Recipe) -> Recipe:
-    """A recipe with the stages alone that phonemes need. Raises SpeechmillError where it has no phonemes."""
+def with_phoneme_stages(recipe: Recipe) -> Recipe:
+    """The recipe with only the stages that phonemes need. Raises SpeechmillError where it has no phonemes."""
     if "phonemes" not in recipe.stages:
         raise SpeechmillError(f"the recipe {recipe.name} has no phonemes", "add --set annotate.phonemes={}")
     stages = {name: settings for name, settings in recipe.stages.items() if name in STAGES}

@@ -1,4 +1,4 @@
-"""`speechmill recipe`: shipped recipes, one of your own, what is wrong with it, and every key that it may hold."""
+"""`speechmill recipe`: lists, shows, checks and starts recipes, and lists every key of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAD = """\
 
 
 def complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys for `--set`, each with its equals sign."""
+    """A shell completion of the keys for `--set`, each with its equals sign."""
     from pipelines.recipes.keys import keys
 
     return [CompletionItem(f"{key.path}=", help=key.meaning) for key in keys() if key.path.startswith(incomplete)]
@@ -39,13 +39,13 @@ SET = click.option(
 
 @click.group("recipe")
 def recipe_group() -> None:
-    """Recipes: the files that say everything about a run."""
+    """List, show, check and start recipes: the files that define a run."""
 
 
 @recipe_group.command("list")
 @JSON
 def recipe_list(as_json: bool) -> None:
-    """List the shipped recipes, with what each is for."""
+    """List the shipped recipes, with the purpose of each."""
     from pipelines.recipes import recipe as recipes
 
     rows = [_described(name) for name in recipes.shipped()]
@@ -60,7 +60,7 @@ def recipe_list(as_json: bool) -> None:
 @JSON
 @click.argument("recipe")
 def recipe_show(recipe: str, as_json: bool) -> None:
-    """Print RECIPE, a shipped name or a TOML file, as it stands; --json gives its tables."""
+    """Print RECIPE, a shipped name or a TOML file, unchanged; --json prints its tables."""
     from pipelines.recipes import recipe as recipes
 
     loaded = recipes.load(recipe)
@@ -75,32 +75,32 @@ def recipe_show(recipe: str, as_json: bool) -> None:
 @JSON
 @click.argument("file")
 def recipe_check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what FILE does, or what is wrong with it: keys, types, rules, encoders, packages.
+    """Print what FILE does, or what is wrong with it: keys, types, rules, encoders, packages.
 
-    Ends with 1 where a run would end before it does anything.
+    The exit code is 1 where a run would fail at once.
     """
     from pipelines.recipes import recipe as recipes
     from pipelines.units import extras
     from pipelines.units.engines import Engine
 
     loaded = recipes.load(file, overrides)
-    told = _described(file, loaded)
+    described = _described(file, loaded)
     try:
         extras.check(loaded, Engine("local"), [], measures=True)
-        told["missing"] = None
+        described["missing"] = None
     except MissingExtraError as error:
         if not as_json:
             raise
-        told["missing"] = {"error": str(error), "remedy": error.remedy}
+        described["missing"] = {"error": str(error), "remedy": error.remedy}
     if as_json:
-        say(to_json({"recipe": told}, indent=1))
+        say(to_json({"recipe": described}, indent=1))
     else:
         say(f"{file}: recipe {loaded.name!r} is right")
         for key in ("stages", "encoders", "recording_rules", "window_rules"):
-            say(f"{key.replace('_', ' '):<17}{', '.join(told[key]) or 'none'}")
+            say(f"{key.replace('_', ' '):<17}{', '.join(described[key]) or 'none'}")
         window = f"{loaded.select.context_s:g} s of context and {loaded.select.continuation_s:g} s of continuation"
         say(f"{'windows':<17}{window}")
-    if told["missing"]:
+    if described["missing"]:
         raise SystemExit(1)
 
 
@@ -108,7 +108,7 @@ def recipe_check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--like", default="podcast", show_default=True, metavar="NAME", help="The shipped recipe to begin with.")
 @click.argument("file", type=click.Path(path_type=Path))
 def recipe_init(file: Path, like: str) -> None:
-    """Write a recipe to begin with to FILE, which names it: a copy of a shipped one, to be changed."""
+    """Write a copy of a shipped recipe to FILE, to be changed. The name of the file becomes that of the recipe."""
     from pipelines.recipes import recipe as recipes
 
     path = recipes.path_of(like)
@@ -125,7 +125,7 @@ def recipe_init(file: Path, like: str) -> None:
         with file.open("x") as out:
             out.write(HEAD.format(like=like, file=file) + text)
     except FileExistsError as error:
-        raise SpeechmillError(f"{file} is there already", "choose another name, or move it away") from error
+        raise SpeechmillError(f"{file} already exists", "choose another name, or move it away") from error
     say(f"{file}: a copy of {like}; next: speechmill recipe check {file}")
 
 
@@ -133,7 +133,7 @@ def recipe_init(file: Path, like: str) -> None:
 @JSON
 @click.argument("table", required=False, default="", metavar="[TABLE]")
 def recipe_keys(table: str, as_json: bool) -> None:
-    """List every key that a recipe may hold, or those of TABLE, with type, default, unit and meaning."""
+    """List every key of recipes, or those of TABLE, with type, default, unit and meaning."""
     from pipelines.recipes.keys import encoder_keys, keys
 
     found = [key for key in keys() if not table or table in (key.table, key.path) or key.table.startswith(f"{table}.")]
@@ -162,7 +162,7 @@ def _path(recipe: str) -> Path:
 
 
 def _described(recipe: str, loaded: Recipe | None = None) -> dict[str, Any]:
-    """What a recipe does, in the words of its own first comment."""
+    """A summary of a recipe; `what` is its first comment."""
     from pipelines.recipes import recipe as recipes
 
     loaded = loaded or recipes.load(recipe)

@@ -1,4 +1,4 @@
-"""`speechmill report`: the page of manifests.report.report with excerpts of the sound, written to a file."""
+"""`speechmill report`: writes the page of manifests.report.report with excerpts of the sound."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def report_lake(
     no_audio: bool,
     roundtrips: int = 0,
 ) -> tuple[Path, int]:
-    """Write the report and return its path and its size in bytes. SpeechmillError where there is nothing to tell of.
+    """Write the report and return its path and its size in bytes.
 
-    Of at most `roundtrips` recordings it plays what the encoder of the dataset keeps, where that has a decoder.
+    For at most `roundtrips` recordings, the page also plays the sound decoded from their features, if the encoder of
+    the dataset has a decoder. Raises SpeechmillError for an empty lake.
     """
     try:
         from manifests.report.report import Report
@@ -42,7 +43,7 @@ def report_lake(
         raise SpeechmillError(str(error), error.remedy) from error
     cut = None
     if not no_audio:
-        from pipelines.commands.snippets import RoundTrips, snippet  # takes seconds to import
+        from pipelines.commands.snippets import RoundTrips, snippet  # the import takes seconds
 
         encoder = _encoder_of(lake, choice.dataset) if roundtrips and choice.dataset else None
         trips = RoundTrips(encoder, roundtrips, lake.config) if encoder else None
@@ -60,7 +61,7 @@ def report_lake(
 
 
 def _encoder_of(lake: Lake, dataset: str) -> Encoder | None:
-    """The encoder that made a dataset, ready to encode; None where it has no decoder or is not to be had here."""
+    """The encoder of a dataset, set up; None where it has no decoder or cannot be loaded here."""
     from pipelines.encoding.dataset import encoder_of
 
     try:

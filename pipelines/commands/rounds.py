@@ -1,4 +1,4 @@
-"""Rounds: the steps of a run over inputs that go on growing, again whenever there is something new."""
+"""`run --watch`: repeats the steps of a run over inputs that grow."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from pipelines.inputs.entry import InputError
 from pipelines.inputs.packing import Ingested
 from pipelines.run import Pending, Run
-from pipelines.units.pending import fingerprints
+from pipelines.units.pending import stage_fingerprints
 from runtime.errors import WaitingError
 
 
 def repeat(
-    work: Run, ingest: Callable[[], Ingested], others: Callable[[], None], every_s: float, told: Callable[[str], None]
+    work: Run, ingest: Callable[[], Ingested], others: Callable[[], None], every_s: float, report: Callable[[str], None]
 ) -> None:
-    """Ingest every `every_s` seconds, and do the other steps where that met something new or something is left to do.
+    """Ingest every `every_s` seconds, and run the other steps if there is something new or unfinished.
 
-    Ends when a person presses Ctrl-C between two rounds; within one it raises KeyboardInterrupt, as any step does. An
-    input that holds no sound yet, and a recording that cannot be had at present, are told and tried again.
+    Ctrl-C between two rounds ends the loop; during a round it raises KeyboardInterrupt, as in any step. `report` is
+    called for an input without sound or a recording that is temporarily unreachable: the next round tries again.
     """
-    is_due = True  # what an earlier command left undone is done in the first round
+    is_due = True  # the first round finishes the work of earlier commands
     while True:
         try:
             found = ingest()
@@ -29,15 +29,15 @@ def repeat(
                 others()
                 is_due = False
         except (InputError, WaitingError) as error:
-            told(f"{error}; tried again in {every_s:g} s: {error.remedy}")
+            report(f"{error}; tried again in {every_s:g} s: {error.remedy}")
         try:
             time.sleep(every_s)
         except KeyboardInterrupt:
-            told("ended")
+            report("ended")
             return
 
 
 def is_pending(work: Run) -> bool:
-    """Whether a batch lacks something that the recipe measures."""
-    marks = fingerprints(work.recipe.make_stages(), work.recipe.decode)
+    """Whether a batch lacks the results of a stage of the recipe."""
+    marks = stage_fingerprints(work.recipe.make_stages(), work.recipe.decode)
     return next(iter(Pending(work.lake, marks)), None) is not None

@@ -1,4 +1,4 @@
-"""A round trip: a file's sound, encoded and turned back, to hear and to see what an encoder keeps."""
+"""A round trip: encodes a file's sound and decodes it again, to show what an encoder preserves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoders.distances import PACKAGES, distances
-from encoders.roundtrip import decoded_again
-from encoders.vocoders import chosen
+from encoders.roundtrip import round_trip
+from encoders.vocoders import choose_vocoder
 from manifests.install import install
 from pipelines.audio.files import DEFAULT
 from pipelines.audio.resample import resampled
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 def roundtrip(
     file: str, start_s: float | None, end_s: float | None, encoder: Encoder, output: Path
 ) -> Mapping[str, Any]:
-    """Make the round trip of a stretch of a file and write it: the sound to `output`, and both spectrograms beside it
-    as a picture of the same name. What is less than a frame at the end is left out.
+    """Encode and decode a stretch of a file.
 
-    Returns what docs/hearing.md says of the JSON.
+    Writes the decoded sound to `output`, and a picture of both spectrograms beside it under the same name. The rest
+    after the last whole frame is left out.
+
+    Returns the JSON document that docs/hearing.md describes.
     """
     sound, rate = read_span({"uris": [file], "size_bytes": None}, start_s or 0.0, end_s, DEFAULT)
     encoder.setup()
     sound = np.concatenate(list(resampled([sound], rate, encoder.sample_rate)), axis=1)
     frames, rate = encoder.frames(sound.shape[1]), encoder.sample_rate
-    decoded = decoded_again(encoder, encoder.cut(sound, 0, frames))
+    decoded = round_trip(encoder, encoder.cut(sound, 0, frames))
     sound = sound[:, : decoded.shape[1]]
     write(output, decoded, rate)
     drawn = output.with_suffix(".png")
@@ -47,7 +49,7 @@ def roundtrip(
         "duration_s": sound.shape[1] / rate,
         "encoder": encoder.name,
         "fingerprint": encoder.fingerprint,
-        "vocoder": encoder.vocoder and chosen(encoder.vocoder),
+        "vocoder": encoder.vocoder and choose_vocoder(encoder.vocoder),
         "sample_rate": rate,
         "frames": frames,
         "dim": encoder.dim,
@@ -59,7 +61,7 @@ def roundtrip(
 
 
 def _not_measured() -> dict[str, str]:
-    """The command that installs each distance of which the package is not there, by its name."""
+    """The distances whose package is not installed, each with the command that installs it."""
     from importlib.util import find_spec
 
     packages = {"pesq": "pesq", "stoi": "pystoi"}

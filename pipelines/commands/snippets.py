@@ -1,4 +1,4 @@
-"""Excerpts for the report: a few seconds of a recording as Opus, as a mel picture and as an envelope, in one decode."""
+"""Excerpts for the report: a few seconds of a recording as Opus, mel picture and envelope, from one decode."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ import soxr
 from encoders.base import Encoder, WindowSound
 from encoders.logmel import LogMel
 from encoders.mel import LogMelConfig, hz_to_mel
-from encoders.roundtrip import decoded_again
-from encoders.vocoders import chosen
+from encoders.roundtrip import round_trip
+from encoders.vocoders import choose_vocoder
 from manifests.storage import StorageConfig
 from pipelines.audio.files import DEFAULT
-from pipelines.audio.sound import TrackStream, present
+from pipelines.audio.reach import first_available_uri
+from pipelines.audio.sound import TrackStream
 from runtime.errors import SpeechmillError, UnreadableAudioError
 
 RATE = 24_000
 EXCERPT_S = 20.0
 DECODED_S = 5.0
-"""Of an excerpt, how much is encoded and turned back; HiFi-GAN takes twice as long on one core."""
+"""Seconds of an excerpt that are encoded and decoded. HiFi-GAN needs twice that time on one core."""
 BIT_RATE = 24_000
-"""Of Opus, per track; speech is transparent enough to judge and an excerpt takes 60 kB."""
+"""Opus bits per second and track: enough to judge speech, at 60 kB for an excerpt."""
 ENVELOPE_POINTS = 700
 RANGE_LN = 9.0
-"""Natural logarithms of magnitude from the darkest to the brightest of a picture: 78 dB."""
+"""Range of the picture from its darkest to its brightest colour, in nepers of magnitude: 78 dB."""
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 7000)
 
-# Every third frame of the paper's features: as many columns as a screen has.
+# The hop is three times that of the paper, which gives a picture as many columns as a screen has.
 ENCODER = LogMel(LogMelConfig(hop_samples=900))
 
 
 def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFAULT) -> dict[str, Any]:
-    """What the report embeds of a recording (a row of the view `annotations`), from `start_s` on.
+    """The data that the report embeds for a recording (a row of the view `annotations`), from `start_s` on.
 
     Keys: `audio` (WebM with Opus, base64), `excerpt` (its place, picture and envelope), `mel` (ticks of the picture)
-    and `sound`, a sentence. A recording that was never decoded adds nothing; one that cannot be read now says why.
+    and `sound`, a sentence. Empty for a recording that was never decoded; `sound` alone, with the error, for one that
+    cannot be read now.
     """
     if row.get("channel_relation") is None:
         return {}
     try:
         first, last = round(start_s * RATE), round((start_s + EXCERPT_S) * RATE)
-        sound = _cut(present(row, config), row, first, last, config)
+        sound = _cut(first_available_uri(row, config), row, first, last, config)
     except SpeechmillError as error:
         return {"sound": f"Its sound cannot be read now: {error}; remedy: {error.remedy}"}
     length_s = sound.shape[1] / RATE
@@ -63,8 +65,10 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
 def _cut(
     uri: str, row: Mapping[str, Any], first: int, last: int, config: StorageConfig, rate: int = RATE
 ) -> np.ndarray:
-    """Samples from `first` to before `last`, or fewer where the recording ends, as float32 (tracks, samples) at `rate`;
-    more than two tracks are mixed."""
+    """Samples from `first` up to `last`, or to the end of the recording, as float32 (tracks, samples) at `rate`.
+
+    More than two tracks are mixed into one.
+    """
     held: list[np.ndarray] = []
     position = 0
     with closing(TrackStream(uri, rate, row, config)) as stream:
@@ -80,15 +84,18 @@ def _cut(
 
 
 class RoundTrips:
-    """What an encoder keeps of the first recordings that it is asked for: their sound, encoded and turned back."""
+    """Encodes and decodes the sound of the first recordings that it is called with."""
 
     def __init__(self, encoder: Encoder, most: int, config: StorageConfig = DEFAULT) -> None:
-        """Of at most `most` recordings: a vocoder takes longer than the sound that it makes."""
+        """`most` is the largest number of recordings: a vocoder takes longer than the sound that it makes."""
         self.encoder, self.left, self.config = encoder, most, config
 
     def __call__(self, row: Mapping[str, Any], start_s: float) -> dict[str, Any]:
-        """What the report embeds of a recording besides `snippet`, or nothing: `decoded` (WebM with Opus, base64), and
-        `decoded_label`, a sentence. The features are those that a window from `start_s` on has in a shard."""
+        """The data that the report embeds besides `snippet`; empty after `most` recordings.
+
+        Keys: `decoded` (WebM with Opus, base64) and `decoded_label`, a sentence. The features equal those that a window
+        from `start_s` on has in a shard.
+        """
         if not self.left or row.get("channel_relation") is None:
             return {}
         encoder = self.encoder
@@ -96,22 +103,24 @@ class RoundTrips:
         before, most = min(begin, encoder.look_back_samples), int(DECODED_S * encoder.frame_rate)
         end = begin + most * encoder.hop_samples + encoder.look_ahead_samples
         try:
-            sound = _cut(present(row, self.config), row, begin - before, end, self.config, encoder.sample_rate)
+            sound = _cut(
+                first_available_uri(row, self.config), row, begin - before, end, self.config, encoder.sample_rate
+            )
             frames = min(most, encoder.frames(sound.shape[1] - before))
             sound = sound[:, : before + frames * encoder.hop_samples + encoder.look_ahead_samples]
-            decoded = decoded_again(encoder, WindowSound(sound, before, frames))
+            decoded = round_trip(encoder, WindowSound(sound, before, frames))
         except SpeechmillError as error:
             return {"decoded_label": f"No round trip can be made now: {error}; remedy: {error.remedy}"}
         self.left -= 1
         at_rate = soxr.resample(np.ascontiguousarray(decoded.T), encoder.sample_rate, RATE).T
-        by = f" by {chosen(encoder.vocoder)}" if encoder.vocoder else ""
+        by = f" by {choose_vocoder(encoder.vocoder)}" if encoder.vocoder else ""
         length_s = decoded.shape[1] / encoder.sample_rate
         label = f"The first {length_s:.1f} s, from {encoder.name} features back to sound{by}"
         return {"decoded": base64.b64encode(opus(at_rate)).decode(), "decoded_label": label}
 
 
 def opus(sound: np.ndarray) -> bytes:
-    """float32 (1 or 2, samples) at RATE as a WebM file with Opus."""
+    """Encode float32 (1 or 2, samples) at RATE as a WebM file with Opus."""
     layout = "mono" if len(sound) == 1 else "stereo"
     file = io.BytesIO()
     with av.open(file, "w", format="webm") as container:
@@ -125,7 +134,7 @@ def opus(sound: np.ndarray) -> bytes:
 
 
 def _picture(sound: np.ndarray) -> dict[str, Any]:
-    """The log-mel picture, one byte a value, bands from low to high; of two tracks the louder shows."""
+    """The log-mel picture as one byte per value, bands from low to high; the louder of two tracks is shown."""
     hop = ENCODER.hop_samples
     if sound.shape[1] < hop:
         sound = np.pad(sound, ((0, 0), (0, hop - sound.shape[1])))
@@ -137,7 +146,7 @@ def _picture(sound: np.ndarray) -> dict[str, Any]:
 
 
 def _envelope(sound: np.ndarray) -> dict[str, Any]:
-    """Lowest and highest sample of each of at most ENVELOPE_POINTS steps, -127 to 127 at the excerpt's own peak."""
+    """Lowest and highest sample in each of at most ENVELOPE_POINTS steps, scaled to +-127 at the excerpt's peak."""
     step = max(1, -(-sound.shape[1] // ENVELOPE_POINTS))
     scale = 127 / max(1e-9, float(np.abs(sound).max()))
     starts = np.arange(0, sound.shape[1], step)
@@ -150,7 +159,7 @@ def _envelope(sound: np.ndarray) -> dict[str, Any]:
 
 
 def mel_ticks() -> dict[str, list[Any]]:
-    """Where the bands of round frequencies lie in a picture, and their names."""
+    """The positions of round frequencies in a picture, and their names."""
     config = ENCODER.config
     low, high = hz_to_mel(np.array([config.fmin_hz, config.fmax_hz]))
     bands = (hz_to_mel(np.array(TICKS_HZ)) - low) / (high - low) * (config.num_mels + 1) - 1

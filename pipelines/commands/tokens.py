@@ -1,4 +1,4 @@
-"""`speechmill tokens`: the ledger of a dataset, shown, or recounted from the bytes of its shards."""
+"""`speechmill tokens`: prints the ledger of a dataset, or recounts it from the bytes of its shards."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def tokens() -> None:
-    """The ledger of a dataset: print it, or recount it from the shards."""
+    """Print the ledger of a dataset, or recount it from the shards."""
 
 
 def _opened(recipe: str, lake: str, overrides: tuple[str, ...], dataset: str | None) -> tuple[Lake, Recipe, str | None]:
-    """The lake, the recipe, and the dataset that is meant, if one is.
+    """The lake, the recipe, and the name of the dataset if one is named.
 
-    What names no recipe may name a dataset, beside which its recipe is kept.
+    `recipe` may also be the name of a dataset, whose recipe is stored in the lake.
     """
     from pipelines.recipes.recipe import parse_with
     from runtime.errors import UnknownRecipeError
@@ -100,7 +100,7 @@ def tokens_show(
 
 
 def _names(lake: Lake, recipe: Recipe, dataset: str | None) -> list[str]:
-    """The dataset that was named, else those of the recipe; tells of which of its encoders there is none."""
+    """The named dataset, else those of the recipe; prints a note for each encoder without a dataset."""
     from pipelines.encoding.dataset import datasets_of
 
     if dataset:
@@ -118,7 +118,7 @@ def _names(lake: Lake, recipe: Recipe, dataset: str | None) -> list[str]:
 def tokens_verify(
     recipe: str, lake: str, overrides: tuple[str, ...], quiet: bool, as_json: bool, dataset: str | None
 ) -> None:
-    """Recount RECIPE's datasets from the bytes of their shards; exit code 3 and a line for each thing that differs."""
+    """Recount RECIPE's datasets from the bytes of their shards; exit code 3 and a line for each difference."""
     from manifests.verify import verify
 
     opened, loaded, dataset = _opened(recipe, lake, overrides, dataset)

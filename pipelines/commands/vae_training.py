@@ -1,7 +1,7 @@
-"""`speechmill encoder train`: trains a VAE on the log-mel features of a dataset; a killed training goes on exactly.
+"""`speechmill encoder train`: trains a VAE on the log-mel features of a dataset; a killed training resumes exactly.
 
-What a step sees is drawn by its number and the seed, so that weights, moments of the optimizer and the number of steps
-done are all that a checkpoint has to keep.
+The excerpts and the noise of a step depend only on its number and the seed, so that a checkpoint consists of the
+weights, the moments of the optimizer and the number of steps done.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from runtime.batches import reproducible, resolve_device
 from runtime.errors import MissingExtraError, SpeechmillError
 
 CHECKPOINT, LOSSES, CURVES, SETTINGS = "checkpoint.safetensors", "losses.jsonl", "losses.png", "settings.json"
-"""In the folder `training` beside the model."""
+"""Names of the files in the folder `training` beside the model."""
 VALIDATION_WINDOWS = 16
 KEPT_WINDOWS = 512
-"""Windows whose features stay in memory, about 250 MB of windows of 40 s."""
+"""Number of windows whose features stay in memory: about 250 MB for windows of 40 s."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Training:
     steps: int = 20_000
     """Steps of the optimizer (AdamW); the learning rate falls to zero along a cosine."""
     batch: int = 16
-    """Excerpts in a step."""
+    """Number of excerpts in a step."""
     crop_frames: int = 160
-    """Log-mel frames of an excerpt."""
+    """Length of an excerpt in log-mel frames."""
     learning_rate: float = 1e-3
-    """Of the first step."""
+    """Learning rate of the first step."""
     beta: float = 1e-3
     """Weight of the divergence: higher makes latents smoother and sound less exact."""
     seed: int = 0
-    """Of weights, excerpts and noise."""
+    """Seed of the initial weights, the excerpts and the noise."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints; each measures the error on the validation windows as well."""
 
@@ -90,7 +90,7 @@ class Windows:
         self.features = functools.lru_cache(KEPT_WINDOWS)(self._features)
 
     def validation(self) -> list[np.ndarray]:
-        """Features, float32 (frames, num_mels), of windows that training does not see; none without such a split."""
+        """Features, float32 (frames, num_mels), of windows outside the split train; empty where there are none."""
         split = next((name for name in ("validation", "test") if name in self.rows), None)
         count = min(VALIDATION_WINDOWS, len(self.rows[split])) if split else 0
         return [self._features(split, number)[0].astype(np.float32) for number in range(count) if split]
@@ -114,10 +114,10 @@ class Windows:
 
 
 class Trainer:
-    """Trains one model in one folder; `run` does what of it is not done yet."""
+    """Trains one model in one folder; `run` continues after the last checkpoint."""
 
     def __init__(self, windows: Windows, shape: VaeShape, training: Training, folder: Path, device: str) -> None:
-        """SpeechmillError where the folder holds a model of another shape, or one that was trained otherwise."""
+        """Raises SpeechmillError where the folder has a model of another shape, or one trained with other settings."""
         try:
             import torch
         except ImportError as error:
@@ -142,7 +142,7 @@ class Trainer:
             self._restore()
 
     def run(self, tell: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
-        """Train to the last step; `tell` is given each row of losses.jsonl when it is written."""
+        """Train to the last step. `tell` is called with the newest row of losses.jsonl at each checkpoint."""
         with reproducible(1, self.device):
             for step in range(self.done, self.training.steps):
                 row = self._step(step)
@@ -158,23 +158,23 @@ class Trainer:
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.training.steps))
-        given = torch.from_numpy(self.windows.batch(self.training, step)).to(self.device)
-        mean, log_variance = self.network.encode(given)  # type: ignore[operator]
+        features = torch.from_numpy(self.windows.batch(self.training, step)).to(self.device)
+        mean, log_variance = self.network.encode(features)  # type: ignore[operator]
         # Drawn on the CPU, so that a step has the same noise on any device.
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.training.seed * 1_000_003 + step))
         decoded = self.network.decode(mean + (0.5 * log_variance).exp() * noise.to(self.device))  # type: ignore[operator]
-        error = decoded - given
+        error = decoded - features
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         loss = (error / self.network.scale).abs().mean() + self.training.beta * divergence
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
-        told = {"loss": loss, "error_nepers": error.abs().mean(), "divergence": divergence}
-        return {"step": step + 1, **{name: value.item() for name, value in told.items()}, "validation": None}
+        values = {"loss": loss, "error_nepers": error.abs().mean(), "divergence": divergence}
+        return {"step": step + 1, **{name: value.item() for name, value in values.items()}, "validation": None}
 
     def _validate(self) -> float | None:
-        """Mean absolute error, nepers, of the log-mel features of the validation windows, from the mean of latents."""
+        """Mean absolute error in nepers of the validation windows, decoded from the means of their latents."""
         import torch
 
         errors = []
@@ -187,7 +187,7 @@ class Trainer:
         return float(np.mean(errors)) if errors else None
 
     def _settings(self) -> dict[str, Any]:
-        """All that decides the weights but for the data, as JSON keeps it."""
+        """All settings on which the weights depend, as JSON. The data are not among them."""
         return json.loads(self.shape.to_json()) | dataclasses.asdict(self.training)
 
     def _check_settings(self) -> None:
@@ -197,7 +197,7 @@ class Trainer:
             raise SpeechmillError(what, "give the same settings to go on, or name another folder")
 
     def _keep(self) -> None:
-        """Write the model, its curves and, last of all, the checkpoint from which training goes on."""
+        """Write the model, its curves and, last, the checkpoint from which training resumes."""
         from safetensors.torch import save_file
 
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
@@ -214,14 +214,14 @@ class Trainer:
             checkpoint.save(unfinished, {"model": self.network}, self.optimizer, {"steps": str(self.done)})
 
     def _restore(self) -> None:
-        told = checkpoint.load(self.state / CHECKPOINT, {"model": self.network}, self.optimizer)
-        self.done = int(told["steps"])
+        metadata = checkpoint.load(self.state / CHECKPOINT, {"model": self.network}, self.optimizer)
+        self.done = int(metadata["steps"])
         rows = [json.loads(line) for line in (self.state / LOSSES).read_text().splitlines()]
         self.losses = [row for row in rows if row["step"] <= self.done]
 
 
 def draw(losses: list[dict[str, Any]], path: Path) -> None:
-    """The curves of training as a picture: the error of excerpts and of the validation windows, and the divergence."""
+    """Write a picture of the error of excerpts and of validation windows, and of the divergence, over the steps."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Windows cut out of a stream of sound, for several encoders from one decode."""
+"""Cuts windows out of a stream of sound, for several encoders from one decoding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from encoders.base import Encoder, WindowSound
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
-    """An iterable that several readers go through, each at its own pace, though it can be iterated only once.
+class SharedIterator(Generic[T]):
+    """Lets several readers iterate over an iterable that can be iterated only once, each at its own pace.
 
-    What the slowest has not read yet is held. Unlike with `itertools.tee`, every reader meets an error at the place
-    where the first one did.
+    Items that the slowest reader has not read are held in memory. Unlike with `itertools.tee`, an error is raised for
+    every reader, at the same place.
     """
 
     def __init__(self, items: Iterable[T], readers: int) -> None:
@@ -26,6 +26,7 @@ class Shared(Generic[T]):
         self._error: Exception | None = None
 
     def reader(self, number: int) -> Iterator[T]:
+        """Return the iterator of reader `number`, from 0."""
         held = self._held[number]
         while True:
             if held:
@@ -45,26 +46,29 @@ class Shared(Generic[T]):
 
 
 def first_frame(encoder: Encoder, start_s: float) -> int:
-    """The frame that begins nearest to a time, which is kept to the microsecond; of two equally near ones the later."""
+    """Return the frame that begins nearest to a time in whole microseconds; of two equally near frames, the later."""
     hop = encoder.hop_samples * 10**6
     return (2 * round(start_s * 1e6) * encoder.sample_rate + hop) // (2 * hop)
 
 
 def num_frames(encoder: Encoder, duration_s: float) -> int:
-    """Whole frames of a duration, which was rounded to the microsecond."""
+    """Return the number of whole frames in a duration that was rounded to the microsecond."""
     return (round(duration_s * 1e6) + 1) * encoder.sample_rate // (encoder.hop_samples * 10**6)
 
 
 def cut_windows(
     encoder: Encoder, blocks: Iterable[np.ndarray], windows: Sequence[Mapping[str, Any]]
 ) -> Generator[WindowSound]:
-    """Each window (a row of WINDOWS, in order of time) with the sound around it that the encoder wants.
+    """Yield the sound of each window, with the context before and after it that the encoder needs.
 
-    `blocks` are those of a recording from its first sample on, float32 (tracks, n), at the encoder's rate.
+    Args:
+        encoder: The encoder.
+        blocks: The sound of a recording from its first sample on, float32 (tracks, n), at the encoder's rate.
+        windows: Rows of WINDOWS, in order of time.
     """
     stream = iter(blocks)
     held = next(stream)
-    offset = 0  # of held's first sample in the recording
+    offset = 0  # the position of held's first sample in the recording
     hop = encoder.hop_samples
     for window in windows:
         start = first_frame(encoder, window["start_s"]) * hop
@@ -72,10 +76,10 @@ def cut_windows(
         stop = start + frames * hop
         first, last = max(0, start - encoder.look_back_samples), stop + encoder.look_ahead_samples
         while offset + held.shape[1] < last and (block := next(stream, None)) is not None:
-            passed = min(max(0, first - offset), held.shape[1])
-            held = np.concatenate([held[:, passed:], block], axis=1)
-            offset += passed
+            dropped = min(max(0, first - offset), held.shape[1])
+            held = np.concatenate([held[:, dropped:], block], axis=1)
+            offset += dropped
         sound = held[:, max(0, first - offset) : last - offset]
-        # The end of a window is rounded: it may lie a few samples past that of the recording.
-        lacking = max(0, stop - first - sound.shape[1])
-        yield WindowSound(np.pad(sound, ((0, 0), (0, lacking))), start - first, frames)
+        # The end of a window is rounded, so it may lie a few samples after the end of the recording.
+        padding = max(0, stop - first - sound.shape[1])
+        yield WindowSound(np.pad(sound, ((0, 0), (0, padding))), start - first, frames)

@@ -1,4 +1,4 @@
-"""The dataset that a recipe makes: its name, what it is made by, and the plan by which shards are added to it."""
+"""The dataset that a recipe makes: its name, what it is made by, and the plan of the shards to add to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of a lake, which grows as long as what it is made by stays the same."""
+    """A dataset of a lake. It grows as long as it is made by the same encoder, selection, signal stage and plan."""
 
     lake: Lake
     recipe: str
@@ -37,45 +37,53 @@ class Dataset:
     name: str
 
     @classmethod
-    def of(cls, lake: Lake, recipe: str, made_by: Mapping[str, str], wanted: str | None = None) -> Dataset:
-        """The dataset of a recipe that is made by these; where there is none, the first free name for it.
+    def find(cls, lake: Lake, recipe: str, made_by: Mapping[str, str], preferred: str | None = None) -> Dataset:
+        """Find the dataset of a recipe that is made by these fingerprints, or choose a free name for a new one.
 
-        The first dataset takes the name `wanted`, that of the recipe if not given. One that was changed makes another,
-        such as `demo-2`, and leaves the one before as it is.
+        Args:
+            lake: The lake.
+            recipe: The name of the recipe.
+            made_by: The result of `dataset_fingerprints`.
+            preferred: The name of a new dataset, by default that of the recipe. If it is taken, because the recipe has
+                changed, a number is added, such as `demo-2`.
         """
-        taken = folders(lake, "datasets")
-        known = {name: _made_by(lake, name) for name in taken}
-        for name, (of_recipe, by) in known.items():
-            # What was made before its plan was lost is told by its shards.
-            if by == dict(made_by) and of_recipe in (recipe, None):
+        existing = {name: _made_by(lake, name) for name in folders(lake, "datasets")}
+        for name, (of_recipe, fingerprints) in existing.items():
+            # The recipe is None if the plan of a dataset was lost, and its shards say what it is made by.
+            if fingerprints == dict(made_by) and of_recipe in (recipe, None):
                 return cls(lake, recipe, made_by, name)
-        first = wanted or recipe
-        free = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
-        name = next(name for name in free if known.get(name, (None, None)) == (None, None))
+        first = preferred or recipe
+        candidates = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+        name = next(name for name in candidates if existing.get(name, (None, None)) == (None, None))
         return cls(lake, recipe, made_by, name)
 
     @property
     def prefix(self) -> str:
         return f"datasets/{self.name}"
 
-    def alike(self) -> list[str]:
-        """Other datasets whose features are the same where their windows are."""
-        found = []
+    def with_same_features(self) -> list[str]:
+        """Return other datasets that have the same features of the same windows: equal encoder and signal stage."""
+        names = []
         for name in folders(self.lake, "datasets"):
             _, by = _made_by(self.lake, name)
             if name != self.name and by and all(by.get(key) == self.made_by[key] for key in ("encoder", "signal")):
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     @contextmanager
-    def making(self, config: EncodeConfig, retry: Retry | None, shard_s: float | None = None) -> Iterator[Plan]:
-        """What is to be made now, in shards of so many seconds of tracks, and nothing else while this lasts.
+    def begin_version(self, config: EncodeConfig, retry: Retry | None, shard_s: float | None = None) -> Iterator[Plan]:
+        """Begin a new version, and give its plan. When the block ends, all shards of the plan must be committed.
 
-        At its end all of it must be made and published.
+        The plan of a killed run is followed to the same shards. If recordings were added since then, the shards that
+        the killed run committed are kept, and the rest is planned again.
 
-        The plan of a run that was killed is followed, to the same shards. Where recordings have come since then, the
-        shards that it has committed are kept, and the rest is planned anew. Raises SpeechmillError where another run,
-        which may still be at work, follows another plan.
+        Args:
+            config: The settings of the encoder.
+            retry: Which windows that failed before are tried again.
+            shard_s: Seconds of tracks in a shard; by default those of `shard_mb`.
+
+        Raises:
+            SpeechmillError: Another run follows another plan, and may still be running.
         """
         storage, key = self.lake.storage, f"{self.prefix}/plan.json"
         text = pretty({"recipe": self.recipe, **self.made_by}).encode()
@@ -85,17 +93,17 @@ class Dataset:
         plan, record = self._plan(config, retry, shard_s)
         try:
             yield plan
-        except BaseException:  # raised on; who comes next need not ask whether this process lives
+        except BaseException:  # so that the next run need not ask whether this process is alive
             storage.put(self._begun_key, pretty(record | {"owner": ""}).encode())
             raise
         storage.delete(self._begun_key)
 
     def _plan(self, config: EncodeConfig, retry: Retry | None, shard_s: float | None) -> tuple[Plan, dict[str, Any]]:
-        """The plan to follow, and what is recorded of it under runs/."""
-        alike, begun = self.alike(), self._begun()
+        """Return the plan to follow, and its record under `runs/encoding/`."""
+        same_features, begun = self.with_same_features(), self._begun()
 
         def make(base: Base) -> Plan:
-            return Plan(self.lake, self.made_by["selection"], config, self.name, base, alike, retry, shard_s)
+            return Plan(self.lake, self.made_by["selection"], config, self.name, base, same_features, retry, shard_s)
 
         if begun is not None:
             plan = make(from_ranges(begun["base"]))
@@ -125,11 +133,12 @@ class Dataset:
             return None
 
     def is_begun(self) -> bool:
+        """Return whether a run has begun a version that is not published."""
         return self.lake.storage.exists(self._begun_key)
 
 
 def _made_by(lake: Lake, name: str) -> tuple[str | None, dict[str, str] | None]:
-    """The recipe of a dataset and what it is made by, as its plan says, or its first shard; None where nothing does."""
+    """Return the recipe of a dataset and what it is made by, from its plan or else its first shard, or None."""
     try:
         plan = lake.read_json(f"datasets/{name}/plan.json", "recipe")
         return plan.pop("recipe"), plan
@@ -141,9 +150,10 @@ def _made_by(lake: Lake, name: str) -> tuple[str | None, dict[str, str] | None]:
 
 
 def encoder_of(lake: Lake, name: str) -> Encoder:
-    """The encoder that made a dataset, without its weights: the one of its recipe that has the same fingerprint.
+    """Return the encoder that made a dataset, without its weights: the one of its recipe with the same fingerprint.
 
-    Raises SpeechmillError where the recipe that the dataset holds has none: its weights lie elsewhere, or have changed.
+    Raises:
+        SpeechmillError: The recipe of the dataset has no such encoder, because its weights have moved or changed.
     """
     made_by = lake.read_json(f"datasets/{name}/plan.json", "encoder")["encoder"]
     for config in parse(lake.read_json(f"datasets/{name}/recipe.json")).targets.values():
@@ -155,39 +165,42 @@ def encoder_of(lake: Lake, name: str) -> Encoder:
 
 
 SETTINGS = ("decode", "annotate", "select", "encode")
-"""Tables of a recipe that decide what its dataset is made by."""
+"""The tables of a recipe that decide what its dataset is made by."""
 
 
 def datasets_of(lake: Lake, recipe: Recipe) -> dict[str, str]:
-    """The newest dataset that a recipe made with each of its encoders, with these very settings if there is such a one,
-    by the names in `Recipe.targets`.
+    """Return the newest dataset that a recipe made with each of its encoders, by the names in `Recipe.targets`.
 
-    Raises SpeechmillError where there is none. What it compares are the words of the recipe, so that no model need be
-    installed.
+    A dataset that was made with exactly these settings is preferred. The settings are compared as text, so that no
+    model need be installed.
+
+    Raises:
+        SpeechmillError: There is no such dataset.
     """
-    found: dict[str, tuple[bool, int, str]] = {}
+    newest: dict[str, tuple[bool, int, str]] = {}
     for name in folders(lake, "datasets"):
         of_recipe, _ = _made_by(lake, name)
         key = f"datasets/{name}/recipe.json"
         target = _target(name, recipe)
         if of_recipe == recipe.name and target and lake.storage.exists(key):
             same = _settings(lake.read_json(key)) == _settings(recipe.resolved)
-            made = (same, lake.storage.stat(f"datasets/{name}/plan.json").mtime_ns, name)
-            found[target] = max(made, found.get(target, made))
-    if not found:
+            candidate = (same, lake.storage.stat(f"datasets/{name}/plan.json").mtime_ns, name)
+            newest[target] = max(candidate, newest.get(target, candidate))
+    if not newest:
         remedy = "run `speechmill encode` first, or name the recipe that made a dataset"
         raise SpeechmillError(f"no dataset of recipe {recipe.name} in {lake.storage.root}", remedy)
-    return {target: found[target][2] for target in recipe.targets if target in found}
+    return {target: newest[target][2] for target in recipe.targets if target in newest}
 
 
 def _target(name: str, recipe: Recipe) -> str | None:
-    """Which of the datasets that a recipe makes one is by its name, to which a number is added where it was taken."""
-    if not recipe.several:
+    """Return which target of a recipe a dataset is, by its name with or without a number at its end."""
+    if not recipe.encoders:
         return recipe.name
     return next((one for one in (name, re.sub(r"-\d+$", "", name)) if one in recipe.targets), None)
 
 
 def _settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a resolved recipe that decide what its dataset is made by."""
     tables = {name: dict(resolved.get(name, {})) for name in SETTINGS}
     tables["encode"].pop("patch", None)  # it says how tokens are counted, and changes no dataset
     return tables

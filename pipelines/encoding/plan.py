@@ -1,4 +1,4 @@
-"""The plan of a dataset: which shards are to be made, each of which recordings. A pure function of what is kept."""
+"""The plan of a dataset: which shards to make, and the recordings in each. It depends only on what the lake holds."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from manifests.fingerprint import canonical, fingerprint
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.shards import FOLDER, ShardCommit, ShardFiles, committed
-from manifests.tables import joined
+from manifests.tables import concat_batches
 from pipelines.recipes.recipe import EncodeConfig
 
 if TYPE_CHECKING:
     from pipelines.units.pending import Retry
 
 Base = Mapping[str, frozenset[int]]
-"""Numbers of shards by folder."""
+"""The numbers of the shards that a dataset has, by folder."""
 
-TOLD = ("window_id", "tracks", "language", "num_speakers", "source", "licence", "labels")
-"""What a shard says of a window. Where the selection says otherwise, the shard is made again."""
-KEPT = ", ".join(TOLD).replace("labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END")
-"""The same columns of the selection, whose labels are a map, as SQL."""
+RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "repeated_share", "source", "licence", "labels")
+"""Columns of a window that its shard records. If they differ in the selection, the shard is made again."""
+KEPT_COLUMNS_SQL = ", ".join(RECORDED_COLUMNS).replace(
+    "labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END"
+)
+"""SQL of the same columns in the selection, where labels are a map."""
 
 
 class Source(NamedTuple):
@@ -46,26 +48,27 @@ class Source(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A recording in a shard, and the batch that holds it."""
+    """A recording in a shard."""
 
     recording_id: str
     batch: str
     sources: tuple[Source, ...] = ()
+    """Committed shards that hold features of it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A unit of encoding: which recordings, in order."""
+    """A shard to make."""
 
     folder: str
     number: int
     recordings: tuple[Planned, ...]
     seconds: float
-    """Of sound in its windows."""
+    """Seconds of sound in its windows."""
     elsewhere: tuple[str, ...] = ()
-    """Ids of windows of these recordings that are kept, but lie in other shards of the dataset."""
-    again: bool = False
-    """Whether it is to be made anew although it is committed."""
+    """Ids of kept windows of these recordings that are in other shards of the dataset."""
+    remake: bool = False
+    """Whether it is made again although it is committed."""
 
     @property
     def name(self) -> str:
@@ -73,16 +76,16 @@ class Shard:
 
     @property
     def place(self) -> tuple[bool, str, int]:
-        """Where it stands in the order of a plan: shards that are made again come first."""
-        return not self.again, self.folder, self.number
+        """Its place in the order of a plan. Shards that are made again come first."""
+        return not self.remake, self.folder, self.number
 
     @property
     def ids(self) -> list[str]:
         """The ids of its recordings."""
         return [planned.recording_id for planned in self.recordings]
 
-    def is_like(self, other: Shard) -> bool:
-        """Whether it holds the same windows as a shard of another dataset, under the same number."""
+    def has_same_windows(self, other: Shard) -> bool:
+        """Return whether a shard of another dataset has the same number and the same windows."""
         return (self.place, self.elsewhere, self.ids) == (other.place, other.elsewhere, other.ids)
 
     @property
@@ -96,35 +99,34 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unit:
-    """What a worker encodes in one go: shards of several datasets that hold the same windows, or one shard alone."""
+    """A unit of encoding: shards of several datasets with the same windows, or a single shard."""
 
     shards: tuple[tuple[str, Shard], ...]
-    """Each with the name of its dataset."""
+    """The shards, each with the name of its dataset."""
     several: bool = False
-    """Whether the run makes several datasets, whose shards may have one name and hold different recordings."""
+    """Whether the run makes several datasets. Their shards may have equal names but different recordings."""
 
     @property
     def shard(self) -> Shard:
-        """The first of them: what it says of recordings and windows holds for all."""
+        """The first shard. Its recordings and windows are those of all."""
         return self.shards[0][1]
 
     @property
     def name(self) -> str:
-        """The name of the shard, and of several datasets a hash of the recordings."""
+        """The name of the shard. If there are several datasets, it ends with a hash of the recordings."""
         return f"{self.shard.name}-{fingerprint(self.shard.ids)[:6]}" if self.several else self.shard.name
 
 
 def units(planned: Mapping[str, Iterable[Shard]]) -> Iterator[Unit]:
-    """The planned shards of several datasets, those that hold the same windows together."""
-
+    """Group the planned shards of several datasets into units of shards with the same windows."""
     several = len(planned) > 1
     rest = {dataset: iter(shards) for dataset, shards in planned.items()}
     heads = {dataset: shard for dataset, shards in rest.items() if (shard := next(shards, None))}
     while heads:
         first = min(heads.values(), key=lambda shard: shard.place)
-        alike = {dataset: shard for dataset, shard in heads.items() if shard.is_like(first)}
-        yield Unit(tuple(alike.items()), several)
-        for dataset in alike:
+        same = {dataset: shard for dataset, shard in heads.items() if shard.has_same_windows(first)}
+        yield Unit(tuple(same.items()), several)
+        for dataset in same:
             if (shard := next(rest[dataset], None)) is None:
                 del heads[dataset]
             else:
@@ -132,15 +134,16 @@ def units(planned: Mapping[str, Iterable[Shard]]) -> Iterator[Unit]:
 
 
 class Plan:
-    """Shards of whole recordings in the order of their seeded hash, so that any prefix is a fair sample.
+    """Iterates over the shards to make. Recordings are in the order of a seeded hash, so any prefix is a fair sample.
 
-    Of a dataset that grows, `base` names the shards that are there. They are planned `again` where the selection says
-    something else of their windows than they do, or where `retry` wants windows in them that failed; windows that no
-    shard holds come into new shards, which take the lowest numbers that are free. `alike` are other datasets by the
-    same encoder, whose features are taken over.
+    A recording is never split between new shards. A recording larger than `shard_mb` has a shard of its own.
 
-    A recording is never cut between new shards; one larger than `shard_mb` has a shard to itself. Iterate it as often
-    as needed: the order lies in a temporary file, so memory stays flat whatever the number of recordings.
+    A dataset that grows has shards already. Such a shard is made again if the selection differs from what the shard
+    records of its windows, or if `retry` selects windows in it that failed. Windows that no shard holds go into new
+    shards, which get the lowest free numbers.
+
+    It can be iterated several times. The order is kept in a temporary file, so that memory does not grow with the
+    number of recordings.
     """
 
     def __init__(
@@ -150,45 +153,55 @@ class Plan:
         config: EncodeConfig,
         dataset: str = "",
         base: Base | None = None,
-        alike: Iterable[str] = (),
+        same_features: Iterable[str] = (),
         retry: Retry | None = None,
         shard_s: float | None = None,
     ) -> None:
-        """`shard_s` are the seconds of tracks that a shard aims at; if not given, those of `shard_mb`."""
-        self._given = lake, selection, config, dataset, base, tuple(alike), retry, shard_s
+        """
+        Args:
+            lake: The lake.
+            selection: The name of the selection.
+            config: The settings of the encoder.
+            dataset: The name of the dataset.
+            base: The shards that the dataset has.
+            same_features: Other datasets by the same encoder, whose features are copied.
+            retry: Which windows that failed before are tried again.
+            shard_s: Seconds of tracks in a shard; by default those of `shard_mb`.
+        """
+        self._arguments = lake, selection, config, dataset, base, tuple(same_features), retry, shard_s
         self._lake, self._selection, self._dataset, self._retry = lake, selection, dataset, retry
         self._base: Base = base or {}
         self._shard_seconds = shard_s or config.shard_mb * 1e6 / config.bytes_per_s
         self._folder = tempfile.TemporaryDirectory(prefix="speechmill-plan-")
         self._connection = duckdb.connect(f"{self._folder.name}/plan.duckdb")
         self._connection.execute("SET threads = 1; SET memory_limit = '100MB'")
-        self._add_held()
-        self._add_kept(str(config.seed))
+        self._create_held()
+        self._create_kept(str(config.seed))
         if any(self._base.values()):
             self._compare()
         else:
             self._connection.execute("ALTER TABLE kept RENAME TO fresh")
-        self._add_sources(alike)
+        self._create_sources(same_features)
         self._connection.execute("CREATE TABLE planned AS FROM fresh ORDER BY folder, place, recording_id")
         self._connection.execute("DROP TABLE fresh")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it was made from: it is planned again, to the same shards, where an engine iterates it."""
-        return Plan, self._given
+        """Pickle the arguments only. The engine that iterates over it makes the same plan again."""
+        return Plan, self._arguments
 
     def __iter__(self) -> Iterator[Shard]:
-        yield from self._again()
+        yield from self._shards_to_remake()
         yield from self.new()
 
     def digest(self) -> str:
-        """A hash of the new shards."""
+        """Return a hash of the new shards."""
         planned = hashlib.sha256()
         for shard in self.new():
             planned.update(canonical([shard.folder, shard.number, shard.recordings]).encode())
         return planned.hexdigest()[:12]
 
     def new(self) -> Iterator[Shard]:
-        """The shards with numbers of their own."""
+        """Yield the new shards."""
         rows = self._connection.cursor().execute(
             "SELECT folder, recording_id, batch, seconds, size_s, elsewhere, from_shards FROM planned "
             "LEFT JOIN sources USING (recording_id) ORDER BY folder, place, recording_id"
@@ -203,28 +216,29 @@ class Plan:
                 if held and held_s + size_s > self._shard_seconds:
                     yield Shard(folder, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
                     held, held_s, seconds_held, elsewhere_held = [], 0.0, 0.0, []
-                found = tuple(Source(**source) for source in sources or ())
-                held.append(Planned(recording_id, f"batch-{batch:06d}", found))
+                of_recording = tuple(Source(**source) for source in sources or ())
+                held.append(Planned(recording_id, f"batch-{batch:06d}", of_recording))
                 held_s += size_s
                 seconds_held += seconds
                 elsewhere_held += elsewhere
             yield Shard(folder, next(numbers), tuple(held), seconds_held, tuple(elsewhere_held))
 
-    def _add_held(self) -> None:
-        """Table `held`: each recording in each shard of the base, with a hash of what the shard says of its windows."""
+    def _create_held(self) -> None:
+        """Create the table `held`: the recordings in each shard of the base, with a hash of their recorded columns."""
         self._connection.execute(
             "CREATE TABLE held (folder VARCHAR, shard BIGINT, recording_id VARCHAR, digest UBIGINT, failed BOOLEAN)"
         )
-        columns = ["recording_id", *TOLD, "status", "error"]
-        for table in joined(self._tables(columns)):
+        columns = ["recording_id", *RECORDED_COLUMNS, "status", "error"]
+        for table in concat_batches(self._tables(columns)):
             self._connection.register("shard_windows", table)
             self._connection.execute(
                 "INSERT INTO held SELECT split_part(batch, '/', 1), split_part(batch, '/', 2)::BIGINT, recording_id, "
-                f"bit_xor(hash({', '.join(TOLD)})), {self._wanted()} FROM shard_windows GROUP BY batch, recording_id"
+                f"bit_xor(hash({', '.join(RECORDED_COLUMNS)})), {self._has_retried_windows_sql()} "
+                "FROM shard_windows GROUP BY batch, recording_id"
             )
 
-    def _wanted(self) -> str:
-        """SQL of whether windows of a group failed in a way that is to be tried again."""
+    def _has_retried_windows_sql(self) -> str:
+        """Return SQL that is true of a group of windows if some of them failed and are tried again."""
         if self._retry is None:
             return "false"
         if self._retry.error_type is None:
@@ -233,7 +247,7 @@ class Plan:
         return f"coalesce(bool_or(split_part(error, ':', 1) = '{kind}'), false)"
 
     def _tables(self, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Columns of the table of windows of each shard of the base, named '<folder>/<number>'."""
+        """Yield columns of the windows of each shard of the base. Each table is named '<folder>/<number>'."""
 
         def read(files: ShardFiles) -> tuple[str, pa.Table]:
             commit = ShardCommit.read(self._lake.storage, f"datasets/{self._dataset}/{files.commit}")
@@ -243,32 +257,37 @@ class Plan:
         shards = (ShardFiles(folder, number) for folder in sorted(self._base) for number in sorted(self._base[folder]))
         return self._lake.ahead(read, shards)
 
-    def _add_kept(self, seed: str) -> None:
-        """Table `kept`: each recording of which the selection keeps windows."""
+    def _create_kept(self, seed: str) -> None:
+        """Create the table `kept`: each recording that has windows which the selection keeps."""
         self._connection.execute(
             "CREATE TABLE kept (folder VARCHAR, place UBIGINT, recording_id VARCHAR, batch UINTEGER, seconds DOUBLE, "
             "size_s DOUBLE, digest UBIGINT, elsewhere VARCHAR[])"
         )
-        for table in self._cut(["split", "duration_s"]):
+        for table in self._windows(["split", "duration_s"]):
             self._connection.register("cut", table)
             self._connection.execute(
                 f"INSERT INTO kept SELECT {FOLDER} AS folder, "
                 "('0x' || left(sha256(concat($seed, ':', recording_id)), 16))::UBIGINT, recording_id, "
                 "batch[7:]::UINTEGER, sum(duration_s), sum(duration_s * tracks), "
-                f"bit_xor(hash({KEPT})), [] FROM cut WHERE kept GROUP BY folder, recording_id, batch",
+                f"bit_xor(hash({KEPT_COLUMNS_SQL})), [] FROM cut WHERE kept GROUP BY folder, recording_id, batch",
                 {"seed": seed},
             )
 
-    def _cut(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Columns of the windows of the selection, many batches at a time; FileNotFoundError where one has none."""
+    def _windows(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Yield columns of the windows of the selection, many batches at a time.
+
+        Raises:
+            FileNotFoundError: A batch was not selected.
+        """
         batches, key = self._lake.batches(), partial(self._lake.windows_key, self._selection)
-        wanted = ["recording_id", "kept", *columns, *TOLD]
-        return joined(self._lake.read_each(batches, key, wanted))
+        wanted = ["recording_id", "kept", *columns, *RECORDED_COLUMNS]
+        return concat_batches(self._lake.read_each(batches, key, wanted))
 
     def _compare(self) -> None:
-        """Table `fresh`: what is to come into new shards; `again`: the shards of the base that are made again.
+        """Create the tables `fresh`, what goes into new shards, and `again`, the shards of the base to make again.
 
-        Recordings are compared first, by hashes; windows only of those that differ, or that lie in several shards.
+        Recordings are compared by hashes first. Windows are compared only for recordings that differ, or that are in
+        several shards.
         """
         run = self._connection.execute
         run(
@@ -276,34 +295,36 @@ class Plan:
             "GROUP BY recording_id"
         )
         run(
-            "CREATE TABLE looked_at AS SELECT coalesce(k.recording_id, w.recording_id) AS recording_id "
+            "CREATE TABLE compared AS SELECT coalesce(k.recording_id, w.recording_id) AS recording_id "
             "FROM kept AS k FULL JOIN whole AS w USING (recording_id) "
             "WHERE w.recording_id IS NOT NULL AND (k.recording_id IS NULL OR k.digest <> w.digest OR w.shards > 1)"
         )
         run("CREATE TABLE fresh AS FROM kept ANTI JOIN whole USING (recording_id)")
-        held, kept = (f"window_id, hash({columns}) AS digest" for columns in (", ".join(TOLD), KEPT))
+        held, kept = (
+            f"window_id, hash({columns}) AS digest" for columns in (", ".join(RECORDED_COLUMNS), KEPT_COLUMNS_SQL)
+        )
         window = "recording_id VARCHAR, window_id VARCHAR, digest UBIGINT"
         run(f"CREATE TABLE kept_windows ({window}, seconds DOUBLE, size_s DOUBLE)")
         run(f"CREATE TABLE held_windows ({window}, folder VARCHAR, shard BIGINT)")
-        if run("SELECT count(*) FROM looked_at").fetchall() != [(0,)]:
-            for table in self._cut(["duration_s"]):
+        if run("SELECT count(*) FROM compared").fetchall() != [(0,)]:
+            for table in self._windows(["duration_s"]):
                 self._connection.register("cut", table)
                 run(
                     f"INSERT INTO kept_windows SELECT recording_id, {kept}, duration_s, duration_s * tracks "
-                    "FROM (FROM cut WHERE kept) SEMI JOIN looked_at USING (recording_id)"
+                    "FROM (FROM cut WHERE kept) SEMI JOIN compared USING (recording_id)"
                 )
-            for table in joined(self._tables(["recording_id", *TOLD])):
+            for table in concat_batches(self._tables(["recording_id", *RECORDED_COLUMNS])):
                 self._connection.register("shard_windows", table)
                 run(
                     f"INSERT INTO held_windows SELECT recording_id, {held}, split_part(batch, '/', 1), "
-                    "split_part(batch, '/', 2)::BIGINT FROM shard_windows SEMI JOIN looked_at USING (recording_id)"
+                    "split_part(batch, '/', 2)::BIGINT FROM shard_windows SEMI JOIN compared USING (recording_id)"
                 )
         run(
             "CREATE TABLE again AS SELECT DISTINCT folder, shard FROM held_windows AS h "
             "LEFT JOIN kept_windows AS k USING (window_id) WHERE k.digest IS DISTINCT FROM h.digest "
             "UNION SELECT DISTINCT folder, shard FROM held WHERE failed"
         )
-        # Of recordings that are there already, the windows that are not.
+        # Windows that no shard holds of recordings that some shard holds.
         run(
             "INSERT INTO fresh SELECT k.folder, k.place, k.recording_id, k.batch, w.seconds, w.size_s, k.digest, "
             "coalesce(h.windows, []) FROM kept AS k JOIN (SELECT recording_id, sum(seconds) AS seconds, "
@@ -313,8 +334,8 @@ class Plan:
             "USING (recording_id)"
         )
 
-    def _again(self) -> Iterator[Shard]:
-        """The shards of the base that are made again, of the windows in them that are still kept."""
+    def _shards_to_remake(self) -> Iterator[Shard]:
+        """Yield the shards of the base to make again, with those of their windows that are still kept."""
         if not any(self._base.values()):
             return
         cursor = self._connection.cursor()
@@ -333,14 +354,14 @@ class Plan:
             itself = (Source(self._dataset, folder, number),)
             planned = tuple(Planned(recording_id, f"batch-{batch:06d}", itself) for recording_id, batch, _, _ in rows)
             elsewhere = tuple(window_id for row in rows for window_id in row[3])
-            yield Shard(folder, number, planned, sum(row[2] for row in rows), elsewhere, again=True)
+            yield Shard(folder, number, planned, sum(row[2] for row in rows), elsewhere, remake=True)
 
-    def _add_sources(self, alike: Iterable[str]) -> None:
-        """Table `sources`: by recording, the shards of other datasets that hold features of it."""
+    def _create_sources(self, same_features: Iterable[str]) -> None:
+        """Create the table `sources`: for each recording, the shards of other datasets that hold features of it."""
         run = self._connection.execute
         run("CREATE TABLE found (recording_id VARCHAR, dataset VARCHAR, folder VARCHAR, number BIGINT)")
-        for dataset in alike:
-            for table in joined(_recordings_of(self._lake, dataset)):
+        for dataset in same_features:
+            for table in concat_batches(_recordings_of(self._lake, dataset)):
                 self._connection.register("shard_windows", table)
                 run(
                     "INSERT INTO found SELECT DISTINCT recording_id, $dataset, split_part(batch, '/', 1), "
@@ -356,7 +377,7 @@ class Plan:
 
 
 def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
-    """Of each committed shard of a dataset the recordings of which it holds features."""
+    """Yield the recordings in each committed shard of a dataset of which it holds features."""
 
     def read(files: ShardFiles) -> tuple[str, pa.Table]:
         table = lake.read(f"datasets/{dataset}/{files.windows}", ["recording_id", "status"])
@@ -366,7 +387,7 @@ def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
 
 
 def ranges(base: Base) -> dict[str, list[list[int]]]:
-    """The numbers of a base as first and last of each run of them, for JSON."""
+    """Return the numbers of a base as lists of ranges [first, last], for JSON. See `from_ranges`."""
     listed: dict[str, list[list[int]]] = {}
     for folder, numbers in sorted(base.items()):
         runs = listed.setdefault(folder, [])
@@ -379,6 +400,7 @@ def ranges(base: Base) -> dict[str, list[list[int]]]:
 
 
 def from_ranges(listed: Mapping[str, list[list[int]]]) -> Base:
+    """Return the base that `ranges` has listed."""
     return {
         folder: frozenset(number for first, last in runs for number in range(first, last + 1))
         for folder, runs in listed.items()

@@ -1,7 +1,7 @@
-"""Tar archives as hostile input: their headers alone are read, and whatever is damaged or cut short is told.
+"""Reads the headers of tar archives as untrusted input, and reports damaged and incomplete members.
 
-Python's tarfile ends silently at a damaged or cut header and at the first end mark, takes sparse members for whole
-ones, and keeps every member in memory; here it parses single blocks of 512 bytes and no more.
+Python's tarfile stops without an error at a damaged header and at the first end mark. It also takes sparse members for
+complete ones, and holds all members in memory. So it is used only to parse single blocks of 512 bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK = tarfile.BLOCKSIZE
 SCAN_BYTES = 1 << 20
 MAGIC = re.compile(rb"ustar[\0 ]")
 MAGIC_AT = 257
-"""Where in a header the magic word stands, in all formats but that of 1979."""
+"""The offset of the magic word in a header, in all formats except that of 1979."""
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 EXTENDED = (*PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -27,21 +27,21 @@ AGAIN = "fetch or pack the archive again, then ingest again"
 
 
 class TarMember(NamedTuple):
-    """A member as its header tells it."""
+    """A member as its header describes it."""
 
     name: str
     kind: str
     """'file', 'link' or 'other'."""
     offset: int
     size: int
-    """Of its bytes in the archive."""
+    """The size of its bytes in the archive."""
     problem: str = ""
-    """Why these bytes are not the member's sound."""
+    """Why these bytes are not the sound of the member; '' if they are."""
     remedy: str = AGAIN
 
 
 class _Step(NamedTuple):
-    """What stands at a place of an archive, and where the next thing should stand."""
+    """What is at an offset of an archive, and the offset of the next header."""
 
     after: int
     member: TarMember | None = None
@@ -49,7 +49,7 @@ class _Step(NamedTuple):
     """Whether it is the end mark."""
     damage: str = ""
     header: bool = True
-    """Whether it is a header, if maybe a damaged one, so that the member before it has all its bytes."""
+    """Whether it is a header, possibly a damaged one, so that the member before it is complete."""
 
 
 class _DamagedError(Exception):
@@ -57,10 +57,10 @@ class _DamagedError(Exception):
 
 
 class TarReader:
-    """The members of an archive in order. Once they were iterated, `damage` says what was wrong with the archive.
+    """Iterates over the members of an archive, in order. Afterwards, `damage` says what is wrong with the archive.
 
-    After a damaged place it goes on at the next whole header, and after an end mark with what was joined to the
-    archive. The bytes of a member are trusted only if a header or the end mark follows them.
+    After damaged data it continues at the next valid header. After an end mark it continues with data that was appended
+    to the archive. The bytes of a member are trusted only if a header or the end mark follows them.
     """
 
     def __init__(self, file: BinaryIO, limits: IngestConfig) -> None:
@@ -70,12 +70,12 @@ class TarReader:
         self.max_headers = limits.max_tar_headers
         self.damage = ""
         self.shared: dict[str, str] = {}
-        """Records of the global headers so far."""
+        """The records of the global headers so far."""
 
     def __iter__(self) -> Iterator[TarMember]:
         at, last, closed = 0, None, False
         while True:
-            step = self._step(at, closed)
+            step = self._read_step(at, closed)
             start = at + 1
             if last:
                 if problem := self._problem(last, step):
@@ -84,7 +84,7 @@ class TarReader:
             last, closed = step.member, step.closed
             if step.damage:
                 self.damage = self.damage or step.damage
-                if (found := self._find(start)) is None:
+                if (found := self._find_header(start)) is None:
                     return
                 at = found
             elif closed and step.after >= self.size:
@@ -93,17 +93,18 @@ class TarReader:
                 at = step.after
 
     def _problem(self, member: TarMember, following: _Step) -> str:
-        """Why the bytes of a member are not to be trusted, by what follows them."""
+        """Return why the bytes of a member cannot be trusted, by what follows them; '' if they can."""
         if member.offset + member.size > self.size:
             return f"the archive is cut short: {self.size - member.offset} of its {member.size} bytes are there"
         return "" if following.header else "no header follows it in the archive: its bytes were cut or shifted"
 
-    def _step(self, at: int, closed: bool) -> _Step:
+    def _read_step(self, at: int, closed: bool) -> _Step:
+        """Read what is at an offset. `closed` is whether an end mark came before it."""
         block = self._read(at, BLOCK)
         if not block:
             return _Step(at, damage="it is cut short: the mark that closes an archive is not there")
         if at == 0 and block.startswith(tuple(COMPRESSED)):
-            return _Step(at, damage=_no_archive(block), header=False)
+            return _Step(at, damage=_not_an_archive(block), header=False)
         if len(block) < BLOCK and any(block):
             return _Step(at, damage=f"it is cut short within the header at byte {at}")
         if not any(block):
@@ -114,13 +115,18 @@ class TarReader:
             return _Step(at, damage=str(error))
         except tarfile.HeaderError:
             if at == 0:
-                return _Step(at, damage=_no_archive(block), header=False)
+                return _Step(at, damage=_not_an_archive(block), header=False)
             what = "bytes that are no archive follow its end mark" if closed else "a header is damaged"
             return _Step(at, damage=f"{what} (at byte {at})", header=bool(MAGIC.match(block, MAGIC_AT)))
         return _Step(after, member)
 
     def _parse(self, at: int) -> tuple[TarMember, int]:
-        """The member whose headers begin at `at`, and where the next one's do. Raises HeaderError, _DamagedError."""
+        """Return the member whose headers begin at `at`, and the offset of the next header.
+
+        Raises:
+            tarfile.HeaderError: There is no valid header.
+            _DamagedError: The headers cannot be used.
+        """
         begun, long_name = at, b""
         records = dict(self.shared)
         for _ in range(self.max_headers + 1):
@@ -147,7 +153,7 @@ class TarReader:
     def _member(
         self, info: tarfile.TarInfo, at: int, block: bytes, records: dict[str, str], long_name: bytes
     ) -> tuple[TarMember, int]:
-        """The member of a plain header; its bytes begin at `at`."""
+        """Return the member of a plain header, whose bytes begin at `at`, and the offset of the next header."""
         long = long_name.decode("utf-8", "surrogateescape")
         name = records.get("GNU.sparse.name") or records.get("path") or long or info.name
         size = _number(records["size"], at) if "size" in records else info.size
@@ -180,15 +186,15 @@ class TarReader:
         return self.file.read(size)
 
     def _skip_zeros(self, at: int) -> int:
-        """Where the first block that is not all zeros begins."""
+        """Return the offset of the next block that is not all zeros."""
         while data := self._read(at, SCAN_BYTES):
             if any(data):
                 return at + (len(data) - len(data.lstrip(b"\0"))) // BLOCK * BLOCK
             at += len(data)
         return self.size
 
-    def _find(self, start: int) -> int | None:
-        """Where the next whole header begins, on whatever byte that is; None where there is none."""
+    def _find_header(self, start: int) -> int | None:
+        """Return the offset of the next valid header, which may be at any byte; None if there is none."""
         for at in itertools.count(start, SCAN_BYTES):
             data = self._read(at, SCAN_BYTES + BLOCK)
             for match in MAGIC.finditer(data, MAGIC_AT):
@@ -201,7 +207,7 @@ class TarReader:
 
 
 def _is_header(block: bytes) -> bool:
-    # Its checksum is octal: this asks at little cost, for a file may be full of the magic word.
+    # The checksum is octal. Checking that first is cheap, since a file may be full of the magic word.
     if len(block) < BLOCK or not block[148:156].strip(b" \0").isdigit():
         return False
     try:
@@ -211,7 +217,7 @@ def _is_header(block: bytes) -> bool:
     return True
 
 
-def _no_archive(block: bytes) -> str:
+def _not_an_archive(block: bytes) -> str:
     for magic, name in COMPRESSED.items():
         if block.startswith(magic):
             return f"it is compressed ({name}): unpack it, or pack it as a plain tar"
@@ -219,7 +225,7 @@ def _no_archive(block: bytes) -> str:
 
 
 def _pax_records(data: bytes, begun: int) -> dict[str, str]:
-    """The records 'LENGTH KEY=VALUE\\n' of an extended header."""
+    """Parse the records 'LENGTH KEY=VALUE\\n' of an extended header."""
     records: dict[str, str] = {}
     at = 0
     while at < len(data) and data[at]:

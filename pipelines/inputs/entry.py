@@ -1,4 +1,4 @@
-"""What ingest learns from outside before it reads any sound: names, what manifests say of them, and what is wrong."""
+"""The entries of the inputs: names of recordings, with what manifests say of them and with errors."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ from runtime.failures import Kind, kind_of
 
 MAX_LANGUAGE_LETTERS = 100
 MAX_REASONS = 200
-"""Different reasons that are counted apart in `Notes.left_out`."""
+"""Reasons that are counted separately in `Notes.left_out`."""
 
 
 class InputError(SpeechmillError):
-    """Something named by `--in` that cannot be read as recordings or as a list of them."""
+    """An input of `--in` cannot be read as recordings or as a list of recordings."""
 
 
 class UnreadableLineError(SpeechmillError):
-    """A line of a list or manifest that names no recording."""
+    """A line of a list or manifest names no recording."""
 
 
 class Hint(NamedTuple):
-    """What a manifest or a sidecar says of a recording: recorded, not trusted."""
+    """What a manifest or a sidecar says of a recording. It is stored, but not trusted."""
 
     text: str
-    """A JSON object, without the secrets of URLs and without lone surrogates."""
+    """The JSON object, without secrets in URLs and without lone surrogates."""
     languages: list[str]
-    """The different languages that it names, sorted."""
+    """The languages that it names, sorted, each once."""
     labels: list[tuple[str, str]] | None
-    """Those of the labels that the recipe names which it gives."""
+    """Its values of the labels that the recipe names."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of a recording, or of a file, line or folder that should have named recordings and could not."""
+    """A name of a recording, or of a file, line or folder that could not be read for names."""
 
     uri: str
     hint: Hint | None = None
     stat: Stat | None = None
-    """Size and time of change, if a listing or an archive told them."""
+    """Size and modification time, if a listing or an archive has them."""
     hashed: dict[str, Any] | None = None
-    """What an earlier ingest found out about the same bytes, so that they are not hashed again."""
+    """The hashes from an earlier ingest of the same bytes, so that they are not hashed again."""
     error: Exception | None = None
-    """What is wrong, if that is known already: the entry becomes a failed row."""
+    """The error, if there is one already. The entry then becomes a failed row."""
 
 
 @dataclass
 class Notes:
-    """What is told about the inputs besides their entries."""
+    """What reading the inputs reports besides their entries."""
 
     left_out: Counter[str] = field(default_factory=Counter)
-    """Files and other things that were left out, by suffix or reason."""
+    """Counts of files and other things that were left out, by suffix or reason."""
     problems: list[InputError] = field(default_factory=list)
-    """Inputs that could not be read as a whole; the others were."""
+    """The errors of inputs that could not be read to their end."""
     watched: set[str] = field(default_factory=set)
-    """Lists, manifests and archives that a caller wants to find in `finished`."""
+    """Lists, manifests and archives for which the caller needs to know whether they are read to their end."""
     finished: set[str] = field(default_factory=set)
-    """Those of `watched` that were read to their end, so that everything they name was met."""
+    """The watched files that were read to their end."""
 
     def leave_out(self, reason: str, count: int = 1) -> None:
-        """Count something that is left out; beyond `MAX_REASONS` reasons the rest is one."""
+        """Count something that is left out. Beyond `MAX_REASONS` reasons, all others are counted as 'others'."""
         known = reason in self.left_out or len(self.left_out) < MAX_REASONS
         self.left_out[reason if known else "others"] += count
 
@@ -78,66 +78,66 @@ class Notes:
 
 
 def failed_entry(uri: str, error: Exception, hint: Hint | None = None) -> Entry:
-    """The entry of a name that cannot be read. Raises `error` again if it is the run's own and not the name's."""
+    """Return the entry of a name that cannot be read. Raises `error` if it must stop the run (`Kind.RUN`)."""
     if kind_of(error) is Kind.RUN:
         raise error
     return Entry(uri, hint, error=error)
 
 
-def make_hint(said: object, limits: IngestConfig, notes: Notes) -> Hint | None:
-    """A hint from any JSON value; None unless it is an object whose JSON text is within the limits."""
-    if not isinstance(said, dict) or not said:
+def make_hint(value: object, limits: IngestConfig, notes: Notes) -> Hint | None:
+    """Make a hint from a JSON value. It is None unless the value is an object whose text is within the limits."""
+    if not isinstance(value, dict) or not value:
         return None
     try:
-        text = _to_json(said)
+        text = _to_json(value)
         if "://" in text:
-            text = _to_json(_without_secrets(said))
+            text = _to_json(_without_secrets(value))
     except RecursionError:
         return None
     if len(text) > int(limits.max_hint_mb * 1e6):
         return None
-    return Hint(text, _languages(said), _labels(said, limits.labels, notes))
+    return Hint(text, _languages(value), _labels(value, limits.labels, notes))
 
 
-def _to_json(said: object) -> str:
-    text = json.dumps(said, ensure_ascii=False, sort_keys=True)
+def _to_json(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates, which only an escape can hold
-        return json.dumps(said, sort_keys=True)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold only as an escape
+        return json.dumps(value, sort_keys=True)
     return text
 
 
-def _without_secrets(said: Any) -> Any:
-    if isinstance(said, str):
-        return redact_credentials(said)
-    if isinstance(said, dict):
-        return {redact_credentials(key): _without_secrets(value) for key, value in said.items()}
-    return [_without_secrets(value) for value in said] if isinstance(said, list) else said
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact_credentials(value)
+    if isinstance(value, dict):
+        return {redact_credentials(key): _without_secrets(inner) for key, inner in value.items()}
+    return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _languages(said: dict[str, Any]) -> list[str]:
-    """NeMo's `lang` and the languages of Lhotse's supervisions; anything else in their places says nothing."""
-    named = [said.get("lang"), *(one.get("language") for one in _supervisions(said))]
+def _languages(fields: dict[str, Any]) -> list[str]:
+    """Return NeMo's `lang` and the languages of Lhotse's supervisions. Values of other types are ignored."""
+    named = [fields.get("lang"), *(supervision.get("language") for supervision in _supervisions(fields))]
     texts = {name for name in named if isinstance(name, str) and 0 < len(name) <= MAX_LANGUAGE_LETTERS}
     return sorted(name for name in texts if name.isprintable())
 
 
-def _supervisions(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lhotse's segments of a cut."""
-    inside = said.get("supervisions")
-    return [one for one in inside if isinstance(one, dict)] if isinstance(inside, list) else []
+def _supervisions(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the supervisions of a Lhotse cut."""
+    supervisions = fields.get("supervisions")
+    return [one for one in supervisions if isinstance(one, dict)] if isinstance(supervisions, list) else []
 
 
-def _labels(said: dict[str, Any], names: Sequence[str], notes: Notes) -> list[tuple[str, str]] | None:
-    """Labels by these names: keys of NeMo's line, or of what Lhotse lets users attach to a cut and what is in it.
+def _labels(fields: dict[str, Any], names: Sequence[str], notes: Notes) -> list[tuple[str, str]] | None:
+    """Return the labels with these names, from the keys of a NeMo line, or from `custom` in a Lhotse cut and its parts.
 
-    `manifest convert` writes labels as an object `labels` of either, which is read as well.
+    They may also be in an object `labels` there, as `manifest convert` writes them.
     """
-    parts = [said, said.get("recording"), *_supervisions(said)]
-    places = [said, *(part.get("custom") for part in parts if isinstance(part, dict))]
+    parts = [fields, fields.get("recording"), *_supervisions(fields)]
+    places = [fields, *(part.get("custom") for part in parts if isinstance(part, dict))]
     places += [place.get("labels") for place in places if isinstance(place, dict)]
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for name in names:
         values = {_as_text(place[name]) for place in places if isinstance(place, dict) and name in place}
         values -= {""}
@@ -145,14 +145,14 @@ def _labels(said: dict[str, Any], names: Sequence[str], notes: Notes) -> list[tu
             notes.leave_out("labels that a line gives twice")
         for value in values if len(values) == 1 else ():
             if is_value(value):
-                found[name] = value
+                labels[name] = value
             else:
                 notes.leave_out("labels that are no short plain text")
-    return as_column(found)
+    return as_column(labels)
 
 
 def _as_text(value: object) -> str:
-    """A value of JSON as that of a label: text as it is, numbers and truth as JSON writes them, null as none."""
+    """Return a JSON value as text for a label: numbers and booleans as in JSON, and '' for null."""
     if isinstance(value, str):
         return value.strip()
     return "" if value is None else json.dumps(value)

@@ -1,6 +1,7 @@
-"""Lists and manifests as hostile input: lines of bounded length, of which an odd one costs only itself.
+"""Reads lists and manifests as untrusted input. A wrong line affects only itself.
 
-A list is text with a name a line; a manifest has a JSON object a line, of Lhotse or NeMo. Both may be gzip.
+A list is a text file with a name on each line. A manifest has a JSON object of Lhotse or NeMo on each line. Both may be
+compressed with gzip.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from runtime.failures import Kind, kind_of
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 LIST_SUFFIXES = (".txt", ".lst", ".txt.gz", ".lst.gz")
-HOPELESS_LINES = 100
-"""A manifest whose first lines, as many as these, are all bad is no manifest."""
+MAX_WRONG_LINES = 100
+"""If this many lines at the beginning are all wrong, the file is not a manifest."""
 SKIP_BYTES = 1 << 20
 GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def list_entries(uri: str, config: StorageConfig, limits: IngestConfig) -> Iterator[Entry]:
-    """The names in a list. Raises InputError where it cannot be read on."""
+    """Yield the names in a list. Raises InputError if it cannot be read to its end."""
     for number, line in _lines(uri, config, limits):
         try:
-            # Bytes that are not UTF-8 stay what they are: names of local files may hold any.
-            name = _whole(line).decode("utf-8", "surrogateescape").strip()
-            entry = Entry(_joined(name, uri)) if name else None
+            # Bytes that are not UTF-8 are preserved, because names of local files may contain them.
+            name = _checked_line(line).decode("utf-8", "surrogateescape").strip()
+            entry = Entry(_resolve(name, uri)) if name else None
         except Exception as error:
             entry = failed_entry(f"{uri}:{number}", error)
         if entry:
@@ -49,22 +50,26 @@ def list_entries(uri: str, config: StorageConfig, limits: IngestConfig) -> Itera
 
 
 def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, notes: Notes) -> Iterator[Entry]:
-    """The recordings that a manifest names. Raises InputError where it cannot be read on, or is no manifest."""
+    """Yield the recordings that a manifest names.
+
+    Raises:
+        InputError: It cannot be read to its end, or is not a manifest.
+    """
     good, first_bad, bad_lines = False, "", 0
     for number, line in _lines(uri, config, limits):
         try:
-            text = _whole(line).strip()
+            text = _checked_line(line).strip()
             if not text:
                 continue
-            said = json.loads(text.decode())
-            names = [_name(audio, uri) for audio in named_audio(said, limits.excerpts)]
-            if (hint := make_hint(said, limits, notes)) is None:
+            fields = json.loads(text.decode())
+            names = [_name(audio, uri) for audio in named_audio(fields, limits.excerpts)]
+            if (hint := make_hint(fields, limits, notes)) is None:
                 notes.leave_out("hints too long or too deep")
         except Exception as error:
             entry = failed_entry(f"{uri}:{number}", _line_error(uri, number, error))
             first_bad, bad_lines = first_bad or str(entry.error), bad_lines + 1
             yield entry
-            if not good and bad_lines >= HOPELESS_LINES:
+            if not good and bad_lines >= MAX_WRONG_LINES:
                 break
             continue
         good = True
@@ -76,8 +81,8 @@ def manifest_entries(uri: str, config: StorageConfig, limits: IngestConfig, note
 
 
 def _name(audio: NamedAudio, listing: str) -> str:
-    """The name of a recording that a manifest names: of a file, of a part of one, or of the files of its channels."""
-    files = [_joined(file, listing) for file in audio.files]
+    """Return the name of a recording in a manifest: a file, a part of a file, or the files of its channels."""
+    files = [_resolve(file, listing) for file in audio.files]
     if audio.duration_s is not None:
         files = [str(Part(file, 0, audio.start_s, audio.start_s + audio.duration_s)) for file in files]
     if len(files) > MAX_FILES:
@@ -86,7 +91,7 @@ def _name(audio: NamedAudio, listing: str) -> str:
 
 
 def _line_error(uri: str, number: int, error: Exception) -> Exception:
-    """What is wrong with a line of a manifest; errors that are not the line's stay as they are."""
+    """Return the error of a line of a manifest. An error that must stop the run is returned unchanged."""
     where = f"{uri}:{number}"
     if isinstance(error, UnreadableLineError) or kind_of(error) is Kind.RUN:
         return error
@@ -97,17 +102,17 @@ def _line_error(uri: str, number: int, error: Exception) -> Exception:
     return UnreadableLineError(what, "give JSON lines with 'audio_filepath', 'sources' or 'recording'")
 
 
-def _whole(line: bytes | UnreadableLineError) -> bytes:
+def _checked_line(line: bytes | UnreadableLineError) -> bytes:
     if isinstance(line, UnreadableLineError):
         raise line
     return line
 
 
 def _lines(uri: str, config: StorageConfig, limits: IngestConfig) -> Iterator[tuple[int, bytes | UnreadableLineError]]:
-    """Lines with numbers from 1, those that are too long as errors. Raises InputError where reading ends early."""
+    """Yield lines with their numbers, from 1; too long ones as errors. Raises InputError if reading ends early."""
     number = 0
     try:
-        with _opened(uri, config) as raw:
+        with _open(uri, config) as raw:
             zipped = uri.lower().endswith(".gz")
             file = cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw))) if zipped else raw
             for number, line in _bounded_lines(file, uri, limits):
@@ -130,7 +135,7 @@ def _bounded_lines(file: BinaryIO, uri: str, limits: IngestConfig) -> Iterator[t
     while data := file.readline(longest + 1):
         left -= len(data)
         if number == 0:
-            data = _without_mark(data, uri)
+            data = _strip_mark(data, uri)
         if len(data) > longest and not data.endswith(b"\n"):
             number += 1
             what = f"{uri}:{number} is longer than {limits.max_line_mb:g} MB"
@@ -147,8 +152,8 @@ def _bounded_lines(file: BinaryIO, uri: str, limits: IngestConfig) -> Iterator[t
             raise InputError(what, "split it, or raise ingest.max_manifest_gb")
 
 
-def _without_mark(data: bytes, uri: str) -> bytes:
-    """The first line without a byte order mark. Raises InputError for what is not text of one byte a letter."""
+def _strip_mark(data: bytes, uri: str) -> bytes:
+    """Return the first line without a byte order mark. Raises InputError if the file is UTF-16, UTF-32 or gzip."""
     head = data[:16]
     wide = len(head) == 16 and any(not any(head[start::2]) for start in (0, 1))
     if head.startswith(UTF_16) or wide:
@@ -158,27 +163,27 @@ def _without_mark(data: bytes, uri: str) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _opened(uri: str, config: StorageConfig) -> BinaryIO:
+def _open(uri: str, config: StorageConfig) -> BinaryIO:
     if (shown := redact_credentials(uri)) != uri:
         what = f"{shown!r}: its URL carries a password or a signature"
         raise InputError(what, "name it as s3://bucket/key, or serve it without secrets in the URL")
     return open_file(uri, config)
 
 
-def _joined(name: str, listing: str) -> str:
-    """What a list or manifest means by a name: relative to where it lies itself."""
+def _resolve(name: str, listing: str) -> str:
+    """Resolve a name in a list or manifest relative to the place of that file."""
     if scheme(name):
         return name
     if scheme(listing) in ("http", "https"):
         return urljoin(listing, quote(name))
     if scheme(listing) == "s3":
         bucket, key = split_s3(listing)
-        return f"{bucket}/{_resolved(posixpath.join('/', posixpath.dirname(key), name))}"
+        return f"{bucket}/{_normalise_key(posixpath.join('/', posixpath.dirname(key), name))}"
     return os.path.normpath(os.path.join(os.path.dirname(listing), name))
 
 
-def _resolved(path: str) -> str:
-    """A key without '.' and '..'. Empty parts stay: 'a//b' and 'a/b' are two objects."""
+def _normalise_key(path: str) -> str:
+    """Remove '.' and '..' from a key. Empty parts are kept, because 'a//b' and 'a/b' are different objects."""
     parts: list[str] = []
     for part in path.removeprefix("/").split("/"):
         if part == "..":

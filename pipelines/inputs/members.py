@@ -1,4 +1,4 @@
-"""The recordings in a tar archive, each with what the JSON beside it says (WebDataset's `KEY.json` and `KEY.flac`)."""
+"""Lists the recordings in a tar archive, with their JSON sidecars (`KEY.json` beside `KEY.flac`, as in WebDataset)."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from pipelines.recipes.recipe import IngestConfig
 from runtime.errors import UnreadableAudioError
 
 READ_BYTES = 1 << 16
-"""Read at a time from an archive far away: little more than a header."""
+"""The size of a range that is read from a remote archive: little more than a header."""
 MAX_SAMPLE_MEMBERS = 1000
 MAX_SAMPLE_BYTES = 16 << 20
-"""Bounds of a sample, since all recordings of an archive may have names that begin alike up to a dot."""
+"""Limits of a sample, because all names in an archive may be equal up to the first dot."""
 
 
 def archive_entries(uri: str, config: StorageConfig, limits: IngestConfig, notes: Notes) -> Iterator[Entry]:
-    """The sound in a tar, its headers and sidecars alone read; an entry of its own says what is wrong with the tar."""
+    """Yield the recordings in a tar.
+
+    Only headers and sidecars are read. If the tar is damaged, the last entry says so.
+    """
     modified_ns = stat_file(uri, config).mtime_ns
     with open_file(uri, config, READ_BYTES) as file:
         reader = TarReader(file, limits)
-        for sample in _samples(_wanted(reader, notes), file, limits, notes):
+        for sample in _samples(_sounds_and_sidecars(reader, notes), file, limits, notes):
             for member in sample.sounds:
-                named = str(Member(uri, member.name, member.offset, member.size))
+                name = str(Member(uri, member.name, member.offset, member.size))
                 if problem := member.problem or ("it is an archive inside an archive" if is_tar(member.name) else ""):
                     remedy = member.remedy if member.problem else "unpack the outer archive"
-                    yield Entry(named, error=UnreadableAudioError(f"{named!r}: {problem}", remedy))
+                    yield Entry(name, error=UnreadableAudioError(f"{name!r}: {problem}", remedy))
                 else:
-                    yield Entry(named, sample.hint(member), Stat(member.size, modified_ns))
+                    yield Entry(name, sample.hint(member), Stat(member.size, modified_ns))
     if reader.damage:
         what = f"{uri!r}: {reader.damage}; recordings in it may be lost, the others were read"
         yield Entry(uri, error=UnreadableAudioError(what, "fetch or pack the archive again, then ingest again"))
 
 
 class _Sample:
-    """Members that stand together and whose names are alike up to the first dot: WebDataset's sample."""
+    """A sample of WebDataset: consecutive members whose names are equal up to the first dot."""
 
     def __init__(self) -> None:
         self.sounds: list[TarMember] = []
@@ -49,25 +52,25 @@ class _Sample:
         self.last = ""
 
     def hint(self, sound: TarMember) -> Hint | None:
-        """The sidecar with the same stem; else the only one that shares a stem up to a dot and has no sound itself."""
+        """Return the sidecar with the same stem, or else the only other sidecar that matches up to a dot."""
         stem = _stem(sound.name)
         if stem in self.sidecars:
             return self.sidecars[stem]
         if not self.sidecars:
             return None
-        owned = {_stem(other.name) for other in self.sounds}
-        free = [name for name in self.sidecars if name not in owned]
-        near = [name for name in free if stem.startswith(f"{name}.") or name.startswith(f"{stem}.")]
-        return self.sidecars[near[0]] if len(near) == 1 else None
+        stems_of_sounds = {_stem(other.name) for other in self.sounds}
+        free = [name for name in self.sidecars if name not in stems_of_sounds]
+        matching = [name for name in free if stem.startswith(f"{name}.") or name.startswith(f"{stem}.")]
+        return self.sidecars[matching[0]] if len(matching) == 1 else None
 
     def is_full(self, stem: str) -> bool:
-        """Whether a member belongs to the next sample, so as to bound this one; equal stems stay together."""
+        """Return whether a member starts a new sample because this one is at its limit. Equal stems stay together."""
         full = max(self.members / MAX_SAMPLE_MEMBERS, self.size / MAX_SAMPLE_BYTES)
         return full >= 2 or (full >= 1 and stem != self.last)
 
 
-def _wanted(members: Iterable[TarMember], notes: Notes) -> Iterator[TarMember]:
-    """Sound and sidecars; the rest is counted."""
+def _sounds_and_sidecars(members: Iterable[TarMember], notes: Notes) -> Iterator[TarMember]:
+    """Yield sound files and sidecars. Other members are counted as left out."""
     for member in members:
         if member.kind == "link":
             notes.leave_out("links in archives")
@@ -93,7 +96,7 @@ def _samples(members: Iterable[TarMember], file: BinaryIO, limits: IngestConfig,
         hint = None
         if not member.problem and member.size <= max_bytes:
             file.seek(member.offset)
-            hint = _parsed(file.read(member.size), limits, notes)
+            hint = _parse_sidecar(file.read(member.size), limits, notes)
         if hint is None:
             notes.leave_out("JSON in archives that is no hint")
         sample.sidecars[stem] = hint
@@ -101,10 +104,10 @@ def _samples(members: Iterable[TarMember], file: BinaryIO, limits: IngestConfig,
     yield sample
 
 
-def _parsed(data: bytes, limits: IngestConfig, notes: Notes) -> Hint | None:
+def _parse_sidecar(data: bytes, limits: IngestConfig, notes: Notes) -> Hint | None:
     try:
         return make_hint(json.loads(data), limits, notes)
-    except (ValueError, RecursionError):  # an odd sidecar costs only itself
+    except (ValueError, RecursionError):  # an invalid sidecar affects nothing else
         return None
 
 
@@ -113,12 +116,12 @@ def _is_sidecar(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    """WebDataset's key: up to the first dot of the last part of the name."""
+    """Return WebDataset's key: the name up to the first dot of its last part."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
 
 def _stem(name: str) -> str:
-    """Up to the last dot of the last part of the name."""
+    """Return the name up to the last dot of its last part."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + (last.rpartition(".")[0] or last)

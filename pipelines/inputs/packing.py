@@ -1,4 +1,4 @@
-"""What an ingest met, held against the lake: what is new is packed into batches, known recordings gain names."""
+"""Compares the names of an ingest with the lake: packs new recordings into batches, adds names to known ones."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import pyarrow as pa
 from manifests import labels, schemas
 from manifests.lake import Lake
 from manifests.merge import counted_s
-from manifests.tables import joined, write_parquet_bytes
+from manifests.tables import concat_batches, write_parquet_bytes
 from manifests.withdraw import tombstones, whole_files
 from pipelines.inputs.entry import Notes
 from pipelines.recipes.recipe import IngestConfig
 
 ROWS = 1000
-"""Rows that are held at a time."""
+"""Rows that are in memory at a time."""
 MAX_HINTS_BYTES = 16_000_000
-"""Hints kept of one recording: further ones, in the order of their text, are left out."""
+"""The largest size of the hints of one recording. Further hints, in the order of their text, are left out."""
 MAX_BATCH_BYTES = 64_000_000
-"""Of the hints in a batch."""
-# A failed row of a list, manifest or archive, of a line, or of a member: group 1 is what was to be read to its end.
+"""The largest size of the hints in a batch."""
+# Matches the name of a failed list, manifest or archive, or of a line or member of one. Group 1 is the whole file.
 OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
 UNREAD = "starts_with(recording_id, 'u')"
-"""Rows of names whose bytes could not be had."""
+"""SQL that is true of rows of names whose bytes could not be read."""
 NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
 MET = pa.schema(
     [
@@ -39,8 +39,8 @@ MET = pa.schema(
         *[column for column in schemas.RECORDINGS if column.name not in NOT_MET],
     ]
 )
-"""One name that was met. Its `labels` are those that a line of a manifest gives it, `source` and `licence` among
-them where the recipe names these."""
+"""The columns of the table `met`: a name that the inputs of this ingest contain. `labels` are those that a line of a
+manifest gives it, with `source` and `licence` if the recipe names these."""
 KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + ", ".join(
     f"{name} {'MAP(VARCHAR, VARCHAR)' if name == 'labels' else 'VARCHAR'}" for name in (*labels.COLUMNS, "labels")
 )
@@ -48,9 +48,9 @@ KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + "
 
 @dataclass
 class Ingested:
-    """What one ingest did; `met` names = `new` + `known` + `renamed` + `withdrawn`.
+    """The counts of one ingest. All are counts of names, and `met` = `new` + `known` + `renamed` + `withdrawn`.
 
-    Renamed are new names of known bytes, withdrawn are names of recordings that `speechmill remove` has taken out.
+    Renamed names are new names of known bytes. Withdrawn names belong to recordings that `speechmill remove` removed.
     """
 
     met: int = 0
@@ -61,10 +61,10 @@ class Ingested:
     batches: int = 0
     withdrawn: int = 0
     left_out: dict[str, int] = field(default_factory=dict, compare=False)
-    """Files and other things below the inputs that were not read, by suffix or reason."""
+    """Files and other things in the inputs that were left out, by suffix or reason."""
     kept: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Names of known recordings to which this ingest gives another label than they have, by the label and the value
-    that they keep, which is empty where they have none."""
+    """Names of known recordings whose label in the lake differs from the label that this ingest gives, by label and by
+    the value that the lake keeps ('' if it has none)."""
 
     def __str__(self) -> str:
         text = (
@@ -84,7 +84,10 @@ class Ingested:
 
 
 class Packing:
-    """Tables `met` and `known` of one ingest, in a database on disk: a lake may hold any number of names."""
+    """The tables `met` and `known` of one ingest.
+
+    They are in a database on disk, because a lake may hold many names.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, lake: Lake, config: IngestConfig, notes: Notes) -> None:
         self.connection, self.lake, self.config, self.notes = connection, lake, config, notes
@@ -94,25 +97,25 @@ class Packing:
         connection.register("met_schema", MET.empty_table())
         connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
         self.number = 0
-        """Of the next batch."""
+        """The number of the next batch."""
         self.rows = 0
-        """That were added to `met`."""
+        """The number of rows that were added to `met`."""
         self.written: set[str] = set()
         """Files of recordings that this ingest has written."""
         removed = tombstones(lake)
         self._withdrawn = {*removed["recording_id"].to_pylist(), *whole_files(removed)}
 
     def load_known(self) -> None:
-        """Add the names in batches that are not yet in the table `known`."""
+        """Add the names of batches that are not in the table `known` yet."""
         batches = [batch for batch in self.lake.batches() if _number(batch) >= self.number]
         columns = ["recording_id", "uris", "status", *labels.COLUMNS, "labels"]
-        for table in joined(self.lake.read_each(batches, self.lake.recordings_key, columns)):
+        for table in concat_batches(self.lake.read_each(batches, self.lake.recordings_key, columns)):
             self.connection.register("part", table)
             self.connection.execute("INSERT INTO known BY NAME SELECT * EXCLUDE (uris), unnest(uris) AS uri FROM part")
         self.number = max((_number(batch) + 1 for batch in batches), default=self.number)
 
     def failed_owners(self) -> set[str]:
-        """Lists, manifests and archives of which the lake holds failures: of themselves, their lines or members."""
+        """Return the lists, manifests and archives that failures in the lake belong to, or are."""
         query = f"SELECT DISTINCT regexp_extract(uri, $owner, 1) AS owner FROM known WHERE {UNREAD} AND owner <> ''"
         return {name for (name,) in self.connection.execute(query, {"owner": OWNER}).fetchall()}
 
@@ -123,12 +126,15 @@ class Packing:
         self.rows += len(rows)
 
     def is_withdrawn(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of MET is of a recording that was withdrawn when this ingest began: its name is not kept."""
+        """Return whether a row of MET is of a recording that was withdrawn before this ingest.
+
+        Its name is not stored.
+        """
         return row["recording_id"] in self._withdrawn or row.get("sha256") in self._withdrawn
 
     def _leave_out_withdrawn(self, result: Ingested) -> None:
-        """Take out of `met` what was withdrawn, and count its names."""
-        removed = tombstones(self.lake)  # again: a withdrawal may have come in between
+        """Remove withdrawn recordings from `met`, and count their names."""
+        removed = tombstones(self.lake)  # read again, because recordings may have been withdrawn meanwhile
         self.connection.register("removed", removed)
         withdrawn = "recording_id IN (SELECT recording_id FROM removed) OR sha256 IN (SELECT unnest($files))"
         files = {"files": whole_files(removed)}
@@ -138,22 +144,22 @@ class Packing:
         self.connection.execute(f"DELETE FROM met WHERE {withdrawn}", files)
 
     def commit(self, result: Ingested) -> None:
-        """Bring into the lake what was met, and count it."""
+        """Write the names in `met` to the lake, and count them."""
         self._leave_out_withdrawn(result)
         while not self._write_new(result):
-            self.load_known()  # another ingest took a number: see what it added
+            self.load_known()  # another ingest has written a batch with this number
         self.add_names(result)
-        # A name listed twice in one run is one name.
+        # A name that the inputs contain twice counts once.
         count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met)"
         ((met,),) = self.connection.execute(count).fetchall()
         result.met, result.known = met + result.withdrawn, met - result.new - result.renamed
         result.kept = self._kept()
 
     def add_names(self, result: Ingested) -> None:
-        """Give known recordings the new names they were met under, and drop failures that hold no more.
+        """Add new names to known recordings, and delete obsolete failures.
 
-        A failure holds no more where its name or its bytes can be read now (they are in the lake as another row), or
-        where it is of a list or archive that was read to its end without naming it again.
+        A failure is obsolete if its name or its bytes can be read now, so that another row has them. It is also
+        obsolete if its list or archive was read to its end and does not name it any more.
         """
         finished: list[list[str | None]] = [[name] for name in sorted(self.notes.finished)]
         self.connection.execute("CREATE TABLE finished (owner VARCHAR)")
@@ -166,7 +172,7 @@ class Packing:
             "ON known.uri = met.uri WHERE starts_with(known.recording_id, 'u') "
             "AND known.recording_id <> met.recording_id "
             "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM replaced "
-            # An ingest that was killed between writing a recording anew and dropping its failure.
+            # An earlier ingest was killed after it wrote a recording and before it deleted the failure.
             "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE status <> 'ok') "
             "SEMI JOIN (FROM known WHERE status = 'ok') AS ok USING (recording_id) "
             f"UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE {UNREAD}) AS k "
@@ -178,13 +184,15 @@ class Packing:
         streamed = itertools.chain.from_iterable(iter(lambda: changed.fetchmany(ROWS), []))
         for batch, changes in itertools.groupby(streamed, key=lambda row: row[0]):
             added: dict[str, set[str]] = defaultdict(set)
-            mended: set[str] = set()
+            readable_now: set[str] = set()
             for _, recording_id, uri in changes:
-                (added[recording_id] if uri else mended).add(uri or recording_id)
-            result.renamed += sum(len(names) for recording_id, names in added.items() if recording_id not in mended)
+                (added[recording_id] if uri else readable_now).add(uri or recording_id)
+            result.renamed += sum(
+                len(names) for recording_id, names in added.items() if recording_id not in readable_now
+            )
 
-            def edited(table: pa.Table, added: Any = added, mended: Any = mended) -> pa.Table:
-                rows = [row for row in table.to_pylist() if row["recording_id"] not in mended]
+            def edited(table: pa.Table, added: Any = added, readable_now: Any = readable_now) -> pa.Table:
+                rows = [row for row in table.to_pylist() if row["recording_id"] not in readable_now]
                 named = [row | {"uris": sorted({*row["uris"], *added.get(row["recording_id"], ())})} for row in rows]
                 return schemas.table(named, schemas.RECORDINGS)
 
@@ -192,10 +200,13 @@ class Packing:
             self.written.add(self.lake.recordings_key(batch))
 
     def _write_new(self, result: Ingested) -> bool:
-        """Recordings that the lake lacks, in order of their first name, packed into batches.
+        """Write new recordings to batches, in order of their first name.
 
-        So are recordings of which the lake has only failures, and which can be read now; `replaced` holds their old
-        rows. False where another ingest has written a batch of that number: what it holds must be known first.
+        Recordings that the lake has only as failures are new if they can be read now. The table `replaced` holds their
+        old rows.
+
+        Returns:
+            False if another ingest has written a batch with the same number. Its names must then be loaded first.
         """
         self._set_replaced()
         self._bound_hints()
@@ -226,7 +237,7 @@ class Packing:
         return True
 
     def _set_replaced(self) -> None:
-        """Move from `known` to `replaced` the failures of bytes that can be read now and are nowhere readable yet."""
+        """Move the failures of recordings that can be read now, and have no other row, from `known` to `replaced`."""
         self.connection.execute(
             "CREATE OR REPLACE TABLE mended AS SELECT DISTINCT recording_id FROM (FROM known WHERE status <> 'ok') "
             "SEMI JOIN (FROM met WHERE status = 'ok') AS m USING (recording_id) "
@@ -236,7 +247,7 @@ class Packing:
         self.connection.execute("DELETE FROM known WHERE recording_id IN (FROM mended)")
 
     def _bound_hints(self) -> None:
-        """Leave out what of the hints of one recording is beyond MAX_HINTS_BYTES."""
+        """Leave out the hints of a recording that exceed MAX_HINTS_BYTES."""
         self.connection.execute(
             "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM met WHERE hint IS NOT NULL "
             f"GROUP BY recording_id HAVING sum(strlen(hint)) > {MAX_HINTS_BYTES}"
@@ -248,7 +259,7 @@ class Packing:
         )
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """The rows of each batch, and how many names were met of them."""
+        """Yield the rows of each batch, and the number of names in `met` of these recordings."""
         held: list[dict[str, Any]] = []
         held_s, held_bytes, names = 0.0, 0, 0
         for part in reader:
@@ -257,9 +268,9 @@ class Packing:
                 met = len(row["uris"])
                 if old_uris:
                     row["uris"] = sorted({*row["uris"], *old_uris})
-                row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each is a JSON object already
+                row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each hint is a JSON object
                 row["language_hint"] = languages[0] if languages and len(languages) == 1 else None
-                row |= self._labelled(row.pop("labels") or [])
+                row |= self._label_columns(row.pop("labels") or [])
                 duration_s, size = counted_s(row["claimed_duration_s"]), len(row["hints"] or "")
                 if held and (
                     held_s + duration_s > self.config.batch_hours * 3600 or held_bytes + size > MAX_BATCH_BYTES
@@ -271,22 +282,22 @@ class Packing:
         if held:
             yield held, names
 
-    def _labelled(self, said: Sequence[Sequence[tuple[str, str]]]) -> dict[str, Any]:
-        """The columns that hold labels: what all lines of a manifest say alike, else what the recipe says of all."""
+    def _label_columns(self, given: Sequence[Sequence[tuple[str, str]]]) -> dict[str, Any]:
+        """Return the columns of labels: values on which all lines of manifests agree, or else those of the recipe."""
         values: dict[str, set[str]] = defaultdict(set)
-        for name, value in itertools.chain.from_iterable(said):
+        for name, value in itertools.chain.from_iterable(given):
             values[name].add(value)
-        own = self.config.constants | {name: min(found) for name, found in values.items() if len(found) == 1}
-        differing = sum(len(found) > 1 for found in values.values())
+        own = self.config.constants | {name: min(texts) for name, texts in values.items() if len(texts) == 1}
+        differing = sum(len(texts) > 1 for texts in values.values())
         if differing:
             self.notes.leave_out("labels on which the lines of a recording differ", differing)
         columns = {name: own.pop(name, None) for name in ("source", "licence")}
         return columns | {"labels": labels.as_column(own)}
 
     def _kept(self) -> dict[str, dict[str, int]]:
-        """How many names are of known recordings that keep another value than this ingest gives, by label and value.
+        """Count the names of known recordings whose label differs from that of this ingest, by label and kept value.
 
-        Table `differing` has each of the recordings.
+        It creates the table `differing` with these recordings.
         """
         self.connection.execute("CREATE TABLE differing (recording_id VARCHAR, name VARCHAR, held VARCHAR)")
         for name in sorted({"language_hint", *self.config.constants, *self.config.labels}):
@@ -312,13 +323,16 @@ class Packing:
         return dict(kept)
 
     def settled(self) -> Iterator[tuple[str, int, int, tuple[Any, Any], list[list[str]]]]:
-        """After `commit`: names that were met and need not be looked at again while size and time stay as they are.
+        """After `commit`, yield the names that need not be probed again while their files have the same size and time.
 
-        Each with size, time of change, what manifests give it (labels, languages), and what `differing` has of it.
+        Yields:
+            The name, the size and modification time, the labels and languages from manifests, and the labels that
+            differ.
         """
-        streams = "AND coalesce(audio_streams, 1) <= 1" * self.config.all_audio_streams  # the others are names too
+        # Further audio streams have names of their own.
+        streams = "AND coalesce(audio_streams, 1) <= 1" * self.config.all_audio_streams
         alike = "concat(size_bytes, ' ', mtime_ns, ' ', labels::VARCHAR, ' ', coalesce(languages, [])::VARCHAR)"
-        found = self.connection.execute(
+        rows = self.connection.execute(
             "SELECT uri, any_value(size_bytes), any_value(mtime_ns), any_value(labels), any_value(languages), "
             "any_value(differing) FROM (SELECT * FROM met LEFT JOIN (SELECT recording_id, "
             "list([name, held] ORDER BY name) AS differing FROM differing GROUP BY recording_id) USING (recording_id) "
@@ -326,13 +340,15 @@ class Packing:
             f"WHERE status = 'ok' AND mtime_ns > 0 {streams} GROUP BY uri HAVING count(DISTINCT {alike}) = 1"
         )
         for uri, size_bytes, mtime_ns, own, languages, differing in itertools.chain.from_iterable(
-            iter(lambda: found.fetchmany(ROWS), [])
+            iter(lambda: rows.fetchmany(ROWS), [])
         ):
             yield uri, size_bytes, mtime_ns, (own and sorted(map(list, own.items())), languages), differing or []
 
     def failures(self, before: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """After `commit`: rows of MET of all failures that the lake holds, as far as this ingest or one `before` met
-        them.
+        """After `commit`, return a row of MET for each failure in the lake.
+
+        Args:
+            before: The rows of failures that this ingest has not probed, by name.
         """
         names = ", ".join(f'm."{name}"' for name in MET.names if name not in ("uri", "recording_id", "status", "hint"))
         reader = self.connection.sql(
@@ -346,8 +362,8 @@ class Packing:
             "ON m.uri = f.uri AND m.recording_id = f.recording_id ORDER BY f.uri"
         ).to_arrow_reader(ROWS)
         rows = [row for part in reader for row in part.to_pylist()]
-        found = [before.get(row["uri"], row) if row["mtime_ns"] is None else row for row in rows]
-        return [row | {"mtime_ns": row["mtime_ns"] or 0} for row in found]
+        complete = [before.get(row["uri"], row) if row["mtime_ns"] is None else row for row in rows]
+        return [row | {"mtime_ns": row["mtime_ns"] or 0} for row in complete]
 
 
 def _number(batch: str) -> int:

@@ -1,7 +1,7 @@
-"""What earlier ingests have left, so that names which are in the lake already cost no more than a look at their times.
+"""Records of earlier ingests, so that only the size and the time of a known file need be compared.
 
-`Remembered` holds hashes of settled names, 22 bytes each: nothing is read, hashed or joined for them. `Seen` holds what
-was found out about every name that was ever hashed, and is opened only where a name is not settled.
+`SettledNames` holds a hash of each settled name, in 22 bytes. Files of settled names are not opened. `ProbeCache` holds
+the rows of all files that were ever hashed. It is loaded only if some name is not settled.
 """
 
 from __future__ import annotations
@@ -34,22 +34,25 @@ from pipelines.recipes.recipe import IngestConfig
 from runtime.failures import Kind, kind_of
 
 CHUNK = 1000
-"""Names that are looked up at a time."""
+"""Names that are looked up together."""
 VERSION = 1
 SEEN = re.compile(r"runs/ingest/\d{6}\.parquet")
 NAMES = MET.names
-ADD_SEEN = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
+INSERT_ROW = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
 SETTLED = pa.schema(
     [("high", pa.uint64()), ("low", pa.uint64()), ("said", pa.uint32()), ("differing", pa.uint16())]
 )  # fmt: skip
-"""The hash of a name with its size and time, the hash of what a manifest says of it, and what is told of it."""
+"""A settled name: the hash of the name, size and time of its file (high and low half), the hash of the labels and
+languages that a manifest gives it, and the index of its differing labels in `SettledNames.differing`."""
 WITHDRAWN = "withdrawn"
+"""The only entry in the differing labels of a withdrawn recording."""
 FOLDER = "runs/ingest"
 Files = dict[str, tuple[int, int]]
+"""The size and modification time of files, by key."""
 
 
-class Seen:
-    """Rows of MET of names that earlier runs hashed, and this one, each found without reading the others."""
+class ProbeCache:
+    """The rows of MET of all files that this run and earlier runs have hashed, with an index by name."""
 
     def __init__(self, path: str, lake: Lake) -> None:
         self._connection, self._lake, self._loaded = sqlite3.connect(path), lake, False
@@ -60,11 +63,14 @@ class Seen:
 
     @staticmethod
     def keys(lake: Lake) -> Iterator[str]:
-        """Files of rows of MET that earlier runs left; other files beside them are nobody's."""
+        """Yield the files of rows of MET that earlier runs wrote."""
         return (key for key in lake.storage.list("runs/ingest") if SEEN.fullmatch(key))
 
-    def recall(self, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
-        """The newest row of MET of a name, if its size and time are the same, and whether this run made it."""
+    def find(self, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
+        """Return the newest row of MET of a name whose file has this size and time, and whether this run made it.
+
+        The row is empty if there is none.
+        """
         if not self._loaded:
             self._load()
         newest = "SELECT row, now FROM seen WHERE (uri, size_bytes, mtime_ns) = (?, ?, ?) ORDER BY rowid DESC LIMIT 1"
@@ -73,38 +79,40 @@ class Seen:
         return {}, False
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row that this run has made."""
+        """Add a row of this run."""
         values = tuple(row.get(name) for name in NAMES)
-        told = (row["uri"], row["size_bytes"], row["mtime_ns"], pickle.dumps(values), True)
-        self._connection.execute(ADD_SEEN, told)
+        record = (row["uri"], row["size_bytes"], row["mtime_ns"], pickle.dumps(values), True)
+        self._connection.execute(INSERT_ROW, record)
 
     def _load(self) -> None:
         for _, table in self._lake.read_each(self.keys(self._lake), str):
-            columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()  # others may have changed unseen
+            # Without a time, a change of the file would not be seen.
+            columns = table.filter(pc.greater(table["mtime_ns"], 0)).to_pydict()
             rows = map(pickle.dumps, zip(*(columns[name] for name in NAMES), strict=True))
-            told = (columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, itertools.repeat(False))
-            self._connection.executemany(ADD_SEEN, zip(*told, strict=False))
+            records = (columns["uri"], columns["size_bytes"], columns["mtime_ns"], rows, itertools.repeat(False))
+            self._connection.executemany(INSERT_ROW, zip(*records, strict=False))
         self._connection.execute("CREATE INDEX seen_names ON seen (uri, size_bytes, mtime_ns)")
         self._loaded = True
 
 
 @dataclass
-class Remembered:
-    """The names that ingests with the same settings have settled, while the files of the lake are as they were then.
+class SettledNames:
+    """The names that earlier ingests with the same settings have settled.
 
-    A name is settled where its recording is in the lake and could be read, or was withdrawn. Failures are kept apart:
-    each ingest tries them again.
+    A name is settled if its recording is in the lake and was readable, or if it was withdrawn. Failures are not
+    settled, since each ingest tries them again. The record is valid only while the files of the lake are unchanged.
     """
 
     lake: Lake
     config: IngestConfig
     files: Files
-    """Size and time of change of the files of recordings and of tombstones, when this ingest began."""
+    """The files of recordings and of tombstones when this ingest began."""
     valid: bool = False
+    """Whether the record of the last ingest could be used."""
     settled: dict[str, np.ndarray] = field(default_factory=dict)
-    """By columns of SETTLED, sorted by `high`."""
+    """The columns of SETTLED, sorted by `high`."""
     differing: list[list[list[str]]] = field(default_factory=lambda: [[]])
-    """What may be told of a name: the labels that its recording keeps otherwise than this ingest gives them."""
+    """The different sets of labels whose values in the lake differ from those that this ingest gives."""
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Rows of MET of the failures in the lake, by name."""
 
@@ -112,21 +120,25 @@ class Remembered:
         if not self.settled:
             empty = SETTLED.empty_table()
             self.settled = {name: empty[name].to_numpy() for name in SETTLED.names}
-        self._met = np.zeros(len(self.settled["high"]), np.uint8)  # 1: met as it is; 2: also otherwise
-        self.still: dict[str, dict[str, Any]] = {}
-        """Failures that were met again, by name: they fail as before."""
+        self._state = np.zeros(len(self.settled["high"]), np.uint8)
+        """Of each settled name: 1 if the inputs name it unchanged, 2 if also with other labels or languages, else 0."""
+        self.repeated_failures: dict[str, dict[str, Any]] = {}
+        """Rows of names that fail with the same failure as before, by name."""
 
     @classmethod
-    def load(cls, lake: Lake, config: IngestConfig) -> Remembered:
-        """What the last ingest with these settings left, nothing where files that it knew have changed since."""
+    def load(cls, lake: Lake, config: IngestConfig) -> SettledNames:
+        """Load the record of the last ingest with these settings.
+
+        It is empty if files of the lake have changed since.
+        """
         files = _files(lake)
         try:
             table = lake.read(_key(config))
             failures = lake.read(_key(config, "failures"))
             about = json.loads((table.schema.metadata or {})[b"about"])
-        except (FileNotFoundError, CorruptFileError, KeyError, ValueError):  # it only saves time
+        except (FileNotFoundError, CorruptFileError, KeyError, ValueError):  # it is not needed for correct results
             return cls(lake, config, files)
-        known = {key: told for key, told in files.items() if key <= about["last"] or key.startswith("removed/")}
+        known = {key: stat for key, stat in files.items() if key <= about["last"] or key.startswith("removed/")}
         if about["files"] != _digest(known) or about["failures"] != _content(failures):
             return cls(lake, config, files)
         columns = {name: table[name].to_numpy() for name in SETTLED.names}
@@ -134,80 +146,82 @@ class Remembered:
         return cls(lake, config, files, True, columns, about["differing"], failed)
 
     def owners(self) -> set[str]:
-        """Lists, manifests and archives of which the lake holds failures."""
+        """Return the lists, manifests and archives that failures in the lake belong to."""
         return {owner for row in self.failures.values() if (owner := _owner(row))}
 
     def unsettled(
-        self, found: Iterable[Entry], config: StorageConfig, told: Callable[[dict[str, Any]], None]
+        self, entries: Iterable[Entry], config: StorageConfig, on_row: Callable[[dict[str, Any]], None]
     ) -> Iterator[Entry]:
-        """The entries of which there is something to find out; of each other one `told` gets name and status."""
+        """Yield the entries that are not settled. For settled ones, `on_row` is called with name and status."""
         if not self.valid:
-            yield from found
+            yield from entries
             return
         held: list[Entry] = []
         try:
-            for entry in found:
+            for entry in entries:
                 held.append(entry)
                 if len(held) == CHUNK:
-                    yield from self._unsettled(held, config, told)
+                    yield from self._unsettled(held, config, on_row)
                     held = []
         except InputError:
-            yield from self._unsettled(held, config, told)
+            yield from self._unsettled(held, config, on_row)
             raise
-        yield from self._unsettled(held, config, told)
+        yield from self._unsettled(held, config, on_row)
 
     def _unsettled(
-        self, entries: Sequence[Entry], config: StorageConfig, told: Callable[[dict[str, Any]], None]
+        self, entries: Sequence[Entry], config: StorageConfig, on_row: Callable[[dict[str, Any]], None]
     ) -> Iterator[Entry]:
         stats = [_stat(entry, config) for entry in entries]
-        keys = [_hash(entry.uri, stat) if stat else bytes(16) for entry, stat in zip(entries, stats, strict=True)]
-        said = [_said_hash(entry.hint and (entry.hint.labels, entry.hint.languages)) for entry in entries]
-        at, is_there = self._places(np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2))
+        keys = [_name_hash(entry.uri, stat) if stat else bytes(16) for entry, stat in zip(entries, stats, strict=True)]
+        labels = [_labels_hash(entry.hint and (entry.hint.labels, entry.hint.languages)) for entry in entries]
+        index, is_there = self._find_keys(np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2))
         same = np.zeros(len(entries), bool)
-        same[is_there] = self.settled["said"][at[is_there]] == np.array(said, np.uint32)[is_there]
-        here = at[same]
-        self._met[here[self._met[here] == 0]] = 1
-        self._met[at[is_there & ~same]] = 2
+        same[is_there] = self.settled["said"][index[is_there]] == np.array(labels, np.uint32)[is_there]
+        settled = index[same]
+        self._state[settled[self._state[settled] == 0]] = 1
+        self._state[index[is_there & ~same]] = 2
         for entry, stat, is_settled in zip(entries, stats, same.tolist(), strict=True):
             if is_settled:
-                told({"uri": entry.uri, "status": "ok"})
+                on_row({"uri": entry.uri, "status": "ok"})
             else:
                 yield replace(entry, stat=stat) if stat else entry
 
-    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each key, uint64 (n, 2), lies among the settled ones, and whether it does."""
+    def _find_keys(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the index of each key, uint64 (n, 2), among the settled names, and whether it is one of them."""
         count = len(self.settled["high"])
         if not count:
             return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
         at = np.minimum(np.searchsorted(self.settled["high"], keys[:, 0]), count - 1)
         return at, (self.settled["high"][at] == keys[:, 0]) & (self.settled["low"][at] == keys[:, 1])
 
-    def recall(self, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
-        """As `Seen.recall`, of a name that failed when it was met last."""
-        if (row := self.still.get(uri)) and (row["size_bytes"], row["mtime_ns"]) == tuple(stat):
+    def find(self, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
+        """Do the same as `ProbeCache.find` for a name that has failed before."""
+        if (row := self.repeated_failures.get(uri)) and (row["size_bytes"], row["mtime_ns"]) == tuple(stat):
             return row, True
         row = self.failures[uri]
         return (row if row["mtime_ns"] and (row["size_bytes"], row["mtime_ns"]) == tuple(stat) else {}), False
 
-    def fails_as_before(self, row: dict[str, Any]) -> bool:
-        """Whether the lake holds just this failure of a name."""
+    def repeats_failure(self, row: dict[str, Any]) -> bool:
+        """Return whether the lake already holds this failure of a name, and note it if so."""
         before = self.failures.get(row["uri"])
         if before is None or row["status"] == "ok" or before["recording_id"] != row["recording_id"]:
             return False
-        self.still[row["uri"]] = row
+        self.repeated_failures[row["uri"]] = row
         return True
 
-    def is_all(self, finished: Collection[str]) -> bool:
-        """Whether nothing can have changed where every name was settled or fails as before.
+    def is_everything_known(self, finished: Collection[str]) -> bool:
+        """Return whether the lake is up to date, provided that each name was settled or has failed as before.
 
-        A failure ends where the list, manifest or archive that it is of was read to its end without it.
+        It is not if a failure is obsolete: its list, manifest or archive was read to its end and does not name it.
         """
-        ended = (uri for uri, row in self.failures.items() if _owner(row) in finished and uri not in self.still)
-        return self.valid and next(ended, None) is None
+        obsolete = (
+            uri for uri, row in self.failures.items() if _owner(row) in finished and uri not in self.repeated_failures
+        )
+        return self.valid and next(obsolete, None) is None
 
     def count(self, result: Ingested) -> None:
-        """Add the settled names that were met, each once."""
-        counts = np.bincount(self.settled["differing"][self._met == 1], minlength=len(self.differing))
+        """Add the settled names of this ingest to its counts, each name once."""
+        counts = np.bincount(self.settled["differing"][self._state == 1], minlength=len(self.differing))
         for differing, count in zip(self.differing, counts.tolist(), strict=True):
             result.met += count
             if differing == [[WITHDRAWN, ""]]:
@@ -223,24 +237,24 @@ class Remembered:
         }
 
     def save(self, packing: Packing) -> None:
-        """Keep what is settled now, unless another process has changed files of the lake meanwhile."""
+        """Store the names that are settled now, unless another process has changed files of the lake meanwhile."""
         files = _files(self.lake)
         changed = {key for key in {*files, *self.files} if files.get(key) != self.files.get(key)} - packing.written
         if any(key in self.files or not key.startswith("recordings/") for key in changed):
             return
         codes = {canonical(differing): code for code, differing in enumerate(self.differing)}
         rows: list[tuple[int, int, int, int]] = []
-        for uri, size_bytes, mtime_ns, said, differing in packing.settled():
+        for uri, size_bytes, mtime_ns, labels, differing in packing.settled():
             code = codes.setdefault(canonical(differing), len(codes))
             if code <= np.iinfo(np.uint16).max:
-                high, low = np.frombuffer(_hash(uri, Stat(size_bytes, mtime_ns)), np.uint64).tolist()
-                rows.append((high, low, _said_hash(said), code))
+                high, low = np.frombuffer(_name_hash(uri, Stat(size_bytes, mtime_ns)), np.uint64).tolist()
+                rows.append((high, low, _labels_hash(labels), code))
         new = np.array(rows, np.uint64).reshape(-1, len(SETTLED)).T
         columns = {
             name: np.concatenate([new[number].astype(self.settled[name].dtype), self.settled[name]])
             for number, name in enumerate(SETTLED.names)
         }
-        order = np.lexsort((columns["low"], columns["high"]))  # stable: what was found last comes first
+        order = np.lexsort((columns["low"], columns["high"]))  # it is stable, so the newest row of a name comes first
         high, low = columns["high"][order], columns["low"][order]
         first = np.ones(len(order), bool)
         first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
@@ -262,16 +276,16 @@ def _key(config: IngestConfig, what: str = "settled") -> str:
 
 
 def _files(lake: Lake) -> Files:
-    found: Files = {}
+    files: Files = {}
     for folder in ("recordings", "removed"):
         for info in lake.storage.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
             if info.base_name.endswith(".parquet"):
-                found[f"{folder}/{info.base_name}"] = (info.size, info.mtime_ns)
-    return found
+                files[f"{folder}/{info.base_name}"] = (info.size, info.mtime_ns)
+    return files
 
 
 def _digest(files: Files) -> str:
-    return fingerprint(sorted([key, *told] for key, told in files.items()))
+    return fingerprint(sorted([key, *stat] for key, stat in files.items()))
 
 
 def _content(table: pa.Table) -> str:
@@ -279,7 +293,7 @@ def _content(table: pa.Table) -> str:
 
 
 def _stat(entry: Entry, config: StorageConfig) -> Stat | None:
-    """Size and time of what is named; None where they cannot be had, or do not tell whether it has changed."""
+    """Return the size and time of a file; None if they are unavailable, or do not show whether the file changed."""
     if entry.error is not None:
         return None
     try:
@@ -287,22 +301,22 @@ def _stat(entry: Entry, config: StorageConfig) -> Stat | None:
     except Exception as error:
         if kind_of(error) is Kind.RUN:
             raise
-        return None  # looking at it tells why
+        return None  # probing it reports why
     return stat if stat.mtime_ns else None
 
 
-def _hash(uri: str, stat: Stat) -> bytes:
+def _name_hash(uri: str, stat: Stat) -> bytes:
     text = f"{uri}\0{stat.size_bytes}\0{stat.mtime_ns}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _said_hash(said: tuple[Any, Any] | None) -> int:
-    """Of the labels and languages that a manifest gives; 0 where it gives none."""
-    labels, languages = said or (None, None)
+def _labels_hash(given: tuple[Any, Any] | None) -> int:
+    """Return the hash of the labels and languages that a manifest gives; 0 if it gives none."""
+    labels, languages = given or (None, None)
     return zlib.crc32(canonical([labels or [], languages or []]).encode()) if labels or languages else 0
 
 
 def _owner(row: dict[str, Any]) -> str:
-    """The list, manifest or archive that a failure is of, '' for others."""
-    owned = re.match(OWNER, row["uri"]) if row["recording_id"].startswith("u") else None
-    return owned[1] if owned else ""
+    """Return the list, manifest or archive that a failure belongs to; '' if none."""
+    match = re.match(OWNER, row["uri"]) if row["recording_id"].startswith("u") else None
+    return match[1] if match else ""

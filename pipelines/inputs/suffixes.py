@@ -1,4 +1,4 @@
-"""What the end of a file's name says: sound, an archive, a list, or something that a folder's walk leaves out."""
+"""Classifies files by the suffixes of their names: sound, tar archives, and others."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ AUDIO_SUFFIXES = frozenset([
 # fmt: on
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 MAX_SUFFIX = 12
-"""A longer one is no suffix but a part of a name with a dot."""
+"""A longer text after a dot is not a suffix."""
 
 
 def is_tar(name: str) -> bool:
-    """Whether a name is that of a plain tar archive."""
+    """Return whether a name is that of an uncompressed tar archive."""
     return name[-4:].lower() == ".tar"
 
 
 def is_sound(name: str) -> bool:
-    """Whether a name is that of a file of sound, or of video, which has sound too."""
+    """Return whether a name is that of a sound file, or of a video file, which may have sound."""
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
 def suffix(name: str) -> str:
-    """The suffix by which a file that is left out is counted: '.json', '.tar.gz', or 'no suffix'."""
+    """Return the suffix by which a left-out file is counted: '.json', '.tar.gz', or 'no suffix'."""
     last = os.path.basename(name).lower()
     if last.endswith(COMPRESSED_TARS):
         return next(end for end in COMPRESSED_TARS if last.endswith(end))

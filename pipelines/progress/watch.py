@@ -1,4 +1,4 @@
-"""What a person sees of a run while it works, and what stays of it under `runs/<time>/`: log, recipe, summary."""
+"""Shows the progress of a run, and writes its log, recipe and summary under `runs/<time>/`."""
 
 from __future__ import annotations
 
@@ -24,44 +24,60 @@ from manifests.output import one_line
 from manifests.storage import Storage, StorageError
 from manifests.version import version
 from pipelines.progress.console import public
-from pipelines.progress.usage import Own, Spent, merge_groups
+from pipelines.progress.usage import CommandUsage, Usage, merge_usage
 from runtime.errors import SpeechmillError
 from runtime.failures import Failure
 
 LOG = logging.getLogger("speechmill")
 STORAGE_LOG = logging.getLogger("speechmill.storage")
-BEAT_S = 5.0
-PLAIN_S = 30.0
+HEARTBEAT_S = 5.0
+"""Seconds between two heartbeats of a worker."""
+PLAIN_LINE_S = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 SHOWN_FAILURES = 5
-"""Failures shown as they happen; all are in the log."""
+"""Failures of a step that are shown; all of them are in the log."""
 SHOWN_NOTES = 5
 
 
 @dataclass
-class Done:
-    """What one unit of work came to: all that crosses from a worker to the run."""
+class UnitResult:
+    """The result of one unit of work: all that a worker returns to the run."""
 
-    unit: str
+    name: str
+    """The name of the unit."""
     recordings: int = 0
+    """Recordings that were processed, failed ones included."""
     seconds: float = 0.0
-    """Of sound."""
+    """Seconds of sound in them."""
     failures: list[Failure] = field(default_factory=list)
 
     unreachable: list[Failure] = field(default_factory=list)
-    """The first few recordings whose sound could not be had, and because of which the unit was not committed."""
+    """The first few unreachable recordings, because of which the unit was not committed."""
     uncommitted: int = 0
-    """Units that were not committed because of them: this one, or those that an engine has summed up."""
-    spent: dict[str, Spent] = field(default_factory=dict, compare=False)
-    """By the group of workers that spent it."""
+    """The number of units that were not committed: 1 for this one, or more in a sum that an engine made."""
+    spent: dict[str, Usage] = field(default_factory=dict, compare=False)
+    """What the unit used, by group of workers."""
 
     @property
     def failed(self) -> int:
-        """Recordings of which anything failed."""
+        """The number of recordings that failed in any stage."""
         return len({failure.recording_id for failure in self.failures})
+
+    def combined_with(self, later: UnitResult) -> UnitResult:
+        """Return the result of this unit after another group of workers has processed it, too."""
+        return UnitResult(
+            self.name,
+            max(self.recordings, later.recordings),
+            max(self.seconds, later.seconds),
+            list(dict.fromkeys(self.failures + later.failures)),  # a recording that does not decode fails in each group
+            later.unreachable,
+            later.uncommitted,
+            self.spent | later.spent,
+        )
 
 
 class Heartbeat:
-    """A worker's sign of life inside a long unit: a small file under `runs/`, the same way on any engine."""
+    """Reports the progress of a worker inside a unit, by a small file under `runs/` that works with any engine."""
 
     def __init__(self, storage: Storage, key: str) -> None:
         self.storage, self.key = storage, key
@@ -69,58 +85,58 @@ class Heartbeat:
         self.last = time.monotonic()
 
     def __call__(self, recording_id: str, seconds: float, failed: bool) -> None:
-        """Count a recording that is done; at most one write in `BEAT_S`."""
+        """Count a finished recording. It writes the file at most once in `HEARTBEAT_S` seconds."""
         self.seconds += seconds
-        if time.monotonic() - self.last >= BEAT_S:
+        if time.monotonic() - self.last >= HEARTBEAT_S:
             self.storage.put(self.key, json.dumps({"seconds": self.seconds}).encode())
             self.last = time.monotonic()
 
 
 class Step:
-    """Counts of one step of a run. `units` of work are done one by one; heartbeats tell what is in flight."""
+    """The counts of one step of a run: results of finished units, and heartbeats of running ones."""
 
     def __init__(self, watch: Watch, name: str, total_s: float | None) -> None:
         self.watch, self.name, self.total_s = watch, name, total_s
         self.recordings = self.failed = 0
         self.done_s = 0.0
-        self.flying_s: dict[str, float] = {}
-        """Seconds of sound that are done of each unit in flight."""
+        self.running_s: dict[str, float] = {}
+        """Seconds of sound that are done in each running unit."""
         self.reasons: Counter[str] = Counter()
-        self.spent: dict[str, Spent] = {}
+        self.spent: dict[str, Usage] = {}
         self.notes = 0
         self.uncommitted = 0
         self.unreachable: list[Failure] = []
-        """The first few recordings because of which units were not committed."""
+        """The first few unreachable recordings, because of which units were not committed."""
         self.begun = time.monotonic()
         self.ended: float | None = None
 
     @property
-    def beat_prefix(self) -> str:
-        """Folder of the heartbeats, one `<unit>.json` a unit in flight."""
+    def heartbeat_prefix(self) -> str:
+        """The folder of the heartbeats, with a file `<unit>.json` for each running unit."""
         return f"{self.watch.prefix}/working"
 
-    def done(self, done: Done) -> None:
-        """Count a finished unit, log it, and show its first failures."""
+    def add_result(self, result: UnitResult) -> None:
+        """Count and log the result of a finished unit, and show the first failures."""
         LOG.info(
             "%s %s: %d recordings, %.3f h, %d failed",
-            self.name, done.unit, done.recordings, done.seconds / 3600, done.failed,
+            self.name, result.name, result.recordings, result.seconds / 3600, result.failed,
         )  # fmt: skip
-        self.recordings += done.recordings
-        self.done_s += done.seconds
-        self.failed += done.failed
-        merge_groups(self.spent, done.spent)
-        for failure in done.failures:
+        self.recordings += result.recordings
+        self.done_s += result.seconds
+        self.failed += result.failed
+        merge_usage(self.spent, result.spent)
+        for failure in result.failures:
             self.fail(failure)
-        self.uncommitted += done.uncommitted
-        for failure in done.unreachable:
-            LOG.warning("%s %s: not committed: %s: %s", self.name, done.unit, failure.recording_id, failure.error)
+        self.uncommitted += result.uncommitted
+        for failure in result.unreachable:
+            LOG.warning("%s %s: not committed: %s: %s", self.name, result.name, failure.recording_id, failure.error)
             if len(self.unreachable) < SHOWN_FAILURES:
                 self.unreachable.append(failure)
-        self.watch.storage.delete(f"{self.beat_prefix}/{done.unit}.json")
-        self.flying_s = {unit: seconds for unit, seconds in self.flying_s.items() if unit != done.unit}
+        self.watch.storage.delete(f"{self.heartbeat_prefix}/{result.name}.json")
+        self.running_s = {unit: seconds for unit, seconds in self.running_s.items() if unit != result.name}
 
     def fail(self, failure: Failure) -> None:
-        """Log a failure; the first few of a step are shown too."""
+        """Log a failure, and show it if it is one of the first few of the step."""
         self.reasons[failure.reason] += 1
         what = one_line(f"{failure.recording_id}: {failure.reason}: {failure.error}; remedy: {failure.remedy}")
         LOG.warning("%s", what)
@@ -131,7 +147,7 @@ class Step:
             self.watch.print(f"failed: more, see {self.watch.prefix}/log.txt")
 
     def note(self, what: str) -> None:
-        """Log what is worth knowing and no failure; the first few of a step are shown too."""
+        """Log something that is no failure, and show it if it is one of the first few notes of the step."""
         self.notes += 1
         LOG.info("%s", what)
         if self.notes <= SHOWN_NOTES:
@@ -141,29 +157,31 @@ class Step:
 
     @property
     def wall_s(self) -> float:
+        """Seconds since the step began, or from its beginning to its end."""
         return max(1e-3, (self.ended or time.monotonic()) - self.begun)
 
     def position_s(self) -> float:
-        """Seconds of sound behind us, those of units in flight included."""
-        return self.done_s + sum(self.flying_s.values())
+        """Return the seconds of sound that are done, in finished and in running units."""
+        return self.done_s + sum(self.running_s.values())
 
     def text(self) -> str:
-        """Position, rate, time left, failures and memory, in 60 columns."""
-        here_s, rate = self.position_s(), self.position_s() / self.wall_s
+        """Return position, rate, time left, failures and memory as a text of at most 60 columns."""
+        position_s, rate = self.position_s(), self.position_s() / self.wall_s
         parts = []
         if self.total_s is None:
             parts.append(f"{self.recordings:,} recordings")
         else:
-            parts.append(f"{here_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
+            parts.append(f"{position_s / 3600:.2f}/{self.total_s / 3600:.2f} h")
             parts.append(f"{rate:.{0 if rate >= 10 else 1}f} h/h")
-            if rate and self.total_s > here_s:
-                parts.append(f"{clock((self.total_s - here_s) / rate)} left")
+            if rate and self.total_s > position_s:
+                parts.append(f"{clock((self.total_s - position_s) / rate)} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         parts.append(f"{_memory_bytes() / 2**30:.1f} GiB")
         return ", ".join(parts)
 
     def summary(self) -> dict[str, Any]:
+        """Return what `summary.json` says of the step."""
         return {
             "wall_s": round(self.wall_s, 3),
             "recordings": self.recordings,
@@ -174,28 +192,28 @@ class Step:
             "spent": {group: spent.to_json() for group, spent in self.spent.items()},
         }
 
-    def _poll(self) -> None:
-        flying_s: dict[str, float] = {}
-        for key in self.watch.storage.list(self.beat_prefix):
+    def _read_heartbeats(self) -> None:
+        running_s: dict[str, float] = {}
+        for key in self.watch.storage.list(self.heartbeat_prefix):
             name = key.rpartition("/")[2]
-            if name.startswith("."):  # left by a network file system or a desktop
+            if name.startswith("."):  # a network file system or a desktop left it
                 continue
             try:
-                flying_s[name.removesuffix(".json")] = json.loads(self.watch.storage.read(key))["seconds"]
+                running_s[name.removesuffix(".json")] = json.loads(self.watch.storage.read(key))["seconds"]
             except FileNotFoundError:
-                continue  # its unit was done meanwhile
-        self.flying_s = flying_s
+                continue  # its unit has just ended
+        self.running_s = running_s
 
 
 class _Formatter(logging.Formatter):
-    """Lines of the log: a person will look at them in a terminal."""
+    """Formats lines of the log without secrets and control characters, because people read it in a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return public(super().format(record))
 
 
-class _Telling(logging.Handler):
-    """What the storage waits for, to the person: the log may lie in that storage."""
+class _StorageWarnings(logging.Handler):
+    """Shows the warnings of the storage, because the log may lie in that storage."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__(logging.WARNING)
@@ -206,18 +224,26 @@ class _Telling(logging.Handler):
 
 
 class Watch:
-    """One command at work on a lake: use as a context manager around everything it does.
+    """Shows and logs what a command does on a lake. Use it as a context manager around the whole command.
 
-    On a terminal a bar shows each step; elsewhere a plain line every 30 s; with `quiet` nothing. All goes to stderr.
+    It prints to stderr: a progress bar on a terminal, otherwise a plain line every 30 s.
     """
 
     def __init__(self, storage: Storage, command: str, recipe: dict[str, Any], quiet: bool = False) -> None:
+        """
+        Args:
+            storage: The storage of the lake.
+            command: The command line.
+            recipe: The resolved recipe.
+            quiet: Whether nothing is printed.
+        """
         self.storage, self.quiet = storage, quiet
         begun = datetime.now(UTC)
         self.prefix = f"runs/{begun:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
         self.steps: list[Step] = []
         self.results: dict[str, Any] = {}
-        self.own = Own()
+        self.own = CommandUsage()
+        """What the command itself used, besides the units of its workers."""
         self.begun = time.monotonic()
         self.about = {"command": command, "begun": begun.isoformat(timespec="seconds"), "machine": _machine()}
         self.recipe = recipe
@@ -231,8 +257,8 @@ class Watch:
         formatter.converter = time.gmtime
         self._handler.setFormatter(formatter)
         LOG.addHandler(self._handler)
-        self._telling = _Telling(self)
-        STORAGE_LOG.addHandler(self._telling)
+        self._storage_warnings = _StorageWarnings(self)
+        STORAGE_LOG.addHandler(self._storage_warnings)
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
         LOG.info("%s", self.about["command"])
@@ -246,37 +272,42 @@ class Watch:
             interrupted = isinstance(error, KeyboardInterrupt)
             what = public(f"{type(error).__name__}: {error}")
             outcome = {"outcome": "interrupted" if interrupted else "stopped", "error": what}
-            LOG.error("%s", "interrupted" if interrupted else what, exc_info=not _expected(error))
+            LOG.error("%s", "interrupted" if interrupted else what, exc_info=not _is_expected(error))
         LOG.removeHandler(self._handler)
         self._log.close()
-        STORAGE_LOG.removeHandler(self._telling)
+        STORAGE_LOG.removeHandler(self._storage_warnings)
         if isinstance(error, StorageError):
-            return  # nothing more can be kept there
+            return  # nothing more can be written there
         steps = {step.name: step.summary() for step in self.steps}
         about = self.about | outcome | {"wall_s": self.wall_s}
         text = pretty(about | {"steps": steps, "own": self.own.to_json(), "results": self.results})
         try:
             self.storage.put(f"{self.prefix}/summary.json", text.encode())
-        except OSError:  # a full disk, say: what stopped the run is told, not this
+        except OSError:  # for example a full disk; the error that stopped the run is reported instead
             if error is None:
                 raise
 
     @contextmanager
     def step(self, name: str, total_s: float | None = None) -> Iterator[Step]:
-        """A step of `total_s` seconds of sound, shown while it lasts."""
+        """Begin a step, and show its progress until the block ends.
+
+        Args:
+            name: The name of the step.
+            total_s: Its seconds of sound. Without them, recordings are counted instead.
+        """
         step = Step(self, name, total_s)
         self.steps.append(step)
         stop = threading.Event()
-        shown = threading.Thread(target=self._show, args=(step, stop), daemon=True)
-        shown.start()
+        display = threading.Thread(target=self._show, args=(step, stop), daemon=True)
+        display.start()
         try:
             with self.own.step(name):
                 yield step
         finally:
             step.ended = time.monotonic()
             stop.set()
-            shown.join()
-            step.flying_s = {}  # what was in flight when that was last looked at is done, or not done
+            display.join()
+            step.running_s = {}  # these units have ended since the last heartbeat was read
             LOG.info("%s ended: %s", name, step.text())
 
     @property
@@ -285,12 +316,12 @@ class Watch:
         return round(time.monotonic() - self.begun, 3)
 
     def warn(self, text: str) -> None:
-        """Log something that is wrong and no failure, and show it."""
+        """Log and show a warning."""
         LOG.warning("%s", text)
         self.print(f"warning: {text}")
 
     def print(self, text: str) -> None:
-        """A line for the person at the terminal, above the bar if there is one."""
+        """Print a line, above the progress bar if there is one."""
         if self._progress is not None:
             self._progress.console.print(public(text), markup=False, highlight=False)
         elif not self.quiet:
@@ -302,12 +333,12 @@ class Watch:
         elif sys.stderr.isatty():
             self._show_bar(step, stop)
         else:
-            told = time.monotonic()
+            printed_at = time.monotonic()
             while not stop.wait(1.0):
-                if time.monotonic() - told >= PLAIN_S:
-                    step._poll()
+                if time.monotonic() - printed_at >= PLAIN_LINE_S:
+                    step._read_heartbeats()
                     self.print(f"{step.name}: {step.text()}")
-                    told = time.monotonic()
+                    printed_at = time.monotonic()
 
     def _show_bar(self, step: Step, stop: threading.Event) -> None:
         from rich.console import Console
@@ -317,29 +348,30 @@ class Watch:
         with Progress(*columns, console=Console(stderr=True), transient=True) as self._progress:
             task = self._progress.add_task(step.name, total=step.total_s, text="")
             while not stop.wait(0.5):
-                step._poll()
-                here = {"total": step.total_s, "completed": step.position_s(), "text": step.text()}
-                self._progress.update(task, **here)
+                step._read_heartbeats()
+                state = {"total": step.total_s, "completed": step.position_s(), "text": step.text()}
+                self._progress.update(task, **state)
         self._progress = None
 
 
-def _expected(error: BaseException) -> bool:
+def _is_expected(error: BaseException) -> bool:
+    """Return whether an error is explained by its message, so that the log needs no traceback."""
     return isinstance(error, (SpeechmillError, KeyboardInterrupt, OSError))
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
+    """Format seconds as hours, minutes and seconds, such as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _memory_bytes() -> int:
-    """Resident memory of this process and its children."""
+    """Return the resident memory of this process and its children."""
     import psutil
 
     total = 0
-    me = psutil.Process()
-    for process in [me, *me.children(recursive=True)]:
+    this_process = psutil.Process()
+    for process in [this_process, *this_process.children(recursive=True)]:
         try:
             total += process.memory_info().rss
         except psutil.NoSuchProcess:
@@ -348,6 +380,7 @@ def _memory_bytes() -> int:
 
 
 def _machine() -> dict[str, Any]:
+    """Return what `summary.json` says of this machine."""
     names = ("numpy", "av", "soxr", "onnxruntime", "torch", "pyannote-audio", "faster-whisper", "duckdb")
     versions = {}
     for name in names:

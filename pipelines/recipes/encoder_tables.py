@@ -1,4 +1,4 @@
-"""The tables of a recipe that say what is encoded: `[encode]`, or `[encode.NAME]` for each of several encoders."""
+"""The tables of a recipe with the settings of its encoders: `[encode]`, or an `[encode.NAME]` for each of several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import encoders
 from manifests.names import checked_name
-from pipelines.recipes.tables import build, check_keys
+from pipelines.recipes.tables import build_config, check_keys
 from runtime.errors import MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """What one dataset is encoded with. A recipe has one, or one for each table `[encode.NAME]`."""
+    """The settings of the encoder of one dataset: the table [encode] of a recipe, or a table [encode.NAME]."""
 
     encoder: str = "logmel"
     """Name of the encoder."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Parameters of the encoder that differ from its defaults."""
+    """Settings of the encoder that differ from its defaults."""
     shard_mb: float = 1000.0
-    """Size that a shard aims at, in 10^6 bytes of features; a recording is never cut between shards. Of several
-    encoders the one with most bytes a second decides, so that all have the same windows in the same shards."""
+    """Target size of a shard, in 10^6 bytes of features. A recording is never split between shards. If there are
+    several encoders, the one with the most bytes per second decides, so that all have the same windows in a shard."""
     seed: int = 0
     """Seed of the hash that orders recordings, so that any prefix of the shards is a fair sample."""
     patch: int = 1
     """Frames stacked into one token, for the printed counts; the ledger has 1 to 6."""
     on_grid: bool = True
-    """Whether every window must begin where a frame does. Otherwise it is given the frames nearest to it, at most half
-    a frame off: the frames of encoders at 44.1 kHz meet no round number of seconds."""
+    """Whether every window must begin at the beginning of a frame. Otherwise it gets the nearest frames, at most half a
+    frame off. Frames of encoders at 44.1 kHz begin at no round number of seconds."""
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or not 1 <= self.patch <= 6:
             raise ValueError("encode.shard_mb must be above 0 and encode.patch from 1 to 6")
 
     def load(self) -> encoders.Encoder:
-        """The encoder, without its weights."""
+        """Return the encoder, without its weights."""
         return encoders.load(self.encoder, self.settings)
 
-    def lacks(self) -> MissingExtraError | None:
-        """What says that packages of the encoder are not installed; None where they are."""
+    def missing_packages(self) -> MissingExtraError | None:
+        """Return the error that names the packages of the encoder that are not installed; None if all are."""
         try:
             self.load()
         except MissingExtraError as error:
@@ -53,20 +53,26 @@ class EncodeConfig:
 
     @property
     def bytes_per_s(self) -> float:
-        """Bytes of features of a second of sound on one track: float16."""
+        """Bytes of float16 features for a second of sound on one track."""
         encoder = self.load()
         return encoder.frame_rate * encoder.dim * 2
 
 
-def encoders_of(table: Any) -> dict[str, EncodeConfig]:
-    """The encoders of the tables `[encode.NAME]`; none where `[encode]` itself names the encoder.
+def parse_encoders(table: Any) -> dict[str, EncodeConfig]:
+    """Parse the tables `[encode.NAME]`. There are none if `[encode]` itself names the encoder.
 
-    Such a table holds the settings of its encoder, and the encoder's name where it differs from that of the table.
+    Such a table holds the settings of its encoder, and the name of the encoder if it is not the name of the table.
+
+    Args:
+        table: The table [encode], of any type.
+
+    Raises:
+        RecipeError: The tables are wrong.
     """
     if not isinstance(table, dict):
-        return {}  # told where it is read as one encoder's
+        return {}  # `parse_encode` reports that
     own = {f.name for f in fields(EncodeConfig)}
-    tables = {name: of for name, of in table.items() if name not in own and isinstance(of, dict)}
+    tables = {name: inner for name, inner in table.items() if name not in own and isinstance(inner, dict)}
     if not tables:
         return {}
     common = {name: value for name, value in table.items() if name not in tables}
@@ -74,26 +80,35 @@ def encoders_of(table: Any) -> dict[str, EncodeConfig]:
     if taken := {"encoder", "settings"} & common.keys():
         what = f"encode.{min(taken)} and tables of encoders ({', '.join(tables)}) are given together"
         raise RecipeError(what, "give each encoder a table [encode.NAME] of its own")
-    if len({name.lower() for name in tables}) < len(tables):  # not every disk tells their datasets apart
+    if len({name.lower() for name in tables}) < len(tables):  # some disks cannot tell their datasets apart
         what = f"the tables of encoders must differ by more than capitals: {', '.join(tables)}"
         raise RecipeError(what, "rename one of them")
-    found = {}
-    for name, of in tables.items():
+    configs = {}
+    for name, inner in tables.items():
         try:
             checked_name(name, "the table of an encoder")
         except ValueError as error:
             raise RecipeError(str(error), "give the table [encode.NAME] such a name") from error
-        own_keys = {key: of[key] for key in ("encoder", "on_grid") if key in of}
-        settings = {key: value for key, value in of.items() if key not in own_keys}
-        found[name] = encode_of({"encoder": name, **common, **own_keys, "settings": settings}, f"encode.{name}")
-    return found
+        own_keys = {key: inner[key] for key in ("encoder", "on_grid") if key in inner}
+        settings = {key: value for key, value in inner.items() if key not in own_keys}
+        configs[name] = parse_encode({"encoder": name, **common, **own_keys, "settings": settings}, f"encode.{name}")
+    return configs
 
 
-def encode_of(table: Any, where: str) -> EncodeConfig:
-    config: EncodeConfig = build(EncodeConfig, table, where)
+def parse_encode(table: Any, where: str) -> EncodeConfig:
+    """Parse the settings of one encoder.
+
+    Args:
+        table: The table, of any type.
+        where: The name of the table, for errors.
+
+    Raises:
+        RecipeError: The settings are wrong, or its encoder is not deterministic.
+    """
+    config: EncodeConfig = build_config(EncodeConfig, table, where)
     try:
         encoder = config.load()
-    except MissingExtraError:  # told with all else that is missing, see `pipelines.units.extras`
+    except MissingExtraError:  # `pipelines.units.extras` reports that, with all other missing packages
         return config
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[{where}] {error}", f"correct the name or the settings in [{where}]") from error
@@ -104,10 +119,10 @@ def encode_of(table: Any, where: str) -> EncodeConfig:
 
 
 def check_grid(select: SelectConfig, encoder: encoders.Encoder) -> None:
-    """Raise RecipeError unless each window begins where a frame of the encoder does.
+    """Raise RecipeError unless each window begins at the beginning of a frame of the encoder.
 
-    Starts of windows are multiples of `grid_s`, and without turns of the stride, which is rounded up to the grid; they
-    are kept to the microsecond.
+    Windows start at multiples of `grid_s`. If they are not aligned with turns, they start at multiples of the stride,
+    which is rounded up to the grid. Start times are stored in whole microseconds.
     """
     grid_us = Fraction(str(select.grid_s)) * 10**6
     step_us = grid_us

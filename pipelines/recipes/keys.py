@@ -1,11 +1,10 @@
-"""Every key that a recipe may hold, with its type, default, unit and meaning, read from the dataclasses of recipes."""
+"""Every key that a recipe may have, with its type, default, unit and meaning, read from the dataclasses of recipes."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
 import textwrap
@@ -18,13 +17,14 @@ from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
 from pipelines.recipes import recipe as recipes
 from pipelines.recipes.encoder_tables import EncodeConfig
+from pipelines.stages.registry import config_class
 from runtime import typed
 
 UNITS = {
     "_hours": "h", "_mb": "10^6 byte", "_gb": "10^9 byte", "_samples": "sample", "_frames": "frame", "_ms": "ms",
     "_hz": "Hz", "_db": "dB", "_s": "s",
 }  # fmt: skip
-"""What a value counts, by the end of its key."""
+"""The unit of a value, by the end of its key."""
 ENABLED = "Whether the stage runs. A recipe runs the stages that it has a table for, unless this is false."
 
 
@@ -32,12 +32,12 @@ class Key(NamedTuple):
     """A key of a recipe."""
 
     table: str
-    """The table that holds it, such as annotate.vad; empty for the keys above all tables."""
+    """The table that holds it, such as annotate.vad; empty for keys outside of tables."""
     name: str
     kind: str
-    """The type in words; TOML's."""
+    """The type of its TOML value, in words."""
     default: str | None
-    """The value where a recipe gives none, as TOML writes it; None where there is none."""
+    """The default as TOML writes it; None if there is none."""
     unit: str
     meaning: str
 
@@ -48,47 +48,50 @@ class Key(NamedTuple):
 
 
 def keys() -> list[Key]:
-    """All keys in the order of a recipe's tables, those of the encoders' settings last."""
-    found = [Key("", "name", "text", None, "", "Name of the recipe, and of the datasets made by it.")]
-    found += _of(
+    """Return all keys in the order of a recipe's tables, without those of [encode.settings]."""
+    keys = [Key("", "name", "text", None, "", "Name of the recipe, and of the datasets made by it.")]
+    keys += _config_keys(
         recipes.Recipe,
         "",
         only=("max_failed_share", "unreachable"),
         defaults={"max_failed_share": recipes.MAX_FAILED_SHARE},
     )
-    found += _of(recipes.IngestConfig, "ingest")
-    found += _of(DecodeConfig, "decode")
-    found += _of(recipes.Recipe, "annotate", only=("piece_hours",))
-    for stage, (module, _, config) in recipes.STAGES.items():
+    keys += _config_keys(recipes.IngestConfig, "ingest")
+    keys += _config_keys(DecodeConfig, "decode")
+    keys += _config_keys(recipes.Recipe, "annotate", only=("piece_hours",))
+    for stage in recipes.STAGES:
         table = f"annotate.{stage}"
-        found.append(Key(table, "enabled", "true or false", "true", "", ENABLED))
-        found += _of(getattr(importlib.import_module(module), config), table)
-    found += _of(recipes.MatchConfig, "match")
-    found += _of(recipes.SelectConfig, "select")
-    found += _of(EncodeConfig, "encode")
-    found += _of(StorageConfig, "storage")
-    return found
+        keys.append(Key(table, "enabled", "true or false", "true", "", ENABLED))
+        keys += _config_keys(config_class(stage), table)
+    keys += _config_keys(recipes.MatchConfig, "match")
+    keys += _config_keys(recipes.SelectConfig, "select")
+    keys += _config_keys(EncodeConfig, "encode")
+    keys += _config_keys(StorageConfig, "storage")
+    return keys
 
 
 def encoder_keys() -> dict[str, list[Key]]:
-    """Keys of [encode.settings] by the name of the encoder that takes them."""
-    return {name: _of(encoders.find(name).config_class, "encode.settings") for name in sorted(encoders.ENCODERS)}
+    """Return the keys of [encode.settings], by the name of the encoder that has them."""
+    return {
+        name: _config_keys(encoders.find(name).config_class, "encode.settings") for name in sorted(encoders.ENCODERS)
+    }
 
 
 def meanings(config: type) -> dict[str, str]:
-    """What stands below each field of a dataclass and of those that it inherits from, as one line."""
-    found: dict[str, str] = {}
+    """Return the docstring below each field of a dataclass, inherited fields included, as one line."""
+    texts: dict[str, str] = {}
     for kind in reversed(config.__mro__):
         if dataclasses.is_dataclass(kind):
-            found |= _written(kind)
-    return found
+            texts |= _own_meanings(kind)
+    return texts
 
 
 @functools.cache
-def _written(kind: type) -> Mapping[str, str]:
+def _own_meanings(kind: type) -> Mapping[str, str]:
+    """Return the docstring below each field that a dataclass itself defines."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
+    texts = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
         if (
             isinstance(field, ast.AnnAssign)
@@ -97,20 +100,22 @@ def _written(kind: type) -> Mapping[str, str]:
             and isinstance(text.value, ast.Constant)
             and isinstance(text.value.value, str)
         ):
-            found[field.target.id] = " ".join(text.value.value.split())
-    return found
+            texts[field.target.id] = " ".join(text.value.value.split())
+    return texts
 
 
-def _of(config: type, table: str, only: Sequence[str] | None = None, defaults: Mapping[str, Any] = {}) -> list[Key]:
-    told, hints = meanings(config), typing.get_type_hints(config)
+def _config_keys(
+    config: type, table: str, only: Sequence[str] | None = None, defaults: Mapping[str, Any] = {}
+) -> list[Key]:
+    texts, hints = meanings(config), typing.get_type_hints(config)
     return [
         Key(
             table,
             field.name,
-            typed.named(hints[field.name]),
+            typed.type_in_words(hints[field.name]),
             toml(defaults.get(field.name, _default(field))),
             next((unit for end, unit in UNITS.items() if field.name.endswith(end)), ""),
-            told.get(field.name, ""),
+            texts.get(field.name, ""),
         )
         for field in dataclasses.fields(config)
         if only is None or field.name in only
@@ -124,7 +129,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def toml(value: Any) -> str | None:
-    """A default as TOML writes it, on one line; None for a value that is not given."""
+    """Return a default as TOML writes it, on one line; None for no value."""
     if value is None or value == "":
         return None
     if isinstance(value, Mapping):

@@ -1,9 +1,8 @@
-"""A recipe: one TOML file that says everything about a run, each value overridable as `key=value`."""
+"""A recipe: one TOML file that configures a run. Each value can be overridden as `key=value`."""
 
 from __future__ import annotations
 
 import copy
-import importlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,31 +13,28 @@ from typing import Any
 from manifests.labels import COLUMNS, checked_label
 from manifests.matches import MatchConfig
 from manifests.names import checked_name
+from manifests.schemas import STAGE_SPECS
 from manifests.selection import SelectConfig
 from manifests.storage import StorageConfig
 from pipelines.audio.config import DecodeConfig
-from pipelines.recipes.encoder_tables import EncodeConfig, check_grid, encode_of, encoders_of
+from pipelines.recipes.encoder_tables import EncodeConfig, check_grid, parse_encode, parse_encoders
 from pipelines.recipes.rules import check_rules
-from pipelines.recipes.tables import build, check_keys
+from pipelines.recipes.tables import build_config, check_keys
 from pipelines.stages.base import Stage
+from pipelines.stages.registry import config_class, stage_class
 from runtime import typed
 from runtime.errors import OverrideError, RecipeError, UnknownRecipeError
 
-STAGES = {
-    "vad": ("pipelines.stages.vad", "Vad", "VadConfig"),
-    "diarize": ("pipelines.stages.diarize", "Diarize", "DiarizeConfig"),
-    "language": ("pipelines.stages.language", "Language", "LanguageConfig"),
-    "quality": ("pipelines.stages.quality", "Quality", "QualityConfig"),
-    "phonemes": ("pipelines.stages.phonemes", "Phonemes", "PhonemesConfig"),
-    "prosody": ("pipelines.stages.prosody", "Prosody", "ProsodyConfig"),
-    "fingerprint": ("pipelines.stages.fingerprint", "Fingerprint", "FingerprintConfig"),
-}
+STAGES = [stage for stage, spec in STAGE_SPECS.items() if spec.optional]
+"""The names of the stages that a recipe can choose, in the order in which they run."""
 
 MAX_FAILED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class IngestConfig:
+    """How recordings are added to a lake: the table [ingest] of a recipe."""
+
     batch_hours: float = 20.0
     """Claimed audio hours in a batch, the unit of annotation."""
     source: str | None = None
@@ -46,21 +42,22 @@ class IngestConfig:
     licence: str | None = None
     """Licence of the recordings."""
     label: dict[str, str] = field(default_factory=dict)
-    """Further labels of all recordings: country = "DE"."""
+    """Further labels of all recordings, such as country = "DE"."""
     labels: list[str] = field(default_factory=list)
-    """Labels that lines of manifests give, by their keys there or in `custom` of Lhotse; a line wins over `label`,
-    and where "source" or "licence" is named here, over these."""
+    """Labels that are read from the lines of manifests, by their keys there or in `custom` of Lhotse. The value of a
+    line replaces that of `label`, and those of `source` and `licence` if they are named here."""
     excerpts: bool = False
     """Whether a line of a manifest that names a part of a file (NeMo's `offset` and `duration`, the `start` and
     `duration` of a Lhotse cut) makes that part a recording; otherwise the whole file is one recording."""
     all_audio_streams: bool = False
     """Whether further audio streams of a file become recordings of their own; otherwise only the first is read."""
     max_line_mb: float = 8.0
-    """Longest line of a list or manifest, in 10^6 bytes; a longer one becomes a failed row, and the next are read."""
+    """Longest line of a list or manifest, in 10^6 bytes. A longer line becomes a failed row."""
     max_manifest_gb: float = 16.0
-    """Longest list or manifest, unpacked, in 10^9 bytes; a longer one is read up to there, and the command fails."""
+    """Longest list or manifest, uncompressed, in 10^9 bytes. A longer one is read up to there, and the command
+    fails."""
     max_hint_mb: float = 1.0
-    """Longest line of a manifest or JSON beside a recording that is kept as its hint, in 10^6 bytes."""
+    """Longest line of a manifest, or JSON sidecar, that is stored as the hint of a recording, in 10^6 bytes."""
     max_tar_header_mb: float = 1.0
     """Longest extended header in a tar, in 10^6 bytes."""
     max_tar_headers: int = 16
@@ -92,73 +89,81 @@ class IngestConfig:
 
     @property
     def constants(self) -> dict[str, str]:
-        """The labels of all recordings by name, `source` and `licence` among them where they are given."""
+        """The labels of all recordings by name, with `source` and `licence` if they are given."""
         given = {"source": self.source, "licence": self.licence, **self.label}
         return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does. `stages` holds the settings of each stage that runs, in order."""
+    """The settings of a run."""
 
     name: str
     ingest: IngestConfig
     decode: DecodeConfig
     stages: dict[str, Any]
+    """The settings of each stage that runs, in order."""
     select: SelectConfig
     encode: EncodeConfig
-    """Of several encoders the first; what is common to all is said by each."""
+    """The settings of the encoder; of the first one if there are several. All encoders have the common settings."""
     storage: StorageConfig
     max_failed_share: float
     """A step stops when more than this share of at least 100 recordings fails in it."""
     resolved: dict[str, Any]
-    """The recipe as TOML tables, overrides applied, without [storage]: equal datasets have equal ones anywhere."""
+    """The recipe as TOML tables, with overrides and without [storage], so that equal datasets have equal recipes."""
     piece_hours: float = 20.0
-    """Longer recordings, by their headers, are diarized in pieces of at most this, maybe by several workers."""
+    """Recordings whose headers claim more than this are processed in pieces of at most this length, possibly by several
+    workers."""
     unreachable: str = "stop"
-    """What becomes of a recording that was ingested and whose bytes cannot be had when it is annotated or encoded:
-    'stop' leaves its batch or shard undone, finishes all others and ends with exit code 1, so that the same command
-    goes on once the files are back; 'fail' counts the recording as failed."""
+    """What happens if the bytes of a recording are unreachable when it is annotated or encoded: 'stop' leaves its
+    batch or shard uncommitted, finishes all others and exits with code 1, so that the same command does the rest once
+    the files are back; 'fail' counts the recording as failed."""
     match: MatchConfig = field(default_factory=MatchConfig)
     """How recordings are compared by their fingerprints, where they have them."""
-    several: dict[str, EncodeConfig] = field(default_factory=dict)
-    """Where the recipe has tables `[encode.NAME]`: each by its name, which ends the name of its dataset."""
+    encoders: dict[str, EncodeConfig] = field(default_factory=dict)
+    """The tables `[encode.NAME]` by name, if the recipe has such tables. The name of a dataset ends with that name."""
 
     @property
     def targets(self) -> dict[str, EncodeConfig]:
-        """What is encoded, by the name that a dataset takes if it is free."""
-        if not self.several:
+        """The encoders by the names of their datasets. A dataset gets another name if that one is taken."""
+        if not self.encoders:
             return {self.name: self.encode}
-        return {f"{self.name}-{ending}": config for ending, config in self.several.items()}
+        return {f"{self.name}-{ending}": config for ending, config in self.encoders.items()}
 
     @property
     def shard_s(self) -> float:
-        """Seconds of tracks that a shard aims at."""
+        """The target length of a shard, in seconds of tracks."""
         return self.encode.shard_mb * 1e6 / max(config.bytes_per_s for config in self.targets.values())
 
     def make_stages(self) -> list[Stage]:
-        made = []
-        for name, config in self.stages.items():
-            module, stage, _ = STAGES[name]
-            made.append(getattr(importlib.import_module(module), stage)(config))
-        return made
+        """Make the stages, in order. Their models are not loaded yet."""
+        return [stage_class(name)(config) for name, config in self.stages.items()]
 
 
 def shipped() -> list[str]:
-    """Names of the recipes that come with speechmill."""
+    """Return the names of the recipes that come with speechmill."""
     names = (entry.name for entry in resources.files("pipelines.recipes").iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def path_of(name: str) -> Path | None:
-    """Where a shipped recipe lies; None for any other name."""
+    """Return the path of a shipped recipe; None for any other name."""
     return Path(str(resources.files("pipelines.recipes"))) / f"{name}.toml" if name in shipped() else None
 
 
 def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """A shipped recipe by name or a TOML file, with `table.key=value` overrides.
+    """Load a recipe.
 
-    Raises RecipeError; for what is wrong with an override, or only together with one, OverrideError.
+    Args:
+        recipe: The name of a shipped recipe, or a TOML file.
+        overrides: Values as `table.key=value`.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        OverrideError: An override is wrong, alone or together with the recipe.
+
+    >>> load("demo", ("select.context_s=3",)).select.context_s
+    3
     """
     path = path_of(recipe) or Path(recipe)
     if not path.is_file():
@@ -166,25 +171,25 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{recipe} is not TOML: {error}", "mend the line it names") from error
+        raise RecipeError(f"{recipe} is not TOML: {error}", "correct the line that it names") from error
     return parse_with(raw, overrides)
 
 
 def parse_with(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
-    """A recipe from TOML tables, with values that `--set` gave in the place of theirs."""
-    changed = copy.deepcopy(raw)
+    """Make a recipe from TOML tables, with the values of `--set` instead of theirs. Raises as `load`."""
+    overridden = copy.deepcopy(raw)
     for override in overrides:
-        apply_override(changed, override)
+        apply_override(overridden, override)
     try:
-        return parse(changed)
+        return parse(overridden)
     except RecipeError as error:
-        if not overrides or _complaint(raw) == str(error):
+        if not overrides or _error_message(raw) == str(error):
             raise
         raise OverrideError(str(error), error.remedy.replace("it in the recipe", "the --set")) from error
 
 
-def _complaint(raw: dict[str, Any]) -> str | None:
-    """What is wrong with a recipe without any override."""
+def _error_message(raw: dict[str, Any]) -> str | None:
+    """Return the error of a recipe without overrides, or None."""
     try:
         parse(raw)
     except RecipeError as error:
@@ -193,7 +198,7 @@ def _complaint(raw: dict[str, Any]) -> str | None:
 
 
 def parse(raw: dict[str, Any]) -> Recipe:
-    """A recipe from TOML tables; an unknown key is an error that suggests the nearest."""
+    """Make a recipe from TOML tables. Raises RecipeError; for an unknown key it suggests the most similar one."""
     tables = {"ingest", "decode", "annotate", "match", "select", "encode", "storage"}
     known = {"name", *tables, "max_failed_share", "unreachable"}
     check_keys(raw, known, "recipe")
@@ -212,12 +217,12 @@ def parse(raw: dict[str, Any]) -> Recipe:
         what = f"max_failed_share must be a number from 0 to 1, not {max_failed_share!r:.100}"
         raise RecipeError(what, "correct it in the recipe")
     stages: dict[str, Any] = {}
-    for stage, (module, _, config) in STAGES.items():
+    for stage in STAGES:
         settings = annotate.get(stage)
         if settings is not None and not isinstance(settings, dict):
             raise RecipeError(f"annotate.{stage} is not a table", f"write [annotate.{stage}] and its keys below it")
-        if settings is not None and _enabled(stage, settings):
-            stages[stage] = build(getattr(importlib.import_module(module), config), settings, f"annotate.{stage}")
+        if settings is not None and _pop_enabled(stage, settings):
+            stages[stage] = build_config(config_class(stage), settings, f"annotate.{stage}")
     if stages and "vad" not in stages:
         raise RecipeError(f"annotate.{next(iter(stages))} reads the segments of vad", "add a table [annotate.vad]")
     if "prosody" in stages:
@@ -226,35 +231,38 @@ def parse(raw: dict[str, Any]) -> Recipe:
         if stages["prosody"].speakers and "diarize" not in stages:
             what = "annotate.prosody.speakers = true reads the turns of diarize"
             raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
-    select: SelectConfig = build(SelectConfig, raw.get("select", {}), "select")
-    several = encoders_of(raw.get("encode", {}))
-    encode = next(iter(several.values())) if several else encode_of(raw.get("encode", {}), "encode")
-    for of_encoder in several.values() if several else [encode]:
-        if of_encoder.on_grid and not of_encoder.lacks():
-            check_grid(select, of_encoder.load())
+    select: SelectConfig = build_config(SelectConfig, raw.get("select", {}), "select")
+    if select.most_repeats is not None and "fingerprint" not in stages:
+        what = "select.most_repeats counts the recordings that hold a passage, which needs fingerprints"
+        raise RecipeError(what, "add a table [annotate.fingerprint], or leave most_repeats out")
+    encoders = parse_encoders(raw.get("encode", {}))
+    encode = next(iter(encoders.values())) if encoders else parse_encode(raw.get("encode", {}), "encode")
+    for config in encoders.values() if encoders else [encode]:
+        if config.on_grid and not config.missing_packages():
+            check_grid(select, config.load())
     check_rules(select.recordings, select.windows, stages)
     unreachable = raw.get("unreachable", Recipe.unreachable)
     if unreachable not in ("stop", "fail"):
         raise RecipeError(f"unreachable must be 'stop' or 'fail', not {unreachable!r:.100}", "correct it in the recipe")
     return Recipe(
         name,
-        build(IngestConfig, raw.get("ingest", {}), "ingest"),
-        build(DecodeConfig, raw.get("decode", {}), "decode"),
+        build_config(IngestConfig, raw.get("ingest", {}), "ingest"),
+        build_config(DecodeConfig, raw.get("decode", {}), "decode"),
         stages,
         select,
         encode,
-        build(StorageConfig, raw.get("storage", {}), "storage"),
+        build_config(StorageConfig, raw.get("storage", {}), "storage"),
         max_failed_share,
         {key: copy.deepcopy(value) for key, value in raw.items() if key != "storage"},
         piece_hours,
         unreachable,
-        build(MatchConfig, raw.get("match", {}), "match"),
-        several,
+        build_config(MatchConfig, raw.get("match", {}), "match"),
+        encoders,
     )
 
 
-def _enabled(stage: str, settings: dict[str, Any]) -> bool:
-    """Whether a stage with this table is run; takes the key out of it."""
+def _pop_enabled(stage: str, settings: dict[str, Any]) -> bool:
+    """Return whether a stage runs, by its table. The key `enabled` is removed from the table."""
     enabled = settings.pop("enabled", True)
     if not isinstance(enabled, bool):
         raise RecipeError(f"annotate.{stage}.enabled must be true or false, not {enabled!r:.100}", "write one of them")
@@ -262,7 +270,7 @@ def _enabled(stage: str, settings: dict[str, Any]) -> bool:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set what `table.key=value` says in TOML tables; OverrideError where it says nothing that could be set."""
+    """Set the value of `table.key=value` in TOML tables. Raises OverrideError if it is not of this form."""
     try:
         override.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Tables of TOML to the dataclasses that take them, with errors that say where in the recipe and what to write."""
+"""Makes dataclasses from TOML tables, with errors that name the place in the recipe and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from runtime import typed
 from runtime.errors import RecipeError
 
 
-def build(kind: Any, settings: dict[str, Any], where: str) -> Any:
+def build_config(kind: Any, settings: dict[str, Any], where: str) -> Any:
+    """Make a dataclass from a TOML table.
+
+    Args:
+        kind: The dataclass.
+        settings: The table.
+        where: The name of the table, for errors.
+
+    Raises:
+        RecipeError: The table has an unknown key, or a value of a wrong type or outside its range.
+    """
     check_keys(settings, {f.name for f in fields(kind)}, where)
     try:
         typed.check(kind, settings)
@@ -27,6 +37,7 @@ def build(kind: Any, settings: dict[str, Any], where: str) -> Any:
 
 
 def check_keys(table: Any, known: set[str], where: str) -> None:
+    """Raise RecipeError if `table` is not a table, or has an unknown key; it suggests the most similar known key."""
     if not isinstance(table, dict):
         raise RecipeError(f"{where} = {table!r} is not a table", f"write [{where}] and its keys below it")
     for key in table.keys() - known:

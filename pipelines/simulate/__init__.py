@@ -1,1 +1,1 @@
-"""Conversations made from recordings of single speakers, with exact truth: who speaks when, to the sample."""
+"""Simulated conversations from recordings of single speakers, in which it is known to the sample who speaks when."""

@@ -17,7 +17,7 @@ from manifests.whole import whole, whole_text
 from pipelines.simulate.utterances import Span, Utterance
 
 LEAST_RMS = 1e-5
-"""A quieter recording is taken for silence: -100 dB of full scale."""
+"""A recording with a lower level, -100 dB of full scale, is taken to be silent."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,24 @@ class Noise:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is known of a recording whose sound the bank keeps."""
+    """The properties of a recording whose sound the bank holds."""
 
     num_samples: int
     rms: float
-    """Root mean square over the speech of a voice, or over all of a noise; 1 is full scale."""
+    """Root mean square over the speech of a voice, or over the whole of a noise; 1 is full scale."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """What conversations are made of. Cheap to send to a worker: sound stays on disk."""
+    """The voices and noises that conversations are made from. It is small, since sound stays on disk."""
 
     folder: Path
     rate: int
     voices: tuple[Voice, ...]
-    """Of one side, sorted by name."""
+    """The voices of one side, sorted by name."""
     noises: tuple[Noise, ...]
     rms: Mapping[str, float]
-    """By the id of a recording, as in `Kept`."""
+    """The root mean square of each recording, by its id, as in `Kept`."""
 
     def read(self, recording_id: str, start: int, stop: int) -> np.ndarray:
         """Samples [start, stop) of a recording, float32 (samples,), with a root mean square of 1 over its speech."""
@@ -68,23 +68,23 @@ class Bank:
 
 
 def sound_path(folder: Path, recording_id: str, rate: int) -> Path:
-    """Where the sound of a recording is kept: mono W64 of float32, which takes any length."""
+    """The file that holds the sound of a recording: mono W64 in float32, a format without a limit of length."""
     return folder / f"{recording_id}-{rate}.w64"
 
 
 def keep(
     row: Mapping[str, Any], stretches: Sequence[Span] | None, folder: Path, rate: int, config: StorageConfig
 ) -> Kept:
-    """Decode a recording once and for all, mixed to mono at `rate`; what was kept before is not decoded again.
+    """Decode a recording, mixed to mono at `rate`, unless the bank holds it already.
 
-    `row` is a row of the view `annotations`; the level is measured over `stretches`, or over everything where there are
-    none. Raises as `pipelines.audio.sound.TrackStream`.
+    `row` is a row of the view `annotations`; the level is measured over `stretches`, or over the whole recording
+    if there are none. Raises as `pipelines.audio.sound.TrackStream`.
     """
     path = sound_path(folder, row["recording_id"], rate)
     told = path.with_suffix(".json")
     if not told.exists():
         kept = _write(row, stretches, path, rate, config)
-        with whole_text(told) as file:  # written last: it says that the sound is complete
+        with whole_text(told) as file:  # written last, as a sign that the sound is complete
             file.write(to_json({"num_samples": kept.num_samples, "rms": kept.rms}))
     return Kept(**json.loads(told.read_text()))
 
@@ -94,10 +94,11 @@ def _write(
 ) -> Kept:
     import soundfile
 
-    from pipelines.audio.sound import TrackStream, present
+    from pipelines.audio.reach import first_available_uri
+    from pipelines.audio.sound import TrackStream
 
     position, energy, measured = 0, 0.0, 0
-    with closing(TrackStream(present(row, config), rate, row, config)) as stream, whole(path) as unfinished:
+    with closing(TrackStream(first_available_uri(row, config), rate, row, config)) as stream, whole(path) as unfinished:
         with soundfile.SoundFile(unfinished, "w", rate, 1, "FLOAT", format="W64") as file:
             for block in stream:
                 mono = block.mean(axis=0, dtype=np.float32)
@@ -106,12 +107,12 @@ def _write(
                     energy += float(np.sum(np.square(mono[start:stop], dtype=np.float64)))
                     measured += stop - start
                 position += len(mono)
-        stream.prove(row["sha256"])
+        stream.verify_sha256(row["sha256"])
     return Kept(position, (energy / max(1, measured)) ** 0.5)
 
 
 def _inside(stretches: Sequence[Span] | None, first: int, last: int) -> Iterator[Span]:
-    """Parts of stretches between two positions, counted from the first one; all of it where there are no stretches."""
+    """The parts of stretches between two positions, relative to the first; the whole range without stretches."""
     for start, stop in [(first, last)] if stretches is None else stretches:
         if start < last and stop > first:
             yield max(start, first) - first, min(stop, last) - first

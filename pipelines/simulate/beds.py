@@ -1,4 +1,4 @@
-"""Beds: what is heard under a conversation, as endless streams: pink noise, babble, or files of noise or music."""
+"""Background sounds of a conversation as endless streams: pink noise, babble, or files of noise or music."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipelines.simulate.bank import Bank, Noise, Voice
 from pipelines.simulate.turns import Deck
 
 BLOCK = 1 << 16
-"""Samples of a block, the same everywhere, so that equal settings give equal bytes."""
+"""Samples in a block; constant, so that equal settings give equal bytes."""
 PINK_B = (0.049922035, -0.095993537, 0.050612699, -0.004408786)
 PINK_A = (1.0, -2.494956002, 2.017265875, -0.522189400)
-"""A filter that makes white noise pink within 0.05 dB above 20 Hz at 44.1 kHz (J. O. Smith, Spectral Audio Signal
-Processing, section on 1/f noise)."""
+"""A filter that turns white noise into pink noise within 0.05 dB above 20 Hz at 44.1 kHz (J. O. Smith, Spectral Audio
+Signal Processing, section on 1/f noise)."""
 BABBLE_VOICES = 6
 BABBLE_PAUSES_S = (0.1, 0.6)
 
 
 def pink(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Pink noise with a root mean square of 1, blocks of float32 (samples,)."""
+    """Pink noise with a root mean square of 1, in blocks of float32 (samples,)."""
     from scipy.signal import lfilter
 
     impulse = np.zeros(BLOCK)
@@ -34,7 +34,7 @@ def pink(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def babble(bank: Bank, voices: Sequence[Voice], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Voices that talk at once, each without an end; the root mean square is about 1, pauses lower it a little."""
+    """Endless babble of several voices. The root mean square is about 1; pauses lower it slightly."""
     streams = [_talking(bank, voice, own) for voice, own in zip(voices, rng.spawn(len(voices)), strict=True)]
     while True:
         total = np.zeros(BLOCK, np.float32)
@@ -44,7 +44,7 @@ def babble(bank: Bank, voices: Sequence[Voice], rng: np.random.Generator) -> Ite
 
 
 def _talking(bank: Bank, voice: Voice, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One voice after random pauses, its speech at a root mean square of 1, in blocks."""
+    """Utterances of one voice with random pauses, in blocks; the speech has a root mean square of 1."""
     deck = Deck(voice.utterances, rng)
     held = np.zeros(0, np.float32)
     while True:
@@ -57,7 +57,7 @@ def _talking(bank: Bank, voice: Voice, rng: np.random.Generator) -> Iterator[np.
 
 
 def from_file(bank: Bank, noise: Noise, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """A file from a random place on, again and again, its root mean square 1."""
+    """A file from a random position on, repeated endlessly, with a root mean square of 1."""
     at = int(rng.integers(noise.num_samples))
     while True:
         parts: list[np.ndarray] = []

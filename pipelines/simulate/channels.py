@@ -1,4 +1,4 @@
-"""Channels: the band of a telephone and its codecs, over streams of blocks, with the delay of each taken back."""
+"""Telephone bands and codecs, applied to streams of blocks. The delay of each is removed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from runtime.errors import SpeechmillError
 TAPS = 511
 BLOCK = 1 << 15
 ANY_FRAME = 8000
-"""Samples that are handed to an encoder at a time which takes any number."""
+"""Samples that are given to an encoder at once, if it accepts any number."""
 PROBE_S, SEARCH_S = 2.0, 0.2
-"""Length of the noise that measures the delay of a codec, and the longest delay that is looked for."""
+"""Length of the noise by which the delay of a codec is measured, and the longest delay that is considered."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec by FFmpeg's names of its encoder and decoder, and what it is fed with."""
+    """A codec: the names of its encoder and decoder in FFmpeg, and the format of its input."""
 
     encoder: str
     decoder: str
@@ -45,7 +45,7 @@ CODECS = {
 
 
 def check_codecs(names: Iterable[str]) -> None:
-    """Raise SpeechmillError for a codec whose encoder this FFmpeg lacks."""
+    """Raise SpeechmillError for a codec whose encoder the installed FFmpeg lacks."""
     import av
 
     for name in names:
@@ -60,13 +60,13 @@ def check_codecs(names: Iterable[str]) -> None:
 
 
 def coded(blocks: Iterable[np.ndarray], rate: int, name: str) -> Iterator[np.ndarray]:
-    """Mono blocks (1, samples) as they come out of a codec, band-limited before: as many samples, none of them late."""
+    """Band-limit, encode and decode mono blocks (1, samples), without a change of their number or a delay."""
     codec = CODECS[name]
     return _aligned(blocks, rate, codec, _delay(codec, rate))
 
 
 def band_passed(blocks: Iterable[np.ndarray], rate: int, band_hz: tuple[float, float]) -> Iterator[np.ndarray]:
-    """Blocks (channels, samples) through a linear-phase filter (a windowed sinc), whose delay is taken back."""
+    """Filter blocks (channels, samples) with a linear-phase band-pass (a windowed sinc), and remove its delay."""
     from scipy.signal import firwin, oaconvolve
 
     low, high = band_hz
@@ -88,7 +88,7 @@ def band_passed(blocks: Iterable[np.ndarray], rate: int, band_hz: tuple[float, f
 
 @cache
 def _delay(codec: Codec, rate: int) -> int:
-    """How many samples later sound leaves a codec, by the greatest correlation of seeded noise with what comes out."""
+    """The delay of a codec in samples, by the maximum of the correlation between seeded noise and its output."""
     from scipy.signal import correlate
 
     noise = 0.1 * np.random.default_rng(0).normal(size=(1, round(PROBE_S * rate))).astype(np.float32)
@@ -99,7 +99,7 @@ def _delay(codec: Codec, rate: int) -> int:
 
 
 def _aligned(blocks: Iterable[np.ndarray], rate: int, codec: Codec, delay: int) -> Iterator[np.ndarray]:
-    """What comes out of a codec without its first `delay` samples, in all as many samples as went in."""
+    """The output of a codec without its first `delay` samples, with as many samples as its input."""
     taken = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -123,7 +123,7 @@ def _aligned(blocks: Iterable[np.ndarray], rate: int, codec: Codec, delay: int) 
 
 
 def _through(blocks: Iterable[np.ndarray], codec: Codec) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks encoded and decoded again, each with the rate that the decoder gives."""
+    """Encode and decode blocks. Each result comes with the sample rate of the decoder."""
     import av
 
     from pipelines.audio.decode import to_float

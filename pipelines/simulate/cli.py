@@ -17,7 +17,7 @@ from runtime.errors import SpeechmillError
 
 
 class RangeType(click.ParamType):
-    """A number, or the least and the most of a range: 3 or 1..5."""
+    """A number, or a range from least to most: 3 or 1..5."""
 
     name = "range"
 

@@ -18,13 +18,13 @@ from pipelines.simulate.scene import Scene
 from pipelines.simulate.turns import Placed
 
 LEVEL_DB = -26.0
-"""Level of speech of a speaker without a level of its own, in dB of full scale: what ITU-T P.56 takes as nominal."""
+"""Nominal level of speech in dB of full scale, by ITU-T P.56; the levels of speakers are relative to it."""
 FADE_S = 0.02
-"""Over which speech fades that is broken off."""
+"""Length in seconds of the fade at the end of speech that is broken off."""
 
 
 def mixed(scene: Scene, placed: Sequence[Placed], bank: Bank) -> Iterator[np.ndarray]:
-    """The conversation in blocks, float32 (channels, samples), full scale 1 and not clipped."""
+    """The sound of a conversation in blocks, float32 (channels, samples), with a full scale of 1 and not clipped."""
     own = [itertools.tee(speech_of(scene, placed, bank, channel), scene.channels) for channel in range(scene.channels)]
     channels = []
     for channel in range(scene.channels):
@@ -40,14 +40,14 @@ def mixed(scene: Scene, placed: Sequence[Placed], bank: Bank) -> Iterator[np.nda
 
 
 def speech_of(scene: Scene, placed: Sequence[Placed], bank: Bank, channel: int) -> Iterator[np.ndarray]:
-    """What the speakers of a channel say in their room, before leakage, bed and codec: blocks of float32 (samples,)."""
+    """The speech of a channel in its room, before leakage, bed and codec, in blocks of float32 (samples,)."""
     mine = [one for one in placed if scene.speakers[one.speaker].channel == channel]
     mine.sort(key=lambda one: one.sound_start)
     return overlap_added(((one.sound_start, heard(scene, one, bank)) for one in mine), scene.num_samples)
 
 
 def bed_of(scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray] | None:
-    """The endless bed of a channel at its level, blocks of float32 (BLOCK,); None where there is none."""
+    """The endless bed of a channel at its level, in blocks of float32 (BLOCK,); None if there is none."""
     bed, rng = scene.bed, np.random.default_rng(scene.bed.seeds[channel])
     if bed.kind == "none":
         return None
@@ -62,7 +62,7 @@ def bed_of(scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray] | Non
 
 
 def heard(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
-    """An utterance as its microphone hears it, float32 (samples,), with its reverberation."""
+    """An utterance at the microphone, with its reverberation, float32 (samples,)."""
     from scipy.signal import fftconvolve
 
     speaker = scene.speakers[placed.speaker]
@@ -78,7 +78,7 @@ def heard(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
 
 
 def overlap_added(events: Iterable[tuple[int, np.ndarray]], num_samples: int) -> Iterator[np.ndarray]:
-    """The sum of sounds (samples,) that each begin at a sample, in blocks, `num_samples` in all.
+    """The sum of sounds (samples,), each of which begins at a given sample, in blocks, with `num_samples` in all.
 
     Events come in order of their beginnings, and each is taken when its block is made. What lies beyond is cut off.
     """
@@ -99,12 +99,12 @@ def overlap_added(events: Iterable[tuple[int, np.ndarray]], num_samples: int) ->
 
 
 def gain(db: float) -> float:
-    """The factor of an amplitude."""
+    """The factor of amplitude for a level in dB."""
     return float(10 ** (db / 20))
 
 
 def _leaking(own: Iterator[np.ndarray], other: Iterator[np.ndarray], scene: Scene) -> Iterator[np.ndarray]:
-    """A side of a call with the other one, quieter and later."""
+    """One side of a call, with the other side added at a lower level and with a delay."""
     assert scene.leak is not None
     level, held = np.float32(gain(-scene.leak.below_db)), np.zeros(scene.leak.late_samples, np.float32)
     for mine, theirs in zip(own, other, strict=True):

@@ -1,4 +1,4 @@
-"""Rooms: impulse responses whose reverberation is noise that decays exponentially, one for each place of a speaker.
+"""Impulse responses of rooms, one for each position of a speaker. The reverberation is exponentially decaying noise.
 
 The model is Polack's (La transmission de l'énergie sonore dans les salles, 1988; Kuttruff, Room Acoustics).
 """
@@ -17,17 +17,17 @@ KINDS: dict[str, tuple[Range, Range]] = {
     "medium": ((60, 200), (0.3, 0.8)),
     "large": ((200, 2000), (0.6, 1.5)),
 }
-"""By the name of a kind of room: volumes in cubic metres and reverberation times in seconds that are drawn from."""
+"""The ranges of volume in cubic metres and of reverberation time in seconds of each kind of room."""
 DISTANCES_M: Range = (0.3, 4.0)
-"""From a speaker to the microphone."""
+"""Range of the distance from a speaker to the microphone in metres."""
 ONSET_S: Range = (0.002, 0.008)
-"""When the reverberation begins after the direct sound."""
+"""Time in seconds from the direct sound to the beginning of the reverberation."""
 DECAY_DB = 60.0
 
 
 @dataclass(frozen=True)
 class Room:
-    """A room by its kind, its volume and its reverberation time."""
+    """The kind, volume and reverberation time of a room."""
 
     kind: str
     volume_m3: float
@@ -55,7 +55,7 @@ class Room:
 
 
 def drawn_room(kinds: Sequence[str], rng: np.random.Generator) -> Room | None:
-    """A room of one of the kinds, volume drawn on a logarithmic scale; None for 'dry'."""
+    """Draw a room of one of the kinds, its volume on a logarithmic scale; None for 'dry'."""
     kind = str(rng.choice(kinds))
     if kind == "dry":
         return None

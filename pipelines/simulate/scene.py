@@ -1,4 +1,4 @@
-"""Scenes: everything that is drawn for one conversation besides what is said, from its number and the seed alone."""
+"""Scenes: all that is drawn for one conversation except its utterances, from its number and the seed alone."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pipelines.simulate.settings import SIDES, Settings
 from pipelines.simulate.turns import Schedule, schedule
 
 LEVEL_LIMIT = 2.0
-"""Levels of speakers are cut off at so many standard deviations."""
+"""Levels of speakers are limited to this number of standard deviations."""
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One who speaks in a conversation."""
+    """A speaker in a conversation."""
 
     voice: str
     share: float
-    """Of the speaking time, as drawn."""
+    """Share of the speaking time, as drawn."""
     level_db: float
-    """Over the nominal level."""
+    """Level relative to the nominal level."""
     channel: int
     distance_m: float | None
-    """To the microphone; None where there is no room."""
+    """Distance to the microphone; None if there is no room."""
     response: np.ndarray | None = dataclasses.field(repr=False, compare=False)
-    """Impulse response from this place, float32 (samples,)."""
+    """Impulse response from the position of the speaker, float32 (samples,)."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """How a side of a telephone call is heard on the other one."""
+    """The leakage of one side of a telephone call into the other one."""
 
     below_db: float
     late_samples: int
@@ -44,20 +44,20 @@ class Leak:
 
 @dataclass(frozen=True)
 class Bed:
-    """What is heard under the speech of each channel, with a seed a channel."""
+    """The background sound of each channel, with a seed for each channel."""
 
     kind: str
     snr_db: float
     seeds: tuple[int, ...]
     voices: tuple[Voice, ...] = ()
-    """Of babble."""
+    """The voices of babble."""
     noise: int = 0
-    """Which of the noises of the bank a bed of files is."""
+    """Index of the noise of the bank, for a bed of files."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One conversation without what is said."""
+    """One conversation without its utterances."""
 
     name: str
     number: int
@@ -65,7 +65,7 @@ class Scene:
     num_samples: int
     speakers: tuple[Speaker, ...]
     rooms: tuple[Room | None, ...]
-    """Of each channel."""
+    """The room of each channel."""
     codec: str
     bed: Bed
     leak: Leak | None
@@ -75,7 +75,7 @@ class Scene:
         return len(self.rooms)
 
     def as_dict(self, bank: Bank) -> dict[str, Any]:
-        """What JSON tells of it."""
+        """The scene as values for JSON."""
         speakers = []
         for speaker in self.speakers:
             told = {name: getattr(speaker, name) for name in ("voice", "share", "level_db", "channel", "distance_m")}
@@ -103,7 +103,7 @@ class Scene:
 
 
 def conversation(settings: Settings, bank: Bank, number: int) -> tuple[Scene, Schedule]:
-    """The conversation of a number: equal for equal settings and banks, whichever others are made."""
+    """The conversation with a number. It depends on the settings and the bank, not on other conversations."""
     entropy = [settings.seed, SIDES.index(settings.side), number]
     for_scene, for_turns = map(np.random.default_rng, np.random.SeedSequence(entropy).spawn(2))
     scene = _scene(settings, bank, number, for_scene)

@@ -1,4 +1,4 @@
-"""What may be asked of a simulation, with bounds: everything but the voices that determines its bytes."""
+"""The settings of a simulation and their bounds. Together with the voices they determine its bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOMS = ("dry", "small", "medium", "large")
 CODECS = ("none", "mulaw", "alaw", "gsm", "amr", "opus", "g722")
 BEDS = ("none", "pink", "babble", "files")
 Range = tuple[float, float]
-"""Least and most of what is drawn uniformly."""
+"""The least and the most value of a uniform distribution."""
 RANGES: dict[str, Range] = {
     "minutes": (0.5, 1440),
     "speakers": (1, 8),
@@ -24,31 +24,33 @@ RANGES: dict[str, Range] = {
     "leak_db": (0, 100),
     "leak_ms": (0, 1000),
 }
-"""Settings that are ranges, and the bounds of each."""
+"""The bounds of each setting that is a range."""
 
 
 @dataclass(frozen=True)
 class TurnTaking:
-    """How speakers follow each other. docs/simulate.md says where the defaults come from."""
+    """Parameters of turn-taking. docs/simulate.md gives the sources of the defaults."""
 
     offset_median_s: float = 0.2
     """Median of the floor transfer offset: positive is a gap between two speakers, negative an overlap."""
     offset_sd_s: float = 0.6
     """Standard deviation of the floor transfer offset."""
     offset_tail: float = 1.1
-    """Mean of the exponential part of the offset over the standard deviation of its normal part: more skews it more."""
+    """Mean of the exponential part of the offset divided by the standard deviation of its normal part: the skew grows
+    with it."""
     hold: float = 0.2
-    """Probability that whoever has spoken keeps the floor after a pause, before the next speaker is drawn by share."""
+    """Probability that the same speaker continues after a pause; otherwise the next speaker is drawn by share."""
     pause_median_s: float = 0.5
     """Median pause between two utterances of the same speaker."""
     pause_spread: float = 0.6
     """Standard deviation of the natural logarithm of pauses."""
     backchannels_per_min: float = 3.0
-    """Short utterances of listeners within the utterance of another speaker, a minute of conversation."""
+    """Short utterances of listeners within the utterance of another speaker, per minute of conversation."""
     interruptions: float = 0.05
-    """Share of the changes of speaker at which the next one breaks in and the other one breaks off."""
+    """Share of the changes of speaker at which the next speaker interrupts and the other one breaks off."""
     concentration: float = 4.0
-    """Parameter of the symmetric Dirichlet distribution of the shares of speaking time: less is more unequal."""
+    """Parameter of the symmetric Dirichlet distribution of the shares of speaking time: with a lower value, shares are
+    less equal."""
 
     def __post_init__(self) -> None:
         for name in ("offset_sd_s", "offset_tail", "pause_median_s", "concentration"):
@@ -63,11 +65,12 @@ class TurnTaking:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of all conversations of one simulation; ranges and choices are drawn from for each conversation."""
+    """Settings of all conversations of one simulation. For each conversation, values are drawn from ranges and
+    choices."""
 
     seed: int = 0
     side: str = "tuning"
-    """Which voices speak: those for tuning a method, or those for testing it."""
+    """The voices that speak: those for tuning a method, or those for testing it."""
     test_share: float = 0.5
     """Share of the voices that are for testing."""
     split_seed: int = 0
@@ -75,21 +78,21 @@ class Settings:
     minutes: Range = (1.0, 5.0)
     speakers: tuple[int, int] = (2, 2)
     channels: int = 1
-    """1 mixes everybody; 2 puts half of the speakers on each side of a telephone call."""
+    """1 mixes all speakers; 2 is a telephone call with half of the speakers on each side."""
     rate: int = 16000
     rooms: tuple[str, ...] = ROOMS
     codecs: tuple[str, ...] = ("none",)
     beds: tuple[str, ...] = ("none", "pink")
     snr_db: Range = (10.0, 30.0)
-    """Level of a speaker over that of the bed."""
+    """Level of a speaker relative to that of the bed."""
     level_spread_db: float = 3.0
     """Standard deviation of the levels of speakers."""
     leak_db: Range = (20.0, 40.0)
-    """Of two channels, how far below itself a side is heard on the other one."""
+    """For two channels, the level of the leakage of a side into the other one, in dB below the side itself."""
     leak_ms: Range = (0.0, 50.0)
-    """How much later it is heard there."""
+    """Delay of the leakage."""
     tts_utterances: int = 60
-    """How many utterances each synthetic voice has."""
+    """Number of utterances of each synthetic voice."""
     turns: TurnTaking = field(default_factory=TurnTaking)
 
     def __post_init__(self) -> None:
@@ -118,7 +121,7 @@ class Settings:
 
 
 def settings_of(named: Mapping[str, Any], overrides: tuple[str, ...]) -> Settings:
-    """Settings by options and by `--set KEY=VALUE`, which wins. Raises OverrideError for what makes no sense."""
+    """Settings from options and from `--set KEY=VALUE`, which has precedence. Raises OverrideError for invalid ones."""
     raw: dict[str, Any] = dict(named)
     for override in overrides:
         apply_override(raw, override)
@@ -130,7 +133,7 @@ def settings_of(named: Mapping[str, Any], overrides: tuple[str, ...]) -> Setting
 
 
 def _checked(kind: type, table: Any) -> dict[str, Any]:
-    """The values of a table, each known to the dataclass and of its type; lists become tuples."""
+    """The values of a table, converted to the types of the dataclass; lists become tuples."""
     names = [one.name for one in dataclasses.fields(kind)]
     if not isinstance(table, Mapping):
         raise ValueError(f"{table!r:.50} is no table")

@@ -1,4 +1,4 @@
-"""What a conversation is like, measured from its schedule: shares, offsets, overlaps, backchannels, interruptions."""
+"""Statistics of a conversation from its schedule: shares, offsets, overlaps, backchannels, interruptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Span = tuple[float, float]
 
 
 def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> dict[str, Any]:
-    """The statistics of one conversation; docs/simulate.md lists them. What nothing was measured for is null."""
+    """The statistics of one conversation; docs/simulate.md lists them. Those without any measurement are null."""
     minutes = num_samples / rate / 60
     placed = made.placed
     offsets = floor_transfer_offsets(placed, rate)
@@ -45,7 +45,7 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
 
 
 def floor_transfer_offsets(placed: Iterable[Placed], rate: int) -> list[float]:
-    """Seconds from the end of each utterance to the beginning of the next one, where another speaker says that.
+    """Seconds from the end of each utterance to the start of the next one, if that is by another speaker.
 
     Backchannels take no floor and do not count.
     """
@@ -54,7 +54,7 @@ def floor_transfer_offsets(placed: Iterable[Placed], rate: int) -> list[float]:
 
 
 def stretches_s(placed: Iterable[Placed], rate: int) -> dict[int, list[Span]]:
-    """The stretches of speech of each speaker who is heard, in seconds."""
+    """The stretches of speech of each speaker who speaks, in seconds."""
     found: dict[int, list[Span]] = {}
     for one in placed:
         found.setdefault(one.speaker, []).extend((start / rate, stop / rate) for start, stop in one.speech())

@@ -1,4 +1,4 @@
-"""Synthetic voices in the bank: each utterance is spoken once, and kept with the times of its phonemes."""
+"""Synthetic voices in the bank: each utterance is synthesised once, and stored with the times of its phonemes."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from runtime.models import MODELS, find
 PACKAGES = ("onnx", "onnxruntime")
 EXTRA = "simulate-tts"
 PAUSE_S = 0.1
-"""A longer silence is a pause, and no speech: as voice activity has it of recordings."""
+"""A longer silence is a pause and not speech, as for voice activity detection in recordings."""
 SILENCE_DB, LEVEL_S = -40.0, 0.01
-"""What is quieter than the loudest part of an utterance by so much is silence; level is measured over so long."""
+"""Silence is this far below the loudest part of an utterance, where the level is measured over this time."""
 LATE_S = 0.2
-"""So long after a silence a phoneme may begin by its model and still be what ends the silence."""
+"""A phoneme that begins up to this time after a silence, by the times of the model, is taken to end the silence."""
 VERSION = 1
-"""Of how utterances are made, besides the weights."""
+"""Version of the synthesis, beyond the weights."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One utterance that is to be spoken."""
+    """An utterance that is to be synthesised."""
 
     recording_id: str
-    """A hash of all that it depends on."""
+    """A hash of everything that the sound depends on."""
     speaker: Speaker
     words: tuple[reading.Word, ...]
     rate: float
@@ -52,7 +52,7 @@ class Unit:
 
 
 def check(speakers: Sequence[Speaker]) -> None:
-    """Raise SpeechmillError where a package, the weights of a voice or the program espeak-ng is missing."""
+    """Raise SpeechmillError if a package, the weights of a voice or the program espeak-ng is missing."""
     if speakers:
         require("--tts", PACKAGES, EXTRA)
         for name in sorted({speaker.model for speaker in speakers}):
@@ -86,7 +86,7 @@ def synthetic_voices(
 
 
 def _planned(speaker: Speaker, texts: tuple[str, ...], count: int) -> list[Unit]:
-    """What a voice says: drawn by its name, so that other voices change nothing."""
+    """The utterances of a voice, drawn with a seed from its name, so that they do not depend on other voices."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(speaker.name.encode()).digest()[:8], "big"))
     units = []
     for words in reading.read(drawn(texts, count, rng)):
@@ -102,7 +102,7 @@ def _told(folder: Path, recording_id: str, rate: int) -> Path:
 
 
 def _speaking(folder: Path, rate: int) -> Worker:
-    """A worker that speaks utterances into the bank."""
+    """A worker that synthesises utterances and stores them in the bank."""
     loaded = functools.cache(models.load)
 
     def speak(unit: Unit) -> str:
@@ -117,7 +117,7 @@ def _speaking(folder: Path, rate: int) -> Worker:
 
 
 def _keep(unit: Unit, made: models.Spoken, folder: Path, rate: int) -> None:
-    """Write the sound at the rate of the simulation, and then what is known of it."""
+    """Write the sound at the rate of the simulation, and then its properties."""
     import soundfile
     import soxr
 
@@ -164,7 +164,7 @@ def pauses(samples: np.ndarray, rate: int) -> list[Span]:
 
 
 def heard(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[Span]:
-    """Phonemes without the silences: models count a pause to the phoneme before it, and may be late after one.
+    """Phonemes without the silences. Models add a pause to the phoneme before it, and may be late after one.
 
     One that begins at most `most` samples after a silence begins where that ends.
     """
@@ -185,7 +185,7 @@ def heard(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[S
 
 
 def _stretches(phones: Sequence[Span], pause: int) -> list[Span]:
-    """Phonemes joined to stretches of speech where less than a pause is between them."""
+    """Phonemes joined to stretches of speech, where less than a pause lies between them."""
     found: list[Span] = []
     for start, stop in phones:
         if found and start - found[-1][1] < pause:

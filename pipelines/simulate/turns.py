@@ -15,19 +15,20 @@ from pipelines.stages.turn_taking import BACKCHANNEL_S
 from pipelines.stages.turn_taking import INTERRUPTION_S as YIELD_S
 
 LEAST_PAUSE_S = 0.1
-"""Between two utterances of one speaker."""
+"""Least time between two utterances of one speaker, in seconds."""
 INTERRUPTED = (0.3, 0.8)
-"""Where in an utterance another speaker breaks in, as shares of its length."""
+"""Range of the position in an utterance at which another speaker interrupts, as shares of its length."""
 LEAST_INTERRUPTED_S = 1.5
 HOST_BEFORE_S, HOST_AFTER_S = 0.8, 0.3
-"""A backchannel begins so long after its host has begun, and ends so long before the host ends."""
+"""Least time from the start of an utterance to a backchannel in it, and from the end of that to the end of the
+utterance, in seconds."""
 NEEDED_BETWEEN_S = 1.0
-"""What is reckoned, besides the length of an utterance, for each speaker who has not spoken yet."""
+"""Time that is reserved for each speaker who has not spoken yet, beyond the length of an utterance, in seconds."""
 TRIES = 20
 
 
 class Kind(Enum):
-    """Why somebody speaks."""
+    """The kind of an utterance."""
 
     TURN = "turn"
     INTERRUPTION = "interruption"
@@ -36,14 +37,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Placed:
-    """An utterance with its place in a conversation."""
+    """An utterance with its position in a conversation."""
 
     speaker: int
     utterance: Utterance
     start: int
     """Sample of the conversation at which its speech begins."""
     length: int
-    """Samples from there to the end of its speech; less than the utterance has where the speaker breaks off."""
+    """Samples from there to the end of its speech; fewer than the utterance has if the speaker breaks off."""
     kind: Kind
 
     @property
@@ -53,12 +54,12 @@ class Placed:
 
     @property
     def broken_off(self) -> bool:
-        """Whether the utterance goes on in the recording that it comes from."""
+        """Whether the speaker breaks off, so that the utterance continues in the recording that it comes from."""
         return self.length < self.utterance.length
 
     @property
     def sound(self) -> Span:
-        """What of the utterance is heard, in samples of its recording."""
+        """The part of the utterance that is used, in samples of its recording."""
         first, last = self.utterance.sound
         return first, (self.utterance.first + self.length if self.broken_off else last)
 
@@ -75,8 +76,8 @@ class Placed:
                 yield start + shift, min(stop + shift, self.stop)
 
     def words(self) -> Iterator[tuple[Word, bool]]:
-        """Words of a synthetic voice in samples of the conversation, as far as they are heard, and whether the speaker
-        breaks off within each."""
+        """The words of a synthetic voice that are at least partly spoken, in samples of the conversation, and whether
+        the speaker breaks off within each."""
         shift = self.start - self.utterance.first
         for word in self.utterance.said.words if self.utterance.said else ():
             if word.start + shift < self.stop:
@@ -84,7 +85,8 @@ class Placed:
                 yield Word(word.text, word.start + shift, stop), stop < word.stop + shift
 
     def until(self, length: int) -> Placed:
-        """The same broken off after at most so many samples, and at the end of a stretch where those end in silence."""
+        """The same utterance, broken off after at most this many samples, or at the end of the last stretch before them
+        if they end in silence."""
         cut = replace(self, length=length)
         return replace(cut, length=max(stop for _, stop in cut.speech()) - self.start)
 
@@ -101,7 +103,7 @@ class OffsetDistribution:
         self.mu = turns.offset_median_s - self.sigma * float(exponnorm.median(tail))
 
     def draw(self, rng: np.random.Generator, least_s: float = -math.inf) -> float:
-        """An offset of at least `least_s`; that bound itself where the distribution hardly reaches it."""
+        """Draw an offset of at least `least_s`; the bound itself if the distribution hardly reaches it."""
         for _ in range(TRIES):
             offset_s = float(rng.normal(self.mu, self.sigma) + rng.exponential(self.tau))
             if offset_s >= least_s:
@@ -110,7 +112,8 @@ class OffsetDistribution:
 
 
 class Deck:
-    """The utterances of a voice with how often each was said: one of those that were said least is drawn."""
+    """The utterances of a voice with the number of times that each was used. Those that were used least are drawn
+    from."""
 
     def __init__(self, cards: Sequence[Utterance], rng: np.random.Generator) -> None:
         self.cards, self.rng = cards, rng
@@ -118,7 +121,7 @@ class Deck:
         self.places = {card: place for place, card in enumerate(cards)}
 
     def draw(self, among: np.ndarray | None = None) -> Utterance:
-        """An utterance, of the places `among` where those are given. It counts as said once `say` is told."""
+        """Draw an utterance, from the indices `among` if given. It counts as used once `say` is called."""
         said = self.said if among is None else self.said[among]
         least = np.flatnonzero(said == said.min())
         drawn = int(self.rng.choice(least))
@@ -128,7 +131,7 @@ class Deck:
         self.said[self.places[card]] += 1
 
     def deal(self) -> Utterance:
-        """Draw an utterance and say it."""
+        """Draw an utterance and count it as used."""
         card = self.draw()
         self.say(card)
         return card
@@ -136,11 +139,11 @@ class Deck:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is said in a conversation, in order of the beginnings of speech."""
+    """The utterances of a conversation, in order of the start of their speech."""
 
     placed: list[Placed]
     backchannels_left_out: int
-    """Backchannels that were drawn and for which no place was found."""
+    """Backchannels that were drawn but did not fit anywhere."""
 
 
 def schedule(
@@ -190,7 +193,7 @@ class _Scheduler:
         self.least_pause = round(LEAST_PAUSE_S * rate)
 
     def floor(self) -> list[Placed]:
-        """Utterances of those who hold the floor, in order; each ends later than the one before it."""
+        """Utterances that take the floor, in order; each ends later than the one before it."""
         placed: list[Placed] = []
         unheard = set(range(len(self.voices)))
         ends = dict.fromkeys(range(len(self.voices)), -self.least_pause)
@@ -214,12 +217,12 @@ class _Scheduler:
                 speaker = self._next(placed[-1].stop, unheard)
 
     def _late(self, at: int, unheard: Set[int]) -> bool:
-        """Whether those who have not spoken may need all the time that is left after a sample."""
+        """Whether the speakers who have not spoken may need all the time that is left after a sample."""
         return bool(unheard) and self.num_samples - at <= sum(self.needed[one] for one in unheard)
 
     def _brief(self, speaker: int, at: int, unheard: Set[int]) -> np.ndarray | None:
-        """Where it is late, places of the utterances that leave time for the others who have not spoken, else the
-        shortest; None, for all utterances, where it is not late."""
+        """If little time is left, the indices of the utterances that leave enough for the others who have not spoken,
+        or of the shortest one; None, which means all utterances, if there is enough time."""
         if not self._late(at, unheard):
             return None
         others = sum(self.least[one] for one in unheard if one != speaker)
@@ -228,13 +231,14 @@ class _Scheduler:
         return fitting if len(fitting) else np.array([lengths.argmin()])
 
     def _next(self, at: int, unheard: Set[int]) -> int:
-        """The next speaker, drawn by the shares; of those who have not spoken where it is late."""
+        """Draw the next speaker by the shares, among those who have not spoken if little time is left."""
         among = sorted(unheard) if self._late(at, unheard) else range(len(self.voices))
         probabilities = self.probabilities[list(among)]
         return int(self.rng.choice(list(among), p=probabilities / probabilities.sum()))
 
     def _last(self, placed: list[Placed], unheard: Set[int], ends: dict[int, int]) -> tuple[int, Utterance, int] | None:
-        """The shortest utterance of one who has not spoken and its place at the end, or None where none fits there."""
+        """The shortest utterance of a speaker who has not spoken and its position at the end, or None if it does not
+        fit."""
         for speaker in sorted(unheard):
             utterance = min(self.voices[speaker], key=lambda one: one.length)
             start = self.num_samples - utterance.length
@@ -247,7 +251,7 @@ class _Scheduler:
     def _place(
         self, placed: list[Placed], speaker: int, utterance: Utterance, ends: dict[int, int]
     ) -> tuple[int, Kind]:
-        """Where the next utterance on the floor begins, and why."""
+        """The start of the next utterance on the floor, and its kind."""
         if not placed:
             return round(self.rng.uniform(0.3, 1.0) * self.rate), Kind.TURN
         if placed[-1].speaker == speaker:
@@ -259,7 +263,7 @@ class _Scheduler:
         return max(self.least_pause, round(pause_s * self.rate))
 
     def _transfer(self, placed: list[Placed], length: int, free: int) -> tuple[int, Kind]:
-        """Where the utterance of another speaker begins, and why; `free` is when that speaker can begin at all.
+        """The start and the kind of the utterance of another speaker, who can start at `free` at the earliest.
 
         Whoever is interrupted is shortened in `placed`.
         """
@@ -279,7 +283,7 @@ class _Scheduler:
         return max(least, last.stop + round(offset_s * self.rate)), Kind.TURN
 
     def backchannels(self, floor: Sequence[Placed]) -> tuple[list[Placed], int]:
-        """Short utterances of listeners within those on the floor, and how many found no place."""
+        """Short utterances of listeners within those on the floor, and the number of those that did not fit."""
         margin = round((HOST_BEFORE_S + HOST_AFTER_S + BACKCHANNEL_S[0]) * self.rate)
         hosts = [one for one in floor if one.length > margin]
         wanted = int(self.rng.poisson(self.turns.backchannels_per_min * self.num_samples / self.rate / 60))
@@ -300,8 +304,8 @@ class _Scheduler:
         return made, wanted - len(made)
 
     def _short(self, voice: Sequence[Utterance]) -> np.ndarray | None:
-        """Places of the utterances that are short enough to be backchannels; None, for all of them, to be cut, if no
-        one is."""
+        """Indices of the utterances that are short enough for backchannels; None, which means that all may be cut, if
+        none is."""
         least, most = (limit * self.rate for limit in BACKCHANNEL_S)
         places = np.flatnonzero([least <= one.length <= most for one in voice])
         return places if len(places) else None

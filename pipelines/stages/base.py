@@ -1,6 +1,6 @@
-"""The contract of a stage: it measures one recording and returns one row.
+"""The interface of a stage, which measures one recording and returns one row.
 
-A stage never catches what it cannot name: the runner turns an exception into a `failed` row and goes on.
+A stage catches only exceptions that it expects. The runner turns any other one into a `failed` row and continues.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Span = tuple[float, float]
 
 
 class Outline(Protocol):
-    """What is known of a recording's sound without hearing it.
+    """What is known of the sound of a recording before it is decoded.
 
     `tracks` is 1, or the number of channels where each channel is a speaker.
     """
@@ -32,16 +32,17 @@ class Outline(Protocol):
 
 
 class Sound(Outline, Protocol):
-    """A decoded recording, at 16 kHz, read by range so that its length does not matter to memory."""
+    """A decoded recording at 16 kHz. It is read by range, so that memory does not depend on its length."""
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Samples [start, stop) as float32 (tracks, samples), full scale 1; clipped to what exists."""
+        """Samples [start, stop) as float32 (tracks, samples) with a full scale of 1; the range is clipped to the
+        sound."""
         ...
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker of a stage occupies."""
+    """The resources that one worker of a stage occupies."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -53,39 +54,41 @@ class Stage:
     name: ClassVar[str]
     version: ClassVar[int]
     needs: tuple[str, ...] = ()
-    """The stages whose rows it reads."""
+    """Names of the stages whose rows this one reads."""
     packages: tuple[str, ...] = ()
-    """What it imports beyond the core."""
+    """Packages that the stage imports beyond those that are always installed."""
     schema: ClassVar[pa.Schema]
     piecewise: ClassVar[bool] = False
-    """Whether it hears chunks of a recording on their own: `chunks`, `hear` and `join` are then `annotate` in parts."""
+    """Whether chunks of a recording can be processed separately, by `chunks`, `annotate_chunk` and `join`. Together
+    these return the same row as `annotate`."""
     resources: Resources = Resources()
     at_once: int = 1
-    """Recordings that a worker has it measure side by side, in threads, for fuller batches of its models."""
+    """Recordings that a worker processes at once, in threads, so that the batches of the models are fuller."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
     @property
     def extra(self) -> str:
-        """The extra that brings its packages."""
+        """The extra of this project that installs `packages`."""
         return self.name
 
     def model_hashes(self) -> dict[str, str]:
-        """sha256 of every weight file by model name."""
+        """The sha256 of each file of weights, by the name of the model."""
         return {}
 
     def registered(self) -> tuple[str, ...]:
-        """Names of the models that it loads; those in the registry lie inside packages of their own."""
+        """Names of the models that the stage loads. Those in the registry ship inside installed packages."""
         return ()
 
     @property
     def trusted(self) -> str | None:
-        """The model whose files may run code of their own, as the recipe allows; None where no file is run."""
+        """The model whose files may run code, if the recipe allows it; None where no file is run as code."""
         return None
 
     def fingerprint(self, needed: Mapping[str, str]) -> str:
-        """Hash of configuration, weights, version and the fingerprints of the stages this one reads."""
+        """Hash of the configuration, the weights, the version and the fingerprints of the stages that this one
+        reads."""
         return fingerprint(
             {
                 "stage": self.name,
@@ -97,20 +100,20 @@ class Stage:
         )
 
     def setup(self) -> None:
-        """Load models. Called once a process, before the first `annotate`."""
+        """Load models. This is called once in a process, before the first `annotate`."""
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
-        """Measure `sound`; `known` holds the rows of the stages named in `needs`. Returns this schema's own columns."""
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
+        """Measure `sound` and return the columns of `schema`. `rows` holds the rows of the stages named in `needs`."""
         raise NotImplementedError
 
-    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
-        """What `hear` is to hear, in seconds, in order of time."""
+    def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
+        """The chunks that `annotate_chunk` is called for, in seconds, in order of time."""
         raise NotImplementedError
 
-    def hear(self, sound: Sound, chunk: Span) -> Row:
-        """The result for one chunk, JSON-serialisable; no other part of `sound` is read."""
+    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
+        """Measure one chunk and return plain values that JSON can hold. No other part of `sound` is read."""
         raise NotImplementedError
 
-    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
-        """The row of `annotate`, from what was heard in each of `chunks`."""
+    def join(self, sound: Outline, rows: Mapping[str, Row], results: Sequence[Row]) -> Row:
+        """The row that `annotate` returns, from the results of `annotate_chunk` for each of `chunks`."""
         raise NotImplementedError

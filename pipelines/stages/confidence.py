@@ -1,6 +1,6 @@
-"""How sure the built-in diarization is of the number of speakers: a probability, calibrated on simulated conversations.
+"""The probability that the built-in diarization found the right number of speakers.
 
-See `tests/bench/accuracy_diarize.py` for how it was fitted and docs/diarization.md for how well it holds.
+It was fitted to simulated conversations by `tests/bench/fit_confidence.py`; docs/diarization.md shows its calibration.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ import numpy as np
 
 from pipelines.stages.clustering import log_odds
 
-WEIGHTS = (-1.47, 2.35, -0.1, -1.24)
-"""Of a logistic regression: constant; mean confidence of the turns; log odds that the two most alike speakers are one;
-logarithm of the number of speakers."""
+WEIGHTS = (-0.57, 0.77, -0.11, -0.42)
+"""Weights of a logistic regression: constant; mean confidence of the turns; log odds that the two most similar speakers
+are one; logarithm of the number of speakers."""
 LEAST_ODDS, MOST_ODDS = -10.0, 5.0
-"""Bounds of the log odds; a single speaker counts as the least."""
+"""Bounds of the log odds; the lower one also stands for a recording with one speaker."""
 
 
-def of_count(turn_confidence: float, centroids: np.ndarray, heard_s: np.ndarray) -> float:
+def of_count(turn_confidence: float, centroids: np.ndarray, speech_s: np.ndarray) -> float:
     """Probability that the number of speakers is right.
 
-    `turn_confidence` is the mean over the time of all turns, `centroids` are unit vectors (speakers, dimension) and
-    `heard_s` the seconds of speech behind each (speakers,).
+    `turn_confidence` is the mean over the time of all turns. `centroids` are unit vectors (speakers, dimension), and
+    `speech_s` the seconds of speech of each (speakers,).
     """
+    return float(1 / (1 + np.exp(-np.dot(WEIGHTS, predictors(turn_confidence, centroids, speech_s)))))
+
+
+def predictors(turn_confidence: float, centroids: np.ndarray, speech_s: np.ndarray) -> tuple[float, ...]:
+    """What `WEIGHTS` are applied to."""
     count = len(centroids)
-    odds = log_odds(centroids @ centroids.T, heard_s[:, None], heard_s[None, :])
-    alike = float(odds[np.triu_indices(count, 1)].max(initial=LEAST_ODDS))
-    measured = (1.0, turn_confidence, min(alike, MOST_ODDS), float(np.log(count)))
-    return float(1 / (1 + np.exp(-np.dot(WEIGHTS, measured))))
+    odds = log_odds(centroids @ centroids.T, speech_s[:, None], speech_s[None, :])
+    most_similar = float(odds[np.triu_indices(count, 1)].max(initial=LEAST_ODDS))
+    return 1.0, turn_confidence, min(most_similar, MOST_ODDS), float(np.log(count))

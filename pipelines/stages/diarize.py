@@ -1,4 +1,8 @@
-"""Diarization: who speaks when, from the channels where each is a speaker, else by pyannote's pipeline in chunks."""
+"""Diarization: which speaker speaks when.
+
+Where each channel is a speaker, turns come from voice activity. Otherwise a diarization model processes the recording
+in chunks, and the speakers of the chunks are linked.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ from manifests.schemas import DIARIZE
 from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
 from pipelines.stages.clustering import log_odds
 from pipelines.stages.confidence import of_count
+from pipelines.stages.diarizers import Diarizer
 from pipelines.stages.linking import centroid, chunk_edges, link
-from pipelines.stages.sortformer import is_sortformer
+from pipelines.stages.sortformer import EXTRA, PACKAGES, is_sortformer
 from pipelines.stages.turns import summary
 from runtime import models
 from runtime.batches import PRECISIONS, resolve_device
@@ -30,42 +35,49 @@ BUILT_IN = ("pyannote-segmentation-3.0", "campplus")
 
 @dataclass(frozen=True)
 class DiarizeConfig:
-    """Defaults: segmentation-3.0 and CAM++ embeddings, both from installed packages. See docs/diarization.md."""
+    """Defaults: the built-in pipeline with models from installed packages. See docs/diarization.md."""
 
     pipeline: str | None = None
-    """Another model instead: a pyannote pipeline or a Sortformer for transformers, by hub id, folder or config.yaml. Of
-    its files none is run, unless `trust`."""
+    """Another model instead of the built-in pipeline: a pipeline of pyannote.audio or a Sortformer for transformers, by
+    hub id, folder or config.yaml. None of its files is run as code, unless `trust` is set."""
     trust: bool = False
     """Load a pipeline whose files may run code of their own: other classes than pyannote's, pickled checkpoints."""
     revision: str | None = None
-    """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it stood for."""
+    """Commit or branch of a hub id; main if not given. The fingerprint holds the commit that it resolved to."""
     window_step_s: float = 5.0
-    """Distance in seconds of the windows of 10 s in which voices are told apart. Built-in pipeline only."""
+    """Step in seconds between the windows of 10 s in which the segmentation model tells voices apart. Built-in pipeline
+    only."""
     one_speaker_prior: float = 1.0
-    """Log odds that any two groups of speech are one speaker's before they are compared: more finds fewer speakers.
-    Built-in pipeline only."""
+    """Prior log odds that two groups of speech are of one speaker: a larger value finds fewer speakers. Built-in
+    pipeline only."""
     min_speaker_s: float = 1.5
-    """Whoever speaks less than this in a recording is no speaker of it; the speech is given to another one."""
+    """Least speech of a speaker in a recording, in seconds; what somebody says who speaks less is assigned to the other
+    speakers. Built-in pipeline, and linking of chunks."""
     min_speaker_share: float = 0.005
-    """The same as a share of all that is spoken: in a long recording it is the larger one, which counts."""
+    """The same as a share of all speech in the recording; the larger of the two limits counts."""
     max_speakers: int | None = None
-    """Most speakers a recording may have; open if not given."""
+    """The most speakers that a recording may have; unlimited if not given. Not for a Sortformer."""
     chunk_s: float = 600.0
-    """Longer recordings are cut into chunks of about this length, whose speakers are linked afterwards."""
+    """Longer recordings are cut into chunks of about this length in seconds, whose speakers are linked afterwards. Not
+    for a Sortformer, which processes a recording as a whole."""
     link_threshold: float = 0.15
-    """Cosine distance up to which speakers of different chunks are one, for another pipeline: it belongs to its
-    embedding. The built-in pipeline links by the log odds by which it clusters."""
+    """Cosine distance of embeddings up to which speakers of different chunks are linked. Only for a pipeline of
+    pyannote.audio; the built-in pipeline links speakers by the log odds by which it clusters."""
+    sortformer_threshold: float = 0.5
+    """Probability above which a speaker speaks in a frame. Only for a Sortformer."""
     batch_size: int = 8
-    """Windows, or stretches of equal length, in one call of a model: 8 is fastest on a CPU, a GPU wants 32 or more."""
+    """Windows, or stretches of equal length, in one call of a model: 8 is fastest on a CPU, a GPU needs 32 or more."""
     recordings_at_once: int = 1
-    """Recordings whose windows share calls: where most are short, a GPU wants many. Results move in the last digits."""
+    """Recordings whose windows share calls of the models: where most are short, a GPU needs many of them. Results
+    change in the last digits."""
     threads: int = 1
-    """CPU threads of the models. More may move results in the last digits."""
+    """CPU threads of the models. More than one may change results in the last digits."""
     device: str = "cpu"
-    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
+    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results differ in the last digits
+    between devices."""
     precision: str = "float32"
-    """Arithmetic of the segmentation model: float32, or float16 for cuda, which gives under 2 % of frames to others.
-    The embedding model keeps float32: what it hears spans more than a half float does."""
+    """Arithmetic of the segmentation model: float32, or float16 for cuda, which changes the speaker in less than 2 % of
+    frames. The embedding model stays in float32, since its values exceed the range of float16."""
 
     def __post_init__(self) -> None:
         if not 0 < self.window_step_s <= 10:
@@ -79,7 +91,9 @@ class DiarizeConfig:
         if not 0 <= self.link_threshold <= 2:
             raise ValueError(f"link_threshold must lie in [0, 2], not {self.link_threshold}")
         if self.chunk_s < 10:
-            raise ValueError(f"chunk_s must be at least the 10 s that the models read at once, not {self.chunk_s}")
+            raise ValueError(f"chunk_s must be at least 10, the length of a window in seconds, not {self.chunk_s}")
+        if not 0 < self.sortformer_threshold < 1:
+            raise ValueError(f"sortformer_threshold must lie between 0 and 1, not {self.sortformer_threshold}")
         for name in ("batch_size", "recordings_at_once", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
@@ -87,22 +101,21 @@ class DiarizeConfig:
             raise ValueError("max_speakers must be at least 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        # Settled here, once a run: workers must not each find a device, and so a fingerprint, of their own.
+        # Resolved here, once in a run: else each worker might find another device, and so have another fingerprint.
         object.__setattr__(self, "device", resolve_device(self.device))
 
 
 class Diarize(Stage):
     """Rows of `manifests.schemas.DIARIZE`; speakers are named SPEAKER_00, SPEAKER_01, ... by order of first speaking.
 
-    Where each channel is a speaker, turns are the stretches that voice activity found there. Otherwise a diarizer
-    (`pipelines.stages.diarizers`) hears each chunk on its own (time linear in the duration, memory bounded by a chunk)
-    and `pipelines.stages.linking` joins the speakers of the chunks. Chunks without speech are not heard at all.
+    Where each channel is a speaker, turns are the segments that voice activity found there. Otherwise a diarizer
+    (`pipelines.stages.diarizers`) processes each chunk alone, so that time is linear in the duration and memory bounded
+    by a chunk, and `pipelines.stages.linking` links the speakers of the chunks. Chunks without speech are skipped.
     """
 
     name = "diarize"
-    version = 3
+    version = 4
     needs = ("vad",)
-    packages = ("pyannote.audio", "torch", "torchaudio")
     schema = DIARIZE
     piecewise = True
     config: DiarizeConfig
@@ -111,6 +124,14 @@ class Diarize(Stage):
         super().__init__(config)
         self.resources = Resources(cpus=float(config.threads), gpus=1.0 if config.device == "cuda" else 0.0)
         self.at_once = config.recordings_at_once
+
+    @property
+    def packages(self) -> tuple[str, ...]:  # type: ignore[override]  # a class variable of stages with one set of them
+        return PACKAGES if self._is_sortformer else ("pyannote.audio", "torch", "torchaudio")
+
+    @property
+    def extra(self) -> str:
+        return EXTRA if self._is_sortformer else self.name
 
     def registered(self) -> tuple[str, ...]:
         return BUILT_IN if self._named is None else ()
@@ -126,64 +147,75 @@ class Diarize(Stage):
 
     @property
     def _named(self) -> str | None:
-        """The pipeline as `runtime.models` resolves it, with its revision; None for the built-in one."""
+        """The pipeline with its revision, in the form that `runtime.models` resolves; None for the built-in one."""
         named, revision = self.config.pipeline, self.config.revision
         return f"{named}@{revision}" if named and revision else named
 
     @cached_property
-    def _whole(self) -> bool:
-        """Whether the model hears each recording as a whole: a Sortformer does, see `pipelines.stages.sortformer`."""
+    def _is_sortformer(self) -> bool:
+        """Whether the recipe names a Sortformer, which processes each recording as a whole."""
         try:
             return self._named is not None and is_sortformer(models.resolve(self._named)[0])
-        except SpeechmillError:  # told with its remedy where the model is loaded
+        except SpeechmillError:  # raised again, with its remedy, where the model is loaded
             return False
 
     def setup(self) -> None:
-        # pyannote sends usage metrics unless told not to, and reads this when imported.
+        # pyannote.audio sends usage metrics unless this is set before it is imported.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
-        # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts.
+        # cuBLAS is deterministic only with a workspace of fixed size, which it reads when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self.diarizer: Diarizer = self._loaded_sortformer() if self._is_sortformer else self._loaded_pipeline()
+
+    def _loaded_sortformer(self) -> Diarizer:
+        from pipelines.stages import sortformer
+
+        config, named = self.config, self._named
+        assert named is not None
+        if config.max_speakers is not None:
+            what = f"pipeline {named!r}: max_speakers does not apply to a Sortformer"
+            raise SpeechmillError(what, "remove max_speakers from [annotate.diarize]")
+        path = models.resolve(named)[0]
+        return sortformer.load(
+            path, named, config.device, config.precision, config.threads, config.sortformer_threshold
+        )
+
+    def _loaded_pipeline(self) -> Diarizer:
+        """The built-in pipeline, or one of pyannote.audio. MissingExtraError where packages are missing."""
         try:
-            from pipelines.stages import diarizers
+            from pipelines.stages.built_in import BuiltIn
+            from pipelines.stages.pyannote_pipeline import Pyannote
         except ImportError as error:
             raise MissingExtraError(f"diarize needs pyannote.audio: {error}", install(["diarize"])) from error
         config = self.config
-        models_at = config.device, config.precision, config.batch_size, config.threads
-        self.diarizer: diarizers.Diarizer
-        if self._named is None:
-            self.diarizer = diarizers.BuiltIn(
-                config.window_step_s,
-                config.one_speaker_prior,
-                config.min_speaker_s,
-                config.min_speaker_share,
-                config.max_speakers,
-                *models_at,
-            )
-        elif self._whole:
-            if config.max_speakers is not None:
-                what = f"pipeline {self._named!r}: a Sortformer takes no max_speakers"
-                raise SpeechmillError(what, "remove max_speakers from [annotate.diarize]")
-            self.diarizer = diarizers.Sortformer(self._named, config.device, config.precision, config.threads)
-        else:
-            self.diarizer = diarizers.Pyannote(self._named, config.trust, config.max_speakers, *models_at)
+        how_to_run = config.device, config.precision, config.batch_size, config.threads
+        if self._named is not None:
+            return Pyannote(self._named, config.trust, config.max_speakers, *how_to_run)
+        return BuiltIn(
+            config.window_step_s,
+            config.one_speaker_prior,
+            config.min_speaker_s,
+            config.min_speaker_share,
+            config.max_speakers,
+            *how_to_run,
+        )
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
-        return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
+        return self.join(sound, rows, [self.annotate_chunk(sound, chunk) for chunk in self.chunks(sound, rows)])
 
-    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
+    def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
         if sound.tracks > 1:
             return []
-        speech = [(row["start_s"], row["end_s"]) for row in known["vad"]["segments"]]
+        speech = [(segment["start_s"], segment["end_s"]) for segment in rows["vad"]["segments"]]
         duration_s = sound.num_samples / sound.sample_rate
-        edges = [0.0, duration_s] if self._whole else chunk_edges(duration_s, self.config.chunk_s, speech)
+        edges = [0.0, duration_s] if self._is_sortformer else chunk_edges(duration_s, self.config.chunk_s, speech)
         return [
             (start, end)
             for start, end in itertools.pairwise(edges)
             if any(first < end and last > start for first, last in speech)
         ]
 
-    def hear(self, sound: Sound, chunk: Span) -> Row:
-        """`pipelines.stages.diarizers.Heard` of a chunk as plain values, times in seconds from the chunk's start."""
+    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
+        """The fields of `pipelines.stages.diarizers.ChunkTurns`, with times in seconds from the start of the chunk."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
 
         def read(start: int, stop: int) -> np.ndarray:
@@ -191,17 +223,17 @@ class Diarize(Stage):
 
         return dataclasses.asdict(self.diarizer(read, last - first, sound.recording_id))
 
-    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
+    def join(self, sound: Outline, rows: Mapping[str, Row], results: Sequence[Row]) -> Row:
         if sound.tracks > 1:
-            segments = known["vad"]["segments"]
+            segments = rows["vad"]["segments"]
             turns = _turns(
                 [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"], None) for row in segments]
             )
             method, certain = "channels", 1.0 if turns else None
         else:
             method = "pipeline"
-            starts = [start for start, _ in self.chunks(sound, known)]
-            turns, certain = self._linked(starts, heard)
+            starts = [start for start, _ in self.chunks(sound, rows)]
+            turns, certain = self._linked(starts, results)
         return {
             "turns": turns,
             "method": method,
@@ -210,32 +242,34 @@ class Diarize(Stage):
             **summary(turns, sound.num_samples / sound.sample_rate),
         }
 
-    def _linked(self, starts_s: Sequence[float], heard: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
-        """Rows of turns, and how sure their number of speakers is, of what was heard in chunks that start at these."""
+    def _linked(self, starts_s: Sequence[float], results: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
+        """Link the speakers of chunks that start at `starts_s`: rows of turns, and `speakers_confidence`."""
         config = self.config
+        # Each speaker of each chunk is one element of `vectors`, `chunk_of` and `lengths_s`.
         spoken: list[tuple[int, float, float, float | None]] = []
         vectors: list[list[float]] = []
-        where: list[int] = []
+        chunk_of: list[int] = []
         lengths_s: list[float] = []
-        for number, (start_s, chunk) in enumerate(zip(starts_s, heard, strict=True)):
+        for number, (start_s, chunk) in enumerate(zip(starts_s, results, strict=True)):
             turns, embeddings = chunk["turns"], chunk["embeddings"]
-            if len(heard) > 1 and embeddings is None and turns:
+            if len(results) > 1 and embeddings is None and turns:
                 raise SpeechmillError(
                     f"pipeline {config.pipeline!r} gives no speaker embeddings to link chunks by",
                     "name another pipeline, or raise chunk_s above the longest recording",
                 )
             for label in dict.fromkeys(label for label, *_ in turns):
                 mine = [(start, end, confidence) for speaker, start, end, confidence in turns if speaker == label]
-                spoken += [(len(where), start_s + start, start_s + end, confidence) for start, end, confidence in mine]
-                where.append(number)
+                spoken += [
+                    (len(chunk_of), start_s + start, start_s + end, confidence) for start, end, confidence in mine
+                ]
+                chunk_of.append(number)
                 lengths_s.append(sum(end - start for start, end, _ in mine))
                 vectors.append([np.nan] if embeddings is None else embeddings[label])
-        persons = list(range(len(where)))
+        persons = list(range(len(chunk_of)))
         table, weights = np.array(vectors), np.array(lengths_s)
-        if len(heard) > 1 and vectors:
-            persons = link(
-                table, where, lengths_s, self._odds, config.min_speaker_s, config.min_speaker_share, config.max_speakers
-            )
+        if len(results) > 1 and vectors:
+            limits = config.min_speaker_s, config.min_speaker_share, config.max_speakers
+            persons = link(table, chunk_of, lengths_s, self._odds, *limits)
         rows = _turns([(f"person {persons[speaker]}", 0, *rest) for speaker, *rest in spoken])
         if self._named is not None or not persons:
             return rows, None
@@ -246,32 +280,34 @@ class Diarize(Stage):
         return rows, of_count(mean, centroids, np.array([weights[group].sum() for group in groups]))
 
     def _odds(self, cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.ndarray:
-        """Above zero where speakers of two chunks are one."""
+        """Log odds, or another measure that is above zero where speakers of two chunks are to be linked."""
         if self._named is None:
             return log_odds(cosine, one_s, other_s) + self.config.one_speaker_prior
         return cosine - 1 + self.config.link_threshold
 
 
 def _mean_confidence(turns: Sequence[Row]) -> dict[str, float | None]:
-    """The mean confidence of each speaker's turns over their time; None where turns have none."""
-    found: dict[str, float | None] = {}
+    """The mean confidence of the turns of each speaker, weighted by their lengths; None where turns have none."""
+    mean: dict[str, float | None] = {}
     for speaker in sorted({turn["speaker"] for turn in turns}):
         mine = [turn for turn in turns if turn["speaker"] == speaker]
-        known = [
+        weighted = [
             turn["confidence"] * (turn["end_s"] - turn["start_s"]) for turn in mine if turn["confidence"] is not None
         ]
         total_s = sum(turn["end_s"] - turn["start_s"] for turn in mine)
-        found[speaker] = sum(known) / total_s if len(known) == len(mine) else None
-    return found
+        mean[speaker] = sum(weighted) / total_s if len(weighted) == len(mine) else None
+    return mean
 
 
-def _turns(heard: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Rows of turns in order of start, of (speaker, track, start, end, confidence); a speaker's turns that touch become
-    one, whose confidence is the mean over their time."""
+def _turns(spoken: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Rows of turns in order of start, from (speaker, track, start, end, confidence).
+
+    Turns of one speaker that touch become one, whose confidence is their mean, weighted by their lengths.
+    """
     names: dict[str, str] = {}
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     turns: list[dict[str, Any]] = []
-    for speaker, track, start, end, confidence in sorted(heard, key=lambda turn: (turn[2], turn[1], turn[3], turn[0])):
+    for speaker, track, start, end, confidence in sorted(spoken, key=lambda turn: (turn[2], turn[1], turn[3], turn[0])):
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
         before = latest.get((speaker, track))
         if before is not None and start <= before["end_s"] + 1e-6:

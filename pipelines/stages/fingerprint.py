@@ -1,4 +1,4 @@
-"""Fingerprints: the landmarks of a recording, by which its copies and repeated passages are found."""
+"""The stage `fingerprint`: the landmarks of a recording, by which other recordings with the same sound are found."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipelines.stages.landmarks import landmarks
 
 @dataclass(frozen=True)
 class FingerprintConfig:
-    """There is nothing to set: fingerprints that were taken otherwise could not be compared."""
+    """Empty, because only fingerprints that were taken in the same way can be compared."""
 
 
 class Fingerprint(Stage):
-    """Rows of `manifests.schemas.FINGERPRINT`, which `pipelines.stages.landmarks` describes."""
+    """Makes rows of `manifests.schemas.FINGERPRINT`; `pipelines.stages.landmarks` says what landmarks are."""
 
     name = "fingerprint"
     version = 1
     schema = FINGERPRINT
     config: FingerprintConfig
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         times_ms, bits = landmarks(sound)
         return {"times_ms": times_ms.tolist(), "landmarks": bits.tolist(), "landmark_count": len(bits)}

@@ -1,6 +1,8 @@
-"""Landmarks of sound: where its loudness rises or falls most steeply, each with 63 bits on the second around it.
+"""Landmarks of sound: times at which its level rises or falls most steeply, each with 63 bits that describe the second
+around it.
 
-They survive what happens to copies: other codecs, rates, levels, equalisation, noise, cuts, and slightly other speeds.
+Most landmarks of a recording are found again, with few bits changed, in a copy that was coded, resampled, amplified,
+equalised or cut, that has noise added, or that is played up to 2 % faster or slower.
 """
 
 from __future__ import annotations
@@ -20,42 +22,46 @@ HOP_SAMPLES = 256
 HOP_MS = 16
 FFT_SAMPLES = 1024
 LOWEST_HZ, HIGHEST_HZ = 250.0, 3400.0
-"""What a telephone passes."""
+"""The part of a telephone's band that all codecs keep: copies over the telephone have it, too."""
 BANDS = 16
 MEAN_FRAMES = 125
-"""Each band is taken relative to its mean power over 2 s, which leaves out what gain and equalisation do."""
+"""The power of each band is divided by its mean over 2 s, so that neither gain nor equalisation changes it."""
 FLOOR = 0.3
-"""Of that mean, added to the power of a band: the bits are to tell of what stands out from noise at 15 dB."""
+"""Added to the power of a band after that division. What is much weaker than the mean is then nearly constant: the bits
+depend on what is loud enough to stand out from noise at 15 dB."""
 SILENCE = 1e-9
-"""Added to the mean power, so that digital silence stays silence."""
+"""Added to the mean power, so that nothing is divided by zero in digital silence."""
 SLOPE_FRAMES = 3.0
-"""Standard deviation of the Gaussian whose derivative finds rises and falls of loudness."""
+"""Standard deviation of the Gaussian whose derivative the level is filtered with to find its rises and falls."""
 LEAST_SLOPE = 0.03
-"""Least rise or fall of a landmark, in natural logarithms a frame. White noise rises and falls by less, so that steady
-noise, which is another one in each copy with noise, has hardly any."""
+"""Least rise or fall of the level at a landmark, in natural logarithms a frame. White noise stays below it. Steady
+noise therefore has hardly any landmarks, which is right, because copies with noise added have different noise."""
 APART_FRAMES = 5
-"""No steeper rise (or fall) lies within so many frames of a landmark that is a rise (or fall)."""
+"""A landmark is the steepest rise, or the steepest fall, within this many frames on each side."""
 REACH_FRAMES = 32
-"""The bits describe so many frames on each side, 0.5 s."""
+"""The bits of a landmark describe this many frames on each side of it, 0.5 s."""
 SHAPES, RATES = 7, 9
 BITS = SHAPES * RATES
-"""Signs of the products with cosines: 7 over the bands times 9 over time; those without any change over the bands or
-over time are left out, as the landmark's own slope and equalisation decide them."""
+"""Each bit is the sign of a coefficient of a two-dimensional cosine transform: 7 frequencies over the bands times 9
+over time. The constants are left out: that over the bands is the level, whose slope every landmark has, and that over
+time is what equalisation changes."""
 HALO_FRAMES = 192
-"""What is heard on each side of a block: half of MEAN_FRAMES, REACH_FRAMES and the slope's filter."""
+"""Frames that are read before and after a block: at least half of MEAN_FRAMES, REACH_FRAMES and the reach of the
+slope's filter together, so that no landmark depends on where blocks begin."""
 BLOCK_FRAMES = 4096
 FFTS_AT_ONCE = 256
 STEPS = 1024
-"""Logarithms are rounded to 1 / 1024, and cosines too: their sums of products are then exact in any order."""
+"""Logarithms and cosines are rounded to multiples of 1 / 1024. Sums of their products are then exact, and the same bits
+come out in whatever order a processor adds them."""
 
 
 def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
     """Times in ms, int32 (n,), in order, and bits, int64 (n,) of 0 to 2^63 - 1, of a recording's landmarks.
 
-    Tracks are averaged, so that the conversation of two channels has the landmarks of its mix. Blocks of fixed places
-    are read one at a time: memory does not depend on the length. About 6 landmarks a second of speech are found, hardly
-    any in steady noise and none in digital silence. Half of the bits of different sounds differ, and about a seventh of
-    those of a copy at 15 dB of noise.
+    Tracks are averaged, so that a conversation with a channel for each speaker has the landmarks of its mix. Sound is
+    read in blocks of a fixed length, so memory does not depend on the length of the recording. Speech has about 6
+    landmarks a second, steady noise hardly any, digital silence none. Between different sounds half of the bits differ;
+    between a recording and its copy with noise at 15 dB a seventh.
     """
     assert sound.sample_rate == RATE
     times = [np.zeros(0, np.int32)]
@@ -73,9 +79,10 @@ def landmarks(sound: Sound) -> tuple[np.ndarray, np.ndarray]:
 
 
 def relative_levels(sound: Sound, first: int, last: int) -> np.ndarray:
-    """Levels of the bands over their means of 2 s, ln times 1024 as whole float64 (frames, BANDS), of [first, last).
+    """Levels of the bands relative to their means over 2 s, for frames first to last - 1: float64 (frames, BANDS).
 
-    The middle of frame n is sample 256 n; before and after the recording there is silence.
+    They are natural logarithms times STEPS, rounded. The middle of frame n is sample 256 n. Before the start and after
+    the end of the recording zeros are assumed.
     """
     power = np.concatenate([powers @ filters() for powers in _spectra(sound, first, last)])
     mean = uniform_filter1d(power, MEAN_FRAMES, axis=0, mode="constant")
@@ -83,14 +90,14 @@ def relative_levels(sound: Sound, first: int, last: int) -> np.ndarray:
 
 
 def _spectra(sound: Sound, first: int, last: int) -> Iterator[np.ndarray]:
-    """Power spectra between LOWEST_HZ and HIGHEST_HZ, some frames at a time, float64 (frames, bins)."""
+    """Power spectra between LOWEST_HZ and HIGHEST_HZ, up to FFTS_AT_ONCE frames at a time, float64 (frames, bins)."""
     window, half = hann(FFT_SAMPLES).astype(np.float32), FFT_SAMPLES // 2
     low, high = _bins()
     for start in range(first, last, FFTS_AT_ONCE):
         stop = min(start + FFTS_AT_ONCE, last)
         begin, end = start * HOP_SAMPLES - half, (stop - 1) * HOP_SAMPLES + half
-        heard = sound.read(max(0, begin), min(end, sound.num_samples))
-        samples = heard[0] if len(heard) == 1 else heard.mean(axis=0)
+        block = sound.read(max(0, begin), min(end, sound.num_samples))
+        samples = block[0] if len(block) == 1 else block.mean(axis=0)
         samples = np.pad(samples, (max(0, -begin), max(0, end - max(sound.num_samples, max(0, begin)))))
         frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SAMPLES)[::HOP_SAMPLES]
         spectrum = scipy.fft.rfft(frames * window, axis=1)[:, low:high]
@@ -104,7 +111,7 @@ def _bins() -> tuple[int, int]:
 
 @functools.cache
 def filters() -> np.ndarray:
-    """Triangles of equal width in octaves, float64 (bins, BANDS)."""
+    """Triangular filters of the bands, each equally wide in octaves, float64 (bins, BANDS)."""
     edges_hz = np.geomspace(LOWEST_HZ, HIGHEST_HZ, BANDS + 2)
     bins_hz = np.fft.rfftfreq(FFT_SAMPLES, 1 / RATE)[slice(*_bins()), None]
     low, centre, high = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
@@ -112,12 +119,12 @@ def filters() -> np.ndarray:
 
 
 def slopes(levels: np.ndarray) -> np.ndarray:
-    """Frames where the level over all bands rises or falls most steeply within APART_FRAMES, int64 (n,), in order."""
+    """Frames of landmarks, int64 (n,), in order: where the sum of the bands' levels rises or falls most steeply."""
     loudness = levels.sum(axis=1)
     reach = round(4 * SLOPE_FRAMES)
     offsets = np.arange(-reach, reach + 1)
     weights = np.rint(offsets * np.exp(-0.5 * (offsets / SLOPE_FRAMES) ** 2) * STEPS)
-    per_frame = (weights * offsets).sum()  # what a rise of 1 a frame comes to
+    per_frame = (weights * offsets).sum()  # what the filter makes of a level that rises by 1 a frame
     slope = np.correlate(np.pad(loudness, reach, mode="edge"), weights, "valid") if len(loudness) else loudness
     least = LEAST_SLOPE * STEPS * BANDS * per_frame
     steepest = [
@@ -128,7 +135,7 @@ def slopes(levels: np.ndarray) -> np.ndarray:
 
 
 def describe(levels: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The bits of landmarks at these frames, int64 (n,)."""
+    """The bits of landmarks at these frames, int64 (n,): bit 9 f + r is of frequency f over the bands, r over time."""
     over_bands, over_time = cosines()
     shaped = np.pad(levels @ over_bands, ((REACH_FRAMES, REACH_FRAMES), (0, 0)))
     around = np.lib.stride_tricks.sliding_window_view(shaped, 2 * REACH_FRAMES + 1, axis=0)[at]
@@ -138,7 +145,7 @@ def describe(levels: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def cosines() -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers as float64: over the bands, (BANDS, SHAPES), and over time, (frames, RATES), the latter tapered."""
+    """Cosines over the bands, (BANDS, SHAPES), and over time, (frames, RATES), tapered: whole numbers as float64."""
     band, shape = np.arange(BANDS)[:, None] + 0.5, np.arange(1, SHAPES + 1)
     frame, rate = np.arange(-REACH_FRAMES, REACH_FRAMES + 1)[:, None], np.arange(1, RATES + 1)
     taper = np.cos(np.pi * frame / (2 * REACH_FRAMES + 2))

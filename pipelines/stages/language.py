@@ -1,4 +1,5 @@
-"""Spoken languages: Whisper's language detection on short windows, and the sequence of languages behind them."""
+"""Spoken languages: language detection by Whisper in short windows, decoded to the most probable sequence of
+languages."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ from runtime.errors import SpeechmillError
 
 Span = tuple[float, float]
 
-# Whisper's one code that is not the language's own: ISO 639-1 has jv for Javanese.
+# The only code of Whisper that differs from ISO 639-1, which has jv for Javanese.
 ISO_CODES = {"jw": "jv"}
 PAUSE_S, LEAST_S = 0.7, 1.0
-"""Windows in doubt are also cut at pauses of `PAUSE_S`, into parts with `LEAST_S` of speech: languages change there."""
+"""Uncertain windows are also cut at pauses of `PAUSE_S`, where languages tend to change, into parts with at least
+`LEAST_S` of speech."""
 
 
 @dataclass(frozen=True)
@@ -32,41 +34,50 @@ class LanguageConfig:
     """Name in the registry of models, local folder, or hub id of a Whisper model: for transformers, or converted for
     CTranslate2, which is faster on a CPU and needs CUDA 12 on a GPU."""
     max_windows: int = 24
-    """Windows heard in a recording; more only where more tracks than this have speech, which get one each."""
+    """The most windows of a recording that the model is run on; if more tracks than this have speech, one window
+    each."""
     window_s: float = 10.0
-    """Most speech in a window, pauses left out; 30 at most. A window begins and ends at pauses where it can."""
+    """The most speech in a window in seconds, without pauses; 30 at most. A window begins and ends at pauses if
+    possible."""
     closer_window_s: float = 5.0
-    """Most speech in the windows in which speech is heard again where a window is in doubt; 0 hears nothing again."""
+    """The most speech in the shorter windows into which uncertain windows are cut for a second pass; 0 for no second
+    pass."""
     sure: float = 0.95
-    """A window is in doubt if its language has less probability than this, or if the language changes beside it."""
+    """A window is uncertain if its language has less probability than this, or if a window beside it has another
+    one."""
     always_closer: int = 3
-    """So many windows of a recording are heard again in any case: those whose language is least sure."""
+    """This many windows of a recording, those with the least probability, have a second pass in any case."""
     min_speech_s: float = 1.0
     """A recording with less speech than this, over all tracks, has no language."""
     languages: Sequence[str] | None = None
-    """Languages to choose from, ISO 639-1, probabilities rescaled over them; all that the model knows if not given."""
+    """Languages to choose from, ISO 639-1, over which probabilities are rescaled; all that the model detects if not
+    given."""
     prior_strength: float = 0.2
-    """How much it counts that a language has many speakers: a language with a thousandth of the speakers of another
-    needs evidence of odds 1000 ** prior_strength to be preferred, once a recording. 0 counts all languages alike."""
+    """The weight of the number of speakers of a language in the prior: a language with a thousandth of the speakers of
+    another one is preferred if the evidence in the recording has odds above 1000 ** prior_strength. With 0, all
+    languages have the same prior."""
     speakers: Mapping[str, float] = field(default_factory=dict)
-    """Millions of speakers by ISO 639-1 code, where your recordings have other shares than the world: { cy = 50.0 }."""
+    """Millions of speakers by ISO 639-1 code, for recordings in which languages have other shares than in the world:
+    { cy = 50.0 }."""
     language_odds: float = 10.0
-    """Odds that the evidence for each further language in a recording must beat."""
+    """Odds that the evidence for each further language in a recording must exceed."""
     switch_odds: float = 2.0
     """Odds against a change of language between one window and the next of a track."""
     floor: float = 0.02
-    """Share of windows taken to tell nothing of their language: bounds what one window can say against a language."""
+    """Share of windows that are assumed to be uninformative; it bounds the evidence of one window against a
+    language."""
     whole_s: float = 2.5
-    """Windows with less speech than this count less, in proportion to their speech."""
+    """Windows with less speech than this, in seconds, are weighted in proportion to their speech."""
     batch_size: int = 1
-    """Windows in one call of the model; a GPU wants all of a recording, or of several."""
+    """Windows in one call of the model; a GPU needs all windows of a recording, or of several recordings."""
     recordings_at_once: int = 1
-    """Recordings whose windows share calls. Results move in the last digits."""
+    """Recordings whose windows share calls. Results change in the last digits."""
     device: str = "cpu"
-    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results move in the last digits."""
+    """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Results differ in the last digits
+    between devices."""
     compute_type: str = "auto"
-    """Arithmetic: of CTranslate2 int8, float32, float16 (cuda), ...; of transformers float32, float16, bfloat16. 'auto'
-    is float16 on a GPU, and on a CPU int8 of CTranslate2 and float32 of transformers."""
+    """Number format: int8, float32, float16 (cuda), ... for CTranslate2; float32, float16, bfloat16 for transformers.
+    'auto' is float16 on a GPU, and on a CPU int8 for CTranslate2 and float32 for transformers."""
     cpu_threads: int = 1
     """Threads of the model on a CPU."""
 
@@ -91,7 +102,7 @@ class LanguageConfig:
         for code, millions in self.speakers.items():
             if not 0 < millions < math.inf:
                 raise ValueError(f"speakers.{code} must be a number above 0, not {millions}")
-        # Settled here, once a run: workers must not each find a device, and so a fingerprint, of their own.
+        # Resolved here, once in a run: else each worker might find another device, and so have another fingerprint.
         object.__setattr__(self, "device", resolve_device(self.device))
         if self.languages is not None and (isinstance(self.languages, str) or not self.languages):
             raise ValueError(f"languages must be a list of codes, not {self.languages!r}")
@@ -99,24 +110,25 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class Window:
-    """Part of one track's speech: `spans` are heard, and the vote stands for `speech_s` seconds around them."""
+    """Part of the speech of a track. The model is run on `spans`, and the result stands for `speech_s` seconds around
+    them."""
 
     track: int
     spans: tuple[Span, ...]
     speech_s: float
 
     @property
-    def heard_s(self) -> float:
+    def length_s(self) -> float:
         return math.fsum(end - start for start, end in self.spans)
 
 
 class Language(Stage):
     """Rows of `manifests.schemas.LANGUAGE`.
 
-    Each track's speech, pauses taken out, is cut at pauses into windows, of which some spread evenly are heard; each
-    stands for the speech around it. The languages are those of the most probable sequence (`switching.decode`): a
-    language must have more evidence than odds for it to be spoken at all, and to be changed to. Where windows are in
-    doubt, they are cut into shorter ones and heard again.
+    The speech of each track, without its pauses, is cut at pauses into windows. The model is run on some of them,
+    evenly spread, each of which stands for the speech around it. The languages are those of the most probable sequence
+    (`switching.decode`), in which the evidence for a language must exceed `language_odds`, and for a change of language
+    `switch_odds`. Uncertain windows are cut into shorter ones, on which the model is run in a second pass.
     """
 
     name = "language"
@@ -142,37 +154,36 @@ class Language(Stage):
         path, _ = models.resolve(config.model)
         self.model = whisper.load(path, config.model, config.device, config.compute_type, config.cpu_threads)
         self.batches = Batches("language", config.batch_size, self._detect)
-        known = {ISO_CODES.get(code, code) for code in self.model.languages}
-        unknown = sorted({*(config.languages or ()), *config.speakers} - known)
+        detected = {ISO_CODES.get(code, code) for code in self.model.languages}
+        unknown = sorted({*(config.languages or ()), *config.speakers} - detected)
         if unknown:
-            raise SpeechmillError(
-                f"model {config.model!r} does not tell {', '.join(unknown)}", f"choose from: {' '.join(sorted(known))}"
-            )
-        self.languages = sorted(config.languages or known)
+            what = f"model {config.model!r} does not detect {', '.join(unknown)}"
+            raise SpeechmillError(what, f"choose from: {' '.join(sorted(detected))}")
+        self.languages = sorted(config.languages or detected)
         millions = {**prior.MILLIONS, **config.speakers}
         self.log_prior = prior.log_prior(self.languages, millions, config.prior_strength)
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         config = self.config
-        windows = place_windows(known["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
+        windows = place_windows(rows["vad"]["segments"], config.max_windows, config.window_s, config.min_speech_s)
         if not windows:
             nothing: Row = {"language_shares": {}, "track_languages": [], "votes": []}
             return {"language": None, "language_confidence": None, **nothing}
-        said = self._said(sound, windows, config.window_s)
-        spoken = self._decode(windows, said)
+        evidence = self._evidence(sound, windows, config.window_s)
+        path = self._decode(windows, evidence)
         if config.closer_window_s:
-            windows, said, spoken = self._hear_closer(sound, windows, said, spoken)
+            windows, evidence, path = self._second_pass(sound, windows, evidence, path)
         votes = [
             {
                 "track": window.track, "start_s": window.spans[0][0], "end_s": window.spans[-1][1],
                 "speech_s": window.speech_s, "language": self.languages[language],
                 "probability": float(self._alone(row)[language]),
             }
-            for window, row, language in zip(windows, said, spoken, strict=True)
+            for window, row, language in zip(windows, evidence, path, strict=True)
         ]  # fmt: skip
         shares = _shares(votes)
         main = next(iter(shares))
-        alone = [float(self._alone(row)[self.languages.index(main)]) for row in said]
+        alone = [float(self._alone(row)[self.languages.index(main)]) for row in evidence]
         total_s = math.fsum(window.speech_s for window in windows)
         return {
             "language": main,
@@ -182,65 +193,66 @@ class Language(Stage):
             "votes": votes,
         }
 
-    def _said(self, sound: Sound, windows: Sequence[Window], most_s: float) -> np.ndarray:
-        """What each window says of each language, float64 (windows, languages)."""
-        found = self.probabilities([_samples(sound, window) for window in windows], most_s)
-        table = np.array([[row[code] for code in self.languages] for row in found])
-        weights = np.array([min(1.0, window.heard_s / (self.config.whole_s or 1e-9)) for window in windows])
+    def _evidence(self, sound: Sound, windows: Sequence[Window], most_s: float) -> np.ndarray:
+        """Evidence of each window for each language, float64 (windows, languages)."""
+        detected = self.probabilities([_samples(sound, window) for window in windows], most_s)
+        table = np.array([[row[code] for code in self.languages] for row in detected])
+        weights = np.array([min(1.0, window.length_s / (self.config.whole_s or 1e-9)) for window in windows])
         return switching.evidence(table, self.config.floor, weights)
 
-    def _decode(self, windows: Sequence[Window], said: np.ndarray) -> list[int]:
+    def _decode(self, windows: Sequence[Window], evidence: np.ndarray) -> list[int]:
         """The language of each window on the most probable path, as an index of `languages`."""
-        return switching.decode(said, _begins(windows), self.log_prior, *self._costs)
+        return switching.decode(evidence, _begins(windows), self.log_prior, *self._costs)
 
     @property
     def _costs(self) -> tuple[float, float]:
         return math.log(self.config.language_odds), math.log(self.config.switch_odds)
 
-    def _alone(self, said: np.ndarray) -> np.ndarray:
-        """Probability of each language, from the evidence of one window and the prior."""
-        odds: np.ndarray = np.exp(said + self.log_prior - (said + self.log_prior).max())
+    def _alone(self, evidence: np.ndarray) -> np.ndarray:
+        """Probability of each language from the evidence of one window and the prior."""
+        odds: np.ndarray = np.exp(evidence + self.log_prior - (evidence + self.log_prior).max())
         return odds / odds.sum()
 
-    def _hear_closer(
-        self, sound: Sound, windows: Sequence[Window], said: np.ndarray, spoken: Sequence[int]
+    def _second_pass(
+        self, sound: Sound, windows: Sequence[Window], evidence: np.ndarray, path: Sequence[int]
     ) -> tuple[list[Window], np.ndarray, list[int]]:
-        """All windows, those in doubt cut up and heard again, with what they say and the language of each.
+        """Cut uncertain windows into parts and run the model on these: windows, their evidence and their languages.
 
-        A window with two languages says one of them, often surely: so what it says as a whole counts for each part by
-        its share where the parts are in one language, and else for one of the parts (`switching.told_by_parts`). The
-        more probable of two paths is taken: the best one by parts and wholes in one language, and that by parts alone.
+        For a window with two languages the model often gives one of them a high probability. So the evidence of the
+        whole window counts for each part, by its share, where all parts are in one language; otherwise it counts for
+        one of the parts (`switching.score_of_parts`). Of two candidate paths the more probable one is taken: the best
+        path by the evidence of parts and whole windows, and the best one by that of parts alone.
         """
         config = self.config
-        sure = np.array([self._alone(row)[language] for row, language in zip(said, spoken, strict=True)])
+        sure = np.array([self._alone(row)[language] for row, language in zip(evidence, path, strict=True)])
         least = set(np.argsort(sure, kind="stable")[: config.always_closer].tolist())
         parts: list[list[Window]] = []
         for number, window in enumerate(windows):
             beside = [n for n in (number - 1, number + 1) if 0 <= n < len(windows) and windows[n].track == window.track]
-            changes = any(spoken[n] != spoken[number] for n in beside)
-            doubted = changes or number in least or sure[number] < config.sure
-            parts.append(cut_up(window, config.closer_window_s) if doubted else [window])
+            changes = any(path[n] != path[number] for n in beside)
+            uncertain = changes or number in least or sure[number] < config.sure
+            parts.append(cut_up(window, config.closer_window_s) if uncertain else [window])
         closer = [part for cut in parts if len(cut) > 1 for part in cut]
         if not closer:
-            return list(windows), said, list(spoken)
-        heard = iter(self._said(sound, closer, config.closer_window_s))
+            return list(windows), evidence, list(path)
+        second = iter(self._evidence(sound, closer, config.closer_window_s))
         alone = np.array(
-            [next(heard) if len(cut) > 1 else row for row, cut in zip(said, parts, strict=True) for _ in cut]
+            [next(second) if len(cut) > 1 else row for row, cut in zip(evidence, parts, strict=True) for _ in cut]
         )
-        shares = np.array([part.heard_s / w.heard_s for w, cut in zip(windows, parts, strict=True) for part in cut])
+        shares = np.array([part.length_s / w.length_s for w, cut in zip(windows, parts, strict=True) for part in cut])
         of = np.repeat(np.arange(len(parts)), [len(cut) for cut in parts])
-        whole = np.where((np.bincount(of) > 1)[:, None], said, 0.0)
+        whole = np.where((np.bincount(of) > 1)[:, None], evidence, 0.0)
         together = alone + shares[:, None] * whole[of]
         flat = [part for cut in parts for part in cut]
         paths = [self._decode(flat, together), self._decode(flat, alone)]
         best = max(
             paths,
-            key=lambda path: switching.told_by_parts(
+            key=lambda path: switching.score_of_parts(
                 path, alone, whole, of, shares, _begins(flat), self.log_prior, *self._costs
             ),
         )
-        if len({*best}) == len({*spoken}) == 1:  # one language is told best by windows that are as long as may be
-            return list(windows), said, list(spoken)
+        if len({*best}) == len({*path}) == 1:  # for a single language, long windows are more accurate
+            return list(windows), evidence, list(path)
         mixed = np.array([len({best[n] for n in np.flatnonzero(of == number)}) > 1 for number in range(len(parts))])
         return flat, np.where(mixed[of][:, None], alone, together), best
 
@@ -255,8 +267,8 @@ class Language(Stage):
         """Probability of every language by its code, for the features (mels, frames) of each row."""
         return self.model.detect(np.stack([features for (features,) in rows]))
 
-    def _allowed(self, found: Mapping[str, float]) -> dict[str, float]:
-        by_code = {ISO_CODES.get(code, code): probability for code, probability in found.items()}
+    def _allowed(self, detected: Mapping[str, float]) -> dict[str, float]:
+        by_code = {ISO_CODES.get(code, code): probability for code, probability in detected.items()}
         allowed = self.config.languages
         if allowed is None:
             return by_code
@@ -300,8 +312,9 @@ def place_windows(
 def cut_at_pauses(
     spans: Sequence[Span], most_s: float, pause_s: float = math.inf, least_s: float = 0.0
 ) -> list[tuple[Span, ...]]:
-    """Spans of speech put together, in order of time, into pieces of at most `most_s` seconds of speech; a longer span
-    is cut into equal parts. A piece with `least_s` of speech also ends at a pause of `pause_s`.
+    """Group spans of speech, in order of time, into pieces of at most `most_s` seconds of speech.
+
+    A longer span is cut into equal parts. A piece with `least_s` of speech also ends at a pause of `pause_s`.
 
     >>> cut_at_pauses([(0.0, 4.0), (5.0, 6.0), (7.0, 13.0)], 5.0)
     [((0.0, 4.0), (5.0, 6.0)), ((7.0, 10.0),), ((10.0, 13.0),)]
@@ -325,14 +338,15 @@ def cut_at_pauses(
 
 
 def cut_up(window: Window, most_s: float) -> list[Window]:
-    """A window as windows of at most `most_s` seconds, cut at pauses too, which share the speech that it stands for.
+    """Cut a window, also at pauses, into windows of at most `most_s` seconds, which share the speech that it stands
+    for.
 
     >>> [(part.spans, part.speech_s) for part in cut_up(Window(0, ((0.0, 2.0), (3.0, 5.0)), 40.0), 2.0)]
     [(((0.0, 2.0),), 20.0), (((3.0, 5.0),), 20.0)]
     """
-    heard_s = window.heard_s
+    length_s = window.length_s
     parts = [Window(window.track, spans, 0.0) for spans in cut_at_pauses(window.spans, most_s, PAUSE_S, LEAST_S)]
-    return [replace(part, speech_s=window.speech_s * part.heard_s / heard_s) for part in parts]
+    return [replace(part, speech_s=window.speech_s * part.length_s / length_s) for part in parts]
 
 
 def _begins(windows: Sequence[Window]) -> list[int]:
@@ -341,12 +355,13 @@ def _begins(windows: Sequence[Window]) -> list[int]:
 
 
 def _share_out(totals: Mapping[int, float], most: Mapping[int, int], max_windows: int) -> dict[int, int]:
-    """Windows by track, at most `most`: one each, then one at a time where each window stands for most speech."""
+    """The number of windows of each track, at most `most`: one each, then one at a time for the track whose windows
+    stand for the most speech."""
     counts = dict.fromkeys(totals, 1)
     while sum(counts.values()) < max_windows:
         open_to_more = [track for track in counts if counts[track] < most[track]]
         if not open_to_more:
-            break  # every second of speech is heard already
+            break  # the windows contain all speech already
         counts[max(open_to_more, key=lambda track: (totals[track] / counts[track], -track))] += 1
     return counts
 
@@ -359,7 +374,7 @@ def _samples(sound: Sound, window: Window) -> np.ndarray:
 
 
 def _shares(votes: Sequence[Row]) -> dict[str, float]:
-    """Share of the speech in each language: largest first, ties by code, so that equal input gives equal rows."""
+    """Share of the speech in each language, the largest first, and by code where shares are equal."""
     seconds: dict[str, float] = defaultdict(float)
     for vote in votes:
         seconds[vote["language"]] += vote["speech_s"]
@@ -368,11 +383,11 @@ def _shares(votes: Sequence[Row]) -> dict[str, float]:
 
 
 def _by_track(votes: Sequence[Row]) -> list[Row]:
-    """For each track with speech: its speech and the shares of languages in it."""
-    found = []
+    """The speech of each track that has any, and the shares of languages in it."""
+    tracks = []
     for track, cast in itertools.groupby(votes, key=lambda vote: vote["track"]):
         own = list(cast)
         shares = _shares(own)
         speech_s = math.fsum(vote["speech_s"] for vote in own)
-        found.append({"track": track, "speech_s": speech_s, "language": next(iter(shares)), "shares": shares})
-    return found
+        tracks.append({"track": track, "speech_s": speech_s, "language": next(iter(shares)), "shares": shares})
+    return tracks

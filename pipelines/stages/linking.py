@@ -1,4 +1,4 @@
-"""Long recordings in chunks: where to cut them, and which speakers of different chunks are one person."""
+"""Long recordings in chunks: the edges of the chunks, and the linking of speakers of different chunks."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def link(
     min_share: float = 0.0,
     max_speakers: int | None = None,
 ) -> list[int]:
-    """Group chunk-level speakers into persons: group of each, numbered by first appearance.
+    """Group the speakers of chunks into persons, and return the person of each, numbered by first appearance.
 
-    `embeddings` is (speakers, dimension), a centroid of each speaker of each chunk; `chunks` and `speech_s` say where
-    and how long each spoke. Persons are joined by `pipelines.stages.clustering.joined` with the `odds` of cosine and
-    lengths; two speakers of one chunk never are (they were heard as different).
+    `embeddings` (speakers, dimension) holds a centroid of each speaker of each chunk, `chunks` the chunk of each, and
+    `speech_s` how long each spoke. Persons are joined by `pipelines.stages.clustering.joined` with the `odds` of cosine
+    and lengths; two speakers of one chunk are never joined in this way.
 
-    A short chunk splits speakers into fragments that the whole recording would not. So persons who speak less than
-    `min_speech_s`, or than `min_share` of all speech, then join the person with the nearest centroid, in their own
-    chunk too; so do those beyond the `max_speakers` who speak most. A speaker without a usable centroid (NaN or zero:
-    too little speech) joins whoever speaks most. Ties go to the earlier. Cubic in the number of chunk-level speakers,
-    some hundred in ten hours; all else is linear in the duration.
+    In a short chunk a speaker may be split where in the whole recording they would not. So persons who speak less than
+    `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the nearest centroid, even in
+    the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker without a usable centroid (NaN
+    or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is cubic in the number of
+    speakers of all chunks, some hundred in ten hours.
 
     >>> def odds(cosine, one_s, other_s):
     ...     return cosine - 0.8
@@ -68,8 +68,7 @@ def link(
     vectors[usable] /= norms[usable, None]
     lengths_s, where = np.asarray(speech_s, np.float64), np.asarray(chunks)[usable]
     apart = where[:, None] == where[None, :]
-    found = joined(vectors[usable], lengths_s[usable], odds, np.zeros(apart.shape), apart)
-    groups = [usable[group] for group in found]
+    groups = [usable[group] for group in joined(vectors[usable], lengths_s[usable], odds, np.zeros(apart.shape), apart)]
     spoken_s = [float(lengths_s[group].sum()) for group in groups]
     least_s = max(min_speech_s, min_share * float(lengths_s.sum()))
     ranked = sorted(range(len(groups)), key=lambda group: -spoken_s[group])

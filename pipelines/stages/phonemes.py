@@ -1,6 +1,6 @@
-"""Phonemes: the phones of every stretch of speech with their times, by one of several recognisers.
+"""Phonemes: the phones of each segment of speech with their times, by one of several recognisers.
 
-They are what `speechmill study pjsd` counts; a rule may use `phones` and `phones_per_s`.
+`speechmill study pjsd` counts them; rules may use `phones` and `phones_per_s`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from runtime import models
 from runtime.batches import resolve_device
 
 QUIET_S = 0.05
-"""Length of the quiet place in which a long stretch is cut."""
+"""Length of the quiet spot at which a long segment is cut."""
 AROUND_S = 0.25
-"""Sound around speech that a recogniser hears, too."""
+"""Sound on both sides of speech that is given to the recogniser with it."""
 NEAR_S = 0.1
-"""How far from a stretch of speech a phone of it may begin: voice activity and recognisers draw its edges apart."""
+"""The farthest from a segment of speech that a phone of it may begin, since the edges that voice activity and
+recognisers find differ."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,16 @@ class PhonemesConfig:
     allosaurus, or espeak (Whisper's text, read by the program espeak-ng)."""
     model: str | None = None
     """Name in the registry of models, local folder, or hub id. hama, pocketsphinx and espeak have a model of their
-    own; ctc wants one such as "facebook/wav2vec2-lv-60-espeak-cv-ft", allosaurus the folder of one."""
+    own; ctc needs one such as "facebook/wav2vec2-lv-60-espeak-cv-ft", allosaurus the folder of one."""
     language: str | None = None
     """For espeak the language of all the speech, ISO 639-1; for allosaurus the one whose phones to choose from,
     ISO 639-3, all phones if not given."""
     pause_s: float = 1.0
-    """Stretches of speech that no longer pause parts are heard together: recognisers understand a stretch better with
-    what is around it. Each keeps its own phones, and what is heard in the pauses counts nowhere."""
+    """Segments of speech with pauses of at most this between them, in seconds, are given to the recogniser together,
+    which is more accurate with context. Each keeps its own phones; phones within the pauses are not counted."""
     longest_s: float = 20.0
-    """Longer stretches of speech are heard in pieces of at most this, cut where they are quietest, so that memory is
-    bounded; the phones of the pieces are one stretch again."""
+    """Longer segments of speech are recognised in pieces of at most this, in seconds, cut at quiet spots, so that
+    memory is bounded; the phones of the pieces are joined again."""
     device: str = "cpu"
     """cpu, cuda, or auto: cuda where the process that reads the recipe sees a GPU. Only ctc runs there."""
 
@@ -64,7 +65,7 @@ class PhonemesConfig:
         if self.language is not None and not (kind.speaks and self.language.isalpha() and self.language.isascii()):
             takes = "takes letters only" if kind.speaks else f"is not taken by {self.recogniser}: leave it out"
             raise ValueError(f"language {takes}")
-        # Settled here, once a run: a default and the same model by its name are one setting.
+        # Resolved here, so that the default model and the same model given by name have the same fingerprint.
         object.__setattr__(self, "model", self.model or kind.model)
         object.__setattr__(self, "device", resolve_device(self.device) if kind.on_gpu else self.device)
         if self.device == "auto":
@@ -74,7 +75,7 @@ class PhonemesConfig:
 
 
 class Phonemes(Stage):
-    """Rows of `manifests.schemas.PHONEMES`. Each track is heard on its own, and only where voice activity is."""
+    """Rows of `manifests.schemas.PHONEMES`. Each track is processed alone, and only where there is voice activity."""
 
     name = "phonemes"
     version = 1
@@ -110,12 +111,12 @@ class Phonemes(Stage):
         settings = {"language": config.language, "pause_s": self.pause_s, "longest_s": config.longest_s}
         self.mark = f"{config.recogniser}-{fingerprint({'weights': mark, 'version': self.version, **settings})}"
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         stretches: list[Row] = []
         outside = 0
-        for group in groups(known["vad"]["segments"], self.pause_s, self.config.longest_s):
-            heard, left_out = self._hear(sound, group)
-            stretches += heard
+        for group in groups(rows["vad"]["segments"], self.pause_s, self.config.longest_s):
+            recognised, left_out = self._recognise(sound, group)
+            stretches += recognised
             outside += left_out
         count = sum(len(stretch["phones"]) for stretch in stretches)
         speech_s = math.fsum(stretch["end_s"] - stretch["start_s"] for stretch in stretches)
@@ -129,11 +130,12 @@ class Phonemes(Stage):
 
     @property
     def pause_s(self) -> float:
-        """Without times of its own a recogniser cannot say to which stretch a phone belongs: it hears each alone."""
+        """The setting, or 0 for a recogniser without times, which cannot assign phones to segments and is given each
+        alone."""
         return self.config.pause_s if self.kind.timed else 0.0
 
-    def _hear(self, sound: Sound, group: Group) -> tuple[list[Row], int]:
-        """The stretches of a group with the phones heard in each, and the number of those heard in none of them."""
+    def _recognise(self, sound: Sound, group: Group) -> tuple[list[Row], int]:
+        """The segments of a group with their phones, and the number of phones that are in none of them."""
         rate, own_rate = sound.sample_rate, self.recogniser.sample_rate
         rows: list[Row] = [
             {name: segment[name] for name in ("track", "start_s", "end_s")}
@@ -152,14 +154,14 @@ class Phonemes(Stage):
                     continue
                 row["phones"].append(phone.symbol)
                 row["starts_ms"].append(round(1000 * start_s))
-                # CTC lets the last phone before a pause last until the next one.
+                # With CTC, the last phone before a pause lasts until the next phone.
                 row["ends_ms"].append(round(1000 * max(start_s, min(end_s, row["end_s"]))))
         return rows, outside
 
 
 @dataclass(frozen=True)
 class Group:
-    """Stretches of speech of one track that are heard together, with some sound around them."""
+    """Segments of speech of one track that are recognised together, with some sound around them."""
 
     segments: Sequence[Mapping[str, Any]]
     """(track, start_s, end_s), in order of time."""
@@ -168,37 +170,37 @@ class Group:
 
 
 def groups(segments: Sequence[Mapping[str, Any]], pause_s: float, longest_s: float) -> list[Group]:
-    """Stretches of speech in groups of at most `longest_s`, together where at most `pause_s` parts them.
+    """Group segments of speech of at most `longest_s` in all, with pauses of at most `pause_s` between them.
 
-    Around each group is up to `AROUND_S` of sound, half of what parts it from another at most, and none where
-    `pause_s` is 0. A stretch that is longer than `longest_s` is a group of its own.
+    Each group has up to `AROUND_S` of sound around it, at most half of the pause to the next group, and none where
+    `pause_s` is 0. A segment that is longer than `longest_s` is a group of its own.
 
     >>> [len(g.segments) for g in groups([{"track": 0, "start_s": t, "end_s": t + 2} for t in (0, 3, 9)], 1.0, 20.0)]
     [2, 1]
     """
-    found: list[list[Mapping[str, Any]]] = []
+    grouped: list[list[Mapping[str, Any]]] = []
     gaps = [math.inf]  # before each group
     for segment in segments:
-        gap_s = segment["start_s"] - found[-1][-1]["end_s"] if found else math.inf
-        if found and segment["track"] != found[-1][-1]["track"]:
+        gap_s = segment["start_s"] - grouped[-1][-1]["end_s"] if grouped else math.inf
+        if grouped and segment["track"] != grouped[-1][-1]["track"]:
             gap_s = math.inf
-        if pause_s and gap_s <= pause_s and segment["end_s"] - found[-1][0]["start_s"] <= longest_s:
-            found[-1].append(segment)
+        if pause_s and gap_s <= pause_s and segment["end_s"] - grouped[-1][0]["start_s"] <= longest_s:
+            grouped[-1].append(segment)
             continue
-        if found:
+        if grouped:
             gaps.append(gap_s)
-        found.append([segment])
+        grouped.append([segment])
     around = [min(AROUND_S, max(0.0, gap_s / 2)) if pause_s else 0.0 for gap_s in [*gaps, math.inf]]
-    return [Group(group, before, after) for group, before, after in zip(found, around, around[1:], strict=False)]
+    return [Group(group, before, after) for group, before, after in zip(grouped, around, around[1:], strict=False)]
 
 
 def _away(time_s: float, stretch: Mapping[str, Any]) -> float:
-    """Seconds from a time to a stretch of speech; 0 inside it."""
+    """Seconds from a time to a segment of speech; 0 inside it."""
     return max(stretch["start_s"] - time_s, time_s - stretch["end_s"], 0.0)
 
 
 def pieces(sound: Sound, track: int, start: int, stop: int, longest: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Samples [start, stop) of a track as float32 (samples,) pieces, each with the place of its first sample.
+    """Samples [start, stop) of a track as float32 (samples,) pieces, each with the index of its first sample.
 
     A piece has at most `longest` samples. Longer sound is cut in the middle of its quietest 50 ms in the second half of
     what a piece may hold, and no closer to the end than a quarter of that.
@@ -219,5 +221,5 @@ def _resampled(samples: np.ndarray, rate: int, own_rate: int) -> np.ndarray:
         return samples
     import soxr
 
-    found: np.ndarray = soxr.resample(samples, rate, own_rate)
-    return found
+    resampled: np.ndarray = soxr.resample(samples, rate, own_rate)
+    return resampled

@@ -1,4 +1,4 @@
-"""Frames of 16 ms: the pitch of each, by SwiftF0 in its own windows, and its level after K-weighting."""
+"""The pitch of frames of 16 ms, by the network SwiftF0, and their level after K-weighting."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ RATE = 16000
 HOP = 256
 FRAME_S = HOP / RATE
 WINDOW_FRAMES = 1875
-"""Frames that the network is given at a time, 30 s."""
+"""Frames that the network is given at once, 30 s."""
 BEFORE, AFTER = 11, 10
-"""Frames around those that reach into their results: half of a window of 2,048 samples, and seven frames."""
+"""Frames of context on both sides that results depend on: half of a window of 2,048 samples, and seven frames."""
 SILENT_PEAK = 1e-3
-"""Frames that are nowhere louder have no pitch: on digital silence the network hears things."""
+"""Frames whose peak is not above this have no pitch, because the network detects one in digital silence."""
 LOWEST_HZ = 46.875
 LOWEST_DB = -120.0
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Of a track from `start_s` on: pitch in Hz, nan where there is none, and level in LU of each frame of 16 ms."""
+    """The pitch in Hz, NaN where there is none, and the level in LU of frames of 16 ms of a track from `start_s` on."""
 
     start_s: float
     pitch_hz: np.ndarray
     level_lu: np.ndarray
 
     def packed(self) -> dict[str, str]:
-        """As text for JSON: cents over `LOWEST_HZ`, and hundredths of a LU, both in 16 bits."""
+        """The frames as text for JSON: cents above `LOWEST_HZ` and hundredths of a LU, both in 16 bits."""
         cents = np.where(np.isnan(self.pitch_hz), -1, 1200 * np.log2(np.maximum(self.pitch_hz, 1) / LOWEST_HZ))
         arrays = {"pitch": cents, "level": 100 * self.level_lu}
         return {name: base64.b64encode(np.rint(a).astype("<i2").tobytes()).decode() for name, a in arrays.items()}
 
     @classmethod
-    def unpacked(cls, start_s: float, told: dict[str, str]) -> Frames:
-        """What `packed` gave, in its precision."""
-        cents, level = (np.frombuffer(base64.b64decode(told[name]), "<i2").astype(float) for name in ("pitch", "level"))
+    def unpacked(cls, start_s: float, texts: dict[str, str]) -> Frames:
+        """The frames from the result of `packed`, in its precision."""
+        cents, level = (
+            np.frombuffer(base64.b64decode(texts[name]), "<i2").astype(float) for name in ("pitch", "level")
+        )
         return cls(start_s, np.where(cents < 0, np.nan, LOWEST_HZ * 2 ** (cents / 1200)), level / 100)
 
 
@@ -57,7 +59,7 @@ class PitchTracker:
         except ImportError as error:
             raise MissingExtraError(f"prosody needs onnxruntime: {error}", install(["prosody"])) from error
         options = onnxruntime.SessionOptions()
-        # One thread whatever the machine has: results must not depend on where a unit ran.
+        # One thread on any machine, so that results do not depend on where a unit ran.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.limits = {"fmin": np.array(floor_hz, np.float32), "fmax": np.array(ceiling_hz, np.float32)}
@@ -65,7 +67,7 @@ class PitchTracker:
         self.sections = k_weighting(RATE)
 
     def frames(self, samples: np.ndarray, start_s: float) -> Frames:
-        """The frames of float32 (samples,) at 16 kHz; a rest of less than a frame has none."""
+        """The frames of float32 (samples,) at 16 kHz; an incomplete last frame is left out."""
         count = len(samples) // HOP
         pitch = np.concatenate([np.zeros(0), *self._pitch(samples, count)])
         return Frames(start_s, pitch, np.concatenate([np.zeros(0), *self._levels(samples, count)]))
@@ -79,12 +81,12 @@ class PitchTracker:
                 continue
             before = max(0, first - BEFORE)
             window = samples[before * HOP : (last + AFTER) * HOP if last < count else None]
-            told = self.session.run(["pitch", "confidence"], {"audio": window[None], **self.limits})
-            pitch, confidence = (np.asarray(one[0], float)[first - before : last - before] for one in told)
+            outputs = self.session.run(["pitch", "confidence"], {"audio": window[None], **self.limits})
+            pitch, confidence = (np.asarray(one[0], float)[first - before : last - before] for one in outputs)
             yield np.where((confidence >= self.confidence) & (peaks >= SILENT_PEAK), pitch, np.nan)
 
     def _levels(self, samples: np.ndarray, count: int) -> Iterator[np.ndarray]:
-        """Levels of frames around the times for which the network tells the pitch."""
+        """Levels of frames around the times at which the network estimates the pitch."""
         from scipy.signal import sosfilt
 
         state = np.zeros((len(self.sections), 2))

@@ -1,7 +1,8 @@
-"""pyannote's diarization pipeline from the files of others, none of whose code is run.
+"""Load a diarization pipeline of pyannote.audio from untrusted files without running code in them.
 
-pyannote's own `Pipeline.from_pretrained` calls any class that a config.yaml names, and unpickles checkpoints, which may
-call anything. Here a configuration may name only what pyannote.audio itself ships, and checkpoints are read as weights.
+`Pipeline.from_pretrained` of pyannote.audio calls any class that a config.yaml names, and unpickles checkpoints, which
+may run any code. Here a configuration may name only classes of pyannote.audio itself, and checkpoints are read as
+weights.
 Imported by the diarize stage only: everything here needs the `diarize` extra.
 """
 
@@ -39,12 +40,12 @@ PIPELINES = {
     "pyannote.audio.pipelines.SpeakerDiarization": SpeakerDiarization,
     "pyannote.audio.pipelines.speaker_diarization.SpeakerDiarization": SpeakerDiarization,
 }
-"""Pipelines that a configuration may name."""
+"""The pipelines that a configuration may name."""
 SETTINGS = frozenset([
     "legacy", "segmentation_step", "embedding_exclude_overlap", "clustering", "embedding_batch_size",
     "segmentation_batch_size", "der_variant",
 ])  # fmt: skip
-"""Parameters of a pipeline that are plain values, beside its parts: segmentation, embedding and plda."""
+"""The parameters of a pipeline that are plain values; the others are its parts: segmentation, embedding and plda."""
 ARCHITECTURES = {
     architecture.__name__: architecture
     for architecture in (
@@ -52,9 +53,9 @@ ARCHITECTURES = {
         XVectorSincNet,
     )
 }  # fmt: skip
-"""Models that a checkpoint may be of: those that pyannote.audio ships."""
+"""The models that a checkpoint may hold: those that pyannote.audio ships."""
 PLAIN: tuple[Any, ...] = (Specifications, Problem, Resolution, TorchVersion, AttributeDict)
-"""Classes of data that pyannote writes into its checkpoints beside weights; none of them runs anything."""
+"""Classes of data, none of which runs code, that checkpoints of pyannote.audio hold beside weights."""
 REMEDY = (
     "name a pipeline of pyannote.audio with its own models; or, if you trust whoever made these files with this "
     "machine, write trust = true in [annotate.diarize]"
@@ -62,7 +63,7 @@ REMEDY = (
 
 
 def load_pipeline(folder: Path) -> SpeakerDiarization:
-    """The pipeline of a folder with a config.yaml, or of such a file. RecipeError for one that may run code."""
+    """Load the pipeline of a folder with a config.yaml, or of such a file. RecipeError if it may run code."""
     file = folder / "config.yaml" if folder.is_dir() else folder
     config = _configuration(file)
     name = config["pipeline"].get("name")
@@ -85,7 +86,7 @@ def load_pipeline(folder: Path) -> SpeakerDiarization:
 
 
 def _configuration(file: Path) -> dict[str, Any]:
-    """A config.yaml as plain values. Tables that call classes of their own are refused."""
+    """Read a config.yaml as plain values. RecipeError for tables that would call classes of their own."""
     with file.open("rb") as opened:
         text = opened.read(MAX_CONFIG_BYTES + 1)
     try:
@@ -100,25 +101,26 @@ def _configuration(file: Path) -> dict[str, Any]:
 
 
 def _take_parts(file: Path, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The models that a configuration names, loaded and taken out of its parameters."""
+    """Load the models that a configuration names, and remove them from its parameters."""
     parts: dict[str, Any] = {}
     for part in ("segmentation", "embedding"):
         if part not in parameters:
             raise RecipeError(f"{file} names no {part}", REMEDY)
         parts[part] = load_model(_place(file, part, parameters.pop(part)))
     if "plda" in parameters:
-        parts["plda"] = PLDA.from_pretrained(_place(file, "plda", parameters.pop("plda")))  # arrays, without pickle
+        # The files hold arrays, which are loaded without pickle.
+        parts["plda"] = PLDA.from_pretrained(_place(file, "plda", parameters.pop("plda")))
     elif parameters.get("clustering", "VBxClustering") != "VBxClustering":
-        parts["plda"] = object.__new__(PLDA)  # asked for whatever the clustering
+        parts["plda"] = object.__new__(PLDA)  # pyannote requires one for any clustering
     else:
         raise RecipeError(f"{file} clusters by VBx and names no plda", REMEDY)
     return parts
 
 
 def _place(file: Path, part: str, named: Any) -> Path:
-    """The file or folder of a part: '$model/NAME' lies beside the configuration, else it is a path or a hub id.
+    """The file or folder of a part: '$model/NAME' is relative to the configuration, else it is a path or a hub id.
 
-    A hub id is downloaded. RecipeError for what is none of these.
+    A model on the hub is downloaded. RecipeError for anything else.
     """
     settings = named if isinstance(named, Mapping) else {"checkpoint": named}
     values = [settings.get(key) or "" for key in ("checkpoint", "revision", "subfolder")]
@@ -131,9 +133,9 @@ def _place(file: Path, part: str, named: Any) -> Path:
 
 
 def load_model(place: Path) -> Model:
-    """A model of pyannote from its checkpoint, or the folder of one, read as weights and plain values.
+    """Load a model of pyannote.audio from its checkpoint, or from the folder of one, as weights and plain values.
 
-    RecipeError for a checkpoint that holds anything else, or that is of a class that pyannote.audio does not ship.
+    RecipeError for a checkpoint that holds anything else, or a model of a class that pyannote.audio does not ship.
     """
     file = place / "pytorch_model.bin" if place.is_dir() else place
     try:
@@ -144,7 +146,7 @@ def load_model(place: Path) -> Model:
             if not module.startswith("pyannote.audio.models.") or name not in ARCHITECTURES:
                 what = f"{file} is of the class {module}.{name}"
                 raise RecipeError(f"{what:.300}, which is not a model that pyannote.audio ships", REMEDY)
-            # The weights of a loss, which some checkpoints hold, belong to no model.
+            # Some checkpoints hold the weights of a training loss as well, which the model does not have.
             saved["state_dict"] = {k: v for k, v in saved["state_dict"].items() if not k.startswith("loss_func")}
             with io.BytesIO() as weights:
                 torch.save(saved, weights)

@@ -1,4 +1,4 @@
-"""How many people speak a language: the prior of the language stage."""
+"""The prior of the stage `language`: how many people speak each language."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Unicode CLDR's populations by language, over all territories, as the package language_data 1.4.0 tells them.
+# Populations by language over all territories, from Unicode CLDR in the package language_data 1.4.0.
 MILLIONS: dict[str, float] = {
     "en": 1730, "zh": 1330, "hi": 582, "es": 507, "ar": 379, "fr": 333, "ur": 313, "bn": 280, "pt": 249, "pa": 220,
     "sw": 194, "ru": 194, "id": 181, "yue": 155, "de": 142, "ja": 118, "te": 101, "mr": 98.6, "jv": 96.1, "vi": 92.4,
@@ -21,18 +21,18 @@ MILLIONS: dict[str, float] = {
     "ba": 1.83, "mk": 1.61, "nn": 1.38, "lv": 1.1, "eu": 1.03, "cy": 0.921, "yi": 0.916, "et": 0.854, "br": 0.568,
     "mt": 0.47, "lb": 0.45, "is": 0.364, "mi": 0.145, "fo": 0.073, "haw": 0.03, "sa": 0.017, "la": 0.00082,
 }  # fmt: skip
-"""Millions of speakers, of first and further languages, by ISO 639-1 code, for all languages that Whisper tells."""
+"""Millions of speakers, of first and further languages, by ISO 639-1 code, for all languages that Whisper detects."""
 
 
 def log_prior(languages: Sequence[str], millions: Mapping[str, float], strength: float) -> np.ndarray:
-    """Logarithms, float64 (languages,), of how common languages are: their speakers to the power of `strength`.
+    """Log prior of languages, float64 (languages,): the number of their speakers to the power of `strength`.
 
-    The most common of `languages` has 0; one that `millions` lacks counts as the least common one.
+    The most common of `languages` has 0. A language that is not in `millions` has the value of the least common one.
 
     >>> np.exp(log_prior(["en", "cy"], {"en": 1600.0, "cy": 0.1}, 0.5)).round(4).tolist()
     [1.0, 0.0079]
     """
     least = min((millions[code] for code in languages if code in millions), default=1.0)
-    known = np.array([strength * math.log(millions.get(code, least)) for code in languages])
-    prior: np.ndarray = known - known.max()
+    powers = np.array([strength * math.log(millions.get(code, least)) for code in languages])
+    prior: np.ndarray = powers - powers.max()
     return prior

@@ -1,4 +1,4 @@
-"""Prosody: pitch, speaking rate, pauses and range of loudness of each speaker, where nobody else is heard."""
+"""Prosody: pitch, speaking rate, pauses and range of loudness of each speaker, where nobody else speaks."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from pipelines.stages.turns import inside, within, without
 from runtime import models
 
 PAUSE_S = (0.2, 3.0)
-"""Silences of a speaker that count as pauses, where nobody else is heard in them; longer ones are lapses."""
+"""Range in seconds of the silences of a speaker that count as pauses, if nobody else speaks in them."""
 MIN_VOICED_S = 1.0
 MIN_SPEECH_S = 2.0
-"""Of less, nothing is told of a speaker's pitch; of their rate, pauses and loudness."""
+"""Least voiced time for the columns about pitch, and least speech for those about rate, pauses and loudness."""
 SMOOTH_FRAMES = 3
-"""With the two steps of a frame 64 ms: the window of Praat's intensity for pitches down to 50 Hz."""
+"""Together with the two steps of a frame 64 ms, the window of the intensity of Praat for pitches down to 50 Hz."""
 LOUD_PERCENTILE, BELOW_LOUD_DB, DIP_DB = 99.0, 25.0, 2.0
-"""A syllable's peak of level lies at most so far below the loud parts of the speaker, and stands out by so much."""
+"""The peak of level in a syllable is at most `BELOW_LOUD_DB` below the loud parts of the speaker, which are given by a
+percentile, and exceeds the minima beside it by `DIP_DB`."""
 BLOCK_FRAMES, STEP_FRAMES = 25, 6
-"""Momentary loudness: 0.4 s, about every 0.1 s."""
+"""Blocks of momentary loudness: 0.4 s, about every 0.1 s."""
 NAMES = (
     *("pitch_median_hz", "pitch_range_semitones", "pitch_sd_semitones", "voiced_share", "syllables_per_s"),
     *("pauses_per_min", "pause_median_s", "pause_share", "loudness_range_lu"),
 )
-"""What is told of each speaker, and of a recording as the mean over its speakers."""
+"""The columns of each speaker, and of a recording as the mean over its speakers."""
 
 
 @dataclass(frozen=True)
 class ProsodyConfig:
     speakers: bool | None = None
-    """Whether each speaker of `diarize` is measured apart; otherwise each track is. If not given, as the recipe has it:
-    where it has the stage `diarize`."""
+    """Whether each speaker of `diarize` is measured separately; otherwise each track is. If not given, this is true
+    where the recipe has the stage `diarize`."""
     pitch_floor_hz: float = 50.0
-    """The lowest pitch that is sought, in Hz."""
+    """The lowest pitch that is detected, in Hz."""
     pitch_ceiling_hz: float = 600.0
-    """The highest pitch that is sought, in Hz."""
+    """The highest pitch that is detected, in Hz."""
     confidence: float = 0.5
-    """From which a frame is voiced, on the scale of the network, which is calibrated to 0.5."""
+    """Confidence of the network from which on a frame is voiced; 0.5 is the value of its authors."""
     chunk_s: float = 600.0
-    """Longer recordings are heard in chunks of about this length, so that memory is bounded."""
+    """Longer recordings are processed in chunks of about this length in seconds, so that memory is bounded."""
     model: str = "swift-f0"
     """Weights in the registry of models."""
 
@@ -64,12 +65,12 @@ class ProsodyConfig:
 
 
 class Prosody(Stage):
-    """Rows of `manifests.schemas.PROSODY`. Only speech that nobody else speaks into is measured.
+    """Rows of `manifests.schemas.PROSODY`. Only speech during which nobody else speaks is measured.
 
-    Pitch statistics leave out what lies far from a speaker's own register, most of it octave errors: below 0.72 of the
-    35th percentile less 10 Hz, and above 1.9 of the 65th plus 10 Hz (De Looze and Hirst 2008). Syllables are peaks of
-    the level in voiced frames (de Jong and Wempe 2009), so that no language is asked for. The range of loudness is that
-    of EBU 3342 over blocks of 0.4 s instead of 3 s, since people rarely speak alone for long.
+    Pitch statistics leave out values far from the register of the speaker, most of which are octave errors: those below
+    0.72 of the 35th percentile less 10 Hz, and above 1.9 of the 65th plus 10 Hz (De Looze and Hirst 2008). Syllables
+    are peaks of the level in voiced frames (de Jong and Wempe 2009), so that the language does not matter. The range of
+    loudness is that of EBU 3342 over blocks of 0.4 s instead of 3 s, since people rarely speak alone for long.
     """
 
     name = "prosody"
@@ -93,11 +94,11 @@ class Prosody(Stage):
         config = self.config
         self.tracker = PitchTracker(config.model, config.pitch_floor_hz, config.pitch_ceiling_hz, config.confidence)
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
-        return self.join(sound, known, [self.hear(sound, chunk) for chunk in self.chunks(sound, known)])
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
+        return self.join(sound, rows, [self.annotate_chunk(sound, chunk) for chunk in self.chunks(sound, rows)])
 
-    def chunks(self, sound: Outline, known: Mapping[str, Row]) -> list[Span]:
-        speech = [(row["start_s"], row["end_s"]) for row in known["vad"]["segments"]]
+    def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
+        speech = [(row["start_s"], row["end_s"]) for row in rows["vad"]["segments"]]
         edges = chunk_edges(sound.num_samples / sound.sample_rate, self.config.chunk_s, speech)
         return [
             (start, end)
@@ -105,36 +106,36 @@ class Prosody(Stage):
             if any(first < end and last > start for first, last in speech)
         ]
 
-    def hear(self, sound: Sound, chunk: Span) -> Row:
-        """The frames of each track."""
+    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
+        """The frames of each track, packed as text."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
         samples = sound.read(first, last)
         return {"tracks": [self.tracker.frames(track, chunk[0]).packed() for track in samples]}
 
-    def join(self, sound: Outline, known: Mapping[str, Row], heard: Sequence[Row]) -> Row:
-        starts = [start for start, _ in self.chunks(sound, known)]
-        voices = speakers(known, self.config.speakers or False)
-        for start_s, chunk in zip(starts, heard, strict=True):
+    def join(self, sound: Outline, rows: Mapping[str, Row], results: Sequence[Row]) -> Row:
+        starts = [start for start, _ in self.chunks(sound, rows)]
+        voices = speakers(rows, self.config.speakers or False)
+        for start_s, chunk in zip(starts, results, strict=True):
             for track, packed in enumerate(chunk["tracks"]):
                 frames = Frames.unpacked(start_s, packed)
                 for voice in voices:
                     if voice.track == track:
-                        voice.hear(frames)
-        rows = [voice.row() for voice in voices]
-        alone_s = round(sum(row["alone_s"] for row in rows), 6)
-        return {"voices": rows, "alone_s": alone_s, **{name: _mean(rows, name) for name in NAMES}}
+                        voice.add(frames)
+        measured = [voice.row() for voice in voices]
+        alone_s = round(sum(row["alone_s"] for row in measured), 6)
+        return {"voices": measured, "alone_s": alone_s, **{name: _mean(measured, name) for name in NAMES}}
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | None:
-    """The mean over the speakers of whom this is known, weighted by their speech."""
-    told = [(row[name], row["alone_s"]) for row in rows if row[name] is not None]
-    weight = sum(seconds for _, seconds in told)
-    return round(sum(value * seconds for value, seconds in told) / weight, 6) if weight else None
+    """The mean of a column over the speakers that have a value, weighted by their speech."""
+    values = [(row[name], row["alone_s"]) for row in rows if row[name] is not None]
+    weight = sum(seconds for _, seconds in values)
+    return round(sum(value * seconds for value, seconds in values) / weight, 6) if weight else None
 
 
 @dataclass
 class Voice:
-    """A speaker on a track: where they speak, where nobody else does meanwhile, and what was heard there."""
+    """A speaker on a track: spans of their speech and of that of others, and the frames in which they speak alone."""
 
     speaker: str | None
     track: int
@@ -148,8 +149,8 @@ class Voice:
     def __post_init__(self) -> None:
         self.alone = without(self.speech, self.others)
 
-    def hear(self, frames: Frames) -> None:
-        """Keep of frames of the track what lies in the speech."""
+    def add(self, frames: Frames) -> None:
+        """Collect the frames of the track in which the speaker speaks alone."""
         mine = covered(self.alone, frames.start_s, len(frames.level_lu))
         if not mine.any():
             return
@@ -163,7 +164,7 @@ class Voice:
         self.blocks.append(np.maximum(powers[whole + BLOCK_FRAMES] - powers[whole], 1e-12) / BLOCK_FRAMES)
 
     def row(self) -> Row:
-        """What is told of the speaker."""
+        """The columns of the speaker."""
         alone_s = sum(end - start for start, end in self.alone)
         pitch, levels, peaks, blocks = (
             np.concatenate([np.zeros(0), *parts]) for parts in (self.pitch_hz, self.levels, self.peaks, self.blocks)
@@ -193,16 +194,17 @@ class Voice:
         }
 
 
-def speakers(known: Mapping[str, Row], apart: bool) -> list[Voice]:
-    """The speakers of `diarize` if they are told apart, else the tracks, with their speech by voice activity."""
+def speakers(rows: Mapping[str, Row], apart: bool) -> list[Voice]:
+    """The speakers of `diarize` if they are measured separately, else the tracks, with their speech by voice
+    activity."""
     segments: dict[int, list[Span]] = {}
-    for row in known["vad"]["segments"]:
+    for row in rows["vad"]["segments"]:
         segments.setdefault(row["track"], []).append((row["start_s"], row["end_s"]))
     speech = {track: union(spans) for track, spans in segments.items()}
     spoken: dict[tuple[str | None, int], list[Span]] = {(None, track): spans for track, spans in speech.items()}
     if apart:
         spoken = {}
-        for turn in known["diarize"]["turns"]:
+        for turn in rows["diarize"]["turns"]:
             spoken.setdefault((turn["speaker"], turn["track"]), []).append((turn["start_s"], turn["end_s"]))
         spoken = {(name, track): union(spans) for (name, track), spans in sorted(spoken.items())}
     return [
@@ -216,31 +218,33 @@ def _of_others(spoken: Mapping[Any, Sequence[Span]], one: tuple[str | None, int]
 
 
 def covered(spans: Sequence[Span], start_s: float, count: int) -> np.ndarray:
-    """Which of `count` frames from `start_s` on have their middle within the spans, which are in order, bool (count,).
+    """Whether the middle of each of `count` frames from `start_s` on lies in the spans, which are in order: bool
+    (count,).
 
     >>> covered([(1.0, 1.04)], 1.0, 4).tolist()
     [True, True, True, False]
     """
     edges = np.ceil((np.array(spans, float).reshape(-1, 2) - start_s) / FRAME_S - 1e-6).astype(int).clip(0, count)
     steps = np.bincount(edges[:, 0], minlength=count + 1) - np.bincount(edges[:, 1], minlength=count + 1)
-    found: np.ndarray = np.cumsum(steps)[:count] > 0
-    return found
+    inside: np.ndarray = np.cumsum(steps)[:count] > 0
+    return inside
 
 
 def nuclei(frames: Frames) -> np.ndarray:
-    """Which frames are peaks of the level that stand out by `DIP_DB`, with pitch in them, bool (frames,)."""
+    """Whether each frame is a voiced peak of the level that exceeds the minima beside it by `DIP_DB`: bool
+    (frames,)."""
     from scipy.signal import find_peaks
 
     window = np.hanning(SMOOTH_FRAMES + 2)[1:-1]
     powers = np.convolve(10 ** (frames.level_lu / 10), window / window.sum(), "same")
     at, _ = find_peaks(10 * np.log10(np.maximum(powers, 1e-12)), prominence=DIP_DB)
-    found = np.zeros(len(powers), bool)
-    found[at] = ~np.isnan(frames.pitch_hz[at])
-    return found
+    peaks = np.zeros(len(powers), bool)
+    peaks[at] = ~np.isnan(frames.pitch_hz[at])
+    return peaks
 
 
 def of_pitch(pitch_hz: np.ndarray) -> Row:
-    """Median, range and spread of the pitch in voiced frames; nothing of less than `MIN_VOICED_S`."""
+    """Median, range and spread of the pitch in voiced frames; no columns for less than `MIN_VOICED_S`."""
     if len(pitch_hz) * FRAME_S < MIN_VOICED_S:
         return {}
     low, high = np.percentile(pitch_hz, (35, 65))
@@ -254,7 +258,8 @@ def of_pitch(pitch_hz: np.ndarray) -> Row:
 
 
 def loudness_range_lu(powers: np.ndarray) -> float | None:
-    """From the 10th to the 95th percentile of the loudness of blocks at most 20 LU below their mean power, in LU."""
+    """The range from the 10th to the 95th percentile of loudness, in LU, of the blocks at most 20 LU below the mean
+    power."""
     if len(powers) * STEP_FRAMES * FRAME_S < MIN_SPEECH_S / 2:
         return None
     kept = powers[powers >= powers.mean() / 100]

@@ -1,4 +1,4 @@
-"""Quality of the speech: DNSMOS over windows of it, its level over the background, and the likelihood of music."""
+"""Quality of the speech: DNSMOS in windows, the signal-to-noise ratio, and the likelihood of music."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ Spans = list[tuple[int, int]]
 
 RATE = 16000
 WINDOW_SAMPLES = 144160
-"""9.01 s, the input of the P.835 model."""
+"""9.01 s, the length of the input of the P.835 model."""
 FRAME_SAMPLES = 320
 BLOCK_SAMPLES = 1500 * FRAME_SAMPLES
 MIN_NOISE_S = 0.5
 SILENT_PEAK = 2.0**-16
-"""Half a step of 16 bits: resampling does not keep zeros exact."""
+"""Half a step of 16 bits, below which a frame is digital silence. Resampling does not keep zeros exact."""
 LOWEST_SNR_DB = -20.0
 
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """What is listened to, and how much of it."""
+    """Models, and how much of a recording is measured."""
 
     p835_model: str = "dnsmos-p835"
     """Weights of DNSMOS P.835 in the registry of models."""
     p808_model: str = "dnsmos-p808"
     """Weights of DNSMOS P.808 in the registry of models."""
     max_windows: int = 4
-    """Windows of 9.01 s that DNSMOS scores on each track."""
+    """The most windows of 9.01 s that DNSMOS scores on each track."""
     guard_s: float = 0.1
-    """Time beside speech that is neither speech nor noise, for reverberation and soft onsets."""
+    """Time beside speech that counts as neither speech nor noise, because it holds reverberation and soft onsets."""
     music_threshold: float = 1.5
-    """Activation from which a block is music; see `pipelines.stages.music.activation`."""
+    """Activation above which a block is music; see `pipelines.stages.music.activation`."""
     max_music_blocks: int = 240
-    """Blocks of 2.6 s in which music is sought, spread over the recording."""
+    """The most blocks of 2.6 s that are searched for music, spread over the recording."""
 
     def __post_init__(self) -> None:
         for name in ("max_windows", "max_music_blocks"):
@@ -54,10 +54,12 @@ class QualityConfig:
 
 
 class Quality(Stage):
-    """Rows of `manifests.schemas.QUALITY`. Each track is scored where it speaks; the row holds the tracks' mean.
+    """Rows of `manifests.schemas.QUALITY`. Each track is scored where there is speech in it; the row holds the mean
+    over tracks.
 
-    DNSMOS is Reddy et al., ICASSP 2021 (P.808) and 2022 (P.835), as the package speechmos computes it, except that
-    it scores windows spread over the speech, not one a second. Without speech all but music_likelihood is null.
+    DNSMOS (Reddy et al., ICASSP 2021 for P.808 and 2022 for P.835) is computed as by the package speechmos, except that
+    it scores windows spread over the speech instead of one every second. Without speech, all columns but
+    music_likelihood are null.
     """
 
     name = "quality"
@@ -76,16 +78,16 @@ class Quality(Stage):
     def setup(self) -> None:
         self.dnsmos = Dnsmos(self.config.p835_model, self.config.p808_model)
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         assert sound.sample_rate == RATE
         scores, snrs = [], []
         windows = 0
         for track in range(sound.tracks):
-            speech = spans(known["vad"], track, sound.num_samples)
+            speech = spans(rows["vad"], track, sound.num_samples)
             starts = window_starts(speech, sound.num_samples, self.config.max_windows)
             if starts:
-                heard = [self.dnsmos(sound.read(at, at + WINDOW_SAMPLES)[track]) for at in starts]
-                scores.append(np.mean(heard, axis=0))
+                scored = [self.dnsmos(sound.read(at, at + WINDOW_SAMPLES)[track]) for at in starts]
+                scores.append(np.mean(scored, axis=0))
                 windows += len(starts)
             snr = snr_db(sound, track, speech, self.config.guard_s)
             if snr is not None:
@@ -101,14 +103,15 @@ class Quality(Stage):
 
 
 class Dnsmos:
-    """Both DNSMOS models on one thread, fed as speechmos 0.0.1.1 does (which would bring librosa and pandas)."""
+    """Both DNSMOS models on one thread, with the inputs of speechmos 0.0.1.1, which itself would require librosa and
+    pandas."""
 
     def __init__(self, p835_model: str, p808_model: str) -> None:
         paths = [models.verified(name) for name in (p835_model, p808_model)]
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # One thread whatever the machine has: results must not depend on where a unit ran.
+        # One thread on any machine, so that results do not depend on where a unit ran.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.p835, self.p808 = (
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths
@@ -117,14 +120,14 @@ class Dnsmos:
     def __call__(self, samples: np.ndarray) -> tuple[float, float, float, float]:
         """MOS of signal, background, overall and P.808 for float32 (samples,) at 16 kHz, not empty.
 
-        The first 9.01 s count; less is repeated to fill them. Samples beyond full scale, which speechmos refuses and
-        resampling makes, are clipped.
+        Only the first 9.01 s are scored; shorter sound is repeated to that length. Samples beyond full scale, which
+        resampling may cause and speechmos refuses, are clipped.
         """
         window = np.clip(np.resize(samples, WINDOW_SAMPLES) if len(samples) < WINDOW_SAMPLES else samples, -1, 1)
         window = window[:WINDOW_SAMPLES].astype(np.float32)
         sig, bak, ovrl = self.p835.run(None, {"input_1": window[None]})[0][0].astype(float)
         p808 = float(self.p808.run(None, {"input_1": mel_features(window[:-160])[None]})[0][0][0])
-        # From the network's scores to those of listeners: polynomials of the release.
+        # The polynomials of the release, which map the scores of the network to those of listeners.
         return (
             -0.08397278 * sig**2 + 1.22083953 * sig + 0.0052439,
             -0.13166888 * bak**2 + 1.60915514 * bak - 0.39604546,
@@ -134,10 +137,10 @@ class Dnsmos:
 
 
 def mel_features(samples: np.ndarray) -> np.ndarray:
-    """P.808's input, float32 (frames, 120), of float32 (samples,) at 16 kHz.
+    """The input of the P.808 model, float32 (frames, 120), from float32 (samples,) at 16 kHz.
 
-    What librosa's melspectrogram(n_fft=321, hop_length=160, n_mels=120) gives, in dB below its maximum, at least -80,
-    then (dB + 40) / 40.
+    This is librosa's melspectrogram(n_fft=321, hop_length=160, n_mels=120) in dB relative to its maximum, bounded to at
+    least -80, then (dB + 40) / 40.
     """
     padded = np.pad(samples, 160)
     frames = np.lib.stride_tricks.sliding_window_view(padded, 321)[::160]
@@ -157,13 +160,13 @@ def mel_filters() -> np.ndarray:
 
 
 def spans(vad: Row, track: int, num_samples: int) -> Spans:
-    """A track's segments of speech as samples [start, stop), in order."""
-    found = [(s["start_s"], s["end_s"]) for s in vad["segments"] if s["track"] == track]
-    return [(round(start * RATE), min(round(end * RATE), num_samples)) for start, end in found]
+    """The segments of speech of a track as samples [start, stop), in order."""
+    segments = [(s["start_s"], s["end_s"]) for s in vad["segments"] if s["track"] == track]
+    return [(round(start * RATE), min(round(end * RATE), num_samples)) for start, end in segments]
 
 
 def window_starts(speech: Spans, num_samples: int, max_windows: int) -> list[int]:
-    """First samples of the windows that DNSMOS hears: as many as the speech fills, centred at even shares of it."""
+    """First samples of the windows that DNSMOS scores: as many as the speech fills, centred at even shares of it."""
     total = sum(stop - start for start, stop in speech)
     count = min(max_windows, math.ceil(total / WINDOW_SAMPLES))
     starts = set()
@@ -180,9 +183,10 @@ def window_starts(speech: Spans, num_samples: int, max_windows: int) -> list[int
 def snr_db(sound: Sound, track: int, speech: Spans, guard_s: float) -> float | None:
     """Level of a track's speech over that of the rest: 10 log10((S - N) / N), S and N mean powers of 20 ms frames.
 
-    Frames at most `guard_s` from speech are left out, and so are frames of digital silence, which a gate or an
-    editor made. Another speaker's voice that leaks into the track counts as noise. None without speech or with less
-    than 0.5 s of noise; not below -20 dB, where S is no longer told from N.
+    Frames at most `guard_s` from speech are left out, and so are frames of digital silence, which come from a noise
+    gate or from editing. The voice of another speaker that leaks into the track counts as noise. The result is None
+    without speech or with less than 0.5 s of noise, and at least -20 dB, below which S cannot be distinguished from
+    N.
     """
     guard = round(guard_s * RATE)
     power = np.zeros(2)

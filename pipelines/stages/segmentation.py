@@ -13,35 +13,36 @@ from pyannote.audio.models.segmentation import PyanNet
 
 from pipelines.stages.stretches import FRAME_STEP, FRAME_WIDTH, FRAMES, POWERSET, SAMPLE_RATE, WINDOW_SAMPLES, Windows
 from runtime import models
-from runtime.batches import fit
+from runtime.batches import batch_calls
 
 
 class Segmentation:
-    """The model on a device, called in batches."""
+    """The segmentation model on a device, called in batches."""
 
     def __init__(self, step_s: float, device: str, precision: str, batch_size: int, threads: int) -> None:
-        """`step_s` is the distance of the windows in seconds, rounded to frames; windows leave none of these out."""
+        """`step_s` is the step between windows in seconds. It is rounded to frames, and at most a window, so that every
+        frame lies in a window."""
         self.step = min(FRAMES, max(1, round(step_s * SAMPLE_RATE / FRAME_STEP)))
         self.device = device
         self.model = load_segmentation().to(device)
-        fit(self.model, "diarize, segmentation", batch_size, precision, threads)
+        batch_calls(self.model, "diarize, segmentation", batch_size, precision, threads)
 
     def __call__(self, samples: np.ndarray) -> Windows:
-        """Windows over float32 (samples,) at 16 kHz; the last one ends with the sound, and shorter sound is padded."""
+        """Segment float32 (samples,) at 16 kHz. The last window ends with the sound; shorter sound is padded."""
         frames = max(FRAMES, 1 + (len(samples) - FRAME_WIDTH) // FRAME_STEP)
         starts = list(range(0, frames - FRAMES + 1, self.step))
         if starts[-1] + FRAMES < frames:
             starts.append(frames - FRAMES)
         padded = np.pad(samples, (0, max(0, starts[-1] * FRAME_STEP + WINDOW_SAMPLES - len(samples))))
         cut = np.stack([padded[start * FRAME_STEP : start * FRAME_STEP + WINDOW_SAMPLES] for start in starts])
-        # The model gives logarithms of probabilities.
-        found = self.model(torch.from_numpy(cut)[:, None].to(self.device)).exp().cpu().numpy()
-        assert found.shape[1:] == (FRAMES, len(POWERSET))
-        return Windows(np.array(starts, np.int64), found, len(samples))
+        # The output of the model is logarithms of probabilities.
+        classes = self.model(torch.from_numpy(cut)[:, None].to(self.device)).exp().cpu().numpy()
+        assert classes.shape[1:] == (FRAMES, len(POWERSET))
+        return Windows(np.array(starts, np.int64), classes, len(samples))
 
 
 def load_segmentation() -> PyanNet:
-    """segmentation-3.0 with its own weights, which ship inside a package."""
+    """Load segmentation-3.0 with its published weights, which ship inside a package."""
     saved = torch.load(models.verified("pyannote-segmentation-3.0"), map_location="cpu", weights_only=True)
     model = PyanNet(
         **{name: saved["model"][name] for name in ("sample_rate", "num_channels", "sincnet", "lstm", "linear")}

@@ -1,6 +1,7 @@
-"""Silero's voice activity network, many frames a call: upstream's weights, its convolutions as matrix products.
+"""The voice activity network of Silero with upstream's weights, computed as matrix products over many frames in a call.
 
-Upstream's own graphs convolve each frame of 32 ms apart, four columns wide, which leaves most of a core idle.
+Upstream's own graphs process each frame of 32 ms alone, in convolutions over four columns, which leaves most of a core
+idle.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional
 FRAME = 512
 """Samples of a frame, 32 ms at 16 kHz."""
 CONTEXT = 64
-"""Samples before a frame that are heard with it."""
+"""Samples before a frame that are given to the network with it."""
 State = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -23,7 +24,7 @@ class Silero:
     def __init__(self, path: Path) -> None:
         weights = torch.jit.load(str(path), map_location="cpu").state_dict()
         weights = {name.removeprefix("_model."): value for name, value in weights.items()}
-        # Upstream multiplies by a matrix of windowed cosines and sines; that of frequency 0 is the window.
+        # Upstream multiplies by a matrix of windowed cosines and sines; its row for frequency 0 is the window itself.
         self.window = weights["stft.forward_basis_buffer"][0, 0]
         self.layers = [
             (
@@ -39,9 +40,9 @@ class Silero:
         self.out = weights["decoder.decoder.2.weight"][:, :, 0], weights["decoder.decoder.2.bias"]
 
     def __call__(self, samples: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
-        """Probabilities of speech (tracks, frames) in `samples` (tracks, CONTEXT + frames * FRAME); the state after.
+        """Probabilities of speech (tracks, frames) in `samples` (tracks, CONTEXT + frames * FRAME), and the new state.
 
-        Without a state, a recording begins.
+        Without a state, the samples are taken for the beginning of a recording.
         """
         frames = samples.unfold(1, CONTEXT + FRAME, FRAME)
         columns = functional.pad(frames, (0, 64), "reflect").flatten(0, 1).unfold(1, 256, 128)
@@ -56,5 +57,5 @@ def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride
     """ReLU of a convolution of width 3 over x (batch, columns, channels), with a column of zeros on both sides."""
     batch, _, channels = x.shape
     near = functional.pad(x, (0, 0, 1, 1)).flatten(1).unfold(1, 3 * channels, stride * channels)
-    # As one matrix: torch takes batches of small ones one by one.
+    # As one matrix, because torch would process a batch of small ones one by one.
     return functional.linear(near.reshape(-1, 3 * channels), weight, bias).relu_().view(batch, -1, len(bias))

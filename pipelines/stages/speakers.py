@@ -1,4 +1,4 @@
-"""Speaker embeddings: a unit vector for a few seconds of one voice, alike for one speaker over channels and rooms.
+"""Speaker embeddings: a unit vector for a few seconds of one voice, similar for one speaker over channels and rooms.
 
 The network is CAM++ (Wang et al., 2023, "CAM++: A fast and efficient network for speaker verification using
 context-aware masking"), whose definition and weights ship inside one package. Imported by the diarize stage only:
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 import torchaudio
 
+from pipelines.stages.clustering import unit
 from runtime import models
-from runtime.batches import fit
+from runtime.batches import batch_calls
 
 SAMPLE_RATE = 16000
 DIMENSION = 192
@@ -26,21 +27,21 @@ MELS = 80
 HOP_SAMPLES = 160
 WIDTH_SAMPLES = 400
 LENGTHS = (50, 75, 100, 150, 200, 250, 300, 350, 400)
-"""Frames of 10 ms that are heard. Sound is repeated from its beginning to the next of them, so that equal lengths share
-a batch; of more than the last one, the middle is heard."""
+"""Numbers of frames of 10 ms that the network is given. Features are repeated from their beginning up to the next of
+these, so that sounds of equal length share a batch; of more than the last number, the middle is taken."""
 MIN_FRAMES = 12
-"""Less sound than this has no embedding."""
+"""Sounds with fewer frames have no embedding."""
 CHANNELS = Path(__file__).parent / "channels.npz"
-"""What the channel does to embeddings, see `Compensation`. Made by `tests/bench/fit_channels.py`."""
+"""The directions in which channels move embeddings, see `Compensation`. Made by `tests/bench/fit_channels.py`."""
 
 
 class Compensation:
-    """Takes out of embeddings what a channel puts into them, so that one threshold serves telephones and studios.
+    """Removes the effect of the channel from embeddings, so that one threshold serves telephones and studios.
 
-    A telephone band, a codec or a room moves the embeddings of all voices in the same few directions: two voices on a
-    telephone look as alike as one voice in two rooms. From each embedding are taken the mean over voices and the part
-    that lies in those directions (nuisance attribute projection: Solomonoff et al., 2005, "Advances in channel
-    compensation for SVM speaker recognition").
+    A telephone band, a codec or a room moves the embeddings of all voices in the same few directions, so that two
+    voices on a telephone are as similar as one voice in two rooms. The mean over voices, and the part that lies in
+    those directions, are subtracted from each embedding (nuisance attribute projection: Solomonoff et al., 2005,
+    "Advances in channel compensation for SVM speaker recognition").
     """
 
     def __init__(self, mean: np.ndarray, directions: np.ndarray) -> None:
@@ -49,7 +50,7 @@ class Compensation:
 
     @classmethod
     def packaged(cls) -> Compensation:
-        """That of CAM++, measured on voices that were sent through codecs, rooms and noise."""
+        """The compensation for CAM++, fitted on voices that were passed through codecs, rooms and noise."""
         with np.load(CHANNELS, allow_pickle=False) as saved:
             return cls(saved["mean"], saved["directions"])
 
@@ -59,12 +60,6 @@ class Compensation:
         return unit(centred - centred @ self.directions.T @ self.directions)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (count, dimension) at a length of 1; those of no length stay as they are."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1.0)
-
-
 class SpeakerEmbedding:
     """The network on a device, called in batches of equal lengths."""
 
@@ -72,29 +67,29 @@ class SpeakerEmbedding:
         self.device = device
         self.model = load_embedding().to(device)
         self.compensate = Compensation.packaged()
-        fit(self.model, "diarize, embedding", batch_size, threads=threads)
+        batch_calls(self.model, "diarize, embedding", batch_size, threads=threads)
 
     def __call__(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
         """Compensated embeddings, float64 (count, DIMENSION), of features (frames, MELS) as `features` gives them.
 
         Rows with fewer than `MIN_FRAMES` frames are NaN.
         """
-        found = np.full((len(sounds), DIMENSION), np.nan)
-        alike: dict[int, list[int]] = defaultdict(list)
+        vectors = np.full((len(sounds), DIMENSION), np.nan)
+        of_length: dict[int, list[int]] = defaultdict(list)
         cut = {number: centre(sound) for number, sound in enumerate(sounds) if len(sound) >= MIN_FRAMES}
         for number, frames in cut.items():
-            alike[len(frames)].append(number)
-        for _, numbers in sorted(alike.items()):
-            given = torch.from_numpy(np.stack([cut[number] for number in numbers])).to(self.device)
-            found[numbers] = self.compensate(unit(self.model(given).cpu().numpy().astype(np.float64)))
-        return found
+            of_length[len(frames)].append(number)
+        for _, numbers in sorted(of_length.items()):
+            batch = torch.from_numpy(np.stack([cut[number] for number in numbers])).to(self.device)
+            vectors[numbers] = self.compensate(unit(self.model(batch).cpu().numpy().astype(np.float64)))
+        return vectors
 
 
 def features(samples: np.ndarray) -> np.ndarray:
     """Log-mel powers (frames, MELS) every 10 ms of float32 (samples,) at 16 kHz, by Kaldi's definition, undithered."""
     if len(samples) < WIDTH_SAMPLES:
         return np.zeros((0, MELS), np.float32)
-    scaled = torch.from_numpy(samples)[None] * 32768
+    scaled = torch.from_numpy(samples * np.float32(32768))[None]  # a copy: samples may be read-only
     powers: np.ndarray = torchaudio.compliance.kaldi.fbank(
         scaled, num_mel_bins=MELS, sample_frequency=SAMPLE_RATE, dither=0.0
     ).numpy()
@@ -102,7 +97,7 @@ def features(samples: np.ndarray) -> np.ndarray:
 
 
 def centre(frames: np.ndarray) -> np.ndarray:
-    """The middle of the frames, repeated to one of `LENGTHS`, without its mean: what the network is given."""
+    """The input of the network: the middle of the frames less its mean, repeated up to one of `LENGTHS`."""
     first = max(0, (len(frames) - LENGTHS[-1]) // 2)
     middle = frames[first : first + LENGTHS[-1]]
     length = min(length for length in LENGTHS if length >= len(middle))
@@ -111,9 +106,9 @@ def centre(frames: np.ndarray) -> np.ndarray:
 
 
 def load_embedding() -> torch.nn.Module:
-    """CAM++ with its own weights."""
+    """Load CAM++ with its published weights."""
     folder = models.verified("campplus")
-    # The package itself cannot be imported: it loads clustering libraries that nothing here needs.
+    # The package itself cannot be imported, because it imports clustering libraries that are not installed.
     spec = importlib.util.spec_from_file_location("speechmill_campplus", folder / "camplusplus.py")
     assert spec is not None
     assert spec.loader is not None

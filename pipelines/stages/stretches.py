@@ -1,7 +1,8 @@
-"""Stretches of one voice within windows of speaker segmentation, and turns of speakers made of them again.
+"""Stretches of speech of one voice within windows of speaker segmentation, and the activity of speakers.
 
-Speaker segmentation names voices within one window of 10 s only. A stretch is where one such voice speaks; clustering
-gives each stretch to a speaker of the whole sound; turns are what the windows, averaged, then say of each speaker.
+Speaker segmentation tells voices apart within one window of 10 s only. A stretch is a span in which one such voice
+speaks. Clustering assigns each stretch to a speaker of the whole sound, and the activity of a speaker is that of the
+speaker's voices, averaged over the windows.
 """
 
 from __future__ import annotations
@@ -16,36 +17,42 @@ WINDOW_SAMPLES = 160000
 FRAME_STEP = 270
 """Samples from one frame to the next."""
 FRAME_WIDTH = 991
-"""Samples that one frame hears; its time is their middle."""
+"""Samples in the receptive field of a frame; the time of a frame is the middle of it."""
 FRAMES = 589
-"""Frames of a window."""
+"""Frames in a window."""
 VOICES = 3
-"""Most voices that the model tells apart in a window."""
+"""The most voices that the model tells apart in a window."""
 POWERSET = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], np.float32)
-"""The voices that speak in each class of the model's output: none, one, or two of them at once."""
+"""The voices that speak in each class of the output of the model: none, one, or two at once."""
 
 
 def seconds(frames: float) -> float:
-    """The length of a number of frames."""
+    """The length of a number of frames in seconds."""
     return frames * FRAME_STEP / SAMPLE_RATE
 
 
 def time_of(frame: float) -> float:
-    """The time at which a frame begins, in seconds: half a step before the middle of what it hears."""
+    """The time at which a frame begins, in seconds: half a step before the middle of its receptive field."""
     return (frame * FRAME_STEP + (FRAME_WIDTH - FRAME_STEP) / 2) / SAMPLE_RATE
 
 
 PAUSE_S = 0.35
-"""A voice's stretches with a shorter pause between them are one."""
+"""Stretches of a voice with a shorter pause between them are joined."""
 EDGE = 6
-"""Frames beyond a stretch in which its voice may still be heard by another window's account."""
+"""Frames on both sides of a stretch in which the activity of its voice still counts for the speaker, because another
+window may let the stretch begin earlier or end later."""
 INACTIVE = 0.05
-"""A speaker with less activity is not heard in a frame."""
+"""A speaker with less activity is taken to be silent in a frame."""
+
+
+UNIFORM = np.ones(FRAMES)
+CENTRAL = 1.02 - np.abs(2 * np.arange(FRAMES) + 1 - FRAMES) / FRAMES
+"""Weights of the frames of a window that fall from the middle to both ends, where the model has less context."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What the model says of overlapping windows of one stretch of sound."""
+    """The output of the model for overlapping windows of one piece of sound."""
 
     starts: np.ndarray
     """The first frame of each window, int64 (windows,), counted from the beginning of the sound."""
@@ -68,18 +75,22 @@ class Windows:
         """Whether each voice speaks in the most probable class, bool (windows, FRAMES, VOICES)."""
         return POWERSET[self.classes.argmax(axis=2)] > 0
 
-    def averaged(self, values: np.ndarray) -> np.ndarray:
-        """Values (windows, FRAMES, ...) averaged over the windows that hear each frame: (num_frames, ...)."""
+    def averaged(self, values: np.ndarray, weights: np.ndarray = UNIFORM) -> np.ndarray:
+        """Values (windows, FRAMES, ...) averaged over the windows that contain each frame: (num_frames, ...).
+
+        `weights` (FRAMES,) is the weight of each frame of a window.
+        """
         total = np.zeros((self.num_frames, *values.shape[2:]))
-        heard = np.zeros(self.num_frames)
+        weight = np.zeros(self.num_frames)
+        shape = -1, *[1] * (values.ndim - 2)
         for start, window in zip(self.starts, values, strict=True):
-            total[start : start + FRAMES] += window
-            heard[start : start + FRAMES] += 1
-        return total / heard.reshape(-1, *[1] * (values.ndim - 2))
+            total[start : start + FRAMES] += window * weights.reshape(shape)
+            weight[start : start + FRAMES] += weights
+        return total / weight.reshape(shape)
 
 
 class Stretches(NamedTuple):
-    """Arrays (count,) of stretches in which one voice of one window speaks, in order of window, voice and time."""
+    """Stretches as arrays (count,), in order of window, voice and time."""
 
     window: np.ndarray
     voice: np.ndarray
@@ -88,32 +99,33 @@ class Stretches(NamedTuple):
     last: np.ndarray
     """The frame after the last one."""
     alone: list[np.ndarray]
-    """Of each stretch, the frames, counted from the beginning of the sound, in which the voice speaks alone."""
+    """The frames of each stretch in which its voice speaks alone, counted from the beginning of the sound."""
     central: np.ndarray
-    """Whether no other window has the stretch nearer to its middle: it is embedded once."""
+    """Whether the stretch lies nearest to the middle of its own window, rather than of another one. Only such stretches
+    are embedded."""
 
     @property
     def alone_s(self) -> np.ndarray:
-        """Seconds in which the voice speaks alone, of which a speaker embedding is made."""
+        """Seconds in which the voice speaks alone, from which the speaker embedding is computed."""
         return np.array([seconds(len(frames)) for frames in self.alone])
 
 
 def stretches_of(windows: Windows) -> Stretches:
-    """Where each voice of each window speaks, joined over pauses under `PAUSE_S`."""
+    """The stretches of each voice of each window, joined over pauses shorter than `PAUSE_S`."""
     active = windows.active
     gap = round(PAUSE_S * SAMPLE_RATE / FRAME_STEP)
-    found: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, int, int, int]] = []
     alone: list[np.ndarray] = []
     for window, start in enumerate(windows.starts.tolist()):
-        crowded = active[window].sum(axis=1) > 1
+        overlapped = active[window].sum(axis=1) > 1
         for voice in range(VOICES):
             (frames,) = np.nonzero(active[window][:, voice])
             if not len(frames):
                 continue
             for part in np.split(frames, np.flatnonzero(np.diff(frames) > gap) + 1):
-                found.append((window, voice, start + int(part[0]), start + int(part[-1]) + 1))
-                alone.append(start + part[~crowded[part]])
-    window_of, voice_of, first, last = np.array(found, np.int64).reshape(-1, 4).T
+                rows.append((window, voice, start + int(part[0]), start + int(part[-1]) + 1))
+                alone.append(start + part[~overlapped[part]])
+    window_of, voice_of, first, last = np.array(rows, np.int64).reshape(-1, 4).T
     middles = windows.starts + FRAMES / 2
     distance = np.abs((first + last)[:, None] / 2 - middles[None, :])
     central = distance[np.arange(len(first)), window_of] <= distance.min(axis=1, initial=np.inf)
@@ -123,56 +135,56 @@ def stretches_of(windows: Windows) -> Stretches:
 def speakers_active(
     windows: Windows, stretches: Stretches, labels: np.ndarray, certainty: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each speaker speaks, bool, and how probable that is, float: both (num_frames, speakers).
+    """Whether each speaker speaks, bool, and the probability of it, float: both (num_frames, speakers).
 
-    `labels` is the speaker of each stretch and `certainty` the probability that it is. How many speak at once is what
-    the windows say on average; it is given to the speakers that are most active there. Where the windows hear a second
-    voice that belongs to no other speaker, the one heard nearest in time is taken.
+    `labels` is the speaker of each stretch and `certainty` the probability that this is right. The number of speakers
+    at once comes from the average over windows, and the most active speakers of a frame are taken. Where there is a
+    second voice but no second active speaker, the speaker is taken who is active nearest in time.
     """
     count = int(labels.max(initial=-1)) + 1
     activity = windows.activity
     by_window = np.zeros((2, len(windows.starts), FRAMES, count), np.float32)
     for number, (window, label) in enumerate(zip(stretches.window, labels, strict=True)):
         start = windows.starts[window]
-        heard = slice(
+        frames = slice(
             max(0, stretches.first[number] - start - EDGE), min(FRAMES, stretches.last[number] - start + EDGE)
         )
-        voice = activity[window, heard, stretches.voice[number]]
+        voice = activity[window, frames, stretches.voice[number]]
         for part, weight in enumerate((1.0, certainty[number])):
-            place = by_window[part, window, heard, label]
+            place = by_window[part, window, frames, label]
             np.maximum(place, weight * voice, out=place)
-    mean, probability = (windows.averaged(part) for part in by_window)
+    mean, probability = (windows.averaged(part, CENTRAL) for part in by_window)
     any_voice = windows.averaged(1 - windows.classes[:, :, 0])
     two_voices = windows.averaged(windows.classes[:, :, POWERSET.sum(axis=1) > 1].sum(axis=2))
     speaking = (any_voice > 0.5).astype(int) + ((any_voice > 0.5) & (two_voices > 0.5))
     rank = np.where(mean < INACTIVE, INACTIVE / (1 + _distance_s(mean)) - INACTIVE, mean)
     order = np.argsort(-rank, axis=1, kind="stable")
     active = np.zeros(mean.shape, bool)
-    frames = np.arange(len(mean))
+    every = np.arange(len(mean))
     for place_of in range(min(2, count)):
         here = speaking > place_of
-        active[frames[here], order[here, place_of]] = True
+        active[every[here], order[here, place_of]] = True
     # The last window may be longer than the sound.
     active[max(1, 1 + (windows.num_samples - FRAME_WIDTH) // FRAME_STEP) :] = False
     return active, probability
 
 
 def _distance_s(mean: np.ndarray) -> np.ndarray:
-    """Seconds from each frame to the nearest one in which each speaker is heard: (frames, speakers)."""
+    """Seconds from each frame to the nearest one in which each speaker is active: (frames, speakers)."""
     frames = np.arange(len(mean))
     distance = np.full(mean.shape, np.inf)
     for speaker in range(mean.shape[1]):
-        (heard,) = np.nonzero(mean[:, speaker] > 0.5)
-        if len(heard):
-            after = np.searchsorted(heard, frames)
+        (active,) = np.nonzero(mean[:, speaker] > 0.5)
+        if len(active):
+            after = np.searchsorted(active, frames)
             before = np.maximum(after - 1, 0)
-            after = np.minimum(after, len(heard) - 1)
-            distance[:, speaker] = np.minimum(np.abs(heard[after] - frames), np.abs(heard[before] - frames))
+            after = np.minimum(after, len(active) - 1)
+            distance[:, speaker] = np.minimum(np.abs(active[after] - frames), np.abs(active[before] - frames))
     return distance * FRAME_STEP / SAMPLE_RATE
 
 
 def spans(active: np.ndarray) -> list[tuple[int, int]]:
-    """First and past-the-last frame of each run of True in bool (frames,).
+    """The first frame of each run of True in bool (frames,), and the frame after its last one.
 
     >>> spans(np.array([False, True, True, False, True]))
     [(1, 3), (4, 5)]

@@ -1,7 +1,7 @@
-"""Which language each window of speech is in, where languages may change within a recording: a hidden Markov model.
+"""The language of each window of speech in a recording with several languages, by a hidden Markov model.
 
-A window is given the language on the best path, not its own most probable one. A single short window is often wrong,
-its neighbours seldom all are.
+A window is given its language on the best path rather than its own most probable language, because a single short
+window is often wrong, but rarely all of its neighbours.
 """
 
 from __future__ import annotations
@@ -13,41 +13,42 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 Languages = frozenset[int]
-"""Languages as columns of the evidence."""
+"""A set of languages, as columns of the evidence."""
 
 
 def evidence(probabilities: np.ndarray, floor: float, weights: np.ndarray) -> np.ndarray:
-    """Logarithms of what each window says of each language, float64 (windows, languages).
+    """Log evidence of each window for each language, float64 (windows, languages).
 
-    `floor` is the share of windows that tell nothing of their language: it bounds what one window can say against a
-    language, however sure the model is. `weights` (windows,) scale what windows say.
+    `floor` is the share of windows that are assumed to be uninformative. It bounds the evidence of one window against a
+    language, however certain the model is. `weights` (windows,) scale the evidence.
 
-    >>> said = evidence(np.array([[1.0, 0.0]]), floor=0.1, weights=np.array([1.0]))
-    >>> np.exp(said).round(3).tolist()
+    >>> logs = evidence(np.array([[1.0, 0.0]]), floor=0.1, weights=np.array([1.0]))
+    >>> np.exp(logs).round(3).tolist()
     [[0.95, 0.05]]
     """
-    said: np.ndarray = np.log((1 - floor) * probabilities + floor / probabilities.shape[1]) * weights[:, None]
-    return said
+    logs: np.ndarray = np.log((1 - floor) * probabilities + floor / probabilities.shape[1]) * weights[:, None]
+    return logs
 
 
 def best_path(
-    said: np.ndarray, begins: Sequence[int], languages: Languages, switch_cost: float
+    evidence: np.ndarray, begins: Sequence[int], languages: Languages, switch_cost: float
 ) -> tuple[float, list[int]]:
-    """The best score of a path through some languages, and the language of each window on it (Viterbi).
+    """The best score of a path through some languages, and the language of each window on that path (Viterbi
+    algorithm).
 
-    `said` is the evidence of windows in order of track then time, and `begins` the first window of each track. A path
+    `evidence` is that of windows in order of track then time, and `begins` the first window of each track. A path
     scores the evidence of its windows, less `switch_cost` for each change of language within a track.
 
-    >>> said = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]))
-    >>> best_path(said, [0], frozenset({0, 1}), switch_cost=2.0)[1]
+    >>> evidence = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]))
+    >>> best_path(evidence, [0], frozenset({0, 1}), switch_cost=2.0)[1]
     [0, 0, 0, 1, 1]
     """
     columns = np.array(sorted(languages))
     total, path = 0.0, []
-    for begin, end in zip(begins, [*begins[1:], len(said)], strict=True):
-        scores = said[begin, columns]
+    for begin, end in zip(begins, [*begins[1:], len(evidence)], strict=True):
+        scores = evidence[begin, columns]
         came_from = []
-        for row in said[begin + 1 : end]:
+        for row in evidence[begin + 1 : end]:
             best = int(scores.argmax())
             stays = scores >= scores[best] - switch_cost
             came_from.append(np.where(stays, np.arange(len(columns)), best))
@@ -63,30 +64,30 @@ def best_path(
 
 
 def decode(
-    said: np.ndarray, begins: Sequence[int], prior: np.ndarray, language_cost: float, switch_cost: float
+    evidence: np.ndarray, begins: Sequence[int], prior: np.ndarray, language_cost: float, switch_cost: float
 ) -> list[int]:
     """The language of each window on the most probable path, over all sets of languages that the recording may be in.
 
-    `prior` (languages,) holds logarithms of how common languages are. A set of languages scores its best path, the
+    `prior` (languages,) holds the log prior of each language. A set of languages scores its best path, the
     prior of each of its languages, and less `language_cost` for each language beyond the first, so that a further
-    language appears only where the evidence for it beats odds of exp(language_cost). Sets are searched from the best
+    language appears only where the evidence for it exceeds odds of exp(language_cost). Sets are searched from the best
     single language by adding, dropping or exchanging one language as long as the score rises.
     """
     scores: dict[Languages, float] = {}
 
     def score(languages: Languages) -> float:
         if languages not in scores:
-            found, _ = best_path(said, begins, languages, switch_cost)
-            scores[languages] = found + math.fsum(prior[list(languages)]) - language_cost * (len(languages) - 1)
+            path_score, _ = best_path(evidence, begins, languages, switch_cost)
+            scores[languages] = path_score + math.fsum(prior[list(languages)]) - language_cost * (len(languages) - 1)
         return scores[languages]
 
     def best(sets: Iterable[Languages]) -> Languages:
         return max(sets, key=lambda languages: (score(languages), [-one for one in sorted(languages)]))
 
-    # Only languages that a window, or all together, find most probable can be on the best path.
-    all_together = said.sum(axis=0) + prior
+    # Only languages that are the most probable of a window, or of all windows together, can be on the best path.
+    all_together = evidence.sum(axis=0) + prior
     candidates = sorted(
-        {*said.argmax(axis=1).tolist(), *(said + prior).argmax(axis=1).tolist(), int(all_together.argmax())}
+        {*evidence.argmax(axis=1).tolist(), *(evidence + prior).argmax(axis=1).tolist(), int(all_together.argmax())}
     )
     chosen = best(frozenset({one}) for one in candidates)
     while others := [one for one in candidates if one not in chosen]:
@@ -97,12 +98,12 @@ def decode(
         if score(nearby) <= score(chosen):
             break
         chosen = nearby
-    return best_path(said, begins, chosen, switch_cost)[1]
+    return best_path(evidence, begins, chosen, switch_cost)[1]
 
 
-def told_by_parts(
+def score_of_parts(
     path: Sequence[int],
-    said: np.ndarray,
+    evidence: np.ndarray,
     whole: np.ndarray,
     of: np.ndarray,
     shares: np.ndarray,
@@ -111,14 +112,15 @@ def told_by_parts(
     language_cost: float,
     switch_cost: float,
 ) -> float:
-    """Score of a path over parts of windows, as `decode` scores, with what the windows say as a whole.
+    """Score of a path over parts of windows, defined as in `decode`, but with the evidence of whole windows added.
 
-    `said` (parts, languages) is what parts say, `whole` (windows, languages) what each window said before it was cut,
-    `of` (parts,) the window of each part and `shares` (parts,) its share of that. A window speaks for the language of
-    one of its parts, drawn by their shares: whoever mixes two languages must not believe a model that heard one.
+    `evidence` (parts, languages) is that of the parts, `whole` (windows, languages) that of each window before it was
+    cut, `of` (parts,) the window of each part, and `shares` (parts,) the share of the part in its window. The evidence
+    of a window is taken to be about one of its parts, drawn with the probabilities `shares`, since the model names one
+    language for a window that holds two.
     """
     chosen = np.asarray(path)
-    parts = float(said[np.arange(len(chosen)), chosen].sum())
+    parts = float(evidence[np.arange(len(chosen)), chosen].sum())
     windows = np.zeros(len(whole))
     np.add.at(windows, of, shares * np.exp(whole[of, chosen]))
     starts = set(begins)

@@ -1,6 +1,6 @@
-"""Turn-taking by times alone: who takes the floor when, with gaps, overlaps, backchannels and interruptions.
+"""Turn-taking from times alone: floor transfers, gaps, overlaps, backchannels and interruptions.
 
-The stage `diarize` measures turns by it, and the simulator its truth, so that both mean the same.
+The stage `diarize` and the simulator both use it, so that their numbers mean the same.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from manifests.windows import overlaps, union
 Span = tuple[float, float]
 
 JOIN_S = 0.6
-"""Stretches of a speaker with a longer silence between them are different utterances."""
+"""Stretches of a speaker with a longer silence between them belong to different utterances."""
 BACKCHANNEL_S = (0.25, 1.0)
-"""How long a backchannel is."""
+"""Shortest and longest length of a backchannel."""
 INTERRUPTION_S = (0.2, 1.0)
-"""How long whoever is interrupted goes on."""
+"""Shortest and longest time for which a speaker who is interrupted continues."""
 EDGE_S = 1e-6
-"""What times are rounded to."""
+"""Times are rounded to this."""
 
 
 class Utterance(NamedTuple):
-    """What a speaker says without a long silence, in seconds."""
+    """Speech of one speaker without a long silence in it, in seconds."""
 
     speaker: Any
     start: float
@@ -36,39 +36,40 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True)
 class Talk:
-    """The utterances of a conversation, in order of their beginnings."""
+    """The utterances of a conversation, in order of their start."""
 
     floor: list[Utterance]
-    """Of those who take the floor: each begins after, and ends after, the one before it."""
+    """Utterances that take the floor: each begins and ends after the one before it."""
     backchannels: list[Utterance]
-    """Within an utterance of another speaker, and of the length of `BACKCHANNEL_S`."""
+    """Utterances within one of another speaker, with a length within `BACKCHANNEL_S`."""
     beside: list[Utterance]
-    """Within an utterance of another speaker, and shorter or longer than that."""
+    """Utterances within one of another speaker that are shorter or longer than that."""
 
 
 def talk(spoken: Mapping[Any, Sequence[Span]]) -> Talk:
-    """The utterances of each speaker's stretches of speech, by what they do.
+    """Join the stretches of speech of each speaker to utterances, and sort these by their role.
 
-    An utterance joins stretches with at most `JOIN_S` between them, whatever others say in there. One that lies within
-    an utterance of another speaker takes no floor. Of two with the same beginning, the longer one is on the floor.
+    An utterance joins stretches with at most `JOIN_S` between them, whether or not others speak in between. One that
+    lies within an utterance of another speaker does not take the floor. Of two that start together, the longer takes
+    it.
 
-    >>> found = talk({"A": [(0.0, 3.0), (3.5, 6.0)], "B": [(3.0, 3.5), (5.5, 8.0)]})
-    >>> found.floor
+    >>> utterances = talk({"A": [(0.0, 3.0), (3.5, 6.0)], "B": [(3.0, 3.5), (5.5, 8.0)]})
+    >>> utterances.floor
     [Utterance(speaker='A', start=0.0, stop=6.0), Utterance(speaker='B', start=5.5, stop=8.0)]
-    >>> found.backchannels
+    >>> utterances.backchannels
     [Utterance(speaker='B', start=3.0, stop=3.5)]
     """
-    said = [Utterance(speaker, *span) for speaker, spans in spoken.items() for span in _joined(spans)]
-    said.sort(key=lambda one: (one.start, -one.stop, str(one.speaker)))
-    found = Talk([], [], [])
-    for one in said:
-        if not found.floor or one.stop > found.floor[-1].stop:
-            found.floor.append(one)
+    utterances = [Utterance(speaker, *span) for speaker, spans in spoken.items() for span in _joined(spans)]
+    utterances.sort(key=lambda one: (one.start, -one.stop, str(one.speaker)))
+    sorted_ = Talk([], [], [])
+    for one in utterances:
+        if not sorted_.floor or one.stop > sorted_.floor[-1].stop:
+            sorted_.floor.append(one)
         elif BACKCHANNEL_S[0] - EDGE_S <= one.stop - one.start <= BACKCHANNEL_S[1] + EDGE_S:
-            found.backchannels.append(one)
+            sorted_.backchannels.append(one)
         else:
-            found.beside.append(one)
-    return found
+            sorted_.beside.append(one)
+    return sorted_
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
@@ -83,8 +84,8 @@ def _joined(spans: Sequence[Span]) -> list[Span]:
 
 
 def offsets_s(floor: Iterable[Utterance]) -> list[float]:
-    """Floor transfer offsets: from the end of each utterance on the floor to the beginning of the next one, where
-    another speaker says that. Gaps are positive, overlaps negative.
+    """Floor transfer offsets: from the end of each utterance on the floor to the start of the next one, if that is by
+    another speaker. Gaps are positive, overlaps negative.
 
     >>> offsets_s([Utterance("A", 0.0, 2.0), Utterance("B", 1.5, 3.0), Utterance("B", 4.0, 5.0)])
     [-0.5]
@@ -93,7 +94,7 @@ def offsets_s(floor: Iterable[Utterance]) -> list[float]:
 
 
 def of_offsets(offsets: Sequence[float], minutes: float) -> dict[str, Any]:
-    """What floor transfer offsets add up to: rates, the median and both spreads, the share of those that overlap."""
+    """Statistics of floor transfer offsets: rates, the median, two measures of spread, and the share of overlaps."""
     several = len(offsets) > 1
     return {
         "floor_transfers_per_min": len(offsets) / minutes,
@@ -108,7 +109,7 @@ def of_offsets(offsets: Sequence[float], minutes: float) -> dict[str, Any]:
 def measured(spoken: Mapping[Any, Sequence[Span]], duration_s: float) -> dict[str, Any]:
     """The columns of `manifests.schemas.DIARIZE` about turn-taking, from the stretches of speech of each speaker.
 
-    All are null where fewer than two speakers are heard, and those about offsets where the floor never changes hands.
+    All are null if fewer than two speakers speak, and those about offsets if there is no floor transfer.
 
     >>> row = measured({"A": [(0.0, 5.0), (8.0, 12.0)], "B": [(2.0, 2.5), (5.5, 7.0), (11.5, 15.0)]}, 60.0)
     >>> row["offsets_s"], row["gaps_per_min"], row["offset_median_s"], row["overlapped_transfers"]
@@ -121,14 +122,14 @@ def measured(spoken: Mapping[Any, Sequence[Span]], duration_s: float) -> dict[st
     if len(spoken) < 2 or not duration_s:
         return dict.fromkeys(NAMES)
     minutes = duration_s / 60
-    found = talk(spoken)
-    offsets = offsets_s(found.floor)
+    utterances = talk(spoken)
+    offsets = offsets_s(utterances.floor)
     speech_s = sorted(sum(stop - start for start, stop in union(spans)) for spans in spoken.values())
     low, high = INTERRUPTION_S
     row = {
         "second_speaker_share": speech_s[-2] / sum(speech_s),
         "overlaps_per_min": len(overlaps(list(spoken.values()))) / minutes,
-        "backchannels_per_min": len(found.backchannels) / minutes,
+        "backchannels_per_min": len(utterances.backchannels) / minutes,
         "interruptions_per_min": sum(low - EDGE_S <= -offset <= high + EDGE_S for offset in offsets) / minutes,
         **of_offsets(offsets, minutes),
     }
@@ -139,4 +140,4 @@ NAMES = (
     *("second_speaker_share", "floor_transfers_per_min", "gaps_per_min", "overlaps_per_min", "backchannels_per_min"),
     *("interruptions_per_min", "overlapped_transfers", "offset_median_s", "offset_sd_s", "offset_iqr_s", "offsets_s"),
 )
-"""The columns that `measured` gives."""
+"""The columns that `measured` returns."""

@@ -1,4 +1,4 @@
-"""What turns of speakers add up to: pure functions of one recording's turns, times in seconds."""
+"""Statistics of the turns of speakers: pure functions of the turns of one recording, with times in seconds."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def overlap_s(spoken: Mapping[str, Sequence[Span]]) -> float:
 
 
 def joined(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> dict[str, list[Span]]:
-    """Turns: the stretches of a speaker joined over pauses under `pause_s` in which nobody else is heard.
+    """Turns: the stretches of a speaker, joined over pauses shorter than `pause_s` in which nobody else speaks.
 
     >>> joined({"A": [(0.0, 1.0), (1.25, 2.0), (2.25, 3.0)], "B": [(2.0, 2.125)]})
     {'A': [(0.0, 2.0), (2.25, 3.0)], 'B': [(2.0, 2.125)]}
@@ -81,9 +81,9 @@ def joined(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> di
 
 
 def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = PAUSE_S) -> float:
-    """The longest time in which one speaker alone is heard, pauses under `pause_s` included.
+    """The longest time in which only one speaker speaks, including pauses shorter than `pause_s`.
 
-    Anything that another speaker says ends it, a "yeah" too: a stretch with two voices is no training monologue. It
+    Any speech of another speaker ends it, even a "yeah", because only one voice may be in a monologue for training. It
     neither begins nor ends with a pause.
 
     >>> longest_monologue_s({"A": [(0.0, 5.0), (5.25, 9.0)], "B": [(8.0, 10.0)]})
@@ -96,7 +96,7 @@ def longest_monologue_s(spoken: Mapping[str, Sequence[Span]], pause_s: float = P
 
 
 def _with_others(spoken: Mapping[str, Sequence[Span]]) -> dict[str, tuple[Sequence[Span], list[Span]]]:
-    """Of each speaker their stretches, and those in which anybody else is heard."""
+    """The stretches of each speaker, and those in which anybody else speaks."""
     return {
         speaker: (spans, union([span for other, theirs in spoken.items() if other != speaker for span in theirs]))
         for speaker, spans in spoken.items()
@@ -104,7 +104,7 @@ def _with_others(spoken: Mapping[str, Sequence[Span]]) -> dict[str, tuple[Sequen
 
 
 def _join(spans: Sequence[Span], others: Sequence[Span], pause_s: float) -> list[Span]:
-    """The spans joined over pauses under `pause_s` in which nothing of `others` lies."""
+    """The spans, joined over pauses shorter than `pause_s` that do not overlap any of `others`."""
     joined = list(spans[:1])
     for before, after in itertools.pairwise(spans):
         pause = (before[1], after[0])
@@ -116,7 +116,7 @@ def _join(spans: Sequence[Span], others: Sequence[Span], pause_s: float) -> list
 
 
 def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
-    """What is left of the spans outside `others`, both in order and each without overlaps."""
+    """The parts of the spans outside `others`; both are in order and without overlaps."""
     left = []
     for start, end in spans:
         for other_start, other_end in inside((start, end), others):
@@ -129,13 +129,13 @@ def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
 
 
 def inside(span: Span, others: Sequence[Span]) -> Sequence[Span]:
-    """Those of `others`, in order and without overlaps, that share time with the span."""
+    """Those of `others`, which are in order and without overlaps, that overlap the span."""
     first = bisect.bisect_right(others, span[0], key=lambda other: other[1])
     return others[first : bisect.bisect_left(others, span[1], key=lambda other: other[0])]
 
 
 def within(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
-    """What of the spans lies inside `others`, both in order and each without overlaps.
+    """The parts of the spans inside `others`; both are in order and without overlaps.
 
     >>> within([(0.0, 4.0), (5.0, 6.0)], [(1.0, 2.0), (3.0, 5.5)])
     [(1.0, 2.0), (3.0, 4.0), (5.0, 5.5)]

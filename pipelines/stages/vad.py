@@ -1,4 +1,4 @@
-"""Voice activity: Silero's network over the tracks, in bounded memory, segments as upstream makes them."""
+"""Voice activity detection: the network of Silero runs over each track in bounded memory; segments equal upstream's."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from runtime.errors import MissingExtraError
 
 @dataclass(frozen=True)
 class VadConfig:
-    """Names and defaults are those of upstream's `get_speech_timestamps`."""
+    """Names and defaults are those of `get_speech_timestamps` of silero-vad."""
 
     model: str = "silero-vad"
     """Weights in the registry of models."""
     threshold: float = 0.5
-    """Probability from which a frame is speech."""
+    """Probability from which on a frame is speech."""
     neg_threshold: float | None = None
     """Probability below which speech ends; threshold - 0.15 if not given."""
     min_speech_duration_ms: int = 250
-    """Shorter stretches of speech are dropped."""
+    """Shorter segments of speech are dropped."""
     min_silence_duration_ms: int = 100
-    """Shorter pauses do not end a stretch."""
+    """Shorter pauses do not end a segment."""
     speech_pad_ms: int = 30
-    """Added to both sides of a stretch."""
+    """Time that is added to both sides of a segment."""
     max_speech_duration_s: float | None = None
-    """Longer stretches are split at a pause; no limit if not given."""
+    """Longer segments are split at a pause; unlimited if not given."""
     block_frames: int = 256
     """Frames of 32 ms in one call of the model."""
 
@@ -47,7 +47,8 @@ class VadConfig:
 
 
 class Vad(Stage):
-    """Rows of `manifests.schemas.VAD`. Each track is heard on its own; the model's state runs through the recording."""
+    """Rows of `manifests.schemas.VAD`. Each track is processed alone; the state of the model is kept through the
+    recording."""
 
     name = "vad"
     version = 2
@@ -72,7 +73,7 @@ class Vad(Stage):
         self.to_segments = get_speech_timestamps_from_probs
         self.network = Silero(path)
 
-    def annotate(self, sound: Sound, known: Mapping[str, Row]) -> Row:
+    def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
         duration_s = sound.num_samples / sound.sample_rate
         segments: list[dict[str, Any]] = []
         per_track_s = []
@@ -100,9 +101,9 @@ class Vad(Stage):
         assert sound.sample_rate == 16000
         state = None
         context = np.zeros((sound.tracks, CONTEXT), np.float32)
-        found = [np.zeros((sound.tracks, 0), np.float32)]
+        blocks = [np.zeros((sound.tracks, 0), np.float32)]
         step = self.config.block_frames * FRAME
-        # One thread whatever the machine has: results must not depend on where a unit ran.
+        # One thread on any machine, so that results do not depend on where a unit ran.
         with torch.inference_mode(), reproducible(threads=1):
             for start in range(0, sound.num_samples, step):
                 block = sound.read(start, min(start + step, sound.num_samples))
@@ -110,8 +111,8 @@ class Vad(Stage):
                 samples = np.concatenate([context, block, np.zeros((sound.tracks, missing), np.float32)], axis=1)
                 context = samples[:, -CONTEXT:]
                 probabilities, state = self.network(torch.from_numpy(samples), state)
-                found.append(probabilities.numpy())
-        return np.concatenate(found, axis=1)
+                blocks.append(probabilities.numpy())
+        return np.concatenate(blocks, axis=1)
 
     def _segments(self, probabilities: np.ndarray, num_samples: int) -> list[dict[str, int]]:
         config = self.config

@@ -1,7 +1,7 @@
-"""Whisper's language detection, by CTranslate2 or by transformers, whichever the folder of the model is for.
+"""Language detection by Whisper, run by CTranslate2 or by transformers, depending on the format of the model.
 
-CTranslate2 is the faster one on a CPU. On a GPU it wants CUDA 12, which the torch of a fresh installation does not
-bring: there transformers runs on the GPU that torch sees.
+CTranslate2 is faster on a CPU. On a GPU it requires CUDA 12, which the torch of a fresh installation does not install;
+transformers runs on any GPU that torch can use.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from runtime.errors import MissingExtraError, SpeechmillError
 
 FRAMES_PER_S = 100
 MOST_FRAMES = 3000
-"""What Whisper was trained to hear at once. Its encoder takes less as well, for less time."""
+"""The length of input on which Whisper was trained. Its encoder accepts shorter input, and then takes less time."""
 
 
 def frames(most_s: float) -> int:
-    """Frames for windows of at most `most_s` seconds: a second of silence follows them, as in the model's training.
+    """The number of frames for windows of at most `most_s` seconds, with a second of silence after them as in training.
 
     >>> frames(10.0), frames(30.0)
     (1100, 3000)
@@ -35,11 +35,13 @@ class Whisper(Protocol):
     """A loaded model."""
 
     languages: list[str]
-    """Codes of the languages that it tells."""
+    """Codes of the languages that the model detects."""
 
     def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
-        """Log-mel features, float32 (mels, count), of sound at 16 kHz, float32 (samples,), at most 30 s. `count` is
-        even."""
+        """Log-mel features, float32 (mels, count), of at most 30 s at 16 kHz, float32 (samples,).
+
+        `count` is even.
+        """
         ...
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
@@ -48,7 +50,7 @@ class Whisper(Protocol):
 
 
 def load(path: Path, name: str, device: str, compute_type: str, cpu_threads: int) -> Whisper:
-    """The model in a folder. `compute_type` is 'auto' or a name of CTranslate2's or torch's arithmetic.
+    """Load the model in a folder. `compute_type` is 'auto' or a number format of CTranslate2 or torch.
 
     Raises SpeechmillError for a folder that holds no Whisper model, MissingExtraError where a package is missing.
     """
@@ -74,26 +76,26 @@ class CTranslate2Whisper:
         if compute_type == "auto":
             compute_type = "float16" if device == "cuda" else "int8"
         self._model = WhisperModel(str(path), device=device, compute_type=compute_type, cpu_threads=cpu_threads)
-        # The library lists what any Whisper tells; Cantonese, for one, came with large-v3.
+        # The library lists the languages of all Whisper models. Some, such as Cantonese, only large-v3 detects.
         token = self._model.hf_tokenizer.token_to_id
         self.languages = [code for code in self._model.supported_languages if token(f"<|{code}|>") is not None]
 
     def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
         from faster_whisper.audio import pad_or_trim
 
-        found: np.ndarray = pad_or_trim(self._model.feature_extractor(window), count)
-        return found
+        padded: np.ndarray = pad_or_trim(self._model.feature_extractor(window), count)
+        return padded
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
         try:
-            found = self._model.model.detect_language(self._model.encode(features))
+            detected = self._model.model.detect_language(self._model.encode(features))
         except RuntimeError as error:
             if "libcu" not in str(error):
                 raise
             what = f"CTranslate2 finds no library of CUDA 12: {error}"
             remedy = 'set annotate.language.model = "openai/whisper-large-v3", which transformers runs on the GPU'
             raise MissingExtraError(what, f"{remedy}; or install CUDA 12 with cuBLAS and cuDNN") from error
-        return [{_code(token): float(probability) for token, probability in row} for row in found]
+        return [{_code(token): float(probability) for token, probability in row} for row in detected]
 
 
 class TransformersWhisper:
@@ -121,15 +123,15 @@ class TransformersWhisper:
             tokens: dict[str, int] = json.loads((path / "generation_config.json").read_text())["lang_to_id"]
         except (OSError, ValueError, KeyError) as error:
             raise SpeechmillError(
-                f"{path}: no generation_config.json with lang_to_id: the model tells no language",
+                f"{path}: no generation_config.json with lang_to_id, so the model detects no languages",
                 "name a multilingual Whisper model with its generation_config.json",
             ) from error
         self.languages = [_code(token) for token in tokens]
         self._tokens = list(tokens.values())
 
     def features(self, window: np.ndarray, count: int = MOST_FRAMES) -> np.ndarray:
-        found: np.ndarray = self._extractor(window, sampling_rate=16000, return_tensors="np").input_features[0]
-        return found[:, :count]
+        features: np.ndarray = self._extractor(window, sampling_rate=16000, return_tensors="np").input_features[0]
+        return features[:, :count]
 
     def detect(self, features: np.ndarray) -> list[dict[str, float]]:
         import torch
@@ -138,14 +140,14 @@ class TransformersWhisper:
 
         start = torch.full((len(features), 1), self._model.config.decoder_start_token_id, device=self._device)
         with torch.inference_mode(), reproducible(self._threads):
-            self._take(features.shape[-1])
-            given = torch.from_numpy(features).to(self._device, self._dtype)
-            logits = self._model(input_features=given, decoder_input_ids=start).logits[:, -1, self._tokens]
+            self._set_length(features.shape[-1])
+            batch = torch.from_numpy(features).to(self._device, self._dtype)
+            logits = self._model(input_features=batch, decoder_input_ids=start).logits[:, -1, self._tokens]
             probabilities: Sequence[Sequence[float]] = logits.float().softmax(-1).cpu().numpy().tolist()
         return [dict(zip(self.languages, row, strict=True)) for row in probabilities]
 
-    def _take(self, count: int) -> None:
-        """Have the encoder take `count` frames: transformers refuses any other number than its positions stand for."""
+    def _set_length(self, count: int) -> None:
+        """Set the number of frames that the encoder accepts: transformers requires as many as there are positions."""
         import torch
 
         encoder, positions = self._model.get_encoder(), count // 2
@@ -155,5 +157,5 @@ class TransformersWhisper:
 
 
 def _code(token: str) -> str:
-    """A token of a language is written '<|en|>'."""
+    """The code of a language from its token, such as '<|en|>'."""
     return token[2:-2] if token.startswith("<|") else token

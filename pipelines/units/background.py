@@ -1,4 +1,4 @@
-"""Work in a thread of its own that hands on calls, which this thread makes in their order."""
+"""A background thread that does work and hands calls back to the thread that started it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 Emit = Callable[..., None]
-"""Called as `emit(function, *arguments)`: has the call made."""
+"""Called as `emit(function, *arguments)`. It has the call made, now or later, in the thread that makes the calls."""
 
 
-def at_once(function: Callable[..., Any], *arguments: Any) -> None:
-    """Make a call here and now."""
+def call_directly(function: Callable[..., Any], *arguments: Any) -> None:
+    """An `Emit` that makes the call at once, in the same thread."""
     function(*arguments)
 
 
 class _StoppedError(BaseException):
-    """Nobody makes the calls any more. No `except Exception` on the way may take it for the fault of a recording."""
+    """Calls are no longer made. A BaseException, so that no `except Exception` takes it for a recording's failure."""
 
 
-def beside(work: Callable[[Emit], None], waiting: int) -> None:
-    """Run `work` in another thread, and make the calls that it emits in this one, in order.
+def run_in_background(work: Callable[[Emit], None], max_waiting: int) -> None:
+    """Run `work` in a background thread, and make the calls that it emits in this thread, in order.
 
-    At most `waiting` calls wait at a time. What `work` raises is raised here, after the calls that it has emitted; what
-    a call raises is raised here too, and `work` is stopped when it emits the next one.
+    Args:
+        work: What to do. It gets an `Emit`.
+        max_waiting: How many emitted calls may wait to be made; `work` blocks when it emits more.
+
+    Raises:
+        BaseException: Whatever `work` raises, after the calls that it emitted before. Also whatever a call raises;
+            `work` is then stopped when it emits the next call.
     """
-    calls: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]] | BaseException | None] = queue.Queue(waiting)
+    calls: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]] | BaseException | None] = queue.Queue(max_waiting)
     stopped = threading.Event()
 
     def emit(function: Callable[..., Any], *arguments: Any) -> None:
@@ -37,12 +42,12 @@ def beside(work: Callable[[Emit], None], waiting: int) -> None:
     def run() -> None:
         try:
             work(emit)
-        except BaseException as error:  # raised by the thread that waits
+        except BaseException as error:  # the waiting thread raises it
             calls.put(error)
         else:
             calls.put(None)
 
-    thread = threading.Thread(target=run, name="beside")
+    thread = threading.Thread(target=run, name="background")
     thread.start()
     try:
         while (call := calls.get()) is not None:
@@ -52,7 +57,7 @@ def beside(work: Callable[[Emit], None], waiting: int) -> None:
             function(*arguments)
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room in the queue
+        while thread.is_alive():  # it may be blocked on the full queue
             try:
                 calls.get(timeout=0.05)
             except queue.Empty:

@@ -1,4 +1,4 @@
-"""Optional packages: which of them a command needs, and one error that names all that are missing."""
+"""Optional packages: which of them a command needs, and one error that names all of those that are missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from pipelines.units.engines import Engine
 from runtime.errors import MissingExtraError
 from runtime.models import MODELS
 
-ENGINES = {"ray": ("ray",), "beam": ("apache_beam",)}
-"""Packages of an engine, by its name, which is that of its extra."""
-
 
 class Need(NamedTuple):
-    """A package that `user` imports, and the extra, or the requirement without an extra, that brings it."""
+    """A package that `user` imports, with the extra that brings it, or the requirement if no extra does."""
 
     user: str
     package: str
@@ -26,31 +23,41 @@ class Need(NamedTuple):
 
 
 def check(recipe: Recipe, engine: Engine, places: Iterable[str], measures: bool) -> None:
-    """Raise MissingExtraError with every package that is missing for a recipe, an engine, a lake and its inputs.
+    """Check that the packages for a recipe, an engine, a lake and its inputs are installed.
 
-    `places` are names of the lake and of inputs, `measures` says that the stages of the recipe will run. Where they
-    run elsewhere, on a cluster of Ray or a runner of Beam, this machine does without their packages; those of encoders
-    it needs in any case, to know their frames.
+    If the stages run on a Ray cluster or a Beam runner, this machine does not need their packages. It always needs the
+    packages of the encoders, to know their frames.
+
+    Args:
+        recipe: The recipe.
+        engine: The engine.
+        places: The names of the lake and of inputs.
+        measures: Whether the stages of the recipe will run.
+
+    Raises:
+        MissingExtraError: Packages are missing. The error names all of them.
     """
-    needs = [Need(engine.name, package, engine.name) for package in ENGINES.get(engine.name, ())]
+    needs = [Need(engine.name, package, engine.name) for package in engine.spec.packages]
     if any(place.lower().startswith("s3://") for place in places):
         needs += [Need("s3", package, "s3") for package in PACKAGES]
-    if measures and engine.is_here():
-        needs += _of_stages(recipe)
+    if measures and engine.runs_here():
+        needs += _stage_needs(recipe)
     missing = [need for need in needs if not installed(need.package)]
-    lacking = [error for config in recipe.targets.values() if (error := config.lacks()) is not None]
-    if missing or lacking:
-        told = [f"{need.user} needs {need.package}" for need in missing]
+    encoder_errors = [error for config in recipe.targets.values() if (error := config.missing_packages()) is not None]
+    if missing or encoder_errors:
+        users = [f"{need.user} needs {need.package}" for need in missing]
         extras = [need.extra for need in missing if need.extra]
-        bare = [need.requirement for need in missing if need.requirement]
-        for error in lacking:
-            told, extras, bare = [*told, *error.needs], [*extras, *error.extras], [*bare, *error.bare]
-        what = f"packages are not installed: {', '.join(dict.fromkeys(told))}"
-        raise MissingExtraError(what, install(extras, bare))
+        requirements = [need.requirement for need in missing if need.requirement]
+        for error in encoder_errors:
+            users += error.needs
+            extras += error.extras
+            requirements += error.bare
+        what = f"packages are not installed: {', '.join(dict.fromkeys(users))}"
+        raise MissingExtraError(what, install(extras, requirements))
 
 
-def _of_stages(recipe: Recipe) -> Iterator[Need]:
-    """All that the stages import, and all that their weights lie in."""
+def _stage_needs(recipe: Recipe) -> Iterator[Need]:
+    """Yield the packages that the stages import, and the packages that contain their weights."""
     for stage in recipe.make_stages():
         for package in stage.packages:
             yield Need(stage.name, package, stage.extra)

@@ -1,4 +1,4 @@
-"""Which batches, and which rows of them, a run still has to make: what their stages are, and what is there already."""
+"""Which batches, and which rows of them, a run still has to make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from manifests.fingerprint import fingerprint
+from manifests import fingerprint as hashing
 from manifests.funnel import credible_s
 from manifests.lake import Lake
 from pipelines.audio.config import DECODE, DecodeConfig
@@ -17,21 +17,26 @@ from runtime.errors import SpeechmillError
 from runtime.failures import Failure
 
 SIGNAL_VERSION = 3
+MAX_BATCHES_READ = 100
+"""Batches that `estimate_work` reads; it extrapolates to the others."""
 Progress = Callable[[str, float, bool], None]
-"""Is called with the id of each recording, its seconds of sound, and whether anything failed."""
+"""Called with the id of each recording, its seconds of sound, and whether anything failed."""
 
 
-def fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DECODE) -> dict[str, str]:
-    """Fingerprint of each stage, 'signal' first; a stage's covers those of the stages it reads."""
-    found = {"signal": fingerprint({"stage": "signal", "version": SIGNAL_VERSION, **decode.changes()})}
+def stage_fingerprints(stages: Sequence[Stage], decode: DecodeConfig = DECODE) -> dict[str, str]:
+    """Return the fingerprint of each stage, 'signal' first. It covers the fingerprints of the stages it reads."""
+    fingerprints = {"signal": hashing.fingerprint({"stage": "signal", "version": SIGNAL_VERSION, **decode.changes()})}
     for stage in stages:
-        found[stage.name] = stage.fingerprint(found)
-    return found
+        fingerprints[stage.name] = stage.fingerprint(fingerprints)
+    return fingerprints
 
 
-def pending(lake: Lake, marks: Mapping[str, str]) -> Iterator[str]:
-    """Batches that lack the annotations of some stage, in order: sorted listings walked side by side, none held."""
-    listings = [lake.annotated(stage, mark) for stage, mark in marks.items()]
+def pending_batches(lake: Lake, fingerprints: Mapping[str, str]) -> Iterator[str]:
+    """Yield the batches that lack the annotations of some stage, in order.
+
+    It merges sorted listings, so that memory does not grow with the number of batches.
+    """
+    listings = [lake.annotated(stage, fingerprint) for stage, fingerprint in fingerprints.items()]
     heads = [next(listing, "") for listing in listings]
     for batch in lake.batches():
         for index, listing in enumerate(listings):
@@ -43,75 +48,88 @@ def pending(lake: Lake, marks: Mapping[str, str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Retry:
-    """Which failed rows are made anew: those of one type of error, or all of them."""
+    """Which failed rows are made again: those with one type of error, or all of them."""
 
     error_type: str | None = None
 
-    def wants(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of a stage is one of them."""
+    def selects(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row of a stage is made again."""
         return bool(row["status"] != "ok") and self.error_type in (None, row["error_type"])
 
 
-def failed(lake: Lake, marks: Mapping[str, str], retry: Retry) -> Iterator[str]:
-    """Batches that hold a row which `retry` wants, or one that may have been skipped because of such a row."""
+def batches_to_retry(lake: Lake, fingerprints: Mapping[str, str], retry: Retry) -> Iterator[str]:
+    """Yield the batches with a row that `retry` selects, or one that may have been skipped because of such a row."""
 
-    def holds(batch: str) -> tuple[str, bool]:
-        for stage, mark in marks.items():
+    def check(batch: str) -> tuple[str, bool]:
+        for stage, fingerprint in fingerprints.items():
             try:
-                rows = lake.read(lake.annotation_key(stage, mark, batch), ["status", "error_type"])
+                rows = lake.read(lake.annotation_key(stage, fingerprint, batch), ["status", "error_type"])
             except FileNotFoundError:
                 continue
-            broken = rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist()
-            if any(retry.wants(row) or row["error_type"] == SkippedError.__name__ for row in broken):
+            failed = rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist()
+            if any(retry.selects(row) or row["error_type"] == SkippedError.__name__ for row in failed):
                 return batch, True
         return batch, False
 
-    return (batch for batch, found in lake.ahead(holds, lake.batches()) if found)
+    return (batch for batch, selected in lake.ahead(check, lake.batches()) if selected)
 
 
-def expected(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
-    """How many batches, and the seconds of sound that their headers claim; beyond a hundred batches by their mean."""
+def estimate_work(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:
+    """Count batches and estimate their sound.
+
+    Returns:
+        The number of batches, and the seconds of sound that their headers claim. Beyond `MAX_BATCHES_READ` batches,
+        the mean of those that were read is taken for the others.
+    """
     read_s, read, count = 0.0, 0, 0
     for batch in batches:
         count += 1
-        if read < 100:
+        if read < MAX_BATCHES_READ:
             claimed = credible_s(lake.read(lake.recordings_key(batch), ["claimed_duration_s", "size_bytes"]))
             read_s += pc.sum(claimed).as_py() or 0.0
             read += 1
     return count, read_s * count / max(1, read)
 
 
-def grouped(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Stages that CPUs do, then those that want a GPU or read one that does: they use separate pools of workers."""
-    late: list[Stage] = []
+def group_by_device(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Group stages that share a pool of workers.
+
+    The first group has the stages that run on CPUs. The second has those that want a GPU, or read a stage that does.
+    """
+    on_gpu: list[Stage] = []
     for stage in stages:
-        if stage.resources.gpus or {other.name for other in late} & set(stage.needs):
-            late.append(stage)
-    early = [stage for stage in stages if stage not in late]
-    return [early, late] if late else [early]
+        if stage.resources.gpus or {other.name for other in on_gpu} & set(stage.needs):
+            on_gpu.append(stage)
+    on_cpu = [stage for stage in stages if stage not in on_gpu]
+    return [on_cpu, on_gpu] if on_gpu else [on_cpu]
 
 
 class SkippedError(SpeechmillError):
-    """A stage was not run on a recording, because one that it reads has failed there."""
+    """A stage did not run on a recording, because a stage that it reads failed on that recording."""
 
     remedy = "see the reason given there"
 
 
-def holds_long(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> bool:
-    """Whether a recording (RECORDINGS rows) claims to be longer than `piece_s`."""
+def has_long_recording(recordings: Iterable[Mapping[str, Any]], piece_s: float) -> bool:
+    """Return whether the header of some recording (rows of RECORDINGS) claims more than `piece_s` seconds."""
     return any((row["claimed_duration_s"] or 0.0) > piece_s for row in recordings)
 
 
-def broken_needs(stage: Stage, known: Mapping[str, Row]) -> SpeechmillError | None:
-    """Why a stage cannot be run: one that it reads has failed."""
-    broken = [name for name in stage.needs if known[name]["status"] != "ok"]
-    if not broken:
+def failed_needs_error(stage: Stage, rows: Mapping[str, Row]) -> SpeechmillError | None:
+    """Return the error of a stage that cannot run because a stage that it reads has failed; None if it can run.
+
+    Args:
+        stage: The stage.
+        rows: The rows of one recording, by stage.
+    """
+    failed = [name for name in stage.needs if rows[name]["status"] != "ok"]
+    if not failed:
         return None
-    return SkippedError(f"{stage.name} reads {', '.join(broken)}, which failed")
+    return SkippedError(f"{stage.name} reads {', '.join(failed)}, which failed")
 
 
 class UncommittedError(Exception):
-    """A batch cannot be committed, since the bytes of a recording in it cannot be had at present."""
+    """A batch cannot be committed, because the bytes of one of its recordings are unreachable at present."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)

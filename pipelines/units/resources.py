@@ -1,4 +1,4 @@
-"""What can be told before the work begins: whether workers, GPU and disk are enough for it."""
+"""Checks before the work begins: whether the memory, the GPU and the disk are enough for it."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from pipelines.units.engines import Engine
 from runtime.errors import SpeechmillError
 
 WORKER_GIB = 1.0
-"""Memory of a worker with voice activity alone."""
+"""Memory of a worker that runs voice activity detection only."""
 STAGE_GIB = 0.5
-"""What each other stage adds to it."""
+"""Memory that each further stage adds to a worker."""
 ROW_BYTES_PER_S = 50.0
-"""Annotations of a second of sound: the least that all stages come to."""
+"""The least size of all annotations of a second of sound."""
 GO_ON = "; or go on without this check: --set storage.check_room=false"
 
 
 class NoRoomError(SpeechmillError):
-    """What a step is going to write does not fit on the disk."""
+    """The output of a step does not fit on the disk."""
 
 
 def check_devices(recipe: Recipe, engine: Engine) -> None:
-    """Raise SpeechmillError where a stage wants a GPU and the workers, on this machine, have none."""
-    if not engine.is_here():
+    """Raise SpeechmillError if a stage or an encoder wants a GPU, and the workers run here without one."""
+    if not engine.runs_here():
         return
     for stage in recipe.make_stages():
-        if stage.resources.gpus and not _sees_gpu(stage.name):
+        if stage.resources.gpus and not _has_gpu(stage.name):
             raise SpeechmillError(
                 f'annotate.{stage.name}.device is "cuda", and no GPU can be used on this machine',
                 f"set annotate.{stage.name}.device to 'cpu' or 'auto', or check the driver with `nvidia-smi`",
             )
     for config in recipe.targets.values():
         encoder = config.load()
-        if encoder.device == "cuda" and not _sees_gpu(encoder.name):
+        if encoder.device == "cuda" and not _has_gpu(encoder.name):
             raise SpeechmillError(
                 f'the encoder {encoder.name} has the device "cuda", and no GPU can be used on this machine',
                 "set its device to 'cpu' or 'auto', or check the driver with `nvidia-smi`",
             )
 
 
-def _sees_gpu(stage: str) -> bool:
+def _has_gpu(stage: str) -> bool:
     if stage == "language":
         with contextlib.suppress(ImportError):
             import ctranslate2
@@ -59,14 +59,17 @@ def _sees_gpu(stage: str) -> bool:
 
 
 def notes(recipe: Recipe, engine: Engine, measures: bool) -> Iterator[str]:
-    """What is worth knowing of the workers that were asked for: more than this machine has cores or memory for.
+    """Yield a note if this machine has too few cores, or too little memory, for the workers.
 
-    `measures` says that they will hold the models of the recipe's stages.
+    Args:
+        recipe: The recipe.
+        engine: The engine with its workers.
+        measures: Whether the workers load the models of the recipe's stages.
     """
-    workers = engine.most_workers()
-    if workers == 1 or not engine.is_here():
+    workers = engine.max_workers()
+    if workers == 1 or not engine.runs_here():
         return
-    cores = cores_here()
+    cores = available_cores()
     if workers > cores:
         yield (
             f"{workers} workers share the {cores} cores of this machine, which takes more memory and no less time than "
@@ -82,13 +85,13 @@ def notes(recipe: Recipe, engine: Engine, measures: bool) -> Iterator[str]:
         )
 
 
-def cores_here() -> int:
-    """Cores that this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory_gib() -> float:
-    """Memory that is free here, within the limit of the container if there is one."""
+    """Return the free memory of this machine, or of its container if that has a limit."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -101,7 +104,7 @@ def free_memory_gib() -> float:
 
 
 def check_room_for_rows(lake: Lake, seconds: float) -> None:
-    """Raise NoRoomError where the annotations of so many seconds of sound do not fit on the lake's disk."""
+    """Raise NoRoomError if the annotations of so many seconds of sound do not fit on the disk of the lake."""
     if "://" not in lake.storage.root:
         what = f"the annotations of {seconds / 3600:,.1f} h of sound"
         _check_room(lake, Path(lake.storage.root), seconds * ROW_BYTES_PER_S, what, "")
@@ -110,20 +113,28 @@ def check_room_for_rows(lake: Lake, seconds: float) -> None:
 def check_room_for_features(
     lake: Lake, datasets: Mapping[str, EncodeConfig], shard_s: float, selection: str, workers: int
 ) -> None:
-    """Raise NoRoomError where the features of what a selection keeps do not fit where they are written.
+    """Check that the features of all kept windows fit on the disk that they are written to.
 
-    `datasets` are those that are made, by name, in shards of `shard_s` seconds of tracks.
+    The estimate counts one track for each recording, so it finds only what clearly does not fit.
 
-    Less is asked for than a recording with several tracks takes: what clearly does not fit is told, and no more.
+    Args:
+        lake: The lake.
+        datasets: The encoder of each dataset that is made, by name.
+        shard_s: Seconds of tracks in a shard.
+        selection: The name of the selection.
+        workers: The number of workers.
+
+    Raises:
+        NoRoomError: The features do not fit.
     """
     try:
         stored = lake.read_json(f"selections/{selection}/funnel.json", "recordings", "windows")
-    except FileNotFoundError:  # told by the step itself
+    except FileNotFoundError:  # the step itself reports that
         return
     _, kept_s = Funnel.from_dict(stored).part("windows", "kept")
     bytes_per_s = sum(config.bytes_per_s for config in datasets.values())
     needed, what = kept_s * bytes_per_s, f"the features of {kept_s / 3600:,.1f} h of kept windows"
-    if "://" in lake.storage.root:  # shards are written here, and then sent
+    if "://" in lake.storage.root:  # shards are written to this disk, and then uploaded
         what = f"the shards that {workers} workers write at a time"
         _check_room(lake, private_folder(), min(needed, workers * shard_s * bytes_per_s), what, "")
         return

@@ -1,4 +1,4 @@
-"""A version of a dataset as a reader sees it: how many windows each shard holds, and the windows of some of them."""
+"""A version of a dataset, opened for reading: the number of windows in each shard, and the windows themselves."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
 
 GAP_BYTES = 64 << 10
-"""Windows that lie this near to each other in a shard are read by one request: to ask again takes longer."""
-TABLES_HELD = 64
-"""Tables of windows that are kept, so that a shard's is not read again for each of its blocks."""
+"""Windows with gaps up to this size in a shard are read by one request, because another request would take longer."""
+CACHED_TABLES = 64
+"""Number of window tables in the cache, so that the table of a shard is not read again for each of its blocks."""
 
 Row = dict[str, Any]
 """A row of SHARD_WINDOWS."""
@@ -34,17 +34,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which windows of a dataset are read, and in tokens of how many frames."""
+    """Which windows of a dataset are read, and how many frames make a token."""
 
     splits: tuple[str, ...]
     tracks: int | None
     patch: int
     budget: int | None = None
-    """Tokens of context and continuation, over all tracks; None for all."""
+    """Largest number of tokens of context and continuation, over all tracks; None for no limit."""
 
 
 class ShardWindows:
-    """The chosen windows of one shard, in its order."""
+    """The selected windows of one shard, in the order of the shard."""
 
     def __init__(self, files: ShardFiles, table: pa.Table) -> None:
         self.files, self._table = files, table
@@ -61,7 +61,7 @@ class ShardWindows:
         return np.array(self._table["window_id"].to_pylist(), np.bytes_)
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """What is known of some windows."""
+        """Return the table rows of the windows with these numbers."""
         first, count = numbers[0], len(numbers)
         in_order = list(numbers) == list(range(first, first + count))
         part = self._table.slice(first, count) if in_order else self._table.take(pa.array(numbers))
@@ -70,14 +70,23 @@ class ShardWindows:
 
 
 class OpenedDataset:
-    """The chosen windows of a version of a dataset. Cheap to send to a worker: it holds a count for each shard."""
+    """The selected windows of a version of a dataset. It only holds a count per shard, so it is cheap to pickle."""
 
     def __init__(
         self, lake: Lake, name: str, version: int | None, choice: Choice, subset: Subset | None = None
     ) -> None:
-        """`subset` takes the place of the version, and of splits, tracks and budget of `choice`.
+        """Read the list of shards.
 
-        Raises FileNotFoundError where there is no such dataset or version, ValueError where nothing is chosen.
+        Args:
+            lake: The lake that holds the dataset.
+            name: The dataset's name.
+            version: Number of a version; None for the newest.
+            choice: The windows to read.
+            subset: Replaces `version`, and the splits, tracks and budget of `choice`.
+
+        Raises:
+            FileNotFoundError: There is no such dataset or version.
+            ValueError: No window is selected.
         """
         self.lake, self.name = lake, name
         if subset is None:
@@ -92,20 +101,20 @@ class OpenedDataset:
         named = zip(rows["folder"].to_pylist(), rows["shard"].to_pylist(), strict=True)
         self.files = [ShardFiles(folder, shard) for folder, shard in named]
         self.stored = rows["of_windows"].to_numpy().copy()
-        """Windows of the chosen splits and tracks that each shard holds, and"""
+        """Windows of the selected splits and tracks in each shard."""
         self.counts = rows["windows"].to_numpy().copy()
-        """those that are given of it: fewer where the subset takes a part of the shard."""
+        """Windows of each shard that are read; fewer than `stored` if the subset takes a part of the shard."""
         partly = np.flatnonzero(pc.is_valid(rows["ids"])).tolist()
         self._about, self._ids = about, {place: pa.array(rows["ids"][place].as_py(), pa.string()) for place in partly}
         self.tokens = int(_tokens(rows, choice.patch).sum())
-        """Of context and continuation in an epoch; an estimate above patch 6."""
+        """Tokens of context and continuation in an epoch; an estimate if `patch` is above 6."""
         self.window_bytes = max(1, int(pc.sum(rows["array_bytes"]).as_py()) // int(self.counts.sum()))
         self._tables: dict[int, ShardWindows] = {}
         self._lock = threading.Lock()
-        told = [(files.folder, files.shard, int(count)) for files, count in zip(self.files, self.counts, strict=True)]
+        shards = [(files.folder, files.shard, int(count)) for files, count in zip(self.files, self.counts, strict=True)]
         taken = [(place, ids.to_pylist()) for place, ids in self._ids.items()]
-        self.fingerprint = hashlib.sha256(repr((self.choice, told, taken)).encode()).hexdigest()[:16]
-        """Of what decides which window has which number: a state of another one cannot be resumed."""
+        self.fingerprint = hashlib.sha256(repr((self.choice, shards, taken)).encode()).hexdigest()[:16]
+        """Hash of everything that decides the numbering of windows. A saved state with another one is refused."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_tables", "_lock")}
@@ -115,35 +124,50 @@ class OpenedDataset:
 
     @property
     def windows(self) -> int:
-        """How many windows an epoch has."""
+        """Number of windows in an epoch."""
         return int(self.counts.sum())
 
     def window_tokens(self, row: Mapping[str, Any]) -> tuple[int, int]:
-        """Tokens of context and of continuation of a window (a row of SHARD_WINDOWS), over all tracks."""
+        """Return the context tokens and the continuation tokens of a window (a row of SHARD_WINDOWS), over all
+        tracks."""
         k, tracks = self.choice.patch, row["tracks"]
         return tracks * (row["context_frames"] // k), tracks * (row["continuation_frames"] // k)
 
     def statistics(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each bin of a split, float32 (dim,); None is the split that the dataset names.
+        """Return the mean and the standard deviation of each feature dimension, float32 (dim,) each.
 
-        Where a bin never varies its deviation is 1. ValueError for a split without statistics.
+        Args:
+            split: The split to take them from; None for the default split of the dataset.
+
+        Returns:
+            The mean and the standard deviation, which is 1 where a dimension is constant.
+
+        Raises:
+            ValueError: The split has no statistics.
         """
         mean, variance = self._stored(split, "mean", "variance")
         deviation = np.sqrt(variance)
         return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
 
     def whitening(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean, float32 (dim,), and W, float32 (dim, dim), of a split: (x - mean) @ W has the identity as covariance.
+        """Return the mean, float32 (dim,), and the matrix W, float32 (dim, dim), of PCA whitening.
 
-        Column k of W is the eigenvector of the k-th largest eigenvalue of the covariance over its root (PCA whitening).
-        What varies by no more than rounding is not scaled up. ValueError for a split without statistics.
+        (x - mean) @ W has the identity as its covariance. Column k of W is the eigenvector of the k-th largest
+        eigenvalue of the covariance, divided by the square root of that eigenvalue. Directions that vary by no more
+        than rounding errors are not scaled.
+
+        Args:
+            split: The split to take them from; None for the default split of the dataset.
+
+        Raises:
+            ValueError: The split has no statistics.
         """
         mean, values, vectors = self._stored(split, "mean", "eigenvalues", "eigenvectors")
         varies = values > len(values) * np.finfo(np.float64).eps * values.max()
         return mean.astype(np.float32), (vectors / np.sqrt(np.where(varies, values, 1.0))).astype(np.float32)
 
     def _stored(self, split: str | None, *names: str) -> list[np.ndarray]:
-        """Arrays of `stats.safetensors`, of a split or of that which the dataset names."""
+        """Read arrays from `stats.safetensors`, of the given split or of the default split of the dataset."""
         key = f"{self.folder}/stats.safetensors"
         try:
             arrays = safetensors.numpy.load(self.lake.storage.read(key))
@@ -153,42 +177,44 @@ class OpenedDataset:
         if f"{prefix}mean" not in arrays:
             raise ValueError(f"{key}: no statistics of the split {split!r} to normalise by")
         if missing := [name for name in names if f"{prefix}{name}" not in arrays]:
-            raise ValueError(f"{key}: no {missing[0]} to whiten by, since its frames have too many values")
+            raise ValueError(f"{key}: no {missing[0]} to whiten by: its frames have too many values for a covariance")
         return [arrays[f"{prefix}{name}"] for name in names]
 
     def table(self, shard: int) -> ShardWindows:
-        """The windows of a shard, given by its place in `files`; from any thread."""
+        """Return the windows of a shard, given by its index in `files`. Safe to call from any thread."""
         with self._lock:
             if shard in self._tables:
                 return self._tables[shard]
-        made = self._read_table(shard)
+        windows = self._read_table(shard)
         with self._lock:
-            self._tables[shard] = made
-            while len(self._tables) > TABLES_HELD:
+            self._tables[shard] = windows
+            while len(self._tables) > CACHED_TABLES:
                 del self._tables[next(iter(self._tables))]
-        return made
+        return windows
 
     def _read_table(self, shard: int) -> ShardWindows:
         files = self.files[shard]
         table = windows_of(self.lake, self._about, files).drop_columns(["status", "error"]).combine_chunks()
         key = f"datasets/{self.name}/{files.windows}"
         if len(table) != self.stored[shard]:
-            told = f"holds {len(table):,} windows to read, {self.folder}/shards.parquet says {self.stored[shard]:,}"
-            raise CorruptFileError.of(key, f"{told}: the shard was changed after the dataset was opened")
+            what = f"holds {len(table):,} windows to read, {self.folder}/shards.parquet says {self.stored[shard]:,}"
+            raise CorruptFileError.of(key, f"{what}: the shard was changed after the dataset was opened")
         if shard in self._ids:
             table = table.filter(pc.is_in(table["window_id"], value_set=self._ids[shard])).combine_chunks()
             if len(table) != self.counts[shard]:
-                told = f"lacks {self.counts[shard] - len(table):,} windows that the subset takes"
-                raise CorruptFileError.of(key, f"{told}: the shard was changed after the subset was made")
+                what = f"lacks {self.counts[shard] - len(table):,} windows of the subset"
+                raise CorruptFileError.of(key, f"{what}: the shard was changed after the subset was made")
         return ShardWindows(files, table)
 
     def arrays(self, windows: ShardWindows, numbers: Sequence[int]) -> list[np.ndarray]:
-        """The features of some windows of a shard, each float16 (tracks, frames, dim) and not to be written to.
+        """Read the features of some windows of a shard: read-only arrays, each float16 (tracks, frames, dim).
 
-        Windows that lie side by side are read by one request. Raises CorruptFileError, with the name of the window,
-        where an array is not the one that was written.
+        Adjacent windows are read by one request.
+
+        Raises:
+            CorruptFileError: An array has another checksum than when it was written. The message names the window.
         """
-        found: list[np.ndarray] = []
+        arrays: list[np.ndarray] = []
         for part in _neighbours(windows, numbers):
             begin = int(windows.offsets[part[0]])
             end = int(windows.offsets[part[-1]] + windows.sizes[part[-1]])
@@ -201,20 +227,22 @@ class OpenedDataset:
                 offset = int(windows.offsets[number]) - begin
                 npy = data[offset : offset + int(windows.sizes[number])]
                 if zlib.crc32(npy) != windows.crcs[number]:
-                    told = f"the features of {windows.ids[number].decode()} are not those that were written"
-                    raise CorruptFileError.of(key, told)
-                found.append(_array(npy))
-        return found
+                    what = f"the features of {windows.ids[number].decode()} are not those that were written"
+                    raise CorruptFileError.of(key, what)
+                arrays.append(_array(npy))
+        return arrays
 
 
 def _tokens(rows: pa.Table, patch: int) -> np.ndarray:
-    """Tokens of each shard, int64 (shards,): exact at the patch sizes of the ledger, else at least one a patch."""
+    """Return the tokens of each shard, int64 (shards,). They are exact at the patch sizes of the ledger, and
+    otherwise an estimate of at least 1."""
     if patch not in PATCHES:
         return np.maximum(1, rows["frames"].to_numpy() // patch)
     return shardlist.tokens(rows, patch)
 
 
 def _neighbours(windows: ShardWindows, numbers: Sequence[int]) -> list[list[int]]:
+    """Split window numbers into runs whose arrays are read by one request."""
     parts: list[list[int]] = []
     end = None
     for number in numbers:
@@ -228,7 +256,7 @@ def _neighbours(windows: ShardWindows, numbers: Sequence[int]) -> list[list[int]
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
-    """dtype and shape that the header of a .npy file tells. NumPy parses each anew, which takes long."""
+    """Return the dtype and shape in the header of a .npy file. Cached, because NumPy parses headers slowly."""
     np.lib.format.read_magic(file := io.BytesIO(header))
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     assert (fortran, dtype) == (False, np.float16), "shards hold float16 in C order"
@@ -236,7 +264,7 @@ def _parsed(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def _array(npy: memoryview) -> np.ndarray:
-    """The array of a .npy file, (tracks, frames, dim), without a copy."""
+    """Return the array in a .npy file, (tracks, frames, dim), without copying it."""
     begin = 10 + int.from_bytes(npy[8:10], "little")
     dtype, shape = _parsed(bytes(npy[:begin]))
     array = np.frombuffer(npy, dtype, offset=begin).reshape(shape)

@@ -1,4 +1,4 @@
-"""What one worker gives: windows of one source or several, read ahead by threads, from any place on."""
+"""The windows that one worker gives, from one or more sources and from any position on, read ahead by threads."""
 
 from __future__ import annotations
 
@@ -16,67 +16,67 @@ from speechmill.reader.source import Source, Window
 LOCAL_THREADS = 2
 COUNTED = ("windows", "unpaired", "frames", "context_tokens", "continuation_tokens")
 Counts = dict[str, dict[str, dict[str, int]]]
-"""By dataset and split: the numbers of COUNTED. Frames and tokens are over all tracks."""
+"""The numbers of COUNTED, by dataset and split. Frames and tokens are over all tracks."""
 
 
-def add_counts(whole: Counts, counts: Counts) -> None:
-    """Add `counts` to `whole`."""
+def add_counts(total: Counts, counts: Counts) -> None:
+    """Add `counts` to `total`."""
     for name, splits in counts.items():
         for split, added in splits.items():
-            into = whole.setdefault(name, {}).setdefault(split, dict.fromkeys(COUNTED, 0))
-            for what in COUNTED:
-                into[what] += added[what]
+            sums = total.setdefault(name, {}).setdefault(split, dict.fromkeys(COUNTED, 0))
+            for key in COUNTED:
+                sums[key] += added[key]
 
 
 @dataclass
 class Progress:
-    """How far a worker has come in one source."""
+    """The position of a worker in one source."""
 
     epoch: int = 0
     position: int = 0
-    """Windows of its share of the epoch that were given."""
+    """Windows of its share of the epoch that it has given."""
     tokens: int = 0
-    """Tokens that were given since the beginning of the pass over all sources: what keeps a mixture in proportion."""
+    """Tokens given since the pass over all sources began. They keep the mixture in proportion."""
 
 
 @dataclass
 class WorkerState:
-    """All that a worker must know to go on: the same after any number of windows is a few numbers."""
+    """Everything that a worker needs to resume. Its size does not depend on the number of windows."""
 
     progress: list[Progress]
-    """Of each source."""
+    """The position in each source."""
     counts: Counts = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As values of JSON that share nothing with it."""
+        """Return a copy as JSON values."""
         return asdict(self)
 
-    def given(self) -> int:
-        """Windows that were given, each as often as it has datasets beside it and one."""
+    def windows_given(self) -> int:
+        """Return the number of windows given. A window that is read from several datasets counts once for each."""
         return sum(counts["windows"] for splits in self.counts.values() for counts in splits.values())
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> WorkerState:
-        """What `to_json` has told; shares nothing with it."""
-        state = cls([Progress(**one) for one in told["progress"]])
-        add_counts(state.counts, told["counts"])
+    def from_json(cls, values: dict[str, Any]) -> WorkerState:
+        """Build a state from a copy of the result of `to_json`."""
+        state = cls([Progress(**progress) for progress in values["progress"]])
+        add_counts(state.counts, values["counts"])
         return state
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How several sources are mixed. Each time the source gives that has the fewest tokens for its weight."""
+    """How several sources are mixed. The next window comes from the source with the fewest tokens per weight."""
 
     weights: tuple[float, ...]
     endless: bool
-    """Whether a source begins anew where its epoch ends."""
+    """Whether a source starts over at the end of its epoch."""
     budgets: tuple[int, ...] | None
-    """Tokens after which each source ends; None where it ends with its epoch, or never."""
+    """Tokens after which each source ends; None if it ends with its epoch, or never."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of all workers of all processes this one is, and what becomes of windows that are left."""
+    """The position of this worker among all workers of all processes, and how remaining windows are treated."""
 
     rank: int
     world_size: int
@@ -86,22 +86,22 @@ class Place:
 
 
 class Stream:
-    """The windows that one worker gives, with its state kept up to each of them."""
+    """The windows that one worker gives. It updates the state of the worker with each window."""
 
     def __init__(
         self, sources: Sequence[Source], mixing: Mixing, shuffles: Sequence[Shuffle], place: Place, state: WorkerState
     ) -> None:
-        """`state` is changed as windows are given."""
+        """Start from `state`, which is modified as windows are given."""
         self.sources, self.mixing, self.shuffles, self.place, self.state = sources, mixing, shuffles, place, state
 
     def windows(self) -> Iterator[tuple[Source, list[Window]]]:
-        """Each window with its source; `state` counts a window before it is given."""
+        """Yield each window with its source. `state` counts a window before it is yielded."""
         ended: set[int] = set()
         pool = ThreadPoolExecutor(max(_threads(source) for source in self.sources), "reader")
         try:
-            given = [self._given(number, pool) for number in range(len(self.sources))]
-            while (number := self._next(ended)) is not None:
-                window = next(given[number], None)
+            by_source = [self._windows_of(number, pool) for number in range(len(self.sources))]
+            while (number := self._next_source(ended)) is not None:
+                window = next(by_source[number], None)
                 if window is None:
                     ended.add(number)
                     continue
@@ -110,8 +110,8 @@ class Stream:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _next(self, ended: set[int]) -> int | None:
-        """The source that gives next."""
+    def _next_source(self, ended: set[int]) -> int | None:
+        """Return the index of the source that gives the next window; None if all have ended."""
         due = []
         for number, (progress, weight) in enumerate(zip(self.state.progress, self.mixing.weights, strict=True)):
             budgets, workers = self.mixing.budgets, self.place.world_size * self.place.workers
@@ -119,8 +119,8 @@ class Stream:
                 due.append((progress.tokens / weight, number))
         return min(due)[1] if due else None
 
-    def _given(self, number: int, pool: ThreadPoolExecutor) -> Iterator[list[Window]]:
-        """The windows of one source, over its epochs where it begins anew; its position is kept."""
+    def _windows_of(self, number: int, pool: ThreadPoolExecutor) -> Iterator[list[Window]]:
+        """Yield the windows of one source, epoch after epoch if it is endless, and update its position."""
         source, progress = self.sources[number], self.state.progress[number]
         where = self.place
         places = share(source.dataset.windows, where.rank, where.world_size, where.worker, where.workers, where.rest)
@@ -137,8 +137,8 @@ class Stream:
             if not self.mixing.endless:
                 return
             if not paired:
-                told = f"{source.name} has no window for worker {where.worker} of process {where.rank}"
-                raise ValueError(f"{told}: read with fewer workers, or leave out what is beside it")
+                what = f"{source.name} has no window for worker {where.worker} of process {where.rank}"
+                raise ValueError(f"{what}: read with fewer workers, or without the sources in beside")
             progress.epoch, progress.position = progress.epoch + 1, 0
 
     def _count(self, number: int, window: Sequence[Window]) -> None:
@@ -158,40 +158,41 @@ class Stream:
         return self.state.counts.setdefault(source.name, {}).setdefault(split, dict.fromkeys(COUNTED, 0))
 
 
-def in_turn(streams: Sequence[Stream]) -> Iterator[tuple[Source, list[Window]]]:
-    """The windows of several streams: each time of the one that has given fewest, which their states alone decide."""
+def interleave(streams: Sequence[Stream]) -> Iterator[tuple[Source, list[Window]]]:
+    """Yield the windows of several streams. The next one always comes from the stream that has given fewest so far, so
+    that the order depends only on the states of the streams."""
     if len(streams) == 1:
         yield from streams[0].windows()
         return
     windows = [stream.windows() for stream in streams]
-    due = [(stream.state.given(), number) for number, stream in enumerate(streams)]
+    due = [(stream.state.windows_given(), number) for number, stream in enumerate(streams)]
     heapq.heapify(due)
     while due:
-        given, number = due[0]
-        if (found := next(windows[number], None)) is None:
+        count, number = due[0]
+        if (source_and_window := next(windows[number], None)) is None:
             heapq.heappop(due)
         else:
-            heapq.heapreplace(due, (given + len(found[0].all), number))
-            yield found
+            heapq.heapreplace(due, (count + len(source_and_window[0].all), number))
+            yield source_and_window
 
 
 def _threads(source: Source) -> int:
-    """Threads that read ahead: a server answers many requests at once, a disk is not waited for as long."""
+    """Return the number of threads that read ahead. A server answers many requests at once; a disk needs few."""
     lake = source.dataset.lake
     return LOCAL_THREADS if isinstance(lake.storage, LocalStorage) else lake.config.concurrency
 
 
 def _ahead(source: Source, buffers: Iterator[Buffer], pool: ThreadPoolExecutor) -> Iterator[list[Window] | None]:
-    """The windows of some buffers, of which the next one is read while one is given."""
-    begun: deque[tuple[Buffer, list[Future[list[list[Window] | None]]]]] = deque()
+    """Yield the windows of the buffers. The next buffer is read while the current one is given."""
+    pending: deque[tuple[Buffer, list[Future[list[list[Window] | None]]]]] = deque()
 
-    def begin() -> None:
+    def start_next() -> None:
         if (buffer := next(buffers, None)) is not None:
-            begun.append((buffer, [pool.submit(source.fetch, run) for run in buffer.blocks]))
+            pending.append((buffer, [pool.submit(source.fetch, run) for run in buffer.blocks]))
 
-    begin()
-    while begun:
-        begin()
-        buffer, blocks = begun.popleft()
+    start_next()
+    while pending:
+        start_next()
+        buffer, blocks = pending.popleft()
         for block, row in buffer.order:
             yield blocks[block].result()[row]

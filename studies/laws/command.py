@@ -1,4 +1,4 @@
-"""From the options of `speechmill study fit` to a fit for each group of runs."""
+"""Fit each group of runs in a table with the options of `speechmill study fit`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from studies.laws.runs import Columns, Table
 
 MAX_RUNS = 2_000
 MOST_WORK = 400_000
-"""Runs times resamples of a bootstrap beyond which fewer resamples are drawn, so that a command takes seconds."""
+"""Largest number of runs times resamples. Larger tables get fewer resamples, so that the command takes seconds."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One group's law with its document and points, or the reason why there is none."""
+    """The law of one group with its document and points, or the error if there is none."""
 
     group: str
     document: dict[str, Any] | None = None
@@ -30,7 +30,7 @@ class Fitted:
     error: dict[str, str] | None = None
 
 
-def fitted(
+def fit_table(
     table: Path,
     *,
     where: list[tuple[str, str]],
@@ -48,15 +48,18 @@ def fitted(
     resamples: int,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Fitted]]:
-    """What was read of a table, and the fits of its groups.
+    """Read a table and fit its groups.
 
-    Raises SpeechmillError where the table cannot be read, and where it has one group that identifies no law; of
-    several groups, those that do not are told beside the others, unless no group does.
+    Returns:
+        A description of the table as it was read, and the result of each group. A group without a law has its error.
+
+    Raises:
+        SpeechmillError: The table cannot be read, or no group identifies a law.
     """
     read = runs.read(table, Columns(params, tokens, loss, flops, run, by, metrics), where)
     if not read.groups:
         reasons = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in read.dropped.counts.items())
-        raise SpeechmillError(f"{table}: no row can be used: {reasons}", "mend the table, or name other columns")
+        raise SpeechmillError(f"{table}: no row can be used: {reasons}", "correct the table, or name other columns")
     found = []
     errors = []
     for name, group in read.groups.items():
@@ -64,7 +67,7 @@ def fitted(
         if count > MAX_RUNS:
             raise SpeechmillError(
                 f"{table}: {count:,} runs, more than {MAX_RUNS:,}",
-                "give one row for each run; --run COLUMN tells which rows are of one run",
+                "give one row per run, or name the column that identifies a run with --run",
             )
         fewer = min(resamples, max(100, MOST_WORK // count))
         chosen = Settings(**settings, ratio_sd=outlier_sd, residual_sd=misfit_sd, resamples=fewer)
@@ -77,16 +80,16 @@ def fitted(
             found.append(Fitted(name, error={"message": str(error), "remedy": error.remedy}))
     if len(errors) == len(found):
         raise errors[0]
-    return _told(table, read, params_are, tokens_are), found
+    return _describe(table, read, params_are, tokens_are), found
 
 
-def _told(path: Path, read: Table, params_are: str | None, tokens_are: str | None) -> dict[str, Any]:
-    of_params = params_are or f"as {read.columns['params'] or '6 N D'} has them; it is not said whether with embeddings"
-    of_tokens = tokens_are or f"as {read.columns['tokens'] or '6 N D'} has them; it is not said whether with context"
+def _describe(path: Path, read: Table, params_are: str | None, tokens_are: str | None) -> dict[str, Any]:
+    of_params = params_are or f"from {read.columns['params'] or '6 N D'}; unknown whether with embeddings"
+    of_tokens = tokens_are or f"from {read.columns['tokens'] or '6 N D'}; unknown whether with context"
     counting = [
         f"N: parameters, {of_params}",
         f"D: tokens, {of_tokens}",
-        "C = 6 N D; each row counts as the end of a run whose schedule had ended",
+        "C = 6 N D; each row is assumed to be at the end of a run whose schedule has ended",
     ]
     if several := sum(int((group.evaluations > 1).sum()) for group in read.groups.values()):
         counting.append(

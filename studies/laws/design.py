@@ -1,7 +1,7 @@
-"""Which runs to train next: those that narrow a law's intervals most for the compute that they cost.
+"""Optimal design: choose the runs that narrow the intervals of a law most for their compute.
 
-A run tells about the constants what its derivatives of ln L say (Fisher's information over the variance of ln L); sets
-of runs are chosen for the determinant of all information, or for the variance of one quantity (Fedorov 1972).
+The information of a run is given by its derivatives of ln L by the constants (Fisher information), over the variance of
+ln L. Sets of runs are chosen by the determinant of the information, or by the variance of one quantity (Fedorov 1972).
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from studies.laws.law import Array, Law
 
 Indices = npt.NDArray[np.int64]
 RIDGE = 1e-10
-"""Share of the diagonal that is added to the information, so that runs that identify too little can be compared too."""
+"""Share of the diagonal that is added to the information, so that sets which identify too little can be compared
+too."""
 
 
 @dataclass(frozen=True)
 class Information:
-    """The derivatives of ln L by the constants at runs, and what standard errors follow from sets of them."""
+    """Derivatives of ln L by the constants at runs, and the standard errors that follow from them."""
 
     model: Model
     theta: Array
     sd: float
-    """Standard deviation of ln L among repetitions of a run."""
+    """Standard deviation of ln L among repetitions of the same run."""
     free_gamma: bool
 
     @classmethod
@@ -36,16 +37,16 @@ class Information:
         return cls(model, model.theta(law), sd, free_gamma)
 
     def slopes(self, params: Array, tokens: Array) -> Array:
-        """Derivatives over the standard deviation, (n, 5) or (n, 6) with gamma free."""
+        """Return the derivatives divided by the standard deviation: (n, 5), or (n, 6) with gamma free."""
         moved = Model(Points(params, tokens, np.ones_like(params)))
-        # The search's parameters are measured from the means of the table to which the law was fitted.
+        # The parameters of the search are relative to the means of the table to which the law was fitted.
         moved.n = moved.log_params - self.model.mean_params
         moved.d = moved.log_tokens - self.model.mean_tokens
         slopes = moved.residuals(self.theta[None])[1][0]
         return slopes[:, : 6 if self.free_gamma else 5] / self.sd
 
     def gradient(self, quantity: Callable[[Law], float]) -> Array:
-        """Of what follows from the law, by the parameters of the search."""
+        """Return the gradient of a quantity that follows from the law, by the parameters of the search."""
         step = 1e-5
         units = np.eye(6)[: 6 if self.free_gamma else 5] * step
         values = [
@@ -54,7 +55,7 @@ class Information:
         return np.array(values, np.float64) / (2 * step)
 
     def error(self, slopes: Array, quantity: Callable[[Law], float]) -> float:
-        """The standard error of a quantity, to first order, from runs with these slopes."""
+        """Return the first-order standard error of a quantity, from runs with these slopes."""
         gradient = self.gradient(quantity)
         covariance = np.linalg.pinv(slopes.T @ slopes)
         return float(np.sqrt(max(0.0, float(gradient @ covariance @ gradient))))
@@ -63,18 +64,29 @@ class Information:
 def choose(
     known: Array, candidates: Array, costs: Array, spend: float, aim: Array | None = None, count: int | None = None
 ) -> Indices:
-    """Which candidates (m, p) to add to the known runs (n, p) for at most `spend`, and at most `count` of them.
+    """Choose candidates to add to the known runs.
 
-    With `aim`, the gradient (p,) of a quantity, its variance is made least; else the determinant of the covariance of
-    all constants. Candidates are added greedily, once by what they gain for what they cost and once by what they gain
-    alone. Both sets are improved by exchanges, what compute is left is spent, and the better one is returned.
+    Candidates are added greedily, once by gain over cost and once by gain. Both sets are improved by exchanges and
+    extended with the remaining compute, and the better set is returned.
+
+    Args:
+        known: Slopes of the known runs, (n, p).
+        candidates: Slopes of the candidates, (m, p).
+        costs: Compute of each candidate, (m,).
+        spend: Largest total compute.
+        aim: Gradient (p,) of the quantity whose variance to minimise; by default the determinant of the covariance of
+            all constants is minimised.
+        count: Largest number of candidates to choose.
+
+    Returns:
+        Indices of the chosen candidates.
     """
     limit = len(candidates) if count is None else count
     nothing = np.empty(0, dtype=np.int64)
     sets = []
     for by_cost in (True, False):
         chosen = _greedy(known, candidates, costs, spend, aim, limit, by_cost, nothing)
-        chosen = _exchanged(known, candidates, costs, spend, aim, chosen)
+        chosen = _exchange(known, candidates, costs, spend, aim, chosen)
         sets.append(_greedy(known, candidates, costs, spend, aim, limit, by_cost, chosen))
     return np.sort(max(sets, key=lambda chosen: merit(known, candidates[chosen], aim)))
 
@@ -90,7 +102,8 @@ def _covariance(slopes: Array) -> Array:
 
 
 def merit(known: Array, added: Array, aim: Array | None) -> float:
-    """Higher is better: ln of the determinant of the information, or less the ln of the variance aimed at."""
+    """Return the merit of adding runs, higher being better: the log determinant of the information, or minus the log
+    variance of the quantity in `aim`."""
     information = _information(np.concatenate([known, added]))
     if aim is None:
         return float(np.linalg.slogdet(information)[1])
@@ -98,7 +111,7 @@ def merit(known: Array, added: Array, aim: Array | None) -> float:
 
 
 def _gains(covariance: Array, candidates: Array, aim: Array | None) -> Array:
-    """What each candidate alone adds to the merit, by the matrix determinant lemma or by Sherman and Morrison."""
+    """Return how much each candidate alone adds to the merit, by the matrix determinant lemma or Sherman-Morrison."""
     spread = np.einsum("mp,pq,mq->m", candidates, covariance, candidates)
     if aim is None:
         return np.log1p(spread)
@@ -116,7 +129,7 @@ def _greedy(
     by_cost: bool,
     begun: Indices,
 ) -> Indices:
-    """The candidates that were begun with, and those that are added one by one."""
+    """Extend a set of candidates one by one. Returns the extended set."""
     chosen: list[int] = begun.tolist()
     left = np.ones(len(candidates), bool)
     left[begun] = False
@@ -136,10 +149,10 @@ def _greedy(
     return np.array(chosen, dtype=np.int64)
 
 
-def _exchanged(
+def _exchange(
     known: Array, candidates: Array, costs: Array, spend: float, aim: Array | None, chosen: Indices, rounds: int = 10
 ) -> Indices:
-    """Swap a chosen run for another one as long as that helps and stays within the compute."""
+    """Swap chosen runs for others as long as that improves the set and stays within the compute."""
     current = chosen.copy()
     for _ in range(rounds):
         changed = False

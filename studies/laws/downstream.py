@@ -1,6 +1,6 @@
-"""Downstream metrics by compute: through the loss in two stages, and jointly with the law.
+"""Predict downstream metrics from compute: in two stages through the loss, and jointly with the law.
 
-A metric M follows the loss as M = c + k exp(s L), which holds a straight line as its limit (Gadre et al. 2024).
+A metric M depends on the loss as M = c + k exp(s L), with a straight line as the limit (Gadre et al. 2024).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Link:
 
 
 def fit_link(loss: Array, metric: Array) -> Link:
-    """The link of least squares: c and k are linear for each s, which is searched for alone."""
+    """Fit a link by least squares. For a given s, c and k are linear, so only s is searched."""
     from scipy.optimize import minimize_scalar
 
     centre, scale = float(loss.mean()), float(loss.std())
@@ -58,9 +58,9 @@ def fit_link(loss: Array, metric: Array) -> Link:
 
 
 def fit_jointly(points: Points, metric: Array, law: Law, link: Link, free_gamma: bool) -> tuple[Law, Link]:
-    """Law and link together: the least sum of squares of both kinds of errors, each in its own standard deviations.
+    """Fit law and link together, by least squares of both kinds of errors, each in its standard deviations.
 
-    A metric that is read at every run informs the law's constants too, and noise of the loss is not taken for signal.
+    The metric then informs the constants of the law too, and noise of the loss is not taken for signal.
     """
     from scipy.optimize import least_squares
 
@@ -77,44 +77,44 @@ def fit_jointly(points: Points, metric: Array, law: Law, link: Link, free_gamma:
         of_loss = model.residuals(theta_of(values)[None])[0][0]
         c, k, s = values[count:]
         predicted = np.exp(model.log_loss + of_loss)
-        told = c + k * np.exp(np.clip(s * (predicted - link.centre) / link.scale, -50, 50))
-        return np.concatenate([of_loss / sd_loss, (told - metric) / sd_metric])
+        predicted_metric = c + k * np.exp(np.clip(s * (predicted - link.centre) / link.scale, -50, 50))
+        return np.concatenate([of_loss / sd_loss, (predicted_metric - metric) / sd_metric])
 
     lower, upper = model.bounds(None if free_gamma else law.gamma)
     free = [np.inf] * 3
-    begun = np.concatenate([np.clip(start[:count], lower[:count], upper[:count]), [link.c, link.k, link.s]])
+    initial = np.concatenate([np.clip(start[:count], lower[:count], upper[:count]), [link.c, link.k, link.s]])
     bounds = np.append(lower[:count] - 1e-9, np.negative(free)), np.append(upper[:count] + 1e-9, free)
-    found = least_squares(errors, begun, bounds=bounds, x_scale="jac", max_nfev=300).x
-    c, k, s = (float(value) for value in found[count:])
-    return model.law(theta_of(found)), Link(c, k, s, link.centre, link.scale)
+    optimum = least_squares(errors, initial, bounds=bounds, x_scale="jac", max_nfev=300).x
+    c, k, s = (float(value) for value in optimum[count:])
+    return model.law(theta_of(optimum)), Link(c, k, s, link.centre, link.scale)
 
 
 def judge(
     points: Points, metrics: Mapping[str, Array], train: npt.NDArray[np.bool_], fit: Fit, free_gamma: bool
 ) -> list[dict[str, Any]]:
-    """For each metric both predictions, fitted to the runs of `train`, with their errors there and at the others.
+    """Predict each metric in both ways from the runs of `train`, and compute the errors at these and at the others.
 
-    `fit` is the law of the runs of `train`. A metric that too few runs have, or that does not follow the loss, is
-    refused with the reason.
+    `fit` is the law of the runs of `train`. A metric is refused, with the reason, if too few runs have it or if it does
+    not depend on the loss.
     """
-    return [_judged(name, points, values, train, fit, free_gamma) for name, values in metrics.items()]
+    return [_judge_metric(name, points, values, train, fit, free_gamma) for name, values in metrics.items()]
 
 
-def _judged(
+def _judge_metric(
     name: str, points: Points, values: Array, train: npt.NDArray[np.bool_], fit: Fit, free_gamma: bool
 ) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
     there = np.isfinite(values)
     used, unseen = there & train, there & ~train
-    told: dict[str, Any] = {"metric": name, "runs": int(there.sum()), "missing": int((~there).sum())}
+    document: dict[str, Any] = {"metric": name, "runs": int(there.sum()), "missing": int((~there).sum())}
     if used.sum() < LEAST_RUNS:
-        return told | {"refused": f"{int(used.sum())} runs have it, fewer than {LEAST_RUNS}"}
+        return document | {"refused": f"{int(used.sum())} runs have it, fewer than {LEAST_RUNS}"}
     if np.ptp(values[used]) == 0:
-        return told | {"refused": "it is the same for all runs"}
+        return document | {"refused": "it is the same for all runs"}
     correlation = float(spearmanr(points.loss[used], values[used]).statistic)
     if abs(correlation) < LEAST_CORRELATION:
-        return told | {"refused": f"its rank correlation with the loss is {correlation:.2f}: it does not follow it"}
+        return document | {"refused": f"its rank correlation with the loss is {correlation:.2f}: it does not follow it"}
     link = fit_link(points.loss[used], values[used])
     law, joint = fit_jointly(points.take(used), values[used], fit.law, link, free_gamma)
 
@@ -124,7 +124,7 @@ def _judged(
         predicted = link.metric(law.loss(points.params[which], points.tokens[which]))
         return float(np.abs(predicted - values[which]).mean())
 
-    return told | {
+    return document | {
         "rank_correlation": correlation,
         "range": [float(values[used].min()), float(values[used].max())],
         "two_stage": {

@@ -1,7 +1,7 @@
-"""Estimates of a law's constants: Huber's function of errors of ln L, and variable projection of relative errors.
+"""Estimates of a law's constants: Huber's loss of the errors of ln L, and variable projection of relative errors.
 
-Both start from the same quasi-random points, all at once. Inside, lengths are measured from the table's mean ln N and
-ln D, and (A/N^alpha + B/D^beta)^gamma is a smooth maximum of two power laws, which keeps the problem well conditioned.
+Both start from the same quasi-random points. Internally, ln N and ln D are relative to their means in the table, and
+(A/N^alpha + B/D^beta)^gamma is written as a smooth maximum of two power laws, which keeps the problem well conditioned.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ HUBER_DELTA = 1e-3
 """In ln L, as Hoffmann et al. 2022 chose it."""
 STARTS = 128
 SAME = 1e-6
-"""Two starts reached the same optimum where their sums differ by less than this share."""
+"""Two starts reached the same optimum if their sums differ by less than this share."""
 EXPONENTS = (0.005, 2.0)
-"""Bounds of gamma alpha and of gamma beta, the exponents that each term of the loss has far from the other one."""
+"""Bounds of gamma alpha and gamma beta, the exponents of each term of the loss where it dominates."""
 GAMMAS = (0.1, 10.0)
 TERMS = (-25.0, 5.0)
-"""Bounds of what either term contributes at the mean ln N and ln D, as ln of its ratio to the least loss. With these
-bounds, A and B are numbers that a double can hold."""
+"""Bounds of each term at the mean ln N and ln D, as ln of its ratio to the smallest loss. They keep A and B within the
+range of a double."""
 FLOOR = 1e-11
-"""Least E, as a share of the least loss: an E that ends there cannot be told from 0."""
+"""Lower bound of E, as a share of the smallest loss. An E at this bound is not distinguishable from 0."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """What a law is fitted to: a row for each run."""
+    """The data that a law is fitted to: parameters, tokens and loss of each run, (n,) each."""
 
     params: Array
     tokens: Array
@@ -43,7 +43,7 @@ class Points:
         return len(self.params)
 
     def take(self, which: npt.NDArray[Any]) -> Points:
-        """Some of the runs, by index or mask."""
+        """Select runs by index or mask."""
         return Points(self.params[which], self.tokens[which], self.loss[which])
 
     @property
@@ -53,23 +53,23 @@ class Points:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law with how it was found."""
+    """A fitted law, and how the search ended."""
 
     law: Law
     value: float
     """The objective at the optimum."""
     starts: int
     reached: int
-    """How many starts ended at this optimum."""
+    """Number of starts that ended at this optimum."""
     at_bound: tuple[str, ...] = ()
-    """Constants that ended at a bound of the search: the table does not identify them."""
+    """Constants that ended at a bound of the search, which the table does not identify."""
 
 
 class Model:
-    """The law over a table in the parameters of the search: (e, a, b, p, q, gamma), shape (S, 6).
+    """The law over a table, in the parameters of the search: (e, a, b, p, q, gamma), shape (S, 6).
 
-    e = ln E; p = gamma alpha and q = gamma beta; a and b are the logarithms of what the two terms alone would
-    contribute to the loss at the mean ln N and ln D of the table: a = gamma (ln A - alpha mean(ln N)).
+    e = ln E, p = gamma alpha and q = gamma beta. a and b are the logarithms of the loss that each term alone would
+    contribute at the mean ln N and ln D of the table: a = gamma (ln A - alpha mean(ln N)).
     """
 
     names = ("E", "A", "B", "alpha", "beta", "gamma")
@@ -90,7 +90,7 @@ class Model:
         return lower, upper
 
     def starts(self, gamma: float | None, count: int) -> Array:
-        """Sobol points in E, both exponents, the shares of both terms, and gamma; the same ones every time."""
+        """Return fixed Sobol points in E, both exponents, the shares of both terms, and gamma."""
         from scipy.stats import qmc
 
         unit = qmc.Sobol(6, rng=np.random.default_rng(0)).random(1 << (count - 1).bit_length())[:count]
@@ -130,7 +130,7 @@ class Model:
         return tuple(found)
 
     def residuals(self, theta: Array) -> tuple[Array, Array]:
-        """ln of predicted over measured loss (S, n), and its derivatives (S, n, 6)."""
+        """Return ln of the predicted over the measured loss, (S, n), and its derivatives, (S, n, 6)."""
         e, a, b, p, q, gamma = (theta[:, i, None] for i in range(6))
         reducible, share, mixed = self._reducible(a, b, p, q, gamma)
         predicted = np.logaddexp(e, reducible)
@@ -145,7 +145,8 @@ class Model:
         return predicted - self.log_loss, slopes
 
     def _reducible(self, a: Array, b: Array, p: Array, q: Array, gamma: Array) -> tuple[Array, Array, Array]:
-        """ln of the reducible loss, the share of the term of N in the inner sum, and d ln / d gamma; (S, n) each."""
+        """Return ln of the reducible loss, the share of the N term in the inner sum, and d ln / d gamma, (S, n)
+        each."""
         by_params, by_tokens = a - p * self.n, b - q * self.d
         difference = np.clip((by_params - by_tokens) / gamma, -700, 700)
         share = 1 / (1 + np.exp(-difference))
@@ -154,18 +155,17 @@ class Model:
 
 
 def fit_huber(points: Points, gamma: float | None = 1.0, starts: int = STARTS, delta: float = HUBER_DELTA) -> Fit:
-    """The law whose errors of ln L have the least sum of Huber's function (Hoffmann et al. 2022, approach 3).
+    """Fit a law by minimising Huber's loss of the errors of ln L (Hoffmann et al. 2022, approach 3).
 
-    With `gamma` None, gamma is fitted too.
+    If `gamma` is None, it is fitted too.
     """
     model = Model(points)
-    begun = model.starts(gamma, starts)
-    solved = solve.minimise(model.residuals, begun, model.bounds(gamma), delta)
+    solved = solve.minimise(model.residuals, model.starts(gamma, starts), model.bounds(gamma), delta)
     return _best(model, solved, [model.law(theta) for theta in solved.theta])
 
 
 def fit_projected(points: Points, gamma: float | None = 1.0, starts: int = STARTS) -> Fit:
-    """The law whose relative errors have the least sum of squares, by variable projection (Golub and Pereyra 1973)."""
+    """Fit a law by least squares of relative errors, by variable projection (Golub and Pereyra 1973)."""
     projected = Projected(points)
     model = projected.model
     begun = model.starts(gamma, starts)
@@ -188,20 +188,21 @@ def _best(model: Model, solved: solve.Solved, laws: Sequence[Law]) -> Fit:
 
 
 def robust_sd(errors: Array, constants: int) -> float:
-    """1.4826 times the median absolute error, without the smallest ones.
+    """Return 1.4826 times the median absolute error, without the `constants` smallest errors.
 
-    A fit by absolute errors passes through as many points as it has constants, which say nothing about the noise
+    A fit by absolute errors passes through as many points as it has constants. These say nothing about the noise
     (McKean and Schrader 1987).
     """
     return 1.4826 * float(np.median(np.sort(np.abs(errors))[constants:]))
 
 
 class Projected:
-    """The search over exponents alone: for given ones, what enters linearly is a non-negative least-squares problem.
+    """The search over exponents alone. For given exponents, the linear constants are a non-negative least-squares
+    problem.
 
-    With gamma = 1 that is (E, A, B) for given (alpha, beta); else (E, K) for given (p, q, gamma, b - a), where
-    L = E + K (...)^gamma. Derivatives are Kaufman's (1975): -P (d basis / d theta) c, with P the projection away from
-    the columns that are not zero.
+    With gamma = 1 the linear constants are (E, A, B) for given (alpha, beta). Otherwise they are (E, K) for given
+    (p, q, gamma, b - a), where L = E + K (...)^gamma. Derivatives are those of Kaufman (1975): -P (d basis / d theta)
+    c, where P projects onto the complement of the columns with non-zero constants.
     """
 
     def __init__(self, points: Points) -> None:
@@ -209,7 +210,7 @@ class Projected:
         self.relative = 1 / points.loss
 
     def three(self, theta: Array) -> tuple[Array, Array]:
-        """Residuals and derivatives by (alpha, beta)."""
+        """Return residuals and derivatives by (alpha, beta)."""
         basis = self._three(theta)
         slopes = np.zeros((2, *basis.shape))
         slopes[0, ..., 1] = -self.model.n * basis[..., 1]
@@ -217,7 +218,7 @@ class Projected:
         return self._projected(basis, slopes)
 
     def two(self, theta: Array) -> tuple[Array, Array]:
-        """Residuals and derivatives by (p, q, gamma, b - a)."""
+        """Return residuals and derivatives by (p, q, gamma, b - a)."""
         basis, share, mixed = self._two(theta)
         slopes = np.zeros((4, *basis.shape))
         slopes[0, ..., 1] = -share * self.model.n * basis[..., 1]
@@ -227,7 +228,7 @@ class Projected:
         return self._projected(basis, slopes)
 
     def law(self, theta: Array) -> Law:
-        """The law at outer parameters of either search."""
+        """Return the law at the outer parameters of either search."""
         if len(theta) == 2:
             irreducible, a, b = nonnegative(self._three(theta[None]))[0]
             p, q, gamma = theta[0], theta[1], 1.0
@@ -262,9 +263,10 @@ class Projected:
 
 
 def nonnegative(basis: Array) -> Array:
-    """Non-negative least squares of 1 on few columns, many problems at once: (S, n, k) to (S, k).
+    """Solve many non-negative least-squares problems of 1 on few columns at once: (S, n, k) to (S, k).
 
-    Every set of columns is solved and the best feasible one kept, which for two or three columns is exact and quick.
+    Every subset of the columns is solved, and the best feasible solution is kept. For two or three columns this is
+    exact and fast.
     """
     norms = np.maximum(np.linalg.norm(basis, axis=1), 1e-300)
     scaled = basis / norms[:, None, :]
@@ -275,11 +277,11 @@ def nonnegative(basis: Array) -> Array:
     for subset in range(1, 1 << size):
         chosen = [i for i in range(size) if subset >> i & 1]
         system = gram[:, chosen][:, :, chosen] + 1e-14 * np.eye(len(chosen))
-        found = np.linalg.solve(system, right[:, chosen][..., None])[..., 0]
-        explained = np.einsum("sk,sk->s", found, right[:, chosen])
-        better = (found > 0).all(axis=1) & (explained > best)
+        subset_solution = np.linalg.solve(system, right[:, chosen][..., None])[..., 0]
+        explained = np.einsum("sk,sk->s", subset_solution, right[:, chosen])
+        better = (subset_solution > 0).all(axis=1) & (explained > best)
         best = np.where(better, explained, best)
         solution = np.zeros((count, size))
-        solution[:, chosen] = found
+        solution[:, chosen] = subset_solution
         constants = np.where(better[:, None], solution, constants)
     return constants / norms

@@ -1,4 +1,4 @@
-"""Figures of a fit, drawn by matplotlib: isoFLOPs, frontier, curvature and errors. Colours are those of the report."""
+"""Figures of a fit with matplotlib: isoFLOPs, frontier, curvature and errors, in the colours of the report."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, LINE, ACCENT, MARK, SECOND = "#1c2430", "#566072", "#e2dfd8", "#0b6e63", "#b3261e", "#9a5200"
-"""The report's light colours; a page puts its own in their place, so that figures follow its theme."""
+"""The light colours of the report. A page replaces them with its variables, so that figures follow its theme."""
 MOST_CURVES = 10
 
 
-def needed(page: bool) -> None:
-    """Raise MissingExtraError where what draws figures, and what fills a page, is not installed."""
+def require_packages(page: bool) -> None:
+    """Raise MissingExtraError if the packages for figures, and for a page if `page`, are not installed."""
     try:
         import matplotlib  # noqa: F401
 
@@ -35,16 +35,16 @@ def needed(page: bool) -> None:
         raise MissingExtraError(f"figures and pages need {error.name}, which is not installed", remedy) from error
 
 
-def drawn(fitted: Fitted) -> dict[str, tuple[str, Figure]]:
-    """Each figure by its name, with what it shows in a sentence."""
+def draw(fitted: Fitted) -> dict[str, tuple[str, Figure]]:
+    """Draw all figures. Returns a caption and the figure by name."""
     makers: dict[str, tuple[str, Callable[[Axes, Fitted], None]]] = {
         "isoflops": ("Loss over N at each compute budget: runs, the law (lines) and parabolas (dashed).", _isoflops),
         "frontier": (
             "Optimal N and D over compute, with 95 % intervals by bootstrap; minima of parabolas.",
             _frontier,
         ),
-        "range": ("How much loss another number of tokens than the optimal one costs at each budget.", _range),
-        "errors": ("Measured over predicted loss by tokens per parameter; runs that the rule names are red.", _errors),
+        "range": ("Loss above the lowest at each budget, over the number of tokens relative to the optimum.", _range),
+        "errors": ("Measured over predicted loss by tokens per parameter; runs with large errors are red.", _errors),
         "curvature": ("Curvature of the loss over D at the optimum of each budget.", _curvature),
     }
     if not (fitted.document or {}).get("optimum"):
@@ -53,17 +53,17 @@ def drawn(fitted: Fitted) -> dict[str, tuple[str, Figure]]:
 
 
 def write(fitted: Fitted, folder: Path, kind: str) -> None:
-    """Each figure of a group as a file FOLDER/[GROUP-]NAME.KIND; nothing for a group without a law."""
+    """Write each figure of a group to FOLDER/[GROUP-]NAME.KIND. A group without a law has none."""
     if fitted.document is None:
         return
-    for name, (_, figure) in drawn(fitted).items():
+    for name, (_, figure) in draw(fitted).items():
         prefix = "".join(c if c.isalnum() or c in "-_." else "_" for c in fitted.group).strip(".")
         with whole(folder / f"{prefix}{'-' * bool(prefix)}{name}.{kind}") as path:
             path.write_bytes(rendered(figure, kind))
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The bytes of a figure: the same for the same fit, and with text as text in SVG."""
+    """Return the bytes of a figure. The same fit gives the same bytes, and SVG contains text as text."""
     import matplotlib as mpl
 
     made = io.BytesIO()
@@ -100,7 +100,7 @@ def _figure(maker: Callable[[Axes, Fitted], None], fitted: Fitted) -> Figure:
 
 
 def _shades(count: int) -> list[Any]:
-    """Colours from low to high compute that are seen on light and on dark ground."""
+    """Return colours from low to high compute that are visible on light and dark backgrounds."""
     import matplotlib as mpl
 
     return [mpl.colormaps["viridis"](value) for value in np.linspace(0.28, 0.82, max(1, count))]
@@ -142,7 +142,7 @@ def _isoflops(axes: Axes, fitted: Fitted) -> None:
 
 
 def _plain_loss(axes: Axes) -> None:
-    """Losses span less than a decade, where an axis of powers of ten would have no label."""
+    """Label the loss axis with plain numbers: losses span less than a decade, so powers of ten would give no label."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -155,11 +155,11 @@ def _ends(values: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def _compute(fitted: Fitted) -> np.ndarray[Any, Any]:
-    """The compute axis: all that is told of the optimum, and the table."""
+    """Return compute values that cover the optimum and the table."""
     assert fitted.document is not None
-    told = [one["flops"] for one in fitted.document["optimum"]]
+    flops = [row["flops"] for row in fitted.document["optimum"]]
     assert fitted.points is not None
-    return np.geomspace(min(*told, fitted.points.flops.min()), max(*told, fitted.points.flops.max()), 60)
+    return np.geomspace(min(*flops, fitted.points.flops.min()), max(*flops, fitted.points.flops.max()), 60)
 
 
 def _frontier(axes: Axes, fitted: Fitted) -> None:

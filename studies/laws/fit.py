@@ -1,4 +1,4 @@
-"""Everything that `speechmill study fit` finds out about one table of runs, as one document."""
+"""Fit a law to one table of runs, and collect all results of `speechmill study fit` in one document."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from studies.laws.law import Law
 from studies.laws.runs import Runs
 
 LEAST_GAIN = 0.1
-"""Share by which gamma, the sixth constant, must lower the objective to be freed."""
+"""Share by which a free gamma, the sixth constant, must lower the objective."""
 HELD_STARTS = 32
 LEAST_CLUSTERS = 4
-"""Budgets from which on they are drawn again in a bootstrap."""
+"""Fewest budgets for a bootstrap over budgets."""
 
 GAMMA_RULE = (
     "gamma is freed where that lowers the objective by a tenth or more, its profile interval excludes 1, and the "
@@ -35,7 +35,7 @@ HELD_OUT_RULE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What may be chosen of a fit."""
+    """The options of a fit."""
 
     gamma: float | str | None = "auto"
     """1 or another value to fix it, None to free it, 'auto' to go by GAMMA_RULE."""
@@ -46,18 +46,18 @@ class Settings:
     residual_sd: float = judge.RESIDUAL_SD
     epsilon: float = 0.01
     at: Sequence[float] = ()
-    """Compute budgets in FLOP at which the optimum is told; the budgets of the table if none is given."""
+    """Compute budgets in FLOP at which to compute the optimum; by default those of the table."""
     frame_rate: float | None = None
-    """Frames a second, with which D* is told in hours."""
+    """Frames per second, to give D* in hours."""
     patch: int = 1
-    """Frames in a token."""
+    """Frames per token."""
     hold_out: float | None = None
     """Runs of this many FLOP or more are held out."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form of the law, gamma fixed or free, by both methods and with what judges it."""
+    """One form of the law, with gamma fixed or free: fits by both methods, intervals, and the held-out error."""
 
     huber: Fit
     projected: Fit
@@ -78,9 +78,18 @@ class Form:
 
 
 def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict[str, Any], Law, Points]:
-    """The document of a table (docs/json.md), the law, and the points that it was fitted to.
+    """Fit a law to a table.
 
-    Raises SpeechmillError where the table identifies no law.
+    Args:
+        runs: The runs of the table.
+        settings: Options.
+        what: Name of the table in messages.
+
+    Returns:
+        The document that docs/json.md describes, the law, and the points to which it was fitted.
+
+    Raises:
+        SpeechmillError: The runs do not identify a law.
     """
     rule = judge.ratio_rule(runs.points, settings.ratio_sd)
     kept = runs.take(~rule.outside)
@@ -111,7 +120,7 @@ def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict
         "outliers": _outliers(runs, rule, gamma, settings),
         "misfits": _misfits(kept, fit, gamma, settings),
         "isoflop": _isoflop(points, budgets, fit.law, settings.resamples),
-        "held_out": {"rule": "as --hold-out says" if settings.hold_out else HELD_OUT_RULE} | forms[free].held_out,
+        "held_out": {"rule": "set by --hold-out" if settings.hold_out else HELD_OUT_RULE} | forms[free].held_out,
         "optimum": [],
         "points": _points(kept, fit),
         "downstream": _downstream(kept, held, gamma, settings),
@@ -123,7 +132,7 @@ def study(runs: Runs, settings: Settings, what: str = "the table") -> tuple[dict
 
 
 def _resampled(points: Points, budgets: Budgets, fit: Fit, free: bool, settings: Settings) -> dict[str, Resampled]:
-    """The bootstraps over runs and, where there are enough of them, over budgets."""
+    """Return the bootstraps over runs and, if there are enough, over budgets."""
     clusters = {"runs": np.arange(len(points))}
     if len(budgets) >= LEAST_CLUSTERS:
         clusters["budgets"] = intervals.nearest_budget(points, budgets.of, budgets.flops)
@@ -150,7 +159,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 def _method(settings: Settings, fit: Fit, resampled: dict[str, Resampled]) -> dict[str, Any]:
     return {
-        "estimator": f"least sum of Huber's function, delta {settings.delta:g}, of errors of ln L, every run alike",
+        "estimator": f"minimum of Huber's loss (delta {settings.delta:g}) of the errors of ln L, with equal weights",
         "delta": settings.delta,
         "starts": fit.starts,
         "reached": fit.reached,
@@ -162,7 +171,7 @@ def _method(settings: Settings, fit: Fit, resampled: dict[str, Resampled]) -> di
 
 
 def _measured(runs: Runs) -> dict[str, float] | None:
-    """What the table's own compute is, as a share of 6 N D: not 1 where N or D is counted another way."""
+    """Return the table's own compute as a share of 6 N D. It is not 1 if N or D is counted in another way."""
     if runs.flops is None:
         return None
     ratio = runs.flops / runs.points.flops
@@ -179,48 +188,48 @@ def _held_out(points: Points, budgets: Budgets, at_least: float | None) -> npt.N
 
 
 def _test(points: Points, held: npt.NDArray[np.bool_], gamma: float | None, settings: Settings) -> dict[str, Any]:
-    """The mean relative error of the loss at the held-out runs, and at the others, from which the law is fitted."""
+    """Fit a law without the held-out runs. Returns its mean relative errors at them and at the others."""
     train, test = points.take(~held), points.take(held)
-    told: dict[str, Any] = {"runs": len(test), "train_runs": len(train)}
+    result: dict[str, Any] = {"runs": len(test), "train_runs": len(train)}
     try:
         identify.check(train, "without the held-out budget")
     except SpeechmillError as error:
-        return told | {"refused": str(error)}
+        return result | {"refused": str(error)}
     if not len(test):
-        return told | {"refused": "no run has so much compute"}
+        return result | {"refused": "no run has so much compute"}
     law = fit_huber(train, gamma, HELD_STARTS, settings.delta).law
     errors = {
-        name: float(np.abs(law.loss(some.params, some.tokens) / some.loss - 1).mean())
-        for name, some in (("train_error", train), ("error", test))
+        name: float(np.abs(law.loss(part.params, part.tokens) / part.loss - 1).mean())
+        for name, part in (("train_error", train), ("error", test))
     }
-    return told | {"flops": float(test.flops.min())} | errors | {"law": law.as_dict()}
+    return result | {"flops": float(test.flops.min())} | errors | {"law": law.as_dict()}
 
 
 def _choose(asked: float | str | None, fixed: Form, freed: Form) -> tuple[bool, str]:
-    """Whether gamma is free, and why."""
+    """Decide whether gamma is free. Returns the decision and the reason."""
     if asked != "auto":
-        return asked is None, "as it was asked for"
+        return asked is None, "set by --gamma"
     if freed.huber.at_bound:
         return False, f"with gamma free, {' and '.join(freed.huber.at_bound)} would end at a bound of the search"
     gain = 1 - freed.huber.value / max(fixed.huber.value, 1e-300)
-    told = f"freeing gamma lowers the objective by {gain:.1%}"
+    gained = f"freeing gamma lowers the objective by {gain:.1%}"
     if gain < LEAST_GAIN:
-        return False, f"{told}, less than a tenth"
+        return False, f"{gained}, less than a tenth"
     low, high = freed.profile["gamma"]
     if (low is None or low < 1) and (high is None or high > 1):
-        return False, f"{told}, but its interval holds 1"
+        return False, f"{gained}, but its interval contains 1"
     if "refused" in freed.held_out:
-        return False, f"{told}, but no budget could be held out to confirm that"
+        return False, f"{gained}, but no budget could be held out to confirm that"
     if freed.held_out["runs"] < judge.LEAST_HELD:
-        return False, f"{told}, but the held-out budget has fewer than {judge.LEAST_HELD} runs to confirm that"
+        return False, f"{gained}, but the held-out budget has fewer than {judge.LEAST_HELD} runs to confirm that"
     before, after = fixed.held_out["error"], freed.held_out["error"]
     if after > (1 + LEAST_GAIN) * before:
-        return False, f"{told}, but the held-out budget is then predicted worse, by {after:.2%} after {before:.2%}"
-    return True, f"{told}, its interval excludes 1, and the held-out budget confirms it"
+        return False, f"{gained}, but the error at the held-out budget rises from {before:.2%} to {after:.2%}"
+    return True, f"{gained}, its interval excludes 1, and the held-out budget confirms it"
 
 
 def _unidentified(fit: Fit, profiles: dict[str, Interval]) -> list[dict[str, str]]:
-    """What the table does not tell, with the reason."""
+    """Return the constants that the table does not identify, with reasons."""
     found = []
     for name in QUANTITIES:
         low, high = profiles[name]
@@ -233,7 +242,7 @@ def _unidentified(fit: Fit, profiles: dict[str, Interval]) -> list[dict[str, str
 
 
 def _outliers(runs: Runs, rule: judge.RatioRule, gamma: float | None, settings: Settings) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "rule": judge.RATIO_RULE.format(sd=settings.ratio_sd),
         "fence": [rule.low, None if np.isinf(rule.high) else rule.high],
         "note": rule.note,
@@ -242,13 +251,13 @@ def _outliers(runs: Runs, rule: judge.RatioRule, gamma: float | None, settings: 
         "influence": None,
     }
     outside = rule.outside
-    if settings.ratio_sd == 0:  # the warning is due all the same, over the runs that the rule would have left out
+    if settings.ratio_sd == 0:  # still warn of the influence of the runs that the default rule would leave out
         usual = judge.ratio_rule(runs.points)
-        outside, told["runs"] = usual.outside, judge.listed(runs.points, runs.lines, usual.outside)
-        told["fence"] = [usual.low, usual.high]
+        outside, document["runs"] = usual.outside, judge.listed(runs.points, runs.lines, usual.outside)
+        document["fence"] = [usual.low, usual.high]
     if outside.any():
-        told["influence"] = judge.influence(runs.points, outside, gamma, settings.delta)
-    return told
+        document["influence"] = judge.influence(runs.points, outside, gamma, settings.delta)
+    return document
 
 
 def _misfits(runs: Runs, fit: Fit, gamma: float | None, settings: Settings) -> dict[str, Any]:
@@ -263,7 +272,7 @@ def _misfits(runs: Runs, fit: Fit, gamma: float | None, settings: Settings) -> d
 
 
 def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "budgets": [],
         "tokens_exponent": None,
         "interval": None,
@@ -271,14 +280,14 @@ def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict
         "refused": None,
     }
     if len(budgets) < isoflop.LEAST_BUDGETS:
-        return told | {
+        return document | {
             "refused": f"{len(budgets)} budgets have {isoflop.LEAST_SIZES} sizes or more within a factor "
             f"{np.exp(isoflop.WIDTH):.2f} of compute; {isoflop.LEAST_BUDGETS} are needed"
         }
     robust = isoflop.robust_weights(points, budgets)
     found = isoflop.fit_parabolas(points, budgets, robust)
     if found is None:
-        return told | {"refused": f"fewer than {isoflop.LEAST_BUDGETS} budgets have a minimum among their sizes"}
+        return document | {"refused": f"fewer than {isoflop.LEAST_BUDGETS} budgets have a minimum among their sizes"}
     draws = isoflop.bootstrap(points, budgets, robust, min(200, resamples))
     draws = draws[np.isfinite(draws)]
     tail = (1 - intervals.LEVEL) / 2
@@ -303,7 +312,7 @@ def _isoflop(points: Points, budgets: Budgets, law: Law, resamples: int) -> dict
 
 
 def _points(runs: Runs, fit: Fit) -> list[dict[str, Any]]:
-    """The runs that the law was fitted to, each with its error: ln of the measured over the predicted loss."""
+    """Return the fitted runs, each with its error: ln of the measured over the predicted loss."""
     points = runs.points
     errors = np.log(points.loss / fit.law.loss(points.params, points.tokens))
     rows = zip(runs.lines, points.params, points.tokens, points.loss, errors, strict=True)
@@ -314,15 +323,15 @@ def _points(runs: Runs, fit: Fit) -> list[dict[str, Any]]:
 def _optimum(
     points: Points, budgets: Budgets, law: Law, resampled: Resampled, settings: Settings
 ) -> list[dict[str, Any]]:
-    """N*, D* and what goes with them at each budget, with intervals by bootstrap over runs."""
+    """Return the optimum at each budget, with intervals by bootstrap over runs."""
     most = float(points.flops.max())
-    given = list(settings.at) or (
+    at_flops = list(settings.at) or (
         [*budgets.flops.tolist(), most * 10]
         if len(budgets)
         else np.geomspace(points.flops.min(), most * 10, 6).tolist()
     )
-    told = []
-    for flops in given:
+    rows = []
+    for flops in at_flops:
         at = np.array([flops])
         low, high = law.tokens_range(at, settings.epsilon)
         params, tokens = float(law.optimal_params(at)[0]), float(law.optimal_tokens(at)[0])
@@ -334,7 +343,7 @@ def _optimum(
             return float(of.optimal_params(at)[0])
 
         hours = None if settings.frame_rate is None else settings.patch / settings.frame_rate / 3600
-        told.append(
+        rows.append(
             {
                 "flops": flops,
                 "extrapolated": flops > most * 1.01,
@@ -352,7 +361,7 @@ def _optimum(
                 "hours_range": None if hours is None else [float(low[0]) * hours, float(high[0]) * hours],
             }
         )
-    return told
+    return rows
 
 
 def _downstream(

@@ -1,4 +1,4 @@
-"""An isoFLOP grid of runs to train: sizes, tokens, steps, hours of sound, bytes and epochs at each compute budget."""
+"""An isoFLOP grid of runs: sizes, tokens, steps, hours of sound, bytes and epochs at each compute budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_CELLS = 10_000
 
 @dataclass(frozen=True)
 class Family:
-    """Transformers of one shape: width = aspect x depth, and N = per_layer x width^2 x depth parameters."""
+    """Transformers of one shape: width = aspect x depth, with N = per_layer x width^2 x depth parameters."""
 
     aspect: float = 128.0
     per_layer: float = 36.0
@@ -30,26 +30,28 @@ class Family:
 
 @dataclass(frozen=True)
 class Sound:
-    """What an hour of sound is in tokens and bytes, and how much of it there is."""
+    """The tokens and bytes of an hour of sound, and the amount of sound available."""
 
     frames_per_hour: float
     """Frames over all tracks."""
     tokens_per_hour: float
-    """Tokens that count towards D, of `patch` frames."""
+    """Tokens of `patch` frames that count towards D."""
     share_counted: float
-    """Of all tokens that a model reads, those that count towards D."""
+    """Share of the tokens that a model reads that count towards D."""
     bytes_per_frame: float | None
     patch: int
     tokens_held: float | None
-    """Counted tokens that there are; None where that is not known."""
+    """Available tokens that count towards D; None if unknown."""
+    tokens_repeated: float | None
+    """Those of them that repeat sound of other recordings; None if unknown."""
     source: str
-    """Where these numbers come from."""
+    """Origin of these numbers, for messages."""
 
 
 def sound_of_rate(
     frame_rate: float, dim: int | None, patch: int, context_share: float, count_context: bool, hours_held: float | None
 ) -> Sound:
-    """For an encoder with a frame rate in Hz and `dim` values in a frame, which are stored as float16."""
+    """Return the amounts for an encoder with a frame rate in Hz and `dim` float16 values per frame."""
     share = 1.0 if count_context else 1.0 - context_share
     tokens_per_hour = frame_rate * 3600 / patch * share
     return Sound(
@@ -59,6 +61,7 @@ def sound_of_rate(
         None if dim is None else 2.0 * dim,
         patch,
         None if hours_held is None else hours_held * tokens_per_hour,
+        None,
         f"{frame_rate:g} frames a second",
     )
 
@@ -76,7 +79,7 @@ class Cell:
     steps: int
     hours: float
     gigabytes: float | None
-    """10^9 bytes of features that are read in one epoch or less: what must be stored."""
+    """Size of the features of at most one epoch, which must be stored, in 10^9 bytes."""
     epochs: float | None
 
     def as_dict(self) -> dict[str, float | int | None]:
@@ -84,7 +87,7 @@ class Cell:
 
 
 def cell(flops: float, params: float, sound: Sound, batch_tokens: float, depth: int | None, family: Family) -> Cell:
-    """The run of a model of so many parameters with so much compute, C = 6 N D."""
+    """Return the run of a model with `params` parameters and a compute of `flops` = 6 N D."""
     tokens = flops / FLOP_PER_PARAM_TOKEN / params
     hours = tokens / sound.tokens_per_hour
     epochs = None if sound.tokens_held is None else tokens / sound.tokens_held
@@ -112,10 +115,19 @@ def isoflop_grid(
     sound: Sound,
     batch_tokens: float,
 ) -> list[Cell]:
-    """Every budget with every size, of which a budget keeps those with a number of tokens per parameter in `ratio`.
+    """Return the runs of every budget with every size whose tokens per parameter are within `ratio`.
 
-    `sizes` are parameters; without them the sizes are those of the family between two depths. Raises SpeechmillError
-    for a budget of which nothing is left and for a grid of more than 10,000 runs.
+    Args:
+        budgets: Compute, FLOP.
+        sizes: Numbers of parameters; by default those of `family` between two `depths`.
+        family: Shape of the models.
+        depths: Smallest and largest depth.
+        ratio: Smallest and largest number of tokens per parameter.
+        sound: Tokens and bytes of an hour.
+        batch_tokens: Tokens per step.
+
+    Raises:
+        SpeechmillError: A budget has no such size, or the grid has more than 10,000 runs.
     """
     if sizes is None:
         models: list[tuple[int | None, float]] = [(d, family.params(d)) for d in range(depths[0], depths[1] + 1)]
@@ -123,25 +135,25 @@ def isoflop_grid(
         models = [(None, size) for size in sorted(sizes)]
     if len(budgets) * len(models) > MAX_CELLS:
         raise SpeechmillError(
-            f"{len(budgets):,} budgets x {len(models):,} sizes are more than {MAX_CELLS:,} runs", "name fewer of them"
+            f"{len(budgets):,} budgets x {len(models):,} sizes are more than {MAX_CELLS:,} runs", "give fewer of them"
         )
     cells = []
     for flops in sorted(budgets):
-        made = [cell(flops, params, sound, batch_tokens, depth, family) for depth, params in models]
-        kept = [one for one in made if ratio[0] <= one.tokens_per_param <= ratio[1]]
+        every = [cell(flops, params, sound, batch_tokens, depth, family) for depth, params in models]
+        kept = [run for run in every if ratio[0] <= run.tokens_per_param <= ratio[1]]
         if not kept:
-            least, most = made[-1].tokens_per_param, made[0].tokens_per_param
+            least, most = every[-1].tokens_per_param, every[0].tokens_per_param
             raise SpeechmillError(
                 f"at {flops:g} FLOP no size has {ratio[0]:g} to {ratio[1]:g} tokens per parameter: these sizes have "
                 f"{least:.3g} to {most:.3g}",
-                "name other sizes by --depths or --sizes, or a wider --ratio",
+                "give other sizes with --depths or --sizes, or a wider --ratio",
             )
         cells += kept
     return cells
 
 
 def warnings(cells: Sequence[Cell], sound: Sound, whole: bool = True) -> list[str]:
-    """What must be known before such runs are trained; a `whole` grid wants enough sizes at each budget."""
+    """Return warnings about the runs. A `whole` grid should have enough sizes at each budget."""
     told = []
     repeated = [one for one in cells if one.epochs is not None and one.epochs > EPOCHS]
     if repeated:
@@ -150,15 +162,22 @@ def warnings(cells: Sequence[Cell], sound: Sound, whole: bool = True) -> list[st
             f"{len(repeated)} of {len(cells)} runs repeat the data more than {EPOCHS:g} times, one {worst:,.1f} times; "
             f"{EPOCHS_SOURCE}"
         )
+    if sound.tokens_held and sound.tokens_repeated:
+        unique = sound.tokens_held - sound.tokens_repeated
+        told.append(
+            f"{sound.tokens_repeated / sound.tokens_held:.1%} of the tokens repeat sound of other recordings, so "
+            f"{unique:,.4g} are unique: "
+            + (f"over these, epochs are {sound.tokens_held / unique:.3g} times as many" if unique > 0 else "none")
+        )
     if sound.tokens_held is None:
-        told.append("how much data there is was not said, so no epochs are told: name a dataset or --hours-held")
+        told.append("epochs are unknown, because the amount of data is: give a dataset or --hours-held")
     if sound.share_counted < 1:
         told.append(
-            f"D counts the continuation only; the model also reads the context, so that the compute spent is "
+            f"D counts the continuation only; the model also reads the context, so the actual compute is "
             f"{1 / sound.share_counted:.3g} times 6 N D"
         )
     few = {one.flops for one in cells if sum(other.flops == one.flops for other in cells) < 5}
     if whole and few:
         budgets = ", ".join(f"{flops:g}" for flops in sorted(few)[:5])
-        told.append(f"fewer than 5 sizes at {budgets} FLOP: a parabola wants 5 or more")
+        told.append(f"fewer than 5 sizes at {budgets} FLOP: a parabola needs 5 or more")
     return told

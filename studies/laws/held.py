@@ -1,4 +1,4 @@
-"""What a dataset of a lake holds for training, from the ledger and the list of shards of a version."""
+"""The amount of training data in a dataset of a lake, from the ledger and the list of shards of a version."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from manifests.versions import versions
 from runtime.errors import SpeechmillError
 from studies.laws.grid import Sound
 
+REPEATED = ("repeated_context_tokens", "repeated_continuation_tokens")
+
 
 def sound_of_dataset(
     place: str, dataset: str, version: int | None, split: str, patch: int, count_context: bool, encoder: str | None
 ) -> Sound:
-    """Rates and amounts of one split of a dataset. A version that is not named is the newest.
+    """Return the rates and amounts of one split of a dataset, by default of its newest version.
 
-    Raises SpeechmillError where the lake, the dataset, the version, the split or the patch size is not there, and
-    where the dataset was made by another encoder than the named one.
+    Raises:
+        SpeechmillError: The lake, dataset, version, split or patch size does not exist, or another encoder made the
+            dataset.
     """
     lake = Lake.at(place)
     check_lake(lake, place)
-    known = folders(lake, "datasets")
-    if dataset not in known:
-        raise SpeechmillError(f"no dataset {dataset} in {place}", f"there is: {', '.join(known) or 'none'}")
-    made = versions(lake, dataset)
-    chosen = made[-1] if made and version is None else next((one for one in made if one.version == version), None)
+    names = folders(lake, "datasets")
+    if dataset not in names:
+        raise SpeechmillError(f"no dataset {dataset} in {place}", f"choose from: {', '.join(names) or 'none'}")
+    published = versions(lake, dataset)
+    if version is None:
+        chosen = published[-1] if published else None
+    else:
+        chosen = next((record for record in published if record.version == version), None)
     if chosen is None:
-        numbers = ", ".join(str(one.version) for one in made) or "none"
+        numbers = ", ".join(str(record.version) for record in published) or "none"
         raise SpeechmillError(
             f"no version {version or ''} of {dataset} in {place}".replace("  ", " "),
             f"there are versions: {numbers}; `speechmill encode` finishes one",
@@ -40,7 +46,7 @@ def sound_of_dataset(
     made_by = str(ledger["encoder"][0]) if len(ledger) else ""
     if encoder is not None and encoder not in (made_by, made_by.partition("-")[0]):
         raise SpeechmillError(
-            f"{dataset} was made by {made_by}, not by {encoder}", "name another --dataset, or leave --encoder out"
+            f"{dataset} was made by {made_by}, not by {encoder}", "use another --dataset, or leave out --encoder"
         )
     splits = sorted(set(ledger["split"].to_pylist()))
     if split not in splits:
@@ -51,8 +57,10 @@ def sound_of_dataset(
     hours, frames = _sum(rows, "hours"), _sum(rows, "frames")
     context, continuation = _sum(rows, "context_tokens"), _sum(rows, "continuation_tokens")
     tokens = context + continuation if count_context else continuation
+    repeated = _sum(rows, "repeated_continuation_tokens")
+    repeated += _sum(rows, "repeated_context_tokens") if count_context else 0
     if not hours or not tokens:
-        raise SpeechmillError(f"the split {split} of {dataset} holds no tokens", "name another split by --split")
+        raise SpeechmillError(f"the split {split} of {dataset} has no tokens", "choose another one with --split")
     return Sound(
         frames / hours,
         tokens / hours,
@@ -60,6 +68,7 @@ def sound_of_dataset(
         _sum(_where(shards, split=split), "array_bytes") / frames,
         patch,
         tokens,
+        repeated if all(rows[name].null_count == 0 for name in REPEATED) else None,
         f"datasets/{dataset} version {chosen.version}, split {split}, encoder {made_by}: {hours:,.4g} hours",
     )
 

@@ -1,4 +1,4 @@
-"""What a table can tell of a law at all: tables that cannot are refused, and the conditioning of the search is told."""
+"""Check that a table identifies a law, and compute the conditioning of the search."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import numpy as np
 from manifests.output import counted
 from runtime.errors import SpeechmillError
 from studies.laws.estimate import Model, Points, Projected
-from studies.laws.isoflop import DIFFERENT, WIDTH, different
+from studies.laws.isoflop import DIFFERENT, WIDTH, count_different
 from studies.laws.law import Law
 
 LEAST_RUNS = 8
 LEAST_DIFFERENT = 3
-"""Model sizes, numbers of tokens and compute budgets of which a table must have so many: fewer give no curvature."""
+"""Fewest distinct model sizes, numbers of tokens and compute budgets of a table. With fewer there is no curvature."""
 LEAST_SPREAD = 0.1
-"""Least standard deviation of ln D about its regression on ln N, and of ln N on ln D."""
+"""Smallest standard deviation of ln D about its regression on ln N, and of ln N on ln D."""
 
 
 def check(points: Points, what: str = "the table") -> None:
-    """Raise SpeechmillError where E, A, B, alpha and beta cannot all follow from these runs."""
+    """Raise SpeechmillError if these runs cannot identify all of E, A, B, alpha and beta."""
     if len(points) < LEAST_RUNS:
         raise SpeechmillError(
             f"{what}: {len(points)} usable runs are too few: a law of five constants is fitted to {LEAST_RUNS} or more",
-            "add runs, or look at what was dropped and why",
+            "add runs, or check which rows were left out and why",
         )
-    sizes = different(np.log(points.params), DIFFERENT)
-    lengths = different(np.log(points.tokens), DIFFERENT)
-    budgets = different(np.log(points.flops), WIDTH)
+    sizes = count_different(np.log(points.params), DIFFERENT)
+    lengths = count_different(np.log(points.tokens), DIFFERENT)
+    budgets = count_different(np.log(points.flops), WIDTH)
     if sizes < LEAST_DIFFERENT:
         raise SpeechmillError(
             f"{what}: {counted(sizes, 'model size')}: A and alpha do not follow from fewer than {LEAST_DIFFERENT}",
@@ -47,13 +47,13 @@ def check(points: Points, what: str = "the table") -> None:
     if spread < LEAST_SPREAD:
         raise SpeechmillError(
             f"{what}: N and D are collinear: given one of them, the logarithm of the other one varies by {spread:.3g} "
-            f"only (at least {LEAST_SPREAD:g} is needed), so that what N does and what D does cannot be told apart",
+            f"only (at least {LEAST_SPREAD:g} is needed), so their effects cannot be separated",
             "add runs with other numbers of tokens per parameter",
         )
 
 
 def least_spread(points: Points) -> float:
-    """The smaller standard deviation of ln N about its regression on ln D, and of ln D on ln N."""
+    """Return the smaller of the standard deviations of ln N about its regression on ln D, and of ln D on ln N."""
     logs = np.stack([np.log(points.params), np.log(points.tokens)])
     covariance = np.cov(logs, ddof=0)
     determinant = max(0.0, float(np.linalg.det(covariance)))
@@ -61,10 +61,10 @@ def least_spread(points: Points) -> float:
 
 
 def conditions(points: Points, law: Law, free_gamma: bool) -> dict[str, float]:
-    """Condition numbers of the normal equations at the optimum.
+    """Return condition numbers of the normal equations at the optimum.
 
-    `full` is that of the usual search over (ln E, ln A, ln B, alpha, beta[, gamma]); `projected` that over the
-    exponents alone, by variable projection (for gamma = 1), which is the better posed problem.
+    `full` is that of the usual search over (ln E, ln A, ln B, alpha, beta[, gamma]). `projected`, for gamma = 1, is
+    that of variable projection over the exponents alone, which is better conditioned.
     """
     model = Model(points)
     theta = model.theta(law)

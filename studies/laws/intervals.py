@@ -16,15 +16,15 @@ from studies.laws.law import Array, Law
 LEVEL = 0.95
 RESAMPLES = 400
 TUNING = 1.345
-"""Bend of Huber's function in standard deviations for profiles: 95 % as efficient as least squares (Huber 1981)."""
+"""Parameter of Huber's loss for profiles, in standard deviations: 95 % as efficient as least squares (Huber 1981)."""
 LEAST_SD = 1e-7
-"""Standard deviation of ln L below which a table counts as free of noise."""
+"""Standard deviation of ln L below which a table is treated as free of noise."""
 STEPS = np.array([0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 20, 50])
-"""Where profiles are looked at, in standard errors from the estimate."""
+"""Points at which profiles are computed, in standard errors from the estimate."""
 QUANTITIES = ("E", "A", "B", "alpha", "beta", "gamma", "tokens_exponent")
 
 Interval = tuple[float | None, float | None]
-"""None for an end that the table does not bound."""
+"""Lower and upper end; None if the table does not bound it."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Resampled:
 
     laws: tuple[Law, ...]
     at_bound: int
-    """Of these, those that ended at a bound of the search."""
+    """Number of resamples that ended at a bound of the search."""
 
     def interval(self, quantity: Callable[[Law], float]) -> Interval:
-        """The percentile interval of what follows from the law."""
+        """Return the percentile interval of a quantity that follows from the law."""
         values = np.array([quantity(law) for law in self.laws])
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
@@ -54,9 +54,10 @@ def bootstrap(
     delta: float = HUBER_DELTA,
     seed: int = 0,
 ) -> Resampled:
-    """The law of each resample of the clusters (n,) of runs: each run its own, or the runs of a budget together.
+    """Fit the law to bootstrap resamples of clusters of runs.
 
-    Each resample starts from the optimum of the whole table.
+    `clusters`, (n,), gives the cluster of each run: its own, or one for all runs of a budget. Each fit starts from the
+    optimum of the whole table.
     """
     model = Model(points)
     kinds, of = np.unique(clusters, return_inverse=True)
@@ -69,6 +70,6 @@ def bootstrap(
 
 
 def nearest_budget(points: Points, of: npt.NDArray[np.int64], flops: Array) -> npt.NDArray[np.int64]:
-    """The budget of each run; that of the nearest compute for runs between budgets."""
+    """Return the budget of each run. A run between budgets belongs to the one with the nearest compute."""
     nearest = np.abs(np.log(points.flops)[:, None] - np.log(flops)).argmin(axis=1)
     return np.where(of >= 0, of, nearest)

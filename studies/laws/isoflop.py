@@ -1,4 +1,5 @@
-"""Compute budgets of a table, and a parabola of ln L over ln N at each of them (Hoffmann et al. 2022, approach 2)."""
+"""Find the compute budgets of a table, and fit a parabola of ln L over ln N at each (Hoffmann et al. 2022, approach
+2)."""
 
 from __future__ import annotations
 
@@ -11,26 +12,27 @@ from studies.laws.estimate import Points
 from studies.laws.law import Array, Law
 
 WIDTH = 0.3
-"""Runs whose ln C lie within this width of one another may belong to one budget: budgets of real runs are noisy."""
+"""Largest range of ln C within one budget. The compute of real runs varies within a budget."""
 LEAST_SIZES = 5
 LEAST_SPAN = 2.0
-"""A budget has at least so many different sizes, of which the largest is at least so many times the smallest."""
+"""Fewest different sizes of a budget, and the smallest ratio of the largest to the smallest."""
 DIFFERENT = 0.02
-"""Sizes count as different where ln N differs by this."""
+"""Smallest difference of ln N between different sizes."""
 LEAST_BUDGETS = 3
 BEND, ROUNDS = 1.345, 10
-"""Bend of Huber's function in robust standard deviations, and rounds of reweighting."""
+"""Parameter of Huber's loss in robust standard deviations, and rounds of reweighting."""
 NOISY = 0.005
-"""Spread of ln C within budgets from which on its effect on the loss is fitted too."""
+"""Standard deviation of ln C within budgets above which its effect on the loss is fitted too."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Which budget each run belongs to, -1 for none; budgets are numbered by their compute."""
+    """The budgets of a table, numbered in order of compute."""
 
     of: npt.NDArray[np.int64]
+    """Budget of each run, -1 for none."""
     flops: Array
-    """(K,) geometric mean of each."""
+    """Geometric mean of the compute of each budget, (K,)."""
 
     def __len__(self) -> int:
         return len(self.flops)
@@ -38,14 +40,14 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Parabola:
-    """ln L = c0 + c1 x + c2 x^2 at one budget, x = ln N less its mean."""
+    """ln L = c0 + c1 x + c2 x^2 at one budget, where x = ln N minus its mean."""
 
     flops: float
     runs: int
     coefficients: Array
     mean: float
     params: float | None
-    """N at its minimum; None where `problem` says why there is none to use."""
+    """N at its minimum; None if there is no usable one, for the reason in `problem`."""
     problem: str = ""
 
 
@@ -59,15 +61,15 @@ class Isoflops:
 
     @property
     def tokens_exponent(self) -> float:
-        """Of D* = C / (6 N*)."""
+        """Exponent of C in D* = C / (6 N*)."""
         return 1 - self.params_exponent
 
     def optimal_params(self, flops: Array) -> Array:
         return np.exp(self.intercept + self.params_exponent * np.log(flops))
 
 
-def different(logs: Array, width: float) -> int:
-    """How many values there are that differ by more than `width`, going up from the least."""
+def count_different(logs: Array, width: float) -> int:
+    """Count values that differ by more than `width`, in ascending order."""
     count, last = 0, -np.inf
     for value in np.sort(logs):
         if value - last > width:
@@ -76,7 +78,7 @@ def different(logs: Array, width: float) -> int:
 
 
 def find_budgets(points: Points) -> Budgets:
-    """Budgets as the fullest stretches of ln C of at most WIDTH, one after another, that hold enough sizes."""
+    """Find budgets: repeatedly take the range of ln C of at most WIDTH that has the most runs and enough sizes."""
     logs, sizes = np.log(points.flops), np.log(points.params)
     order = np.argsort(logs, kind="stable")
     of = np.full(len(logs), -1)
@@ -90,7 +92,9 @@ def find_budgets(points: Points) -> Budgets:
             members = left[begin : ends[begin]]
             if len(members) < LEAST_SIZES:
                 break
-            if different(sizes[members], DIFFERENT) >= LEAST_SIZES and np.ptp(sizes[members]) >= np.log(LEAST_SPAN):
+            if count_different(sizes[members], DIFFERENT) >= LEAST_SIZES and np.ptp(sizes[members]) >= np.log(
+                LEAST_SPAN
+            ):
                 best = members
                 break
         if best is None:
@@ -103,9 +107,9 @@ def find_budgets(points: Points) -> Budgets:
 
 
 def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None) -> Isoflops | None:
-    """The parabolas of all budgets by least squares; None where fewer than three have a minimum among their sizes.
+    """Fit the parabolas of all budgets by least squares. None if fewer than three have a minimum among their sizes.
 
-    Where the compute of a budget's runs is noisy, a shared slope of ln L over ln C is fitted beside them.
+    If compute varies within the budgets, a common slope of ln L over ln C is fitted too.
     """
     count = len(budgets)
     inside = budgets.of >= 0
@@ -126,7 +130,7 @@ def fit_parabolas(points: Points, budgets: Budgets, weights: Array | None = None
         c0, c1, c2 = solution[3 * k : 3 * k + 3]
         here = x[(of == k) & (weight > 0)]
         size, problem = None, ""
-        if len(here) == 0 or different(here, DIFFERENT) < 3:
+        if len(here) == 0 or count_different(here, DIFFERENT) < 3:
             problem = "fewer than three sizes"
         elif c2 <= 0:
             problem = "it has no minimum"
@@ -178,9 +182,9 @@ def expected(points: Points, budgets: Budgets, law: Law) -> float | None:
 
 
 def bootstrap(points: Points, budgets: Budgets, robust: Array, resamples: int, seed: int = 0) -> Array:
-    """Exponents of D* after the runs within each budget were drawn again; NaN where a draw leaves too few minima.
+    """Return the exponents of D* for resamples of the runs within each budget; NaN if a resample has too few minima.
 
-    `robust` are the weights of the runs when each is drawn once.
+    `robust` are the robust weights of the runs in the original sample.
     """
     rng = np.random.default_rng(seed)
     found = np.full(resamples, np.nan)

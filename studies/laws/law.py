@@ -1,4 +1,4 @@
-"""A scaling law L(N, D) = E + (A / N^alpha + B / D^beta)^gamma and what follows from it at a compute budget.
+"""A scaling law L(N, D) = E + (A / N^alpha + B / D^beta)^gamma, and its optimum at a compute budget.
 
 Compute is C = 6 N D everywhere, with N in parameters, D in tokens and C in FLOP (Kaplan et al. 2020).
 """
@@ -17,10 +17,10 @@ FLOP_PER_PARAM_TOKEN = 6.0
 
 @dataclass(frozen=True)
 class Law:
-    """The six constants. With gamma = 1 it is the law of Hoffmann et al. 2022."""
+    """The six constants of the law. With gamma = 1 it is that of Hoffmann et al. 2022."""
 
     E: float
-    """Loss that no model and no amount of data goes below, in units of the loss."""
+    """Irreducible loss, in the unit of the loss."""
     A: float
     B: float
     alpha: float
@@ -31,35 +31,35 @@ class Law:
         return asdict(self)
 
     def loss(self, params: Array, tokens: Array) -> Array:
-        """The predicted loss of models of so many parameters trained on so many tokens; shapes broadcast."""
+        """Return the predicted loss of models with `params` parameters trained on `tokens` tokens. Shapes broadcast."""
         return self.E + self.inner(params, tokens) ** self.gamma
 
     def inner(self, params: Array, tokens: Array) -> Array:
-        """A / N^alpha + B / D^beta, whose minimum at a compute budget does not depend on gamma."""
+        """Return A / N^alpha + B / D^beta. The position of its minimum at a budget does not depend on gamma."""
         return np.exp(np.log(self.A) - self.alpha * np.log(params)) + np.exp(
             np.log(self.B) - self.beta * np.log(tokens)
         )
 
     @property
     def tokens_exponent(self) -> float:
-        """Of C in the optimal number of tokens, D* ~ C^(alpha / (alpha + beta)); that of N* is 1 less this."""
+        """Exponent of C in D* ~ C^(alpha / (alpha + beta)). That of N* is 1 minus this."""
         return self.alpha / (self.alpha + self.beta)
 
     def optimal_params(self, flops: Array) -> Array:
-        """N* at each compute budget: the model whose loss is lowest along N D = C / 6."""
+        """Return N* at each compute budget, the size with the lowest loss along N D = C / 6."""
         total = self.alpha + self.beta
         scale = np.log(self.alpha * self.A / (self.beta * self.B)) / total
         exponent = self.beta / total
         return np.exp(scale + exponent * np.log(np.asarray(flops, np.float64) / FLOP_PER_PARAM_TOKEN))
 
     def optimal_tokens(self, flops: Array) -> Array:
-        """D* at each compute budget."""
+        """Return D* at each compute budget."""
         return np.asarray(flops, np.float64) / FLOP_PER_PARAM_TOKEN / self.optimal_params(flops)
 
     def curvature(self, flops: Array) -> Array:
-        """d2L/dD2 along N D = C / 6 at the optimum, in loss per token squared.
+        """Return d2L/dD2 along N D = C / 6 at the optimum, in loss per token squared.
 
-        There the inner sum u has u' = 0 and u'' = (alpha + beta) beta B D^(-beta - 2), so that
+        At the optimum the inner sum u has u' = 0 and u'' = (alpha + beta) beta B D^(-beta - 2). Therefore
         L'' = gamma u^(gamma - 1) u''.
         """
         tokens = self.optimal_tokens(flops)
@@ -68,10 +68,10 @@ class Law:
         return self.gamma * least ** (self.gamma - 1) * second
 
     def tokens_range(self, flops: Array, epsilon: float) -> tuple[Array, Array]:
-        """The least and most tokens with which the loss at a budget stays within 1 + epsilon times the lowest.
+        """Return the fewest and most tokens whose loss at a budget is at most 1 + epsilon times the lowest.
 
-        Along an isoFLOP the inner sum is convex in ln D, so that there is one crossing on each side of the optimum:
-        bisection finds both. A law with a small loss may allow any factor; beyond e^60 it is told as that.
+        At constant compute the inner sum is convex in ln D, so there is one crossing on each side of the optimum, which
+        bisection finds. A law with a small loss may allow any factor; it is limited to e^60.
         """
         flops = np.asarray(flops, np.float64)
         best = np.log(self.optimal_tokens(flops))

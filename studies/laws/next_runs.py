@@ -1,4 +1,4 @@
-"""`speechmill study plan --from-fit`: of a grid of runs those that narrow a fit's intervals most, and the gain."""
+"""`speechmill study plan --from-fit`: choose the runs of a grid that narrow the intervals of a fit most."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is taken from the document of a fit."""
+class PreviousFit:
+    """A law, its runs, and the noise of their ln L, from the document of a fit."""
 
     law: Law
     points: Points
@@ -34,43 +34,62 @@ class Known:
     free_gamma: bool
 
 
-def read_fit(path: Path, group: str | None) -> Known:
-    """The law, its runs and their noise from what `speechmill study fit --json` printed.
+def read_fit(path: Path, group: str | None) -> PreviousFit:
+    """Read the output of `speechmill study fit --json`.
 
-    Raises SpeechmillError for any other document, and where it holds several groups and none is named.
+    Args:
+        path: The file.
+        group: The group to use if the document has several fits.
+
+    Raises:
+        SpeechmillError: The file is not such a document, or it has several groups and none is named.
     """
     if path.stat().st_size > MAX_BYTES:
         raise SpeechmillError(f"{path}: more than {MAX_BYTES / 1e6:.0f} MB", REMEDY)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SpeechmillError(f"{path}: is no JSON document: {error}", REMEDY) from error
+        raise SpeechmillError(f"{path}: not a JSON document: {error}", REMEDY) from error
     if isinstance(document, dict) and isinstance(document.get("fits"), list):
         fits = {str(one.get("group")): one for one in document["fits"] if isinstance(one, dict)}
         if group not in fits:
-            raise SpeechmillError(f"{path}: holds fits of several groups", f"name one by --group: {', '.join(fits)}")
+            raise SpeechmillError(f"{path}: has fits of several groups", f"choose one with --group: {', '.join(fits)}")
         document = fits[group]
     try:
         law = Law(*(float(document[name]) for name in CONSTANTS))
         rows = np.array([[float(row[name]) for name in ("params", "tokens", "loss")] for row in document["points"]])
         sd, free = float(document["misfits"]["residual_sd"]), bool(document["gamma_choice"]["free"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SpeechmillError(f"{path}: is no document of a fit: {error!r} is missing or wrong", REMEDY) from error
+        raise SpeechmillError(f"{path}: not the document of a fit: {error!r} is missing or wrong", REMEDY) from error
     constants = np.array(list(law.as_dict().values()))
     if rows.ndim != 2 or not (np.isfinite(rows).all() and (rows > 0).all()):
         raise SpeechmillError(f"{path}: its runs are not all finite and above 0", REMEDY)
     if not np.isfinite(constants).all() or (constants[1:] <= 0).any() or constants[0] < 0:
         raise SpeechmillError(f"{path}: its constants are not all finite and above 0", REMEDY)
-    return Known(law, Points(*rows.T), max(LEAST_SD, sd), free)
+    return PreviousFit(law, Points(*rows.T), max(LEAST_SD, sd), free)
 
 
 def choose(
-    known: Known, cells: Sequence[Cell], spend: float, aim: str, count: int | None, target: float
+    known: PreviousFit, cells: Sequence[Cell], spend: float, aim: str, count: int | None, target: float
 ) -> dict[str, Any]:
-    """The document of the next runs: which, what they cost, and the standard errors before and after.
+    """Choose the next runs, and compute their cost and the standard errors before and after them.
 
-    Beside it stands the usual grid, the candidates taken evenly by budget and size: with as many runs, and with as many
-    as it needs for the same standard error of what is aimed at.
+    For comparison, the document has the usual grid, which takes candidates evenly by budget and size: with the same
+    number of runs, and with the number that it needs for the same standard error.
+
+    Args:
+        known: The law and the runs so far.
+        cells: The candidates.
+        spend: Compute for all runs together, FLOP.
+        aim: What to narrow, one of AIMS.
+        count: Largest number of runs.
+        target: Budget for which 'optimum' narrows N*, FLOP.
+
+    Returns:
+        The JSON document that docs/json.md describes.
+
+    Raises:
+        SpeechmillError: Every candidate costs more than `spend`.
     """
     information = Information.of(known.points, known.law, known.sd, known.free_gamma)
     params, tokens = (np.array([getattr(one, name) for one in cells]) for name in ("params", "tokens"))
@@ -84,7 +103,7 @@ def choose(
     if not len(chosen):
         raise SpeechmillError(
             f"no candidate costs {spend:g} FLOP or less: the cheapest costs {costs.min():g}",
-            "raise --spend, or name smaller --budgets",
+            "raise --spend, or give smaller --budgets",
         )
 
     def errors(added: Array) -> dict[str, float]:
@@ -118,12 +137,12 @@ def choose(
 
 
 def _evenly(order: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """So many of the candidates, spread evenly over budgets and sizes."""
+    """Return `count` of the candidates, spread evenly over budgets and sizes."""
     return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))]
 
 
 def _quantities(target: float, free_gamma: bool) -> dict[str, Callable[[Law], float]]:
-    """What standard errors are told of: N* by its logarithm, so that its error is relative."""
+    """Return the quantities with standard errors. N* is given by its logarithm, so that its error is relative."""
     found: dict[str, Callable[[Law], float]] = {
         "tokens_exponent": lambda law: law.tokens_exponent,
         "optimal_params": lambda law: float(np.log(law.optimal_params(np.array(target)))),

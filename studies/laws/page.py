@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a fit, in the style of `speechmill report`: it loads nothing."""
+"""A self-contained HTML page about a fit, in the style of `speechmill report`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manifests.version import version
 from manifests.whole import whole_text
 from studies.laws import figures
 from studies.laws.command import Fitted
-from studies.laws.told import TITLES, between, digits
+from studies.laws.text import TITLES, between, digits
 
 THEMED = {
     figures.INK: "var(--ink)",
@@ -36,13 +36,13 @@ SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
 def write_page(path: Path, read: dict[str, Any], fits: Sequence[Fitted]) -> None:
-    """Write the page about the fits of a table, whole or not at all."""
+    """Write the page about the fits of a table atomically."""
     with whole_text(path) as file:
         file.write(render(read, fits))
 
 
 def render(read: dict[str, Any], fits: Sequence[Fitted]) -> str:
-    """The page. All text is escaped: names of columns and groups are anybody's."""
+    """Return the page. All text is escaped, because names of columns and groups come from the user's table."""
     import jinja2
 
     parts = resources.files("studies.laws").joinpath("templates")
@@ -59,7 +59,7 @@ def render(read: dict[str, Any], fits: Sequence[Fitted]) -> str:
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:",
         fits=[_section(one) for one in fits],
         read=list(_reading(read)),
-        footer=f"speechmill {version()}. This page loads nothing: it holds all that it shows.",
+        footer=f"speechmill {version()}. This page is self-contained and loads nothing.",
     )
 
 
@@ -78,14 +78,14 @@ def _section(fitted: Fitted) -> dict[str, Any]:
         "warnings": document["warnings"],
         "figures": [
             {"title": FIGURES[key], "sentence": sentence, "svg": inline(figures.rendered(figure, "svg"), key, name)}
-            for key, (sentence, figure) in figures.drawn(fitted).items()
+            for key, (sentence, figure) in figures.draw(fitted).items()
         ],
         "tables": list(_tables(document)),
     }
 
 
 def inline(svg: bytes, key: str, group: str) -> str:
-    """An SVG to stand in a page: in the page's colours, and with ids that no other figure has."""
+    """Return an SVG for the page, with the page's colours and with ids that are unique in the page."""
     text = svg.decode()
     text = text[text.index("<svg") :]
     for color, variable in THEMED.items():
@@ -126,10 +126,10 @@ def _tables(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ]
     parabolas = document["isoflop"]
     if parabolas["tokens_exponent"] is not None:
-        told = f"{digits(parabolas['tokens_exponent'])} ({between(parabolas['interval'])})"
-        rows.append(["isoFLOP parabolas", *[""] * 6, told])
+        exponent = f"{digits(parabolas['tokens_exponent'])} ({between(parabolas['interval'])})"
+        rows.append(["isoFLOP parabolas", *[""] * 6, exponent])
     head = ["form and method", *(TITLES.get(name, name) for name in document["intervals"])]
-    yield {"caption": "The same by other ways", "head": head, "rows": rows}
+    yield {"caption": "Other methods", "head": head, "rows": rows}
     if document["optimum"]:
         share = f"{document['optimum'][0]['epsilon']:.3g}"
         yield {
@@ -148,11 +148,11 @@ def _tables(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 for row in document["optimum"]
             ],
         }
-    for name, title in (("outliers", "left out"), ("misfits", "named")):
+    for name, title in (("outliers", "Runs that are left out"), ("misfits", "Runs with large errors")):
         found = document[name]
         if found["runs"]:
             yield {
-                "caption": f"Runs that are {'kept all the same' if found.get('kept') else title}: {found['rule']}",
+                "caption": f"{'Extreme runs that are kept' if found.get('kept') else title}: {found['rule']}",
                 "head": ["line", "N", "D", "D/N", "loss"],
                 "rows": [
                     [one["line"], *(digits(one[key]) for key in ("params", "tokens", "tokens_per_param", "loss"))]

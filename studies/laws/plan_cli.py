@@ -1,4 +1,4 @@
-"""`speechmill study plan`: its options, and its answer as a table, CSV or JSON."""
+"""`speechmill study plan`: its options, and its output as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_VALUES = 1_000
 
 
 class Numbers(click.ParamType):
-    """Numbers by commas, and LOW..HIGH:COUNT for equal ratios: '1e18,3e18' or '1e18..1e21:10'."""
+    """Option type for numbers separated by commas, or LOW..HIGH:COUNT in equal ratios: '1e18,3e18', '1e18..1e21:10'."""
 
     name = "numbers"
 
@@ -30,23 +30,23 @@ class Numbers(click.ParamType):
             return value
         import numpy as np
 
-        found: list[float] = []
+        numbers: list[float] = []
         for part in value.split(","):
             try:
                 ends, colon, count = part.partition(":")
                 low, dots, high = ends.partition("..")
                 if bool(dots) != bool(colon) or (count and not 2 <= int(count) <= MOST_VALUES):
                     raise ValueError
-                found += np.geomspace(float(low), float(high), int(count)).tolist() if dots else [float(low)]
+                numbers += np.geomspace(float(low), float(high), int(count)).tolist() if dots else [float(low)]
             except ValueError:
                 self.fail(f"{part!r} is neither a number nor LOW..HIGH:COUNT", parameter, context)
-        if not all(self.low <= one <= self.high for one in found) or len(found) > MOST_VALUES:
+        if not all(self.low <= number <= self.high for number in numbers) or len(numbers) > MOST_VALUES:
             self.fail(f"give up to {MOST_VALUES:,} numbers from {self.low:g} to {self.high:g}", parameter, context)
-        return sorted(set(found))
+        return sorted(set(numbers))
 
 
 class Range(click.ParamType):
-    """LOW..HIGH."""
+    """Option type for LOW..HIGH."""
 
     name = "range"
 
@@ -73,11 +73,11 @@ class Range(click.ParamType):
 @click.option("--sizes", type=Numbers(1e3, 1e16), metavar="N,...|LOW..HIGH:COUNT", help="Model sizes, in parameters.")
 @click.option(
     "--aspect", type=click.FloatRange(1, 1e5), default=128.0, show_default=True,
-    help="Width over depth of the family of models that gives the sizes where none are named.",
+    help="Width over depth of the family of models that is used without --sizes.",
 )  # fmt: skip
 @click.option(
     "--per-layer", type=click.FloatRange(0.1, 1e5), default=36.0, show_default=True,
-    help="Parameters of the family over width squared times depth.",
+    help="Parameters of a model of the family, over width squared times depth.",
 )  # fmt: skip
 @click.option(
     "--depths", type=Range(True, 1, 1000), default="2..60", show_default=True, metavar="LOW..HIGH",
@@ -85,44 +85,47 @@ class Range(click.ParamType):
 )  # fmt: skip
 @click.option(
     "--ratio", type=Range(False, 1e-6, 1e9), default="5..10000", show_default=True, metavar="LOW..HIGH",
-    help="Keep the sizes of a budget that have so many tokens per parameter.",
+    help="Only keep runs with this many tokens per parameter.",
 )  # fmt: skip
 @click.option("--lake", metavar="FOLDER", help="Take rates and amounts from a dataset of this lake.")
 @click.option("--dataset", metavar="NAME", help="The dataset, with --lake.")
-@click.option("--version", type=click.IntRange(1), help="A version of the dataset; the newest if not given.")
-@click.option("--split", default="train", show_default=True, metavar="NAME", help="The split that is trained on.")
-@click.option("--encoder", metavar="NAME", help="Name of the encoder: for the record, or checked against the dataset.")
+@click.option("--version", type=click.IntRange(1), help="Version of the dataset; by default the newest.")
+@click.option("--split", default="train", show_default=True, metavar="NAME", help="The split to train on.")
+@click.option("--encoder", metavar="NAME", help="Name of the encoder, for the record. It must be that of the dataset.")
 @click.option(
     "--frame-rate", type=click.FloatRange(0.01, 1e6), metavar="HZ",
-    help="Frames a second, without --lake: 80 for logmel.",
+    help="Without --lake: frames per second; 80 for logmel.",
 )  # fmt: skip
 @click.option(
-    "--dim", type=click.IntRange(1, 1_000_000), metavar="N", help="Values in a frame, without --lake: 80 for logmel."
+    "--dim", type=click.IntRange(1, 1_000_000), metavar="N", help="Without --lake: values per frame; 80 for logmel."
 )
 @click.option(
-    "--patch", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="K", help="Frames in a token."
+    "--patch", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="K", help="Frames per token."
 )
 @click.option(
     "--count", "counted", type=click.Choice(["all", "continuation"]), default="all", show_default=True,
-    help="Whether D counts the tokens of the context too.",
+    help="Whether D includes the tokens of the context.",
 )  # fmt: skip
 @click.option(
     "--context-share", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True,
-    help="Share of the context in a window, without --lake: 10 s of 40 s.",
+    help="Without --lake: share of the context in a window, such as 10 s of 40 s.",
 )  # fmt: skip
-@click.option("--hours-held", type=click.FloatRange(1e-6, 1e12), help="Hours of sound that there are, without --lake.")
+@click.option("--hours-held", type=click.FloatRange(1e-6, 1e12), help="Without --lake: available hours of sound.")
 @click.option(
-    "--batch-tokens", type=click.FloatRange(1, 1e12), default=1_048_576.0, show_default=True, help="Tokens in a step."
+    "--batch-tokens", type=click.FloatRange(1, 1e12), default=1_048_576.0, show_default=True, help="Tokens per step."
 )
 @click.option(
     "--from-fit", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-    help="Choose the next runs for the law that `study fit --json` printed to FILE.",
+    help="Choose the next runs for the law in FILE, the output of `study fit --json`.",
 )  # fmt: skip
-@click.option("--group", metavar="VALUE", help="With --from-fit: the group of a fit by --by.")
+@click.option("--group", metavar="VALUE", help="With --from-fit: the group, if the fit was made with --by.")
 @click.option(
-    "--spend", type=click.FloatRange(*FLOP_BOUNDS), metavar="FLOP", help="With --from-fit: compute for all of them."
+    "--spend",
+    type=click.FloatRange(*FLOP_BOUNDS),
+    metavar="FLOP",
+    help="With --from-fit: compute for all of them.",
 )
-@click.option("--runs", "count", type=click.IntRange(1, 1000), help="With --from-fit: how many runs at most.")
+@click.option("--runs", "count", type=click.IntRange(1, 1000), help="With --from-fit: largest number of runs.")
 @click.option(
     "--aim", type=click.Choice(["exponent", "optimum", "all"]), default="exponent", show_default=True,
     help="With --from-fit: what to narrow: the exponent of D*, N* at the largest budget, or all constants together.",
@@ -151,16 +154,16 @@ def plan(
 ) -> None:
     """Plan the runs of a scaling study: an isoFLOP grid, or the next runs for a law.
 
-    C = 6 N D. Each run is told with its tokens per parameter, steps, hours of sound, gigabytes of features and epochs
-    over what a dataset holds. docs/studies.md has formulas, rules and defaults.
+    C = 6 N D. For each run, the plan gives the tokens per parameter, steps, hours of sound, gigabytes of features and
+    epochs over a dataset. docs/studies.md has formulas, rules and defaults.
     """
     from manifests.look import terminal
     from studies.laws import grid
 
     if from_fit and spend is None:
-        raise click.UsageError("--from-fit wants --spend, the compute for all next runs together")
+        raise click.UsageError("--from-fit needs --spend, the compute for all next runs together")
     if not from_fit and (spend is not None or count is not None or group is not None):
-        raise click.UsageError("--spend, --runs and --group are for --from-fit")
+        raise click.UsageError("--spend, --runs and --group need --from-fit")
     family = grid.Family(aspect, per_layer)
     sound = _sound(**sound_options)
     cells = grid.isoflop_grid(budgets, sizes, family, depths, ratio, sound, batch_tokens)
@@ -170,17 +173,17 @@ def plan(
         from studies.laws import next_runs
 
         assert spend is not None
-        known = next_runs.read_fit(from_fit, group)
-        following = next_runs.choose(known, cells, spend, aim, count, max(budgets))
+        previous = next_runs.read_fit(from_fit, group)
+        following = next_runs.choose(previous, cells, spend, aim, count, max(budgets))
         chosen = following["runs"]
-        runs = [one for one in cells if one.as_dict() in chosen]
+        runs = [cell for cell in cells if cell.as_dict() in chosen]
     document = {
         "encoder": sound_options["encoder"],
         "sound": vars(sound),
         "counts_context": sound_options["counted"] == "all",
         "batch_tokens": batch_tokens,
         "family": None if sizes else {"aspect": aspect, "per_layer": per_layer},
-        "runs": [one.as_dict() for one in runs],
+        "runs": [run.as_dict() for run in runs],
         "totals": _totals(runs),
         "next": following,
         "warnings": grid.warnings(runs, sound, whole=following is None),
@@ -190,7 +193,7 @@ def plan(
     if as_json:
         terminal.as_json(document)
     else:
-        _tell(document, sound)
+        _print_plan(document, sound)
         if csv_file:
             terminal.echo(f"written: {csv_file}")
 
@@ -212,12 +215,12 @@ def _sound(
 
     if lake:
         if dataset is None:
-            raise click.UsageError("--lake wants --dataset: `speechmill datasets list LAKE` shows which there are")
+            raise click.UsageError("--lake needs --dataset: `speechmill datasets list LAKE` lists the datasets")
         if frame_rate is not None or dim is not None or hours_held is not None:
-            raise click.UsageError("--frame-rate, --dim and --hours-held are for plans without --lake")
+            raise click.UsageError("--frame-rate, --dim and --hours-held cannot be used with --lake")
         return held.sound_of_dataset(lake, dataset, version, split, patch, counted == "all", encoder)
     if dataset is not None or version is not None:
-        raise click.UsageError("--dataset and --version want --lake")
+        raise click.UsageError("--dataset and --version need --lake")
     if frame_rate is None:
         raise click.UsageError("give --lake with --dataset, or --frame-rate (`speechmill encoder list` shows rates)")
     return grid.sound_of_rate(frame_rate, dim, patch, context_share, counted == "all", hours_held)
@@ -244,9 +247,9 @@ def _write_csv(path: Path, rows: Any) -> None:
         writer.writerows(rows)
 
 
-def _tell(document: dict[str, Any], sound: Sound) -> None:
+def _print_plan(document: dict[str, Any], sound: Sound) -> None:
     from manifests.look import terminal
-    from studies.laws.told import digits
+    from studies.laws.text import digits
 
     kinds = "context and continuation" if document["counts_context"] else "the continuation only"
     terminal.echo(f"sound: {sound.source}; a token is {sound.patch} frame{'s' * (sound.patch != 1)}; D counts {kinds}")
@@ -267,28 +270,28 @@ def _tell(document: dict[str, Any], sound: Sound) -> None:
         f"{digits(totals['most_hours'])} hours{stored}; a step is {digits(document['batch_tokens'])} tokens"
     )
     if document["next"]:
-        _tell_next(document["next"])
+        _print_next_runs(document["next"])
     for sentence in document["warnings"]:
         terminal.echo(f"warning: {sentence}")
 
 
-def _tell_next(found: dict[str, Any]) -> None:
+def _print_next_runs(found: dict[str, Any]) -> None:
     from manifests.look import terminal
-    from studies.laws.told import digits
+    from studies.laws.text import digits
 
     usual = found["usual_grid"]
-    terminal.heading(f"Standard errors, first order, errors of ln L of {digits(found['sd'])}")
+    terminal.heading(f"Standard errors to first order, for a standard deviation of ln L of {digits(found['sd'])}")
     rows = [
         [name, digits(before), digits(found["errors_after"][name]), digits(usual["errors_after"][name])]
         for name, before in found["errors_before"].items()
     ]
-    terminal.table(["quantity", "now", "with these runs", "with as many of the usual grid"], rows)
+    terminal.table(["quantity", "now", "with these runs", "with as many of a usual grid"], rows)
     terminal.echo(f"optimal_params is ln N* at {digits(found['target_flops'])} FLOP, so that its error is relative")
     if usual["runs_needed"] is None:
-        terminal.echo("the usual grid does not get as far with all of its runs")
+        terminal.echo("the usual grid does not reach this error even with all of its runs")
     else:
         terminal.echo(
             f"the usual grid, taken evenly by budget and size, needs {usual['runs_needed']:,} runs and "
-            f"{digits(usual['flops_needed'])} FLOP for as much; these take {len(found['runs']):,} and "
-            f"{digits(found['flops'])}"
+            f"{digits(usual['flops_needed'])} FLOP to reach this error; these are {len(found['runs']):,} runs and "
+            f"{digits(found['flops'])} FLOP"
         )

@@ -1,4 +1,4 @@
-"""Intervals by profile likelihood: one constant is held at a value, and all others are fitted again."""
+"""Intervals by profile likelihood: one constant is fixed at a value, and all others are fitted again."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from studies.laws.intervals import LEVEL, QUANTITIES, Interval
 from studies.laws.law import Array
 
 TUNING = 1.345
-"""Bend of Huber's function in standard deviations: 95 % as efficient as least squares (Huber 1981)."""
+"""Parameter of Huber's loss in standard deviations: 95 % as efficient as least squares (Huber 1981)."""
 LEAST_SD = 1e-7
-"""Standard deviation of ln L below which a table counts as free of noise."""
+"""Standard deviation of ln L below which a table is treated as free of noise."""
 STEPS = np.array([0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 20, 50])
-"""Where a profile is looked at, in standard errors from the estimate, on both sides."""
+"""Points of a profile on each side, in standard errors from the estimate."""
 LOGARITHMIC = ("E", "A", "B")
-"""Constants along whose logarithms profiles walk."""
+"""Constants whose profiles are computed over their logarithms."""
 ROWS = {"E": 0, "A": 1, "B": 2, "alpha": 3, "beta": 4, "gamma": 5, "tokens_exponent": 4}
-"""The parameter of the search that is no longer free where a constant is held."""
+"""The parameter of the search that is eliminated when a constant is fixed."""
 
 
 def profiles(points: Points, fit: Fit, free_gamma: bool) -> dict[str, Interval]:
-    """The 95 % interval of each constant.
+    """Compute the 95 % interval of each constant.
 
-    Errors of ln L are judged by Huber's function that bends at 1.345 of their standard deviations, whose rise, scaled
-    by 2 E[psi'] / E[psi^2], is compared with the quantile of F(1, n - p): the robust likelihood-ratio test (Ronchetti
-    1982). An end is None where the table allows every value up to a bound of the search.
+    The objective is Huber's loss of the errors of ln L with a parameter of 1.345 standard deviations. Its rise, scaled
+    by 2 E[psi'] / E[psi^2], is compared with the quantile of F(1, n - p), which is the robust likelihood-ratio test
+    (Ronchetti 1982). An end is None if the table allows every value up to a bound of the search.
     """
     model = Model(points)
     bounds = model.bounds(None if free_gamma else fit.law.gamma)
@@ -64,13 +64,13 @@ def _limit(freedom: int) -> float:
 
 
 def _value(model: Model, theta: Array, name: str) -> float:
-    """A constant as profiles walk along it."""
+    """Return a constant, or its logarithm, in the scale of its profile."""
     value = float(getattr(model.law(theta), name))
     return float(np.log(max(value, 1e-300))) if name in LOGARITHMIC else value
 
 
 def _values(model: Model, theta: Array, covariance: Array, name: str) -> Array:
-    """(2, steps) values below and above the estimate, within the bounds of the search."""
+    """Return the points of a profile below and above the estimate, (2, steps), within the bounds of the search."""
     step = 1e-6
     gradient = np.array(
         [
@@ -87,8 +87,8 @@ def _values(model: Model, theta: Array, covariance: Array, name: str) -> Array:
         "gamma": GAMMAS,
         "tokens_exponent": (0.01, 0.99),
     }.get(name, (-np.inf, np.inf))
-    walked: Array = np.clip(_value(model, theta, name) + error * np.stack([-STEPS, STEPS]), least, most)
-    return walked
+    points: Array = np.clip(_value(model, theta, name) + error * np.stack([-STEPS, STEPS]), least, most)
+    return points
 
 
 def _constrained(
@@ -100,10 +100,11 @@ def _constrained(
     delta: float,
     free_gamma: bool,
 ) -> Array:
-    """The least sums with each constant held at each of its values, all of them found in one search.
+    """Return the smallest sums with each constant fixed at each of its values. One search finds them all.
 
-    Each constraint is linear in the parameters of the search, which were chosen for that. E: e = ln E. alpha:
-    p = alpha gamma. A: a = gamma ln A - p mean(ln N). The exponent x of D*: q = p (1 - x) / x. So beta and B.
+    Each constraint is linear in the parameters of the search, which are chosen for that: e = ln E for E, p = alpha
+    gamma for alpha, a = gamma ln A - p mean(ln N) for A, and q = p (1 - x) / x for the exponent x of D*. beta and B are
+    analogous to alpha and A.
     """
     held = np.repeat(names, values[0].size)
     flat = values.ravel()
@@ -129,7 +130,7 @@ def _constrained(
 
 
 def _crossing(centre: float, values: Array, ratios: Array, limit: float) -> float | None:
-    """Where the ratio first exceeds the limit, with its root taken as linear between two values; None if nowhere."""
+    """Return where the ratio first exceeds the limit, by linear interpolation of its square root; None if nowhere."""
     before, root = centre, 0.0
     for value, ratio in zip(values, ratios, strict=True):
         if not np.isfinite(ratio):

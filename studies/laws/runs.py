@@ -1,4 +1,4 @@
-"""Reading a table of training runs: every row is typed and bounded here, and what is left out is counted by reason."""
+"""Read a table of training runs: convert and check every row, and count the rows that are left out by reason."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ NAMES: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "val_loss", "validation_loss", "eval_loss", "final_loss", "test_loss", "l"),
     "flops": ("flops", "flop", "c", "compute", "training_flops", "train_flops"),
 }
-"""Columns that are taken where none is named, the first that the table has, whatever the case of their letters."""
+"""Default names of columns, in any case. The first one that the table has is used."""
 BOUNDS = {"params": (1e3, 1e16), "tokens": (1e3, 1e19), "flops": (1e9, 1e34), "loss": (0.0, 1e6)}
-"""What a value may be; a model of less than a thousand parameters is more likely given in millions."""
+"""Valid ranges. A model with less than a thousand parameters is probably given in millions."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what. None is found by its usual name."""
+    """Names of the columns. None means a default name."""
 
     params: str | None = None
     tokens: str | None = None
     loss: str | None = None
     flops: str | None = None
     run: str | None = None
-    """Name or id of the run of which a row is one evaluation."""
+    """Column with the name or id of the run. Each row is one evaluation of a run."""
     by: str | None = None
-    """One law is fitted for each value of this column."""
+    """Column by whose values to fit separate laws."""
     metrics: tuple[str, ...] = ()
-    """Downstream metrics."""
+    """Columns of downstream metrics."""
 
 
 @dataclass
 class Dropped:
-    """Rows that were left out, by reason, with the lines of a few."""
+    """Counts of rows that were left out, by reason, with the first few line numbers."""
 
     counts: dict[str, int] = field(default_factory=dict)
     lines: dict[str, list[int]] = field(default_factory=dict)
@@ -69,22 +69,22 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of one law: a point for each, whose loss is the mean over its evaluations."""
+    """The runs for one law. There is one point per run, whose loss is the mean over its evaluations."""
 
     points: Points
     lines: tuple[int, ...]
-    """Line of the table in which each run is met first."""
+    """First line of each run in the table."""
     evaluations: npt.NDArray[np.int64]
-    """Rows of each run: its evaluations."""
+    """Number of rows, which are evaluations, of each run."""
     evaluation_sd: float | None
-    """Pooled standard deviation of ln L among evaluations of one run; None where no run has two."""
+    """Pooled standard deviation of ln L among the evaluations of a run; None if no run has two."""
     flops: Array | None
-    """Of each run by the table's own column, if it has one."""
+    """Compute of each run from the table's own column, if it has one."""
     metrics: Mapping[str, Array]
-    """Of each run, NaN where it lacks one."""
+    """Downstream metrics of each run, NaN if missing."""
 
     def take(self, which: npt.NDArray[np.bool_]) -> Runs:
-        """Some of the runs."""
+        """Select runs by mask."""
         return Runs(
             self.points.take(which),
             tuple(np.array(self.lines)[which].tolist()),
@@ -97,21 +97,26 @@ class Runs:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it was read."""
+    """The content of a table."""
 
     columns: dict[str, str | None]
-    """Which column was taken for what."""
+    """Name of the column that is used for each quantity."""
     rows: int
     dropped: Dropped
     groups: dict[str, Runs]
-    """By the value of the column `by`; the only one is called '' without it."""
+    """Runs by the value of the column `by`; without one, a single group ''."""
 
 
 def read(path: Path, columns: Columns, where: Sequence[tuple[str, str]] = ()) -> Table:
-    """The runs of a table in CSV, parted by commas, semicolons or tabs.
+    """Read runs from a CSV table that is separated by commas, semicolons or tabs.
 
-    `where` keeps the rows that have these values. Raises SpeechmillError for a file that is no such table, is larger
-    than the bounds of this module, or lacks a column.
+    Args:
+        path: The file.
+        columns: Names of its columns.
+        where: Pairs of a column and a value. Only rows with all of these values are used.
+
+    Raises:
+        SpeechmillError: The file is not such a table, lacks a column, or exceeds the limits of this module.
     """
     found: dict[str, str | None] = {}
     dropped = Dropped()
@@ -131,9 +136,9 @@ def read(path: Path, columns: Columns, where: Sequence[tuple[str, str]] = ()) ->
         count += 1
         cells = tuple(row.values())
         if any(row[name].strip() != value for name, value in where):
-            dropped.add("not asked for by --where", line)
+            dropped.add("excluded by --where", line)
         elif cells in seen:
-            dropped.add("the same as an earlier row in every column", line)
+            dropped.add("equal to an earlier row in every column", line)
         else:
             seen.add(cells)
             values, reason = _values(row, found, columns.metrics)
@@ -148,14 +153,14 @@ def read(path: Path, columns: Columns, where: Sequence[tuple[str, str]] = ()) ->
     if len(kept) > MAX_GROUPS:
         raise SpeechmillError(
             f"{path}: {columns.by} has {len(kept):,} values, more than {MAX_GROUPS}",
-            "name a column with few values by --by, such as the corpus",
+            "use a column with few values for --by, such as the corpus",
         )
     groups = {name: _runs(rows, columns, dropped) for name, rows in sorted(kept.items())}
     return Table(found, count, dropped, groups)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Lines with their rows by the names of the header."""
+    """Yield line numbers and rows, by the names in the header."""
     if path.stat().st_size > MAX_BYTES:
         raise SpeechmillError(
             f"{path}: {path.stat().st_size / 1e6:,.0f} MB, more than the {MAX_BYTES / 1e6:.0f} MB that are read",
@@ -178,7 +183,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                         )
                     yield reader.line_num, dict(zip(header, row + [""] * (len(header) - len(row)), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SpeechmillError(f"{path}: is no CSV table: {error}", "save the table as CSV in UTF-8") from error
+        raise SpeechmillError(f"{path}: not a CSV table: {error}", "save the table as CSV in UTF-8") from error
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -191,7 +196,7 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def _resolve(columns: Columns, header: list[str], path: Path) -> dict[str, str | None]:
-    """The column of each quantity. Two of params, tokens and flops give the third."""
+    """Return the column of each quantity. Any two of params, tokens and flops are enough."""
     found: dict[str, str | None] = {}
     named_ones = {
         columns.params,
@@ -230,7 +235,7 @@ def _check(name: str, header: Any, path: Path, option: str) -> None:
 def _values(
     row: Mapping[str, str], found: Mapping[str, str | None], metrics: Sequence[str]
 ) -> tuple[dict[str, float], str]:
-    """The numbers of a row, or the reason why it cannot be used."""
+    """Return the numbers of a row, and the reason if it cannot be used."""
     values: dict[str, float] = {}
     for what, column in found.items():
         if column is None:
@@ -264,7 +269,7 @@ def _run_of(row: Mapping[str, str], columns: Columns, values: Mapping[str, float
 
 
 def _runs(rows: list[tuple[int, dict[str, float], str]], columns: Columns, dropped: Dropped) -> Runs:
-    """One point a run: of a named run the rows with the most tokens, and of those the mean loss."""
+    """Make one point per run: the mean loss of the rows of the run that have the most tokens."""
     by_run: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
     for line, values, run in rows:
         by_run[run].append((line, values))
@@ -273,7 +278,7 @@ def _runs(rows: list[tuple[int, dict[str, float], str]], columns: Columns, dropp
         last = max(values["tokens"] for _, values in members)
         for line, values in members:
             if values["tokens"] < last:
-                dropped.add("in the middle of a run that goes on", line)
+                dropped.add("not at the end of its run", line)
         ended = [(line, values) for line, values in members if values["tokens"] == last]
         logs = [math.log(values["loss"]) for _, values in ended]
         spreads += [value - sum(logs) / len(logs) for value in logs] if len(logs) > 1 else []

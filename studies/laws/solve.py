@@ -1,6 +1,6 @@
-"""Levenberg-Marquardt for many least-squares problems at once: all starts, or all resamples, move as one array.
+"""Levenberg-Marquardt for many least-squares problems at once, vectorised over all starts or all resamples.
 
-Residuals may be judged by Huber's function, whose minimum is then found by reweighting (Holland and Welsch 1977).
+With Huber's loss, the minimum is found by iterative reweighting (Holland and Welsch 1977).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from studies.laws.law import Array
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Residuals = Callable[[Array], tuple[Array, Array]]
-"""From parameters (S, p) to residuals (S, n) and their derivatives (S, n, p)."""
+"""Maps parameters (S, p) to residuals (S, n) and their derivatives (S, n, p)."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Where each of S problems ended."""
+    """The solutions of S problems."""
 
     theta: Array
-    """(S, p)"""
+    """Parameters, (S, p)."""
     value: Array
-    """(S,) sums of Huber's function."""
+    """Sums of Huber's loss, (S,)."""
 
 
 @dataclass(frozen=True)
 class Ties:
-    """Parameters as functions of fewer free ones: theta = base + matrix @ free. It fixes what a profile holds fixed."""
+    """Linear constraints theta = base + matrix @ free, with which a profile fixes a constant."""
 
     base: Array
     """(S, p)"""
@@ -40,7 +40,7 @@ class Ties:
 
 
 def huber(residuals: Array, delta: float) -> Array:
-    """Huber's function: half the square up to delta, and straight lines beyond."""
+    """Return Huber's loss: half the square up to delta, and linear beyond."""
     size = np.abs(residuals)
     if np.isinf(delta):
         return 0.5 * size**2
@@ -56,11 +56,21 @@ def minimise(
     ties: Ties | None = None,
     iterations: int = 300,
 ) -> Solved:
-    """From each start (S, p), the minimum of the weighted sum of Huber's function of the residuals.
+    """Minimise the weighted sum of Huber's loss of the residuals, from each start.
 
-    `weights` is (S, n); all are 1 if not given. Parameters stay within `bounds`, (p,) each; with `ties` the starts are
-    free parameters (S, q), the bounds hold for all parameters, and the result gives all of them. A problem rests once
-    steps no longer lower its sum by a 1e-11th of it.
+    A problem stops when steps no longer lower its sum by a relative 1e-11.
+
+    Args:
+        residuals: The residuals and their derivatives.
+        starts: Start of each problem, (S, p); with `ties`, of its free parameters, (S, q).
+        bounds: Lower and upper bounds of all parameters, (p,) each.
+        delta: Parameter of Huber's loss; infinite for least squares.
+        weights: Weights of the residuals, (S, n); 1 by default.
+        ties: Linear constraints.
+        iterations: Largest number of iterations.
+
+    Returns:
+        All parameters of each problem, and its sum.
     """
     lower, upper = bounds
     free = starts.copy()
@@ -115,7 +125,7 @@ def minimise(
 def _step(
     slopes: Array, errors: Array, weights: Array, damping: Array, at: Array, bounds: tuple[Array, Array] | None
 ) -> Array:
-    """Marquardt's damped step of each problem; what lies at a bound and would leave it stays where it is."""
+    """Return Marquardt's damped step of each problem. A parameter at a bound that would leave it does not move."""
     weighted = slopes * weights[:, :, None]
     gradient = np.einsum("snp,sn->sp", weighted, errors)
     hessian = np.matmul(weighted.transpose(0, 2, 1), slopes)

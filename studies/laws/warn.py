@@ -1,4 +1,4 @@
-"""Warnings of a fit: what a reader of its numbers must know, drawn from the document alone."""
+"""Warnings about a fit, which follow from its document."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from manifests.output import counted
 from studies.laws import judge
 
 DISAGREEMENT = 0.05
-"""Difference of the exponents of D* by parabolas and by the law that is worth a warning whatever the intervals."""
+"""Difference between the exponents of D* of parabolas and law that causes a warning, whatever their intervals."""
 NAMES = {"alpha": "alpha", "beta": "beta", "tokens_exponent": "the exponent of D*"}
 WORST = 0.02
-"""Share of resamples at a bound of the search from which on that is worth a warning."""
+"""Largest share of resamples at a bound of the search without a warning."""
 
 
 def warnings(document: dict[str, Any]) -> list[str]:
-    """What a reader of the numbers must know, a sentence each."""
+    """Return the warnings, a sentence each."""
     told: list[str] = []
     outliers, misfits, parabolas = document["outliers"], document["misfits"], document["isoflop"]
-    for what, found in (("of extreme tokens per parameter", outliers), ("beyond the rule for errors", misfits)):
+    for what, found in (("with extreme tokens per parameter", outliers), ("with large errors", misfits)):
         if found["influence"] and (moved := judge.shifts(found["influence"])):
             changes = ", ".join(f"{NAMES[name]} by {change:+.3f}" for name, change in moved.items())
             inside = found is misfits or found["kept"]
-            stay = "in the fit, where these change" if inside else "left out; in the fit, these would change"
+            stay = "kept; they change" if inside else "left out; in the fit they would change"
             told.append(f"{counted(len(found['runs']), 'run')} {what}: {stay} {changes}")
     for one in document["unidentified"]:
         told.append(f"{one['constant']} is not identified: {one['reason']}")
     if no_optimum(document["unidentified"]):
-        told.append("N* and D* are refused: the exponent of D* does not follow from these runs")
+        told.append("N* and D* are not computed: these runs do not identify the exponent of D*")
     if parabolas["tokens_exponent"] is None:
-        told.append(f"no isoFLOP parabolas stand beside the law: {parabolas['refused']}")
+        told.append(f"there are no isoFLOP parabolas to compare with: {parabolas['refused']}")
     else:
         told += _disagreement(document, parabolas)
     told += _other_form(document)
@@ -40,12 +40,12 @@ def warnings(document: dict[str, Any]) -> list[str]:
         if count > WORST * method["resamples"][name]:
             told.append(f"{count} of {method['resamples'][name]} resamples of {name} ended at a bound of the search")
     if method["reached"] < 2:
-        told.append(f"only 1 of {method['starts']} starts reached the best optimum: it may not be the best")
+        told.append(f"only 1 of {method['starts']} starts reached the best optimum: there may be a better one")
     if "refused" in document["held_out"]:
         told.append(f"no budget was held out: {document['held_out']['refused']}")
     elif document["held_out"]["runs"] < judge.LEAST_HELD:
         told.append(
-            f"the held-out budget has {counted(document['held_out']['runs'], 'run')} only: its error says little"
+            f"the held-out budget has only {counted(document['held_out']['runs'], 'run')}: its error is uncertain"
         )
     return told
 
@@ -68,7 +68,7 @@ def _disagreement(document: dict[str, Any], parabolas: dict[str, Any]) -> list[s
 
 
 def _other_form(document: dict[str, Any]) -> list[str]:
-    """Whether freeing gamma would tell another story than the law that was chosen."""
+    """Warn if a law with free gamma fits significantly better than the chosen one."""
     fixed, free = (document["forms"][name] for name in ("gamma_fixed", "gamma_free"))
     (low, high), gamma = free["profile"]["gamma"], fixed["huber"]["gamma"]
     excluded = (low is not None and low > gamma) or (high is not None and high < gamma)
@@ -82,7 +82,7 @@ def _other_form(document: dict[str, Any]) -> list[str]:
 
 
 def no_optimum(unidentified: list[dict[str, str]]) -> bool:
-    """Whether N* and D* must not be told: an exponent is at a bound, or that of D* has no interval at all."""
+    """Return whether N* and D* are meaningless: an exponent is at a bound, or that of D* has no interval at all."""
     for one in unidentified:
         if one["constant"] in ("alpha", "beta") and "bound of the search" in one["reason"]:
             return True

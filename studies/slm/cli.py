@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON, folders_of
+from manifests.look.options import JSON, complete_folders
 from runtime.errors import SpeechmillError
 from studies.planning import whole_number
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATA = (
     click.option(
-        "--dataset", metavar="NAME", shell_complete=folders_of("datasets"),
+        "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
         help="Dataset of LAKE; the newest if not given.",
     ),
     click.option("--also", metavar="LAKE", help="A lake whose split test is measured beside the split validation."),

@@ -1,15 +1,16 @@
-"""Diarization on recordings with references: error and its parts, number of speakers, confidences, settings, speed.
+"""Diarization of recordings with references: errors by condition, number of speakers, confidences, settings.
 
-FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate` wrote.
+Each FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate`
+wrote. With --cache, the output of the models is kept in a folder, so that the same command takes seconds the next time,
+whatever was changed in clustering.
 """
 
 import dataclasses
 import itertools
 import os
 import sys
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 import click
 import numpy as np
-import pyarrow.csv
-from pyannote.core import Annotation, Segment, Timeline
-from pyannote.database.util import load_rttm
+from analysed import Analysed, analysed, annotation, diarized
+from judged import Judged, is_judged, judged
+from pyannote.core import Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
-from sounds import RECORDINGS, ArraySound
+from sounds import recordings_or_packaged
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
-from pipelines.stages.diarizers import BuiltIn
 from pipelines.stages.vad import Vad, VadConfig
 
 PARTS = ("missed detection", "false alarm", "confusion")
+COLLARS = (0.0, 0.5)
+"""In pyannote's terms, which count both sides of an edge: none, and 0.25 s on each side."""
 SWEEPS: dict[str, tuple[float, ...]] = {
     "one_speaker_prior": (-4, -2, -1, 0, 1, 2, 3, 4, 6, 8),
     "min_speaker_s": (0, 0.5, 1, 1.5, 2, 3, 5, 8),
@@ -39,186 +41,212 @@ SWEEPS: dict[str, tuple[float, ...]] = {
 
 
 @dataclasses.dataclass
-class Recording:
-    """A recording with what is known of it."""
+class Result:
+    """The diarization of one recording."""
 
-    name: str
-    group: str
-    sound: ArraySound
-    speakers: int
-    reference: Annotation | None
-    vad: dict[str, Any]
-
-
-class Tally:
-    """Error rates of several recordings, and of how many the number of speakers was right."""
-
-    def __init__(self) -> None:
-        self.metrics = [DiarizationErrorRate(collar=collar) for collar in (0.0, 0.5)]
-        self.counts: Counter[tuple[int, int]] = Counter()
-
-    def add(self, recording: Recording, found: Annotation) -> list[float]:
-        """Error of this recording alone, without a collar and with +-0.25 s; NaN without a reference."""
-        self.counts[recording.speakers, len(found.labels())] += 1
-        if recording.reference is None:
-            return [np.nan, np.nan]
-        scored = Timeline([Segment(0, recording.sound.num_samples / 16000)])
-        return [float(metric(recording.reference, found, uem=scored)) for metric in self.metrics]
-
-    def __str__(self) -> str:
-        right = sum(count for (true, found), count in self.counts.items() if true == found)
-        text = f"speakers right {right:>3} of {self.counts.total():<3}"
-        if any(self.metrics[0].accumulated_.values()):
-            strict = self.metrics[0]
-            shares = [100 * strict.accumulated_[part] / max(strict.accumulated_["total"], 1e-9) for part in PARTS]
-            text += f"  error {100 * abs(strict):5.1f} (missed {shares[0]:.1f}, false {shares[1]:.1f}, "
-            text += f"confusion {shares[2]:.1f})  +-0.25 s {100 * abs(self.metrics[1]):5.1f}"
-        return text
+    recording: Judged
+    duration_s: float
+    cpu_s: float
+    row: dict[str, Any]
+    found: int
+    errors: np.ndarray
+    """Seconds (collars, 4): missed, false alarm, confusion, and all speech of the reference; NaN without one."""
 
 
-def recordings(folder: Path, only: str, most: int | None) -> Iterator[Recording]:
-    """Mono recordings with a known number of speakers."""
-    vad = Vad(VadConfig())
-    vad.setup()
-    listed: list[tuple[Path, str, int, Annotation | None]] = []
-    if (folder / "truth.rttm").is_file():
-        references = load_rttm(folder / "truth.rttm")
-        for path in sorted((folder / "conversations").glob("*.flac")):
-            reference = references.get(path.stem, Annotation())
-            listed.append((path, f"{len(reference.labels())} speakers", len(reference.labels()), reference))
-    else:
-        index = pyarrow.csv.read_csv(folder / "index.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
-        for row in index.to_pylist():
-            if str(row["channels"]) != "1" or not str(row["n_speakers"]).isdecimal():
-                continue
-            named = (row["reference"] or "").split(" ")[0]
-            reference = next(iter(load_rttm(folder / named).values())) if named.endswith(".rttm") else None
-            listed.append((folder / row["path"], Path(row["path"]).parent.name, int(row["n_speakers"]), reference))
-    for path, group, speakers, reference in [entry for entry in listed if only in str(entry[0])][:most]:
-        sound = ArraySound.from_file(path)
-        yield Recording(path.name, group, sound, speakers, reference, {"vad": vad.annotate(sound, {})})
+def result(recording: Judged, output: Analysed, row: dict[str, Any]) -> Result:
+    """The errors of a row of the stage."""
+    duration_s = output.num_samples / 16000
+    errors = np.full((len(COLLARS), len(PARTS) + 1), np.nan)
+    hypothesis = annotation(row)
+    if recording.reference is not None:
+        scored = Timeline([Segment(0, duration_s)])
+        for number, collar in enumerate(COLLARS):
+            parts = DiarizationErrorRate(collar=collar)(recording.reference, hypothesis, uem=scored, detailed=True)
+            errors[number] = [parts[name] for name in (*PARTS, "total")]
+    return Result(recording, duration_s, output.cpu_s, row, len(hypothesis.labels()), errors)
 
 
-def annotation(row: dict[str, Any]) -> Annotation:
-    """The turns of a row as pyannote's metrics want them."""
-    found = Annotation()
-    for number, turn in enumerate(row["turns"]):
-        found[Segment(turn["start_s"], turn["end_s"]), number] = turn["speaker"]
-    return found
+def summary(results: Sequence[Result]) -> str:
+    """Number of speakers and error of some recordings in one line."""
+    right = sum(one.found == one.recording.speakers for one in results)
+    text = f"{len(results):>5}{sum(one.duration_s for one in results) / 3600:>7.2f}{right:>7}"
+    text += f"{np.mean([one.found - one.recording.speakers for one in results]):>+7.2f}"
+    errors = np.nansum([one.errors for one in results], axis=0)
+    for missed, false, confusion, total in errors:
+        if total:
+            parts = [100 * value / total for value in (missed + false + confusion, missed, false, confusion)]
+            text += "  |" + "".join(f"{value:>7.1f}" for value in parts)
+    return text
 
 
-def calibration(pairs: list[tuple[float, float, float]], what: str) -> None:
-    """Print the mean of what was said and of what was true in tenths of (said, true, weight), in order of said."""
-    print(f"\n{what}: said, true, weight")
+def table(results: Sequence[Result]) -> None:
+    """Print a line for all recordings, and one for each value of each condition."""
+    width = 40
+    error = "".join(f"{name:>7}" for name in ("error", "missed", "false", "conf."))
+    print(f"\n{'':<{width}}{'files':>5}{'hours':>7}{'right':>7}{'bias':>7}  |{error}  |{error}")
+    print(f"{'':<{width}}{'':>26}  | no collar, %{'':>16}|  +-0.25 s, %")
+    print(f"{'all':<{width}}{summary(results)}")
+    for condition in dict.fromkeys(name for one in results for name in one.recording.conditions):
+        by_value: defaultdict[str, list[Result]] = defaultdict(list)
+        for one in results:
+            if condition in one.recording.conditions:
+                by_value[one.recording.conditions[condition]].append(one)
+        for value, chosen in sorted(by_value.items()):
+            print(f"{f'{condition}: {value}'[: width - 1]:<{width}}{summary(chosen)}")
+
+
+def confusion_matrix(results: Sequence[Result]) -> None:
+    """Print how many recordings with a number of speakers were found to have which."""
+    counts = Counter((one.recording.speakers, one.found) for one in results)
+    columns = sorted({found for _, found in counts})
+    print("\nrecordings by their number of speakers (rows) and the number found (columns):")
+    print(" " * 6 + "".join(f"{found:>5}" for found in columns))
+    for speakers in sorted({speakers for speakers, _ in counts}):
+        print(f"{speakers:>6}" + "".join(f"{counts[speakers, found] or '.':>5}" for found in columns))
+
+
+def tenths(pairs: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """(predicted, observed, weight) of up to ten parts of equal size, in order of the prediction."""
     ordered = np.array(sorted(pairs)).reshape(-1, 3)
+    parts = []
     for part in np.array_split(ordered, min(10, max(1, len(ordered) // 5))):
-        said, true = (np.average(part[:, column], weights=np.maximum(part[:, 2], 1e-9)) for column in (0, 1))
-        print(f"  {said:.3f}  {true:.3f}  {part[:, 2].sum():.0f}")
+        predicted, observed = (float(np.average(part[:, n], weights=np.maximum(part[:, 2], 1e-9))) for n in (0, 1))
+        parts.append((predicted, observed, float(part[:, 2].sum())))
+    return parts
 
 
-def judged_turns(recording: Recording, row: dict[str, Any], found: Annotation) -> Iterator[tuple[float, float, float]]:
-    """Of each turn its confidence, the share of it in which its speaker speaks, and its length in seconds."""
-    assert recording.reference is not None
-    mapping = DiarizationErrorRate().optimal_mapping(recording.reference, found)
-    for turn in row["turns"]:
+def calibration(curves: dict[str, list[tuple[float, float, float]]], plot: Path | None) -> None:
+    """Print the calibration of (predicted, observed, weight) under each name, and draw it."""
+    points = {name: tenths(pairs) for name, pairs in curves.items() if pairs}
+    for name, parts in points.items():
+        print(f"\n{name}: predicted, observed, weight")
+        for predicted, observed, weight in parts:
+            print(f"  {predicted:.3f}  {observed:.3f}  {weight:.0f}")
+    if plot is None:
+        return
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(points), figsize=(4 * len(points), 4), layout="constrained", squeeze=False)
+    for axis, (name, parts) in zip(axes[0], points.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axis.plot([part[0] for part in parts], [part[1] for part in parts], "o-")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="observed", title=name, aspect="equal")
+    figure.savefig(plot, metadata={"Date": None})
+
+
+def pyplot() -> Any:
+    """matplotlib, set to write the same SVG for the same numbers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "speechmill"
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def judged_turns(one: Result) -> Iterator[tuple[float, float, float]]:
+    """Confidence of each turn, the share of it in which its speaker speaks, and its length in seconds."""
+    reference = one.recording.reference
+    if reference is None:
+        return
+    mapping = DiarizationErrorRate().optimal_mapping(reference, annotation(one.row))
+    timelines = {label: reference.label_timeline(label).support() for label in reference.labels()}
+    for turn in one.row["turns"]:
         if turn["confidence"] is not None:
             span = Segment(turn["start_s"], turn["end_s"])
-            true = mapping.get(turn["speaker"])
-            spoken = recording.reference.label_timeline(true).support() if true is not None else Timeline()
+            spoken = timelines.get(mapping.get(turn["speaker"]), Timeline())
             yield turn["confidence"], spoken.crop(span).duration() / span.duration, span.duration
 
 
-def sweep(heard: list[Recording], config: DiarizeConfig, plot: Path | None) -> None:
+def sweep(recordings: Sequence[Judged], config: DiarizeConfig, cache: Path | None, plot: Path | None) -> None:
     """Error and number of speakers over a range of each setting, the others at their defaults."""
+    vad = loaded_vad()
     curves: dict[str, list[tuple[float, float, float]]] = {}
-    analysed: dict[float, list[Any]] = {}
     for name, values in SWEEPS.items():
         for value in values:
             setting: dict[str, Any] = {name: value}
-            changed = dataclasses.replace(config, **setting)
-            stage = Diarize(changed)
+            stage = Diarize(dataclasses.replace(config, **setting))
             stage.setup()
-            step, hears = changed.window_step_s, stage.diarizer
-            assert isinstance(hears, BuiltIn)
-            if step not in analysed:  # the models need not hear everything again for what is decided afterwards
-                analysed[step] = [hears.analyse(recording.sound.samples[0]) for recording in heard]
-            tally = Tally()
-            for recording, (windows, stretches, vectors) in zip(heard, analysed[step], strict=True):
-                said = hears.decide(windows, stretches, vectors, recording.sound.num_samples)
-                chunk = dataclasses.asdict(said)
-                row = stage.join(recording.sound, recording.vad, [chunk] if recording.vad["vad"]["segments"] else [])
-                tally.add(recording, annotation(row))
-            right = sum(count for (true, found), count in tally.counts.items() if true == found)
-            curves.setdefault(name, []).append((value, 100 * abs(tally.metrics[0]), 100 * right / len(heard)))
-            print(f"{name:<20}{value:>8}  {tally}", flush=True)
-    if plot is not None:
-        import matplotlib
+            results = []
+            for recording in recordings:
+                output = analysed(stage, vad, recording.path, cache)
+                results.append(result(recording, output, diarized(stage, output)))
+            missed, false, confusion, total = np.nansum([one.errors[0] for one in results], axis=0)
+            right = sum(one.found == one.recording.speakers for one in results) / len(results)
+            curves.setdefault(name, []).append((value, 100 * (missed + false + confusion) / total, 100 * right))
+            print(f"{name:<20}{value:>8}  {summary(results)}", flush=True)
+    if plot is None:
+        return
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3), sharey=True, layout="constrained")
+    for axis, (name, points) in zip(axes, curves.items(), strict=True):
+        axis.plot([p[0] for p in points], [p[1] for p in points], "o-", label="diarization error rate, %")
+        axis.plot([p[0] for p in points], [p[2] for p in points], "s--", label="number of speakers right, %")
+        axis.axvline(getattr(config, name), color="grey", linewidth=0.8)
+        axis.set_xlabel(name)
+    axes[0].legend(fontsize="small")
+    figure.savefig(plot, metadata={"Date": None})
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3), sharey=True, layout="constrained")
-        for axis, (name, points) in zip(axes, curves.items(), strict=True):
-            axis.plot([p[0] for p in points], [p[1] for p in points], "o-", label="diarization error rate, %")
-            axis.plot([p[0] for p in points], [p[2] for p in points], "s--", label="number of speakers right, %")
-            axis.axvline(getattr(config, name), color="grey", linewidth=0.8)
-            axis.set_xlabel(name)
-        axes[0].legend(fontsize="small")
-        figure.savefig(plot)
+def loaded_vad() -> Vad:
+    vad = Vad(VadConfig())
+    vad.setup()
+    return vad
+
+
+def diarize_all(recordings: Iterable[Judged], config: DiarizeConfig, cache: Path | None) -> Iterator[Result]:
+    """Diarize recordings, and print a line for each."""
+    stage, vad = Diarize(config), loaded_vad()
+    stage.setup()
+    print(f"{'recording':<44}{'speakers':>9}{'found':>7}{'error %':>9}{'+-0.25 s':>10}{'CPU s per s':>13}")
+    for recording in recordings:
+        output = analysed(stage, vad, recording.path, cache)
+        one = result(recording, output, diarized(stage, output))
+        rates = 100 * one.errors[:, :-1].sum(axis=1) / np.maximum(one.errors[:, -1], 1e-9)
+        line = f"{recording.path.name[-42:]:<44}{recording.speakers:>9}{one.found:>7}"
+        print(f"{line}{rates[0]:>9.1f}{rates[1]:>10.1f}{one.cpu_s / one.duration_s:>13.3f}", flush=True)
+        yield one
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=RECORDINGS)
+@click.argument("folders", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--cache", type=click.Path(path_type=Path), help="folder that keeps the output of the models")
 @click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", help="a number in DiarizeConfig")
 @click.option("--only", default="", help="part of the names to run")
-@click.option("--most", type=int, help="most recordings")
+@click.option("--most", type=int, help="most recordings of each folder")
 @click.option("--sweep", "sweeping", is_flag=True, help="error over a range of each setting instead")
-@click.option("--plot", type=click.Path(path_type=Path), help="file for the curves of --sweep")
+@click.option("--plot", type=click.Path(path_type=Path), help="file for the curves of calibration, or of --sweep")
 def main(
-    folder: Path, settings: tuple[str, ...], only: str, most: int | None, sweeping: bool, plot: Path | None
-) -> None:
-    """Diarize the mono recordings of FOLDER whose number of speakers is known."""
-    if not any((folder / name).is_file() for name in ("index.tsv", "truth.rttm")):
-        print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
-        return
+    folders: tuple[Path, ...], cache: Path | None, settings: tuple[str, ...], only: str, most: int | None,
+    sweeping: bool, plot: Path | None,
+) -> None:  # fmt: skip
+    """Diarize the recordings of FOLDERS whose number of speakers is known; by default the test recordings."""
+    recordings: list[Judged] = []
+    for folder in folders or (recordings_or_packaged(),):
+        if not is_judged(folder):
+            print(f"diarization: no recordings with references at {folder}: set SPEECHMILL_TEST_AUDIO")
+            return
+        recordings += [one for one in judged(folder) if only in str(one.path)][:most]
     changed: dict[str, Any] = {
         name: type(getattr(DiarizeConfig(), name))(float(value))
         for name, _, value in (setting.partition("=") for setting in settings)
     }
     config = DiarizeConfig(**changed)
     if sweeping:
-        sweep([r for r in recordings(folder, only, most) if r.reference is not None], config, plot)
+        sweep([one for one in recordings if one.reference is not None], config, cache, plot)
         return
-    stage = Diarize(config)
-    stage.setup()
-    tallies: defaultdict[str, Tally] = defaultdict(Tally)
-    turns: list[tuple[float, float, float]] = []
-    counts: list[tuple[float, float, float]] = []
-    heard_s = cpu_s = 0.0
-    print(f"{'recording':<44}{'speakers':>9}{'found':>7}{'error %':>9}{'+-0.25 s':>10}{'CPU s per s':>13}")
-    for recording in recordings(folder, only, most):
-        begun = time.process_time()
-        row = stage.annotate(recording.sound, recording.vad)
-        spent_s, length_s = time.process_time() - begun, recording.sound.num_samples / 16000
-        heard_s, cpu_s = heard_s + length_s, cpu_s + spent_s
-        found = annotation(row)
-        strict, loose = tallies[recording.group].add(recording, found)
-        tallies["all"].add(recording, found)
-        if recording.reference is not None:
-            turns += judged_turns(recording, row, found)
-        if row["speakers_confidence"] is not None:
-            counts.append((row["speakers_confidence"], float(len(found.labels()) == recording.speakers), 1.0))
-        line = f"{recording.name[-42:]:<44}{recording.speakers:>9}{len(found.labels()):>7}"
-        print(f"{line}{100 * strict:>9.1f}{100 * loose:>10.1f}{spent_s / length_s:>13.3f}", flush=True)
-    print()
-    for group, tally in sorted(tallies.items()):
-        print(f"{group:<20}{tally}")
-    print("\nspeakers found, by how many there are:")
-    for true, entries in itertools.groupby(sorted(tallies["all"].counts.items()), key=lambda entry: entry[0][0]):
-        print(f"  {true}: " + ", ".join(f"{count} x {found}" for (_, found), count in entries))
-    calibration(turns, "confidence of turns and the share of them in which the speaker speaks")
-    calibration(counts, "confidence and correctness of the number of speakers")
-    print(f"\n{heard_s / 3600:.2f} h, {heard_s / max(cpu_s, 1e-9):.1f} times real time on one core")
+    results = list(diarize_all(recordings, config, cache))
+    table(results)
+    confusion_matrix(results)
+    counts = [
+        (one.row["speakers_confidence"], float(one.found == one.recording.speakers), 1.0)
+        for one in results
+        if one.row["speakers_confidence"] is not None and one.row["method"] == "pipeline"
+    ]
+    turns = list(itertools.chain.from_iterable(map(judged_turns, results)))
+    calibration({"confidence of turns": turns, "confidence of the number of speakers": counts}, plot)
+    length_s, cpu_s = (sum(values) for values in zip(*((one.duration_s, one.cpu_s) for one in results), strict=True))
+    print(f"\n{length_s / 3600:.2f} h; the models ran at {length_s / max(cpu_s, 1e-9):.1f} times real time on one core")
 
 
 if __name__ == "__main__":

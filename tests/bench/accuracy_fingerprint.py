@@ -1,23 +1,29 @@
-"""Fingerprints on real recordings: copies and excerpts found after each distortion, beside Chromaprint, jingles, and
-pairs among different recordings of a few voices. Needs espeak-ng, and fpcalc for Chromaprint; takes minutes of CPU.
+"""Accuracy of fingerprints: copies and excerpts of real and simulated recordings that are found after each distortion,
+beside Chromaprint on the same sounds; a jingle in many recordings; false pairs among recordings of few voices.
+
+Needs espeak-ng and, for Chromaprint, fpcalc (Debian: libchromaprint-tools); takes some 15 CPU minutes.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-import wave
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
+sys.path.append(str(Path(__file__).parent / "peers"))
 
+import chromaprint
 import numpy as np
 import pyarrow as pa
+import soxr
 from copies import COPIES
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from manifests.matches.align import Marks, Stretch, stretches
 from manifests.matches.index import ROW_BITS, keys
@@ -26,15 +32,15 @@ from pipelines.stages.landmarks import landmarks
 
 LONGEST_S = 40
 LENGTHS_S = (5, 10, 30)
-CHROMAPRINT_RUN = 24
-"""Items of Chromaprint, 3 s, whose bits are compared along a diagonal."""
+TEXTS = Path(__file__).parents[2] / "pipelines/simulate/speech/texts_en.txt"
 Pairs = dict[tuple[int, int], list[Stretch]]
 
 
 def recordings(every: int) -> list[tuple[str, np.ndarray]]:
     """Mono real recordings of 8 s at least that are not silent; of those at two rates only one is taken."""
+    folder = recordings_or_packaged()
     found, known = [], list[Marks]()
-    for path in sorted(RECORDINGS.rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.suffix not in (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4"):
             continue
         try:
@@ -45,7 +51,7 @@ def recordings(every: int) -> list[tuple[str, np.ndarray]]:
         marks = heard(samples)
         if len(samples) >= 8 * 16000 and len(marks) > 3 * len(samples) / 16000:
             known.append(marks)
-            found.append((str(path.relative_to(RECORDINGS)), samples))
+            found.append((str(path.relative_to(folder)), samples))
     copies = {one for one, other in pairs([], known) if one != other}
     return [one for number, one in enumerate(found) if number not in copies][::every]
 
@@ -54,8 +60,11 @@ def heard(samples: np.ndarray) -> Marks:
     return Marks(*landmarks(ArraySound(samples)))
 
 
-def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28) -> Pairs:
-    """Stretches that new recordings share with others, by both numbers, as the lake's matching finds them."""
+def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28, among_new: bool = True) -> Pairs:
+    """Stretches that new recordings share with known ones, and with each other, by both numbers.
+
+    They are found as in a lake, where known recordings were met before new ones.
+    """
     every = [*known, *new]
     numbers = [number + ((number >= len(known)) << ROW_BITS) for number in range(len(every))]
     made = [keys(marks.bits, key_bits) for marks in every]
@@ -73,6 +82,8 @@ def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28) -> Pairs:
         if first == last:
             continue
         one, other = (int(side[first]) & ((1 << ROW_BITS) - 1) for side in (later, earlier))
+        if other >= len(known) and not among_new:
+            continue
         stretch = stretches(every[one], every[other], later_ms[first:last], earlier_ms[first:last])
         if stretch:
             shared[one, other] = stretch
@@ -86,90 +97,98 @@ def inside(samples: np.ndarray, around: np.ndarray) -> tuple[np.ndarray, float]:
     return np.concatenate([around[:half], samples * level, around[half:]]).astype(np.float32), half / 16
 
 
-def distortions(real: list[tuple[str, np.ndarray]], chromaprint: bool) -> None:
-    """Print recall by distortion and length, and how far the ends of what was found lie from the truth."""
+@dataclass
+class Cell:
+    """What was found of the pairs of one distortion and one length."""
+
+    pairs: int = 0
+    found: int = 0
+    false: int = 0
+    edges_ms: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    """Chromaprint's bit error rates of these pairs, and"""
+    wrong: list[float] = field(default_factory=list)
+    """of all pairs of sounds that have nothing in common."""
+
+
+def distortions(real: list[tuple[str, np.ndarray]], with_chromaprint: bool) -> None:
+    """Print recall and false pairs by distortion and length, ours and Chromaprint's, of the same sounds.
+
+    Each copy is compared to all recordings. Chromaprint's pairs are those up to one bit error rate: the highest at
+    which 99 % of all pairs that it finds in the whole table are right.
+    """
     base = [heard(samples) for _, samples in real]
-    printed = [raw(samples) for _, samples in real] if chromaprint else []
-    print(f"{len(real)} recordings, {sum(len(s) for _, s in real) / 16000:.0f} s. Recall, edges: median error in ms")
-    print("| distortion | whole copy | 5 s inside | 10 s inside | 30 s inside | edges | false pairs |", end="")
-    print(" Chromaprint whole | 10 s inside |" if chromaprint else "")
-    for name, (changed, speed) in COPIES.items():
-        cells, errors, false, theirs = [], [], 0, []
-        for length_s in (None, *LENGTHS_S):
-            rng = np.random.default_rng(length_s or 0)
-            made, truth = [], []
-            for number, (_, samples) in enumerate(real):
-                if length_s is None:
-                    made.append(changed(samples))
-                    truth.append((number, number, 0.0, len(samples) / 16 / speed))
-                elif len(samples) >= length_s * 16000:
-                    at = int(rng.integers(0, len(samples) - length_s * 16000 + 1))
-                    other = (number + 7) % len(real)
-                    whole, start_ms = inside(changed(samples[at : at + length_s * 16000]), real[other][1])
-                    made.append(whole)
-                    truth.append((number, other, start_ms, start_ms + 1000 * length_s / speed))
-            found = pairs(base, [heard(samples) for samples in made])
-            right = 0
-            for place, (number, other, start_ms, end_ms) in enumerate(truth, len(base)):
-                good = [s for s in found.get((place, number), []) if s.start_ms < end_ms and s.end_ms > start_ms]
-                right += bool(good)
-                if good:
-                    errors += [abs(good[0].start_ms - start_ms), abs(good[-1].end_ms - end_ms)]
-                wanted = {number, other}
-                for one, two in found:
-                    new = two >= len(base)
-                    same = new and wanted & set(truth[two - len(base)][:2])
-                    false += one == place and two not in wanted and not same
-            cells.append(f"{right}/{len(truth)}")
-            if chromaprint and length_s in (None, 10):
-                theirs.append(of_chromaprint(printed, [raw(samples) for samples in made], truth))
-        print(f"| {name} | {' | '.join(cells)} | {np.median(errors):.0f} | {false} |", *(f"{t} |" for t in theirs))
-        sys.stdout.flush()
+    printed = [chromaprint.fingerprint(samples) for _, samples in real] if with_chromaprint else []
+    cells = {
+        (name, length_s): cell(real, base, printed, name, length_s)
+        for name in COPIES
+        for length_s in (None, *LENGTHS_S)
+    }
+    most = threshold(list(cells.values()))
+    print(f"{len(real)} recordings, {sum(len(s) for _, s in real) / 16000:.0f} s")
+    names = [*(f"{one} s inside" for one in LENGTHS_S), "false"]
+    print("| distortion | whole |", " | ".join(names), "| edges | Chromaprint: whole |", " | ".join(names), "|")
+    print("|" + "---|" * (5 + 1 + 1 + 5))
+    for name in [*COPIES, "all"]:
+        row = [
+            [cells[one, length_s] for one in (COPIES if name == "all" else [name])] for length_s in (None, *LENGTHS_S)
+        ]
+        every = [one for of_length in row for one in of_length]
+        ours = [f"{sum(c.found for c in of)}/{sum(c.pairs for c in of)}" for of in row]
+        theirs = [str(sum(rate <= most for c in of for rate in c.right)) for of in row]
+        errors = [error for c in every for error in c.edges_ms]
+        edges = f"{np.median(errors):.0f}" if errors else "-"
+        of_theirs = sum(rate <= most for c in every for rate in c.wrong)
+        print("|", " | ".join([name, *ours, str(sum(c.false for c in every)), edges, *theirs, str(of_theirs)]), "|")
+    right, wrong = ([rate for c in cells.values() for rate in getattr(c, kind)] for kind in ("right", "wrong"))
+    if with_chromaprint:
+        least = min(wrong)
+        print(f"{chromaprint.version()}: bit error rate up to {most:.4f}; without any false pair up to {least:.4f}, "
+              f"which finds {sum(rate < least for rate in right)} of {len(right)}")  # fmt: skip
 
 
-def raw(samples: np.ndarray) -> np.ndarray:
-    """Chromaprint's items, uint32 (n,), about 8 a second."""
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        write_wav(file.name, samples)
-        told = subprocess.run(
-            ["fpcalc", "-raw", "-length", "0", file.name], capture_output=True, text=True, check=False
-        )
-    line = next((line for line in told.stdout.splitlines() if line.startswith("FINGERPRINT=")), "FINGERPRINT=")
-    return np.array([int(item) for item in line[12:].split(",") if item], np.uint32)
+def cell(
+    real: list[tuple[str, np.ndarray]],
+    base: list[Marks],
+    printed: list[np.ndarray],
+    name: str,
+    length_s: int | None,
+) -> Cell:
+    """Whole copies, or excerpts of a length inside other recordings, after a distortion."""
+    changed, speed = COPIES[name]
+    rng = np.random.default_rng(length_s or 0)
+    made, truth = [], []
+    for number, (_, samples) in enumerate(real):
+        if length_s is None:
+            made.append(changed(samples))
+            truth.append((number, number, 0.0, len(samples) / 16 / speed))
+        elif len(samples) >= length_s * 16000:
+            at = int(rng.integers(0, len(samples) - length_s * 16000 + 1))
+            other = (number + 7) % len(real)
+            whole, start_ms = inside(changed(samples[at : at + length_s * 16000]), real[other][1])
+            made.append(whole)
+            truth.append((number, other, start_ms, start_ms + 1000 * length_s / speed))
+    found = pairs(base, [heard(samples) for samples in made], among_new=False)
+    told = Cell(len(truth))
+    for place, (number, other, start_ms, end_ms) in enumerate(truth, len(base)):
+        good = [s for s in found.get((place, number), []) if s.start_ms < end_ms and s.end_ms > start_ms]
+        told.found += bool(good)
+        told.edges_ms += [abs(good[0].start_ms - start_ms), abs(good[-1].end_ms - end_ms)] if good else []
+        told.false += sum(one == place and two not in (number, other) for one, two in found)
+        if printed:
+            rates = chromaprint.bit_errors(chromaprint.fingerprint(made[place - len(base)]), printed)
+            told.right.append(float(rates[number]))
+            told.wrong += [float(rate) for two, rate in enumerate(rates) if two not in (number, other)]
+    return told
 
 
-def write_wav(path: str, samples: np.ndarray) -> None:
-    with wave.open(path, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-
-
-def of_chromaprint(base: list[np.ndarray], made: list[np.ndarray], truth: list[tuple]) -> str:
-    """Copies closer to their original than any other recording is to any: the best that a threshold without false pairs
-    can do."""
-    right = [distance(items, base[number]) for items, (number, *_) in zip(made, truth, strict=True)]
-    wrong = [
-        distance(items, base[other])
-        for place, (items, (number, inner, *_)) in enumerate(zip(made, truth, strict=True))
-        for other in ((number + 3 + place) % len(base), (number + 11) % len(base))
-        if other not in (number, inner)
-    ]
-    return f"{sum(one < min(wrong) for one in right)}/{len(right)}"
-
-
-def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Least share of differing bits over 3 s at any offset."""
-    if min(len(one), len(other)) < CHROMAPRINT_RUN:
-        return 0.5
-    differ = np.bitwise_count(one[:, None] ^ other[None]).astype(np.int64)
-    best = 32.0
-    for offset in range(CHROMAPRINT_RUN - len(one), len(other) - CHROMAPRINT_RUN + 1):
-        sums = np.append(0, np.cumsum(np.diagonal(differ, offset)))
-        if len(sums) > CHROMAPRINT_RUN:
-            best = min(best, float((sums[CHROMAPRINT_RUN:] - sums[:-CHROMAPRINT_RUN]).min()) / CHROMAPRINT_RUN)
-    return best / 32
+def threshold(cells: list[Cell]) -> float:
+    """The highest bit error rate up to which at most 1 % of the pairs are wrong."""
+    right, wrong = (np.sort([rate for c in cells for rate in getattr(c, kind)]) for kind in ("right", "wrong"))
+    rates = np.unique(right)
+    counts, false = np.searchsorted(right, rates, "right"), np.searchsorted(wrong, rates, "right")
+    good = rates[false <= 0.01 * (counts + false)]
+    return float(good[-1]) if len(good) else 0.0
 
 
 def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
@@ -187,41 +206,94 @@ def jingles(real: list[tuple[str, np.ndarray]], count: int) -> None:
         made.append(heard(np.concatenate([base[max(0, at - 48000) : at], part, base[at : at + 48000]])))
     found = pairs([heard(jingle)], made)
     with_it = {one for one, other in found if other == 0}
-    print(f"jingle of 8 s in {count} recordings: found in {len(with_it)}")
+    print(f"jingle of 8 s in {count} recordings: found in {len(with_it)}", flush=True)
 
 
-def voices(count: int) -> None:
-    """Pairs among different recordings of four synthetic voices, which say each word always in the same way."""
+def voices(count: int, kind: str) -> None:
+    """Print the pairs found among different recordings of four synthetic voices, of 14 words each.
+
+    espeak-ng says the same word in the same way each time, so two texts with a run of words in common are the same
+    sound for the length of that run: no two texts of a voice share two words that follow one another.
+    """
     rng = np.random.default_rng(3)
-    syllables = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ee", "oo")]
-    words = ["".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)]
-    made, seconds = [], 0.0
+    if kind == "invented":
+        syllables = [a + b for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ee", "oo")]
+        words = np.array(sorted({"".join(rng.choice(syllables, int(rng.integers(1, 4)))) for _ in range(3000)}))
+        speakers = [("en-us", 30), ("en-gb", 30), ("de", 30), ("en-us+f3", 30)]
+    else:
+        words = np.array(sorted(set(re.findall(r"[a-z']+", TEXTS.read_text().lower()))))
+        speakers = [("en-us", 1), ("en-gb", 1), ("en-us+m3", 1), ("en-us+f3", 1)]
+    made, seconds, used = [], 0.0, [set[tuple[str, str]]() for _ in speakers]
     for number in range(count):
-        text = " ".join(rng.choice(words, 14))
-        voice, speed = ("en-us", "en-gb", "de", "en-us+f3")[number % 4], 150 + number % 30
-        spoken = subprocess.run(
-            ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text], capture_output=True, check=True
-        )
-        samples = np.frombuffer(spoken.stdout[44:], "<i2") / np.float32(32768)
-        resampled = np.interp(np.arange(0, len(samples), 22050 / 16000), np.arange(len(samples)), samples)
-        made.append(heard(resampled.astype(np.float32)))
-        seconds += len(resampled) / 16000
+        (voice, speeds), known = speakers[number % 4], used[number % 4]
+        text = [str(rng.choice(words))]
+        while len(text) < 14:
+            word = str(rng.choice(words))
+            if (text[-1], word) not in known:
+                known.add((text[-1], word))
+                text.append(word)
+        speed = 150 + number % speeds
+        samples = spoken(voice, speed, " ".join(text))
+        made.append(heard(samples))
+        seconds += len(samples) / 16000
     begun = time.process_time()
     found = pairs([], made)
-    print(f"{count} different recordings of 4 voices, {seconds:.0f} s: {len(found)} false pairs, "
+    print(f"{count} different recordings of 4 voices, {kind} words, {seconds:.0f} s: {len(found)} false pairs, "
           f"{time.process_time() - begun:.1f} CPU s to match")  # fmt: skip
     for (one, other), shared in list(found.items())[:10]:
         print("  ", one, other, [(s.start_ms, s.end_ms, s.same, s.of, round(s.evidence, 1)) for s in shared])
+    sys.stdout.flush()
+
+
+def spoken(voice: str, words_a_minute: int, text: str) -> np.ndarray:
+    """Float32 (samples,) at 16 kHz."""
+    command = ["espeak-ng", "-v", voice, "-s", str(words_a_minute), "--stdout", text]
+    told = subprocess.run(command, capture_output=True, check=True)
+    samples = np.frombuffer(told.stdout[44:], "<i2") / np.float32(32768)
+    made: np.ndarray = soxr.resample(samples, 22050, 16000)
+    return made
+
+
+def conversations(count: int, folder: Path) -> list[tuple[str, np.ndarray]]:
+    """Conversations of two synthetic voices in a folder, made if they are not there, each with texts of its own."""
+    words = sorted(set(re.findall(r"[a-z']+", TEXTS.read_text().lower())))
+    found = []
+    for number in range(count):
+        out, texts = folder / str(number), folder / f"{number}.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(number)
+        texts.write_text("".join(" ".join(rng.choice(words, int(rng.integers(5, 12)))) + ".\n" for _ in range(30)))
+        command = [
+            sys.executable,
+            "-c",
+            "from pipelines.commands.cli import main; main()",
+            "simulate",
+            str(out),
+            "--quiet",
+        ]
+        command += ["--tts", "piper:joe", "--tts", "kokoro:jf_alpha", "--side", "test", "--texts", str(texts)]
+        command += ["--count", "1", "--minutes", "0.6..0.7", "--seed", str(number), "--set", "tts_utterances=14"]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+        for path in sorted((out / "conversations").glob("*.flac")):
+            found.append((f"simulated {number}", ArraySound.from_file(path).samples.mean(axis=0)))
+    return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every nth recording")
+    parser.add_argument("--simulated", type=int, default=3, help="simulated conversations beside them")
+    parser.add_argument("--folder", type=Path, help="where simulated conversations are kept for another time")
     parser.add_argument("--voices", type=int, default=2000)
     parser.add_argument("--jingles", type=int, default=200)
     parser.add_argument("--no-chromaprint", action="store_true")
     given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="speechmill-bench-") as folder:
+        simulated = conversations(given.simulated, given.folder or Path(folder))
     real = recordings(given.every)
-    jingles(real, given.jingles)
-    voices(given.voices)
-    distortions(real, not given.no_chromaprint)
+    distortions(real + simulated, not given.no_chromaprint)
+    if given.jingles:
+        jingles(real, given.jingles)
+    if given.voices:
+        voices(given.voices, "invented")
+        voices(given.voices, "English")

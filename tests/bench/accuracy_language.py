@@ -1,6 +1,5 @@
-"""Language: recordings in one language, whole and their openings, others put together of several, and what it costs.
-
-`--settings` decodes again over a range of each setting, `--only` takes some kinds of material.
+"""Accuracy and cost of language identification: on whole recordings in one language, on their first seconds, and on
+recordings that are put together from several languages.
 """
 
 import argparse
@@ -24,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from pipelines.stages import prior
 from pipelines.stages.language import Language, LanguageConfig
@@ -46,7 +45,7 @@ Truth = list[tuple[float, float, str]]
 
 @dataclass(frozen=True)
 class Case:
-    """A sound with what is said in it: spans of seconds with their language, and its voice activity."""
+    """A sound, the languages that are spoken in it by spans of seconds, and its voice activity."""
 
     name: str
     kind: str
@@ -56,7 +55,7 @@ class Case:
     heard: dict[str, Any]
 
     def shares(self) -> dict[str, float]:
-        """Share of the speech that voice activity finds, by language."""
+        """Return the share of each language in the speech that voice activity detection finds."""
         seconds: dict[str, float] = defaultdict(float)
         for segment in self.heard["segments"]:
             for start, end, language in self.truth:
@@ -65,42 +64,43 @@ class Case:
         return {code: part / total for code, part in seconds.items() if part} if total else {self.truth[0][2]: 1.0}
 
 
-class Remembering(Language):
-    """Hears every window once, so that settings can be compared; counts windows and CPU seconds by length."""
+class CachedLanguage(Language):
+    """Runs the model once per window, so that settings can be compared, and records CPU seconds by window length."""
 
     def setup(self) -> None:
         super().setup()
-        self.remembered: dict[tuple[bytes, float], dict[str, float]] = {}
+        self.cache: dict[tuple[bytes, float], dict[str, float]] = {}
         self.cost: dict[float, list[float]] = defaultdict(list)
 
     def probabilities(self, windows: Any, most_s: float = 30.0) -> list[dict[str, float]]:
         found = []
         for window in windows:
             key = hashlib.sha256(window.tobytes()).digest(), most_s
-            if key not in self.remembered:
+            if key not in self.cache:
                 begun = time.process_time()
-                (self.remembered[key],) = super().probabilities([window], most_s)
+                (self.cache[key],) = super().probabilities([window], most_s)
                 self.cost[most_s].append(time.process_time() - begun)
-            found.append(self.remembered[key])
+            found.append(self.cache[key])
         return found
 
 
 def half_of(path: str) -> str:
-    """The half of the voices that a recording belongs to, by a hash of its name without band, format and number."""
+    """Return the half that a recording belongs to, by a hash of its name without band, format and number."""
     voice = re.match(r"[^_.0-9]*", path.rpartition("/")[2])
     assert voice is not None
     return "tuning" if hashlib.sha256(voice[0].encode()).digest()[0] % 2 == 0 else "test"
 
 
-def recordings(vad: Vad) -> Iterator[Case]:
-    with (RECORDINGS / "index.tsv").open(encoding="utf-8") as index:
+def recordings(folder: Path, vad: Vad) -> Iterator[Case]:
+    """Yield the recordings of a folder that are in one language or without speech."""
+    with (folder / "index.tsv").open(encoding="utf-8") as index:
         rows = list(csv.DictReader(index, delimiter="\t"))
     for row in rows:
         truth = row["language"]
         if len(truth) != 2 and truth != "zxx":
             continue  # unknown, or several languages
         try:
-            sound = ArraySound.from_file(RECORDINGS / row["path"])
+            sound = ArraySound.from_file(folder / row["path"])
         except SpeechmillError as error:
             print(f"  {row['path']}: not decoded: {error}")
             continue
@@ -115,15 +115,20 @@ def opening(case: Case, seconds: int, vad: Vad) -> Case | None:
     return replace(case, kind=f"{seconds}s", sound=sound, heard=vad.annotate(sound, {}))
 
 
-def switching(cases: list[Case], vad: Vad, count: int) -> Iterator[Case]:
-    """Recordings of 40 to 90 s in two or three languages: stretches of 3 to 15 s of one-language recordings of a half,
-    at equal levels, every third as it is, through a telephone's band, and with noise 10 dB below."""
-    noise = ArraySound.from_file(RECORDINGS / "speechbrain/noise1.flac").samples[0]
+def switching(cases: list[Case], noise: np.ndarray, vad: Vad, count: int) -> Iterator[Case]:
+    """Yield recordings of 40 to 90 s in two or three languages, put together from stretches of 3 to 15 s.
+
+    The stretches come from recordings of one half and have equal levels. A third of the recordings is left as it is, a
+    third is limited to the telephone band, and a third has noise 10 dB below the speech.
+    """
     for half in ("tuning", "test"):
         voices = defaultdict(list)
         for case in cases:
             if case.half == half and case.truth[0][2] != "zxx" and case.heard["segments"]:
                 voices[case.truth[0][2]].append(case)
+        if len(voices) < 3:
+            print(f"  {half}: recordings in {len(voices)} languages are too few to put together")
+            continue
         drawn = random.Random(half)
         for number in range(count):
             languages = drawn.sample(sorted(voices), 2 if number % 4 else 3)
@@ -157,33 +162,34 @@ def switching(cases: list[Case], vad: Vad, count: int) -> Iterator[Case]:
 
 
 def judge(stage: Language, cases: list[Case], tell: bool = False) -> dict[str, str]:
-    """By kind of material what came out right, in words."""
+    """Describe the accuracy for each kind of recording. `tell` prints those with errors."""
     words = {}
     for kind in KINDS:
-        mine = [(case, stage.annotate(case.sound, {"vad": case.heard})) for case in cases if case.kind == kind]
-        spoken = [(case, row) for case, row in mine if case.truth[0][2] != "zxx"]
+        rows = [(case, stage.annotate(case.sound, {"vad": case.heard})) for case in cases if case.kind == kind]
+        spoken = [(case, row) for case, row in rows if case.truth[0][2] != "zxx"]
         if not spoken:
             continue
-        told = [(case, row) for case, row in spoken if row["language"] is not None]
-        pairs = [(case.shares(), row["language_shares"]) for case, row in told]
+        decided = [(case, row) for case, row in spoken if row["language"] is not None]
+        pairs = [(case.shares(), row["language_shares"]) for case, row in decided]
         errors = [sum(abs(a.get(code, 0) - b.get(code, 0)) for code in {*a, *b}) / 2 for a, b in pairs]
         if kind == "switching":
             missed = [code not in found for truth, found in pairs for code in truth]
             wrong = [code for truth, found in pairs for code in found if code not in truth]
             words[kind] = (
                 f"share error {np.mean(errors):.3f} (worst {max(errors):.2f}), languages missed {sum(missed)} of "
-                f"{len(missed)}, not spoken {len(wrong)}, in {len(told)} recordings"
+                f"{len(missed)}, not spoken {len(wrong)}, in {len(decided)} recordings"
             )
         else:
-            right = sum(row["language"] == case.truth[0][2] for case, row in told)
+            right = sum(row["language"] == case.truth[0][2] for case, row in decided)
             pure = sum(error <= 0.01 for error in errors)
             words[kind] = (
-                f"{right} of {len(told)} right, {pure} with a share of 0.99, {len(spoken) - len(told)} without"
+                f"{right} of {len(decided)} right, {pure} with a share of 0.99, "
+                f"{len(spoken) - len(decided)} without a language"
             )
-        unspoken = [row["language"] for case, row in mine if case.truth[0][2] == "zxx"]
+        unspoken = [row["language"] for case, row in rows if case.truth[0][2] == "zxx"]
         if unspoken:
             words[kind] += f"; no speech: {unspoken.count(None)} of {len(unspoken)} without a language"
-        for (case, row), error in zip(told, errors, strict=True):
+        for (case, row), error in zip(decided, errors, strict=True):
             if tell and error > 0.01:
                 found = ", ".join(f"{code} {share:.2f}" for code, share in row["language_shares"].items())
                 truth = ", ".join(f"{code} {share:.2f}" for code, share in case.shares().items())
@@ -192,7 +198,7 @@ def judge(stage: Language, cases: list[Case], tell: bool = False) -> dict[str, s
 
 
 def reliability(stage: Language, cases: list[Case]) -> None:
-    """How often the language is right, by its confidence: of recordings and openings in one language."""
+    """Print how often the language is right, by its confidence, for recordings and first seconds in one language."""
     bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     for case in cases:
         if case.kind != "switching" and case.truth[0][2] != "zxx":
@@ -201,7 +207,7 @@ def reliability(stage: Language, cases: list[Case]) -> None:
                 bins[sum(confidence >= edge for edge in (0.4, 0.6, 0.8, 0.9))].append(
                     (confidence, row["language"] == case.truth[0][2])
                 )
-    print("confidence   recordings   its mean   right")
+    print("confidence   recordings       mean   right")
     for number, name in enumerate(("under 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 0.9", "0.9 to 1")):
         if inside := bins[number]:
             mean, right = np.mean([c for c, _ in inside]), np.mean([ok for _, ok in inside])
@@ -210,24 +216,24 @@ def reliability(stage: Language, cases: list[Case]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", action="store_true", help="over a range of each setting")
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--settings", action="store_true", help="also vary each setting")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="kinds of recordings")
     parser.add_argument(
-        "--switching", type=int, default=12, help="recordings to put together of each half of the voices"
+        "--switching", type=int, default=12, help="recordings to put together from each half of the voices"
     )
     given = parser.parse_args()
-    if not (RECORDINGS / "index.tsv").is_file():
-        print(f"language: no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
-        return
-    vad, stage = Vad(VadConfig()), Remembering(LanguageConfig())
+    folder = recordings_or_packaged()
+    vad, stage = Vad(VadConfig()), CachedLanguage(LanguageConfig())
     vad.setup()
     stage.setup()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {stage.config}")
-    cases = list(recordings(vad))
+    cases = list(recordings(folder, vad))
     openings = [opening(case, seconds, vad) for seconds in (3, 10, 30) for case in cases if case.truth[0][2] != "zxx"]
     cases += [one for one in openings if one]
     if "switching" in given.only:
-        cases += switching([case for case in cases if case.kind == "whole"], vad, given.switching)
+        whole = [case for case in cases if case.kind == "whole"]
+        noise = next(case.sound.samples[0] for case in whole if "noise" in case.name)
+        cases += switching(whole, noise, vad, given.switching)
     cases = [case for case in cases if case.kind in given.only]
     for kind, words in judge(stage, cases, tell=True).items():
         print(f"{kind:<10} {words}")
@@ -244,7 +250,7 @@ def main() -> None:
     )
     long = max(cases, key=lambda case: case.sound.num_samples).sound.samples[0][: 30 * RATE]
     stage.probabilities([long[: 29 * RATE], long])
-    print(f"beside them, windows of 30 s: {np.mean(stage.cost[30.0]):.2f} CPU s")
+    print(f"for comparison, windows of 30 s: {np.mean(stage.cost[30.0]):.2f} CPU s")
     for name, values in RANGES.items() if given.settings else ():
         for value in values:
             other = copy(stage)

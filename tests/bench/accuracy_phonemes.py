@@ -1,5 +1,6 @@
-"""Phonemes and pJSD on real recordings: what recognisers hear beside what is said, phones in sound without speech, and
-pJSD of English against itself, other languages and its own copies after a round trip. Takes about ten minutes of CPU.
+"""Phonemes and pJSD on real recordings: phones next to the text, phones in sound without speech, and the pJSD of
+English with itself, with other languages, and with copies of itself after a round trip. It takes about ten minutes of
+CPU time.
 """
 
 import argparse
@@ -16,7 +17,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 import numpy as np
 import soxr
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from encoders.logmel import LogMel
 from encoders.mel import LogMelConfig
@@ -27,10 +28,8 @@ from runtime import models
 from studies.ngrams import Corpus
 from studies.pjsd import Order, Range, compare
 
-LONGEST_S = 30.0
-"""Of each recording no more is heard."""
 CLIP_S = 10.0
-"""Stretches of speech of one recording within so many seconds are a clip."""
+"""Stretches of speech that begin within the same so many seconds of a recording are a clip."""
 SHOWN = (
     "leopard/test.wav", "leopard/diarization_test.wav", "fw/jfk.flac", "librosa/198-209-0000.ogg", "vosk/test.wav",
     "watson/Us_English_Narrowband_Sample_1.wav", "lyra/sample1_48kHz.wav", "azure/whatstheweatherlike-mulaw.wav",
@@ -39,10 +38,11 @@ SHOWN = (
 Clips = list[tuple[str, list[list[str]]]]
 
 
-class Heard:
-    """What a recogniser hears in real recordings; mono, at most half a minute of each."""
+class Recogniser:
+    """Recognises the phones of recordings, as mono and of at most `longest_s` seconds each."""
 
-    def __init__(self, recogniser: str) -> None:
+    def __init__(self, recogniser: str, folder: Path, longest_s: float) -> None:
+        self.folder, self.longest_s = folder, longest_s
         self.vad, self.stage = Vad(VadConfig()), Phonemes(PhonemesConfig(recogniser))
         self.vad.setup()
         self.stage.setup()
@@ -62,18 +62,17 @@ class Heard:
     ) -> Clips:
         found: dict[str, list[list[str]]] = {}
         for name in names:
-            for stretch in self.stretches(ArraySound(changed(mono(name).samples[0]))):
+            for stretch in self.stretches(ArraySound(changed(self.mono(name).samples[0]))):
                 found.setdefault(f"{name}:{stretch['start_s'] // CLIP_S:.0f}", []).append(stretch["phones"])
         return list(found.items())
 
-
-def mono(name: str) -> ArraySound:
-    sound = ArraySound.from_file(RECORDINGS / name)
-    return ArraySound(sound.samples.mean(axis=0)[: round(LONGEST_S * 16000)])
+    def mono(self, name: str) -> ArraySound:
+        sound = ArraySound.from_file(self.folder / name)
+        return ArraySound(sound.samples.mean(axis=0)[: round(self.longest_s * 16000)])
 
 
 def after_logmel(config: LogMelConfig, vocoder: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A round trip through features of 16 kHz sound."""
+    """Return a function that turns sound at 16 kHz into log-mel features and back."""
     encoder = LogMel(config)
 
     def changed(samples: np.ndarray) -> np.ndarray:
@@ -85,7 +84,7 @@ def after_logmel(config: LogMelConfig, vocoder: str) -> Callable[[np.ndarray], n
 
 
 def companded(samples: np.ndarray) -> np.ndarray:
-    """Telephone sound: 300 to 3,400 Hz in 8 bits of mu-law."""
+    """Limit a sound to the telephone band, 300 to 3,400 Hz, and code it in 8 bits of mu-law."""
     spectrum = np.fft.rfft(samples)
     hertz = np.fft.rfftfreq(len(samples), 1 / 16000)
     spectrum[(hertz < 300) | (hertz > 3400)] = 0
@@ -98,20 +97,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recogniser", default="hama", choices=["hama", "pocketsphinx"])
     parser.add_argument("--vocoder", default="hifigan", choices=["hifigan", "griffin-lim"])
-    parser.add_argument("--no-text", action="store_true", help="leave out the ten clips beside their text")
-    parser.add_argument("--only-trips", action="store_true", help="English beside its own copies alone")
+    parser.add_argument("--no-text", action="store_true", help="do not show phones next to the text")
+    parser.add_argument("--only-trips", action="store_true", help="only compare English with copies of itself")
+    parser.add_argument("--longest", type=float, default=30.0, metavar="SECONDS", help="used of each recording")
     given = parser.parse_args()
-    if not (RECORDINGS / "index.tsv").is_file():
-        print(f"phonemes: no test recordings at {RECORDINGS}: set SPEECHMILL_TEST_AUDIO")
-        return
-    heard = Heard(given.recogniser)
+    folder = recordings_or_packaged()
+    recogniser = Recogniser(given.recogniser, folder, given.longest)
+    with (folder / "index.tsv").open(encoding="utf-8") as index:
+        rows = [row for row in csv.DictReader(index, delimiter="\t") if (folder / row["path"]).is_file()]
+    english = [row["path"] for row in rows if row["language"] == "en"]
     if not (given.no_text or given.only_trips):
-        beside_text(heard)
-    with (RECORDINGS / "index.tsv").open(encoding="utf-8") as index:
-        rows = [row for row in csv.DictReader(index, delimiter="\t") if (RECORDINGS / row["path"]).is_file()]
+        next_to_text(recogniser, [name for name in SHOWN if (folder / name).is_file()] or english)
     if not given.only_trips:
-        without_speech(heard, [row["path"] for row in rows if row["n_speakers"] == "0"])
-    # Each talk once: a recording that is there in several containers or rates would be alike to itself.
+        without_speech(recogniser, [row["path"] for row in rows if row["n_speakers"] == "0"])
+    # Each talk once: the same recording in another container or at another rate would make English more like itself.
     again = (
         "lca_40_mix16k",
         "jfk.flac",
@@ -125,70 +124,74 @@ def main() -> None:
         "missing",
     )
     once = [row for row in rows if not any(part in row["path"] for part in again)]
+    collections = ("watson", "leopard")
     copied = [
-        row["path"] for row in once if row["language"] == "en" and ("watson" in row["path"] or "leopard" in row["path"])
+        row["path"] for row in once if row["language"] == "en" and any(part in row["path"] for part in collections)
     ]
+    copied = copied or english
     header = "phones A       B  n   pJSD    same size: A-B   interval       A-A     B-B"
     print(
-        f"\npJSD in bits by {heard.stage.mark}; speakers of the two halves of English differ\n"
+        f"\npJSD in bits with {recogniser.stage.mark}; the two halves of English have different speakers\n"
         f"{'A':<13}{'B':<22}{header}"
     )
     if not given.only_trips:
-        beside_languages(heard, once)
-    original = heard.clips(copied)
+        by_languages(recogniser, once)
+    original = recogniser.clips(copied)
     trips = {
         "telephone": companded,
         given.vocoder: after_logmel(hifigan.LAYOUT, given.vocoder),
         f"80-7600 Hz {given.vocoder}": after_logmel(LogMelConfig(), given.vocoder),
     }
     for trip, changed in trips.items():
-        told("English", original, trip, [(f"{trip} {name}", s) for name, s in heard.clips(copied, changed)])
-    print(f"\n{heard.cpu_s / heard.speech_s:.3f} CPU s a second of speech")
+        print_pjsd("English", original, trip, [(f"{trip} {name}", s) for name, s in recogniser.clips(copied, changed)])
+    print(f"\n{recogniser.cpu_s / recogniser.speech_s:.3f} CPU s a second of speech")
 
 
-def beside_languages(heard: Heard, rows: Sequence[dict[str, str]]) -> None:
-    """English beside itself and beside other languages."""
+def by_languages(recogniser: Recogniser, rows: Sequence[dict[str, str]]) -> None:
+    """Print the pJSD of English with itself and with other languages."""
     by_language = {
-        code: heard.clips([row["path"] for row in rows if row["language"] == code])
+        code: recogniser.clips([row["path"] for row in rows if row["language"] == code])
         for code in ("en", "de", "es", "it", "nl", "fr", "ja")
     }
     english = by_language.pop("en")
     names = sorted({clip.partition(":")[0] for clip, _ in english})
     halves = [[clip for clip in english if names.index(clip[0].partition(":")[0]) % 2 == half] for half in (0, 1)]
-    told("English 1", halves[0], "English 2", halves[1])
+    print_pjsd("English 1", halves[0], "English 2", halves[1])
+    if not any(by_language.values()):
+        print("no recordings in other languages")
+        return
     for code, clips in by_language.items():
-        told("English", english, code, clips)
-    told("English", english, "the others together", [clip for clips in by_language.values() for clip in clips])
+        print_pjsd("English", english, code, clips)
+    print_pjsd("English", english, "the others together", [clip for clips in by_language.values() for clip in clips])
 
 
-def beside_text(heard: Heard) -> None:
-    """Ten clips: what Whisper understands, and the phones that were heard."""
+def next_to_text(recogniser: Recogniser, names: Sequence[str]) -> None:
+    """Print Whisper's text of some recordings, and their phones."""
     from faster_whisper import WhisperModel
 
     whisper = WhisperModel(str(models.resolve("whisper-base")[0]), compute_type="int8", cpu_threads=1)
-    for name in SHOWN:
-        if not (RECORDINGS / name).is_file():
-            continue
-        sound = ArraySound(mono(name).samples[:, : 16 * 16000])
+    for name in names:
+        sound = ArraySound(recogniser.mono(name).samples[:, : 16 * 16000])
         pieces, _ = whisper.transcribe(sound.samples[0], beam_size=1, temperature=0.0)
-        phones = " | ".join("".join(s["phones"]) for s in heard.stretches(sound))
+        phones = " | ".join("".join(s["phones"]) for s in recogniser.stretches(sound))
         print(f"{name}\n  text   {' '.join(piece.text.strip() for piece in pieces)[:150]}\n  phones {phones[:150]}")
 
 
-def without_speech(heard: Heard, names: Sequence[str]) -> None:
-    """Phones in noise, music and silence, gated by voice activity and not."""
+def without_speech(recogniser: Recogniser, names: Sequence[str]) -> None:
+    """Print the number of phones in noise, music and silence, with voice activity detection and without it."""
     print("\nphones without speech     seconds   gated   not gated")
     for name in names:
-        sound = mono(name)
-        gated, plain = (sum(len(s["phones"]) for s in heard.stretches(sound, gate)) for gate in (True, False))
+        sound = recogniser.mono(name)
+        gated, plain = (sum(len(s["phones"]) for s in recogniser.stretches(sound, gate)) for gate in (True, False))
         print(f"{name[:40]:<42}{sound.num_samples / 16000:>5.1f}{gated:>8}{plain:>12}")
 
 
-def told(name_a: str, a: Clips, name_b: str, b: Clips) -> None:
+def print_pjsd(name_a: str, a: Clips, name_b: str, b: Clips) -> None:
     for order in compare(Corpus.of(a), Corpus.of(b), (1, 2, 3), draws=50):
+        matched = order.matched
         print(
             f"{name_a:<12} {name_b:<20} {order.a.count:>9} {order.b.count:>7}  {order.n}  {_value(order)}          "
-            f"{_told(order.matched.between, True)}  {_told(order.matched.within_a)}  {_told(order.matched.within_b)}",
+            f"{_range(matched.between, True)}  {_range(matched.within_a)}  {_range(matched.within_b)}",
             flush=True,
         )
 
@@ -197,10 +200,10 @@ def _value(order: Order) -> str:
     return f"{order.pjsd.value:.4f}" if order.pjsd else "     -"
 
 
-def _told(found: Range | None, interval: bool = False) -> str:
-    if found is None:
+def _range(values: Range | None, interval: bool = False) -> str:
+    if values is None:
         return "     -"
-    return f"{found.value:.4f}" + (f"  {found.low:.4f}-{found.high:.4f}" if interval else "")
+    return f"{values.value:.4f}" + (f"  {values.low:.4f}-{values.high:.4f}" if interval else "")
 
 
 if __name__ == "__main__":

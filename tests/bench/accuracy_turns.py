@@ -1,8 +1,10 @@
-"""Turn-taking of diarized conversations beside that of their truth, on a folder that `speechmill simulate` made."""
+"""Turn-taking measures of diarized conversations next to the true ones, on the output of `speechmill simulate`."""
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 import click
 import numpy as np
 from scipy.stats import spearmanr
-from sounds import ArraySound
+from sounds import ArraySound, packaged_recordings
 
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.turns import summary
@@ -27,7 +29,7 @@ COLUMNS = (
 
 
 def of_truth(truth: dict[str, Any]) -> dict[str, Any]:
-    """What the stage would measure if it found every stretch of speech."""
+    """Return the measures of the true turns."""
     turns = [
         {"speaker": said["speaker"], "start_s": start_s, "end_s": end_s}
         for said in truth["utterances"]
@@ -36,12 +38,31 @@ def of_truth(truth: dict[str, Any]) -> dict[str, Any]:
     return summary(turns, truth["num_samples"] / truth["sample_rate"])
 
 
+def simulate(folder: Path) -> Path:
+    """Make a few short conversations of the speakers in the packaged recording."""
+    voices = [str(path) for path in packaged_recordings().glob("speaker*.flac")]
+    words = [f"--voices={path}" for path in voices]
+    words += ["--count=2", "--minutes=0.5..0.6", "--speakers=2", "--side=test", "--test-share=1", "--quiet"]
+    command = [sys.executable, "-m", "pipelines.commands", "simulate", str(folder), *words]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    return folder
+
+
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True))
-@click.option("--minutes", default=15.0, help="sound to diarize at most")
-@click.option("--speakers", default=0, help="only conversations with so many speakers; all if 0")
-def main(folder: Path, minutes: float, speakers: int) -> None:
-    """Diarize conversations of FOLDER, in order of their names, and compare columns with those of the truth."""
+@click.argument("folder", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option("--minutes", default=15.0, show_default=True, help="Diarize at most this much sound.")
+@click.option("--speakers", default=0, help="Only conversations with this number of speakers; all if 0.")
+def main(folder: Path | None, minutes: float, speakers: int) -> None:
+    """Diarize the conversations of FOLDER and compare the columns with the truth.
+
+    Without FOLDER, two short conversations are simulated from the packaged recording.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        measure(folder or simulate(Path(made) / "simulated"), minutes, speakers)
+
+
+def measure(folder: Path, minutes: float, speakers: int) -> None:
+    """Diarize the conversations of a folder, in the order of their names, and print the comparison."""
     stage, vad = Diarize(DiarizeConfig()), Vad(VadConfig())
     stage.setup()
     vad.setup()
@@ -61,7 +82,9 @@ def main(folder: Path, minutes: float, speakers: int) -> None:
         pairs.append((expected, found))
     print(f"{len(pairs)} conversations of {folder.name}, {heard_s / 60:.1f} minutes")
     both = sum(found["num_speakers"] > 1 for _, found in pairs)
-    print(f"two or more speakers found in {both} of {len(pairs)}; the others have no columns about the floor")
+    print(f"two or more speakers found in {both} of {len(pairs)}; the others have no turn-taking columns")
+    if not pairs:
+        return
     print(f"{'column':<26}{'pairs':>6}{'truth':>10}{'found':>10}{'difference':>12}{'absolute':>10}{'rank corr.':>12}")
     for name in COLUMNS:
         known = [(a[name], b[name]) for a, b in pairs if a[name] is not None and b[name] is not None]
@@ -72,11 +95,14 @@ def main(folder: Path, minutes: float, speakers: int) -> None:
             print(f"{name:<26}{len(known):>6}{medians}{rank:>12}")
     pooled = [np.concatenate([row["offsets_s"] or [] for row in side]) for side in zip(*pairs, strict=True)]
     for name, offsets in zip(("truth", "found"), pooled, strict=True):
+        if not len(offsets):
+            print(f"no changes of speaker, {name}")
+            continue
         low, median, high = np.quantile(offsets, (0.25, 0.5, 0.75))
-        told = (
+        summary_text = (
             f"median {median:.3f} s, quartiles {low:.3f} and {high:.3f} s, standard deviation {np.std(offsets):.3f} s"
         )
-        print(f"all {len(offsets)} changes of the floor, {name}: {told}, {np.mean(offsets < 0):.1%} overlap")
+        print(f"all {len(offsets)} changes of speaker, {name}: {summary_text}, {np.mean(offsets < 0):.1%} overlap")
 
 
 if __name__ == "__main__":

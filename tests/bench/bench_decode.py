@@ -1,7 +1,8 @@
-"""Decoding, signal measures and resampling, in audio seconds per CPU second, against plain PyAV and soundfile.
+"""Speed of decoding, signal measures and resampling, compared with plain PyAV and soundfile: audio seconds per CPU
+second.
 
-Run from the repository root: `python tests/bench/bench_decode.py [--seconds 60] [--repeats 3] [--speech FILE]`. All
-of one format is measured in turn, so that a busy machine slows each alike; medians, ratios within a round.
+Each round measures everything for one format in turn, so that a busy machine slows all alike. The table has the medians
+of the rounds; the ratio is the median of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SOUNDFILE_READS = ("wav", "flac", "mp3", "opus")
 
 
 def encoded(path: Path, speech: np.ndarray, rate: int, codec: str, channels: int) -> None:
-    """Speech (samples,) at 16 kHz as a file of another rate; the second channel hears it half a second later."""
+    """Encode speech, (samples,) at 16 kHz, at another rate. The second channel is delayed by half a second."""
     mono = np.concatenate(list(resampled([speech[None]], 16000, rate)), axis=1)
     sound = np.concatenate([mono, np.roll(mono, rate // 2, axis=1)])[:channels].clip(-1, 1)
     layout = ("mono", "stereo")[channels - 1]
@@ -106,8 +107,8 @@ def runs(path: Path) -> dict[str, Callable[[], None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="length of the sound")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts")
-    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="what to repeat to that length")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
+    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="file to repeat to that length")
     arguments = parser.parse_args()
     decoder = Decoder(str(arguments.speech))
     speech = np.concatenate(list(resampled(decoder, decoder.sample_rate, 16000)), axis=1)[0]

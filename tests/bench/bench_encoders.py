@@ -1,8 +1,7 @@
-"""How fast each neural encoder is on one core, with random weights in the default configuration of its library.
+"""Speed of each neural encoder on one core, with random weights in the default configuration of its library.
 
-Run from the repository root: `python tests/bench/bench_encoders.py [--seconds 20] [--only NAME ...]`. A window of that
-length within a recording is encoded twice, with all its look-back and look-ahead; the second time counts. Models are
-saved to a temporary folder one after another, the largest with 2.7 GB.
+A window in the middle of a recording is encoded twice, with its whole look-back and look-ahead, and the second time is
+measured. The models are saved to a temporary folder one after another; the largest has 2.7 GB.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ MODELS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "wavlm base": ("hidden", "transformers", "WavLM", {}),
     "w2v-bert 2.0": ("hidden", "transformers", "Wav2Vec2Bert", {}),
 }  # fmt: skip
-"""By name, the encoder, the library, the class there, and what differs from the default configuration."""
+"""The encoder, library, class, and changes to the default configuration, by the name of the model."""
 
 
 def save(name: str, folder: Path) -> None:
-    """A model of full size with random weights, saved to a folder as its library saves one."""
+    """Save a model of full size with random weights in the format of its library."""
     encoder, library, class_name, different = MODELS[name]
     module = __import__(library)
     torch.manual_seed(0)
@@ -66,7 +65,7 @@ def save(name: str, folder: Path) -> None:
 
 
 def measure(name: str, seconds: float) -> str:
-    """A row of the table."""
+    """Measure a model. Returns a row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         save(name, Path(folder))
         encoder = encoders.load(MODELS[name][0], {"model": folder, "device": "cpu"})
@@ -80,17 +79,16 @@ def measure(name: str, seconds: float) -> str:
         (features,) = encoder.encode([window])
         cpu = time.process_time() - cpu
     size = sum(parameter.numel() for parameter in encoder.module.parameters()) / 1e6
-    made = features.shape[1] / encoder.frame_rate
+    encoded_s = features.shape[1] / encoder.frame_rate
     back, ahead = encoder.look_back_samples / rate, encoder.look_ahead_samples / rate
-    return (
-        f"{name:15} {size:9.1f} {encoder.frame_rate:8.2f} {encoder.dim:6} {back:7.2f} {ahead:7.2f} {made / cpu:10.1f}"
-    )
+    grid = f"{encoder.frame_rate:8.2f} {encoder.dim:6} {back:7.2f} {ahead:7.2f}"
+    return f"{name:15} {size:9.1f} {grid} {encoded_s / cpu:10.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the window")
-    parser.add_argument("--only", nargs="*", choices=MODELS, default=list(MODELS), metavar="NAME")
+    parser.add_argument("--only", nargs="*", choices=MODELS, default=list(MODELS), metavar="NAME", help="models")
     arguments = parser.parse_args()
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, float32, random weights"

@@ -1,7 +1,6 @@
-"""The whole path over hours of sound on two workers: local, Ray and Beam, start-up apart.
+"""Time of a whole run on the local engine, Ray and Beam with two workers each, with the start-up time subtracted.
 
-`python tests/bench/bench_engines.py [--hours 3] [--rounds 1] [--stages vad,diarize,language,quality]`. Rounds are
-interleaved, so that only ratios of a round are told.
+The engines take turns within a round. Compare only the ratios of one round, because the load of the machine changes.
 """
 
 import argparse
@@ -19,8 +18,8 @@ import soundfile
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import alone
-from millings import RECIPE, command, conversation, digests
+from ray_clusters import alone
+from small_runs import RECIPE, conversation, digests, run_command
 
 ENGINES = {
     "local": ["--workers", "2"],
@@ -30,23 +29,26 @@ ENGINES = {
 
 
 def make(folder: Path, hours: float, stages: list[str], minutes: int = 10) -> None:
-    """`folder`/in with `hours` of the shipped conversation in FLAC files of `minutes`, each turned round; a recipe."""
+    """Write FLAC files of `minutes` to `folder`/in, `hours` of the packaged conversation in all, and a recipe.
+
+    Each file starts at another position of the conversation, so that no two are equal.
+    """
     speech, rate = conversation()
     long = np.tile(speech, minutes * 2)
     (folder / "in").mkdir(parents=True)
     for n in range(max(2, round(hours * 60 / minutes))):
         soundfile.write(folder / f"in/{n:03d}.flac", np.roll(long, n * rate), rate)
-    # A recording is a batch and a shard, so that the short run keeps both workers busy too.
+    # One recording per batch and per shard, so that even the short run keeps both workers busy.
     recipe = RECIPE.replace("= 0.008", f"= {minutes / 50}").replace("= 0.3", f"= {float(minutes)}")
     (folder / "recipe.toml").write_text(recipe + "".join(f"[annotate.{name}]\n" for name in stages if name != "vad"))
 
 
 def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], Path]:
-    """Wall seconds of the command, of its steps, and the lake."""
+    """Run an engine. Returns the wall seconds of the command and of its steps, and the lake."""
     lake = folder / f"lake-{engine}"
     shutil.rmtree(lake, ignore_errors=True)
     begun = time.monotonic()
-    done = alone(*command(folder, lake, *ENGINES[engine]), timeout_s=3600)
+    done = alone(*run_command(folder, lake, *ENGINES[engine]), timeout_s=3600)
     assert done.returncode == 0, done.stderr
     wall_s = time.monotonic() - begun
     (summary,) = lake.glob("runs/*/summary.json")
@@ -56,18 +58,19 @@ def timed(folder: Path, engine: str) -> tuple[float, dict[str, float], Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the sound")
+    parser.add_argument("--minutes", type=int, default=10, help="length of each recording")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--stages", default="vad", help="stages that annotate, vad among them")
+    parser.add_argument("--stages", default="vad", help="stages to run, vad among them, separated by commas")
     given = parser.parse_args()
     hours, stages = given.hours, given.stages.split(",")
     root = Path(tempfile.mkdtemp(prefix="engines"))
     try:
         make(root / "short", 0.0, stages, 1)
-        make(root / "long", hours, stages)
+        make(root / "long", hours, stages, given.minutes)
         print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {hours:g} h, 2 workers")
         for number in range(given.rounds):
-            # The start-up of an engine is what a minute for each worker takes: work of a second.
+            # A run over a minute for each worker measures the start-up: the work itself takes about a second.
             startup = {engine: timed(root / "short", engine)[0] for engine in ENGINES}
             found = {engine: timed(root / "long", engine) for engine in ENGINES}
             assert len({tuple(digests(each[2]).items()) for each in found.values()}) == 1

@@ -1,7 +1,8 @@
-"""Hours of audio an hour on one GPU: encoders, encoding from FLAC files, diarization and language, in six minutes.
+"""Hours of audio per hour on one GPU: encoders, encoding from FLAC files, diarization and language. It takes six
+minutes.
 
-`python tests/bench/bench_gpu.py [PART ...]`; `--device cpu --tiny` runs all of it with tiny models over little sound.
-Models of encoders and Whisper large-v3 have their full size and random weights. Each part has a process of its own.
+`--device cpu --tiny` runs everything with tiny models over little sound. The models of the encoders and Whisper
+large-v3 have their full size and random weights. Each part runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.units.engines import Engine
-from runtime.batches import together
+from runtime.batches import run_batched
 
 RATE = 16_000
 WINDOW_S = 40.0
 MODELS = {"mimi": "mimi", "encodec": "encodec 24 kHz", "dac": "dac 44.1 kHz"}
-"""Encoders with weights, and what `bench_encoders` calls their models."""
+"""Encoders with weights, and the names of their models in `bench_encoders`."""
 
 
 class Size(NamedTuple):
@@ -55,12 +56,12 @@ class Size(NamedTuple):
     tiny: bool
     rounds: int
     windows: int
-    """Windows of WINDOW_S that encoders are given from memory."""
+    """Windows of WINDOW_S that encoders take from memory."""
     files: int
     file_s: float
     """Length of each FLAC file."""
     sound_s: float
-    """Length of the conversation that is diarized."""
+    """Length of the conversation for diarization."""
     processes: tuple[int, ...]
     short: int
     """Recordings of 15 s that share calls."""
@@ -75,14 +76,14 @@ def show(what: str, hours: float, seconds: float, note: str = "") -> None:
 
 
 def sound_of(seconds: float, rate: int = RATE, shift: int = 0) -> np.ndarray:
-    """The conversation inside pyannote.audio again and again, float32 (samples,), from the sample `shift` on."""
+    """Return the packaged conversation, repeated to `seconds` from the sample `shift` on: float32 (samples,)."""
     samples = ArraySound.from_file(packaged_conversation()).samples[0]
     found: np.ndarray = np.resize(np.roll(samples, -shift), round(seconds * RATE))
     return found if rate == RATE else soxr.resample(found, RATE, rate)
 
 
 def save(name: str, folder: Path, tiny: bool) -> dict[str, Any]:
-    """A model with random weights in a folder, and the settings of the encoder that takes it; none for log-mel."""
+    """Save a model with random weights to a folder. Returns the settings of its encoder; none for log-mel."""
     if name not in MODELS:
         return {}
     torch.manual_seed(0)
@@ -98,7 +99,7 @@ def save(name: str, folder: Path, tiny: bool) -> dict[str, Any]:
 
 
 def timed(job: Callable[[], Any], rounds: int) -> float:
-    """The least seconds of some rounds, after one that is not counted: whatever it gives lies on the CPU."""
+    """Return the fewest seconds of some rounds, after one to warm up. The job must return its result to the CPU."""
     found = []
     for _ in range(rounds + 1):
         begun = time.monotonic()
@@ -108,7 +109,7 @@ def timed(job: Callable[[], Any], rounds: int) -> float:
 
 
 def of_encoders(device: str, size: Size, folder: Path) -> None:
-    """Windows from memory, each encoder in each precision; log-mel by torch in float64."""
+    """Encode windows from memory with each encoder in each precision; log-mel with torch in float64."""
     for name in ("logmel", *MODELS):
         settings = save(name, folder / name, size.tiny) | {"device": device}
         for precision in ("float32", "bfloat16") if name in MODELS else ("float64",):
@@ -131,7 +132,7 @@ def _windows(encoder: Encoder, count: int, seconds: float) -> Iterator[Any]:
 
 
 def of_files(device: str, size: Size, folder: Path) -> None:
-    """From FLAC files to shards, by the pipeline: one worker in this process, and several for log-mel."""
+    """Encode FLAC files to shards with the pipeline: one worker in this process, and several for log-mel."""
     sounds = folder / "in"
     sounds.mkdir()
     for number in range(size.files):
@@ -159,13 +160,14 @@ def of_files(device: str, size: Size, folder: Path) -> None:
             (made,) = run.encode()
             seconds = time.monotonic() - begun
         if not made.version.frames:
-            raise SystemExit(f"{name}: no frame was made")
+            raise SystemExit(f"{name}: the dataset has no frames")
         note = "with the start of workers" if count > 1 else "with the loading of the model"
         show(f"{name}, from {size.files} FLAC files, {count} workers", hours, seconds, note)
 
 
 def of_diarization(device: str, size: Size, folder: Path) -> None:
-    """A conversation in one process and in several at once on one device; short recordings that share calls."""
+    """Diarize a conversation in one process and in several on the same device, and short recordings in shared
+    batches."""
     for count in size.processes:
         context = multiprocessing.get_context("spawn")
         ready, found = context.Barrier(count), context.Queue()
@@ -181,7 +183,7 @@ def of_diarization(device: str, size: Size, folder: Path) -> None:
 
 
 def _diarize(device: str, seconds: float, rounds: int, ready: Any, found: Any) -> None:
-    """In a process of its own: all begin together, once their models are loaded."""
+    """Diarize in one of several processes, which all start when their models are loaded."""
     sound, vad = ArraySound(sound_of(seconds)), Vad(VadConfig())
     vad.setup()
     known = {"vad": vad.annotate(sound, {})}
@@ -196,7 +198,7 @@ def _diarize(device: str, seconds: float, rounds: int, ready: Any, found: Any) -
 
 
 def of_language(device: str, size: Size, folder: Path) -> None:
-    """Whisper large-v3 by transformers."""
+    """Identify languages with Whisper large-v3 in transformers."""
     model = str(_whisper(folder / "whisper", size.tiny))
     precision = "float16" if device == "cuda" else "float32"
     made = functools.partial(LanguageConfig, model=model, device=device, compute_type=precision, batch_size=64)
@@ -204,7 +206,7 @@ def of_language(device: str, size: Size, folder: Path) -> None:
 
 
 def _whisper(folder: Path, tiny: bool) -> Path:
-    """A model of random weights in the layout of openai/whisper-large-v3, saved as transformers saves it."""
+    """Save a model with random weights in the layout of openai/whisper-large-v3."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
@@ -225,7 +227,7 @@ def _whisper(folder: Path, tiny: bool) -> Path:
 
 
 def _short(name: str, make: Callable[[int], Stage], size: Size) -> None:
-    """Recordings of 15 s, one by one and with calls that they share."""
+    """Process recordings of 15 s, one by one and in shared batches."""
     sounds = [ArraySound(sound_of(15.0, shift=1 + 977 * number), f"{number}") for number in range(size.short)]
     vad = Vad(VadConfig())
     vad.setup()
@@ -237,7 +239,7 @@ def _short(name: str, make: Callable[[int], Stage], size: Size) -> None:
 
         def work(jobs: list[Any] = jobs, at_once: int = at_once) -> None:
             for first in range(0, len(jobs), at_once):
-                together(jobs[first : first + at_once])
+                run_batched(jobs[first : first + at_once])
 
         show(f"{name}, 15 s recordings, {at_once} at once", size.short * 15 / 3600, timed(work, size.rounds))
 
@@ -246,15 +248,15 @@ PARTS: dict[str, tuple[Callable[[str, Size, Path], None], int]] = {
     "encoders": (of_encoders, 90), "files": (of_files, 90), "diarization": (of_diarization, 110),
     "language": (of_language, 70),
 }  # fmt: skip
-"""What is measured, and the seconds after which it is ended."""
+"""The function of each part, and its time limit in seconds."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run: {', '.join(PARTS)}; all by default")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="tiny models and little sound")
-    parser.add_argument("--here", action="store_true", help="in this process, without a limit of time")
+    parser.add_argument("--tiny", action="store_true", help="use tiny models and little sound")
+    parser.add_argument("--here", action="store_true", help="run in this process, without a time limit")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no part {min(unknown)}; choose from: {', '.join(PARTS)}")
@@ -278,7 +280,7 @@ def main() -> None:
             done = False
         failed += [part] * (not done)
     if failed:
-        sys.exit(f"did not come to their end: {', '.join(failed)}")
+        sys.exit(f"failed or timed out: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How fast the log-mel encoder is on one core, beside librosa and torchaudio in the same run.
+"""Speed of the log-mel encoder on one core, compared with librosa and torchaudio in the same run.
 
-Run from the repository root: `OMP_NUM_THREADS=1 python tests/bench/bench_logmel.py [--seconds 60] [--repeats 5]`.
+Set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cpu_name() -> str:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[str]:
-    """Limit every thread pool to one thread, where threadpoolctl is installed; says which means was used."""
+    """Limit every thread pool to one thread, if threadpoolctl is installed. Yields the means that was used."""
     try:
         threadpoolctl = importlib.import_module("threadpoolctl")
     except ModuleNotFoundError:
@@ -119,7 +119,7 @@ def best_time_s(transform: Transform, sound: np.ndarray, repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the sound, s")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=5, help="runs, of which the fastest is printed")
     arguments = parser.parse_args()
     config = LogMelConfig()
     num_frames = int(arguments.seconds * config.sample_rate) // config.hop_samples

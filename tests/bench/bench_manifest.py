@@ -1,7 +1,7 @@
-"""`speechmill manifest` on a synthetic lake of 10 million recordings and 50 million windows: time and peak memory.
+"""Time and peak memory of `speechmill manifest` on a synthetic lake of 10 million recordings and 50 million windows.
 
-Each question is asked in a process of its own. Beside it DuckDB alone answers the same SQL over the same files, with
-recordings and stages joined by id as one would write it. Then lhotse's command line is asked the same of a manifest.
+Each question is answered by a process of its own. For comparison, DuckDB alone answers the same SQL over the same
+files, with recordings and stages joined by id. Then Lhotse's command line answers the same questions about a manifest.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from manifests.look.what_if import what_if
 from manifests.select import AT_ONCE, select
 from manifests.selection import Selection
 from manifests.sums import Sums
+from manifests.view_columns import parts_needed
 from manifests.views import open_views
 
-MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES)}
 RULES = {"long": "duration_s >= 60", "speech": "speech_share >= 0.3", "clean": "dnsmos_ovrl >= 1.5"}
 WINDOW_RULES = {"speech": "speech_share >= 0.25", "one": "num_speakers < 2"}
 
-# One row a recording, every value drawn from the hash h of its number; numbers are rounded as measures are.
+# One row per recording. Every value is derived from the hash h of its number, and rounded like a measurement.
 FACTS = """
 CREATE OR REPLACE TABLE facts AS
 SELECT *, ['en', 'de', 'es', 'fr', 'pt', 'zh'][1 + least(5, (h // 7 % 10)::BIGINT)] AS lang,
@@ -83,10 +83,11 @@ TABLES = {
         dnsmos_sig="mos", dnsmos_bak="mos", dnsmos_ovrl="mos", dnsmos_p808="mos", dnsmos_windows="n",
         snr_db="round(h // 53 % 400 / 10.0, 1)", music_likelihood="round(h // 59 % 1000 / 1000.0, 3)"),
 }  # fmt: skip
+MARKS = {stage: f"{number:012x}" for number, stage in enumerate(schemas.STAGES) if stage in TABLES}
 
 
 def write(lake: Lake, recordings: int, batch: int) -> None:
-    """The lake, some batches at a time, in the schemas of a real one; memory does not grow with its size."""
+    """Write a lake in the schemas of a real one, some batches at a time, so that memory does not grow with its size."""
     connection = duckdb.connect()
     connection.execute("SET threads = 1; SET memory_limit = '2GB'")
     step = max(1, AT_ONCE // batch) * batch
@@ -108,7 +109,7 @@ def write(lake: Lake, recordings: int, batch: int) -> None:
 
 GROUPED = (
     "SELECT language, source, count(*) AS count, sum(duration_s) / 3600 AS hours, avg(dnsmos_ovrl) AS mos "
-    "FROM annotations GROUP BY ALL ORDER BY hours DESC"
+    "FROM recordings GROUP BY ALL ORDER BY hours DESC"
 )
 QUESTIONS = {
     "head": ["head"],
@@ -126,17 +127,17 @@ QUESTIONS = {
 
 
 def ask_duckdb(name: str, root: str) -> None:
-    """The SQL of a question over views that are joined by id, without the command line."""
+    """Answer a question with plain SQL over views that are joined by id, without our command line."""
     from manifests import views
     from manifests.look import show, stats
     from manifests.look.what_if import change
 
-    views._aligned = lambda connection, made, stages: False
-    views._follow = lambda connection, made: False
+    views._stages_aligned = lambda connection, files, stages: False
+    views._verdicts_aligned = lambda connection, files: False
     lake = Lake.at(root)
     choice = choose(lake)
     words = QUESTIONS[name]
-    wanted = views.stages_of(" ".join(words))
+    wanted = parts_needed(" ".join(words))
     if words[0] == "what-if":
         stored = Selection.stored(lake, "bench")
         rules = {"clean": "dnsmos_ovrl >= 2.5"} if "stricter" in name else {}
@@ -144,11 +145,11 @@ def ask_duckdb(name: str, root: str) -> None:
         what_if(lake, choice, stored, change(stored, rules, window_rules, ["clean"] if "dropped" in name else [], {}))
         return
     if words[0] == "show":
-        show.find(open_views(lake, choice, ()), first_id(lake))
+        show.find_recording(open_views(lake, choice, ()), first_id(lake))
         return
     connection = open_views(lake, choice, {"signal", "language"} | wanted)
     if words[0] == "head":
-        connection.execute("SELECT recording_id, uris, duration_s, language FROM annotations LIMIT 10").fetchall()
+        connection.execute("SELECT recording_id, uris, duration_s, language FROM recordings LIMIT 10").fetchall()
     elif name == "stats":
         sums = Sums()
         sums.add_views(connection, choice.stages)
@@ -156,9 +157,9 @@ def ask_duckdb(name: str, root: str) -> None:
     elif name == "stats of the windows":
         stats.summary(connection, "windows")
     elif "--by" in words:
-        stats.grouped(connection, "annotations", ["language", "source"])
+        stats.grouped(connection, "recordings", ["language", "source"])
     elif "--histogram" in words:
-        stats.histogram(connection, "annotations", "dnsmos_ovrl")
+        stats.histogram(connection, "recordings", "dnsmos_ovrl")
     elif words[0] == "query":
         connection.execute(words[1]).fetchall()
 
@@ -169,7 +170,7 @@ def first_id(lake: Lake) -> str:
 
 
 def timed(command: list[str], limit_s: float = math.inf) -> tuple[float, float, float]:
-    """Wall seconds, processor seconds and peak MB of a process, infinite where it takes longer than the limit."""
+    """Run a process. Returns its wall seconds, CPU seconds (both infinite if it exceeds the limit) and peak MB."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -208,7 +209,7 @@ def compare_duckdb(root: str, repeats: int, limit_s: float) -> None:
 
 
 def compare_lhotse(folder: Path, recordings: int, repeats: int) -> None:
-    """The questions that lhotse's command line answers, of the same manifests."""
+    """Compare the questions that Lhotse's command line can answer, on the same manifests."""
     root = str(folder / "small")
     write(Lake.at(root), recordings, 20_000)
     subprocess.run([*MILL, "convert", root, "--to", "lhotse", "--out", str(folder / "lhotse")], check=True)
@@ -240,10 +241,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=20_000, help="recordings in a batch file")
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest is told")
+    parser.add_argument("--repeats", type=int, default=2, help="repetitions, of which the fastest is printed")
     parser.add_argument("--limit", type=float, default=600, help="seconds to wait for DuckDB alone")
-    parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for lhotse; 0: none")
-    parser.add_argument("--lake", help="use this synthetic lake, written if it is not there, and keep it")
+    parser.add_argument("--lhotse", type=int, default=20_000, help="recordings in the manifests for Lhotse; 0 for none")
+    parser.add_argument("--lake", help="folder of a synthetic lake to use; it is written if missing, and kept")
     parser.add_argument("--ask", choices=QUESTIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
@@ -261,9 +262,10 @@ def main() -> None:
             begun = time.perf_counter()
             write(Lake.at(root), options.recordings, options.batch)
             print(f"written in {time.perf_counter() - begun:.0f} s")
-        connection = open_views(Lake.at(root), stages=())
+        connection = open_views(Lake.at(root), parts=())
         counts = [
-            connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in ("recordings", "windows")
+            connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0]
+            for view in ("ingest", "window_verdicts")
         ]
         size = sum(path.stat().st_size for path in Path(root).rglob("*.parquet"))
         print(f"{counts[0]:,} recordings, {counts[1]:,} windows, {size / 1e9:.1f} GB of Parquet")

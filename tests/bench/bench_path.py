@@ -1,4 +1,4 @@
-"""The whole path against the sum of its parts: audio seconds per CPU second, on one worker."""
+"""CPU time of a whole run on one worker, compared with the sum of its parts: audio seconds per CPU second."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ import click
 import numpy as np
 import psutil
 import soundfile
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, telephone_conversation
 
 import encoders
 from manifests.lake import Lake
@@ -30,17 +30,18 @@ from pipelines.recipes import recipe
 from pipelines.run import Run
 
 FAST = ("annotate={vad={}}", "select.recordings={}", "select.windows={}")
+FINGERPRINT = ("annotate.fingerprint={}",)
 
 
 def cpu_s(work: Callable[[], Any]) -> float:
-    """CPU seconds of some work, with those of the processes that decode for it."""
+    """Return the CPU seconds of some work, including its decoder processes."""
     begun = spent_s()
     work()
     return spent_s() - begun
 
 
 def spent_s() -> float:
-    """CPU seconds so far of this process, of its children that live and of those that have ended."""
+    """Return the CPU seconds so far of this process, its living children and its ended children."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     living = (child.cpu_times() for child in psutil.Process().children())
     counted = sum(times.user + times.system + times.children_user + times.children_system for times in living)
@@ -48,13 +49,14 @@ def spent_s() -> float:
 
 
 def conversation(folder: Path, minutes: float) -> tuple[list[Path], float]:
-    """Flac files of ten minutes each of real conversation, and their seconds."""
-    speech, rate = soundfile.read(RECORDINGS / "lca_calls" / "lca_40_mix16k.flac", dtype="int16")
+    """Write FLAC files of at most ten minutes of real conversation. Returns them and their total seconds."""
+    speech, rate = telephone_conversation()
+    each_s = 60 * min(10.0, minutes)
     paths = []
     for number in range(max(1, round(minutes / 10))):
         paths.append(folder / f"{number}.flac")
-        soundfile.write(paths[-1], np.resize(np.roll(speech, number * rate), 600 * rate), rate)
-    return paths, 600.0 * len(paths)
+        soundfile.write(paths[-1], np.resize(np.roll(speech, number * rate), round(each_s * rate)), rate)
+    return paths, each_s * len(paths)
 
 
 def decode_to(paths: list[Path], rate: int) -> None:
@@ -65,8 +67,8 @@ def decode_to(paths: list[Path], rate: int) -> None:
 
 
 def parts_of(paths: list[Path], stages: list[str]) -> dict[str, float]:
-    """CPU seconds of each part alone, models loaded before."""
-    loaded = recipe.load("demo")
+    """Measure the CPU seconds of each part alone, after its models are loaded."""
+    loaded = recipe.load("demo", FINGERPRINT)
     found = {
         "decode": cpu_s(lambda: decode_to(paths, 16000)),
         "decode + signal": cpu_s(lambda: [decode_sound(str(path), "x").read(0, 0) for path in paths]),
@@ -93,7 +95,7 @@ def parts_of(paths: list[Path], stages: list[str]) -> dict[str, float]:
 
 
 def steps_of(lake: Lake, paths: list[Path], overrides: tuple[str, ...]) -> dict[str, float]:
-    """CPU seconds of each step of a run."""
+    """Measure the CPU seconds of each step of a run."""
     with Watch(lake.storage, "bench", {}, quiet=True) as watch:
         work = Run(recipe.load("demo", overrides), lake, watch)
         return {
@@ -105,21 +107,22 @@ def steps_of(lake: Lake, paths: list[Path], overrides: tuple[str, ...]) -> dict[
 
 
 @click.command()
-@click.option("--minutes", default=60.0, show_default=True, help="Of conversation.")
-@click.option("--every-stage", is_flag=True, help="Diarization, language and quality too; about 20 times as slow.")
-def main(minutes: float, every_stage: bool) -> None:
+@click.option("--minutes", default=60.0, show_default=True, help="Length of the sound.")
+@click.option("--every-stage", is_flag=True, help="Also run diarization, language and quality; about 20 times as slow.")
+@click.option("--fingerprint", is_flag=True, help="Also compute and match fingerprints.")
+def main(minutes: float, every_stage: bool, fingerprint: bool) -> None:
     stages = ["vad", "diarize", "language", "quality"] if every_stage else ["vad"]
+    stages += ["fingerprint"] if fingerprint else []
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy {np.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths, seconds = conversation(folder, minutes)
         parts = parts_of(paths, stages)
-        overrides = () if every_stage else FAST
-        steps_of(
-            Lake.at(str(folder / "warm-up")), paths[:1], overrides
-        )  # libraries are loaded, as they were for the parts
+        overrides = (() if every_stage else FAST) + (FINGERPRINT if fingerprint else ())
+        # A first run loads the libraries, which were loaded for the parts too.
+        steps_of(Lake.at(str(folder / "warm-up")), paths[:1], overrides)
         steps = steps_of(Lake.at(str(folder / "lake")), paths, overrides)
-    print(f"{seconds / 60:.0f} minutes of telephone conversation, 16 kHz flac; audio seconds per CPU second")
+    print(f"{seconds / 60:g} minutes of conversation, 16 kHz FLAC; audio seconds per CPU second")
     for part, spent in parts.items():
         print(f"  {part:<26}{seconds / spent:>10,.0f}")
     floor = parts["decode + signal"] + parts["decode for the encoder"] + parts["log-mel"]

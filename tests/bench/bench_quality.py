@@ -1,4 +1,4 @@
-"""Quality: audio seconds per CPU second on one thread, by part, and the scores of the real test recordings."""
+"""Speed of the quality stage on one thread, in audio seconds per CPU second, by part; and the scores of recordings."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 import numpy as np
 import onnxruntime
-from sounds import RECORDINGS, ArraySound
+from sounds import ArraySound, recordings_or_packaged
 
 from pipelines.stages.music import music_likelihood
 from pipelines.stages.quality import Quality, QualityConfig, snr_db, spans
@@ -20,7 +20,7 @@ from pipelines.stages.vad import Vad, VadConfig
 
 
 def main() -> None:
-    folder = RECORDINGS
+    folder = recordings_or_packaged()
     vad, quality = Vad(VadConfig()), Quality(QualityConfig())
     vad.setup()
     quality.setup()
@@ -34,7 +34,7 @@ def main() -> None:
         paths = [row["path"] for row in csv.DictReader(index, delimiter="\t") if row["seconds"] != "?"]
     for path in paths:
         sound = ArraySound.from_file(folder / path)
-        if "stereo8k" not in path and sound.tracks > 1:  # this one alone has a speaker a channel
+        if "stereo8k" not in path and sound.tracks > 1:  # only that recording has a speaker on each channel
             sound = ArraySound(sound.samples.mean(axis=0))
         heard = vad.annotate(sound, {})
         clock = [time.process_time()]

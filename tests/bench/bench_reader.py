@@ -1,10 +1,10 @@
-"""Samples a second from the same shards by this reader, webdataset and Lhotse, and the time to a first batch from S3.
+"""Samples per second of this reader, webdataset and Lhotse from the same shards, and the time to a first batch from S3.
 
-Shards hold drawn log-mel windows, (640, 80) float16, in the page cache. Each reader gives the features of each window
-once, as float16 and in one process; then again in 2 DataLoader workers, in batches of 16. They take turns; the best of
-some turns is printed, and ours over the faster of the others. Ours compares checksums, tells of each window, and
-divides context from continuation, which the others do not. Then the shards lie on a local S3 server, and a fresh
-process asks for a batch.
+The shards hold random log-mel windows, (640, 80) float16, in the page cache. Each reader gives the features of every
+window once, as float16, first in one process and then in 2 DataLoader workers with batches of 16. The readers take
+turns. Printed are the best of some turns, and the ratio of ours to the faster of the others. Only our reader compares
+checksums, returns the properties of each window, and separates context from continuation. Finally the shards are put
+on a local S3 server, from which a new process reads a batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 import webdataset
 from lakes import publish_by_hand
 from servers import EVERYTHING, plain_environment, s3_server
-from synthetic import row
+from synthetic_datasets import row
 from torch.utils.data import DataLoader, IterableDataset
 
 from manifests.lake import Lake
@@ -39,7 +39,7 @@ from manifests.storage import open_storage
 from speechmill.reader import Loader, Reader, Source
 
 BUFFER = 640
-"""Windows that are mixed: what this reader's 64 MB hold."""
+"""Windows that are shuffled together: as many as fit into the 64 MB of our reader's buffer."""
 WINDOW_BYTES = 640 * 80 * 2
 FIRST = """
 import sys, time
@@ -54,7 +54,7 @@ print(imported - begun, time.perf_counter() - imported)
 
 
 def make(lake: Lake, shards: int, each: int) -> None:
-    """The dataset `set` of the lake."""
+    """Write the dataset `set`."""
     drawn = np.random.default_rng(0).normal(-4, 2, (64, 1, 640, 80)).astype(np.float16)
     folder = Path(lake.storage.root) / "datasets/set"
     known = {"channels": 1, "uris": ["a.wav"], "sample_rate": 16000, "num_samples": 960000}
@@ -69,12 +69,12 @@ def make(lake: Lake, shards: int, each: int) -> None:
 
 
 class LhotseWindows(IterableDataset[Any]):
-    """Lhotse's own reader of shards, its cuts opened as features."""
+    """The features of the cuts that Lhotse's own shard reader gives."""
 
     def __init__(self, folder: Path, shuffled: bool) -> None:
         self.cuts = lhotse.CutSet.from_shar(
             in_dir=str(folder), split_for_dataloading=shuffled, shuffle_shards=shuffled
-        )  # it cannot divide among workers without a shuffle
+        )  # without a shuffle, it cannot divide shards among workers
         if shuffled:
             self.cuts = self.cuts.shuffle(buffer_size=BUFFER)
 
@@ -84,12 +84,12 @@ class LhotseWindows(IterableDataset[Any]):
 
 
 def stacked(arrays: list[np.ndarray]) -> torch.Tensor:
-    """A batch of features."""
+    """Collate features to a batch."""
     return torch.from_numpy(np.stack(arrays))
 
 
 def readers(root: Path, shuffled: bool, workers: int) -> dict[str, Callable[[], int]]:
-    """By name, what reads all windows and counts them: alone, or in workers and batches."""
+    """Return a function for each reader that reads all windows and counts them."""
     folder = root / "datasets/set/train"
     tars = sorted(map(str, folder.glob("*.tar")))
 
@@ -116,7 +116,7 @@ def readers(root: Path, shuffled: bool, workers: int) -> dict[str, Callable[[], 
 
 
 def compare(root: Path, shuffled: bool, workers: int, count: int, turns: int) -> None:
-    """Print samples a second of each reader, and ours over the faster of the others."""
+    """Print the samples per second of each reader, and the ratio of ours to the faster of the others."""
     named = readers(root, shuffled, workers)
     best = dict.fromkeys(named, 0.0)
     for turn, (name, read) in itertools.product(range(turns), named.items()):
@@ -132,7 +132,7 @@ def compare(root: Path, shuffled: bool, workers: int, count: int, turns: int) ->
 
 
 def first_batch(root: Path) -> None:
-    """Print how long a fresh process takes to its first batch from an S3 server."""
+    """Print the time that a new process takes to its first batch from an S3 server."""
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as server:
         environment = plain_environment(server, server.add_user("reader", EVERYTHING))
         server.client().create_bucket(Bucket="lake")
@@ -151,15 +151,15 @@ def first_batch(root: Path) -> None:
                 for _ in range(3)
             ]  # fmt: skip
             imports, batch = (min(float(one[part]) for one in found) for part in (0, 1))
-            told = f"first batch of 16 from S3, shards of {shard / 1e6:,.0f} MB, {workers} workers"
-            print(f"{told}: {batch:.2f} s after {imports:.2f} s of imports")
+            what = f"first batch of 16 from S3, shards of {shard / 1e6:,.0f} MB, {workers} workers"
+            print(f"{what}: {batch:.2f} s after {imports:.2f} s of imports")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shards", type=int, default=6)
-    parser.add_argument("--windows", type=int, default=1000, help="windows a shard, 0.1 MB each")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=1000, help="windows per shard, 0.1 MB each")
+    parser.add_argument("--turns", type=int, default=3, help="turns, of which the best is printed")
     given = parser.parse_args()
     versions = f"webdataset {webdataset.__version__}, lhotse {lhotse.__version__}, torch {torch.__version__}"
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {versions}")

@@ -1,8 +1,8 @@
-"""Put and ranged get side by side with boto3's transfers and obstore, on one server in one run, taking turns.
+"""Speed of put and get on an S3 server, compared with boto3's transfers and obstore in the same run.
 
-Prints MB/s and the client's CPU seconds a GB, the best of some turns each, and ours over the better of the others.
-All send a checksum with what they put; ours alone compares what it gets with the object's. Then a shard is encoded and
-brought to the server in two ways: spooled and put, as `speechmill encode` does, and streamed in parts meanwhile.
+The clients take turns. Printed are MB/s and CPU seconds per GB of the best turns, and the ratio of ours to the better
+of the others. All send a checksum with a put; only ours compares that of a get. Then a shard is encoded and uploaded in
+two ways: written to a file and put, as `speechmill encode` does, and streamed in parts while it is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from manifests.storage.s3object import crc32c
 
 
 class Discard:
-    """Where a download goes: counted and forgotten, so that no disk is measured."""
+    """A file that only counts what is written to it, so that the speed of the disk does not matter."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -60,7 +60,7 @@ Found = dict[str, tuple[float, float]]
 
 
 def best(actions: dict[str, Callable[[], int]], turns: int) -> Found:
-    """By name: seconds of the fastest turn, and CPU seconds of the one that took fewest."""
+    """Run the actions in turn. Returns the fewest wall seconds and the fewest CPU seconds of each."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
     sizes = set()
     for _ in range(turns):
@@ -82,7 +82,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
 
     def put_ours() -> int:
         copy = path.with_suffix(".copy")
-        os.link(path, copy)  # it is consumed
+        os.link(path, copy)  # put_file removes it
         ours.put_file("k", copy)
         return size
 
@@ -104,7 +104,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
             return sum(len(chunk) for chunk in obstore.get(store, "obstore").stream(8 << 20))
         starts = list(range(0, size, 8 << 20))
         ends = [min(start + (8 << 20), size) for start in starts]
-        # One call fetches ranges in parallel; 8 at a time, as the others hold no more than that.
+        # One call fetches all its ranges in parallel; 8 at a time, because the others hold no more than that.
         return sum(
             len(part)
             for at in range(0, len(starts), 8)
@@ -112,7 +112,7 @@ def contenders(endpoint: str, path: Path, size: int, concurrency: int) -> dict[s
         )
 
     def get_ours() -> int:
-        chunk = bytearray(transfer.io_chunksize)  # what boto3 hands over at once
+        chunk = bytearray(transfer.io_chunksize)  # the size of boto3's writes
         with ours.open("k", ahead=concurrency) as stream:
             assert isinstance(stream, io.BufferedReader)
             return sum(iter(lambda: stream.readinto(chunk), 0))
@@ -138,7 +138,7 @@ def transfers(endpoint: str, path: Path, sizes_mb: Sequence[int], turns: int) ->
 
 
 class Streamed(io.RawIOBase):
-    """A file that is sent in parts of 8 MiB while it is written, at most 8 of them under way."""
+    """A file that is uploaded in parts of 8 MiB while it is written, with at most 8 parts in flight."""
 
     def __init__(self, client: Any, key: str) -> None:
         self.client, self.named, self.pending = client, {"Bucket": "bench", "Key": key}, bytearray()
@@ -178,7 +178,7 @@ class Streamed(io.RawIOBase):
 
 
 def shards(endpoint: str, folder: Path, hours: float) -> None:
-    """Log-mel of the conversation that ships inside pyannote.audio, again and again, in windows of 15 s."""
+    """Encode 15 s windows of the packaged conversation to a shard and upload it in two ways."""
     speech, _ = soundfile.read(sounds.packaged_conversation(), dtype="float32")
     encoder = LogMel(LogMelConfig())
     sound = soxr.resample(speech, 16000, encoder.sample_rate).astype(np.float32)[None]
@@ -219,9 +219,9 @@ def shards(endpoint: str, folder: Path, hours: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mb", type=int, nargs="*", default=[64, 256, 1024])
-    parser.add_argument("--turns", type=int, default=5, help="of transfers below 1 GiB; those of 1 GiB take 2")
-    parser.add_argument("--shard-hours", type=float, default=3.0)
+    parser.add_argument("--mb", type=int, nargs="*", default=[64, 256, 1024], help="sizes of objects, MiB")
+    parser.add_argument("--turns", type=int, default=5, help="turns of transfers below 1 GiB; larger ones take 2")
+    parser.add_argument("--shard-hours", type=float, default=3.0, help="sound in the shard")
     asked = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, boto3 {boto3.__version__}, botocore {botocore.__version__}, "
           f"obstore {obstore.__version__}, MiniStack on the same machine")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Units at scale: time and peak memory of what a run does before and after sound, over synthetic manifests without any.
+"""Time and peak memory of the steps of a run that touch no sound, on synthetic manifests of many recordings.
 
-Each step has a process of its own. Recordings of half an hour, 40 in a batch, 43 in a shard: 14,000,000 are 7 million
-hours in 350,000 batches.
+Each step runs in a process of its own. Recordings are half an hour long, 40 in a batch and 43 in a shard: 14,000,000 of
+them are 7 million hours in 350,000 batches.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pipelines.inputs.packing import MET
 from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
 from pipelines.units.engines import Engine, Group
-from pipelines.units.pending import expected, pending
+from pipelines.units.pending import estimate_work, pending_batches
 
 BATCH, SHARD = 40, 43
 HALF_HOUR_S = 1800.0
@@ -55,11 +55,11 @@ SELECTION = Selection(
     windows={"speech": "speech_share >= 0.3"},
 )  # fmt: skip
 SELECTED = 10**6
-"""Recordings that select is tried on at most: the files of more would not fit on most disks."""
+"""Largest number of recordings for select: the files of more would not fit on most disks."""
 
 
 def tables(rng: np.random.Generator) -> dict[str, Any]:
-    """One batch: what stands in each file, ids beginning with a marker."""
+    """Return the tables of one batch. Ids begin with a marker that is replaced later."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("recordings", *MARKS, "windows", "shard")}
     for number in range(BATCH):
         base = {"recording_id": f"{MARKER.decode()}{number:012x}", "status": "ok"}
@@ -87,7 +87,7 @@ def tables(rng: np.random.Generator) -> dict[str, Any]:
 
 
 class Writer:
-    """Files by the hundred thousand: a few templates, linked, or copied with ids of their own."""
+    """Writes hundreds of thousands of files from a few templates, which are linked, or copied with new ids."""
 
     def __init__(self) -> None:
         self.root = Path()
@@ -96,7 +96,7 @@ class Writer:
         self.tables = {name: [tables_of[name] for tables_of in made] for name in made[0]}
 
     def link(self, name: str, count: int, key: Callable[[int], str]) -> None:
-        """`count` files of a table, equal content being one inode."""
+        """Write `count` files of a table. Files of equal content are hard links."""
         data = [write_parquet_bytes(table) for table in self.tables[name]]
         self._link(data, count, key)
 
@@ -110,7 +110,7 @@ class Writer:
                 os.link(self.root / key(number % len(data)), path)
 
     def commits(self, count: int) -> None:
-        """Records of shards whose tables of windows are those that `link` makes."""
+        """Write the commit records of shards whose window tables `link` writes."""
         summing = Summing()
         summing.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
         statistics = summing.statistics()
@@ -133,11 +133,11 @@ class Writer:
             (self.root / "datasets/bench" / shard.commit).write_text(commit.to_json())
 
     def copy(self, name: str, count: int, key: Callable[[int], str]) -> None:
-        """`count` files of a table with ids that no other file has."""
+        """Write `count` files of a table, each with its own ids."""
         (self.root / key(0)).parent.mkdir(parents=True, exist_ok=True)
         data = []
         for table in self.tables[name]:
-            sink = io.BytesIO()  # as it is, not compressed: the marker can be replaced
+            sink = io.BytesIO()  # uncompressed, so that the marker can be replaced
             pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
             data.append(sink.getvalue())
         for number in range(count):
@@ -153,7 +153,7 @@ def annotated(stage: str) -> Callable[[int], str]:
 
 
 def build(writer: Writer, root: Path, recordings: int, step: str) -> None:
-    """What a step reads, beside what the steps before it left."""
+    """Write what a step reads, in addition to the output of the steps before it."""
     batches, shards = recordings // BATCH, recordings // SHARD
     if step == "nothing done":
         writer.link("recordings", batches, lambda n: f"recordings/{batch_name(n)}.parquet")
@@ -178,7 +178,7 @@ def build(writer: Writer, root: Path, recordings: int, step: str) -> None:
 
 
 def names(folder: Path, count: int) -> None:
-    """Names of sound, a thousand in a folder, one file of zero length in effect: hard links by the sixty thousand."""
+    """Make names of audio files, a thousand in a folder, as hard links to a few dummy files of 60,000 links each."""
     for number in range(count):
         path = folder / f"{number // PART_ROWS:06d}/{number:09d}.wav"
         if number % PART_ROWS == 0:
@@ -191,7 +191,7 @@ def names(folder: Path, count: int) -> None:
 
 
 def hashed_names(lake: Lake, folder: Path) -> None:
-    """What an ingest of `folder` leaves that was killed when it had hashed every name, each with bytes of its own."""
+    """Write what an ingest leaves that was killed after it had hashed every name, as if all contents were different."""
     for part, inside in enumerate(sorted(folder.iterdir())):
         rows = []
         for path in sorted(inside.iterdir()):
@@ -203,13 +203,13 @@ def hashed_names(lake: Lake, folder: Path) -> None:
 
 
 def run_step(step: str, root: Path) -> str:
-    """What is timed; returns what to show of it."""
+    """Run one step. Returns a summary to print."""
     lake = Lake.at(str(root))
     if step in ("nothing done", "half done"):
-        count = sum(1 for _ in pending(lake, MARKS))
+        count = sum(1 for _ in pending_batches(lake, MARKS))
         return f"{count:,} batches pending"
     if step == "expected":
-        batches, seconds = expected(lake, pending(lake, MARKS))
+        batches, seconds = estimate_work(lake, pending_batches(lake, MARKS))
         return f"{batches:,} batches, {seconds / 3600:,.0f} h expected"
     if step == "select":
         return f"{select(lake, SELECTION).total['windows']:,} windows"
@@ -250,7 +250,7 @@ STEPS = (
 
 
 def timed(step: str, root: Path) -> dict[str, Any]:
-    """Run this file again for one step."""
+    """Run this script in a new process for one step."""
     words = [sys.executable, __file__, "--step", step, "--root", str(root)]
     answer = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(answer.splitlines()[-1])
@@ -265,7 +265,8 @@ def one(step: str, root: Path) -> None:
 
 
 def peak_mb() -> float:
-    """Most memory this process ever held; unlike getrusage's, without that of the process it was forked from."""
+    """Return the peak memory of this process. Unlike getrusage's, it excludes that of the process it was forked
+    from."""
     (peak_kb,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     return int(peak_kb) / 1024
 
@@ -282,7 +283,7 @@ def main() -> None:
         one(given.step, given.root)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"{'recordings':>11}  {'step':<13}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'above rest':>12}")
+    print(f"{'recordings':>11}  {'step':<13}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'added MB':>12}")
     writer = Writer()
     for recordings in given.recordings:
         root = writer.root = Path(tempfile.mkdtemp(prefix="speechmill-scale-", dir=given.folder))

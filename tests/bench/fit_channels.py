@@ -1,7 +1,7 @@
-"""Measure what channels do to speaker embeddings, and write `pipelines/stages/channels.npz`.
+"""Measure how transmission channels shift speaker embeddings, and write `pipelines/stages/channels.npz`.
 
-The tuning half of the voices of `tests/bench/judge.py` is sent through codecs, rooms, noise and pairs of these. How far
-each channel moves the mean embedding of a voice, averaged over voices, spans the directions that are taken out.
+The tuning half of the voices of `tests/bench/judge.py` is sent through codecs, rooms, noise and pairs of these. The
+mean shift of the embedding by each channel, over all voices, spans the directions that the diarizer removes.
 """
 
 import os
@@ -14,15 +14,16 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 
 import click
 import numpy as np
-from judge import VOICES
-from sounds import RECORDINGS, ArraySound
+from judge import voices_of
+from sounds import ArraySound, have_recordings, recordings_or_packaged
 
 from pipelines.simulate import beds
 from pipelines.simulate.channels import band_passed, coded
 from pipelines.simulate.rooms import drawn_room
 from pipelines.simulate.settings import Settings
 from pipelines.simulate.voices import side_of
-from pipelines.stages.speakers import CHANNELS, DIMENSION, SpeakerEmbedding, features, unit
+from pipelines.stages.clustering import unit
+from pipelines.stages.speakers import CHANNELS, DIMENSION, SpeakerEmbedding, features
 from pipelines.stages.vad import Vad, VadConfig
 
 RATE = 16000
@@ -31,12 +32,12 @@ PARTS = 6
 DIRECTIONS = 4
 CODECS = ("mulaw", "amr", "opus", "g722")
 ROOMS = {"small": 2.0, "medium": 2.0, "large": 3.0}
-"""Kinds of rooms and the distance of the speaker in metres."""
+"""Distance of the speaker in metres, by kind of room."""
 Channel = Callable[[np.ndarray], np.ndarray]
 
 
 def channels(rng: np.random.Generator) -> dict[str, Channel]:
-    """What sound of float32 (samples,) at 16 kHz is sent through, by name."""
+    """Return functions that send sound, float32 (samples,) at 16 kHz, through each channel, by name."""
 
     def through(codec: str) -> Channel:
         return lambda sound: np.concatenate([block[0] for block in coded([sound[None]], RATE, codec)])
@@ -86,24 +87,26 @@ def channels(rng: np.random.Generator) -> dict[str, Channel]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=RECORDINGS)
-@click.option("--out", type=click.Path(path_type=Path), default=CHANNELS, show_default=True)
-def main(folder: Path, out: Path) -> None:
-    """Measure channels on the voices in FOLDER, the test recordings, and write what is taken out of embeddings."""
-    if not (folder / "index.tsv").is_file():
-        print(f"channels: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
-        return
+@click.argument("folder", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help=f"File to write; {CHANNELS.name} of the package, or none without the test recordings.",
+)  # fmt: skip
+def main(folder: Path | None, out: Path | None) -> None:
+    """Measure channels on the voices in FOLDER, by default the test recordings, and write the directions to remove."""
+    out = out or (CHANNELS if folder or have_recordings() else None)
+    folder = folder or recordings_or_packaged()
     rng = np.random.default_rng(0)
     embedding = SpeakerEmbedding("cpu", 32, 1)
-    embedding.compensate = lambda vectors: vectors  # type: ignore[assignment]  # what it takes out is measured here
+    embedding.compensate = lambda vectors: vectors  # type: ignore[assignment]  # its directions are measured here
     vad = Vad(VadConfig())
     vad.setup()
     settings = Settings(side="tuning")
     sent = channels(rng)
     means: list[np.ndarray] = []  # of each voice, (channels, dimension)
-    for voice, paths in sorted(VOICES.items()):
-        if side_of(voice, settings) != "tuning" or not (folder / paths[0]).is_file():
-            continue
+    voices = voices_of(folder)
+    tuning = {voice: paths for voice, paths in voices.items() if side_of(voice, settings) == "tuning"}
+    for voice, paths in sorted((tuning or voices).items()):
         sound = ArraySound.from_file(folder / paths[0])
         spans = [(row["start_s"], row["end_s"]) for row in vad.annotate(sound, {})["segments"] if row["track"] == 0]
         parts = [sound.samples[0, round(start * RATE) : round(end * RATE)] for start, end in spans]
@@ -113,23 +116,24 @@ def main(folder: Path, out: Path) -> None:
             print(f"{voice}: less than {PART_S} s of speech")
             continue
         speech = speech * (0.05 / np.sqrt(np.mean(speech**2)))
-        found = np.zeros((len(sent), DIMENSION))
+        by_channel = np.zeros((len(sent), DIMENSION))
         for number, channel in enumerate(sent.values()):
             heard = channel(speech).astype(np.float32)
             cut = [heard[start : start + length] for start in range(0, len(speech) - length + 1, length)][:PARTS]
-            found[number] = unit(embedding([features(part) for part in cut])).mean(axis=0)
-        means.append(found)
+            by_channel[number] = unit(embedding([features(part) for part in cut])).mean(axis=0)
+        means.append(by_channel)
         print(f"{voice}: {len(speech) / RATE:.1f} s of speech", flush=True)
     by_voice = np.stack(means)
     shifts = (by_voice - by_voice.mean(axis=1, keepdims=True)).mean(axis=0)
     _, sizes, directions = np.linalg.svd(shifts, full_matrices=False)
     share = np.cumsum(sizes**2) / np.sum(sizes**2)
     for name, shift in zip(sent, shifts, strict=True):
-        print(f"{name:<28} moves embeddings by {np.linalg.norm(shift):.3f}")
-    held = share[DIRECTIONS - 1]
-    print(f"{len(means)} voices, {len(sent)} channels; {DIRECTIONS} directions hold {held:.2f} of the shifts")
+        print(f"{name:<28} shifts embeddings by {np.linalg.norm(shift):.3f}")
+    explained = share[DIRECTIONS - 1]
+    print(f"{len(means)} voices, {len(sent)} channels; {DIRECTIONS} directions explain {explained:.2f} of the shifts")
     mean = by_voice.mean(axis=(0, 1))
-    np.savez(out, mean=mean.astype(np.float32), directions=directions[:DIRECTIONS].astype(np.float32))
+    if out:
+        np.savez(out, mean=mean.astype(np.float32), directions=directions[:DIRECTIONS].astype(np.float32))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Conversations with exact truth that judge what finds speakers: two halves that share no voice and no noise.
+"""Simulate conversations with exact truth to evaluate diarization, in two halves that share no voice and no noise.
 
-They are made from the test recordings of single speakers (SPEECHMILL_TEST_AUDIO) and synthetic voices, by
-`speechmill simulate`. The same command finishes a judge that was killed, and adds conversations to one.
+They are made by `speechmill simulate` from the test recordings of single speakers (SPEECHMILL_TEST_AUDIO) and synthetic
+voices. The same command finishes a set that was interrupted, and adds conversations to a finished one.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
 
 import click
-from sounds import RECORDINGS
+from sounds import recordings_or_packaged
 
 VOICES = {
     "ami-en2001d": ["pyannote_ami/trn02.flac"],
@@ -43,14 +43,14 @@ VOICES = {
     "lyra-1": ["lyra/sample1_48kHz.wav"],
     "vosk": ["vosk/test.wav"],
 }
-"""Recordings by the person who speaks. Files of one collection and language are one voice where the cosine of their
-speaker embeddings (GE2E) is 0.88 or more, as that of one recording in two bands is, and two where it is below 0.66."""
+"""Recordings by speaker. Files of one collection and language are the same voice if the cosine of their speaker
+embeddings (GE2E) is 0.88 or more, as it is for one recording in two bands, and different voices if it is below 0.66."""
 LEFT_OUT = {
     "the same words of the same voice as another file": [
         "watson/fr-FR_Narrowband_sample1.wav", "watson/it-IT_NarrowbandModel_sample1.flac",
         "watson/new_single2-mono-NB.wav", "whisperkit/jfk_441khz.m4a",
     ],
-    "perhaps a voice that is there under another name": [
+    "perhaps the same voice as another file": [
         "watson/Es_ES_spk19_8khz.wav", "watson/Us_English_Narrowband_Sample_1.wav",
         "watson/ja-JP_Broadband_sample1.wav", "watson/sample-Ja_JP-narrow1.wav", "watson/sample-Ja_JP-narrow3.wav",
     ],
@@ -63,7 +63,7 @@ LEFT_OUT = {
     "speech in turns on several channels, or music with it": [
         "google/two_channel_16k.wav", "whisperkit/8_Channel_ID.m4a", "ina/musanmix.mp3",
     ],
-    "two voices, as pitch and embeddings have it, whatever the index says": [
+    "two voices by pitch and embeddings, although the index says one": [
         "watson/es-ES_Broadband_sample1.flac", "watson/es-ES_Narrowband_sample1.flac",
         "watson/sample-Ja_JP-narrow5.wav", "azure/es-mx.wav", "ina/lamartine.flac",
     ],
@@ -77,24 +77,44 @@ NOISES = {
         "librosa/Hungarian_Dance_number_5_-_Allegro_in_F_sharp_minor_(string_orchestra).ogg",
     ],
 }
-"""The command splits voices alone."""
+"""Noise files by half, because the command only splits voices."""
 MILL = [sys.executable, "-c", "from pipelines.commands.cli import main; main()"]
 FOLDERS = {"tuning": "tune", "test": "test"}
+BEDS = ("none", "pink", "babble", "files")
 MIXED = [
     "--voice-by=file", *(f"--codec={name}" for name in ("none", "mulaw", "alaw", "amr", "opus", "g722")),
     *(f"--room={name}" for name in ("dry", "small", "medium", "large")),
-    *(f"--bed={name}" for name in ("none", "pink", "babble", "files")), "--snr=5..30",
+    "--snr=5..30",
 ]  # fmt: skip
 
 
-def prepare(folder: Path, out: Path) -> None:
-    """Write the list of recordings and the table of their voices; tell of single speakers that nobody has named."""
+def index_of(folder: Path) -> dict[str, dict[str, str]]:
+    """Read the index of a folder of recordings, by path."""
     with (folder / "index.tsv").open(encoding="utf-8") as lines:
-        index = {row["path"]: row for row in csv.DictReader(lines, delimiter="\t")}
-    known = {path for paths in [*VOICES.values(), *LEFT_OUT.values()] for path in paths}
+        return {row["path"]: row for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def voices_of(folder: Path) -> dict[str, list[str]]:
+    """Return the recordings of each speaker in a folder: those of VOICES or, without any, one per single speaker."""
+    present = {voice: [path for path in paths if (folder / path).is_file()] for voice, paths in VOICES.items()}
+    named = {voice: paths for voice, paths in present.items() if paths}
+    return named or {Path(path).stem: [path] for path, row in index_of(folder).items() if row["n_speakers"] == "1"}
+
+
+def noises_of(folder: Path, side: str) -> list[Path]:
+    """Return the noise files of a half or, if the folder has none of them, its recordings without speakers."""
+    named = [folder / path for path in NOISES[side] if (folder / path).is_file()]
+    return named or [folder / path for path, row in index_of(folder).items() if row["n_speakers"] == "0"]
+
+
+def prepare(folder: Path, out: Path) -> None:
+    """Write the list of recordings and the table of their voices. Warn of single speakers that are in neither list."""
+    voices = voices_of(folder)
+    known = {path for paths in [*VOICES.values(), *LEFT_OUT.values(), *voices.values()] for path in paths}
+    index = index_of(folder)
     for path in sorted(path for path, row in index.items() if row["n_speakers"] == "1" and path not in known):
-        print(f"{path}: not used, since its voice has no name in VOICES", file=sys.stderr)
-    there = [(path, voice) for voice, paths in VOICES.items() for path in paths if (folder / path).is_file()]
+        print(f"{path}: not used, since VOICES does not name its voice", file=sys.stderr)
+    there = [(path, voice) for voice, paths in voices.items() for path in paths]
     out.mkdir(parents=True, exist_ok=True)
     (out / "voices.txt").write_text("".join(f"{folder / path}\n" for path, _ in there))
     (out / "voices.tsv").write_text("".join(f"{path}\t{voice}\n" for path, voice in there))
@@ -102,26 +122,27 @@ def prepare(folder: Path, out: Path) -> None:
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--folder", type=click.Path(path_type=Path), default=RECORDINGS, help="The test recordings.")
-@click.option("--count", default=300, show_default=True, help="Conversations of each half, the long ones not counted.")
-@click.option("--minutes", default="0.5..5", show_default=True)
-@click.option("--speakers", default="1..8", show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Recordings; the test recordings.")
+@click.option("--count", default=300, show_default=True, help="Conversations of each half, without the long ones.")
+@click.option("--minutes", default="0.5..5", show_default=True, help="Their lengths.")
+@click.option("--speakers", default="1..8", show_default=True, help="Their numbers of speakers.")
 @click.option("--calls", default=0.2, show_default=True, help="Share of the conversations that have two channels.")
 @click.option("--long", "long_ones", default=3, show_default=True, help="Conversations of 15 to 60 minutes.")
-@click.option("--utterances", default=60, show_default=True, help="Of each synthetic voice; 0 leaves those out.")
+@click.option(
+    "--utterances", default=60, show_default=True, help="Utterances of each synthetic voice; 0 for no such voices."
+)
 @click.option(
     "--side", "sides", multiple=True, type=click.Choice(list(FOLDERS)), default=list(FOLDERS), show_default=True
 )
+@click.option("--bed", "beds", multiple=True, default=BEDS, show_default=True, help="Noise under the speech.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--workers", default=1, show_default=True)
 def main(
-    out: Path, folder: Path, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
-    utterances: int, sides: tuple[str, ...], seed: int, workers: int,
+    out: Path, folder: Path | None, count: int, minutes: str, speakers: str, calls: float, long_ones: int,
+    utterances: int, sides: tuple[str, ...], beds: tuple[str, ...], seed: int, workers: int,
 ) -> None:  # fmt: skip
-    """Make OUT/tune and OUT/test, and folders beside each, whose names end in -calls, -long and -bank."""
-    if not (folder / "index.tsv").is_file():
-        print(f"judge: no test recordings at {folder}: set SPEECHMILL_TEST_AUDIO")
-        return
+    """Make OUT/tune and OUT/test, each with additional folders whose names end in -calls, -long and -bank."""
+    folder = folder or recordings_or_packaged()
     prepare(folder, out)
     many = round(calls * count)
     parts = [("", count - many, minutes, 1), ("-calls", many, minutes, 2), ("-long", long_ones, "15..60", 1)]
@@ -129,7 +150,8 @@ def main(
         name = FOLDERS[side]
         more = [f"--bank={out / name}-bank"]
         more += ["--tts=all", f"--set=tts_utterances={utterances}"] if utterances else []
-        more += [f"--noise={folder / path}" for path in NOISES[side] if (folder / path).is_file()]
+        more += [f"--bed={bed}" for bed in beds]
+        more += [f"--noise={path}" for path in noises_of(folder, side)] if "files" in beds else []
         for suffix, wanted, length, channels in parts:
             if not wanted:
                 continue

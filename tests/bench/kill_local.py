@@ -1,7 +1,8 @@
-"""kill -9 at random moments of a run on this machine: of a worker, a decoder, the driver alone, or all of them at once.
+"""Kill a local run with SIGKILL at random moments: a worker, a decoder, the driver alone, or all of them at once.
 
-`python tests/bench/kill_local.py [KILLS] [SEED]`. A lake is killed three times, then the command is given until it ends
-by itself. Each lake must end equal, by sha256, to one that nothing disturbed, and `tokens verify` must agree.
+`python tests/bench/kill_local.py [KILLS] [SEED]`. The run over each lake is killed three times. Then the command is
+repeated until it ends by itself. Every lake must be equal, by sha256, to that of an undisturbed run, and `tokens
+verify` must succeed.
 """
 
 import os
@@ -19,7 +20,7 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from millings import command, digests, make_input
+from small_runs import digests, make_input, run_command
 
 ROOT = Path(__file__).parents[2]
 KILLS_A_LAKE = 3
@@ -28,12 +29,12 @@ TARGETS = ("worker", "decoder", "driver", "group")
 
 def start(folder: Path, lake: Path) -> subprocess.Popen[bytes]:
     log = lake.with_suffix(".log").open("ab")
-    words = command(folder, lake, "--workers", "2")
+    words = run_command(folder, lake, "--workers", "2")
     return subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
 
 def victims(target: str, driver: subprocess.Popen[bytes]) -> list[int]:
-    """Processes to choose from; the driver's own children are its workers, and a worker's children are its decoders."""
+    """Return the processes that can be killed. Children of the driver are workers, and their children are decoders."""
     if target in ("driver", "group"):
         return [driver.pid]
     try:
@@ -65,7 +66,7 @@ def kill(target: str, driver: subprocess.Popen[bytes], chance: random.Random) ->
 
 
 def disturbed(folder: Path, lake: Path, target: str, chance: random.Random, lasts_s: float) -> tuple[int, list[int]]:
-    """Run with `KILLS_A_LAKE` kills, then to the end. Returns the kills that hit something, and every exit code."""
+    """Run with `KILLS_A_LAKE` kills, then to the end. Returns the number of processes killed, and every exit code."""
     hits, exits = 0, []
     driver = start(folder, lake)
     while hits < KILLS_A_LAKE:
@@ -94,7 +95,9 @@ def main() -> None:
     try:
         make_input(folder, 12, 2)
         begun = time.monotonic()
-        subprocess.run(command(folder, folder / "whole", "--workers", "2"), cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(
+            run_command(folder, folder / "whole", "--workers", "2"), cwd=ROOT, check=True, capture_output=True
+        )
         lasts_s = time.monotonic() - begun
         expected = digests(folder / "whole")
         print(f"12 recordings of a minute, {len(expected)} files; undisturbed {lasts_s:.1f} s, 2 workers", flush=True)
@@ -106,7 +109,7 @@ def main() -> None:
             hits, exits = disturbed(folder, lake, target, chance, lasts_s)
             done[target] += hits
             same = digests(lake) == expected
-            verify = [sys.executable, "-m", "pipelines", "tokens", "verify", str(folder / "recipe.toml")]
+            verify = [sys.executable, "-m", "pipelines.commands", "tokens", "verify", str(folder / "recipe.toml")]
             verified = subprocess.run([*verify, "--lake", str(lake)], cwd=ROOT, capture_output=True).returncode == 0
             lakes, equals = lakes + 1, equals + (same and verified)
             shown = ",".join(map(str, exits))

@@ -1,6 +1,6 @@
-"""kill -9 of a worker, a node and the driver in turn, at random moments on two Ray nodes; prints what was redone.
+"""Kill a worker, a node and the driver of runs on two Ray nodes at random moments, and print what was repeated.
 
-`python tests/bench/kill_ray.py [RUNS]`. Each lake must end equal, by sha256, to one that nothing disturbed.
+`python tests/bench/kill_ray.py [RUNS] [SEED]`. Every lake must be equal, by sha256, to that of an undisturbed run.
 """
 
 import json
@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pipelines")]
 
-from clusters import ROOT, TwoNodes
-from millings import command, digests, make_input
+from ray_clusters import ROOT, TwoNodes
+from small_runs import digests, make_input, run_command
 
 
 @dataclass
@@ -29,12 +29,12 @@ class Killed:
     what: str
     after_s: float = 0.0
     files: int = 0
-    """In the lake when it was killed, those under runs/ apart."""
+    """Number of files in the lake at the kill, without those under runs/."""
     during: str = ""
     redone: list[str] = field(default_factory=list)
-    """Units begun again."""
+    """Units that were started again."""
     exits: list[int] = field(default_factory=list)
-    """Of the command, given again after it was killed itself."""
+    """Exit codes of the command, which is repeated if it was killed itself."""
     seconds: float = 0.0
     equal: bool = False
 
@@ -48,13 +48,13 @@ def disturbed(
     chance: random.Random,
     within_s: float,
 ) -> Killed:
-    """A run of the input in `folder` during which `what` is killed once; the same command again where that ended it.
+    """Run over the input in `folder`, kill `what` once, and repeat the command if that ended it.
 
-    The moment is one of `within_s` from the lake's first file on, or as soon after it as there is something to kill.
+    The moment is random within `within_s` after the lake's first file, or later if there is nothing to kill yet.
     """
     killed = Killed(what)
     begun = time.monotonic()
-    words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
+    words = cluster.inside(1, *run_command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
 
     def start() -> subprocess.Popen[bytes]:
         found, log = lake.with_suffix(".out").open("ab"), lake.with_suffix(".log").open("ab")
@@ -90,8 +90,8 @@ def disturbed(
 
 
 def undisturbed(cluster: TwoNodes, folder: Path, lake: Path) -> float:
-    """Seconds of an undisturbed run from the lake's first file on: the machine may be busy with other work."""
-    words = cluster.inside(1, *command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
+    """Return the seconds of an undisturbed run, from the lake's first file on."""
+    words = cluster.inside(1, *run_command(folder, lake, "--engine", "ray", "--ray-address", cluster.address))
     first = None
     with subprocess.Popen(words, cwd=ROOT, env=cluster.env, stdout=subprocess.DEVNULL) as driver:
         while driver.poll() is None:
@@ -120,7 +120,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="kill"))
     try:
         make_input(folder, 12, 10)
-        subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(run_command(folder, folder / "whole"), cwd=ROOT, check=True, capture_output=True)
         expected = digests(folder / "whole")
         print(f"12 recordings of 5 minutes, {len(expected)} files; 2 Ray nodes of 1 CPU each", flush=True)
         counts: Counter[tuple[str, bool]] = Counter()

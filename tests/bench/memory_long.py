@@ -1,7 +1,6 @@
-"""Peak resident memory of milling one long recording: ingest, annotate, select and encode, after each step.
+"""Peak resident memory after each step of a run over one long recording: ingest, annotate, select and encode.
 
-Run from the repository root: `python tests/bench/memory_long.py [--hours 10] [--stages vad,quality] [--speech FILE]`.
-The recording is made on the fly, an mp3 whose frames are those of a real conversation again and again.
+The recording is made on the fly: an MP3 file that repeats the frames of a real conversation.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests, whose rooms have the same names
@@ -33,7 +34,7 @@ STAGES = ("vad", "diarize", "language", "quality")
 
 
 def make_long(path: Path, speech: Path, hours: float) -> None:
-    """Write `speech`, mono or stereo, over and over as one mp3 of about `hours`; nothing of it is held but one copy."""
+    """Write an MP3 of about `hours` that repeats `speech`, mono or stereo. Only one copy is held in memory."""
     decoder = Decoder(str(speech))
     once = path.with_name("once.mp3")
     with soundfile.SoundFile(once, "w", decoder.sample_rate, decoder.channels) as file:
@@ -57,8 +58,8 @@ def peak_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=10.0, help="length of the recording")
-    parser.add_argument("--stages", default="vad", help=f"stages to run, vad among them, of {','.join(STAGES)}")
-    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="what to repeat to that length")
+    parser.add_argument("--stages", default="vad", help=f"stages to run, vad among them: {','.join(STAGES)}")
+    parser.add_argument("--speech", type=Path, default=packaged_conversation(), help="file to repeat to that length")
     arguments = parser.parse_args()
     stages = arguments.stages.split(",")
     raw = {"name": "long", "annotate": {name: {} for name in STAGES if name in stages}}
@@ -75,16 +76,22 @@ def main() -> None:
         run = Run(recipe, lake, watch)
         print(f"{'step':<10}{'peak MiB':>10}{'CPU s':>10}{'s':>10}")
         print(f"{'start':<10}{peak_mib():>10,.0f}")
-        steps = {"ingest": lambda: run.ingest([str(path)]), "annotate": lambda: list(run.annotate())}
-        steps |= {"select": run.select, "encode": run.encode}
+        annotated: list[Any] = []
+        encoded: list[Any] = []
+        steps: dict[str, Callable[[], object]] = {
+            "ingest": lambda: run.ingest([str(path)]),
+            "annotate": lambda: annotated.extend(run.annotate()),
+            "select": run.select,
+            "encode": lambda: encoded.extend(run.encode()),
+        }
         for name, step in steps.items():
             cpu, begun = time.process_time(), time.perf_counter()
-            made = step()
+            step()
             spent = (time.process_time() - cpu, time.perf_counter() - begun)
             print(f"{name:<10}{peak_mib():>10,.0f}{spent[0]:>10.1f}{spent[1]:>10.1f}", flush=True)
-            if isinstance(made, list):
-                print(*(f"{'':<10}{part.done_s / 3600:.2f} h, {part.failed} failed" for part in made), sep="\n")
-        print(made)
+        for unit in annotated:
+            print(f"annotated {unit.done_s / 3600:.2f} h, {unit.failed} failed")
+        print(f"encoded {encoded[0].version.frames:,} frames")
 
 
 if __name__ == "__main__":

@@ -167,14 +167,14 @@ def test_the_fingerprint_follows_the_file_and_the_sidecar_but_not_name_and_licen
         ({"input": "samples"}, "input must be one of 'rows samples', 'rows channels samples', not 'samples'"),
         ({"output": "frames"}, "output must be one of 'rows frames values', .*, not 'frames'"),
         ({"input": "rows samples", "channels": 2}, "channels is 2, but the input 'rows samples' has none"),
-        ({"state": True}, "call_samples must be whole hops of 32 samples where there is state"),
-        ({"state": True, "call_samples": 32}, "a model with state is causal"),
-        ({"call_samples": 64}, "call_samples is for models with state"),
+        ({"state": True}, r"call_samples of a model with state must be a multiple of the hop \(32 samples\)"),
+        ({"state": True, "call_samples": 32}, "a model with state must be causal"),
+        ({"call_samples": 64}, "call_samples is only for models with state"),
         ({"licence": 1}, "licence must be text, not 1"),
         ({"tolerance": float("nan")}, "tolerance must be a finite number, 0 or more, not nan"),
-        ({"kernel": 7}, "has no field kernel to give; choose from: file, sample_rate"),
+        ({"kernel": 7}, "unknown field kernel; choose from: file, sample_rate"),
         ({"file": "network.bin"}, "file must end in .onnx, .pt2, .tflite, not 'network.bin'"),
-        ({"file": "nowhere.onnx"}, "names the file 'nowhere.onnx', which is not beside it"),
+        ({"file": "nowhere.onnx"}, "names the file 'nowhere.onnx', which is not in its folder"),
     ],
     ids=str,
 )  # fmt: skip
@@ -197,9 +197,9 @@ def test_a_sidecar_that_lacks_fields_or_is_none_is_refused(tmp_path: Path) -> No
 
 def test_a_file_that_does_not_do_what_its_sidecar_says_is_told_before_any_recording(exported: Path) -> None:
     for fields, message in (
-        ({"dim": 17}, r"gives float32 with shape \(1, 16, \d+\), where network.onnx.toml says"),
-        ({"output": "rows frames values"}, r"gives float32 with shape \(1, 16, \d+\), where network.onnx.toml says"),
-        ({"hop": 16}, r"gives 116 frames of 3712 samples, which is no hop of 16"),
+        ({"dim": 17}, r"gives float32 with shape \(1, 16, \d+\), but network.onnx.toml says"),
+        ({"output": "rows frames values"}, r"gives float32 with shape \(1, 16, \d+\), but network.onnx.toml says"),
+        ({"hop": 16}, r"gives 116 frames for 3712 samples, which is not a hop of 16"),
         ({"input": "rows samples"}, r"cannot be called with 'rows samples' of 6912 samples: .*rank"),
     ):
         with pytest.raises(RecipeError, match=f"custom: network.onnx {message}"):

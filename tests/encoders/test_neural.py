@@ -21,8 +21,8 @@ from tiny_models import CODECS, TINY
 import encoders
 from encoders.base import WindowSound
 from encoders.neural import NeuralEncoder
-from encoders.reach import Layer, attention, causal, padded, reach
-from encoders.roundtrip import decoded_again
+from encoders.receptive_field import Layer, attention, causal, padded, receptive_field
+from encoders.roundtrip import round_trip
 from runtime.batches import reproducible
 from runtime.errors import OutOfMemoryError, SpeechmillError
 
@@ -218,13 +218,13 @@ def test_what_is_no_finite_number_is_refused(value: float, make: Any) -> None:
     encoder = make("pocket")
     sound = speech(24_000).copy()
     sound[1, 30_000] = value
-    with pytest.raises(ValueError, match=r"pocket: window 2 of 2: .* hold NaN or infinity, .* s of track 1"):
+    with pytest.raises(ValueError, match=r"pocket: window 2 of 2: .* contain NaN or infinity, .* s of track 1"):
         encoder.encode([encoder.cut(sound, 0, 5), encoder.cut(sound, 10, 20)])
     assert np.isfinite(encoder.encode([encoder.cut(sound, 0, 5)])[0]).all()
 
 
 def test_a_window_that_begins_within_a_frame_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"pocket: 100 samples before a window are no whole frames of 1920"):
+    with pytest.raises(ValueError, match="pocket: the 100 samples before a window must be a multiple of"):
         make("pocket").encode([WindowSound(np.zeros((1, 100 + 1920), np.float32), 100, 1)])
 
 
@@ -308,11 +308,11 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_the_reach_of_layers_adds_up() -> None:
-    assert reach([]) == (1, 0, 0)
-    assert reach([causal(7)]) == (1, 6, 0)
-    assert reach([padded(3, padding=1), Layer(4, 0, 3)]) == (4, 1, 1)
-    assert reach([causal(4, stride=2), attention(10, 2)]) == (2, 22, 4)
-    assert reach([causal(3, dilation=4)]) == (1, 8, 0)
+    assert receptive_field([]) == (1, 0, 0)
+    assert receptive_field([causal(7)]) == (1, 6, 0)
+    assert receptive_field([padded(3, padding=1), Layer(4, 0, 3)]) == (4, 1, 1)
+    assert receptive_field([causal(4, stride=2), attention(10, 2)]) == (2, 22, 4)
+    assert receptive_field([causal(3, dilation=4)]) == (1, 8, 0)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -339,7 +339,7 @@ def test_a_model_of_which_no_sound_can_be_made_is_refused(name: str, make: Any) 
     encoder = make(name)
     assert not encoder.has_decoder
     with pytest.raises(SpeechmillError, match="has no decoder"):
-        decoded_again(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))
+        round_trip(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))
 
 
 def test_a_folder_that_holds_an_encoder_alone_is_refused_when_it_is_decoded(tmp_path: Path) -> None:
@@ -353,4 +353,4 @@ def test_a_folder_that_holds_an_encoder_alone_is_refused_when_it_is_decoded(tmp_
     encoder = encoders.load("mimi", {"model": str(tmp_path / "alone"), "device": "cpu"})
     encoder.setup()
     with pytest.raises(SpeechmillError, match="has no decoder"):
-        decoded_again(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))
+        round_trip(encoder, encoder.cut(speech(encoder.sample_rate), 0, 4))

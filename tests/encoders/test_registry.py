@@ -89,7 +89,7 @@ def test_another_package_brings_encoders_by_entry_points(package: str) -> None:
     with pytest.raises(MissingExtraError, match="encoder 'lacking' needs a_package_that_is_not_there") as caught:
         encoders.load("lacking", {})
     assert "pip install" in caught.value.remedy
-    with pytest.raises(ValueError, match=r"encoder 'none': .*NoEncoder.* is no subclass of encoders.base.Encoder"):
+    with pytest.raises(ValueError, match=r"encoder 'none': .*NoEncoder.* is not a subclass of encoders.base.Encoder"):
         encoders.load("none", {})
     with pytest.raises(ValueError, match=r"unknown encoder 'level'; choose from: .*levels, .*logmel.*; or name a file"):
         encoders.load("level", {})
@@ -104,7 +104,7 @@ def test_a_file_brings_an_encoder_by_its_path(file: Path, monkeypatch: pytest.Mo
         encoders.load(f"{file}:Levels", {"roof": 1})
     with pytest.raises(ValueError, match=r"levels.py has no Nothing"):
         encoders.load(f"{file}:Nothing", {})
-    with pytest.raises(ValueError, match=r"is no subclass"):
+    with pytest.raises(ValueError, match=r"is not a subclass"):
         encoders.load(f"{file}:NoEncoder", {})
     with pytest.raises(ValueError, match=r"there is no file .*nowhere.py"):
         encoders.load(str(file.parent / "nowhere.py:Levels"), {})

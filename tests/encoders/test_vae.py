@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from forked import speechmill
 from lhotse import CutSet
-from millings import encoded
+from small_runs import encode_dataset
 from test_cli import ROOT
 
 import encoders
@@ -50,8 +50,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake:
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
-    encoded(lake, "features", "s", annotator.marks["signal"], EncodeConfig())
+    select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6))
+    encode_dataset(lake, "features", "s", annotator.fingerprints["signal"], EncodeConfig())
     return lake
 
 
@@ -106,7 +106,7 @@ def test_killed_and_continued_it_is_as_if_undisturbed(lake: Lake, trainer: Train
     assert len((folder / "training/losses.jsonl").read_text().splitlines()) < 60
     done = speechmill(*command)
     assert done.returncode == 0, done.stderr
-    assert "goes on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     for name in (WEIGHTS, "config.json", "training/losses.jsonl", "training/checkpoint.safetensors"):
         assert (folder / name).read_bytes() == (trainer.folder / name).read_bytes(), name
     known = trainer.windows, trainer.shape
@@ -162,7 +162,7 @@ def test_decoded_features_lie_where_the_sound_does(trainer: Trainer, sound: np.n
 def test_its_shards_are_made_as_those_of_any_encoder(lake: Lake, trainer: Trainer) -> None:
     config = EncodeConfig(encoder="vae", settings={"model": str(trainer.folder)})
     mark = next(iter(Path(lake.storage.root).glob("annotations/signal-*"))).name.removeprefix("signal-")
-    worker = encoded(lake, "latents", "s", mark, config)
+    worker = encode_dataset(lake, "latents", "s", mark, config)
     folders = sorted((Path(lake.storage.root) / "datasets/latents").glob("train*"))
     cuts = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
     assert {cut.load_latents().shape for cut in cuts} == {(160, 6), (2, 160, 6)}
@@ -191,7 +191,7 @@ def test_the_fingerprint_is_that_of_the_model_alone(trainer: Trainer, tmp_path: 
 
 
 def test_what_is_no_model_or_no_log_mel_dataset_is_refused(lake: Lake, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name a trained model"):
+    with pytest.raises(ValueError, match="set model to a folder"):
         encoders.load("vae", {})
     with pytest.raises(SpeechmillError, match="holds no VAE"):
         encoders.load("vae", {"model": str(tmp_path)})

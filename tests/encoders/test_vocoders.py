@@ -11,7 +11,7 @@ from sounds import phone_error
 
 from encoders.logmel import LogMel
 from encoders.mel import LogMelConfig
-from encoders.vocoders import bridge, chosen, hifigan, synthesise
+from encoders.vocoders import bridge, choose_vocoder, hifigan, synthesise
 from pipelines.audio.resample import resampled
 from pipelines.recipes import recipe
 from runtime import models
@@ -79,7 +79,7 @@ def test_long_features_become_the_same_sound_in_pieces(
     assert whole.shape == pieces.shape == (150 * 256,)
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
     assert vocoder.synthesise(features[:0]).shape == (0,)
-    monkeypatch.setattr(hifigan, "REACH_FRAMES", 6)  # that it is needed, or this shows nothing
+    monkeypatch.setattr(hifigan, "CONTEXT_FRAMES", 6)  # that it is needed, or this shows nothing
     assert np.abs(vocoder.synthesise(features) - whole).max() > 1e-3
 
 
@@ -97,7 +97,7 @@ def test_the_shipped_recipe_has_the_features_that_the_vocoder_was_trained_on(spe
 
 @pytest.mark.recordings
 def test_features_of_the_paper_are_bridged_to_those_of_the_vocoder(speech: dict[int, np.ndarray]) -> None:
-    made = bridge.bridged(features_of(speech[24000], PAPER), PAPER, hifigan.LAYOUT)
+    made = bridge.convert_layout(features_of(speech[24000], PAPER), PAPER, hifigan.LAYOUT)
     trained = as_trained(speech[22050])
     shared = slice(2, min(len(made), len(trained)) - 2)
     assert np.abs(made[shared] - trained[shared]).mean() < 0.18
@@ -106,12 +106,12 @@ def test_features_of_the_paper_are_bridged_to_those_of_the_vocoder(speech: dict[
 
 def test_a_bridge_to_the_same_layout_changes_nothing_but_the_grid() -> None:
     features = np.linspace(-9, -1, 80, dtype=np.float32) * np.ones((20, 1), np.float32)
-    np.testing.assert_allclose(bridge.bridged(features, hifigan.LAYOUT, hifigan.LAYOUT), features, atol=1e-5)
-    assert bridge.bridged(features[:1], PAPER, hifigan.LAYOUT).shape == (2, 80)
+    np.testing.assert_allclose(bridge.convert_layout(features, hifigan.LAYOUT, hifigan.LAYOUT), features, atol=1e-5)
+    assert bridge.convert_layout(features[:1], PAPER, hifigan.LAYOUT).shape == (2, 80)
 
 
 @pytest.mark.recordings
-@pytest.mark.parametrize("config", [hifigan.LAYOUT, PAPER], ids=["own layout", "bridged"])
+@pytest.mark.parametrize("config", [hifigan.LAYOUT, PAPER], ids=["own layout", "converted"])
 def test_speech_says_the_same_after_the_round_trip(speech: dict[int, np.ndarray], config: LogMelConfig) -> None:
     features = features_of(speech[config.sample_rate], config)
     sound = synthesise(features, config, "hifigan")
@@ -137,13 +137,13 @@ def test_without_the_package_griffin_lim_is_taken_and_hifigan_asked_for_is_an_er
 ) -> None:
     model = dataclasses.replace(models.MODELS[hifigan.MODEL], package="not_installed_here")
     monkeypatch.setitem(models.MODELS, hifigan.MODEL, model)
-    assert chosen("auto") == "griffin-lim"
+    assert choose_vocoder("auto") == "griffin-lim"
     hifigan.load.cache_clear()
     with pytest.raises(MissingExtraError, match="hifigan-universal needs the package") as caught:
         synthesise(np.zeros((3, 80), np.float32), hifigan.LAYOUT, "hifigan")
     assert "[hearing]" in caught.value.remedy
     with pytest.raises(ValueError, match="vocoder must be one of auto, hifigan, griffin-lim"):
-        chosen("world")
+        choose_vocoder("world")
 
 
 def test_an_encoder_tells_whether_it_has_a_decoder() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import ROOT, TwoNodes, need_namespaces
-from millings import command, digests, make_input
+from ray_clusters import ROOT, TwoNodes, need_namespaces
+from small_runs import digests, make_input, run_command
 from tools import INFRA, tool
 
 from pipelines.commands.cli import cli
 from pipelines.units.engines import Group
-from pipelines.units.engines.ray import _pools
+from pipelines.units.engines.ray import _pool_sizes
 
 KINDS = ["rayjob", "raycluster"]
 # The fields that we use, of ray.io/v1 as in KubeRay's custom resource definitions.
@@ -119,7 +119,7 @@ def test_the_job_finds_room_in_the_least_cluster_and_lets_it_grow() -> None:
         (container,) = group["template"]["spec"]["containers"]
         cpus = float(group["rayStartParams"].get("num-cpus", container["resources"]["limits"]["cpu"]))
         nodes += [{"Alive": True, "Resources": {"CPU": cpus}}] * count
-    assert _pools([Group("annotate", list)], (least, most), nodes) == [(1, 400)]
+    assert _pool_sizes([Group("annotate", list)], (least, most), nodes) == [(1, 400)]
     cpu = cluster("rayjob")["workerGroupSpecs"][0]
     assert most == cpu["maxReplicas"] * int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 
@@ -142,7 +142,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 2)
-    subprocess.run(command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
+    subprocess.run(run_command(folder, folder / "whole"), cwd=ROOT, check=True, timeout=300)
     return folder, digests(folder / "whole")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from millings import encoded
+from small_runs import encode_dataset
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -34,13 +34,13 @@ def milled(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> Lake
     annotator = Annotator(lake, [Vad(VadConfig())])
     annotator.annotate("batch-000000")
     rows = []
-    for row in lake.read(lake.annotation_key("vad", annotator.marks["vad"], "batch-000000")).to_pylist():
+    for row in lake.read(lake.annotation_key("vad", annotator.fingerprints["vad"], "batch-000000")).to_pylist():
         turns = [segment | {"speaker": f"SPEAKER_{segment['track']:02d}"} for segment in row["segments"]]
         turns.sort(key=lambda turn: turn["start_s"])
         told = {name: row[name] for name in schemas.BASE_NAMES} | {"turns": turns, "method": "channels"}
         rows.append(told | summary(turns, 30.0))
     lake.write(lake.annotation_key("diarize", "d", "batch-000000"), schemas.table(rows, schemas.DIARIZE))
-    marks = annotator.marks | {"diarize": "d"}
+    marks = annotator.fingerprints | {"diarize": "d"}
     select(lake, Selection("s", marks, context_s=2, continuation_s=6, windows={"speech": "speech_share > 0.5"}))
-    encoded(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
+    encode_dataset(lake, "set", "s", marks["signal"], EncodeConfig(shard_mb=0.5))
     return lake

@@ -130,7 +130,7 @@ def test_a_dataset_names_its_selection_and_a_selection_that_is_gone_is_told(lake
     text = run("manifest", "head", str(lake.storage.root), *words).output
     assert "dataset clean, which was made of the selection clean-000000000001" in text
     lake.storage.put("datasets/old/plan.json", b'{"selection": "gone-000000000009"}')
-    with pytest.raises(ChoiceError, match="made of the selection gone-000000000009, which is not in the lake"):
+    with pytest.raises(ChoiceError, match="made from the selection gone-000000000009, which is not in the lake"):
         choose(lake, dataset="old")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from millings import encoded
+from small_runs import encode_dataset
 
 from manifests.choice import choose
 from manifests.corrupt import CorruptFileError, schema_of
@@ -81,7 +81,7 @@ def commands(root: str, recording: str) -> list[list[str]]:
         ["manifest", "head", root, "--view", "shard_windows"],
         ["manifest", "head", root, "--view", "windows", "--columns", "*"],
         ["manifest", "query", root, "SELECT count(*), min(sha256), max(loudness_lufs), any_value(segments), "
-         "any_value(verdict) FROM judged"],
+         "any_value(verdict) FROM recordings"],
         ["manifest", "query", root, "SELECT * FROM ledger"],
         ["manifest", "show", root, recording],
         ["manifest", "funnel", root],
@@ -154,7 +154,7 @@ def test_the_ledger_is_made_from_commits_or_not_at_all(how: str, lake: Lake, mil
     # The remedy, word by word.
     assert "delete datasets/set/commits/train/000000.json and run `speechmill encode` again" in caught.value.remedy
     lake.storage.delete("datasets/set/commits/train/000000.json")
-    encoded(lake, "set", "s", Selection.stored(lake, "s").stages["signal"], CONFIG)
+    encode_dataset(lake, "set", "s", Selection.stored(lake, "s").stages["signal"], CONFIG)
     assert lake.storage.read(key) == data
     assert lake.storage.read("datasets/set/ledger.parquet") == milled.storage.read("datasets/set/ledger.parquet")
 
@@ -163,7 +163,7 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
     def known(lake: Lake) -> list[object]:
         signal = Selection.stored(lake, "s").stages["signal"]
         views = open_views(lake, choose(lake))
-        counts = [views.execute(f"SELECT count(*) FROM {view}").fetchall() for view in ("annotations", "judged",
+        counts = [views.execute(f"SELECT count(*) FROM {view}").fetchall() for view in ("annotations", "recordings",
                   "windows", "shard_windows", "ledger")]  # fmt: skip
         return [
             list(lake.batches()), list(lake.annotated("signal", signal)), choose(lake), counts,
@@ -194,7 +194,7 @@ def test_files_that_are_nobodys_are_no_part_of_a_lake(lake: Lake, milled: Lake) 
 def test_a_lake_of_which_nothing_was_kept_is_in_order(lake: Lake) -> None:
     stored = Selection.stored(lake, "s")
     select(lake, Selection("none", stored.stages, context_s=2, continuation_s=6, recordings={"none": "false"}))
-    encoded(lake, "empty", "none", stored.stages["signal"], CONFIG)
+    encode_dataset(lake, "empty", "none", stored.stages["signal"], CONFIG)
     assert (verify(lake, "empty"), validate(lake, deep=True)) == ([], [])
     assert [version.shards for version in versions(lake, "empty")] == [{}]
     (problem,) = verify(lake, "nowhere")

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Proxy
+from faulty_proxy import FAULTS, Proxy
 from servers import S3Server
 
 from manifests.storage import StorageConfig, StorageError
 from manifests.storage.ranged import BLOCK_BYTES
-from manifests.storage.retry import PassingError, persist, retries
+from manifests.storage.retry import TransientError, persist, retries
 from manifests.storage.s3 import S3Storage
-from manifests.storage.s3client import client, translated
+from manifests.storage.s3client import client, translate_errors
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_a_bit_that_flips_in_a_range_is_found_by_the_checksum_of_the_whole(bucke
     proxy.share = 1.0
     with pytest.raises(StorageError, match="wrong checksum"):
         storage.read("k")
-    with storage.open("k") as stream, pytest.raises(StorageError, match="not the bytes of its checksum"):
+    with storage.open("k") as stream, pytest.raises(StorageError, match="its bytes do not have its checksum"):
         stream.read()
 
 
 def test_a_server_that_is_too_busy_is_left_alone_by_all_requests(bucket: str, proxy: Proxy) -> None:
     proxy.share, proxy.faults = 1.0, ("503",)
     storage = through(proxy, bucket)
-    with pytest.raises(PassingError, match="SlowDown") as caught, translated("s3:GetObject", "k", 0):
+    with pytest.raises(TransientError, match="SlowDown") as caught, translate_errors("s3:GetObject", "k", 0):
         client(storage.config).get_object(Bucket=bucket, Key="k")
     assert caught.value.busy
     told = threading.Event()
@@ -100,7 +100,7 @@ def test_a_server_that_is_too_busy_is_left_alone_by_all_requests(bucket: str, pr
     def slow(number: int) -> None:
         if number == 0:
             told.set()
-            raise PassingError("SlowDown", 1.0, busy=True)
+            raise TransientError("SlowDown", 1.0, busy=True)
 
     thread = threading.Thread(target=persist, args=(slow, "one", 5.0))
     thread.start()

@@ -259,14 +259,14 @@ def test_a_tar_of_samples_tells_their_names_and_what_their_json_says(tmp_path: P
     [
         ("a.jsonl", '{"audio_filepath": "x", "duration": 1}\n{"a": 1}\n', "a.jsonl:2 "),
         ("a.jsonl", '\n{"audio_filepath": "x", "dura', "a.jsonl:2 is not JSON"),
-        ("a.jsonl", "[1]", "a.jsonl:1 is no JSON object"),
+        ("a.jsonl", "[1]", "a.jsonl:1 is not a JSON object"),
         ("a.jsonl", '{"id": "r", "sources": [], "sampling_rate": 1, "num_samples": 1, "duration": "x"}', "a.jsonl:1 "),
         ("a.rttm", "SPEAKER a 1 0 1 <NA>", "a.rttm:1 "),
         ("a.rttm", "SPEAKER a 1 zero 1 <NA> <NA> s <NA> <NA>", "a.rttm:1 "),
         ("a.uem", "a 1 0", "a.uem:1 "),
         ("a.jsonl.gz", "not packed", "cannot be read to its end"),
-        ("a.tar", "no tar", "no complete tar"),
-        ("a.parquet", "no parquet", "is no Parquet file"),
+        ("a.tar", "no tar", "not a complete tar"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet"),
         ("a.doc", "", "is neither a lake nor a manifest"),
     ],
 )

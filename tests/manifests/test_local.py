@@ -125,6 +125,6 @@ def test_the_folder_for_temporary_files_is_this_users_own(tmp_path: Path, monkey
     private_folder().rmdir()
     (tmp_path / "of another").mkdir()
     (tmp_path / f"speechmill-{os.getuid()}").symlink_to(tmp_path / "of another")
-    with pytest.raises(StorageError, match="this user alone") as caught:
+    with pytest.raises(StorageError, match="only this user can write") as caught:
         private_folder()
     assert "TMPDIR" in caught.value.remedy

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from lakes import rules, write_lake
 
 from manifests import schemas
-from manifests.output import NEEDED, one_line, printable, to_json
+from manifests.output import IN_WORDS, one_line, printable, to_json
 from manifests.select import select
 from pipelines.commands.cli import cli
 
@@ -20,13 +20,13 @@ UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def is_safe(text: str) -> bool:
-    return not any(unicodedata.category(c) in UNSEEN and c not in NEEDED + "\n\t" for c in text)
+    return not any(unicodedata.category(c) in UNSEEN and c not in IN_WORDS + "\n\t" for c in text)
 
 
 def test_every_character_that_is_not_seen_is_escaped_and_every_other_stays() -> None:
     for code in range(sys.maxunicode + 1):
         character = chr(code)
-        if unicodedata.category(character) in UNSEEN and character not in NEEDED:
+        if unicodedata.category(character) in UNSEEN and character not in IN_WORDS:
             assert one_line(character).isascii()
             assert one_line(character).startswith("\\")
         else:

@@ -119,7 +119,7 @@ def test_the_boxes_of_the_funnel_hold_every_recording_and_window_once(tmp_path: 
     assert inside.hours < funnel["windows"]["in"]["hours"]
     assert flow.hours_text(funnel["windows"]["in"]["hours"]) in flow.overlapping(funnel)
     (failed,) = [node for node in found if node.name == "failed"]
-    assert failed.told(found[0].hours) == ["1 recording", "0.003\N{NO-BREAK SPACE}h · 1\N{NO-BREAK SPACE}%"]
+    assert failed.lines(found[0].hours) == ["1 recording", "0.003\N{NO-BREAK SPACE}h · 1\N{NO-BREAK SPACE}%"]
 
 
 def test_many_combinations_of_reasons_share_a_box_and_none_is_lost() -> None:
@@ -164,7 +164,7 @@ def test_provenance_names_the_runs_that_made_a_dataset_and_no_others(lake: Lake)
     put_run(lake, "20260101T000500Z-ffff", DEMO, {"annotate": none, "encode": none})
     put_run(lake, "20260101T000600Z-0000", other, {"ingest": step(5, 0)}, ingest={"new": 5, "failed": 0})
     put_run(lake, "20260101T000700Z-1111", other, {"encode": step(7, 0.1)}, select=funnel | {"selection": "other-1"})
-    found = [(run.name[-4:], did) for run, did in runs.made(runs.newest(lake), "sel", DEMO)]
+    found = [(run.name[-4:], did) for run, did in runs.runs_behind(runs.newest_runs(lake), "sel", DEMO)]
     kept, windows = funnel["recordings"]["kept"]["count"], funnel["windows"]
     assert found == [
         ("ffff", "found every shard encoded"),
@@ -177,7 +177,7 @@ def test_provenance_names_the_runs_that_made_a_dataset_and_no_others(lake: Lake)
         ),
         ("aaaa", "added 43 recordings, 1 unreadable"),
     ]
-    blocks = list(provenance.blocks(lake, choose(lake), None, runs.newest(lake)))
+    blocks = list(provenance.blocks(lake, choose(lake), None, runs.newest_runs(lake)))
     (made,) = [block for block in blocks if "runs" in block]
     assert made["name"] == "Runs that made the selection sel, newest first"
     assert [begun for begun, *_ in made["runs"]] == [
@@ -190,7 +190,7 @@ def test_provenance_names_the_runs_that_made_a_dataset_and_no_others(lake: Lake)
 def test_each_run_is_a_bar_of_its_own_also_where_two_began_in_the_same_second(lake: Lake) -> None:
     for name in ("20260101T000000Z-aaaa", "20260101T000000Z-bbbb", "20260101T000030Z-cccc"):
         put_run(lake, name, DEMO, {"annotate": step(41, 0.3), "encode": step(9, 0.2)})
-    rates = runs.rates(runs.newest(lake))
+    rates = runs.rates(runs.newest_runs(lake))
     figure = figures.bars(rates, "hours of sound per hour", "#5b7fc7", "Throughput")
     (trace,) = figure["data"]
     assert len(set(trace["y"])) == len(trace["x"]) == 6
@@ -206,26 +206,28 @@ def test_a_shard_whose_windows_all_failed_holds_no_frame() -> None:
     connection = duckdb.connect()
     connection.execute(
         "CREATE TABLE ledger AS SELECT 'train' AS split, patch, 3 AS windows, 0.5 AS hours, 60 AS frames, "
-        "20 // patch AS context_tokens, 40 // patch AS continuation_tokens FROM unnest([1, 2, 3]) AS t(patch)"
+        "20 // patch AS context_tokens, 40 // patch AS continuation_tokens, 2 // patch AS repeated_context_tokens, "
+        "7 // patch AS repeated_continuation_tokens FROM unnest([1, 2, 3]) AS t(patch)"
     )
     connection.execute(
         "CREATE TABLE shard_windows AS FROM (VALUES ('train', 0, 'ok', 2, 10, 20), "
         "('train', 1, 'failed', NULL, NULL, NULL)) AS t(folder, shard, status, tracks, "
         "context_frames, continuation_frames)"
     )
-    counted = Tokens.counted(connection, {"encode": {"patch": 3}})
+    counted = Tokens.from_ledger(connection, {"encode": {"patch": 3}})
     assert counted is not None
     assert (counted.windows, counted.hours, counted.frames, counted.tokens) == (3, 0.5, 60, 6 + 13)
+    assert counted.repeated_tokens == 0 + 2
     section, drawn = counted.section(connection)
     (trace,) = drawn["tokens-prefix"]["data"]
     assert (list(trace["x"]), list(trace["y"])) == ([0, 1, 2], [0, 60, 60])
     assert section["unit"] == "a token is 3 frames"
     connection.execute("DELETE FROM ledger")
-    assert Tokens.counted(connection, None) is None
+    assert Tokens.from_ledger(connection, None) is None
 
 
 def test_every_measure_has_a_unit_and_a_sentence() -> None:
-    for measure in [*measures.of_recordings().values(), *measures.of_windows().values()]:
+    for measure in [*measures.recording_measures().values(), *measures.window_measures().values()]:
         assert measure.sentence[0].isupper() or measure.sentence.startswith("DNSMOS"), measure
         assert len(measure.sentence.split()) >= 4, measure
         assert measure.unit or not (pa.types.is_integer(measure.kind) or pa.types.is_floating(measure.kind)), measure
@@ -243,7 +245,7 @@ def test_a_rule_that_computes_tells_what_it_is_made_of() -> None:
 
 def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> None:
     report = Report(lake, choose(lake))
-    drawn = samples.browsed(report.connection, report.movable, 30, None)
+    drawn = samples.sample_recordings(report.connection, report.movable, 30, None)
     assert {"kept", "rejected", "failed"} == drawn.verdicts
     small = {"title": "t", "whatif": {"levels": {}}, "figures": {}, "facts": [], "scores": [], "groups": []}
     small |= {"failures": [], "provenance": [], "runs": {}, "measures": []}

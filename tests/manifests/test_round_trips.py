@@ -230,7 +230,7 @@ def test_overwriting_leaves_no_mixture_and_touches_nothing_of_others(milled: Lak
     assert [path.name for path in out.iterdir() if path.is_dir()] == []
     (out / "thesis.txt").write_text("three years of work")
     done = manifest("convert", root, "--to", "lhotse", "-o", str(out), "--overwrite", code=1)
-    assert "holds thesis.txt, which no conversion wrote" in done.stderr
+    assert "has the file thesis.txt, which no conversion wrote" in done.stderr
     assert len(files(out)) == 4
     manifest("convert", root, "--to", "rttm", "-o", str(tmp_path / "t.rttm"))
     (tmp_path / "u.jsonl").write_text('{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "speaker": "A"}')
@@ -259,11 +259,11 @@ def test_a_folder_in_a_bucket_is_overwritten_as_one_on_a_disk(milled: Lake, tmp_
         }
     storage.put("out/thesis.txt", b"three years of work")
     done = manifest("convert", root, "--to", "csv", "-o", out, "--overwrite", code=1)
-    assert "holds thesis.txt, which no conversion wrote" in done.stderr
+    assert "has the file thesis.txt, which no conversion wrote" in done.stderr
     assert held() == before | {"out/thesis.txt": b"three years of work"}
     turns = f"{storage.root}/turns.rttm"
     manifest("convert", root, "--to", "rttm", "-o", turns)
-    assert "turns.rttm is there already" in manifest("convert", root, "--to", "rttm", "-o", turns, code=1).stderr
+    assert "turns.rttm exists already" in manifest("convert", root, "--to", "rttm", "-o", turns, code=1).stderr
     (tmp_path / "u.jsonl").write_text('{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "speaker": "A"}')
     manifest("convert", str(tmp_path / "u.jsonl"), "--to", "rttm", "-o", turns, "--overwrite")
     assert storage.read("turns.rttm").startswith(b"SPEAKER r ")
@@ -284,12 +284,12 @@ def test_a_conversion_that_fails_leaves_the_place_as_it_was(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.jsonl", '{"path": "x.wav"}', "a.jsonl:1 is no line of"),
-        ("a.jsonl", '{"path": 5, "duration": "long"}', "a.jsonl:1 is no line of"),
+        ("a.jsonl", '{"path": "x.wav"}', "a.jsonl:1 is not a line of"),
+        ("a.jsonl", '{"path": 5, "duration": "long"}', "a.jsonl:1 is not a line of"),
         ("a.csv", "a,b\n1,2\n", "has the columns a, b"),
         ("a.csv", "", "a.csv is empty"),
-        ("recordings.csv", ",".join(TABLES["recordings"].names) + "\nr,notjson,8,8,1,1,,\n", "is no table in CSV"),
-        ("recordings.csv", ",".join(TABLES["recordings"].names) + '\nr,"[]",high,8,1,1,,\n', "is no table in CSV"),
+        ("recordings.csv", ",".join(TABLES["recordings"].names) + "\nr,notjson,8,8,1,1,,\n", "cannot be read as CSV"),
+        ("recordings.csv", ",".join(TABLES["recordings"].names) + '\nr,"[]",high,8,1,1,,\n', "cannot be read as CSV"),
     ],
 )
 def test_what_cannot_be_read_back_is_told_plainly(tmp_path: Path, name: str, text: str, told: str) -> None:

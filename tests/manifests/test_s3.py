@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults import CODES, Proxy
+from faulty_proxy import CODES, Proxy
 from servers import EVERYTHING, S3Server, plain_environment, s3_server
 
 from manifests.storage import DeniedError, StorageConfig, StorageError, requests

@@ -13,7 +13,8 @@ from lakes import rules, write_lake
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.select import RuleError, select
+from manifests.rules import RuleError
+from manifests.select import select
 from manifests.selection import Selection
 from manifests.windows import cut_starts, draw_split
 

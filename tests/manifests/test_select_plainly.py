@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plainly import select_plainly
+from reference_select import reference_select
 
 from manifests import schemas
 from manifests import select as module
 from manifests.funnel import Funnel
 from manifests.lake import Lake
+from manifests.matches import matches_key
 from manifests.select import select
 from manifests.selection import Selection
 from pipelines.recipes import recipe
@@ -77,6 +78,36 @@ def batches(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
     return [[draw(recordings(100 * batch + row)) for row in range(size)] for batch, size in enumerate(sizes)]
 
 
+@st.composite
+def shared(draw: st.DrawFn, made: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Rows of MATCHES of each batch: stretches that recordings share with ones that were met before them."""
+    met: list[tuple[str, float]] = []
+    rows: list[list[dict[str, Any]]] = []
+    for batch in made:
+        rows.append([])
+        for row in batch:
+            known = row.get("signal", {})
+            if known.get("pcm_sha256") is None or known["duration_s"] < 9:
+                continue
+            one = row["signal"]["recording_id"], known["duration_s"]
+            for other in met:
+                for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+                    rows[-1].append(draw(stretches(one, other)))
+            met.append(one)
+    return rows
+
+
+@st.composite
+def stretches(draw: st.DrawFn, one: tuple[str, float], other: tuple[str, float]) -> dict[str, Any]:
+    row: dict[str, Any] = {"speed": 1.0, "confidence": 0.5, "evidence": 20.0}
+    for name, (recording_id, duration_s) in (("", one), ("other_", other)):
+        start, end = sorted(draw(st.lists(st.integers(0, int(duration_s * 1000)), min_size=2, max_size=2)))
+        start, end = draw(st.sampled_from([(start, end), (0, 5000), (0, int(duration_s * 1000))]))
+        row |= {"other_id" if name else "recording_id": recording_id, f"{name}share": draw(SHARES)}
+        row |= {f"{name}start_s": start / 1000, f"{name}end_s": end / 1000}
+    return row
+
+
 def write(folder: str, made: list[list[dict[str, Any]]]) -> Lake:
     lake = Lake.at(folder)
     for number, rows in enumerate(made):
@@ -90,7 +121,7 @@ def write(folder: str, made: list[list[dict[str, Any]]]) -> Lake:
 def compare(lake: Lake, selection: Selection) -> None:
     """Bytes and counts of `select`, against the same said plainly."""
     funnel, told = select(lake, selection), Funnel("plainly")
-    for batch, (verdicts, windows) in select_plainly(lake, selection).items():
+    for batch, (verdicts, windows) in reference_select(lake, selection).items():
         plain = pa.Table.from_pylist(verdicts, schemas.VERDICTS), pa.Table.from_pylist(windows, schemas.WINDOWS)
         for key, table in zip((lake.verdicts_key, lake.windows_key), plain, strict=True):
             made = lake.read(key(selection.name, batch))
@@ -164,11 +195,57 @@ def test_a_span_that_ends_where_a_window_starts_is_not_in_it(tmp_path: Path) -> 
         "vad": base | {"segments": [long, short]},
         "diarize": base | {"turns": [long | {"speaker": "A"}, short | {"speaker": "B"}]},
     }
-    selection = Selection("edge", dict.fromkeys(("signal", "vad", "diarize"), "m"), 2, 6)
+    stages = dict.fromkeys(("signal", "vad", "diarize"), "m")
+    selection = Selection("edge", stages, context_s=2, continuation_s=6)
     lake = write(str(tmp_path), [[row | dict.fromkeys(("language", "quality"), base)]])
     compare(lake, selection)
     windows = lake.read(lake.windows_key("edge", "batch-000000")).to_pylist()
     assert [window["num_speakers"] for window in windows] == [2, 1, 1]
+
+
+MATCHED = st.tuples(
+    batches().flatmap(lambda made: st.tuples(st.just(made), shared(made))),
+    st.sampled_from([(2, 6), (0, 0.3), (10, 30)]),
+    st.sampled_from([None, 1, 2]),
+    st.sampled_from(["repeated_share < 0.5", "repeats <= 2", "duration_s > 30"]),
+    st.sampled_from([1, 20_000]),
+)
+
+
+@FEW
+@given(MATCHED)
+def test_what_repeats_is_found_as_one_by_one(matched: tuple[Any, ...]) -> None:
+    matched_alike(*matched)
+
+
+@pytest.mark.slow
+@settings(PLENTY, max_examples=150)
+@given(MATCHED)
+def test_whatever_repeats_is_found_as_one_by_one(matched: tuple[Any, ...]) -> None:
+    matched_alike(*matched)
+
+
+def matched_alike(
+    given: tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]]]],
+    window: tuple[float, float],
+    most_repeats: int | None,
+    rule: str,
+    at_once: int,
+) -> None:
+    made, matches = given
+    selection = Selection(
+        "plain", dict.fromkeys(("signal", "vad", "diarize"), "m"), context_s=window[0], continuation_s=window[1],
+        splits={"train": 0.5, "test": 0.5}, recordings={"long": "duration_s >= 9", "rare": rule},
+        windows={"new": "repeated_share < 0.9"},
+        most_repeats=most_repeats, matches="m",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE", at_once)
+        patch.setattr(module, "SPAN", 2)
+        lake = write(folder, made)
+        for number, rows in enumerate(matches):
+            lake.write(matches_key("m", f"batch-{number:06d}"), schemas.table(rows, schemas.MATCHES))
+        compare(lake, selection)
 
 
 SHIPPED = batches(), st.sampled_from(recipe.shipped())

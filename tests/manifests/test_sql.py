@@ -12,7 +12,8 @@ from manifests.choice import choose
 from manifests.lake import Lake
 from manifests.look.what_if import what_if
 from manifests.report.report import Report
-from manifests.select import RuleError, select
+from manifests.rules import RuleError
+from manifests.select import select
 from manifests.sql import NotReadingError, ask
 from manifests.views import open_views
 from pipelines.commands.cli import cli

@@ -46,7 +46,7 @@ def on_a_terminal(columns: int, *words: str, **environment: str) -> tuple[int, s
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    command = [sys.executable, "-m", "pipelines", "manifest", *words]
+    command = [sys.executable, "-m", "pipelines.commands", "manifest", *words]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**plain, **environment}) as process:
         os.close(theirs)
         told = b""
@@ -131,8 +131,8 @@ def told(*words: str) -> Any:
 
 def test_a_condition_alone_is_honoured(lake: str) -> None:
     (found,) = told("stats", lake, "--where", f"recording_id = '{NAME[:-1]}1'")["views"]
-    assert (found["view"], found["count"]) == ("annotations", 1)
-    assert "where duration_s > 99\nannotations: 0 rows" in run("stats", lake, "--where", "duration_s > 99").output
+    assert (found["view"], found["count"]) == ("recordings", 1)
+    assert "where duration_s > 99\nrecordings: 0 rows" in run("stats", lake, "--where", "duration_s > 99").output
 
 
 def test_by_several_columns_is_one_table_however_it_is_written(lake: str) -> None:
@@ -160,7 +160,7 @@ def test_labels_are_columns_to_count_by_in_every_view_that_has_them(milled: Lake
             "there is no column speech_shar",
             "did you mean speech_share",
         ),
-        (["head", "LAKE", "--columns", "split"], "this view has no column split", "windows"),
+        (["head", "LAKE", "--columns", "kept"], "this view has no column kept", "windows"),
         (["head", "LAKE", "--where", 'source = "here"'], "there is no column here", "in single quotes: 'here'"),
         (["head", "LAKE", "--view", "window"], "there is no view window", "did you mean windows"),
         (["query", "LAKE", "FROM widnows"], "there is no view widnows", "did you mean windows"),

@@ -70,25 +70,25 @@ def test_a_lake_half_way_has_no_problem(milled: Lake, lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("pattern", "column", "value", "told"),
     [
-        ("recordings/*", "sha256", "00", "an id that is not its sha256"),
+        ("recordings/*", "sha256", "00", "an id that is not the start of its sha256"),
         ("recordings/*", "sample_rate", None, "no sampling rate"),
         ("recordings/*", "channels", 0, "no channels"),
         ("recordings/*", "size_bytes", None, "no size"),
         ("recordings/*", "status", "done", "a status that is neither"),
-        ("recordings/*", "uris", [], "no name"),
-        (stage("signal"), "duration_s", 31.0, "a duration that is not samples over rate"),
-        (stage("signal"), "status", "failed", "failed without saying why"),
+        ("recordings/*", "uris", [], "no file name"),
+        (stage("signal"), "duration_s", 31.0, "a duration that is not num_samples / sample_rate"),
+        (stage("signal"), "status", "failed", "failed without an error type"),
         (stage("signal"), "tracks", 7, "tracks that are neither 1 nor the channels"),
         (stage("vad"), "speech_s", 30.1, "more speech than sound"),
-        (stage("diarize"), "num_speakers", 5, "another number of speakers than its turns have"),
-        ("selections/s/verdicts-*", "verdict", "rejected", "not kept without one"),
-        ("selections/s/verdicts-*", "windows", 9, "another number of windows than its verdict says"),
-        ("selections/s/windows-*", "kept", False, "not kept without one"),
+        (stage("diarize"), "num_speakers", 5, "a number of speakers that differs from its turns"),
+        ("selections/s/verdicts-*", "verdict", "rejected", "not kept without a reason"),
+        ("selections/s/verdicts-*", "windows", 9, "a number of windows that differs from its verdict"),
+        ("selections/s/windows-*", "kept", False, "not kept without a reason"),
         ("selections/s/windows-*", "start_s", 25.0, "not inside its recording"),
-        ("selections/s/windows-*", "start_s", 0.5, "an id that is not its recording and start"),
-        ("selections/s/windows-*", "context_s", 9.0, "a context longer than itself"),
+        ("selections/s/windows-*", "start_s", 0.5, "an id that is not made of its recording and start"),
+        ("selections/s/windows-*", "context_s", 9.0, "a context that is longer than the window"),
         ("datasets/set/windows/train-000000.parquet", "context_frames", -480, "no frames"),
-        ("datasets/set/windows/train-000000.parquet", "window_id", "x", "a window that its selection does not keep"),
+        ("datasets/set/windows/train-000000.parquet", "window_id", "x", "a window that the selection does not keep"),
     ],
 )
 def test_a_row_that_cannot_be_is_named_with_its_file(
@@ -105,9 +105,9 @@ def test_a_row_that_cannot_be_is_named_with_its_file(
 @pytest.mark.parametrize(
     ("start_s", "end_s", "track", "told"),
     [
-        (-0.5, 1.0, 0, "a turn that is empty or not inside it"),
-        (1.0, 1.0, 0, "a turn that is empty or not inside it"),
-        (29.0, 30.01, 0, "a turn that is empty or not inside it"),
+        (-0.5, 1.0, 0, "a turn that is empty or not inside the recording"),
+        (1.0, 1.0, 0, "a turn that is empty or not inside the recording"),
+        (29.0, 30.01, 0, "a turn that is empty or not inside the recording"),
         (1.0, 2.0, 2, "a turn on a track that the recording does not have"),
     ],
 )
@@ -119,13 +119,13 @@ def test_a_turn_outside_its_recording_is_named(lake: Lake, start_s: float, end_s
 
 def test_references_that_lead_nowhere_are_named(lake: Lake) -> None:
     key = change(lake, stage("vad"), lambda rows: rows.pop(0))
-    assert f"{key}: has not the recordings of batch-000000 in their order" in named(lake)
+    assert f"{key}: does not have the recordings of batch-000000 in their order" in named(lake)
     lake.write("annotations/vad-x/batch-000007.parquet", lake.read(key))
     assert "batch-000007.parquet: there is no such batch" in named(lake)
     shutil.rmtree(Path(lake.storage.root, key).parent)
-    assert "selections/s: was made of annotations/vad-" in named(lake)
+    assert "selections/s: was made from annotations/vad-" in named(lake)
     shutil.rmtree(Path(lake.storage.root, "selections/s"))
-    assert "datasets/set/plan.json: selections/s is not there" in named(lake)
+    assert "datasets/set/plan.json: selections/s is missing" in named(lake)
 
 
 def test_a_recording_twice_is_named(lake: Lake) -> None:
@@ -152,7 +152,7 @@ def test_shards_are_held_against_their_commits(lake: Lake) -> None:
     (root / "train/README.md").write_text("x")
     (root / "windows/train.2tracks-000000.parquet").unlink()
     found = named(lake)
-    assert f"latents.000000.tar: {tar.stat().st_size:,} bytes, its commit says {tar.stat().st_size + 1:,}" in found
+    assert f"latents.000000.tar: {tar.stat().st_size:,} bytes, but its commit says {tar.stat().st_size + 1:,}" in found
     for told in ("cuts.000000.jsonl.gz: missing", "README.md: is in no commit", "2tracks-000000.parquet: missing"):
         assert told in found
 
@@ -173,7 +173,7 @@ def test_a_broken_file_is_named_and_the_rest_is_still_checked(lake: Lake, data: 
     change(lake, stage("diarize"), lambda rows: rows[0].update(num_speakers=9))
     found = named(lake)
     assert f"{key}: cannot be read" in found
-    assert "another number of speakers" in found
+    assert "a number of speakers that differs" in found
 
 
 def test_a_file_of_another_schema_is_named_with_the_column(lake: Lake) -> None:
@@ -181,7 +181,7 @@ def test_a_file_of_another_schema_is_named_with_the_column(lake: Lake) -> None:
     table = lake.read(key)
     for spoilt, told in (
         (table.drop_columns(["speech_s"]), "has no column speech_s"),
-        (table.append_column("extra", table["speech_s"]), "has a column extra that is not known"),
+        (table.append_column("extra", table["speech_s"]), "has a column extra that is unknown"),
         (
             table.set_column(7, "speech_share", table["speech_share"].cast(pa.float32())),
             "column speech_share is float, not double",
@@ -232,14 +232,14 @@ CUT = {
         ([RECORDING, SEGMENT, CUT], None),
         ([SEGMENT], None),
         ([RECORDING | {"channel_ids": [3]}, SEGMENT | {"channel": 3}], None),
-        ([RECORDING | {"duration": 10.5}], "a duration that is not samples over rate"),
+        ([RECORDING | {"duration": 10.5}], "a duration that is not num_samples / sample_rate"),
         ([RECORDING, RECORDING], "the same recording_id more than once"),
         ([RECORDING, SEGMENT, SEGMENT], "the same segment_id more than once"),
         ([RECORDING, SEGMENT | {"duration": 1.1}], "not inside its recording"),
         ([RECORDING, SEGMENT | {"start": -1}], "not inside its recording"),
         ([RECORDING, SEGMENT | {"duration": 0}], "a duration that is not above 0"),
         ([RECORDING, SEGMENT | {"recording_id": "q"}], "a recording that is not in the manifests"),
-        ([RECORDING, SEGMENT | {"channel": [0, 1]}], "a channel that its recording has not"),
+        ([RECORDING, SEGMENT | {"channel": [0, 1]}], "a channel that the recording does not have"),
         ([CUT | {"duration": 11}], "not inside its recording"),
         ([CUT | {"start": -1}], "a start before 0"),
     ],
@@ -272,10 +272,10 @@ def test_the_command_line_ends_with_3_for_problems_and_0_without(lake: Lake, tmp
     ("wrong", "told"),
     [
         ({}, ""),
-        ({"phones": 3}, "another number of phones than its stretches have"),
+        ({"phones": 3}, "a number of phones that differs from its stretches"),
         ({"starts_ms": [10]}, "phones without times"),
-        ({"end_s": 900.0}, "a stretch of speech that is empty or not inside it"),
-        ({"track": 7}, "a stretch of speech on a track that it has not"),
+        ({"end_s": 900.0}, "a stretch of speech that is empty or not inside the recording"),
+        ({"track": 7}, "a stretch of speech on a track that the recording does not have"),
     ],
 )
 def test_phonemes_must_fit_their_recording(lake: Lake, wrong: Row, told: str) -> None:

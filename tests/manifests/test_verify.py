@@ -153,7 +153,7 @@ def test_an_edited_number_of_the_ledger_is_named(lake: Lake, column: str) -> Non
     rows[3][column] += 1
     lake.write(f"{D}/ledger.parquet", schemas.table(rows, schemas.LEDGER))
     assert set(found := named(lake)) == {"ledger.parquet"}
-    assert f"{column} {rows[3][column]}, the recount says " in found["ledger.parquet"]
+    assert f"{column} {rows[3][column]}, but the recount says " in found["ledger.parquet"]
     lake.write(f"{D}/ledger.parquet", schemas.table(rows[:3] + rows[4:] + rows[:1], schemas.LEDGER))
     assert "missing" in (told := named(lake)["ledger.parquet"])
     assert "twice" in told
@@ -174,7 +174,7 @@ def test_a_window_that_stands_in_two_shards_is_named(lake: Lake) -> None:
     publish_by_hand(lake, "d", ENCODER)
     found = named(lake)
     assert set(found) == {"windows/train-000002.parquet"}
-    assert "train1-000008000 stands in windows/train-000001.parquet and" in found["windows/train-000002.parquet"]
+    assert "train1-000008000 is in windows/train-000001.parquet and" in found["windows/train-000002.parquet"]
 
 
 def test_statistics_that_are_not_the_shards_are_named(lake: Lake) -> None:

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from lakes import STAGES, rules, write_lake
 
 from manifests.choice import ChoiceError, choose
 from manifests.lake import Lake
 from manifests.select import select
-from manifests.views import VIEWS, open_views
+from manifests.view_columns import VIEWS, columns_of_views, parts_needed
+from manifests.views import open_views
 
 BATCHES = [
     [
@@ -107,7 +109,55 @@ def test_any_storage_is_read_through_its_filesystem(lake: Lake) -> None:
     elsewhere = Lake(Elsewhere(lake))
     assert annotations(elsewhere) == annotations(lake)
     connection = open_views(elsewhere)
-    query = "SELECT recording_id, verdict, windows, (SELECT count(*) FROM windows) FROM judged ORDER BY ALL"
+    query = "SELECT recording_id, verdict, windows, (SELECT count(*) FROM windows) FROM recordings ORDER BY ALL"
     assert connection.execute(query).fetchall() == open_views(lake).execute(query).fetchall()
     with pytest.raises(duckdb.Error):
         connection.execute("FROM read_text('/etc/hostname')")
+
+
+def test_one_view_has_every_column_of_a_recording_and_one_those_of_a_window_and_its_recording(lake: Lake) -> None:
+    select(lake, rules())
+    connection = open_views(lake)
+    columns = columns_of_views()
+    for view in ("recordings", "windows"):
+        assert connection.sql(f"FROM {view}").columns == columns[view]
+    query = (
+        "SELECT recording_id, duration_s, speech_share, error_type, verdict, windows FROM recordings "
+        "WHERE recording_id IN ('kept', 'closed') ORDER BY ALL"
+    )
+    assert connection.execute(query).fetchall() == [
+        ("closed", None, None, "PermissionError", "failed", 0),
+        ("kept", 20.0, 0.55, None, "kept", 2),
+    ]
+    query = "SELECT duration_s < recording_duration_s, recording_duration_s, recording_windows, verdict FROM windows"
+    assert connection.execute(query).fetchall() == [(True, 20.0, 2, "kept")] * 2
+
+
+def test_what_a_header_claims_is_shown_until_a_recording_is_decoded(lake: Lake) -> None:
+    decoded = lake.annotation_key("signal", "s", "batch-000001")
+    for key, rate in ((lake.recordings_key("batch-000001"), 8000), (decoded, 16000)):
+        table = lake.read(key)
+        place = table.schema.get_field_index("sample_rate")
+        lake.write(key, table.set_column(place, table.schema.field(place), pa.array([rate], pa.int32())))
+    query = "SELECT sample_rate, claimed_sample_rate FROM recordings WHERE recording_id = 'short'"
+    assert open_views(lake).execute(query).fetchall() == [(16000, 8000)]
+    lake.storage.delete(decoded)
+    assert open_views(lake).execute(query).fetchall() == [(8000, 8000)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT language, sum(duration_s) FROM recordings GROUP BY ALL ORDER BY ALL",
+        "SELECT verdict, reasons, count(*) FROM recordings GROUP BY ALL ORDER BY ALL",
+        "SELECT windows FROM recordings ORDER BY ALL",
+        "SELECT codec, count(*), sum(recording_duration_s) FROM windows GROUP BY ALL",
+        "SELECT duplicate_of, recording_windows, kept FROM windows ORDER BY ALL",
+        "SELECT reasons, split FROM windows ORDER BY ALL",
+    ],
+)
+def test_the_parts_that_sql_needs_answer_it_as_all_of_them_do(lake: Lake, query: str) -> None:
+    select(lake, rules())
+    parts = parts_needed(query)
+    assert len(parts) <= 4
+    assert open_views(lake, parts=parts).execute(query).fetchall() == open_views(lake).execute(query).fetchall()

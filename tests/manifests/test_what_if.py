@@ -13,7 +13,8 @@ from manifests.choice import ChoiceError, choose
 from manifests.funnel import Funnel
 from manifests.lake import Lake
 from manifests.look.what_if import change, settings, what_if
-from manifests.select import RuleError, select
+from manifests.rules import RuleError
+from manifests.select import select
 from manifests.selection import Selection
 from manifests.views import open_views
 

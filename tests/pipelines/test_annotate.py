@@ -18,7 +18,7 @@ from pipelines.ingest import ingest
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.vad import Vad, VadConfig
-from pipelines.units.pending import fingerprints, pending
+from pipelines.units.pending import pending_batches, stage_fingerprints
 
 
 class FailingVad(Vad):
@@ -63,7 +63,7 @@ def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(la
             names[row["recording_id"]]: row
             for row in lake.read(lake.annotation_key(stage, mark, "batch-000000")).to_pylist()
         }
-        for stage, mark in annotator.marks.items()
+        for stage, mark in annotator.fingerprints.items()
     }
     assert {stage: {n: row["status"] for n, row in rows.items()} for stage, rows in tables.items()} == {
         "signal": {"a": "ok", "b": "ok", "c": "ok", "d": "failed"},
@@ -73,7 +73,7 @@ def test_every_recording_has_a_row_in_every_stage_and_select_closes_over_them(la
     assert tables["vad"]["c"]["error"] == "too short for me"
     assert tables["vad"]["a"]["segments"] == tables["vad"]["b"]["segments"] != []
     rules = {"speech": "speech_share > 0.2"}
-    funnel = select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6, recordings=rules))
+    funnel = select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6, recordings=rules))
     verdicts = lake.read(lake.verdicts_key("s", "batch-000000")).to_pylist()
     assert {names[row["recording_id"]]: (row["verdict"], *row["reasons"]) for row in verdicts} == {
         "a": ("kept",),
@@ -95,7 +95,7 @@ def test_what_the_machine_lacks_is_no_recordings_fault(number: int, stops: bool,
     if stops:
         with pytest.raises(OSError, match=os.strerror(number)):
             annotator.annotate("batch-000000")
-        assert list(lake.annotated("vad", annotator.marks["vad"])) == []
+        assert list(lake.annotated("vad", annotator.fingerprints["vad"])) == []
     else:
         assert annotator.annotate("batch-000000").failed == 4
 
@@ -120,7 +120,7 @@ def test_recordings_at_once_leave_the_rows_that_one_at_a_time_leaves(lake: Lake)
             "language: SkippedError",
             "signal: UnreadableAudioError",
         ]
-        key = lake.annotation_key("language", annotator.marks["language"], "batch-000000")
+        key = lake.annotation_key("language", annotator.fingerprints["language"], "batch-000000")
         rows[at_once] = lake.read(key).to_pylist()
     assert rows[1] == rows[3]
     assert [row["status"] for row in rows[3]].count("ok") == 2
@@ -132,9 +132,9 @@ def test_done_stages_are_read_back_and_a_changed_setting_adds_its_own_folder(
     first = Annotator(lake, [Vad(VadConfig())])
     first.annotate("batch-000000")
     before = {key: lake.storage.read(key) for key in lake.storage.list("annotations")}
-    assert list(pending(lake, first.marks)) == []
+    assert list(pending_batches(lake, first.fingerprints)) == []
     other = Annotator(lake, [Vad(VadConfig(threshold=0.8))])
-    assert list(pending(lake, other.marks)) == ["batch-000000"]
+    assert list(pending_batches(lake, other.fingerprints)) == ["batch-000000"]
     assert other.annotate("batch-000000").recordings == 4
     after = {key: lake.storage.read(key) for key in lake.storage.list("annotations")}
     assert len(after) == 3
@@ -146,7 +146,7 @@ def test_done_stages_are_read_back_and_a_changed_setting_adds_its_own_folder(
 def test_tables_hold_their_schemas(lake: Lake) -> None:
     annotator = Annotator(lake, [Vad(VadConfig())])
     annotator.annotate("batch-000000")
-    for stage, mark in fingerprints([Vad(VadConfig())]).items():
+    for stage, mark in stage_fingerprints([Vad(VadConfig())]).items():
         table = lake.read(lake.annotation_key(stage, mark, "batch-000000"))
         assert table.schema.equals(schemas.STAGES[stage])
         assert [field.metadata for field in table.schema] == [field.metadata for field in schemas.STAGES[stage]]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from forked import speechmill
-from millings import RECIPE, conversation
+from small_runs import RECIPE, conversation
 
 from manifests.exchange.foreign.lhotse import sources_of
 from manifests.lake import Lake
@@ -146,10 +146,10 @@ def test_a_change_in_one_of_several_files_is_found(tmp_path: Path) -> None:
     name = str(Channels((write(tmp_path / "l.wav", tone(300)), write(tmp_path / "r.wav", tone(800)))))
     sources = [{"type": "file", "channels": [n], "source": f"{side}.wav"} for n, side in enumerate("lr")]
     (row,) = rows(tmp_path, {"id": "call", "sources": sources})
-    decoded(name)[1].prove(row["sha256"])
+    decoded(name)[1].verify_sha256(row["sha256"])
     write(tmp_path / "r.wav", tone(801))
     with pytest.raises(ChangedAudioError):
-        decoded(name)[1].prove(row["sha256"])
+        decoded(name)[1].verify_sha256(row["sha256"])
 
 
 def test_offsets_of_a_manifest_make_excerpts_where_the_recipe_asks_for_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from forked import speechmill
 
-from manifests.select import check_rules
+from manifests.rules import check_rules
 from manifests.selection import Selection
 from pipelines.recipes import recipe
 from runtime.errors import RecipeError
@@ -63,10 +63,10 @@ def test_the_documented_demo_prints_what_is_documented(demo: Path) -> None:
 
 
 def test_the_commands_of_the_tutorial_print_what_is_documented(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from docs.paste import PAGE, pasted
+    from docs.paste import PAGE, update_output
 
     page = PAGE.read_text()
-    assert pasted(page, str(demo)) == page, "run `make demo && python -m docs.paste demo-lake`"
+    assert update_output(page, str(demo)) == page, "run `make demo && python -m docs.paste demo-lake`"
     monkeypatch.chdir(demo.parent)
     (example,) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
     printed = io.StringIO()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages.clustering import cluster, joined, log_odds
+from pipelines.stages.clustering import cluster, joined, log_odds, unit
 from pipelines.stages.confidence import of_count
-from pipelines.stages.speakers import Compensation, unit
+from pipelines.stages.speakers import Compensation
 from pipelines.stages.stretches import (
     FRAMES,
     POWERSET,
@@ -23,6 +23,7 @@ from pipelines.stages.stretches import (
 )
 
 STEP = 296
+POWERSET_OF_FIRST_VOICE = np.eye(len(POWERSET))[1]
 
 
 def windows_of(spoken: list[list[tuple[int, int]]], frames: int, seed: int = 0) -> Windows:
@@ -117,13 +118,42 @@ def test_brief_groups_are_no_speakers_and_the_most_are_kept() -> None:
     windows = windows_of(spoken, 1600)
     stretches = stretches_of(windows)
     vectors = vectors_of(stretches, spoken, 0.1)
-    assert len(cluster(stretches, vectors).heard_s) == 3
-    assert len(cluster(stretches, vectors, min_speaker_s=seconds(200)).heard_s) == 2
-    assert len(cluster(stretches, vectors, min_speaker_share=0.15).heard_s) == 2
-    assert len(cluster(stretches, vectors, max_speakers=1).heard_s) == 1
-    assert len(cluster(stretches, vectors, min_speaker_s=1000.0).heard_s) == 1
-    assert len(cluster(stretches, vectors, prior=1000.0).heard_s) == 1
+    assert len(cluster(stretches, vectors).speech_s) == 3
+    assert len(cluster(stretches, vectors, min_speaker_s=seconds(200)).speech_s) == 2
+    assert len(cluster(stretches, vectors, min_speaker_share=0.15).speech_s) == 2
+    assert len(cluster(stretches, vectors, max_speakers=1).speech_s) == 1
+    assert len(cluster(stretches, vectors, min_speaker_s=1000.0).speech_s) == 1
+    assert len(cluster(stretches, vectors, prior=1000.0).speech_s) == 1
     assert set(cluster(stretches, vectors, max_speakers=1).labels) == {0}
+
+
+def test_what_a_channel_adds_to_all_embeddings_does_not_join_speakers() -> None:
+    spoken = taking_turns(3, 3000, 120)
+    stretches = stretches_of(windows_of(spoken, 3000))
+    channel = np.zeros(64)
+    channel[63] = 1.3
+    moved = unit(vectors_of(stretches, spoken, 0.2) + channel)
+    among = moved[stretches.central] @ moved[stretches.central].T
+    assert log_odds(among, np.array(5.0), np.array(5.0)).min() > 0  # by their cosines alone, all are one speaker
+    assert len(cluster(stretches, moved).speech_s) == 3
+
+
+def test_a_stretch_that_another_window_divides_goes_to_whom_it_shares_frames_with() -> None:
+    """Two speakers, whom the first window takes for one voice and the second one tells apart."""
+    spoken = [[(445, 505)], [(512, 585)]]
+    windows = windows_of(spoken, FRAMES + STEP)
+    first, second = windows.classes
+    second = second.copy()
+    first[:] = 0
+    first[:445, 0] = first[585:, 0] = 1
+    first[445:585] = POWERSET_OF_FIRST_VOICE
+    stretches = stretches_of(Windows(windows.starts, np.stack([first, second]), windows.num_samples))
+    assert len(stretches.first) == 3
+    vectors = vectors_of(stretches, spoken, 0.0)
+    vectors[~stretches.central] = np.nan
+    labels = cluster(stretches, vectors, min_speaker_s=0.5).labels
+    assert labels[0] == labels[2]  # the longer of the two
+    assert labels[1] != labels[2]
 
 
 def test_without_any_embedding_there_is_one_speaker() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import speechmill
-from millings import digests, make_input
+from small_runs import digests, make_input
 
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
@@ -25,7 +25,7 @@ from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.units.attempts import Attempts
 from pipelines.units.engines import Engine
-from pipelines.units.pending import Retry, failed, pending
+from pipelines.units.pending import Retry, batches_to_retry, pending_batches
 from pipelines.units.pieces import PendingPieces, PieceWorker
 from runtime.errors import SpeechmillError
 from runtime.failures import failed_row
@@ -119,7 +119,7 @@ def test_other_bytes_of_the_same_size_are_the_recordings_own_failure_and_told_as
     made, dones = annotated(lake)
     assert [failure.reason for failure in dones["batch-000000"].failures] == ["signal: ChangedAudioError"]
     (row,) = [row for key in made for row in lake.read(key).to_pylist() if "signal" in key and row["status"] != "ok"]
-    assert "put the original file back" in row["remedy"]
+    assert "restore the original file" in row["remedy"]
     assert "--retry-failed ChangedAudioError" in row["remedy"]
     path.write_bytes(data)
     other = Lake.at(str(tmp_path / "other"))
@@ -145,11 +145,13 @@ def test_retrying_makes_what_failed_anew_and_nothing_else(tmp_path: Path, lake: 
     assert [len(done.failures) for done in dones.values()] == [1, 0]
     assert len(made) == len(expected) == 6
     assert made != expected
-    marks = Annotator(lake, [Vad(VadConfig()), reading()]).marks
+    marks = Annotator(lake, [Vad(VadConfig()), reading()]).fingerprints
     assert (
-        list(failed(lake, marks, Retry())) == ["batch-000000"] == [unit.unit for unit in Pending(lake, marks, Retry())]
+        list(batches_to_retry(lake, marks, Retry()))
+        == ["batch-000000"]
+        == [unit.name for unit in Pending(lake, marks, Retry())]
     )
-    assert list(pending(lake, marks)) == []
+    assert list(pending_batches(lake, marks)) == []
     again, dones = annotated(lake)
     assert (again, [done.recordings for done in dones.values()]) == (made, [0, 0])
     again, dones = annotated(lake, retry=Retry("WorkerDiedError"))
@@ -195,38 +197,38 @@ def test_pieces_wait_for_a_recording_that_went_away_and_are_retried(
     stage = Diarize(DiarizeConfig(chunk_s=30.0, window_step_s=10.0))
     stage.setup()
     annotator = Annotator(lake, [vad, stage], piece_s=40.0)
-    marks = annotator.marks
+    marks = annotator.fingerprints
     annotator.annotate("batch-000000")
     left = PendingPieces(lake, marks, "diarize", ("vad",), 40.0)
     (first, *_) = pieces = list(left)
     assert len(pieces) == 3
     with away(tmp_path / "in/00.wav"):
-        done = PieceWorker(lake, stage, marks).hear(first)
+        done = PieceWorker(lake, stage, marks).process(first)
         assert (done.uncommitted, [failure.reason for failure in done.unreachable]) == (
             1, ["diarize: UnreachableAudioError"],
         )  # fmt: skip
         for piece in pieces:
-            PieceWorker(lake, stage, marks, unreachable="fail").hear(piece)
+            PieceWorker(lake, stage, marks, unreachable="fail").process(piece)
     key = lake.annotation_key("diarize", marks["diarize"], "batch-000000")
     assert [row["error_type"] for row in lake.read(key).to_pylist()] == ["UnreachableAudioError"]
     assert list(left) == []
     retry = Retry("UnreachableAudioError")
     (piece,) = PendingPieces(lake, marks, "diarize", ("vad",), 40.0, retry)
-    assert PieceWorker(lake, stage, marks, retry=retry).hear(piece).recordings == 1
+    assert PieceWorker(lake, stage, marks, retry=retry).process(piece).recordings == 1
     found = lake.storage.read(key)
     lake.storage.delete(key)
     for piece in left:
-        PieceWorker(lake, stage, marks).hear(piece)
+        PieceWorker(lake, stage, marks).process(piece)
     assert lake.storage.read(key) == found
-    assert PieceWorker(lake, stage, marks, retry=retry).hear(piece).recordings == 0
+    assert PieceWorker(lake, stage, marks, retry=retry).process(piece).recordings == 0
 
     def lacking(sound, chunk):
         raise MemoryError
 
     lake.storage.delete(key)
-    monkeypatch.setattr(stage, "hear", lacking)
+    monkeypatch.setattr(stage, "annotate_chunk", lacking)
     with pytest.raises(MemoryError):
-        PieceWorker(lake, stage, marks).hear(first)
+        PieceWorker(lake, stage, marks).process(first)
     assert not lake.storage.exists(key)
 
 
@@ -241,8 +243,8 @@ def test_what_a_header_claims_makes_no_pieces(tmp_path: Path, vad: Vad) -> None:
     stage = Diarize(DiarizeConfig())
     annotator = Annotator(lake, [vad, stage], piece_s=3600.0)
     annotator.annotate("batch-000000")
-    (piece,) = PendingPieces(lake, annotator.marks, "diarize", ("vad",), 3600.0)
-    assert (piece.number, piece.of) == (0, 1)
+    (piece,) = PendingPieces(lake, annotator.fingerprints, "diarize", ("vad",), 3600.0)
+    assert (piece.number, piece.total) == (0, 1)
 
 
 @pytest.mark.parametrize(

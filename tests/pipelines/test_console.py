@@ -67,7 +67,7 @@ def test_an_endpoint_of_the_environment_with_a_password_is_not_printed(tmp_path:
     environment |= {"AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_CONFIG_FILE": "/nowhere"}
     words = ["select", "demo", "--lake", "s3://bucket/lake", "--set", "storage.retry_s=0.5"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines", *words], cwd=ROOT, capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "pipelines.commands", *words], cwd=ROOT, capture_output=True, text=True, env=environment
     )
     assert (done.returncode, "hunter2" in done.stderr + done.stdout) == (1, False), done.stderr
 

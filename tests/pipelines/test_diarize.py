@@ -195,6 +195,14 @@ def test_embeddings_know_the_speaker_over_lengths_and_channels(embedding: Speake
         np.testing.assert_allclose(embedding([frames])[0], vectors[number], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_features_of_samples_that_cannot_be_written_to() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    expected = features(samples.copy())
+    samples.flags.writeable = False
+    np.testing.assert_array_equal(features(samples), expected)
+
+
 def test_too_little_sound_has_no_embedding(embedding: SpeakerEmbedding) -> None:
     assert features(np.zeros(399, np.float32)).shape == (0, 80)
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 
 from manifests.install import install, requirements
 from manifests.version import version

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
-from millings import encode_alone
+from small_runs import encode_alone
 
 import encoders
 from encoders.base import Encoder
@@ -40,8 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, conversation: Path) -> tuple[
     annotator = Annotator(lake, [Vad(VadConfig())])
     for batch in lake.batches():
         annotator.annotate(batch)
-    select(lake, Selection("s", annotator.marks, context_s=2, continuation_s=6))
-    return lake, annotator.marks
+    select(lake, Selection("s", annotator.fingerprints, context_s=2, continuation_s=6))
+    return lake, annotator.fingerprints
 
 
 def files(lake: Lake, dataset: str) -> dict[str, bytes]:
@@ -107,10 +107,10 @@ def test_a_shard_whose_recording_went_away_waits_for_it_and_the_others_are_made(
     assert (lost.recordings, lost.seconds, lost.failures) == (0, 0, [])
     assert [done.failures for done in dones] == [[]] * len(dones)
     assert {key.removeprefix("commits/") for key in files(lake, "gone") if key.startswith("commits")} == {
-        f"{shard.folder}/{shard.number:06d}.json" for shard in shards if shard.name != lost.unit
+        f"{shard.folder}/{shard.number:06d}.json" for shard in shards if shard.name != lost.name
     }
     assert [encode_alone(worker, shard).recordings > 0 for shard in shards] == [
-        shard.name == lost.unit for shard in shards
+        shard.name == lost.name for shard in shards
     ]
     assert files(lake, "gone") == files(lake, "there")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from faults import Proxy
+from faulty_proxy import Proxy
 from servers import S3Server
 
 from manifests.lake import Lake

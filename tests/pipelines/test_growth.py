@@ -20,7 +20,7 @@ import safetensors.numpy
 import soundfile
 from click.testing import CliRunner
 from lhotse import CutSet
-from millings import conversation
+from small_runs import conversation
 
 import encoders.logmel
 from manifests.amend import drop_recordings, finish_replacing
@@ -528,7 +528,7 @@ def test_card_ledger_tokens_report_and_croissant_say_the_same_numbers(tmp_path: 
     assert f"A token is {'one frame' if patch == 1 else '2 frames'} here" in card
     lake = Lake.at(str(root))
     views = open_views(lake, choose(lake))
-    tokens = Tokens.counted(views, lake.read_json("datasets/cheap/recipe.json"))
+    tokens = Tokens.from_ledger(views, lake.read_json("datasets/cheap/recipe.json"))
     assert tokens is not None
     assert tokens.tokens == sum(context + continuation for _, _, context, continuation in expected.values())
     assert (tokens.windows, tokens.frames) == tuple(sum(counts[n] for counts in expected.values()) for n in (0, 1))

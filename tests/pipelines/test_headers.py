@@ -194,7 +194,7 @@ def test_the_hash_is_that_of_the_bytes_on_disk_and_not_of_the_corrected_ones(tmp
     path = written(tmp_path, declaring(bytes_of("wav"), 4) + TAIL)
     decoder = Decoder(str(path))
     assert sum(block.shape[1] for block in decoder) == len(SOUND)
-    decoder.prove(hashlib.sha256(path.read_bytes()).hexdigest())
+    decoder.verify_sha256(hashlib.sha256(path.read_bytes()).hexdigest())
     decoder.close()
 
 

@@ -61,8 +61,10 @@ def test_ingesting_again_adds_only_what_is_new_and_hashes_nothing_twice(
     ingest(lake, [str(tmp_path / "in")], IngestConfig())
     before = digests(lake)
     looked = []
-    look = module.look
-    monkeypatch.setattr(module, "look", lambda entry, *a, **k: looked.append(entry.uri) or look(entry, *a, **k))
+    probe_entry = module.probe_entry
+    monkeypatch.setattr(
+        module, "probe_entry", lambda entry, *a, **k: looked.append(entry.uri) or probe_entry(entry, *a, **k)
+    )
     assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, known=1)
     assert (looked, digests(lake)) == ([], before)
     sound(tmp_path / "in/b.wav", level=0.3)
@@ -287,8 +289,10 @@ def test_what_a_stopped_ingest_hashed_is_hashed_again_only_where_it_changed(
 ) -> None:
     names = [str(sound(tmp_path / f"in/{n}.wav", level=n / 10 + 0.05)) for n in range(5)]
     looked: list[str] = []
-    look = module.look
-    monkeypatch.setattr(module, "look", lambda entry, *a, **k: looked.append(entry.uri) or look(entry, *a, **k))
+    probe_entry = module.probe_entry
+    monkeypatch.setattr(
+        module, "probe_entry", lambda entry, *a, **k: looked.append(entry.uri) or probe_entry(entry, *a, **k)
+    )
     monkeypatch.setattr(module, "PART_ROWS", 2)
 
     def stop(row: dict) -> None:

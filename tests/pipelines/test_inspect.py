@@ -116,7 +116,7 @@ def test_a_player_that_fails_ends_the_command_with_its_reason(
     with pytest.raises(SpeechmillError, match=how):
         run("play", lake, "sample", "1", "20")
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines", "manifest", "play", lake, "sample", "1", "20"],
+        [sys.executable, "-m", "pipelines.commands", "manifest", "play", lake, "sample", "1", "20"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")

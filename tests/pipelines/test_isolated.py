@@ -164,7 +164,7 @@ def test_errors_are_of_the_same_class_with_the_same_words(tmp_path: Path) -> Non
         kinds.add(told[0])
         assert error(lambda path=path: probe(path)) == error(lambda path=path: probe_here(path))
     assert kinds == {UnreadableAudioError, UnreachableAudioError}
-    assert len(children()) <= module.KEPT
+    assert len(children()) <= module.MAX_IDLE
 
 
 def test_a_name_relative_to_a_folder_that_was_changed_to_later_is_found(
@@ -186,7 +186,7 @@ def test_a_child_that_dies_is_replaced_and_the_sound_goes_on(number: int, long: 
     heard += blocks
     assert same(heard, list(Decoder(long)))
     assert (decoder.sample_rate, decoder.decode_errors) == (48000, 0)
-    decoder.prove(sha256(long))
+    decoder.verify_sha256(sha256(long))
     decoder.close()
     assert [other.pid == child.pid for other in children()] == [False]
 
@@ -219,7 +219,7 @@ def test_a_death_while_probing_is_made_good_by_another_child(conversation: Path)
     (child,) = children()
     child.suspend()
     with Prober() as prober:
-        prober.begin(str(conversation))
+        prober.request(str(conversation))
         child.kill()
         assert prober.result(str(conversation)) == probe_here(str(conversation))
 
@@ -321,7 +321,7 @@ def test_threads_decode_side_by_side(long: str, conversation: Path) -> None:
         heard = list(pool.map(lambda path: list(IsolatedDecoder(path)), paths))
     for path, blocks in zip(paths, heard, strict=True):
         assert same(blocks, list(Decoder(path)))
-    assert len(children()) <= module.KEPT
+    assert len(children()) <= module.MAX_IDLE
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: 
             decoder = IsolatedDecoder(path)
             try:
                 list(islice(decoder, 2))
-                decoder.prove(sha256(path))
+                decoder.verify_sha256(sha256(path))
             except UnreadableAudioError:
                 pass
             decoder.close()
@@ -421,12 +421,12 @@ def test_a_forked_process_starts_a_child_of_its_own(conversation: Path) -> None:
 def test_the_bytes_are_proven_after_any_block(taken: int, long: str) -> None:
     right = IsolatedDecoder(long)
     list(islice(right, taken))
-    right.prove(sha256(long))
+    right.verify_sha256(sha256(long))
     right.close()
     wrong = IsolatedDecoder(long)
     list(islice(wrong, taken))
     with pytest.raises(ChangedAudioError, match=r"long\.wav.*sha256"):
-        wrong.prove("0" * 64)
+        wrong.verify_sha256("0" * 64)
     wrong.close()
     assert len(children()) == 1
 
@@ -450,7 +450,7 @@ def test_sound_of_other_bytes_than_those_that_were_ingested_is_refused(tmp_path:
             decode_span(str(path), size, signal_row, 0, 100, sha256=digest)
         stream = TrackStream(str(path), 16000, signal_row)
         with pytest.raises(ChangedAudioError, match=r"a\.wav.*sha256"):
-            stream.prove(digest)
+            stream.verify_sha256(digest)
         stream.close()
 
 
@@ -464,7 +464,7 @@ def test_where_one_name_holds_other_bytes_the_sound_is_read_under_the_next(tmp_p
     (tmp_path / "a.wav").write_bytes(data)
     annotator = Annotator(lake, [Vad(VadConfig())])
     assert annotator.annotate("batch-000000").failed == 0
-    (row,) = lake.read(lake.annotation_key("signal", annotator.marks["signal"], "batch-000000")).to_pylist()
+    (row,) = lake.read(lake.annotation_key("signal", annotator.fingerprints["signal"], "batch-000000")).to_pylist()
     with decode_sound(str(conversation), "x") as sound:
         assert row["pcm_sha256"] == sound.signal["pcm_sha256"]
 
@@ -530,7 +530,7 @@ def test_headers_are_read_ahead_in_order_and_a_death_costs_none_of_them(recordin
     paths = [str(recordings / name) for name in NAMES] * 8
     found = []
     with Prober() as prober:
-        for number, path in enumerate(prober.ahead(paths, str)):
+        for number, path in enumerate(prober.prefetch(paths, str)):
             found.append(prober.result(path))
             if number == 5:
                 (child,) = children()
@@ -542,12 +542,12 @@ def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
     """Killed by hand at the second of three files that are read ahead."""
     first, second, third = (str(recordings / name) for name in NAMES)
     with Prober() as prober:
-        prober.begin(first)
+        prober.request(first)
         assert prober.result(first) == probe_here(first)
         (child,) = children()
         child.suspend()
-        prober.begin(second)
-        prober.begin(third)
+        prober.request(second)
+        prober.request(third)
         child.kill()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(prober.result, second)
@@ -560,7 +560,7 @@ def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
 
 def test_no_header_is_read_of_names_that_nobody_asks_for(tmp_path: Path) -> None:
     with Prober() as prober:
-        assert list(prober.ahead(map(str, range(100)), str)) == [str(number) for number in range(100)]
+        assert list(prober.prefetch(map(str, range(100)), str)) == [str(number) for number in range(100)]
     assert children() == []
 
 
@@ -572,7 +572,7 @@ def test_what_ends_the_names_is_raised_after_those_before_it(conversation: Path)
     passed = []
 
     def read(prober: Prober) -> None:
-        for name in prober.ahead(names(), str):
+        for name in prober.prefetch(names(), str):
             passed.append(prober.result(name))
 
     with Prober() as prober, pytest.raises(KeyError, match="no more"):

@@ -126,7 +126,7 @@ def test_a_file_gives_each_recording_labels_of_its_own(tmp_path: Path, suffix: s
         (["country=DE"], "no recordings are named"),
         (["country=DE", "--where", "true); DROP VIEW x"], "syntax error"),
         (["country=DE", "--where", "nix = 1"], "nix"),
-        (["uri=x", "--id", A], "means something else"),
+        (["uri=x", "--id", A], "has another meaning"),
         (["a b=x", "--id", A], "cannot be used"),
         (["country=" + "x" * 201, "--id", A], "1 to 200 characters"),
         (["--id", A], "say what to change"),

@@ -168,7 +168,7 @@ def test_a_model_of_transformers_hears_short_windows_without_the_silence_after_t
 def test_a_model_of_one_language_is_refused(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "english")
     (tmp_path / "english/generation_config.json").unlink()
-    with pytest.raises(SpeechmillError, match="tells no language"):
+    with pytest.raises(SpeechmillError, match="detects no languages"):
         Language(LanguageConfig(model=str(tmp_path / "english"))).setup()
 
 
@@ -266,19 +266,19 @@ def test_windows_stand_for_every_second_of_speech_once(
         assert spans == sorted(spans)
         assert all(before[1] <= after[0] + 1e-9 for before, after in itertools.pairwise(spans))
         for window in mine:
-            assert 0 < window.heard_s <= min(window_s, window.speech_s) + 1e-6
+            assert 0 < window.length_s <= min(window_s, window.speech_s) + 1e-6
             for start, end in window.spans:
                 assert any(
                     s["track"] == track and s["start_s"] - 1e-9 <= start < end <= s["end_s"] + 1e-9 for s in segments
                 )
             parts = cut_up(window, window_s / 2)
             assert [part.track for part in parts] == [track] * len(parts)
-            assert math.fsum(part.heard_s for part in parts) == pytest.approx(window.heard_s)
+            assert math.fsum(part.length_s for part in parts) == pytest.approx(window.length_s)
             assert math.fsum(part.speech_s for part in parts) == pytest.approx(window.speech_s)
-            assert max(part.heard_s for part in parts) <= window_s / 2 + 1e-6
+            assert max(part.length_s for part in parts) <= window_s / 2 + 1e-6
     assert len(windows) <= max(max_windows, len(tracks))
     if len(windows) < max_windows:  # all is heard
-        assert all(window.heard_s == pytest.approx(window.speech_s) for window in windows)
+        assert all(window.length_s == pytest.approx(window.speech_s) for window in windows)
 
 
 def test_windows_are_spread_over_the_speech_and_not_the_clock() -> None:
@@ -326,7 +326,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
 
 def test_a_language_that_the_model_does_not_tell_is_refused() -> None:
     for config in (LanguageConfig(languages=["en", "xx"]), LanguageConfig(speakers={"xx": 1.0})):
-        with pytest.raises(SpeechmillError, match="does not tell xx"):
+        with pytest.raises(SpeechmillError, match="does not detect xx"):
             Language(config).setup()
 
 

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 from forked import speechmill
-from millings import conversation
+from small_runs import conversation
 from test_growth import mill_all as mill
 from test_several import shards
 from tiny_models import TINY
@@ -77,7 +77,7 @@ def test_each_encoder_fills_its_dataset_with_the_frames_of_its_model(
     recipe = recipe_of(models, list(TINY))
     made = mill(tmp_path / "lake", sound, recipe)
     assert [one.dataset for one in made] == ["tiny-logmel", *(f"tiny-{name}" for name in TINY)]
-    configs = recipes.parse(recipe).several
+    configs = recipes.parse(recipe).encoders
     samples, rate = soundfile.read(sound / "room.wav", dtype="float32")
     for name, tiny in TINY.items():
         root = tmp_path / "lake/datasets" / f"tiny-{name}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from millings import digests as tree
+from small_runs import digests as tree
 from test_ingest import sound
 from test_remove import Killed, killing
 
@@ -84,7 +84,7 @@ def test_neighbours_that_are_not_annotated_or_selected_alike_are_said_and_left(t
 def test_gaps_in_the_numbers_harm_nothing(tmp_path: Path) -> None:
     lake = selected(tmp_path / "lake")
     before = [str(problem).replace("000001", "000000") for problem in validate(lake)]
-    query = "SELECT recording_id, verdict, speech_share FROM judged ORDER BY ALL"
+    query = "SELECT recording_id, verdict, speech_share FROM recordings ORDER BY ALL"
     views, sums = open_views(lake).execute(query).fetchall(), summed(lake, choose(lake)).parts
     merge(lake, "--hours", HOURS)
     assert [batch[-1] for batch in lake.batches()] == ["0", "2", "4"]

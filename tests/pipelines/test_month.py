@@ -69,7 +69,7 @@ class Month:
         recipe.write_text(_toml(self.recipe))
         given = ["run", str(recipe), "--in", str(self.sound.folder), "--lake", str(self.root), "--quiet"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *given],
+            [sys.executable, "-m", "pipelines.commands", *given],
             cwd=Path(__file__).parents[2],
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -111,13 +111,13 @@ def _toml(tables: dict[str, Any], prefix: str = "") -> str:
 @pytest.fixture
 def month(tmp_path: Path, sound: Sound, encoded_s: list[float], monkeypatch: pytest.MonkeyPatch) -> Month:
     measured: list[str] = []
-    annotate_some = Annotator._annotate_some
+    annotate_some = Annotator._annotate_together
 
     def counted(self: Annotator, some: Any, *rest: Any) -> Any:
         measured.extend(recording["recording_id"] for recording, _ in some)
         return annotate_some(self, some, *rest)
 
-    monkeypatch.setattr(Annotator, "_annotate_some", counted)
+    monkeypatch.setattr(Annotator, "_annotate_together", counted)
     return Month(tmp_path / "lake", sound, encoded_s, measured)
 
 

@@ -15,7 +15,7 @@ from pipelines.ingest import ingest
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.vad import Vad
-from pipelines.units.pending import pending
+from pipelines.units.pending import pending_batches
 from pipelines.units.pieces import PendingPieces, Piece, PieceWorker
 
 BATCH = "batch-000000"
@@ -69,8 +69,8 @@ def kept(lake: Lake) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, long: Path, vad: Vad, stage: Diarize) -> dict[str, bytes]:
     lake, annotator = made(tmp_path_factory.mktemp("whole"), long, vad, stage, 3600.0)
-    assert list(pending(lake, annotator.marks)) == []
-    rows = lake.read(lake.annotation_key("diarize", annotator.marks["diarize"], BATCH)).to_pylist()
+    assert list(pending_batches(lake, annotator.fingerprints)) == []
+    rows = lake.read(lake.annotation_key("diarize", annotator.fingerprints["diarize"], BATCH)).to_pylist()
     assert sorted((row["status"], row["method"]) for row in rows if row["status"] == "ok") == [
         ("ok", "channels"), ("ok", "pipeline"), ("ok", "pipeline"),
     ]  # fmt: skip
@@ -83,42 +83,42 @@ def test_pieces_in_any_order_give_the_rows_of_the_whole(
 ) -> None:
     lake, annotator = made(tmp_path, long, vad, stage, PIECE_S)
     assert len(annotations(lake)) == len(whole) - 1
-    assert list(pending(lake, annotator.marks)) == [BATCH]
-    pieces = list(pending_pieces(lake, annotator.marks, PIECE_S))
+    assert list(pending_batches(lake, annotator.fingerprints)) == [BATCH]
+    pieces = list(pending_pieces(lake, annotator.fingerprints, PIECE_S))
     assert pieces == [Piece(BATCH, number, 3) for number in range(3)]
     assert annotator.annotate(BATCH).recordings == 0  # nothing is decoded again while pieces wait
     heard: list[float] = []
     dones = []
     for piece in reversed(pieces):
-        assert list(pending_pieces(lake, annotator.marks, PIECE_S)) == pieces
-        worker = PieceWorker(lake, stage, annotator.marks)
-        dones.append(worker.hear(piece, lambda recording_id, seconds, failed: heard.append(seconds)))
+        assert list(pending_pieces(lake, annotator.fingerprints, PIECE_S)) == pieces
+        worker = PieceWorker(lake, stage, annotator.fingerprints)
+        dones.append(worker.process(piece, lambda recording_id, seconds, failed: heard.append(seconds)))
     # What a person sees: every chunk as it is heard, and each recording once, by the piece that joins.
     assert [done.recordings for done in dones] == [0, 0, 3]
     assert sum(done.seconds for done in dones) == sum(heard) == pytest.approx(90 + 12, abs=0.5)
     assert len(heard) > 3
     assert annotations(lake) == whole
     assert kept(lake) == []
-    assert list(pending(lake, annotator.marks)) == []
+    assert list(pending_batches(lake, annotator.fingerprints)) == []
 
 
 def test_a_worker_that_dies_half_way_loses_the_chunk_at_hand_alone(
     tmp_path: Path, long: Path, vad: Vad, stage: Diarize, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, annotator = made(tmp_path, long, vad, stage, PIECE_S)
-    worker, heard = PieceWorker(lake, stage, annotator.marks), []
+    worker, heard = PieceWorker(lake, stage, annotator.fingerprints), []
 
     def hear(sound, chunk):
         heard.append(chunk)
         if len(heard) == 3:
             raise KeyboardInterrupt
-        return Diarize.hear(stage, sound, chunk)
+        return Diarize.annotate_chunk(stage, sound, chunk)
 
-    monkeypatch.setattr(stage, "hear", hear)
+    monkeypatch.setattr(stage, "annotate_chunk", hear)
     with pytest.raises(KeyboardInterrupt):
-        worker.hear(Piece(BATCH, 0, 1))
+        worker.process(Piece(BATCH, 0, 1))
     assert len(kept(lake)) == 2
-    worker.hear(Piece(BATCH, 0, 1))
+    worker.process(Piece(BATCH, 0, 1))
     assert len(set(heard)) == len(heard) - 1 > 3
     assert heard[2] == heard[3]
     assert annotations(lake) == whole
@@ -132,13 +132,13 @@ def test_a_chunk_that_fails_costs_its_recording_and_says_so(
     def hear(sound, chunk):
         if chunk[0] > 20:
             raise FloatingPointError("not this one")
-        return Diarize.hear(stage, sound, chunk)
+        return Diarize.annotate_chunk(stage, sound, chunk)
 
-    monkeypatch.setattr(stage, "hear", hear)
-    dones = [PieceWorker(lake, stage, annotator.marks).hear(Piece(BATCH, number, 2)) for number in range(2)]
+    monkeypatch.setattr(stage, "annotate_chunk", hear)
+    dones = [PieceWorker(lake, stage, annotator.fingerprints).process(Piece(BATCH, number, 2)) for number in range(2)]
     # The one of which nothing decodes was told before.
     assert [failure.reason for done in dones for failure in done.failures] == ["diarize: FloatingPointError"]
-    rows = lake.read(lake.annotation_key("diarize", annotator.marks["diarize"], BATCH)).to_pylist()
+    rows = lake.read(lake.annotation_key("diarize", annotator.fingerprints["diarize"], BATCH)).to_pylist()
     assert sorted(row["status"] for row in rows) == ["failed", "failed", "ok", "ok"]
     assert kept(lake) == []
 
@@ -156,7 +156,7 @@ def test_a_span_is_the_same_bits_as_the_whole(long: Path) -> None:
 
 def test_what_was_heard_survives_json(stage: Diarize, conversation: Path) -> None:
     with decode_sound(str(conversation), "r") as sound:
-        heard = stage.hear(sound, (0.0, 30.0))
+        heard = stage.annotate_chunk(sound, (0.0, 30.0))
     again = json.loads(json.dumps(heard))
     assert again["embeddings"] == heard["embeddings"]
     assert [tuple(turn) for turn in again["turns"]] == heard["turns"]

@@ -12,14 +12,14 @@ import soundfile
 from click.testing import CliRunner, Result
 from forked import speechmill, start
 from lakes import rules, write_lake
-from sources import Source
+from markov_sources import Source
 from test_cli import digests
 
 from manifests import schemas
 from manifests.lake import Lake
 from manifests.select import select
 from pipelines.commands.cli import cli
-from pipelines.commands.pjsd_sides import within
+from pipelines.commands.pjsd_sides import phones_in_spans
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 MARK = "hama-000000000000"
@@ -128,9 +128,9 @@ def test_what_a_selection_keeps_is_compared_by_verdicts_and_by_windows(lake: Pat
 
 def test_phones_outside_the_windows_part_n_grams() -> None:
     stretch = row("x", MARK, [list("abcdefgh")])["stretches"][0]
-    assert within(stretch, None) == [list("abcdefgh")]
-    assert within(stretch, [(0.0, 0.5), (1.0, 1.6)]) == [["a", "b"], ["e", "f", "g"]]
-    assert within(stretch, [(50.0, 60.0)]) == []
+    assert phones_in_spans(stretch, None) == [list("abcdefgh")]
+    assert phones_in_spans(stretch, [(0.0, 0.5), (1.0, 1.6)]) == [["a", "b"], ["e", "f", "g"]]
+    assert phones_in_spans(stretch, [(50.0, 60.0)]) == []
 
 
 def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
@@ -152,7 +152,7 @@ def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
         (["LAKE", "--where", "recording_id = 'x'"], "none of the 0 recordings"),
         (["LAKE", "--windows", "kept"], "has no selection"),
         (["LAKE", "--windows", "kept", "--selection", "none"], "no selection 'none'"),
-        (["OTHER", "LAKE"], "tell the recognisers apart"),
+        (["OTHER", "LAKE"], "measure how the recognisers differ"),
         (["NOTHING", "LAKE"], "there is no"),
         (["SOUND", "LAKE", "--where", "true = true"], "is sound"),
         (["BARE", "LAKE"], "has no phonemes"),
@@ -226,7 +226,7 @@ def test_sound_is_recognised_once_and_compared_with_itself_or_a_lake(clips: Path
     assert sides(Path(kept)) == before
     refused = speechmill(*words[:3], f"{kept}/a", "--set", "annotate.phonemes.recogniser=pocketsphinx", "-q")
     assert refused.returncode == 1
-    assert "tell the recognisers apart" in refused.stderr
+    assert "measure how the recognisers differ" in refused.stderr
 
 
 def sides(kept: Path) -> list[dict[str, str]]:

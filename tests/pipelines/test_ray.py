@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ROOT, TwoNodes, alone, documented, need_namespaces
 from forked import speechmill
-from millings import digests, given, make_input
+from ray_clusters import ROOT, TwoNodes, alone, documented, need_namespaces
+from small_runs import digests, make_input, run_words
 
 from pipelines.units.engines import Engine
 from runtime.errors import SpeechmillError
@@ -27,7 +27,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with input and recipe, and the digests of the lake that one process makes of it."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 3)
-    assert speechmill(*given(folder, folder / "whole")).returncode == 0
+    assert speechmill(*run_words(folder, folder / "whole")).returncode == 0
     return folder, digests(folder / "whole")
 
 

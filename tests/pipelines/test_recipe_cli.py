@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 
 from pipelines.commands.cli import cli
 from pipelines.recipes import recipe as recipes
@@ -55,7 +55,7 @@ def test_init_replaces_nothing_and_refuses_names_that_no_dataset_can_have(tmp_pa
     file = tmp_path / "mine.toml"
     assert recipe("init", str(file)).exit_code == 0
     for words, told in [
-        ([str(file)], "is there already"),
+        ([str(file)], "already exists"),
         ([str(tmp_path / "a b.toml")], "the recipe's name"),
         ([str(tmp_path / "mine")], "does not end with .toml"),
         ([str(tmp_path / "other.toml"), "--like", "podcats"], "no shipped recipe 'podcats'"),

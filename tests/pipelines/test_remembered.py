@@ -14,7 +14,7 @@ from manifests.lake import Lake
 from pipelines import ingest as module
 from pipelines.ingest import Ingested, ingest
 from pipelines.inputs.packing import Packing
-from pipelines.inputs.remembered import Seen
+from pipelines.inputs.remembered import ProbeCache
 from pipelines.recipes.recipe import IngestConfig
 
 
@@ -29,7 +29,7 @@ def cheaply(lake: Lake) -> Iterator[None]:
     before = {key: lake.storage.stat(key).mtime_ns for key in lake.storage.list()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Packing, "load_known", lambda *_: pytest.fail("recordings were read"))
-        patch.setattr(Seen, "_load", lambda *_: pytest.fail("names that were hashed were read"))
+        patch.setattr(ProbeCache, "_load", lambda *_: pytest.fail("names that were hashed were read"))
         patch.setattr(module, "_hash", lambda *_: pytest.fail("hashed again"))
         yield
     assert {key: lake.storage.stat(key).mtime_ns for key in lake.storage.list()} == before

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from millings import RECIPE
-from millings import digests as tree
+from small_runs import RECIPE
+from small_runs import digests as tree
 from test_ingest import sound
 
 from manifests import withdraw

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from forked import speechmill
-from millings import command, make_input
+from small_runs import make_input, run_command
 from test_report import Page, browser  # noqa: F401 (a fixture)
 
 
@@ -14,7 +14,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two recordings of which windows are kept."""
     folder = tmp_path_factory.mktemp("milled")
     make_input(folder, 2)
-    done = speechmill(*command(folder, folder / "lake")[3:])
+    done = speechmill(*run_command(folder, folder / "lake")[3:])
     assert done.returncode == 0, done.stderr
     return folder / "lake"
 

@@ -22,7 +22,7 @@ def demo() -> recipe.Recipe:
 
 
 def test_more_workers_than_cores_or_memory_are_noted(demo: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "cores_here", lambda: 4)
+    monkeypatch.setattr(resources, "available_cores", lambda: 4)
     monkeypatch.setattr(resources, "free_memory_gib", lambda: 12.0)
     assert list(resources.notes(demo, Engine("local", (4, 4)), True)) == []
     few_cores, little_memory = resources.notes(demo, Engine("local", (8, 8)), True)

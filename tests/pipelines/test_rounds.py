@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from millings import make_input
+from small_runs import make_input
 from test_cli import ROOT
 from test_ingest import sound
 from test_restart import INTERRUPTIBLE

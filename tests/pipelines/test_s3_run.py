@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-from faults import Proxy
+from faulty_proxy import Proxy
 from forked import Forked, start
 from servers import S3Server
 from test_cli import digests

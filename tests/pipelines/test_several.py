@@ -17,7 +17,7 @@ import soundfile
 import webdataset
 import wids
 from forked import speechmill
-from millings import conversation as sample
+from small_runs import conversation as sample
 from test_growth import RECIPE, Sound
 from test_growth import mill_all as mill
 
@@ -27,9 +27,9 @@ from manifests.verify import verify
 from pipelines import encode
 from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
-from pipelines.encoding.cutting import Shared
+from pipelines.encoding.cutting import SharedIterator
 from pipelines.recipes import recipe as recipes
-from pipelines.units.background import Emit, beside
+from pipelines.units.background import Emit, run_in_background
 from runtime.errors import RecipeError
 
 PAPER: dict[str, Any] = {"encoder": "logmel"}
@@ -255,7 +255,7 @@ def test_an_error_of_decoding_is_met_by_every_encoder_where_it_lies() -> None:
         yield from (speech[None, :1000], speech[None, 1000:2000])
         raise ValueError("cut off")
 
-    shared = Shared(broken(), 2)
+    shared = SharedIterator(broken(), 2)
     readers = [shared.reader(number) for number in range(2)]
     for reader in readers:
         assert [next(reader).shape, next(reader).shape] == [(1, 1000), (1, 1000)]
@@ -294,7 +294,7 @@ def test_what_is_emitted_beside_keeps_its_order_and_errors_come_back() -> None:
         raise ValueError("the end")
 
     with pytest.raises(ValueError, match="the end"):
-        beside(work, 3)
+        run_in_background(work, 3)
     assert told == list(range(100))
 
     def refuse(number: int) -> None:
@@ -306,7 +306,7 @@ def test_what_is_emitted_beside_keeps_its_order_and_errors_come_back() -> None:
             emit(refuse, number)
 
     with pytest.raises(KeyError):
-        beside(endless, 3)
+        run_in_background(endless, 3)
     assert "beside" not in {thread.name for thread in threading.enumerate()}
 
 

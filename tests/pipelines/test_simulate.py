@@ -141,8 +141,8 @@ def test_a_killed_simulation_is_finished_by_the_same_command(
     shutil.copytree(tuning[0] / "bank", out / "bank")
     command = ["simulate", str(out), "--voices", str(listing), *SETTINGS, "--side", "tuning", "--count", "400"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *command], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "pipelines.commands", *command],
+        cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while process.poll() is None and len(list((out / "conversations").glob("*.json"))) < 2:
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,31 @@ def test_a_most_of_speakers_is_refused_for_a_sortformer(tmp_path: Path) -> None:
     stage = Diarize(DiarizeConfig(pipeline=str(save(tmp_path / "m")), max_speakers=2))
     with pytest.raises(SpeechmillError, match="max_speakers"):
         stage.setup()
+
+
+def test_a_sortformer_needs_no_package_of_pyannote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, bias=[3.0, -3.0, -3.0, -3.0])
+    stage = Diarize(DiarizeConfig(pipeline=str(tmp_path)))
+    assert (stage.packages, stage.extra) == (("torch", "transformers"), "diarize-sortformer")
+    assert "pyannote.audio" in Diarize(DiarizeConfig()).packages
+    monkeypatch.setitem(sys.modules, "pyannote", None)
+    for name in [name for name in sys.modules if name.startswith("pyannote.")]:
+        monkeypatch.delitem(sys.modules, name)
+    stage.setup()
+    sound = ArraySound(np.random.default_rng(0).normal(0, 0.1, (1, 16000)))
+    row = stage.annotate(sound, {"vad": {"segments": [{"track": 0, "start_s": 0.0, "end_s": 1.0}]}})
+    assert row["num_speakers"] == 1
+
+
+def test_the_recipe_sets_the_threshold(tmp_path: Path) -> None:
+    save(tmp_path, bias=[1.0, -3.0, -3.0, -3.0])  # a probability of 0.73
+    sound = ArraySound(np.random.default_rng(0).normal(0, 0.1, (1, 16000)))
+    speech = {"vad": {"segments": [{"track": 0, "start_s": 0.0, "end_s": 1.0}]}}
+    found = []
+    for threshold in (0.5, 0.8):
+        stage = Diarize(DiarizeConfig(pipeline=str(tmp_path), sortformer_threshold=threshold))
+        stage.setup()
+        found.append(stage.annotate(sound, speech)["num_speakers"])
+    assert found == [1, 0]
+    with pytest.raises(ValueError, match="sortformer_threshold must lie between 0 and 1"):
+        DiarizeConfig(sortformer_threshold=1.0)

@@ -111,7 +111,7 @@ SURFACE = {
         "--json",
         "--recipe",
     },
-    "study leaks": {"A [B]...", "--lake", "--show", "--wide", "--json", "--recipe"},
+    "study leaks": {"A [B]...", "--lake", "--share", "--show", "--wide", "--json", "--recipe"},
     "study sample": {
         "[LAKE]",
         "--by",

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.audio import children
 from pipelines.progress import usage as spent
-from pipelines.progress.usage import Meter, Spent
+from pipelines.progress.usage import Meter, Usage
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_a_thread_that_works_ahead_counts_in_no_part() -> None:
     meter = Meter("work")
 
     def ahead() -> None:
-        meter.aside()
+        meter.exclude_thread()
         ready.set()
         burn(0.3)
 
@@ -102,9 +102,9 @@ def test_the_first_recording_of_a_process_is_kept_apart(monkeypatch: pytest.Monk
 
 def test_merged_sums_are_those_of_all_observations() -> None:
     parts = [[(10.0, {"cpu_s": 1.0}), (20.0, {"cpu_s": 3.0, "read_bytes": 7.0})], [(5.0, {"cpu_s": 0.5})]]
-    whole, merged = Spent(), Spent()
+    whole, merged = Usage(), Usage()
     for part in parts:
-        one = Spent(peak_memory_bytes=len(part))
+        one = Usage(peak_memory_bytes=len(part))
         for seconds, quantities in part:
             one.observe(seconds, quantities)
             whole.observe(seconds, quantities)

@@ -16,7 +16,7 @@ from test_cli import ROOT
 
 from manifests.storage.local import LocalStorage
 from pipelines.progress import watch
-from pipelines.progress.watch import Done, Heartbeat, Watch
+from pipelines.progress.watch import Heartbeat, UnitResult, Watch
 from runtime.failures import Failure
 
 VAD_ONLY = ["--set", "annotate={vad={}}", "--set", "select.recordings={}", "--set", "select.windows={}"]
@@ -87,14 +87,14 @@ def test_a_terminal_shows_a_bar_that_goes_away(tmp_path: Path, conversation: Pat
 
 def test_steps_count_units_failures_and_what_is_in_flight(storage: LocalStorage, capfd: pytest.CaptureFixture) -> None:
     with Watch(storage, "test", {}) as watched, watched.step("annotate", 7200.0) as step:
-        beat = Heartbeat(storage, f"{step.beat_prefix}/b.json")
-        beat.last -= watch.BEAT_S
+        beat = Heartbeat(storage, f"{step.heartbeat_prefix}/b.json")
+        beat.last -= watch.HEARTBEAT_S
         beat("r1", 600.0, False)
         beat("r2", 600.0, False)  # too soon after the first
-        step._poll()
+        step._read_heartbeats()
         assert step.position_s() == 600.0
         failures = [Failure(f"r{n}", "vad", "ValueError", "odd", "mend it") for n in range(8)]
-        step.done(Done("b", 10, 3600.0, [*failures, Failure("r0", "quality", "ValueError", "odd")]))
+        step.add_result(UnitResult("b", 10, 3600.0, [*failures, Failure("r0", "quality", "ValueError", "odd")]))
         # At once: what was last seen in flight of this unit is not counted a second time.
         assert (step.position_s(), step.recordings, step.failed) == (3600.0, 10, 8)
         assert re.fullmatch(r"1\.00/2\.00 h, [\d,]+ h/h, 0:00:\d\d left, 8 failed, \d\.\d GiB", step.text())
@@ -118,8 +118,8 @@ def test_an_interrupted_run_and_a_bug_are_told_apart(storage: LocalStorage) -> N
 def test_what_was_in_flight_is_not_counted_again_at_the_end(storage: LocalStorage) -> None:
     with Watch(storage, "test", {}) as watched:
         with watched.step("annotate", 1800.0) as step:
-            step.flying_s = {"gone": 900.0}  # as of a unit that an engine has summed up under another name
-            step.done(Done("all", 3, 1800.0))
+            step.running_s = {"gone": 900.0}  # as of a unit that an engine has summed up under another name
+            step.add_result(UnitResult("all", 3, 1800.0))
         assert step.text().startswith("0.50/0.50 h")
     assert "annotate ended: 0.50/0.50 h" in (Path(storage.root) / watched.prefix / "log.txt").read_text()
 
@@ -138,7 +138,7 @@ def test_the_bar_takes_over_a_total_that_comes_late(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Watch(storage, "test", {}) as watched, watched.step("encode", 0.0) as step:
         step.total_s = 3600.0
-        step.done(Done("one", 1, 900.0))
+        step.add_result(UnitResult("one", 1, 900.0))
         deadline = time.monotonic() + 60
         while not seen and time.monotonic() < deadline:
             time.sleep(0.05)

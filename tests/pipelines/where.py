@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from manifests.lake import Lake
 from pipelines.annotate import Annotator
-from pipelines.progress.watch import Done
+from pipelines.progress.watch import UnitResult
 from pipelines.stages.vad import Vad, VadConfig
 from pipelines.units.attempts import Attempts
 from pipelines.units.engines import Engine, Group
@@ -26,14 +26,14 @@ def place() -> Callable[[list[str]], list[str]]:
     return lambda places: [*places, ray.util.get_node_ip_address()]
 
 
-def picky(bad: str) -> Callable[[Done], Done]:
+def picky(bad: str) -> Callable[[UnitResult], UnitResult]:
     """A worker that raises for one unit and has a failed recording in another."""
 
-    def work(unit: Done) -> Done:
-        if unit.unit == bad:
+    def work(unit: UnitResult) -> UnitResult:
+        if unit.name == bad:
             raise SpeechmillError(f"{bad} is bad")
         failures = [Failure("x", "vad", "ValueError", "odd")] if unit.recordings == 1 else []
-        return Done(unit.unit, unit.recordings, unit.seconds, failures)
+        return UnitResult(unit.name, unit.recordings, unit.seconds, failures)
 
     return work
 
@@ -69,10 +69,10 @@ def mute(attempts: Attempts) -> Callable[[str], None]:
     return work
 
 
-def sharing(lake: Lake) -> Callable[[Done], Done]:
+def sharing(lake: Lake) -> Callable[[UnitResult], UnitResult]:
     """A worker that finds voice activity in shares of batches."""
     annotator = Annotator(lake, [Vad(VadConfig())])
-    return lambda unit: annotator.annotate(unit.unit)
+    return lambda unit: annotator.annotate(unit.name)
 
 
 def fatal() -> Callable[[object], object]:
@@ -80,11 +80,11 @@ def fatal() -> Callable[[object], object]:
     return lambda unit: os._exit(1)
 
 
-def crowded() -> Callable[[Done], Done]:
+def crowded() -> Callable[[UnitResult], UnitResult]:
     """A worker that raises where it is called while it is at work."""
     at_work = 0
 
-    def work(unit: Done) -> Done:
+    def work(unit: UnitResult) -> UnitResult:
         nonlocal at_work
         at_work += 1
         time.sleep(0.1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from millings import command, make_input
+from small_runs import make_input, run_command
 
 from manifests.lake import Lake
 from speechmill.reader import Reader, Source
@@ -25,7 +25,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     make_input(folder, 4)
     recipe = folder / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('name = "cheap"', 'name = "demo"'))
-    subprocess.run(command(folder, folder / "lake"), check=True, cwd=ROOT)
+    subprocess.run(run_command(folder, folder / "lake"), check=True, cwd=ROOT)
     return Lake.at(str(folder / "lake"))
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import add_shards, spread
+from synthetic_datasets import add_shards, spread
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from manifests.lake import Lake
-from speechmill.reader import Loader, Reader, Source, collate, joined
+from speechmill.reader import Loader, Reader, Source, collate, join_states
 
 SMALL: dict[str, Any] = {"buffer_mb": 0.006, "block_mb": 0.0015, "shards_at_once": 2}
 """Buffers of some 9 windows in blocks of 2, so that a small dataset has many."""
@@ -294,14 +294,14 @@ def test_partitions_are_resumed_by_another_number_of_processes_and_workers(
     """Each window comes once, before or after, and is counted once."""
     loaders = in_step(lake, before[0], 12, before[1])
     given = list(itertools.islice(steps(loaders), 2))
-    state = json.loads(json.dumps(joined(loader.state_dict() for loader in reversed(loaders))))
+    state = json.loads(json.dumps(join_states(loader.state_dict() for loader in reversed(loaders))))
     resumed = in_step(lake, after[0], 12, after[1], state)
     given += steps(resumed)
     assert sum(map(len, given)) == len(set.union(*given)) == 53 + 17
     counts = [loader.counts() for loader in resumed]
     windows = {name: sum(one.get(name, {}).get("train", {}).get("windows", 0) for one in counts) for name in counts[0]}
     assert windows == {"large": 53, "small": 17}
-    again = joined(loader.state_dict() for loader in resumed)
+    again = join_states(loader.state_dict() for loader in resumed)
     assert again["exhausted"]
     (alone,) = in_step(lake, 1, 12, state=again)
     assert {sample["id"] for sample in alone.reader} == {name for _, name in set.union(*given)}
@@ -321,8 +321,8 @@ def test_states_that_cannot_be_joined_or_resumed_are_refused(lake: Lake) -> None
         ([readers(lake)["two"]().state_dict()], "no partitions"),
     ):
         with pytest.raises(ValueError, match=told):
-            joined(wrong)
-    with pytest.raises(ValueError, match=r"join the states of all of them by speechmill\.reader\.joined"):
+            join_states(wrong)
+    with pytest.raises(ValueError, match=r"join the states of all of them with speechmill\.reader\.join_states"):
         make(rank=0, world_size=3).load_state_dict(states[0])
     with pytest.raises(ValueError, match="12 partitions cannot be shared out over 5 processes"):
         make(rank=0, world_size=5)

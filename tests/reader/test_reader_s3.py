@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import add_shards
+from synthetic_datasets import add_shards
 
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from synthetic import add_shards, features, spread
+from synthetic_datasets import add_shards, features, spread
 
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
@@ -75,7 +75,7 @@ def test_whitened_features_of_the_split_have_the_identity_as_covariance(lake: La
     made = list(Reader(Source(lake, "set", normalise=True, whiten=True)))
     joined = torch.cat([part[0] for sample in made for part in (sample["context"], sample["continuation"])]).double()
     torch.testing.assert_close(joined.T.cov(correction=0), torch.eye(4, dtype=torch.double), atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="whiten wants normalise"):
+    with pytest.raises(ValueError, match="whiten needs normalise"):
         Source(lake, "set", whiten=True)
 
 
@@ -222,14 +222,14 @@ def test_what_cannot_be_read_so_is_refused(lake: Lake) -> None:
     source = Source(lake, "set")
     refused = [
         (lambda: Source(lake, "set", patch=0), "patch and budget"),
-        (lambda: Source(lake, "set", patch=7, budget=5), "patch 1 to 6"),
+        (lambda: Source(lake, "set", patch=7, budget=5), "patch sizes of 1 to 6"),
         (lambda: Source(lake, "set", dtype="bfloat16"), "float32"),
         (lambda: Source(lake, "set", beside=[source]), "must be different datasets"),
         (lambda: Reader([]), "give one or more"),
         (lambda: Reader(source, rest="pad"), "keep, drop, repeat"),
         (lambda: Reader(source, weights=[1, 2]), "each of the 1 sources"),
         (lambda: Reader(source, weights=[1], budgets=[2]), "not both"),
-        (lambda: Reader(source, rank=1), "together"),
+        (lambda: Reader(source, rank=1), "both rank and world_size"),
         (lambda: Reader(source, rank=1, world_size=1), "rank below"),
     ]
     for made, told in refused:

@@ -14,7 +14,7 @@ from pipelines.stages import segmentation, speakers
 from pipelines.stages.diarize import Diarize, DiarizeConfig
 from pipelines.stages.language import Language, LanguageConfig
 from pipelines.stages.segmentation import load_segmentation
-from runtime.batches import Batches, fit, resolve_device, together
+from runtime.batches import Batches, batch_calls, resolve_device, run_batched
 from runtime.errors import OutOfMemoryError
 
 
@@ -36,7 +36,7 @@ def sound(conversation: Path) -> ArraySound:
 
 @pytest.fixture(scope="module")
 def heard(sound: ArraySound) -> dict:
-    return stage().hear(sound, (0.0, 30.0))
+    return stage().annotate_chunk(sound, (0.0, 30.0))
 
 
 def holding(model: torch.nn.Module, rows: int) -> list[int]:
@@ -59,17 +59,17 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
 
     def small(model, name, most, *rest, **others):
         sizes[name] = holding(model, 3 if name == "diarize, segmentation" else 1)
-        return fit(model, name, most, *rest, **others)
+        return batch_calls(model, name, most, *rest, **others)
 
     for module in (segmentation, speakers):
         monkeypatch.setattr(module, "fit", small)
     with caplog.at_level(logging.WARNING):
-        found = stage().hear(sound, (0.0, 30.0))
+        found = stage().annotate_chunk(sound, (0.0, 30.0))
     assert sizes["diarize, segmentation"] == [6, 3, 3]
     ended = sizes["diarize, embedding"].index(1)
     assert max(sizes["diarize, embedding"]) > 1
     assert set(sizes["diarize, embedding"][ended:]) == {1}  # it does not try what failed again
-    assert caplog.messages[0] == "diarize, segmentation: out of memory with 6 windows in a call, goes on with 3"
+    assert caplog.messages[0] == "diarize, segmentation: out of memory with 6 windows in a call, continuing with 3"
     assert [turn[0] for turn in found["turns"]] == [turn[0] for turn in heard["turns"]]
     np.testing.assert_allclose([turn[1:] for turn in found["turns"]], [turn[1:] for turn in heard["turns"]], atol=0.034)
     for label, vector in heard["embeddings"].items():
@@ -90,7 +90,7 @@ def test_float16_changes_who_speaks_in_few_frames(sound: ArraySound) -> None:
     found = {}
     for precision in ("float32", "float16"):
         model = load_segmentation()
-        fit(model, "segmentation", 2, precision)
+        batch_calls(model, "segmentation", 2, precision)
         with torch.inference_mode():
             found[precision] = model(windows)
     assert found["float16"].dtype == torch.float32
@@ -131,7 +131,7 @@ def test_which_recordings_share_a_call_depends_on_them_and_not_on_time() -> None
     for pauses in ((0.0, 0.02, 0.0), (0.02, 0.0, 0.01)):
         calls.clear()
         jobs = [functools.partial(job, number, pause) for number, pause in zip((1, 2, 3), pauses, strict=True)]
-        assert together(jobs) == [[10] * 2, [20] * 4, [30] * 6]
+        assert run_batched(jobs) == [[10] * 2, [20] * 4, [30] * 6]
         assert calls == [[1, 1, 2, 2], [3, 3], [2, 2, 3, 3], [3, 3]]
 
 
@@ -149,9 +149,9 @@ def test_what_one_recording_breaks_is_told_to_it_alone() -> None:
         except FloatingPointError as error:
             return str(error)
 
-    assert together([functools.partial(job, number) for number in (1, 2, 3)]) == [[1], "a window of 2", [3]]
+    assert run_batched([functools.partial(job, number) for number in (1, 2, 3)]) == [[1], "a window of 2", [3]]
     with pytest.raises(FloatingPointError):  # and one that is not caught ends the others' waiting
-        together([functools.partial(batches, [(np.int64(number),)]) for number in (1, 2, 3)])
+        run_batched([functools.partial(batches, [(np.int64(number),)]) for number in (1, 2, 3)])
 
 
 def test_recordings_diarized_at_once_share_calls_and_are_heard_as_alone(
@@ -161,15 +161,15 @@ def test_recordings_diarized_at_once_share_calls_and_are_heard_as_alone(
 
     def counted(model, name, most, *rest, **others):
         sizes[name] = holding(model, 10**6)
-        return fit(model, name, most, *rest, **others)
+        return batch_calls(model, name, most, *rest, **others)
 
     for module in (segmentation, speakers):
-        monkeypatch.setattr(module, "fit", counted)
+        monkeypatch.setattr(module, "batch_calls", counted)
     made = stage()
     spans = ((0.0, 30.0), (2.0, 24.0), (5.0, 30.0))
-    alone = [made.hear(sound, span) for span in spans]
+    alone = [made.annotate_chunk(sound, span) for span in spans]
     calls = {name: len(found) for name, found in sizes.items()}
-    shared = together([functools.partial(made.hear, sound, span) for span in spans])
+    shared = run_batched([functools.partial(made.annotate_chunk, sound, span) for span in spans])
     assert sum(sizes["diarize, segmentation"][: calls["diarize, segmentation"]]) == sum(
         sizes["diarize, segmentation"][calls["diarize, segmentation"] :]
     )

@@ -131,7 +131,7 @@ def test_what_is_no_model_at_all_is_told_what_could_be(name: str) -> None:
 @pytest.mark.parametrize("name", ["org/name", "org/name@abc123"])
 def test_a_hub_id_that_cannot_be_reached_says_so(name: str) -> None:
     pytest.importorskip("huggingface_hub")
-    with pytest.raises(SpeechmillError, match="the hub does not give it") as caught:
+    with pytest.raises(SpeechmillError, match="the hub does not provide it") as caught:
         models.resolve(name)
     assert "HF_HUB_OFFLINE" in caught.value.remedy
 

@@ -16,7 +16,7 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        typed.settle(self, at_least={"rows": 0}, above={"look_back_s": 0}, one_of={"device": ("cpu", "cuda")})
+        typed.check_fields(self, at_least={"rows": 0}, above={"look_back_s": 0}, one_of={"device": ("cpu", "cuda")})
 
 
 def test_whole_numbers_become_what_their_field_is() -> None:

@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner
 from forked import speechmill
 from lakes import rules, write_lake
-from millings import given, make_input
+from small_runs import make_input, run_words
 
 from manifests.lake import Lake
 from manifests.select import select
 from pipelines.commands.cli import cli
-from pipelines.progress.usage import Spent
+from pipelines.progress.usage import Usage
 from runtime.errors import SpeechmillError
 from studies.cost import Amount, Sample, Step, cost, sample_of
-from studies.prices import Machine, Prices, Requests, Storage, Transfer, load, shipped
+from studies.prices import Machine, Prices, Requests, Storage, Transfer, example_table, load
 
 PRICES = Prices(
     {"plain": Machine(10, 40, 100, 2.0), "gpu": Machine(8, 32, 100, 8.0, gpus=1)},
@@ -89,7 +89,7 @@ def test_a_step_on_gpus_goes_where_they_are() -> None:
     found = bill(step(), step("annotate diarize", 0.01, gpu_s=Amount(0.02)))["steps"]
     assert [(one["machine"], one["bound_by"]) for one in found] == [("plain", "cpu"), ("gpu", "gpu")]
     assert found[1]["machine_hours"]["value"] == pytest.approx(20)
-    with pytest.raises(SpeechmillError, match="cannot do the step annotate diarize: too little gpu"):
+    with pytest.raises(SpeechmillError, match="cannot run the step annotate diarize: too little gpu"):
         bill(step("annotate diarize", 0.01, gpu_s=Amount(0.02)), machine="plain")
     with pytest.raises(SpeechmillError, match="no machine 'huge'") as caught:
         bill(step(), machine="huge")
@@ -99,7 +99,7 @@ def test_a_step_on_gpus_goes_where_they_are() -> None:
 def summary(
     lake: Lake,
     name: str,
-    spent: dict[str, Spent],
+    spent: dict[str, Usage],
     selected: str = "sel",
     own: dict[str, dict[str, float]] | None = None,
 ) -> None:
@@ -129,7 +129,7 @@ def test_the_interval_holds_what_the_whole_takes_as_often_as_it_says(tmp_path: P
     select(lake, rules())
     held = []
     for _ in range(50):
-        annotate = Spent()
+        annotate = Usage()
         for row in rng.choice(20_000, 60, replace=False):
             annotate.observe(lengths[row], {"cpu_s": costs[row], "read_bytes": lengths[row]})
         summary(lake, "20260101T000000Z-0000", {"annotate": annotate, "encode": annotate})
@@ -146,7 +146,7 @@ def test_runs_of_one_recipe_are_joined_and_others_are_left_out(tmp_path: Path) -
     assert "speechmill run" in caught.value.remedy
     made = []
     for seconds, cpu_s in ((10.0, 1.0), (30.0, 2.0), (20.0, 4.0)):
-        one = Spent(peak_memory_bytes=int(seconds), first_seconds=2.0)
+        one = Usage(peak_memory_bytes=int(seconds), first_seconds=2.0)
         one.observe(seconds, {"cpu_s": cpu_s, "cpu_s.vad": cpu_s / 2, "read_bytes": 100.0})
         one.add({"written_bytes": 64.0, "put_requests": 3.0})
         made.append(one)
@@ -178,21 +178,21 @@ def test_runs_of_one_recipe_are_joined_and_others_are_left_out(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("cores = 32\n", ""), "machines.cpu-32: cores is to be a number of 0 or more"),
-        (("cores = 32", "cores = -1"), "cores is to be a number"),
-        (("cores = 32", "cores = true"), "cores is to be a number"),
-        (("busy = 0.9", "busy = 2"), "busy from 0 to 1"),
-        (("months = 12", "month = 12"), "storage: not understood: month"),
+        (("cores = 32\n", ""), "machines.cpu-32: cores must be a number of 0 or more"),
+        (("cores = 32", "cores = -1"), "cores must be a number"),
+        (("cores = 32", "cores = true"), "cores must be a number"),
+        (("busy = 0.9", "busy = 2"), "and busy above 0 and at most 1"),
+        (("months = 12", "month = 12"), "storage: unknown key: month"),
         (("date = 2026-11-01", 'date = "today"'), "date a day"),
-        (("[storage]", "[storag]"), "not understood: storag"),
+        (("[storage]", "[storag]"), "unknown key: storag"),
         (("[storage]", "[storage"), "cannot be read as a price table"),
     ],
 )
 def test_a_price_table_is_checked(tmp_path: Path, change: tuple[str, str], told: str) -> None:
     path = tmp_path / "prices.toml"
-    path.write_text(shipped())
+    path.write_text(example_table())
     assert load(str(path)) == load(None)
-    path.write_text(shipped().replace(*change, 1))
+    path.write_text(example_table().replace(*change, 1))
     with pytest.raises(SpeechmillError, match=told) as caught:
         load(str(path))
     assert "--show-prices" in caught.value.remedy
@@ -200,7 +200,7 @@ def test_a_price_table_is_checked(tmp_path: Path, change: tuple[str, str], told:
 
 def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     make_input(tmp_path, 6)
-    done = speechmill(*given(tmp_path, tmp_path / "lake"))
+    done = speechmill(*run_words(tmp_path, tmp_path / "lake"))
     assert done.returncode == 0, done.stderr
     printed = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6", "--json"])
     assert printed.exit_code == 0, printed.output
@@ -228,5 +228,5 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert found["example_prices"]
     shown = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6"])
     assert "bound by cpu" in shown.stdout
-    assert "the prices are examples" in shown.stdout
-    assert CliRunner().invoke(cli, ["study", "cost", "--show-prices"]).stdout == shipped()
+    assert "these prices are made-up examples" in shown.stdout
+    assert CliRunner().invoke(cli, ["study", "cost", "--show-prices"]).stdout == example_table()

@@ -13,10 +13,10 @@ import pyarrow.parquet
 import pytest
 import webdataset
 from click.testing import CliRunner
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 from forked import speechmill as speechmill_run
-from millings import given, make_input
-from synthetic import add_shards, spread
+from small_runs import make_input, run_words
+from synthetic_datasets import add_shards, spread
 
 import manifests.subsets
 import speechmill.reader
@@ -34,7 +34,7 @@ def milled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_input(folder, 4)
     recipe = folder / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('name = "cheap"', 'name = "demo"'))
-    done = speechmill_run(*given(folder, folder / "lake"))
+    done = speechmill_run(*run_words(folder, folder / "lake"))
     assert done.returncode == 0, done.stderr
     return folder
 

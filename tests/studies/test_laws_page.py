@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from documented import documented, held, holds, paths
+from documented_json import documented, held, holds, paths
 from law_tables import CHINCHILLA, sampled
 
 from pipelines.commands.cli import cli

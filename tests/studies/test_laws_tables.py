@@ -32,7 +32,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_with_their_lines(tmp_pat
         "loss is not above 0": [4],
         "loss is not a number": [5],
         "loss is empty": [6],
-        "the same as an earlier row in every column": [7],
+        "equal to an earlier row in every column": [7],
         "params is not above 0": [8],
         "params is not between 1000 and 1e+16: give plain numbers, not millions or logarithms": [9],
         "tokens is not finite": [10],
@@ -58,7 +58,7 @@ def test_columns_are_found_by_usual_names_and_flops_stand_in_for_one_of_them(tmp
         ("params,tokens,loss\n1e8,1e10,3,4\n", Columns(), ":2: 4 cells under 3 columns"),
         ("params,tokens,loss\n", Columns(), "no row under the header"),
         ("", Columns(), "is empty"),
-        ('params,tokens,loss\n1e8,1e10,"3\n', Columns(), "is no CSV table"),
+        ('params,tokens,loss\n1e8,1e10,"3\n', Columns(), "not a CSV table"),
     ],
 )
 def test_what_is_no_table_of_runs_is_refused_by_name(tmp_path: Path, text: str, columns: Columns, message: str) -> None:
@@ -78,7 +78,7 @@ def test_files_and_tables_beyond_the_bounds_are_refused(tmp_path: Path, monkeypa
     with pytest.raises(SpeechmillError, match="MB"):
         read(path, Columns())
     path.write_bytes(b"params,tokens,loss\n\xff\xfe\n")
-    with pytest.raises(SpeechmillError, match="no CSV"):
+    with pytest.raises(SpeechmillError, match="not a CSV"):
         read(path, Columns())
 
 
@@ -88,7 +88,7 @@ def test_evaluations_of_one_run_are_averaged_and_points_in_the_middle_of_a_run_d
     group = found.groups[""]
     assert group.points.loss == pytest.approx([3.1, 3.9])
     assert group.evaluations.tolist() == [2, 1]
-    assert found.dropped.as_list() == [{"reason": "in the middle of a run that goes on", "rows": 1, "lines": [2]}]
+    assert found.dropped.as_list() == [{"reason": "not at the end of its run", "rows": 1, "lines": [2]}]
     assert group.evaluation_sd == pytest.approx(abs(np.log(3.2 / 3.0)) / np.sqrt(2), rel=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_rows_can_be_chosen_and_grouped(tmp_path: Path) -> None:
     assert {name: len(group.points) for name, group in found.groups.items()} == {"x": 2, "y": 1}
     only = read(table(tmp_path, text), Columns(), [("corpus", "x")])
     assert len(only.groups[""].points) == 2
-    assert only.dropped.counts == {"not asked for by --where": 1}
+    assert only.dropped.counts == {"excluded by --where": 1}
 
 
 @pytest.mark.parametrize(

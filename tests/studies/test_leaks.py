@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from lakes import rules, write_lake
-from synthetic import add_shards
+from synthetic_datasets import add_shards
 
 from manifests import schemas
 from manifests.lake import Lake
@@ -17,7 +17,7 @@ from manifests.subsets import About, prefix
 from pipelines.commands.cli import cli
 from studies.leaks import leaks, sides
 
-CLEAN = {"recording": 0, "name": 0, "samples": 0}
+CLEAN = {"recording": 0, "name": 0, "samples": 0, "sound": 0}
 
 
 def describe(lake: Lake, count: int, names: dict[int, str], samples: dict[int, str]) -> None:
@@ -44,7 +44,7 @@ def test_what_two_splits_share_is_named_and_what_one_split_holds_twice_is_not(tm
     add_shards(lake, "set", [[17, 18, 21, 24]], split="test")  # 5 again, and 6 to 8
     describe(lake, 10, {0: "a.wav", 1: "a.wav", 2: "b.wav", 7: "b.wav"}, {3: "x", 8: "x", 4: "y", 9: "y"})
     code, told = found(f"{lake.storage.root}/datasets/set")
-    assert (code, told["counts"], told["unhashed"]) == (3, {"recording": 1, "name": 1, "samples": 1}, 0)
+    assert (code, told["counts"], told["unhashed"]) == (3, {"recording": 1, "name": 1, "samples": 1, "sound": 0}, 0)
     assert {(leak["kind"], leak["key"], *leak["recordings"]) for leak in told["leaks"]} == {
         ("recording", "rec0005", "rec0005"),
         ("name", "b.wav", "rec0002", "rec0007"),
@@ -68,11 +68,16 @@ def test_two_datasets_of_two_lakes_and_two_subsets_are_compared(tmp_path: Path) 
     folders = [f"{lake.storage.root}/datasets/set" for lake in (one, other)]
     code, told = found(*folders)
     # Recording 4 has one hash of its samples, under whatever name; 11 has that of another recording, 2.
-    assert (code, told["counts"]) == (3, {"recording": 1, "name": 0, "samples": 1})
+    assert (code, told["counts"]) == (3, {"recording": 1, "name": 0, "samples": 1, "sound": 0})
     assert {(leak["key"], tuple(leak["sides"])) for leak in told["leaks"]} == {
         ("rec0004", tuple(folders)), ("pcm2", tuple(folders)),
     }  # fmt: skip
-    assert found(folders[0], f"{folders[1]}/train")[1]["counts"] == {"recording": 0, "name": 0, "samples": 1}
+    assert found(folders[0], f"{folders[1]}/train")[1]["counts"] == {
+        "recording": 0,
+        "name": 0,
+        "samples": 1,
+        "sound": 0,
+    }
     assert found(folders[1])[1]["counts"] == CLEAN
     subsets = [str(tmp_path / f"{name}.parquet") for name in ("small", "large", "test")]
     for path, about in zip(
@@ -112,7 +117,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     add_shards(lake, "set", [range(9)])
     describe(lake, 3, {}, {})
     for words, told in (
-        ([f"{lake.storage.root}/datasets/set"], "is one side"),
+        ([f"{lake.storage.root}/datasets/set"], "is a single side"),
         ([f"{lake.storage.root}/datasets/set/dev"], "no split 'dev'"),
         ([f"{lake.storage.root}/datasets/other"], "no dataset other"),
         ([f"{lake.storage.root}/selections/other"], "there is no selection other"),

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.ngrams import Corpus, counted
+from studies.ngrams import Corpus, count_ngrams
 
 STRETCHES = st.lists(st.lists(st.sampled_from("abcd"), max_size=7), max_size=4)
 CLIPS = st.lists(STRETCHES, max_size=4)
@@ -23,7 +23,7 @@ def plainly(stretches: list[list[str]], n: int) -> Counter[tuple[str, ...]]:
 
 @given(one=CLIPS, other=CLIPS, n=st.integers(1, 6))
 def test_counts_are_those_of_counting_one_by_one(one: list, other: list, n: int) -> None:
-    counts = counted([named(one), named(other)], n)
+    counts = count_ngrams([named(one), named(other)], n)
     for clips, found in zip((one, other), counts, strict=True):
         assert found.shape[0] == len(clips)
         for stretches, row in zip(clips, found.toarray(), strict=True):
@@ -36,7 +36,7 @@ def test_counts_are_those_of_counting_one_by_one(one: list, other: list, n: int)
 
 def test_n_grams_cross_no_pause_and_no_clip() -> None:
     corpus = Corpus.of([("x", [["a", "b"], ["c"]]), ("y", [["d", "a", "b"]])])
-    bigrams, trigrams = (counted([corpus], n)[0] for n in (2, 3))
+    bigrams, trigrams = (count_ngrams([corpus], n)[0] for n in (2, 3))
     assert bigrams.toarray().sum(axis=1).tolist() == [1, 2]  # ab; da, ab
     assert bigrams.shape[1] == 2
     assert trigrams.toarray().sum(axis=1).tolist() == [0, 1]
@@ -45,6 +45,6 @@ def test_n_grams_cross_no_pause_and_no_clip() -> None:
 def test_a_long_alphabet_and_long_n_grams_are_counted_without_overflow() -> None:
     symbols = [f"s{number}" for number in range(5000)]
     corpus = Corpus.of([("x", [symbols]), ("y", [symbols[::-1], symbols])])
-    (counts,) = counted([corpus], 8)
+    (counts,) = count_ngrams([corpus], 8)
     assert counts.toarray().sum(axis=1).tolist() == [4993, 2 * 4993]
     assert counts.shape[1] == 2 * 4993

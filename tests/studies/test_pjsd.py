@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from markov_sources import Source
 from scipy.spatial.distance import jensenshannon
-from sources import Source
 
 from studies.ngrams import Corpus
 from studies.pjsd import compare, divergence

@@ -79,10 +79,10 @@ def test_the_grid_is_written_as_a_table_too(tmp_path: Path) -> None:
         (["--budgets", "1e40", *LOGMEL], 2, "give up to"),
         (["--budgets", "1e19", "--ratio", "9..1", *LOGMEL], 2, "not LOW..HIGH"),
         (["--budgets", "1e19", "--sizes", "1e12", *LOGMEL], 1, "no size has 5 to 10000 tokens per parameter"),
-        (["--budgets", "1e19", "--spend", "1e20", *LOGMEL], 2, "for --from-fit"),
+        (["--budgets", "1e19", "--spend", "1e20", *LOGMEL], 2, "need --from-fit"),
         (["--budgets", "1e19", "--lake", "nowhere"], 2, "--dataset"),
         (["--budgets", "1e19", "--lake", "nowhere", "--dataset", "x"], 1, "there is no lake at nowhere"),
-        (["--budgets", "1e19", "--dataset", "x", *LOGMEL], 2, "want --lake"),
+        (["--budgets", "1e19", "--dataset", "x", *LOGMEL], 2, "need --lake"),
     ],
 )
 def test_mistakes_are_told(words: list[str], code: int, message: str) -> None:
@@ -95,12 +95,12 @@ def test_mistakes_are_told(words: list[str], code: int, message: str) -> None:
 
 def test_rates_and_amounts_come_from_the_ledger_of_a_dataset(tmp_path: Path) -> None:
     from forked import speechmill
-    from millings import given, make_input
+    from small_runs import make_input, run_words
 
     from manifests.lake import Lake
 
     make_input(tmp_path, 2)
-    done = speechmill(*given(tmp_path, tmp_path / "lake"))
+    done = speechmill(*run_words(tmp_path, tmp_path / "lake"))
     assert done.returncode == 0, done.stderr
     ledger = Lake.at(str(tmp_path / "lake")).read("datasets/cheap/ledger.parquet").to_pylist()
     rows = [row for row in ledger if row["split"] == "train" and row["patch"] == 2]
@@ -167,7 +167,7 @@ def test_next_runs_are_chosen_from_the_document_of_a_fit(tmp_path: Path) -> None
     assert "with these runs" in told.output
     (tmp_path / "fit.json").write_text('{"E": 1}')
     refused = CliRunner().invoke(cli, ["study", "plan", *words])
-    assert "is no document of a fit" in str(refused.exception)
+    assert "not the document of a fit" in str(refused.exception)
 
 
 def test_a_set_of_runs_that_identifies_too_little_is_compared_all_the_same() -> None:

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from documented import documented
-from synthetic import add_shards, spread
+from documented_json import documented
+from synthetic_datasets import add_shards, spread
 
 from manifests.lake import Lake
 from pipelines.commands.cli import cli
@@ -257,13 +257,13 @@ def test_products_in_bfloat16_give_nearly_the_same(corpus: Corpus, tmp_path: Pat
 def test_a_model_of_real_speech_is_heard(tmp_path: Path) -> None:
     """From recordings to sound that was generated, by commands alone."""
     import soundfile
-    from millings import given, make_input
+    from small_runs import make_input, run_words
 
     make_input(tmp_path, 6)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("[encode]", "splits = { train = 0.5, validation = 0.5 }\n[encode]"))
     root, out = str(tmp_path / "lake"), tmp_path / "said"
-    done = CliRunner().invoke(cli, given(tmp_path, Path(root)), catch_exceptions=False)
+    done = CliRunner().invoke(cli, run_words(tmp_path, Path(root)), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     model = str(tmp_path / "model")
     run("train", root, "-o", model, "--flops", "1e9", "--params", "9216", "--depth", "1", "--set", "held_windows=4")

@@ -13,7 +13,7 @@ import webdataset
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import add_shards, features, spread
+from synthetic_datasets import add_shards, features, spread
 
 from manifests.choice import ChoiceError
 from manifests.corrupt import CorruptFileError
@@ -22,7 +22,7 @@ from manifests.subsets import About, Subset, prefix
 from pipelines.commands.cli import cli
 from speechmill.reader import Reader, Source
 from studies.strata import stratified
-from studies.subset import cut, told
+from studies.subset import cut, describe
 
 WINDOWS = 60
 
@@ -75,7 +75,7 @@ def test_a_prefix_gives_its_budget_to_less_than_one_window(lake: Lake, patch: in
     if count < len(every):
         assert made.next_tokens == ends[count] - ends[count - 1]
         assert 0 <= budget - made.tokens < made.next_tokens
-    found = told(made, [])
+    found = describe(made, [])
     assert found["context_tokens"] + found["continuation_tokens"] == sum(
         tokens_of(one, patch, True) for one in every[:count]
     )
@@ -209,7 +209,7 @@ def test_a_subset_of_shards_that_were_changed_is_refused(tmp_path: Path) -> None
 
 def test_what_is_no_subset_is_refused(lake: Lake, tmp_path: Path) -> None:
     shards = f"{lake.storage.root}/datasets/set/shards.parquet"
-    with pytest.raises(CorruptFileError, match="is no file of a subset") as caught:
+    with pytest.raises(CorruptFileError, match="is no subset file") as caught:
         Source(lake, "set", subset=shards)
     assert "study subset" in caught.value.remedy
     with pytest.raises(FileNotFoundError):
@@ -222,7 +222,7 @@ def test_what_is_no_subset_is_refused(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_a_budget_above_what_there_is_and_one_below_a_window_are_told(lake: Lake) -> None:
-    with pytest.raises(ChoiceError, match="1,000,000 tokens are asked for"):
+    with pytest.raises(ChoiceError, match="the budget is 1,000,000 tokens"):
         cut(lake, About("set", 4, budget=10**6))
     with pytest.raises(ChoiceError, match="its first window alone has more than 3 tokens"):
         cut(lake, About("set", 4, budget=3))

@@ -1,4 +1,4 @@
-"""Lhotse manifests as rows and back, without lhotse: recordings, supervisions and cuts, a JSON object a line.
+"""Read and write Lhotse manifests without lhotse: recordings, supervisions and cuts, one JSON object on each line.
 
 Fields are those of lhotse 1.33 (Recording, SupervisionSegment, MonoCut, MultiCut, MixedCut).
 """
@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_json
+from manifests.exchange.foreign.rows import Row, custom, extra_fields, rest, text, to_json
 
 FORM = "lhotse"
 MAX_SPAN_S = 1e9
 
 
 def read(line: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
-    """Rows that a line of any Lhotse manifest holds, each with its table. KeyError for a missing field."""
+    """Yield the rows of a line of any Lhotse manifest with their tables. Raises KeyError for a missing field."""
     if "sources" in line:
         yield "recordings", recording_row(line)
     elif "type" in line or "tracks" in line:
@@ -38,11 +38,11 @@ def recording_row(line: Mapping[str, Any]) -> Row:
         "channels": len(channels),
         "custom": None,
     }
-    return row | {"rest": beyond(line, recording(row), FORM)}
+    return row | {"rest": extra_fields(line, recording(row), FORM)}
 
 
 def recording(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A Recording; several names of a file become one source, the first."""
+    """Make a Recording; of several names of a file only the first becomes a source."""
     channels = list(range(row["channels"]))
     line = {
         "id": row["recording_id"],
@@ -68,12 +68,12 @@ def segment_row(line: Mapping[str, Any]) -> Row:
         "text": text(line.get("text")),
         "custom": None if line.get("custom") is None else to_json(line["custom"]),
     }
-    row["rest"] = beyond(line, segment(row), FORM)
+    row["rest"] = extra_fields(line, segment(row), FORM)
     return row
 
 
 def segment(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A SupervisionSegment."""
+    """Make a SupervisionSegment."""
     line = {
         "id": row["segment_id"],
         "recording_id": row["recording_id"],
@@ -96,7 +96,7 @@ def _cut_rows(line: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
             yield "implied_recordings", recording_row(cut["recording"])
         for supervision in cut.get("supervisions") or []:
             row = segment_row(supervision)
-            # Rounded as lhotse rounds its own sums.
+            # lhotse rounds its own sums in the same way.
             yield "implied_segments", row | {"start_s": round(cut["start"] + row["start_s"], 8)}
     yield "windows", _mixture_row(line) if "tracks" in line else window_row(line)
 
@@ -113,18 +113,18 @@ def window_row(line: Mapping[str, Any]) -> Row:
         "segments": [segment_row(supervision) for supervision in line.get("supervisions") or []],
         "custom": None if line.get("custom") is None else to_json(line["custom"]),
     }
-    return row | {"rest": beyond(line, window(row), FORM)}
+    return row | {"rest": extra_fields(line, window(row), FORM)}
 
 
 def _mixture_row(line: Mapping[str, Any]) -> Row:
-    """A MixedCut has no one recording: its columns tell its length, `rest` holds all of it."""
+    """The row of a MixedCut, which has several recordings: columns have its duration, and `rest` has the whole cut."""
     ends = [track.get("offset", 0.0) + track["cut"]["duration"] for track in line["tracks"]]
     row: Row = dict.fromkeys(("recording_id", "custom")) | {"window_id": text(line["id"]), "start_s": 0.0}
     return row | {"duration_s": max(ends), "channels": [], "segments": [], "rest": to_json({FORM: line})}
 
 
-def window(row: Mapping[str, Any], of: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A MonoCut, or a MultiCut for several channels, of the recording whose row is `of`."""
+def window(row: Mapping[str, Any], recording_row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Make a MonoCut, or a MultiCut for several channels; `recording_row` is the row of its recording."""
     kept = rest(row, FORM)
     if "tracks" in kept:
         return kept
@@ -136,8 +136,8 @@ def window(row: Mapping[str, Any], of: Mapping[str, Any] | None = None) -> dict[
         "supervisions": [segment(inside) for inside in row["segments"] or []],
         "type": "MonoCut" if len(row["channels"]) == 1 else "MultiCut",
     }
-    if of is not None:
-        line["recording"] = recording(of)
+    if recording_row is not None:
+        line["recording"] = recording(recording_row)
     if (attached := custom(row)) is not None:
         line["custom"] = attached
     return line | kept
@@ -148,21 +148,25 @@ def _channel(channels: list[int]) -> int | list[int]:
 
 
 class NamedAudio(NamedTuple):
-    """A recording that a line of a manifest names, and the part of it that the line is about."""
+    """A recording that a line of a manifest names, and the part of it that the line describes."""
 
     files: tuple[str, ...]
-    """One file, or several in the order of the channels that they hold."""
+    """One file, or several ones in the order of their channels."""
     start_s: float = 0.0
     duration_s: float | None = None
-    """None where the line is about the whole recording."""
+    """None if the line describes the whole recording."""
 
 
 def named_audio(line: object, spans: bool) -> list[NamedAudio]:
-    """What a recording, a cut, the cuts of a mix, or a line of NeMo names; at least one.
+    """The recordings that a line names: a Recording, a cut, the cuts of a mix, or a line of NeMo; at least one.
 
-    Where `spans` is false, every line is taken to be about the whole recording.
+    Args:
+        line: A line of a manifest, parsed from JSON.
+        spans: Whether the part of the recording that the line describes is returned; otherwise it is ignored.
 
-    Raises KeyError for a missing field, TypeError for a field of another type and for sources that are no files.
+    Raises:
+        KeyError: A field is missing.
+        TypeError: A field has another type, or a source is no file.
     """
     if not isinstance(line, Mapping):
         raise TypeError(f"{_shown(line)} is no JSON object")
@@ -171,7 +175,7 @@ def named_audio(line: object, spans: bool) -> list[NamedAudio]:
         return [NamedAudio((_name(line["audio_filepath"], "audio_filepath"),), start_s, duration_s)]
     if "tracks" in line:  # MixedCut
         cuts = [_field(track, "cut") for track in _items(line["tracks"], "tracks")]
-        named = [one for cut in cuts if "recording" in cut for one in named_audio(cut, spans)]
+        named = [audio for cut in cuts if "recording" in cut for audio in named_audio(cut, spans)]
     else:
         recording = _field(line, "recording", line)
         sources = [
@@ -192,19 +196,19 @@ def _span(line: Mapping[str, Any], start: str) -> tuple[float, float]:
         raise TypeError(f"{start} and duration are {_shown(values)}, not seconds")
     start_s, duration_s = (float(value) + 0.0 for value in values)  # -0.0 becomes 0.0
     if not (0 <= start_s < MAX_SPAN_S and 0 < duration_s < MAX_SPAN_S):
-        raise TypeError(f"{start} and duration are {_shown(values)}, no part of a recording")
+        raise TypeError(f"{start} and duration are {_shown(values)}, which is no part of a recording")
     return start_s, duration_s
 
 
 def _source_channels(source: object) -> int:
-    """The first channel of a source; 0 where it names none."""
+    """The first channel of a source; 0 if it names none."""
     channels = source.get("channels") if isinstance(source, Mapping) else None
     numbers = [c for c in channels if isinstance(c, int)] if isinstance(channels, list) else []
     return min(numbers, default=0)
 
 
 def sources_of(uri: str, channels: list[int]) -> list[dict[str, Any]]:
-    """The sources of a Lhotse recording: a file, or where `uri` is a JSON list of a name a channel, each of them."""
+    """The sources of a Lhotse recording: one file, or a file for each channel if `uri` is a JSON list of names."""
     try:
         names = json.loads(uri) if uri.startswith('["') else []
     except ValueError:
@@ -215,10 +219,10 @@ def sources_of(uri: str, channels: list[int]) -> list[dict[str, Any]]:
     return [
         {
             "type": "url" if "://" in name else "file",
-            "channels": held if isinstance(held, list) else [held],
+            "channels": numbers if isinstance(numbers, list) else [numbers],
             "source": name,
         }
-        for name, held in pairs
+        for name, numbers in pairs
     ]
 
 
@@ -231,7 +235,7 @@ def _source_name(source: object) -> str:
 
 
 def _field(line: object, key: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """A field that is a JSON object itself."""
+    """A field that must be a JSON object."""
     if not isinstance(line, Mapping):
         raise TypeError(f"{_shown(line)} is no JSON object")
     value = line[key] if default is None else line.get(key, default)
@@ -253,6 +257,6 @@ def _name(value: object, key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as an error can hold it."""
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:60]}..."
+    """A value for an error message, shortened to 60 characters."""
+    written = repr(value)
+    return written if len(written) <= 60 else f"{written[:60]}..."

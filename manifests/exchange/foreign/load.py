@@ -1,6 +1,6 @@
-"""Foreign manifests into three DuckDB tables: recordings, segments and windows, of the schemas in rows.py.
+"""Load foreign manifests into three DuckDB tables with the schemas of rows.py: recordings, segments and windows.
 
-Files are streamed: a few thousand rows are held at a time, and DuckDB moves to disk what does not fit its memory.
+Files are streamed: a few thousand rows are in memory at a time, and DuckDB spills to disk.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ Rows = Iterator[tuple[str, Row]]
 
 
 def load(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Counter[str]:
-    """Make the tables from files, and from what lies directly in folders; returns what was left out, by reason.
+    """Create the tables from files, and from files directly in folders; returns how many rows were left out by reason.
 
-    `position` numbers the rows of each table in the order met. Of recordings with one id the first is kept: cuts
-    repeat theirs; so do segments met in several cuts. Raises ManifestError for what is no manifest, with its line.
+    `position` numbers the rows of each table in the order in which they are read. Cuts may repeat recordings and
+    segments; the first one of each id is kept. Raises ManifestError, with the line, for anything that is no manifest.
     """
     skipped: Counter[str] = Counter()
-    sink = _Sink(connection)
+    writer = _TableWriter(connection)
     for path in paths:
         for name in _files(path):
             for table, row in read(name, skipped):
-                sink.add(table, row)
-    sink.finish()
+                writer.add(table, row)
+    writer.finish()
     return skipped
 
 
 def read(path: str, skipped: Counter[str]) -> Rows:
-    """Rows of one file, each with the name of its table."""
+    """Yield the rows of one file, each with the name of its table."""
     if path.endswith(JSON_LINES):
         yield from _json(path, skipped)
     elif path.endswith(TURNS):
@@ -62,28 +62,28 @@ def read(path: str, skipped: Counter[str]) -> Rows:
                 for row in webdataset.window_rows(file):
                     yield "windows", row
             except (tarfile.TarError, EOFError, ValueError) as error:
-                raise ManifestError(f"{path} is no complete tar of samples: {error}", "copy it again") from error
+                raise ManifestError(f"{path} is not a complete tar of samples: {error}", "copy it again") from error
     elif path.endswith((".parquet", ".csv")):
         with opened(path) as file:
             yield from tables.parquet_rows(path, file) if path.endswith(".parquet") else tables.csv_rows(path, file)
     else:
-        raise ManifestError(f"{path} is no manifest that is known here", WRONG)
+        raise ManifestError(f"{path} is not a manifest of a known format", WRONG)
 
 
 def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a file of JSON lines with their line numbers. Raises ManifestError for another line."""
+    """Yield the objects of a JSON Lines file with their line numbers. Raises ManifestError for any other line."""
     for number, line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ManifestError(f"{path}:{number} is not JSON: {error}", "give one JSON object a line") from error
+            raise ManifestError(f"{path}:{number} is not JSON: {error}", "give one JSON object on each line") from error
         if not isinstance(row, dict):
-            raise ManifestError(f"{path}:{number} is no JSON object", "give one JSON object a line")
+            raise ManifestError(f"{path}:{number} is not a JSON object", "give one JSON object on each line")
         yield number, row
 
 
 def text_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
+    """Yield the lines that are not blank, with their numbers."""
     with opened(path) as file:
         try:
             for number, line in enumerate(file, 1):
@@ -95,7 +95,7 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-    """A file of any storage, unpacked where its name ends in .gz."""
+    """Open a file in any storage; it is decompressed if its name ends in .gz or .tgz."""
     folder, _, name = path.rpartition("/")
     try:
         raw = open_storage(folder or ("/" if path.startswith("/") else ".")).open(name)
@@ -119,11 +119,11 @@ def _files(path: str) -> Iterator[str]:
         names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
     else:
         hint = did_you_mean(Lake.at(path), path)
-        raise ManifestError(f"{path!r} is neither a lake nor a manifest that is known here", hint + WRONG)
-    if any(name.startswith("cuts.") for name in names):  # Lhotse Shar: its cuts tell more than its tars
+        raise ManifestError(f"{path!r} is neither a lake nor a manifest of a known format", hint + WRONG)
+    if any(name.startswith("cuts.") for name in names):  # Lhotse Shar, whose cuts have more fields than its tars
         names = [name for name in names if not name.endswith(TARS)]
     if not names:
-        raise ManifestError(f"{path} holds no manifest", WRONG)
+        raise ManifestError(f"{path} contains no manifest", WRONG)
     for name in names:
         yield f"{path.rstrip('/')}/{name}"
 
@@ -141,8 +141,8 @@ def _json(path: str, skipped: Counter[str]) -> Rows:
                 yield "implied_recordings", nemo.recording_row(line)
                 yield "segments", nemo.segment_row(line, number)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            what = f"{path}:{number} is no line of a Lhotse, NeMo or moshi manifest: {told}"
+            problem = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"{path}:{number} is not a line of a Lhotse, NeMo or moshi manifest: {problem}"
             keys = "'audio_filepath', 'sources', 'recording_id', 'type', or 'path' and 'duration'"
             raise ManifestError(what, f"give JSON lines with {keys}") from error
         for key in ("rttm_filepath", "uem_filepath"):
@@ -152,7 +152,7 @@ def _json(path: str, skipped: Counter[str]) -> Rows:
 
 
 def _lines(path: str, skipped: Counter[str]) -> Rows:
-    """Turns of RTTM as segments, regions of UEM as windows; each names a recording, of which it tells no more."""
+    """Yield turns of RTTM as segments and regions of UEM as windows, and the recordings that they name."""
     last = None
     for number, line in text_lines(path):
         if line.startswith(";;"):
@@ -160,7 +160,9 @@ def _lines(path: str, skipped: Counter[str]) -> Rows:
         try:
             row = rttm.window_row(line, number) if path.endswith(".uem") else rttm.segment_row(line, number)
         except ValueError as error:
-            raise ManifestError(f"{path}:{number} is no line of RTTM or UEM: {error}", "mend or remove it") from error
+            raise ManifestError(
+                f"{path}:{number} is not a line of RTTM or UEM: {error}", "correct or remove it"
+            ) from error
         if row is None:
             skipped[f"lines of RTTM of type {line.split()[0]}, which hold no turn"] += 1
             continue
@@ -170,7 +172,7 @@ def _lines(path: str, skipped: Counter[str]) -> Rows:
         yield "windows" if path.endswith(".uem") else "segments", row
 
 
-class _Sink:
+class _TableWriter:
     """Fills the tables batch by batch."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -195,7 +197,7 @@ class _Sink:
         self.connection.execute(f"INSERT INTO {table} FROM new_rows")
 
     def finish(self) -> None:
-        """Take what cuts, utterances and turns imply where nothing states it."""
+        """Add the recordings and segments that only cuts, utterances or turns name."""
         for table in list(self.rows):
             self.flush(table)
         for table, absent, same in (

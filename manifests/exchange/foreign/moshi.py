@@ -1,6 +1,6 @@
-"""Manifests of moshi-finetune as rows and back: a JSON object a line with the path and the duration of a recording.
+"""Read and write manifests of moshi-finetune: a JSON object on each line with path and duration of a recording.
 
-Its two channels hold a speaker each: left the model, right the user.
+Its two channels have one speaker each: the model is left, the user right.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.exchange.foreign.rows import Row, beyond, rest
+from manifests.exchange.foreign.rows import Row, extra_fields, rest
 
 FORM = "moshi"
 
@@ -18,10 +18,10 @@ def is_recording(line: Mapping[str, Any]) -> bool:
 
 
 def recording_row(line: Mapping[str, Any]) -> Row:
-    """A recording; its id is its path, the only name that a line gives it."""
+    """The row of a recording; its id is its path, since a line has no other name."""
     row: Row = dict.fromkeys(("sample_rate", "num_samples", "custom"))
     row |= {"recording_id": line["path"], "uris": [line["path"]], "duration_s": float(line["duration"]), "channels": 2}
-    return row | {"rest": beyond(line, recording(row), FORM)}
+    return row | {"rest": extra_fields(line, recording(row), FORM)}
 
 
 def recording(row: Mapping[str, Any]) -> dict[str, Any]:

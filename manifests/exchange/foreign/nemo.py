@@ -1,6 +1,6 @@
-"""NeMo manifests as rows and back, a JSON object a line: utterances for recognition, recordings for diarization.
+"""Read and write NeMo manifests: one JSON object on each line, utterances for ASR or recordings for diarization.
 
-A recording's id is its `audio_filepath`, the only name a line gives it. Keys that NeMo does not define are `custom`.
+The id of a recording is its `audio_filepath`, its only name. Keys that NeMo does not define are kept in `custom`.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.exchange.foreign.rows import Row, beyond, custom, rest, text, to_json
+from manifests.exchange.foreign.rows import Row, custom, extra_fields, rest, text, to_json
 
 FORM = "nemo"
 COLUMNS = {"audio_filepath", "offset", "duration", "text", "lang", "speaker"}
 DIARIZATION = {"offset": 0, "label": "infer", "text": "-"}
 OF_RECORDINGS = COLUMNS | {"label", "num_speakers", "rttm_filepath", "uem_filepath"}
-TELLING = OF_RECORDINGS | {"path", "id", "sources"}
-"""Keys that say something of the line itself, to NeMo or to whoever finds out of which format it is."""
+RESERVED = OF_RECORDINGS | {"path", "id", "sources"}
+"""Keys with a meaning for NeMo or for the detection of the format."""
 
 
 def is_diarization(line: Mapping[str, Any]) -> bool:
-    """A line that names files of turns instead of being an utterance."""
+    """Whether a line names a file of turns for diarization, instead of being an utterance."""
     return "rttm_filepath" in line or line.get("label") == "infer"
 
 
 def segment_row(line: Mapping[str, Any], number: int) -> Row:
-    """An utterance; `number` of the line makes its id."""
+    """The row of an utterance; its id has the number of its line."""
     attached = {key: value for key, value in line.items() if key not in COLUMNS}
     duration = line.get("duration")
     row: Row = {
@@ -38,11 +38,11 @@ def segment_row(line: Mapping[str, Any], number: int) -> Row:
         "text": text(line.get("text")),
         "custom": to_json(attached) if attached else None,
     }
-    return row | {"rest": beyond(line, segment(row, line["audio_filepath"]), FORM)}
+    return row | {"rest": extra_fields(line, segment(row, line["audio_filepath"]), FORM)}
 
 
 def segment(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
-    """An utterance of the file `uri`."""
+    """Make the line of an utterance in the file `uri`."""
     line: dict[str, Any] = {"audio_filepath": uri}
     if row["start_s"]:
         line["offset"] = row["start_s"]
@@ -52,42 +52,42 @@ def segment(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
 
 
 def _attached(row: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """What `custom` says, as keys of a line in which some are taken."""
+    """The attributes in `custom` as keys of a line, except those that are taken."""
     attached = custom(row)
     return {key: value for key, value in attached.items() if key not in taken} if isinstance(attached, dict) else {}
 
 
 def flat(row: Mapping[str, Any]) -> str | None:
-    """`custom` with each label as a key of its own, as lines of NeMo hold what people say of them.
+    """The value of `custom` with each label as a separate key, as NeMo manifests have their attributes.
 
-    All labels stay where they are if the name of one of them is taken, so that none is lost.
+    If the name of any label is taken, all labels stay in `labels`, so that none is lost.
     """
     attached = custom(row)
     labels = attached.get("labels") if isinstance(attached, dict) else None
-    if not isinstance(labels, dict) or labels.keys() & (TELLING | attached.keys()):
+    if not isinstance(labels, dict) or labels.keys() & (RESERVED | attached.keys()):
         return row["custom"]
     return to_json({key: value for key, value in attached.items() if key != "labels"} | labels)
 
 
 def recording_row(line: Mapping[str, Any]) -> Row:
-    """The file of a line. Its length is known only where nothing says that the line is a part of it."""
+    """The row of the file of a line; its duration is known only if the line describes the whole file."""
     diarization = is_diarization(line)
     whole = line.get("duration") is not None and not line.get("offset") and (diarization or "offset" not in line)
     row: Row = dict.fromkeys(("sample_rate", "num_samples", "channels", "custom", "rest"))
     row |= {"recording_id": line["audio_filepath"], "uris": [line["audio_filepath"]]}
     row["duration_s"] = float(line["duration"]) if whole else None
     if diarization:
-        # What the files of turns hold is read from them; they are written under new names.
+        # The files of turns are read separately, and are written under new names.
         stated = {key: value for key, value in line.items() if key not in ("rttm_filepath", "uem_filepath")}
         attached = {key: value for key, value in stated.items() if key not in OF_RECORDINGS}
         row["custom"] = to_json(attached) if attached else None
         written = {"audio_filepath": row["uris"][0], "duration": row["duration_s"]} | DIARIZATION | attached
-        row["rest"] = beyond(stated, written, FORM)
+        row["rest"] = extra_fields(stated, written, FORM)
     return row
 
 
 def recording(row: Mapping[str, Any], num_speakers: int, rttm: str, uem: str | None) -> dict[str, Any]:
-    """A recording with its files of turns (`rttm`) and of what is to be scored (`uem`)."""
+    """Make the line of a recording with its files of turns (`rttm`) and of regions to score (`uem`)."""
     line = {"audio_filepath": row["uris"][0], "duration": row["duration_s"], "num_speakers": num_speakers}
     line |= _attached(row, OF_RECORDINGS)
     return line | DIARIZATION | {"rttm_filepath": rttm, "uem_filepath": uem} | rest(row, FORM)

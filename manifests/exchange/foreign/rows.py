@@ -1,7 +1,7 @@
-"""What all manifests speak of: recordings, segments of speech in them, and windows (Lhotse's cuts).
+"""The tables into which all manifests are read: recordings, segments of speech, and windows (cuts of Lhotse).
 
-`custom` holds what people attached, in any format that has room for it. `rest` holds what a format states beyond
-these columns, by the name of the format: it is written back to that format, so that reading and writing lose nothing.
+`custom` holds attributes that people attached, in every format that has a place for them. `rest` holds, by the name of
+a format, its fields that have no column. They are written back to that format, so reading and writing lose nothing.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ TABLES = {"recordings": RECORDINGS, "segments": SEGMENTS, "windows": WINDOWS}
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be read or written; `remedy` says what to do."""
+    """A manifest cannot be read or written; `remedy` says what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
         self.remedy = remedy
 
 
-def beyond(stated: Mapping[str, Any], written: Mapping[str, Any], form: str) -> str | None:
-    """`rest` of a row: what `stated` holds that `written`, made from the row's columns, does not say the same way."""
+def extra_fields(stated: Mapping[str, Any], written: Mapping[str, Any], form: str) -> str | None:
+    """The value of `rest` for a row: fields of `stated` that `written`, made from its columns, does not have equal."""
     left = {key: value for key, value in stated.items() if key not in written or written[key] != value}
     return to_json({form: left}) if left else None
 
 
 def rest(row: Mapping[str, Any], form: str) -> dict[str, Any]:
-    """What was kept for this format alone."""
+    """The extra fields in `rest` that belong to a format."""
     kept: dict[str, Any] = json.loads(row["rest"]).get(form, {}) if row.get("rest") else {}
     return kept
 
@@ -88,5 +88,5 @@ def to_json(value: Any) -> str:
 
 
 def text(value: Any) -> str | None:
-    """A text column of a value that should be text; `rest` remembers one that was not."""
+    """The value of a text column; a value of another type becomes JSON, and `rest` keeps the original."""
     return value if value is None or isinstance(value, str) else to_json(value)

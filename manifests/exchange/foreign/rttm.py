@@ -1,6 +1,7 @@
-"""RTTM (turns) and UEM (what of a recording counts) as rows and back, at the full precision of a float64.
+"""Read and write RTTM (turns) and UEM (regions to score) with the full precision of float64.
 
-Fields as in NIST's RT evaluations; `<NA>` stands for nothing. Neither holds text, language, paths or any space.
+Fields are those of the NIST RT evaluations; `<NA>` is a missing value. The formats hold no text, languages, paths or
+spaces.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from manifests.exchange.foreign.rows import Row, beyond, rest
+from manifests.exchange.foreign.rows import Row, extra_fields, rest
 
 FORM = "rttm"
 FIELDS = (
@@ -29,7 +30,7 @@ NOTHING = "<NA>"
 
 
 def segment_row(line: str, number: int) -> Row | None:
-    """The turn of a line, None for a line of another type. ValueError for one that is no RTTM."""
+    """The row of a SPEAKER line; None for a line of another type. Raises ValueError if it is not RTTM."""
     words = line.split()
     if len(words) not in (len(FIELDS) - 1, len(FIELDS)):
         raise ValueError(f"{len(words)} fields, not {len(FIELDS)}")
@@ -46,12 +47,12 @@ def segment_row(line: str, number: int) -> Row | None:
         **dict.fromkeys(("language", "text", "custom")),
     }
     written = _named(row)
-    numbers = {"onset": written["onset"], "duration": written["duration"]}  # 1.50 and 1.5 are the same
-    return row | {"rest": beyond(named | numbers, written, FORM)}
+    numbers = {"onset": written["onset"], "duration": written["duration"]}  # 1.50 and 1.5 are equal
+    return row | {"rest": extra_fields(named | numbers, written, FORM)}
 
 
 def segment(row: Mapping[str, Any]) -> str:
-    """A SPEAKER line. ValueError for a name that the format cannot hold."""
+    """Make a SPEAKER line. Raises ValueError for a name that the format cannot hold."""
     return " ".join((_named(row) | rest(row, FORM)).values())
 
 
@@ -82,12 +83,12 @@ def _channels(channel: str) -> list[int] | None:
 
 
 def _channel(row: Mapping[str, Any]) -> str:
-    """Numbered from 1; the first of several."""
+    """The number of the first channel, counted from 1."""
     return str((row["channels"] or [0])[0] + 1)
 
 
 def window_row(line: str, number: int) -> Row:
-    """The region of a line of UEM. ValueError for one that is none."""
+    """The row of a line of UEM. Raises ValueError if it is not UEM."""
     words = line.split()
     if len(words) != 4:
         raise ValueError(f"{len(words)} fields, not 4")
@@ -95,20 +96,20 @@ def window_row(line: str, number: int) -> Row:
     start_s, end_s = map(float, words[2:])
     row: Row = {"window_id": f"{name}-{number:06d}", "recording_id": name, "start_s": start_s}
     row |= {"duration_s": round(end_s - start_s, 9), "channels": _channels(channel), "segments": [], "custom": None}
-    # An end that start and duration do not give back to the last bit is kept.
+    # The end is kept if start and duration do not reproduce it exactly.
     ends = {} if round(start_s + row["duration_s"], 9) == end_s else {"end": seconds(end_s)}
-    return row | {"rest": beyond({"channel": channel} | ends, {"channel": _channel(row)}, FORM)}
+    return row | {"rest": extra_fields({"channel": channel} | ends, {"channel": _channel(row)}, FORM)}
 
 
 def region(row: Mapping[str, Any]) -> str:
-    """A line of UEM."""
+    """Make a line of UEM."""
     end_s = seconds(round(row["start_s"] + row["duration_s"], 9))
     named = {"channel": _channel(row), "end": end_s} | rest(row, FORM)
     return f"{_name(row, 'recording_id')} {named['channel']} {seconds(row['start_s'])} {named['end']}"
 
 
 def seconds(value: float) -> str:
-    """All digits that tell this float64 from its neighbours, without an exponent.
+    """The shortest decimal number that is read as the same float64, without an exponent.
 
     >>> seconds(1e-07), seconds(12.5), seconds(3.0)
     ('0.0000001', '12.5', '3.0')

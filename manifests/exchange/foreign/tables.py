@@ -1,6 +1,6 @@
-"""The tables of rows.py as Parquet and CSV files, which hold all of them, and back.
+"""Read and write the tables of rows.py as Parquet and CSV, which lose nothing.
 
-In CSV a list is JSON, every text stands in quotes, and what is unknown is an empty field without quotes.
+In CSV a list is JSON, every text is quoted, and a missing value is an empty field without quotes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from manifests.exchange.foreign.rows import TABLES, ManifestError, Row, to_json
 
 BATCH_ROWS = 4000
 LONGEST_ROW = 1 << 24
-"""Bytes of CSV that are parsed at once: no row may be longer."""
+"""Bytes of CSV that are parsed at a time, which is the longest possible row."""
 GIVE = "give a file that `manifest convert` wrote, or a table with its columns"
 
 
 def parquet_rows(path: str, file: BinaryIO) -> Iterator[tuple[str, Row]]:
-    """Rows of a table with its name. Raises ManifestError for another file."""
+    """Yield the rows of a Parquet file with the name of its table. Raises ManifestError for any other file."""
     try:
         parquet = pq.ParquetFile(file)
         table = _table_of(path, parquet.schema_arrow.names)
@@ -32,11 +32,11 @@ def parquet_rows(path: str, file: BinaryIO) -> Iterator[tuple[str, Row]]:
             for row in batch.to_pylist():
                 yield table, row
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{path} is no Parquet file that can be read: {_first(error)}", GIVE) from error
+        raise ManifestError(f"{path} cannot be read as Parquet: {_first_line(error)}", GIVE) from error
 
 
 def csv_rows(path: str, file: BinaryIO) -> Iterator[tuple[str, Row]]:
-    """The same of a table as CSV."""
+    """Yield the rows of a CSV file with the name of its table. Raises ManifestError for any other file."""
     try:
         table = _table_of(path, next(csv.reader([file.readline().decode()]), []))
         file.seek(0)
@@ -48,7 +48,7 @@ def csv_rows(path: str, file: BinaryIO) -> Iterator[tuple[str, Row]]:
     except (pa.ArrowInvalid, ValueError) as error:
         if isinstance(error, ManifestError):
             raise
-        raise ManifestError(f"{path} is no table in CSV: {_first(error)}", GIVE) from error
+        raise ManifestError(f"{path} cannot be read as CSV: {_first_line(error)}", GIVE) from error
 
 
 def _reading(types: dict[str, pa.DataType]) -> tuple[Any, ...]:
@@ -70,7 +70,7 @@ def _table_of(path: str, names: list[str]) -> str:
     return table
 
 
-def _first(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -1,6 +1,6 @@
-"""WebDataset and Lhotse Shar tars as rows: members whose names agree up to the first dot are one window.
+"""Read tars of WebDataset and Lhotse Shar: members whose names agree up to the first dot are one window.
 
-A tar tells what its samples are called and hold; of a `.json` member the usual keys become columns.
+The common keys of a `.json` member become columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COLUMNS = ("start", "duration", "recording_id")
 
 
 def window_rows(file: BinaryIO) -> Iterator[Row]:
-    """A row a sample; `custom` holds the sizes of its members in bytes and what its `.json` says."""
+    """Yield a row for each sample; `custom` has the sizes of its members in bytes and the other keys of its `.json`."""
     key: str | None = None
     sizes: dict[str, int] = {}
     stated: dict[str, Any] = {}

@@ -354,6 +354,7 @@ if ($("#flow")) {
 }
 document.querySelectorAll(".score").forEach(placeLines);
 tally();
+document.querySelectorAll(".passage").forEach((audio, number) => load(audio, data.passages[number]));
 if (samples.length) {
   $("#filter").addEventListener("input", listed);
   $("#filter").addEventListener("keydown", (event) => { if (event.key === "Escape" || event.key === "Enter") $("#list").focus(); });

@@ -1,4 +1,4 @@
-"""Phoneme recognisers: sound of a stretch of speech to phones with times, each in a file of its own, found by name.
+"""Phoneme recognisers, which turn sound into phones with times. Each has a module of its own and is found by name.
 
 A recogniser is a class with the methods of `Recogniser`; `RECOGNISERS` says where it lies and what it needs.
 """
@@ -17,50 +17,50 @@ from runtime.errors import MissingExtraError
 
 
 class Phone(NamedTuple):
-    """One phone that was heard."""
+    """One recognised phone."""
 
     symbol: str
-    """In the recogniser's own alphabet: IPA, or ARPAbet for pocketsphinx."""
+    """Symbol in the alphabet of the recogniser: IPA, or ARPAbet for pocketsphinx."""
     start_s: float
-    """Start in the sound that was given."""
+    """Start in seconds from the beginning of the sound."""
     end_s: float
-    """End in it. Recognisers with CTC output know where a phone is heard, and hardly how long it lasts."""
+    """End in seconds. With CTC, the position of a phone is reliable, but its length hardly is."""
 
 
 class Recogniser(Protocol):
-    """A loaded model. What it says of a sound depends on that sound alone, never on what it heard before."""
+    """A loaded model. Its output for a sound depends on that sound alone, not on earlier ones."""
 
     sample_rate: int
-    """Rate, in Hz, of the sound that it takes."""
+    """Sample rate in Hz of its input."""
 
     def __init__(self, path: Path, language: str | None, device: str) -> None:
         """Load the weights at `path`, for one `language` and on a `device` where the recogniser offers these."""
 
     def phones(self, samples: np.ndarray) -> list[Phone]:
-        """The phones of float32 (samples,), full scale 1, in order of time; none where nothing is understood."""
+        """The phones of float32 (samples,), full scale 1, in order of time; empty if none are recognised."""
         ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a recogniser before it is loaded."""
+    """The properties of a recogniser that are known before it is loaded."""
 
     module: str
     name: str
-    """Of its class."""
+    """Module and name of its class."""
     extra: str
-    """The extra of speechmill that brings its packages."""
+    """The extra of this project that installs its packages."""
     packages: tuple[str, ...]
     licence: str
-    """Of the code that runs the model, and of the default model's weights where there is one."""
+    """Packages of the code that runs the model, and of the weights of the default model if there is one."""
     model: str | None = None
-    """Default model; where there is none the recipe must name one."""
+    """Default model; if there is none, the recipe must name one."""
     speaks: bool = False
-    """Whether it takes a language."""
+    """Whether it has the setting `language`."""
     needs_language: bool = False
     on_gpu: bool = False
     timed: bool = True
-    """Whether it hears when each phone is spoken."""
+    """Whether it estimates the times of phones."""
 
 
 RECOGNISERS = {
@@ -77,11 +77,12 @@ RECOGNISERS = {
         "whisper-base", speaks=True, needs_language=True, timed=False,
     ),
 }  # fmt: skip
-"""Every recogniser by the name that `recogniser` in `[annotate.phonemes]` gives."""
+"""All recognisers, by the value of `recogniser` in `[annotate.phonemes]`."""
 
 
 def load(name: str, path: Path, language: str | None, device: str) -> Recogniser:
-    """The recogniser `name` with the weights at `path`. Raises MissingExtraError where its packages are missing."""
+    """Load the recogniser `name` with the weights at `path`. Raises MissingExtraError where its packages are
+    missing."""
     kind = RECOGNISERS[name]
     try:
         made = getattr(importlib.import_module(f"{__name__}.{kind.module}"), kind.name)

@@ -32,7 +32,7 @@ class Allosaurus:
                 f"{path} is no model of Allosaurus: it lacks {', '.join(missing)}",
                 "name the folder of a model, as `python -m allosaurus.bin.download_model` unpacks it",
             )
-        # The package's own loader downloads a model where none is there, and unpickles weights: neither is done here.
+        # The loader of the package would download a missing model and unpickle weights. Neither is done here.
         settings = Namespace(model=path.name, device_id=-1, lang=language or "ipa", approximate=False, prior=None)
         self._features, self._decoder = read_pm(path, settings), read_lm(path, settings)
         self._model = AllosaurusTorchModel(Namespace(**json.loads((path / "am_config.json").read_text())))
@@ -57,15 +57,15 @@ class Allosaurus:
         if len(samples) < SHORTEST_S * self.sample_rate:
             return []
         pcm = (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
-        with np.errstate(all="ignore"):  # sound without any variation, as digital silence, has no features
+        with np.errstate(all="ignore"):  # constant sound, such as digital silence, has no features
             computed = self._features.compute(Audio(pcm, self.sample_rate))
         if not np.isfinite(computed).all():
             return []
         features = torch.from_numpy(computed)[None]
         with torch.inference_mode(), reproducible(threads=1):
             logits = self._model(features, torch.tensor([features.shape[1]])).numpy()[0]
-        told = self._decoder.compute(logits, self._language, timestamp=True)
-        starts = [line.split() for line in told.splitlines()]  # start, length of a window, symbol
+        text = self._decoder.compute(logits, self._language, timestamp=True)
+        starts = [line.split() for line in text.splitlines()]  # start, length of a window, symbol
         end_s = len(samples) / self.sample_rate
         ends = [*(float(start) for start, _, _ in starts[1:]), end_s][: len(starts)]
         return [

@@ -17,16 +17,16 @@ from runtime.errors import SpeechmillError
 
 VOCABULARY_BYTES = 10_000_000
 SHORTEST_S = 0.05
-"""Shorter sound makes no frame."""
+"""Shorter sound has no frame."""
 NO_PHONES = frozenset(["|", " ", "", "<s>", "</s>", "<unk>", "[UNK]"])
-"""Tokens of borders of words and of text."""
+"""Tokens that mark the boundaries of words and of text."""
 
 
 class Ctc:
-    """Phones of the model's own vocabulary, by the most probable token of each frame."""
+    """Phones from the vocabulary of the model, by the most probable token of each frame."""
 
     def __init__(self, path: Path, language: str | None, device: str) -> None:
-        """`path` is a folder as transformers saves it, with vocab.json. SpeechmillError where it is none."""
+        """`path` is a folder as transformers saves it, with vocab.json. SpeechmillError for any other folder."""
         from transformers import AutoFeatureExtractor, AutoModelForCTC
 
         remedy = "name a model for CTC with a vocabulary of phones, such as facebook/wav2vec2-lv-60-espeak-cv-ft"
@@ -60,10 +60,10 @@ class Ctc:
         name = self._extractor.model_input_names[0]
         with torch.inference_mode(), reproducible(threads=1, device=self._device):
             logits = self._model(**{name: given[name].to(self._device)}).logits[0]
-        found = logits.argmax(-1).cpu().tolist()
-        frame_s = len(samples) / self.sample_rate / len(found)
+        tokens = logits.argmax(-1).cpu().tolist()
+        frame_s = len(samples) / self.sample_rate / len(tokens)
         phones, frame = [], 0
-        for token, run in itertools.groupby(found):
+        for token, run in itertools.groupby(tokens):
             start, frame = frame, frame + sum(1 for _ in run)
             if token != self._blank and self._symbols[token] not in NO_PHONES:
                 phones.append(Phone(self._symbols[token], start * frame_s, frame * frame_s))

@@ -1,4 +1,4 @@
-"""Text by Whisper, read by espeak-ng: the phonemes of what was said, for languages that espeak-ng writes in IPA.
+"""Phonemes of the text that Whisper transcribes, by espeak-ng, for languages that espeak-ng converts to IPA.
 
 It says what the words are made of, not how they sounded: a language model stands between the sound and the phonemes.
 """
@@ -16,13 +16,13 @@ from runtime.errors import SpeechmillError
 
 STRESS = re.compile("[ˈˌ]")
 OTHER_VOICE = re.compile(r"\([a-z-]+\)")
-"""espeak-ng marks words that it reads as another language's."""
+"""How espeak-ng marks words that it reads in another language."""
 WITHOUT_LETTERS = {"ja", "zh", "yue", "th", "lo", "my", "km"}
-"""Languages whose script espeak-ng reads sign by sign, or not at all."""
+"""Languages whose script espeak-ng spells sign by sign, or cannot read."""
 
 
 class Espeak:
-    """IPA phonemes of one language. Their times are even shares of the piece that was heard."""
+    """IPA phonemes of one language. Their times divide the sound evenly."""
 
     sample_rate = 16000
 
@@ -48,7 +48,8 @@ class Espeak:
     def phones(self, samples: np.ndarray) -> list[Phone]:
         if not len(samples):
             return []
-        # One temperature: Whisper's fallback to higher ones draws tokens, and the text could not be had again.
+        # One temperature: at higher ones, to which Whisper would fall back, tokens are drawn, so that results would
+        # vary.
         pieces, _ = self._whisper.transcribe(
             samples, language=self._language, beam_size=1, temperature=0.0, condition_on_previous_text=False,
             without_timestamps=True,
@@ -58,7 +59,7 @@ class Espeak:
         return [Phone(symbol, at * step_s, (at + 1) * step_s) for at, symbol in enumerate(symbols)]
 
     def _read(self, text: str) -> str:
-        """What espeak-ng writes for a text."""
+        """The output of espeak-ng for a text."""
         given = espeak_ng.one_line(text)
         remedy = "set annotate.phonemes.language to a voice of `espeak-ng --voices`"
         return espeak_ng.read(given, self._language, remedy) if given else ""

@@ -11,7 +11,7 @@ from pipelines.stages.recognisers import Phone
 
 
 class Hama:
-    """IPA phones in frames of 20 ms. The engine that runs the model uses one thread."""
+    """IPA phones in frames of 20 ms. The model runs on one thread."""
 
     sample_rate = 16000
 
@@ -28,7 +28,7 @@ class Hama:
 
 
 def joined(tokens: list[Phone]) -> list[Phone]:
-    """Phones from the tokens of the model, which writes the marks of a phone as tokens of their own.
+    """Phones from the tokens of the model, in which the diacritics of a phone are separate tokens.
 
     A token of marks alone, such as a dental sign or a length mark, goes to the phone before it, whose end it moves.
     Tokens without a letter or a mark, such as '<unk>' or a comma, are no phones.

@@ -14,7 +14,7 @@ from runtime.errors import SpeechmillError
 
 FRAMES_PER_S = 100
 SHORTEST_S = 0.05
-"""Sound of fewer frames than the states of a phone is not searched."""
+"""Sound with fewer frames than a phone has states is not searched."""
 
 
 class Sphinx:
@@ -35,7 +35,7 @@ class Sphinx:
                 f"{path} holds no acoustic model of Sphinx (mdef) with a phone language model (*phone.lm.bin)",
                 "name such a folder as annotate.phonemes.model, or leave it out for the US English model",
             )
-        # With cmn = "batch" the mean is taken over the sound at hand; "live" would carry it on from earlier sounds.
+        # With cmn = "batch" the mean is taken over the sound at hand; "live" would depend on earlier sounds.
         self._decoder = Decoder(
             hmm=str(path), allphone=str(language_models[0]), lm=None, dict=None, lw=2.0, beam=1e-20, pbeam=1e-20,
             cmn="batch", samprate=float(self.sample_rate), frate=FRAMES_PER_S, loglevel="FATAL",

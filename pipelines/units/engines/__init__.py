@@ -1,6 +1,7 @@
-"""Engines: units flow through groups of workers. What an engine adds is where the workers live, and nothing else.
+"""Engines: they run units of work through groups of workers, on this machine, a Ray cluster or a Beam runner.
 
-`run(units, groups, engine)` yields what the last group made of each unit, in any order.
+The module of an engine has one function, `run(units, groups, engine)`. It yields the result of the last group for each
+unit, in any order. Everything else is the same for all engines.
 """
 
 from __future__ import annotations
@@ -10,21 +11,43 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.errors import SpeechmillError
 
-ENGINES = ("local", "ray", "beam")
 Worker = Callable[[Any], Any]
 UNKNOWN_WORKERS = 64
-"""For which work is cut where nobody says how many there are."""
+"""The number of workers that is assumed if a cluster decides how many there are."""
+
+
+class EngineSpec(NamedTuple):
+    """What the rest of the code needs to know of an engine before it runs."""
+
+    module: str
+    """The module with its function `run`."""
+    packages: tuple[str, ...] = ()
+    """The packages that it imports. Its name is the name of the extra that brings them."""
+    uses_cluster: bool = False
+    """Whether it uses a Ray cluster, which has an address, and by default has as many workers as the cluster holds."""
+    takes_options: bool = False
+    """Whether it takes options of its own runner."""
+    yields_each: bool = True
+    """Whether it yields a result for each unit. Otherwise it yields one sum of all results."""
+
+
+ENGINES = {
+    "local": EngineSpec("pipelines.units.engines.local"),
+    "ray": EngineSpec("pipelines.units.engines.ray", ("ray",), uses_cluster=True),
+    "beam": EngineSpec("pipelines.units.engines.beam", ("apache_beam",), takes_options=True, yields_each=False),
+}
+"""All engines, by name."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Workers of one kind. `make` is called once a process and loads models; it is pickled, as units and results are.
+    """Workers of one kind. The result of a worker is the unit of the next group.
 
-    What a worker makes of a unit is the unit of the next group.
+    `make` makes a worker. It is called once in each process and loads models. It is pickled, as units and results are.
     """
 
     name: str
@@ -35,54 +58,71 @@ class Group:
 
 @dataclass(frozen=True)
 class Engine:
-    """Which engine, how many workers a group, and what the engine itself is told."""
+    """Which engine runs the units, with how many workers in each group.
+
+    Raises:
+        SpeechmillError: There is no such engine, or it does not take these settings.
+    """
 
     name: str = "local"
     workers: tuple[int, int] | None = None
-    """At least and at most; None leaves it to the engine: one here, on Ray what the cluster holds."""
+    """The least and the most workers of a group. None leaves it to the engine: one worker here, on Ray as many as the
+    cluster holds."""
     ray_address: str | None = None
-    """Of a running cluster; None reads RAY_ADDRESS, else starts Ray here."""
+    """The address of a running Ray cluster. Without one, RAY_ADDRESS is read, or else Ray is started here."""
     options: tuple[str, ...] = ()
     """Pipeline options for Beam, as on its own command lines."""
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise SpeechmillError(f"no engine {self.name!r}", f"name one of: {', '.join(ENGINES)}")
-        if self.ray_address and self.name != "ray":
-            raise SpeechmillError(f"a Ray address for the {self.name} engine", "add --engine ray")
-        if self.options and self.name != "beam":
-            raise SpeechmillError(f"{' '.join(self.options)}: options of Beam", "add --engine beam, or leave them out")
+        if self.ray_address and not self.spec.uses_cluster:
+            raise SpeechmillError(f"a Ray address was given to the engine {self.name}", "add --engine ray")
+        if self.options and not self.spec.takes_options:
+            raise SpeechmillError(
+                f"{' '.join(self.options)}: these are options of Beam", "add --engine beam, or leave them out"
+            )
+
+    @property
+    def spec(self) -> EngineSpec:
+        return ENGINES[self.name]
 
     def run(self, units: Iterable[Any], groups: Sequence[Group]) -> Generator[Any]:
-        """Results of the last group, unordered. `units` is iterated once, possibly on a worker, so it is picklable."""
-        run: Callable[..., Iterator[Any]] = importlib.import_module(f"pipelines.units.engines.{self.name}").run
+        """Yield the results of the last group, in any order.
+
+        Args:
+            units: Iterated once, possibly on a worker, so it must be picklable.
+            groups: The groups that each unit passes through, in order.
+        """
+        run: Callable[..., Iterator[Any]] = importlib.import_module(self.spec.module).run
         yield from run(units, groups, self)
 
-    def most_workers(self) -> int:
-        """Workers that may be at work at once; where a cluster or a runner decides that, many."""
+    def max_workers(self) -> int:
+        """Return how many workers may run at the same time; `UNKNOWN_WORKERS` if a cluster decides that."""
         if self.workers:
             return self.workers[1]
-        if not self.is_here():
+        if not self.runs_here():
             return UNKNOWN_WORKERS
-        return (os.cpu_count() or 1) if self.name == "ray" else 1
+        return (os.cpu_count() or 1) if self.spec.uses_cluster else 1
 
-    def is_here(self) -> bool:
-        """Whether the workers are processes of this machine."""
-        return not (self.ray_address or self.options or (self.name == "ray" and "RAY_ADDRESS" in os.environ))
+    def runs_here(self) -> bool:
+        """Return whether the workers are processes of this machine."""
+        has_cluster = self.spec.uses_cluster and "RAY_ADDRESS" in os.environ
+        return not (self.ray_address or self.options or has_cluster)
 
     def connect(self) -> None:
-        """Connect to a Ray cluster that somebody else runs. Raises SpeechmillError where none answers."""
-        if self.name == "ray" and not self.is_here():
-            importlib.import_module("pipelines.units.engines.ray").connected(self.ray_address)
+        """Connect to a running Ray cluster, if one is used. Raises SpeechmillError if it does not answer."""
+        if self.spec.uses_cluster and not self.runs_here():
+            importlib.import_module(self.spec.module).connect(self.ray_address)
 
     def close(self) -> None:
-        """Leave the cluster, or end the one that a run started: it serves all runs until then."""
-        if self.name == "ray" and "ray" in sys.modules:
+        """Disconnect from the Ray cluster, or end the one that was started here. All runs until then share it."""
+        if self.spec.uses_cluster and "ray" in sys.modules:
             sys.modules["ray"].shutdown()
 
 
 def chain(groups: Sequence[Group]) -> Worker:
-    """A worker of every group in this process, one after the other."""
+    """Return a worker that passes a unit through a worker of every group, all in this process."""
     workers = [group.make() for group in groups]
 
     def work(unit: Any) -> Any:

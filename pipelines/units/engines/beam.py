@@ -1,6 +1,7 @@
-"""The Beam engine: list units, Reshuffle, a DoFn for each group of workers; counts as metrics, failures as an output.
+"""The Beam engine: a pipeline that lists units, reshuffles them, and has a DoFn for each group of workers.
 
-Where it runs, and every retry, is the runner's: any option of Beam passes through.
+Counts are returned as metrics, and failures are an output of the pipeline. The runner decides where the pipeline runs
+and what it retries. Any option of Beam is passed through to it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from functools import partial
 from typing import Any
 
 from manifests.install import install
-from pipelines.progress.usage import Spent, merge_groups
-from pipelines.progress.watch import Done
+from pipelines.progress.usage import Usage, merge_usage
+from pipelines.progress.watch import UnitResult
 from pipelines.units.engines import Engine, Group, Worker
-from pipelines.units.engines.local import Apart
+from pipelines.units.engines.local import SubprocessWorker
 from runtime.errors import MissingExtraError, SpeechmillError
 from runtime.failures import Failure
 
@@ -31,74 +32,79 @@ except ImportError as missing:
 NAMESPACE = "speechmill"
 
 
-class _Held:
-    """A worker, as `Shared` can hold it, and who may use it: runners run bundles side by side in one process."""
+class _SharedWorker:
+    """A worker that the threads of a process share, with a lock: runners process several bundles at the same time."""
 
     def __init__(self, group: Group) -> None:
         self.work: Worker = group.make()
-        self.alone = threading.Lock()
+        self.lock = threading.Lock()
 
 
 class Work(beam.DoFn):
-    """A worker of a group, one a process, whatever the threads and bundles in it."""
+    """Runs a worker of a group. Each process has one worker, however many threads and bundles it has."""
 
     def __init__(self, group: Group) -> None:
         self.group, self.shared = group, Shared()
 
     def setup(self) -> None:
-        self.held: _Held | None = self.shared.acquire(lambda: _Held(self.group))
+        self.worker: _SharedWorker | None = self.shared.acquire(lambda: _SharedWorker(self.group))
 
     def process(self, unit: Any) -> Iterator[Any]:
-        assert self.held is not None
-        with self.held.alone:
-            done = self.held.work(unit)
-        yield done
+        assert self.worker is not None
+        with self.worker.lock:
+            result = self.worker.work(unit)
+        yield result
 
     def teardown(self) -> None:
-        self.held = None
+        self.worker = None
 
 
-class Count(beam.DoFn):
-    """Results as counters, on whatever page the runner has."""
+class CountResults(beam.DoFn):
+    """Adds results to counters, which the runner shows wherever it shows counters."""
 
-    def process(self, done: Done) -> None:
-        counts = {"units": 1, "recordings": done.recordings, "failed": done.failed, "uncommitted": done.uncommitted}
-        for name, count in (counts | {"milliseconds": round(1000 * done.seconds)}).items():
+    def process(self, result: UnitResult) -> None:
+        counts = {
+            "units": 1,
+            "recordings": result.recordings,
+            "failed": result.failed,
+            "uncommitted": result.uncommitted,
+        }
+        for name, count in (counts | {"milliseconds": round(1000 * result.seconds)}).items():
             Metrics.counter(NAMESPACE, name).inc(count)
-        for name, failures in (("failures", done.failures), ("unreachable", done.unreachable)):
+        for name, failures in (("failures", result.failures), ("unreachable", result.unreachable)):
             for failure in failures:
                 Metrics.string_set(NAMESPACE, name).add(json.dumps(astuple(failure)))
 
 
-class Sum(beam.CombineFn):
-    """What groups of workers have spent, over all units."""
+class SumUsage(beam.CombineFn):
+    """Sums the usage of the groups of workers over all units."""
 
-    def create_accumulator(self) -> dict[str, Spent]:
+    def create_accumulator(self) -> dict[str, Usage]:
         return {}
 
-    def add_input(self, whole: dict[str, Spent], done: Done) -> dict[str, Spent]:
-        return merge_groups(whole, done.spent)
+    def add_input(self, whole: dict[str, Usage], result: UnitResult) -> dict[str, Usage]:
+        return merge_usage(whole, result.spent)
 
-    def merge_accumulators(self, parts: Iterable[dict[str, Spent]]) -> dict[str, Spent]:
-        whole: dict[str, Spent] = {}
+    def merge_accumulators(self, parts: Iterable[dict[str, Usage]]) -> dict[str, Usage]:
+        whole: dict[str, Usage] = {}
         for part in parts:
-            merge_groups(whole, part)
+            merge_usage(whole, part)
         return whole
 
-    def extract_output(self, whole: dict[str, Spent]) -> dict[str, Spent]:
+    def extract_output(self, whole: dict[str, Usage]) -> dict[str, Usage]:
         return whole
 
 
-class Tell(beam.DoFn):
-    """Sums as one text: a runner hands back no others than those of whole numbers."""
+class PublishUsage(beam.DoFn):
+    """Publishes the summed usage as one JSON text, because the counters of a runner hold integers only."""
 
-    def process(self, whole: dict[str, Spent]) -> None:
-        told = {group: spent.to_json() for group, spent in whole.items()}
-        Metrics.string_set(NAMESPACE, "spent").add(json.dumps(told))
+    def process(self, whole: dict[str, Usage]) -> None:
+        by_group = {group: spent.to_json() for group, spent in whole.items()}
+        Metrics.string_set(NAMESPACE, "spent").add(json.dumps(by_group))
 
 
-class Report(beam.DoFn):
-    """Units of which a worker raised an error: counted, and their messages told."""
+class ReportErrors(beam.DoFn):
+    """Counts the units during which a worker raised an error, and publishes the messages."""
 
     def process(self, failure: tuple[Any, tuple[type, str, list[str]]]) -> None:
         _, (_, message, _) = failure
@@ -107,48 +113,52 @@ class Report(beam.DoFn):
 
 
 def build(pipeline: beam.Pipeline, units: Iterable[Any], groups: Sequence[Group]) -> None:
-    """The graph. Units are listed by a worker, so that the graph stays small however many there are."""
-    flowing = pipeline | "Start" >> beam.Create([None]) | "Units" >> beam.FlatMap(lambda _: units)
+    """Add the transforms to a pipeline. A worker lists the units, so the graph stays small however many there are."""
+    results = pipeline | "Start" >> beam.Create([None]) | "Units" >> beam.FlatMap(lambda _: units)
     failures = []
     for group in groups:
-        spread = flowing | f"Spread, {group.name}" >> beam.Reshuffle()
-        flowing, failed = spread | group.name >> beam.ParDo(Work(group)).with_exception_handling()
+        spread = results | f"Spread, {group.name}" >> beam.Reshuffle()
+        results, failed = spread | group.name >> beam.ParDo(Work(group)).with_exception_handling()
         failures.append(failed)
-    flowing | "Count" >> beam.ParDo(Count())
-    flowing | "Sum" >> beam.CombineGlobally(Sum()) | "Tell" >> beam.ParDo(Tell())
-    failures | "Failures" >> beam.Flatten() | "Report" >> beam.ParDo(Report())
+    results | "Count" >> beam.ParDo(CountResults())
+    results | "Sum" >> beam.CombineGlobally(SumUsage()) | "Publish usage" >> beam.ParDo(PublishUsage())
+    failures | "Failures" >> beam.Flatten() | "Report" >> beam.ParDo(ReportErrors())
 
 
-def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[Done]:
-    """One result, the sum of all, at the end: a runner tells nothing before. SpeechmillError if units failed."""
-    given = ["--runner=FnApiRunner"]  # in this process; DirectRunner would first try to download another
+def run(units: Iterable[Any], groups: Sequence[Group], engine: Engine) -> Iterator[UnitResult]:
+    """Yield one result at the end, the sum over all units, because a runner returns nothing before.
+
+    Raises:
+        SpeechmillError: The pipeline failed, or workers raised errors.
+    """
+    defaults = ["--runner=FnApiRunner"]  # in this process; DirectRunner would first try to download another one
     if engine.workers:
-        given += ["--direct_running_mode=multi_processing", f"--direct_num_workers={engine.workers[1]}"]
+        defaults += ["--direct_running_mode=multi_processing", f"--direct_num_workers={engine.workers[1]}"]
     if not any(option.startswith("--runner") for option in engine.options):
-        # A worker's death makes this runner wait for ever.
-        groups = [replace(group, make=partial(Apart, group.make)) for group in groups]
-    pipeline = beam.Pipeline(options=PipelineOptions([*given, *engine.options]))
+        # This runner hangs if a worker dies.
+        groups = [replace(group, make=partial(SubprocessWorker, group.make)) for group in groups]
+    pipeline = beam.Pipeline(options=PipelineOptions([*defaults, *engine.options]))
     build(pipeline, units, groups)
     try:
         result = pipeline.run()
         result.wait_until_finish()
-    except Exception as error:  # each runner has errors of its own
+    except Exception as error:  # each runner has its own errors
         raise SpeechmillError(
             f"the pipeline failed: {error}", "run the same command again: what is done stays"
         ) from error
-    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
-    counts = {counter.key.metric.name: counter.result or 0 for counter in found["counters"]}
-    told = {strings.key.metric.name: sorted(strings.result or ()) for strings in found["string_sets"]}
+    metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    counts = {counter.key.metric.name: counter.result or 0 for counter in metrics["counters"]}
+    texts = {strings.key.metric.name: sorted(strings.result or ()) for strings in metrics["string_sets"]}
     failures, unreachable = (
-        [Failure(*json.loads(text)) for text in told.get(name, [])] for name in ("failures", "unreachable")
+        [Failure(*json.loads(text)) for text in texts.get(name, [])] for name in ("failures", "unreachable")
     )
     seconds = counts.get("milliseconds", 0) / 1000
     recordings, uncommitted = counts.get("recordings", 0), counts.get("uncommitted", 0)
-    sums: dict[str, Any] = next(map(json.loads, told.get("spent", [])), {})
-    spent = {group: Spent.from_json(one) for group, one in sums.items()}
-    yield Done("all", recordings, seconds, failures, unreachable, uncommitted, spent)
+    sums: dict[str, Any] = next(map(json.loads, texts.get("spent", [])), {})
+    spent = {group: Usage.from_json(one) for group, one in sums.items()}
+    yield UnitResult("all", recordings, seconds, failures, unreachable, uncommitted, spent)
     if counts.get("failed units"):
         raise SpeechmillError(
-            f"{counts['failed units']} units failed: {'; '.join(told.get('errors', []))}",
+            f"{counts['failed units']} units failed: {'; '.join(texts.get('errors', []))}",
             "fix these errors, then run the same command again",
         )

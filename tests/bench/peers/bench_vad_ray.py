@@ -1,7 +1,8 @@
-"""Reader and voice activity on Ray, two cores: NeMo Curator's against ours, start-up apart.
+"""Speed of reading and voice activity detection on Ray with two cores: ours and NeMo Curator's, without the start-up.
 
-`SPEECHMILL_CURATOR=/path/to/its/environment python tests/bench/peers/bench_vad_ray.py [FILES]`, files of 300 s; it is
-given a fifth of them. Ours also measures levels, loudness, channels and the hash of the samples, and commits Parquet.
+`SPEECHMILL_CURATOR=/path/to/its/environment python tests/bench/peers/bench_vad_ray.py [FILES]`. The files have 300 s;
+NeMo Curator gets a fifth of them. Ours also measures levels, loudness, channels and the hash of the samples, and writes
+Parquet.
 """
 
 import json
@@ -20,8 +21,8 @@ import soundfile
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "pipelines")]
 
-from clusters import alone
-from millings import RECIPE, conversation
+from ray_clusters import alone
+from small_runs import RECIPE, conversation
 
 INSTALL = (
     "pip install nemo-curator==1.4.0 silero-vad soundfile pydub librosa scipy torch==2.11.0 torchaudio==2.11.0, "
@@ -30,7 +31,7 @@ INSTALL = (
 
 
 def make(folder: Path, files: int, seconds: int) -> Path:
-    """`folder`/in with FLAC files of real speech, NeMo's manifest and our recipe beside them."""
+    """Write FLAC files of real speech to `folder`/in, with NeMo's manifest and our recipe beside them."""
     speech, rate = conversation()
     (folder / "in").mkdir(parents=True)
     lines = []
@@ -52,13 +53,13 @@ def seconds_of(*words: str, **environment: str) -> float:
 
 def ours(folder: Path) -> float:
     given = [str(folder / "recipe.toml"), "--lake", str(folder / "lake"), "--quiet"]
-    speechmill = [sys.executable, "-m", "pipelines"]
+    speechmill = [sys.executable, "-m", "pipelines.commands"]
     alone(*speechmill, "ingest", *given, "--in", str(folder / "in"))
     return seconds_of(*speechmill, "annotate", *given, "--engine", "ray", "--workers", "2")
 
 
 def theirs(folder: Path, home: Path) -> float:
-    # Its executor hangs on two CPUs unless Ray is told of more.
+    # Its executor hangs on two CPUs unless Ray is configured with more.
     path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
     words = [
         str(home / "bin/python"),

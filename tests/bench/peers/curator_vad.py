@@ -1,4 +1,7 @@
-"""NeMo Curator's reader and voice activity on its Ray Data executor: MANIFEST OUT. Runs in its own environment."""
+"""Run NeMo Curator's reader and voice activity detection on its Ray Data executor, in its own environment.
+
+Arguments: MANIFEST OUT.
+"""
 
 import sys
 
@@ -11,6 +14,6 @@ from nemo_curator.stages.audio.segmentation import VADSegmentationStage
 
 if __name__ == "__main__":
     manifest, out = sys.argv[1:]
-    ray.init(num_cpus=6, include_dashboard=False)  # on the two that there are, its actors wait for one another
+    ray.init(num_cpus=6, include_dashboard=False)  # with the real number, two, its actors wait for one another
     stages = [ManifestReader(manifest), VADSegmentationStage(), TimestampMapperStage(), ManifestWriterStage(out)]
     Pipeline(name="vad", stages=stages).run(RayDataExecutor())

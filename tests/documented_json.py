@@ -1,4 +1,4 @@
-"""What docs/json.md says of commands, held against what they print."""
+"""Compare the JSON output of commands with docs/json.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs/json.md"
 
 
 def documented() -> dict[str, set[str]]:
-    """Keys by command, as the tables list them."""
+    """Return the keys in the tables of docs/json.md, by command."""
     found: dict[str, set[str]] = {}
     for section in DOCUMENT.read_text().split("\n## ")[1:]:
         name, _, text = section.partition("\n")
@@ -31,7 +31,7 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def holds(pattern: str, path: str) -> bool:
-    """Whether a documented key covers a printed one; an object or list without anything in it ends before."""
+    """Return whether a documented key covers a printed one. The path of an empty object or list may be shorter."""
     begun = pattern.removesuffix(".*")
     if path == begun or (path and re.match(re.escape(path) + r"(\[\]|\.|$)", pattern)):
         return True
@@ -39,6 +39,6 @@ def holds(pattern: str, path: str) -> bool:
 
 
 def held(pattern: str, path: str) -> bool:
-    """Whether a printed key, with something in it, is the documented one."""
+    """Return whether a printed, non-empty key is the documented one."""
     begun = pattern.removesuffix(".*")
     return path == pattern or (pattern.endswith(".*") and path.startswith(begun + "."))

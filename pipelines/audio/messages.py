@@ -1,4 +1,4 @@
-"""Messages between a process and the one that decodes for it: small JSON objects over a socket."""
+"""Messages between a process and the child process that decodes for it: small JSON objects over a socket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ MAX_MESSAGE_BYTES = 1 << 20
 
 
 class ClosedError(Exception):
-    """The process at the other end is gone."""
+    """The process at the other end has ended, or has sent something that is not a message."""
 
 
-class Channel:
-    """JSON objects over a stream socket, one a line. Several threads may send; one receives."""
+class MessageSocket:
+    """Sends and receives JSON objects over a stream socket, one on each line.
+
+    Several threads may send, one receives.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -26,7 +29,7 @@ class Channel:
         self._sending = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Raises ClosedError where nobody listens any more."""
+        """Send a message. Raises ClosedError if the other process has ended."""
         line = json.dumps(message).encode() + b"\n"
         try:
             with self._sending:
@@ -35,10 +38,10 @@ class Channel:
             raise ClosedError from error
 
     def receive(self, timeout_s: float | None = None) -> dict[str, Any] | None:
-        """The next message, or None where none comes for so long. Raises ClosedError."""
+        """Return the next message, or None if there is none within the timeout. Raises ClosedError."""
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > MAX_MESSAGE_BYTES:
-                raise ClosedError("the other end sends what is no message")
+                raise ClosedError("the other process sent something that is not a message")
             if not self._poll.poll(None if timeout_s is None else 1000 * timeout_s):
                 return None
             try:
@@ -53,9 +56,9 @@ class Channel:
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise ClosedError("the other end sends what is no message") from error
+            raise ClosedError("the other process sent something that is not a message") from error
         if not isinstance(message, dict):
-            raise ClosedError("the other end sends what is no message")
+            raise ClosedError("the other process sent something that is not a message")
         return message
 
     def close(self) -> None:

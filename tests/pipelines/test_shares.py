@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import where
 from forked import speechmill
 from hypothesis import given
 from hypothesis import strategies as st
-from millings import RECIPE, digests, make_input
+from small_runs import RECIPE, digests, make_input
 from test_cli import ROOT
 
 from manifests import schemas
@@ -25,10 +26,11 @@ from pipelines.ingest import ingest
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.run import Pending
 from pipelines.stages.vad import Vad
-from pipelines.units import parts
+from pipelines.units import shares
+from pipelines.units.attempts import Attempts
 from pipelines.units.engines import Engine, Group
-from pipelines.units.parts import KeptRows, Share, forget_committed, share_s, shares
-from pipelines.units.pending import Retry, pending
+from pipelines.units.pending import Retry, pending_batches
+from pipelines.units.shares import Share, UnfinishedRows, delete_leftovers, share_duration_s, split_batch
 
 BATCH = "batch-000000"
 
@@ -76,7 +78,7 @@ def test_workers_share_a_batch_to_the_same_bytes(folder: Path, tmp_path: Path, e
 
 def test_shares_that_beam_lists_make_the_same_bytes(folder: Path, tmp_path: Path, vad: Vad) -> None:
     lake = filled(folder, tmp_path / "lake")
-    listed = Pending(lake, Annotator(lake, [vad]).marks, None, parts.LEAST_SHARE_S)
+    listed = Pending(lake, Annotator(lake, [vad]).fingerprints, None, shares.MIN_SHARE_S)
     assert len(list(listed)) == 4
     engine = Engine("beam", None, None, ("--runner=FnApiRunner",))
     (total,) = engine.run(listed, [Group("annotate", partial(where.sharing, lake))])
@@ -112,10 +114,10 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = tmp_path / "lake"
-    # Rows are kept at once, as after KEEP_EVERY_S; workers of another process import the changed module by its name.
-    (tmp_path / "sitecustomize.py").write_text("from pipelines.units import parts\nparts.KEEP_EVERY_S = 0.0\n")
+    # Rows are kept at once, as after SAVE_EVERY_S; workers of another process import the changed module by its name.
+    (tmp_path / "sitecustomize.py").write_text("from pipelines.units import shares\nshares.SAVE_EVERY_S = 0.0\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", str(workers), "--quiet")]
+    command = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", str(workers), "--quiet")]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     while process.poll() is None and not list(lake.glob("runs/pieces/vad-*/*/*.parquet")):
         time.sleep(0.005)
@@ -123,13 +125,41 @@ def test_what_workers_had_done_of_a_batch_survives_kill_9(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert annotations(lake) == {}
-    # A process of its own, not a forked one: a unit that was begun before is left to a process that a worker spawns.
     killed = sum(count for _, count in units(lake))
-    again = [sys.executable, "-m", "pipelines", *words(folder, lake, "--workers", "2", "--quiet")]
+    again = [sys.executable, "-m", "pipelines.commands", *words(folder, lake, "--workers", "2", "--quiet")]
     assert subprocess.run(again, cwd=ROOT, check=False).returncode == 0
     assert 0 < sum(count for _, count in units(lake)) - killed < 4
     assert digests(lake) == digests(folder / "whole")
     assert list(lake.glob("runs/pieces/**/*.parquet")) == []
+
+
+def test_recordings_that_a_worker_of_the_same_run_had_done_are_counted(
+    tmp_path: Path, vad: Vad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker counts what the first one saved before it died, but not what another run has saved."""
+    make_input(tmp_path, 4, 2)
+    lake, heard = filled(tmp_path, tmp_path / "lake"), []
+
+    def annotate(sound, known):
+        heard.append(sound.recording_id)
+        if len(heard) == 1:
+            raise FloatingPointError("odd")
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        return Vad.annotate(vad, sound, known)
+
+    monkeypatch.setattr(vad, "annotate", annotate)
+    with pytest.raises(KeyboardInterrupt):
+        Annotator(lake, [vad], Attempts(lake.storage, "runs/one")).annotate(BATCH)
+    shutil.copytree(tmp_path / "lake", tmp_path / "other")
+    other = Lake.at(str(tmp_path / "other"))
+    result = Annotator(other, [vad], Attempts(other.storage, "runs/two")).annotate(BATCH)
+    assert (result.recordings, result.failures) == (2, [])
+    annotator = Annotator(lake, [vad], Attempts(lake.storage, "runs/one"))
+    result = annotator.annotate(BATCH)
+    assert (result.recordings, [failure.reason for failure in result.failures]) == (4, ["vad: FloatingPointError"])
+    durations_s = lake.read(lake.annotation_key("signal", annotator.fingerprints["signal"], BATCH))["duration_s"]
+    assert result.seconds == pytest.approx(sum(durations_s.to_pylist()))
 
 
 def test_shares_are_joined_by_the_last_one_in_any_order(folder: Path, tmp_path: Path, vad: Vad) -> None:
@@ -141,7 +171,7 @@ def test_shares_are_joined_by_the_last_one_in_any_order(folder: Path, tmp_path: 
     assert annotator is not None
     assert annotations(tmp_path / "lake") == annotations(folder / "whole")
     assert list(lake.storage.list("runs/pieces")) == []
-    assert list(pending(lake, annotator.marks)) == []
+    assert list(pending_batches(lake, annotator.fingerprints)) == []
     assert annotator.annotate(f"{BATCH}-share-1-of-3").recordings == 0
 
 
@@ -154,8 +184,8 @@ def test_a_later_group_reads_what_a_share_of_an_earlier_one_kept(folder: Path, t
     for number in range(2):
         first.annotate(f"{BATCH}-share-{number}-of-2")
         later.annotate(f"{BATCH}-share-{number}-of-2")
-    spoken = lake.read(lake.annotation_key("vad", first.marks["vad"], BATCH))["speech_s"]
-    assert lake.read(lake.annotation_key("quality", later.marks["quality"], BATCH))["snr_db"].equals(spoken)
+    spoken = lake.read(lake.annotation_key("vad", first.fingerprints["vad"], BATCH))["speech_s"]
+    assert lake.read(lake.annotation_key("quality", later.fingerprints["quality"], BATCH))["snr_db"].equals(spoken)
     assert list(lake.storage.list("runs/pieces")) == []
 
 
@@ -186,11 +216,11 @@ def test_rows_left_beside_a_committed_batch_are_removed(folder: Path, tmp_path: 
     annotator = Annotator(lake, [vad])
     row = {"recording_id": "a" * 20, "status": "ok"}
     for batch in (BATCH, "batch-000007"):
-        KeptRows(lake, "vad", annotator.marks["vad"], batch).put([row])
+        UnfinishedRows(lake, "vad", annotator.fingerprints["vad"], batch).put([row])
         lake.storage.put(f"runs/attempts/{batch}-share-1-of-2.json", b"{}")
-    for stage, mark in annotator.marks.items():
+    for stage, mark in annotator.fingerprints.items():
         lake.write(lake.annotation_key(stage, mark, BATCH), schemas.table([row], schemas.STAGES[stage]))
-    forget_committed(lake, annotator.marks)
+    delete_leftovers(lake, annotator.fingerprints)
     assert list(lake.storage.list("runs/attempts")) == ["runs/attempts/batch-000007-share-1-of-2.json"]
     assert {key.split("/")[3] for key in lake.storage.list("runs/pieces")} == {"batch-000007"}
 
@@ -205,15 +235,15 @@ def test_every_recording_is_in_one_share(durations: list[float | None], of: int)
         for n, seconds in enumerate(durations)
     ]
     table = schemas.table(rows, schemas.RECORDINGS)
-    taken = [Share(BATCH, number, of).take(table) for number in range(of)]
+    taken = [Share(BATCH, number, of).select(table) for number in range(of)]
     assert pa.concat_tables(taken)["recording_id"].to_pylist() == [row["recording_id"] for row in rows]
 
 
 def test_a_batch_is_cut_only_where_workers_would_be_idle(folder: Path, tmp_path: Path) -> None:
     lake = filled(folder, tmp_path / "lake")
-    assert shares(lake, BATCH, share_s(1, 240.0, 1)) == [Share(BATCH)]
-    assert shares(lake, BATCH, share_s(1000, 240.0, 4)) == [Share(BATCH)]
-    cut = shares(lake, BATCH, share_s(1, 240.0, 2))
-    assert [Share.named(share.name) for share in cut] == cut == [Share(BATCH, number, 4) for number in range(4)]
-    assert share_s(1, 240.0, 2) == parts.LEAST_SHARE_S
-    assert Share.named(Share(BATCH).name) == Share(BATCH)
+    assert split_batch(lake, BATCH, share_duration_s(1, 240.0, 1)) == [Share(BATCH)]
+    assert split_batch(lake, BATCH, share_duration_s(1000, 240.0, 4)) == [Share(BATCH)]
+    cut = split_batch(lake, BATCH, share_duration_s(1, 240.0, 2))
+    assert [Share.parse(share.name) for share in cut] == cut == [Share(BATCH, number, 4) for number in range(4)]
+    assert share_duration_s(1, 240.0, 2) == shares.MIN_SHARE_S
+    assert Share.parse(Share(BATCH).name) == Share(BATCH)

@@ -1,4 +1,4 @@
-"""The document of a fit as a person reads it in a terminal."""
+"""Print the document of a fit as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TITLES = {"tokens_exponent": "exponent of D*"}
 
 
 def digits(value: float | None) -> str:
-    """Four significant digits, in powers of ten where that is shorter.
+    """Format a number with four significant digits, in scientific notation if that is shorter; None as 'open'.
 
     >>> digits(1.8172186), digits(5.64e19), digits(None)
     ('1.817', '5.64e+19', 'open')
@@ -20,14 +20,14 @@ def digits(value: float | None) -> str:
 
 
 def between(ends: list[float | None] | None) -> str:
-    """An interval; a side on which it is open is told as such, and one without width as fixed."""
+    """Format an interval. An end of None is 'open', and an interval without width is 'fixed'."""
     if ends is None or (ends[0] is not None and ends[0] == ends[1]):
         return "-" if ends is None else "fixed"
     return f"{digits(ends[0])} .. {digits(ends[1])}"
 
 
 def table(read: dict[str, Any]) -> None:
-    """What was read of the table, and what was dropped."""
+    """Print what was read from the table, and what was left out."""
     columns = ", ".join(f"{what} = {column or 'none'}" for what, column in read["columns"].items())
     terminal.echo(f"{read['path']}: {counted(read['rows'], 'row')}; columns: {columns}")
     for one in read["dropped"]:
@@ -38,7 +38,7 @@ def table(read: dict[str, Any]) -> None:
 
 
 def fit(document: dict[str, Any]) -> None:
-    """One law: its constants, what stands beside it, and the warnings."""
+    """Print a law: its constants, the results of other methods, and the warnings."""
     method, choice, held = document["method"], document["gamma_choice"], document["held_out"]
     runs = counted(document["runs"], "run")
     if document["evaluations"] > document["runs"]:
@@ -56,7 +56,7 @@ def fit(document: dict[str, Any]) -> None:
         ],
     )
     terminal.echo("")
-    terminal.heading("The same by other ways")
+    terminal.heading("Other methods")
     rows = [
         [form.replace("_", " "), method_name, *(digits(found[name]) for name in document["intervals"])]
         for form, methods in document["forms"].items()
@@ -65,8 +65,8 @@ def fit(document: dict[str, Any]) -> None:
     parabolas = document["isoflop"]
     if parabolas["tokens_exponent"] is not None:
         good = sum(one["problem"] is None for one in parabolas["budgets"])
-        told = f"{digits(parabolas['tokens_exponent'])} ({between(parabolas['interval'])})"
-        rows.append([f"isoFLOP parabolas, {good} budgets", "robust least squares", *[""] * 6, told])
+        exponent = f"{digits(parabolas['tokens_exponent'])} ({between(parabolas['interval'])})"
+        rows.append([f"isoFLOP parabolas, {good} budgets", "robust least squares", *[""] * 6, exponent])
     terminal.table(["form", "method", *(TITLES.get(name, name) for name in document["intervals"])], rows)
     if "error" in held:
         terminal.echo(
@@ -76,15 +76,15 @@ def fit(document: dict[str, Any]) -> None:
     if document["optimum"]:
         terminal.echo("")
         optimum(document["optimum"])
-    for one in document["downstream"]:
-        metric(one)
-    judged(document)
+    for prediction in document["downstream"]:
+        metric(prediction)
+    unusual_runs(document)
     for sentence in document["warnings"]:
         terminal.echo(f"warning: {sentence}")
 
 
 def optimum(rows: list[dict[str, Any]]) -> None:
-    """N*, D* and their neighbourhood by budget."""
+    """Print N*, D* and the ranges around them by budget."""
     share = f"{rows[0]['epsilon']:.0%}" if rows[0]["epsilon"] >= 0.01 else f"{rows[0]['epsilon']:.2%}"
     terminal.heading(f"Optimum by compute, C = 6 N D; ranges within {share} of the lowest loss")
     hours = rows[0]["hours"] is not None
@@ -109,18 +109,19 @@ def optimum(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def metric(one: dict[str, Any]) -> None:
-    if "refused" in one:
-        terminal.echo(f"{one['metric']}: not fitted: {one['refused']}")
+def metric(prediction: dict[str, Any]) -> None:
+    """Print the prediction of a downstream metric."""
+    if "refused" in prediction:
+        terminal.echo(f"{prediction['metric']}: not fitted: {prediction['refused']}")
         return
     for way, name in (("two_stage", "through the loss"), ("joint", "jointly with the law")):
-        unseen = one[way]["held_out"]
+        unseen = prediction[way]["held_out"]
         error = "none held out" if unseen is None else f"{digits(unseen)} at the held-out budget"
-        terminal.echo(f"{one['metric']} {name}: mean error {digits(one[way]['train'])}, {error}")
+        terminal.echo(f"{prediction['metric']} {name}: mean error {digits(prediction[way]['train'])}, {error}")
 
 
-def judged(document: dict[str, Any]) -> None:
-    """The runs that a rule names."""
+def unusual_runs(document: dict[str, Any]) -> None:
+    """Print the runs with extreme tokens per parameter, and those with large errors."""
     for name in ("outliers", "misfits"):
         found = document[name]
         if found["runs"]:
@@ -129,7 +130,7 @@ def judged(document: dict[str, Any]) -> None:
                 f"{one['line']} (D/N {digits(one['tokens_per_param'])}, loss {digits(one['loss'])})"
                 for one in found["runs"][:10]
             )
-            stay = "named" if name == "misfits" else "kept all the same" if found["kept"] else "left out"
+            stay = "kept" if name == "misfits" or found["kept"] else "left out"
             terminal.echo(f"  {stay}: {counted(len(found['runs']), 'run')}, lines {lines}")
         if found.get("note"):
             terminal.echo(f"  {found['note']}")

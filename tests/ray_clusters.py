@@ -1,6 +1,6 @@
-"""Ray for tests: its servers listen on every address, so each cluster lives in network namespaces made for it.
+"""Ray clusters for tests. Ray's servers listen on every address, so each cluster has its own network namespaces.
 
-A cut or killed node is then every process of a namespace, and nothing is found by name.
+To kill a node, a test kills every process in its namespace; no process is found by name.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ISOLATED = "unshare --net --pid --fork --kill-child --mount-proc"
 
 
 def environment(home: str, **more: str) -> dict[str, str]:
-    """Of a driver or node: Ray as anybody has it who has set nothing, files and token in a home of its own.
+    """Return the environment of a driver or node: Ray's default settings, and its own home for files and token.
 
-    This checkout and the tests are importable.
+    This checkout and the tests can be imported in it.
     """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipelines")])
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -42,7 +42,7 @@ def environment(home: str, **more: str) -> dict[str, str]:
 
 
 def documented(word: str) -> str:
-    """The command of the block about Ray in docs/operating.md that has these words in it."""
+    """Return the command with these words from the block about Ray in docs/operating.md."""
     blocks = (ROOT / "docs/operating.md").read_text().split("```")[1::2]
     (block,) = (block for block in blocks if "ray start --head" in block)
     (line,) = (line.partition("#")[0].strip() for line in block.splitlines() if word in line.partition("#")[0])
@@ -50,13 +50,13 @@ def documented(word: str) -> str:
 
 
 def need_namespaces() -> None:
-    """Skip where the system lets no test make a network of its own."""
+    """Skip the test if the system does not allow network namespaces."""
     if subprocess.run([*ISOLATED.split(), "true"], capture_output=True).returncode:
         pytest.skip("Ray listens on every address: its tests need root, or CAP_SYS_ADMIN, for a network of their own")
 
 
 def alone(*words: str, timeout_s: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a network and a process tree of its own: whatever it starts ends with it."""
+    """Run a command in its own network and process namespaces. Every process that it starts ends with it."""
     home = tempfile.mkdtemp(prefix="ray")
     command = [*ISOLATED.split(), "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *words]
     env = environment(home, **more)
@@ -67,10 +67,10 @@ def alone(*words: str, timeout_s: float = 300, **more: str) -> subprocess.Comple
 
 
 class TwoNodes:
-    """A Ray cluster of two machines with a CPU each, joined by a cable that the test made.
+    """A Ray cluster of two nodes with a CPU each, in network namespaces that are connected by a virtual cable.
 
-    They are started by the commands of docs/operating.md, or by others; with the first one's token in the second
-    one's home.
+    The nodes are started by the commands of docs/operating.md, or by other ones. The token of the first node is copied
+    to the second.
     """
 
     def __init__(
@@ -135,21 +135,21 @@ class TwoNodes:
         shutil.copy(self.homes[0] / ".ray/auth_token", self.homes[1] / ".ray/auth_token")
 
     def shell(self, number: int, command: str) -> str:
-        """What a command line prints that is typed on a node, where it must succeed."""
+        """Run a command line on a node, which must succeed. Returns its output."""
         words, env = self.inside(number, "bash", "-c", command), self.envs[number - 1]
         done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout + done.stderr
 
     def inside(self, number: int, *words: str) -> list[str]:
-        """A command as it runs on a node."""
+        """Return a command that runs `words` on a node."""
         return ["ip", "netns", "exec", self.names[number - 1], *words]
 
     def pids(self, number: int) -> list[int]:
         return [int(pid) for pid in _sh(f"ip netns pids {self.names[number - 1]}").split()]
 
     def kill(self, number: int) -> None:
-        """kill -9 of every process of a node."""
+        """Kill every process of a node with SIGKILL."""
         while pids := self.pids(number):
             for pid in pids:
                 try:
@@ -159,7 +159,7 @@ class TwoNodes:
             time.sleep(0.05)
 
     def workers(self) -> list[int]:
-        """Processes that hold our workers, on either node."""
+        """Return the processes of our workers on both nodes."""
         found = []
         for pid in self.pids(1) + self.pids(2):
             try:

@@ -1,4 +1,4 @@
-"""A cheap milling for tests that run many: seconds of real speech, voice activity, log-mel, many units."""
+"""Small runs for tests that need many: seconds of real speech, voice activity, log-mel, and many small units."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.publish import publish
 from manifests.sums import written_sha256
-from pipelines.encode import ShardEncoder, made_by
+from pipelines.encode import ShardEncoder, dataset_fingerprints
 from pipelines.encoding.dataset import Dataset
 from pipelines.encoding.plan import Shard, Unit
-from pipelines.progress.watch import Done
+from pipelines.progress.watch import UnitResult
 from pipelines.recipes.recipe import EncodeConfig
 
 RECIPE = """
@@ -34,15 +34,15 @@ shard_mb = 0.3
 
 
 def conversation() -> tuple[np.ndarray, int]:
-    """The 30 s of two speakers that ship inside pyannote.audio, int16, and their rate."""
+    """Return the packaged 30 s conversation of two speakers, int16 (samples,), and its rate."""
     speech, rate = soundfile.read(packaged_conversation(), dtype="int16")
     return speech, rate
 
 
 def make_input(folder: Path, count: int, repeats: int = 1) -> None:
-    """`folder`/in with as many recordings, each that conversation `repeats` times, turned round; a recipe beside it.
+    """Write `count` recordings to `folder`/in, and a recipe with one recording per batch and per shard.
 
-    A batch holds one recording and so does a shard.
+    Each recording is the conversation, repeated, and starts at another position, so that no two are equal.
     """
     speech, rate = conversation()
     speech = np.tile(speech, repeats)
@@ -52,19 +52,19 @@ def make_input(folder: Path, count: int, repeats: int = 1) -> None:
     (folder / "recipe.toml").write_text(RECIPE)
 
 
-def given(folder: Path, lake: Path, *words: str) -> list[str]:
-    """The words after `speechmill` of a run over that input."""
+def run_words(folder: Path, lake: Path, *words: str) -> list[str]:
+    """Return the arguments of `speechmill` for a run over the input of `make_input`."""
     return ["run", str(folder / "recipe.toml"), "--in", str(folder / "in"), "--lake", str(lake), "--quiet", *words]
 
 
-def command(folder: Path, lake: Path, *words: str) -> list[str]:
-    """`speechmill run` over that input."""
-    return [sys.executable, "-m", "pipelines", *given(folder, lake, *words)]
+def run_command(folder: Path, lake: Path, *words: str) -> list[str]:
+    """Return the command of a run over the input of `make_input`."""
+    return [sys.executable, "-m", "pipelines.commands", *run_words(folder, lake, *words)]
 
 
 def digests(lake: Path) -> dict[str, str]:
-    """sha256 by name of all that two equal lakes share."""
-    folders = [folder for folder in lake.glob("*") if folder.name != "runs"]  # where files come and go
+    """Return the sha256 of every file that must be the same in equal lakes, by name."""
+    folders = [folder for folder in lake.glob("*") if folder.name != "runs"]  # logs and temporary files
     return {
         str(path.relative_to(lake)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in sorted(folders)
@@ -73,17 +73,17 @@ def digests(lake: Path) -> dict[str, str]:
     }
 
 
-def encode_alone(worker: ShardEncoder, shard: Shard) -> Done:
-    """Make a shard of the one dataset of a worker."""
+def encode_alone(worker: ShardEncoder, shard: Shard) -> UnitResult:
+    """Encode a shard with a worker that has a single dataset."""
     (dataset,) = worker.targets
     return worker.encode(Unit(((dataset, shard),)))
 
 
-def encoded(lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> ShardEncoder:
-    """Make a dataset of all that a selection keeps, with what describes it, as `Run.encode` does."""
-    made = made_by(config, selection, signal_mark)
+def encode_dataset(lake: Lake, dataset: str, selection: str, signal_mark: str, config: EncodeConfig) -> ShardEncoder:
+    """Encode and publish a dataset of a whole selection, as `Run.encode` does."""
+    made = dataset_fingerprints(config, selection, signal_mark)
     worker = ShardEncoder(lake, {dataset: config}, selection, signal_mark)
-    with Dataset(lake, dataset, made, dataset).making(config, None) as plan:
+    with Dataset(lake, dataset, made, dataset).begin_version(config, None) as plan:
         for shard in plan:
             encode_alone(worker, shard)
         for name, told in {"recipe.json": {"name": dataset}, "models.json": {"models": []}}.items():

@@ -1,6 +1,6 @@
-"""A proxy on loopback that fails as networks and servers do, between a client and a real server.
+"""A proxy on loopback between a client and a real server, which injects faults of networks and servers.
 
-One request in 1 / `share` meets a fault, drawn by a seed. What was done is counted in `injected`.
+A share of the requests gets a fault that is drawn with a seed. `injected` counts the faults.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 FAULTS = ("500", "503", "reset", "lost", "cut", "truncated", "stall", "corrupt", "skew", "repeat")
-"""And "rot", which flips a bit of a range that is read: only the checksum of the whole tells of it."""
+"""There is also "rot", which flips a bit in a range that is read. Only the checksum of the whole object reveals it."""
 CODES = {"500": (500, "InternalError"), "503": (503, "SlowDown"), "skew": (403, "RequestTimeTooSkewed")}
 
 
 class Proxy:
-    """Faults may be switched at any time: `share`, `faults`, and `down` for a server that cannot be reached."""
+    """The proxy. `share` and `faults` may be changed at any time, and `down` makes the server unreachable."""
 
     def __init__(self, target: str, share: float = 0.0, faults: tuple[str, ...] = FAULTS, seed: int = 0) -> None:
         self.target = urlsplit(target).netloc
         self.share, self.faults, self.stall_s = share, faults, 5.0
         self.injected: Counter[str] = Counter()
         self.heard: list[tuple[str, dict[str, str]]] = []
-        """Method and path, and headers with small names, of each request."""
+        """Method and path, and headers with lower-case names, of each request."""
         self.requests = 0
         self.down_at: int | None = None
-        """Number of the request at which the server goes down,"""
+        """Number of the request at which the server goes down."""
         self.down_s: float | None = None
-        """and for how long; for good if not given."""
+        """How long it is down; None for ever."""
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
         self._pages: dict[str, tuple[http.client.HTTPMessage, bytes]] = {}
@@ -61,7 +61,7 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def down(self) -> None:
-        """Connections are refused, and what is under way breaks off at its next request."""
+        """Refuse connections, and close existing ones at their next request."""
         server, self._server = self._server, None
         if server:
             server.shutdown()
@@ -74,7 +74,7 @@ class Proxy:
             self.up()
 
     def draw(self) -> tuple[str | None, float]:
-        """The fault of the next request, and where in its bytes."""
+        """Draw the fault of the next request, and its position in the bytes, from 0 to 1."""
         with self._lock:
             self.requests += 1
             if self.requests == self.down_at:
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "rot" and status == 206:
             proxy.count(fault)
             data = _flipped(data, place)
-        if fault == "lost":  # it was done, and nobody hears of it
+        if fault == "lost":  # the request is done, but the response is lost
             proxy.count(fault)
             return self._reset()
         head = [f"HTTP/1.1 {status} {http.client.responses.get(status, '')}"]
@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except (OSError, ValueError):  # the client is gone, or this side reset it
+        except (OSError, ValueError):  # the connection was closed by the client or by this proxy
             self.close_connection = True
 
     def finish(self) -> None:

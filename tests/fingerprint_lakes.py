@@ -1,4 +1,4 @@
-"""Lakes of drawn fingerprints in which copies and a passage are planted: no sound is needed to match them."""
+"""Lakes of random fingerprints with planted copies and passages, so that matching can be tested without sound."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MARK = "f"
 
 @dataclass
 class Drawn:
-    """Landmarks of a recording."""
+    """Random landmarks of a recording."""
 
     times_ms: np.ndarray
     bits: np.ndarray
 
     def changed(self, rng: np.random.Generator, errors: float, speed: float = 1.0, shift_ms: int = 0) -> Drawn:
-        """As a copy has them: a share of all bits is another, and times are those of another speed and start."""
+        """Return the landmarks of a copy: a share of all bits is flipped, and the speed and the start are changed."""
         flips = (rng.random((len(self.bits), 63)) < errors) @ (np.int64(1) << np.arange(63, dtype=np.int64))
         return Drawn((self.times_ms / speed).astype(np.int32) + shift_ms, self.bits ^ flips)
 
@@ -35,7 +35,7 @@ class Drawn:
         return Drawn(self.times_ms[inside] - start_ms, self.bits[inside])
 
     def with_inside(self, other: Drawn, at_ms: int) -> Drawn:
-        """With another one inside, which moves what follows."""
+        """Insert another recording, which shifts what follows."""
         long_ms = int(other.times_ms[-1]) + 160
         before = self.times_ms < at_ms
         times_ms = [self.times_ms[before], other.times_ms + at_ms, self.times_ms[~before] + long_ms]
@@ -43,13 +43,13 @@ class Drawn:
 
 
 def drawn(rng: np.random.Generator, seconds: float) -> Drawn:
-    """6.5 landmarks a second."""
+    """Draw 6.5 random landmarks per second."""
     times_ms = np.sort(rng.choice(int(seconds * 1000 / 16), int(6.5 * seconds), replace=False)) * 16
     return Drawn(times_ms.astype(np.int32), rng.integers(0, 2**63, len(times_ms), np.int64))
 
 
 def write_fingerprints(lake: Lake, number: int, recordings: Iterable[tuple[str, Drawn]]) -> str:
-    """A batch of recordings with these landmarks."""
+    """Write a batch of recordings with these landmarks. Returns its name."""
     batch = f"batch-{number:06d}"
     named = list(recordings)
     rows: list[dict[str, Any]] = [{"recording_id": name, "status": "ok", "uris": [name]} for name, _ in named]
@@ -72,7 +72,7 @@ def write_fingerprints(lake: Lake, number: int, recordings: Iterable[tuple[str, 
 def match(
     lake: Lake, config: MatchConfig | None = None, engine: Engine | None = None, until: str | None = None
 ) -> Matches:
-    """Match what is pending as a run does; `until` names the step before which it is killed."""
+    """Match what is pending as a run does. `until` names a step before which to stop, as if killed."""
     matches, engine = Matches(lake, MARK, config or MatchConfig()), engine or Engine()
     matching = Matching.of(matches)
     for name, units_of, make in Matching.STEPS:
@@ -86,7 +86,7 @@ def match(
 
 @dataclass
 class Made:
-    """Makes a worker, and can be pickled."""
+    """A picklable function that makes a worker."""
 
     make: Callable[[Matching], Any]
     matching: Matching
@@ -96,6 +96,6 @@ class Made:
 
 
 def found(matches: Matches) -> list[dict[str, Any]]:
-    """All rows of MATCHES."""
+    """Return all rows of MATCHES."""
     lake = matches.lake
     return [row for batch in matches.batches() for row in lake.read(matches.key(batch)).to_pylist()]

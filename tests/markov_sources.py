@@ -1,4 +1,4 @@
-"""Markov sources of phones, whose n-grams have probabilities, and so divergences, that are known exactly."""
+"""Markov sources of phones. The probabilities of their n-grams, and so their divergences, are known exactly."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from studies.pjsd import divergence
 
 SYMBOLS = 20
 CONCENTRATION = 0.3
-"""Of the Dirichlet distribution of what follows a phone: few successors are likely, as in speech."""
+"""Concentration of the Dirichlet distribution of the next phone: few successors are likely, as in speech."""
 
 
 class Source:
-    """Phones that each depend on the one before; `mixed` is the share of another such source in its transitions."""
+    """A first-order Markov source of phones. `mixed` is the share of another source in its transition probabilities."""
 
     def __init__(self, seed: int, mixed: float = 0.0, symbols: int = SYMBOLS) -> None:
         random = np.random.default_rng(seed)
@@ -22,17 +22,17 @@ class Source:
         self.symbols = symbols
         self.following = mixture / mixture.sum(axis=1, keepdims=True)
         self.first = np.linalg.matrix_power(self.following, 4096)[0]
-        """The stationary distribution, with which clips begin."""
+        """The stationary distribution, from which the first phone of a clip is drawn."""
 
     def probabilities(self, n: int) -> np.ndarray:
-        """Of every n-gram, (symbols ** n,)."""
-        found = self.first
+        """Return the probability of every n-gram, (symbols ** n,)."""
+        result = self.first
         for _ in range(n - 1):
-            found = (found.reshape(-1, self.symbols)[:, :, None] * self.following).reshape(-1)
-        return found
+            result = (result.reshape(-1, self.symbols)[:, :, None] * self.following).reshape(-1)
+        return result
 
     def truth(self, other: Source, n: int) -> float:
-        """The divergence of the n-grams of two sources, in bits."""
+        """Return the divergence of the n-grams of two sources, in bits."""
         return divergence(self.probabilities(n), other.probabilities(n))
 
     def clips(self, count: int, length: int, seed: int = 0) -> list[list[str]]:

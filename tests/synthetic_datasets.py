@@ -1,4 +1,4 @@
-"""Datasets of drawn features, written by the writer and the publisher of production, for tests that read many."""
+"""Datasets of random features, written and published by the production code, for tests that read many windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTEXT_S, FRAME_SHIFT_S = 2.0, 0.1
 
 
 def row(number: int, split: str, tracks: int) -> dict[str, Any]:
-    """A window of 4 to 9 s, with a context of 2 s."""
+    """Return the row of a window of 4 to 9 s with a context of 2 s."""
     return {
         "window_id": f"rec{number // 3:04d}-{number % 3 * 8000:09d}", "recording_id": f"rec{number // 3:04d}",
         "split": split, "start_s": number % 3 * 8.0, "duration_s": 4.0 + number % 6, "context_s": CONTEXT_S,
@@ -27,7 +27,7 @@ def row(number: int, split: str, tracks: int) -> dict[str, Any]:
 
 
 def features(number: int, tracks: int, dim: int) -> np.ndarray:
-    """The features of a window, float16 (tracks, frames, dim): they tell which window it is."""
+    """Return the features of a window, float16 (tracks, frames, dim). Their first value is its number."""
     frames = round((4.0 + number % 6) / FRAME_SHIFT_S)
     drawn = np.random.default_rng((number, dim)).normal(3, 2, (tracks, frames, dim)).astype(np.float16)
     drawn[:, 0, 0] = number
@@ -46,7 +46,7 @@ def add_shards(
     failed: Sequence[int] = (),
     make: Callable[[int, int, int], np.ndarray] = features,
 ) -> None:
-    """Write shards of these numbers of windows, commit them and publish what the dataset holds then."""
+    """Write and commit shards with these windows, given by number, and publish the dataset."""
     root = Path(lake.storage.root)
     for shard, numbers in enumerate(shards, first):
         writer = ShardWriter(
@@ -68,5 +68,5 @@ def add_shards(
 
 
 def spread(count: int, each: int) -> list[range]:
-    """The numbers from 0 to `count` - 1, `each` to a shard."""
+    """Divide the numbers from 0 to `count` - 1 into shards of `each`."""
     return [range(begin, min(begin + each, count)) for begin in range(0, count, each)]

@@ -1,0 +1,135 @@
+"""The stage `diarize`: who speaks when, and how the speakers take turns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from manifests.schemas.columns import BASE, TURN, field
+from manifests.schemas.row_checks import ANNOTATE, RowCheck, span_outside, unknown_track
+from manifests.schemas.spec import StageSpec
+
+TURN_TAKING = [
+    field(
+        "second_speaker_share",
+        pa.float64(),
+        "share, 0 to 0.5, of the second most talkative speaker in the speaking time of all; null with fewer than two "
+        "speakers, as all columns about the floor are",
+    ),
+    field(
+        "floor_transfers_per_min",
+        pa.float64(),
+        "changes of the speaker who holds the floor, per minute of recording; who is heard only within what another "
+        "one says takes no floor",
+        "1/min",
+    ),
+    field("gaps_per_min", pa.float64(), "changes of the floor without overlap, per minute of recording", "1/min"),
+    field(
+        "overlaps_per_min",
+        pa.float64(),
+        "places where two or more speakers talk at once, whoever takes the floor, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "backchannels_per_min",
+        pa.float64(),
+        "utterances of 0.25 to 1 s within an utterance of another speaker, per minute of recording",
+        "1/min",
+    ),
+    field(
+        "interruptions_per_min",
+        pa.float64(),
+        "changes of the floor at which the one before goes on for 0.2 to 1 s, per minute of recording; times alone do "
+        "not tell whether the speech before had come to its end",
+        "1/min",
+    ),
+    field("overlapped_transfers", pa.float64(), "share, 0 to 1, of the changes of the floor that overlap"),
+    field(
+        "offset_median_s",
+        pa.float64(),
+        "median of the floor transfer offsets: the gap, or below 0 the overlap, at each change of the floor; null "
+        "where it never changes",
+        "s",
+    ),
+    field("offset_sd_s", pa.float64(), "standard deviation of the floor transfer offsets; long lapses widen it", "s"),
+    field("offset_iqr_s", pa.float64(), "interquartile range of the floor transfer offsets", "s"),
+    field("offsets_s", pa.list_(pa.float64()), "floor transfer offset of each change of the floor, in order", "s"),
+]
+
+DIARIZE = pa.schema(
+    [
+        *BASE,
+        field("turns", pa.list_(TURN), "turns of speakers in order of start, overlaps kept"),
+        field(
+            "method",
+            pa.string(),
+            "how speakers were told apart: 'channels' where each has a track, or 'pipeline' for a diarization model",
+        ),
+        field("num_speakers", pa.int32(), "number of different speakers heard"),
+        field(
+            "speakers_confidence",
+            pa.float64(),
+            "probability, 0 to 1, that the number of speakers is right: 1 where each has a track, null where none is "
+            "heard or another pipeline gives none",
+        ),
+        field(
+            "speaker_confidence",
+            pa.map_(pa.string(), pa.float64()),
+            "mean confidence of each speaker's turns over their time; null where turns have none",
+        ),
+        field("speaker_s", pa.map_(pa.string(), pa.float64()), "speaking time of each speaker", "s"),
+        field("overlap_s", pa.float64(), "time in which two or more speakers talk at once", "s"),
+        field(
+            "overlap_share",
+            pa.float64(),
+            "share, 0 to 1, of the time with any speaker in which two or more talk at once",
+        ),
+        field(
+            "turn_count",
+            pa.int32(),
+            "number of turns, where turns of a speaker count as one when the pause between them is under 0.5 "
+            "s and nobody else fills it",
+        ),
+        field(
+            "turns_per_min", pa.float64(), "turns per minute of recording: high where speakers change often", "1/min"
+        ),
+        field("longest_monologue_s", pa.float64(), "longest stretch in which one speaker holds the floor", "s"),
+        *TURN_TAKING,
+    ]
+)
+
+SPEC = StageSpec(
+    order=30,
+    summary="Who speaks when ([diarization.md](diarization.md)).",
+    schema=DIARIZE,
+    headline=(
+        "num_speakers",
+        "overlap_share",
+        "longest_monologue_s",
+        "second_speaker_share",
+        "offset_median_s",
+        "gaps_per_min",
+        "overlaps_per_min",
+        "backchannels_per_min",
+        "interruptions_per_min",
+    ),
+    checks=(
+        RowCheck(span_outside("turns", "duration_s"), "a turn that is empty or not inside the recording", ANNOTATE),
+        RowCheck(unknown_track("turns"), "a turn on a track that the recording does not have", ANNOTATE),
+        RowCheck("len(list_filter(turns, lambda s: s.speaker IS NULL)) > 0", "a turn without a speaker", ANNOTATE),
+        RowCheck(
+            "num_speakers <> len(list_distinct(list_transform(turns, lambda s: s.speaker)))",
+            "a number of speakers that differs from its turns",
+            ANNOTATE,
+        ),
+        RowCheck(
+            "second_speaker_share NOT BETWEEN 0 AND 0.5", "a second speaker who speaks more than the first", ANNOTATE
+        ),
+        RowCheck(
+            "(offset_median_s IS NULL) <> (len(offsets_s) = 0)",
+            "offsets without their median, or a median without offsets",
+            ANNOTATE,
+        ),
+    ),
+    cpu_hours=0.071,
+    listed=("turns", "offsets_s"),
+)
