@@ -230,8 +230,8 @@ def test_killed_and_continued_a_run_is_as_if_undisturbed(lake: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_sweep_by_two_processes_that_is_killed_gives_the_table_of_one(lake: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.csv"
-    plan.write_text("flops,depth,width,params\n" + "".join(f"{c}e9,1,{w},\n" for c in (1, 2, 4) for w in (6, 8, 12)))
-    words = ["study", "sweep", str(plan), str(lake), *SET]
+    plan.write_text("flops,depth,width,params\n" + "".join(f"{c}e9,1,{w},\n" for c in (1, 2) for w in (8, 12, 16)))
+    words = ["study", "sweep", str(plan), str(lake), *SET, "--set", "rows=64"]
     command = [sys.executable, "-m", "pipelines.commands", *words, "--workers", "2", "-o", str(tmp_path / "killed")]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     while first.poll() is None and not (tmp_path / "killed/runs.csv").is_file():
