@@ -332,7 +332,7 @@ def _add_shared_sound(connection: duckdb.DuckDBPyConnection, keys: Sequence[Keys
     ids = connection.sql(f"SELECT DISTINCT hash(recording_id) AS id FROM ({named})").to_arrow_table()
     connection.execute("CREATE TABLE sided (id UBIGINT, side UTINYINT)")
     for one in keys:
-        connection.register("batch", one.query("FROM met SEMI JOIN wanted USING (id)", wanted=ids))
+        connection.register("batch", one.query("FROM members SEMI JOIN wanted USING (id)", wanted=ids))
         connection.execute("INSERT INTO sided FROM batch")
     connection.execute(
         "INSERT INTO found SELECT 'sound', concat(round(100 * greatest(share, other_share))::INTEGER, '% of ', "

@@ -45,8 +45,10 @@ TINY: dict[str, str] = {
     "scale_fingerprint.py": "200 --seconds 5",
 }
 """Arguments with which each benchmark is tiny. OUT stands for a folder."""
-ELSEWHERE = {"bench_gpu.py", "peers/curator_vad.py", "analysed.py", "judged.py", "peers/chromaprint.py"}
-"""test_bench_gpu.py runs the first; the second runs only in the environment of NeMo Curator. Others import the rest."""
+ELSEWHERE = {
+    "bench_gpu.py", "study_slm.py", "peers/curator_vad.py", "analysed.py", "judged.py", "peers/chromaprint.py",
+}  # fmt: skip
+"""The first two have tests of their own, the third runs only in the environment of NeMo Curator, others are imported."""
 SLOW = {
     "accuracy_diarize.py", "accuracy_fingerprint.py", "accuracy_language.py", "accuracy_phonemes.py",
     "accuracy_turns.py", "bench_cost.py", "bench_encoders.py", "bench_engines.py", "bench_manifest.py", "bench_path.py",

@@ -33,7 +33,7 @@ def explain_sql(error: duckdb.Error, target: Target | None) -> tuple[str, str]:
                 f"it is a column of {', '.join(holders[:4])}: name one of these views",
             )
         near = _similar_names(name, (column for columns in views.values() for column in columns))
-        meant = f"did you mean {near}" if near else f"if it is a text, write it in single quotes: '{name}'"
+        meant = f"did you mean {near}; " * bool(near) + f"if it is a text, write it in single quotes: '{name}'"
         return f"there is no column {name}", f"{meant}; {LIST}"
     if match := AMBIGUOUS.search(str(error)):
         what = f"several of the joined views have a column {match['name']}"

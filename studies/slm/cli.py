@@ -93,7 +93,7 @@ def _corpus(lake: str, dataset: str | None, also: str | None, device: str, setti
 
 
 def _line(result: dict[str, Any]) -> str:
-    from studies.laws.told import digits
+    from studies.laws.text import digits
 
     what = "nats a token" if result["model"] == "ar" else "error of v"
     return (

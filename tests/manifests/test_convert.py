@@ -151,7 +151,7 @@ def test_names_that_rttm_cannot_hold_are_left_out_and_counted(tmp_path: Path) ->
 def test_what_cannot_be_written_at_all_is_refused_and_leaves_no_file(milled: Lake, tmp_path: Path) -> None:
     (tmp_path / "n.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 2}')
     for form, told in (
-        ("moshi", "nothing here can be written as moshi: recordings that have not two channels.*: 1$"),
+        ("moshi", "nothing here can be written as moshi: recordings without exactly two channels.*: 1$"),
         ("csv", "is a file"),
     ):
         with pytest.raises(ManifestError, match=told):

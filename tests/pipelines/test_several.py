@@ -280,7 +280,7 @@ def test_windows_that_are_decoded_in_a_thread_ahead_of_a_gpu_make_the_same_bytes
 
     monkeypatch.setattr(encode, "cut_windows", cutting)
     mill(tmp_path / "ahead", sound, settings)
-    assert threads == {"beside"}
+    assert threads == {"background"}
     for name in ("cheap-paper", "cheap-narrow"):
         assert shards(tmp_path / "ahead", name) == shards(tmp_path / "one", name)
 
@@ -307,7 +307,7 @@ def test_what_is_emitted_beside_keeps_its_order_and_errors_come_back() -> None:
 
     with pytest.raises(KeyError):
         run_in_background(endless, 3)
-    assert "beside" not in {thread.name for thread in threading.enumerate()}
+    assert "background" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_the_ledgers_of_all_datasets_of_a_recipe_are_shown_and_recounted(tmp_path: Path, conversation: Path) -> None:

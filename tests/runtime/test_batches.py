@@ -62,7 +62,7 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
         return batch_calls(model, name, most, *rest, **others)
 
     for module in (segmentation, speakers):
-        monkeypatch.setattr(module, "fit", small)
+        monkeypatch.setattr(module, "batch_calls", small)
     with caplog.at_level(logging.WARNING):
         found = stage().annotate_chunk(sound, (0.0, 30.0))
     assert sizes["diarize, segmentation"] == [6, 3, 3]

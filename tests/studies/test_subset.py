@@ -132,7 +132,7 @@ def test_strata_are_weighted_as_asked_and_what_is_not_there_is_told(lake: Lake) 
     assert (only.name, none.name, none.tokens, none.windows) == ("de", "en", 0, 0)
     whole, strata = stratified(lake, About("set", 4, by=("language",)), {"de": 1})
     assert whole.tokens == strata[0].held
-    with pytest.raises(ChoiceError, match=r"2,000,000 tokens of de are wanted, and there are") as caught:
+    with pytest.raises(ChoiceError, match=r"2,000,000 tokens of de are needed, and there are") as caught:
         stratified(lake, About("set", 4, budget=2_000_000, by=("language",)), {"de": 1})
     assert f"{whole.tokens:,} or less" in caught.value.remedy
     with pytest.raises(ChoiceError, match="no tokens of fr"):
@@ -215,9 +215,9 @@ def test_what_is_no_subset_is_refused(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Source(lake, "set", subset=str(tmp_path / "none.parquet"))
     made = prefix(lake, About("set", 4, budget=300))
-    with pytest.raises(ValueError, match="leave them out"):
+    with pytest.raises(ValueError, match="do not give them too"):
         Source(lake, "set", subset=made, budget=3)
-    with pytest.raises(ValueError, match="of the dataset set, not of other"):
+    with pytest.raises(ValueError, match="it belongs to the dataset set, not to other"):
         Source(lake, "other", subset=made)
 
 
