@@ -48,7 +48,7 @@ TINY: dict[str, str] = {
 ELSEWHERE = {
     "bench_gpu.py", "study_slm.py", "peers/curator_vad.py", "analysed.py", "judged.py", "peers/chromaprint.py",
 }  # fmt: skip
-"""The first two have tests of their own, the third runs only in the environment of NeMo Curator, others are imported."""
+"""The first two have tests of their own, the third needs the environment of NeMo Curator, others are imported."""
 SLOW = {
     "accuracy_diarize.py", "accuracy_fingerprint.py", "accuracy_language.py", "accuracy_phonemes.py",
     "accuracy_turns.py", "bench_cost.py", "bench_encoders.py", "bench_engines.py", "bench_manifest.py", "bench_path.py",
