@@ -154,16 +154,16 @@ class ShardEncoder:
             needed = {job.recording_id: job.recording for job in every if job.missing}
             if unreachable := find_unreachable(needed.values(), self.lake, "encode"):
                 return UnitResult(unit.name, unreachable=unreachable, uncommitted=1)
-        folder = storage.scratch()
+        scratch = storage.scratch()
         try:
             with self.attempts.begin(unit.name) as attempt:
                 meter = Meter("encode")
                 state = _UnitProgress(UnitResult(unit.name), progress, meter)
                 for number, (target, shard) in enumerate(todo):
-                    (own := folder / str(number)).mkdir()
-                    writer = ShardWriter(own, shard.files, target.fingerprints)
+                    (folder := scratch / str(number)).mkdir()
+                    writer = ShardWriter(folder, shard.files, target.fingerprints)
                     filler = ShardFiller(storage, target.encoder, writer, state.finish, meter)
-                    state.shards.append(_ShardInProgress(target, shard, jobs[target.dataset], own, writer, filler))
+                    state.shards.append(_ShardInProgress(target, shard, jobs[target.dataset], folder, writer, filler))
                 try:
                     self._encode_recordings(unit.shard.ids, state.shards, attempt, meter)
                 except _RecordingUnreachableError as error:
@@ -171,12 +171,12 @@ class ShardEncoder:
                     return UnitResult(unit.name, unreachable=[failure], uncommitted=1)
                 for shard_in_progress in state.shards:
                     commit = shard_in_progress.writer.finish()
-                    dataset, folder = shard_in_progress.target.dataset, shard_in_progress.folder
-                    self._commit(dataset, shard_in_progress.shard, commit, folder)
+                    done = shard_in_progress
+                    self._commit(done.target.dataset, done.shard, commit, done.folder)
                     meter.count("written_bytes", sum(file["size_bytes"] for file in commit.files.values()))
                 state.result.spent = meter.end()
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         return state.result
 
     def _encode_recordings(
