@@ -55,6 +55,7 @@ def test_shards_hold_what_the_encoder_gives_on_the_whole_recording(made: tuple[L
     shards = list(Plan(lake, "s", CONFIG))
     assert len(shards) > 1
     dones = [encode_alone(worker, shard) for shard in shards]
+    assert not list((Path(lake.storage.root) / "runs/tmp").iterdir())  # each shard has removed its scratch folder
     assert [done.seconds for done in dones] == [shard.seconds for shard in shards]
     folders = sorted((Path(lake.storage.root) / "datasets/whole").glob("train*"))
     cuts = [cut for folder in folders for cut in CutSet.from_shar(in_dir=str(folder))]
