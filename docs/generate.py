@@ -59,7 +59,7 @@ that say so may be null.
 QUERIES = """## Tables for queries
 
 `speechmill manifest query`, `head --view` and `stats --view` read these tables. The first two have every column, so
-that a question needs no join; the others have the rows of one kind of file. `DESCRIBE` lists the columns of a table:
+that a query needs no join; the others have the rows of one kind of file. `DESCRIBE` lists the columns of a table:
 `speechmill manifest query LAKE "DESCRIBE recordings"`.
 """
 WIDE = {
@@ -67,23 +67,23 @@ WIDE = {
         "a recording",
         "all columns of the files `recordings`, of every stage and of `verdicts`. `status`, `error_type`, `error` "
         "and `remedy` are those of ingest; those of a stage are in the table of the stage. `sample_rate` and "
-        "`channels` are those of the decoded sound, or what the header claims where nothing was decoded; "
+        "`channels` are those of the decoded sound, or what the header claims if nothing was decoded; "
         "`claimed_sample_rate` and `claimed_channels` are always what the header claims. `verdict_duration_s` is the "
         "`duration_s` of the verdict.",
     ),
     "windows": (
         "a window",
-        "all columns of the files `windows` and of its recording. A column that both have is that of the window, and "
-        "begins with `recording_` for the recording: `recording_duration_s` is the length of the whole recording. "
-        "Not in it are the landmarks of `fingerprint` and the errors of ingest.",
+        "all columns of the files `windows` and of the recording. If both have a column of one name, the plain name "
+        "is that of the window, and the recording's column begins with `recording_`: `recording_duration_s` is the "
+        "length of the whole recording. The landmarks of `fingerprint` and the errors of ingest are left out.",
     ),
     "annotations": ("a recording", "the columns that rules for recordings may use."),
     "ingest": ("a recording", "the columns of the files `recordings`."),
     "window_verdicts": ("a window", "the columns of the files `windows`."),
     "shard_windows": ("a window of a shard", "the columns of [windows of shards](#windows-of-shards)."),
-    "batches": ("a recording", "`batch`, the file that holds the recording, and a few columns of `ingest`."),
+    "batches": ("a recording", "`batch`, the file that contains the recording, and a few columns of `ingest`."),
 }
-"""What the tables of `manifests.view_columns` have that are not called as their files."""
+"""The tables of `manifests.view_columns` whose names differ from those of their files."""
 FILES = {
     "recordings": ("recordings/batch-N.parquet", schemas.RECORDINGS, "One row per recording that was ingested."),
     **{
@@ -93,12 +93,12 @@ FILES = {
     "verdicts": (
         "selections/RECIPE-FINGERPRINT/verdicts-N.parquet",
         schemas.VERDICTS,
-        "One row per recording that was judged.",
+        "One row per recording to which rules were applied, and per failed recording.",
     ),
     "matches": (
         "matches/FINGERPRINT/batch-N.parquet",
         schemas.MATCHES,
-        "One row a stretch of sound that a recording shares with one that was met before it.",
+        "One row per segment of sound that a recording has in common with one that was ingested earlier.",
     ),
     "windows": (
         "selections/RECIPE-FINGERPRINT/windows-N.parquet",
@@ -119,7 +119,7 @@ FILES = {
     "shards": (
         "datasets/NAME/shards.parquet",
         schemas.SHARDS,
-        "One row per shard, in an order of which any prefix is fair.",
+        "One row per shard, in an order in which any prefix is a fair sample.",
     ),
     "subset": ("the file of `speechmill study subset`", schemas.SUBSET, "One row per shard."),
     "changes of labels": ("labels/N.parquet", schemas.CHANGES, "One row per changed value."),
@@ -175,7 +175,7 @@ def _columns(columns: Iterable[pa.Field], above: str = "") -> Iterator[tuple[str
         name = f"{above}{column.name}"
         meaning = metadata.get("description", "")
         null = "may be" if column.nullable and not above else ""
-        if meaning.partition(" ")[0].isalpha():  # not sha256, which is a name
+        if meaning.partition(" ")[0].rstrip(",:;").isalpha():  # sha256 is a name and stays as it is
             meaning = meaning[:1].upper() + meaning[1:]
         yield f"`{name}`", kind_of(column.type), metadata.get("unit", ""), null, f"{meaning}."
         inside = column.type

@@ -61,7 +61,7 @@ FORMATS = {
     "parquet": "application/x-parquet", "json": "application/json", "tar": "application/x-tar",
     "gz": "application/gzip", "safetensors": "application/octet-stream",
 }  # fmt: skip
-COUNTED_BY = "`ledger.parquet` has the counts at every patch size, language, number of speakers and source."
+COUNTED_BY = "`ledger.parquet` has the counts for every patch size, language, number of speakers and source."
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Card:
             self._versions(),
             self._reading(),
             self._provenance(),
-            "## Sources and licences\n\nAs named when the recordings were ingested; nobody has verified them here.",
+            "## Sources and licences\n\nAs given when the recordings were ingested; speechmill does not verify them.",
             _table(
                 ["source", "licence", "windows", "hours"],
                 [[source, licence, f"{n:,}", f"{h:,.3f}"] for source, licence, n, h in self.origins],
@@ -158,15 +158,17 @@ class Card:
         return "\n\n".join(parts) + "\n"
 
     def _repeated(self) -> dict[str, str]:
-        """The heading of a column and what it is; nothing where recordings were not matched."""
+        """The heading of the column of repeated tokens and its meaning; empty if recordings were not matched."""
         if not self.splits or any(row[-1] is None for row in self.splits):
             return {}
-        told = "Tokens are repeated where another kept recording that was met before holds the same sound, else unique."
-        return {"repeated of these": told}
+        meaning = (
+            "A token is repeated if a kept recording that was ingested earlier has the same sound; others are unique."
+        )
+        return {"repeated of these": meaning}
 
     def _token(self) -> str:
         frames = "one frame" if self.patch == 1 else f"{self.patch} frames"
-        return f"A token is {frames} here (`encode.patch = {self.patch}` in `recipe.json`)."
+        return f"A token is {frames} (`encode.patch = {self.patch}` in `recipe.json`)."
 
     def _versions(self) -> str:
         """The section on the shards of this version and of each earlier one."""
@@ -182,9 +184,9 @@ class Card:
         # The counts of this version come from its shards, since its record is written after its card.
         rows[-1][2:] = [f"{self.windows:,}", f"{self.hours:,.3f}"]
         return (
-            f"This is version {self.version.version}. A version holds the first shards of each folder, so that an "
-            "older one is read by naming fewer of them; `versions/` has the ledger, the statistics and the list of "
-            "shards of each. Labels that were corrected and recordings that were withdrawn are so in all of them.\n\n"
+            f"This is version {self.version.version}. A version consists of the first shards of each folder, so an "
+            "older version is read by naming fewer shards. `versions/` has the ledger, the statistics and the list of "
+            "shards of each version. Corrected labels and withdrawn recordings apply to all versions.\n\n"
             + _table(["version", "shards", "windows", "hours"], rows)
         )
 
@@ -216,24 +218,28 @@ class Card:
 lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
 webdataset.WebDataset("{folder}/latents.000000.tar").decode()
 datasets.load_dataset("webdataset", data_files="{folder}/latents.*.tar")
-datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window is in which shard
+datasets.load_dataset("parquet", data_files="windows/*.parquet")  # the shard of each window
 ```
 
-Windows with two tracks, a speaker on each, lie in folders of their own, `<split>.2tracks`, so that all arrays of a
-folder have one number of axes.
+Windows with two tracks, one speaker on each, are in separate folders, `<split>.2tracks`, so that all arrays of a folder
+have the same number of axes.
 
-Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension, the
-number of frames, and for encoders of up to {MOST_DIM:,} values the covariance, its eigenvalues from the largest on and
-its eigenvectors (columns): `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white. {self._default_split()}
-`<split>.mean` and so on are those of each split. `fields.json` lists the shards of this version, for
-object stores too, in an order of which any prefix is a fair sample. `commits/` has the sha256 of every shard."""
+Features are not normalised. `stats.safetensors` has the mean, variance, minimum and maximum of each dimension and the
+number of frames. For encoders of up to {MOST_DIM:,} dimensions it also has the covariance, its eigenvalues in
+descending order and its eigenvectors (as columns): `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white.
+{self._default_split()}
+
+`fields.json` lists the shards of this version, also for object stores, in an order in which any prefix is a fair
+sample. `commits/` has the sha256 of every shard."""
 
     def _default_split(self) -> str:
         if not self.splits:
-            return "Nothing was counted."
+            return "This version has no windows."
         names = {split: frames for split, _, _, frames, *_ in self.splits}
         default = max(names, key=lambda split: (split == "train", names[split], split))
-        return f"Arrays without a prefix are those of the split `{default}` alone;"
+        return (
+            f"Arrays without a prefix are those of the split `{default}`; each split has its own, `<split>.mean` etc."
+        )
 
     def _provenance(self) -> str:
         rules = [
@@ -248,7 +254,7 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
                 "## Provenance",
                 f"Recipe `{self.recipe['name']}` (`recipe.json`), selection `{self.plan['selection']}`, plan of the "
                 f"shards `{self.plan['plan']}`, speechmill {speechmill_version()}. A recording or window is "
-                "kept where every rule holds; what was not measured does not hold.",
+                "kept if it satisfies every rule. A rule over a value that is missing is not satisfied.",
                 _table(["rules for", "name", "condition"], rules),
                 _table(["stage", "fingerprint"], stages),
                 _table(["used by", "model", "sha256", "licence"], used) if used else "No model was used.",
@@ -257,15 +263,16 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
 
     def _limits(self) -> Iterator[str]:
         if self.failed:
-            yield f"{self.failed:,} selected windows could not be made; `windows/*.parquet` says why for each."
+            yield f"{self.failed:,} selected windows could not be encoded; `windows/*.parquet` has the reason for each."
         unknown = sum(hours for _, licence, _, hours in self.origins if not licence)
         if unknown:
             yield f"The licence of {unknown:,.3f} h is unknown."
         yield "Languages, speakers, turns and scores are estimates of the models above, not annotations by people."
-        yield "Speaker labels hold inside one recording; nobody was identified, and nothing was made anonymous."
-        yield "Recordings with equal samples are kept once; other copies of the same sound are not found."
-        yield "Splits are drawn by recording: the same speaker may be heard in several."
-        yield "Nobody has listened to all of it: offensive or private speech may be in it."
+        yield "Speaker labels are valid within one recording. Speakers were not identified, and nothing was anonymised."
+        if not self._repeated():
+            yield "Recordings with equal samples are kept once; other copies of the same sound were not detected."
+        yield "Splits are drawn by recording, so the same speaker may occur in several splits."
+        yield "Nobody has listened to the whole dataset; it may contain offensive or private speech."
 
     # ---- croissant.json ----
 
@@ -283,9 +290,11 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
                 "plan.json",
             )
         ]
-        sets = [_file_set("windows", "windows/*.parquet", "Which window is in which shard, or why it failed.")]
+        sets = [
+            _file_set("windows", "windows/*.parquet", "The shard of each window, or the reason why it was not encoded.")
+        ]
         sets.append(_file_set("commits", "commits/*/*.json", "sha256, sizes, counts and statistics of every shard."))
-        sums = "Exact sums of products over the frames of every shard, of which covariances are made."
+        sums = "Exact sums of products over the frames of every shard, from which covariances are computed."
         sets.append(_file_set("products", "products/*.parquet", sums))
         for name in (one.folder for one in self.folders):
             sets.append(_file_set(f"latents-{name}", f"{name}/latents.*.tar", f"Features in the folder {name}."))
@@ -307,7 +316,7 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
                     "@type": "cr:RecordSet",
                     "@id": "window",
                     "name": "window",
-                    "description": "A stretch of a recording that was selected, and the shard that holds it.",
+                    "description": "A selected segment of a recording, and the shard that contains it.",
                     "key": {"@id": "window/window_id"},
                     "field": fields,
                 }
@@ -328,7 +337,7 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
 
 
 def write(lake: Lake, dataset: str, version: Version, newest: bool) -> None:
-    """Write README.md of a version; of the newest one also README.md and croissant.json in the dataset's folder."""
+    """Write README.md of a version. The newest one also has README.md and croissant.json in the dataset's folder."""
     card = Card(lake, dataset, version)
     readme = card.readme().encode()
     lake.storage.put(f"{card.prefix}/{version.folder}/README.md", readme)

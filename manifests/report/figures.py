@@ -1,6 +1,6 @@
-"""The report's charts as Plotly figures: plain JSON that Plotly's own script draws; every text in them is escaped.
+"""The report's charts as Plotly figures: JSON that Plotly's script draws. Every text in them is escaped.
 
-Colours are readable on light and on dark ground, and no two that meet in a chart differ by hue alone.
+Colours are readable on a light and on a dark background, and no two colours of a chart differ by hue alone.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def histogram(
         "barmode": "stack",
         "showlegend": False,
         "margin": MARGIN | {"r": 12, "b": 44},
-        # Left to itself, Plotly puts the ticks of few bars into their middles. The lines of thresholds are laid over
-        # the plot, so that nothing below it may move it.
+        # By default Plotly puts the ticks of few bars into their middles. The sliders of thresholds are placed over the
+        # plot, so the labels below it must not change its size.
         "xaxis": _axis(
             unit, automargin=False, range=[edges[0], edges[-1]], tick0=0, dtick=nice((edges[-1] - edges[0]) / 6)
         ),
@@ -250,7 +250,7 @@ def tokens(rows: Sequence[tuple[str, int, int, int]], chosen: int) -> dict[str, 
 
 
 def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
-    """Frames that the first shards of each folder hold. Points are (shards, frames), from (0, 0) on."""
+    """Frames in the first shards of each folder. Points are (shards, frames), from (0, 0) on."""
     data = []
     for index, (split, sums) in enumerate(rows.items()):
         data.append(
@@ -261,7 +261,7 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
                 mode="lines+markers" if len(sums) < 60 else "lines",
                 name=text(split),
                 line={"color": PALETTE[index % len(PALETTE)], "dash": ["solid", "dash", "dot", "dashdot"][index % 4]},
-                hovertemplate=f"{text(split)}: first %{{x}} shards hold %{{y:,}} frames<extra></extra>",
+                hovertemplate=f"{text(split)}: the first %{{x}} shards have %{{y:,}} frames<extra></extra>",
             )
         )
     most = max((sums[-1][0] for sums in rows.values()), default=0)
@@ -269,7 +269,7 @@ def prefixes(rows: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
         "margin": MARGIN | {"t": 10},
         "legend": LEGEND,
         "showlegend": True,
-        "xaxis": _axis("first shards of a folder", rangemode="tozero", **_ticks(most)),
+        "xaxis": _axis("number of first shards of a folder", rangemode="tozero", **_ticks(most)),
         "yaxis": _axis("frames", rangemode="tozero"),
     }
     last = ", ".join(f"{split} {sums[-1][1]:,} frames in {sums[-1][0]} shards" for split, sums in rows.items())
@@ -305,7 +305,7 @@ def bars(rows: Iterable[tuple[str, str, float]], unit: str, color: str, label: s
 
 
 def _ticks(most: float) -> dict[str, int]:
-    """The ticks of an axis of counts: whole numbers where there are few."""
+    """The ticks of an axis of counts: at whole numbers if the counts are small."""
     return {"dtick": 1} if 1 <= most <= 5 and float(most).is_integer() else {}
 
 

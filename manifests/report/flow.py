@@ -88,8 +88,8 @@ def overlapping(funnel: Mapping[str, Any]) -> str:
     if hours <= inside_h * 1.001:
         return ""
     return (
-        f"Windows overlap: {hours_text(hours)} of windows are cut from {hours_text(inside_h)} of sound, "
-        "and the diagram draws them on the scale of the sound."
+        f"Windows overlap: {hours_text(hours)} of windows are cut from {hours_text(inside_h)} of sound. "
+        "The diagram draws windows on the scale of the sound."
     )
 
 
@@ -111,7 +111,9 @@ def rows(part: Mapping[str, Any], rules: Mapping[str, str]) -> Iterator[dict[str
 
 
 def _cell(hours: float) -> str:
-    return f"{hours:,.3f}" if hours < 1000 else f"{hours:,.0f}"  # five columns of a large lake fit their card
+    return (
+        f"{hours:,.3f}" if hours < 1000 else f"{hours:,.0f}"
+    )  # so that the five columns of a large lake fit into their card
 
 
 def hours_text(hours: float) -> str:

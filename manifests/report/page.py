@@ -14,6 +14,7 @@ import markupsafe
 import plotly.offline
 
 from manifests.report.figures import COLORS, GROUND, mel_scale
+from manifests.report.flow import plural
 from manifests.report.samples import SampledRecordings
 from manifests.version import version
 
@@ -21,7 +22,7 @@ LIMIT_BYTES = 20_000_000
 
 
 def render(page: dict[str, Any], browsed: SampledRecordings, limit_bytes: int = LIMIT_BYTES) -> str:
-    """Render the page. Sampled recordings that would exceed `limit_bytes` are left out, and the page says how many."""
+    """Render the page. Recordings that would exceed `limit_bytes` are left out, and the page says how many."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = resources.files("manifests.report").joinpath("templates")
     environment.filters["breakable"] = breakable
@@ -31,8 +32,8 @@ def render(page: dict[str, Any], browsed: SampledRecordings, limit_bytes: int = 
     verdicts = [name for name in COLORS if name in browsed.verdicts]
     whatif = page.pop("whatif")
     data: dict[str, Any] = {"whatif": whatif, "figures": page["figures"], "melscale": mel_scale(), "mel": browsed.mel}
-    heard = [passage.pop("audio") for passage in (page.get("repeated") or {}).get("passages", [])]
-    data["passages"] = heard
+    passages = [passage.pop("audio") for passage in (page.get("repeated") or {}).get("passages", [])]
+    data["passages"] = passages
     data["measures"] = {measure.name: measure.sentence for measure in page["measures"]}
     page |= {
         "css": parts.joinpath("report.css").read_text(encoding="utf-8"),
@@ -44,7 +45,7 @@ def render(page: dict[str, Any], browsed: SampledRecordings, limit_bytes: int = 
         "verdicts": verdicts,
         "legend": [(name, COLORS[name]) for name in verdicts],
         "whatif_note": _whatif_note(whatif),
-        "footer": f"speechmill {version()}. This page loads nothing: it holds all that it shows.",
+        "footer": f"speechmill {version()}. This page contains all that it shows and loads nothing.",
     }
     left = limit_bytes - len(template.render(page, data=data | {"samples": []}, samples=[], samples_note="").encode())
     taken: list[dict[str, Any]] = []
@@ -79,17 +80,20 @@ def _policy(scripts: list[str]) -> str:
 
 
 def _whatif_note(whatif: dict[str, Any]) -> str:
-    notes = []
+    exact, notes = [], []
     for name, level in whatif["levels"].items():
         if level["exact"]:
-            notes.append(f"{name}: exact, from all {level['count']:,}")
+            exact.append(name)
         else:
-            notes.append(f"{name}: estimated from {level['sampled']:,} of {level['count']:,}, one standard error given")
-    return "; ".join(notes).capitalize() + "."
+            sampled = f"{level['sampled']:,} of {level['count']:,}"
+            notes.append(f"{name.capitalize()} are estimated from a sample of {sampled}, with one standard error.")
+    return " ".join([f"{' and '.join(exact).capitalize()} are counted exactly."] * bool(exact) + notes)
 
 
 def _samples_note(taken: int, dropped: int, browsed: SampledRecordings, limit_bytes: int) -> str:
-    note = f"{taken} of {browsed.total:,} recordings, drawn from every verdict and combination of reasons"
+    note = (
+        f"A sample of {taken} of {plural(browsed.total, 'recordings')}, from every verdict and combination of reasons"
+    )
     if dropped:
-        note += f"; {dropped} more were drawn and left out to keep this file under {limit_bytes / 1e6:g} MB"
+        note += f"; {dropped} more were left out to keep this file under {limit_bytes / 1e6:g} MB"
     return f"{note}. {browsed.sound}"

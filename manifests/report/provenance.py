@@ -17,12 +17,12 @@ Block = dict[str, Any]
 def blocks(lake: Lake, choice: Choice, selection: Selection | None, runs: Sequence[Run]) -> Iterator[Block]:
     if selection:
         splits = ", ".join(f"{name} {share:g}" for name, share in selection.splits.items())
-        stride = f"{selection.stride_s:g}" if selection.stride_s else f"{selection.window_s:g}, a whole window"
+        stride = f"{selection.stride_s:g}" if selection.stride_s else f"{selection.window_s:g}, the length of a window"
         rows = [
             ("name", selection.name),
             ("context, seconds", f"{selection.context_s:g}"),
             ("continuation, seconds", f"{selection.continuation_s:g}"),
-            ("stride from window to window, seconds", stride),
+            ("stride between windows, seconds", stride),
             ("alignment of windows", selection.align),
             ("seed of the splits", selection.seed),
             ("splits, shares of recordings", splits),
@@ -30,10 +30,10 @@ def blocks(lake: Lake, choice: Choice, selection: Selection | None, runs: Sequen
         yield {"name": "Selection", "rows": rows}
         for level in ("recordings", "windows"):
             rules = getattr(selection, level)
-            yield {"name": f"Rules for {level}", "rows": list(rules.items()) or [("none", "all are kept")]}
+            yield {"name": f"Rules for {level}", "rows": list(rules.items()) or [("no rule", "all are kept")]}
     if choice.stages:
         yield {
-            "name": "Stages that measured, with the fingerprints of their settings",
+            "name": "Stages, with the fingerprints of their settings",
             "rows": [*choice.stages.items()],
         }
     if choice.dataset:
@@ -60,6 +60,6 @@ def _made_by(
     if machine:
         own = {name: value for name, value in machine.items() if name != "versions"}
         yield {
-            "name": "Machine and software of the newest run that made it",
+            "name": "Machine and software of the newest of these runs",
             "rows": [*own.items(), *machine["versions"].items()],
         }

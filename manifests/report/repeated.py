@@ -1,4 +1,4 @@
-"""The passages that most recordings of a lake hold, for the report: where each of them lies, and its sound."""
+"""The report's section on repeated sound: the passages that occur in the most recordings, with places and sound."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from manifests.output import counted
 from manifests.report.samples import Snippet
 
 SHOWN = 8
-"""Passages, and places of each."""
+"""Largest number of passages, and of places of each passage."""
 
 
 def section(
     lake: Lake, choice: Choice, connection: duckdb.DuckDBPyConnection, snippet: Snippet | None
 ) -> dict[str, Any]:
-    """What the page says of what repeats in a lake that was matched. `snippet` gives the sound."""
+    """The data of the section, for a lake whose recordings were matched. `snippet` returns the sound."""
     found = duplicates(lake, choice, SHOWN)
     wanted = {one["recording_id"] for passage in found["passages"] for one in (passage, *passage["places"])}
     chosen = connection.sql(
@@ -31,22 +31,22 @@ def section(
         "groups": counted(found["group_count"], "group"),
         "duplicates": counted(found["duplicate_count"], "duplicate"),
         "count": counted(found["passage_count"], "passage"),
-        "passages": [_told(passage, known, snippet) for passage in found["passages"]],
+        "passages": [_passage(passage, known, snippet) for passage in found["passages"]],
     }
 
 
-def _told(passage: dict[str, Any], known: dict[str, dict[str, Any]], snippet: Snippet | None) -> dict[str, Any]:
+def _passage(passage: dict[str, Any], known: dict[str, dict[str, Any]], snippet: Snippet | None) -> dict[str, Any]:
     row = known[passage["recording_id"]]
-    heard = snippet(row, passage["start_s"], False) if snippet else {}
-    sound = heard.get("sound", "No sound is in this file.")
+    excerpt = snippet(row, passage["start_s"], False) if snippet else {}
+    sound = excerpt.get("sound", "This file has no sound of it.")
     length_s = passage["end_s"] - passage["start_s"]
-    if heard.get("excerpt") and heard["excerpt"]["duration_s"] > length_s:
-        sound = f"{sound} The passage is the first {length_s:.1f} s of it."
+    if excerpt.get("excerpt") and excerpt["excerpt"]["duration_s"] > length_s:
+        sound = f"{sound} The passage is its first {length_s:.1f} s."
     return {
         "repeats": passage["repeats"],
         "first": _place(passage, known),
         "places": [_place(place, known) for place in passage["places"]],
-        "audio": heard.get("audio", ""),
+        "audio": excerpt.get("audio", ""),
         "sound": sound,
     }
 

@@ -1,6 +1,6 @@
-"""The report: one HTML file about a lake or a dataset that opens from disk, loads nothing and shows names as text.
+"""The report: one HTML file about a lake or a dataset. It opens from disk, loads nothing and shows names as text.
 
-DuckDB aggregates what the page shows; of single rows it holds a sample only, whatever the size of the lake.
+DuckDB aggregates the numbers of the page. Of single recordings and windows it has a sample of limited size.
 """
 
 from __future__ import annotations
@@ -131,17 +131,19 @@ class Report:
     def _lead(self) -> str:
         root = self.lake.storage.root
         if self.choice.dataset:
-            return f"A dataset of the lake {root}, made of the selection {self.choice.selection}."
+            return f"A dataset of the lake {root}, made from the selection {self.choice.selection}."
         if self.choice.selection:
-            return f"The lake {root} under the selection {self.choice.selection}; no dataset is made of it yet."
-        return f"The lake {root}; nothing is selected yet: `speechmill select` judges what was measured."
+            return f"The lake {root} with the selection {self.choice.selection}. No dataset has been made from it yet."
+        return f"The lake {root}. Nothing has been selected yet; `speechmill select` applies the rules of a recipe."
 
     def _key_figures(self) -> Iterator[dict[str, str]]:
         ((count, hours, sources),) = self.rows(
             "SELECT count(*), coalesce(sum(duration_s), 0) / 3600, count(DISTINCT source) FROM facts"
         )
-        yield _fact("recordings", f"{count:,}", f"{sources} source{'s' * (sources != 1)}")
-        yield _fact("hours in", hours_text(hours), f"{hours * 3600 / max(1, count):.0f} s on average")
+        yield _fact(
+            "recordings", f"{count:,}", f"from {plural(sources, 'sources')}" if sources else "no source was given"
+        )
+        yield _fact("hours of input", hours_text(hours), f"{hours * 3600 / max(1, count):.0f} s on average")
         if self.selection:
             ((kept, kept_hours),) = self.rows(
                 "SELECT count(*), coalesce(sum(duration_s), 0) / 3600 FROM facts WHERE verdict = 'kept'"
@@ -166,8 +168,8 @@ class Report:
             yield _fact("frames in the dataset", f"{made.frames:,}", f"over all tracks, {made.over}")
             yield _fact("tokens in the dataset", f"{made.tokens:,}", f"{made.unit} (patch {made.patch}), {made.over}")
             if (repeated := made.repeated_tokens) is not None:
-                told = f"{repeated:,} others repeat sound of kept recordings that were met before"
-                yield _fact("unique tokens", f"{made.tokens - repeated:,}", told)
+                detail = f"{repeated:,} others repeat sound of kept recordings that were ingested earlier"
+                yield _fact("unique tokens", f"{made.tokens - repeated:,}", detail)
 
     def _funnel(self) -> dict[str, Any] | None:
         """The boxes of the diagram and the rows of the tables, from the funnel whose sums `select` has checked."""
@@ -218,7 +220,7 @@ class Report:
             self.figures[figure] = figures.histogram(edges, hours, counts, score.title, score.axis)
             notes = [score.sentence]
             notes += [f"Not measured: {hours_text(unmeasured)}."] * (unmeasured > 0)
-            notes += ["The outer bars hold what lies beyond."] * beyond
+            notes += ["The outermost bars include all values beyond them."] * beyond
             axis = {"low": edges[0], "high": edges[-1], "step": float(f"{step:.6g}")}
             made.append(asdict(score) | axis | {"figure": figure, "note": " ".join(notes), "rules": rules})
         return made
@@ -271,7 +273,7 @@ class Report:
         return section
 
     def _repeated(self, snippet: Snippet | None) -> dict[str, Any] | None:
-        """What repeats; None where the selection knows of no shared sound."""
+        """The section on repeated sound; None if the selection was made without matches."""
         if self.selection is None or self.selection.matches is None:
             return None
         return repeated.section(self.lake, self.choice, self.connection, snippet)
@@ -296,9 +298,13 @@ class Report:
         if rates := runs.rates(shown):
             label = "Throughput: " + ", ".join(f"{name} {begun}: {rate:.1f}" for name, begun, rate in rates)
             self.figures["runs-rate"] = figures.bars(rates, "hours of sound per hour", "#5b7fc7", label)
-        note = f"The last {plural(len(shown), 'runs')} of the lake, whatever their recipe, newest first."
+        note = (
+            f"The newest {len(shown)} runs of the lake, with any recipe, newest first."
+            if len(shown) > 1
+            else "One run."
+        )
         return {
-            "note": note if shown else "No run has left a trace in this lake.",
+            "note": note if shown else "This lake has no record of a run.",
             "rows": [
                 (run.begun, run.recipe_name, "; ".join(run.did().values()) or "found nothing to do", run.outcome)
                 for run in shown

@@ -1,4 +1,4 @@
-"""The runs of a lake, read from their folders: what each did, and which of them made a selection and its dataset."""
+"""The runs of a lake, read from their folders: what each run did, and which runs made a selection and its dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manifests.report.flow import hours_text, plural
 MAX_READ = 200
 """Number of newest runs that are read. Each costs a few requests to a lake in a bucket."""
 
-NO_SUMMARY = "left no summary: it is still at work, or was killed"
+NO_SUMMARY = "has no summary: it is still running or was killed"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Run:
         took = duration_text(self.summary["wall_s"])
         if self.summary["outcome"] == "done":
             return f"done in {took}"
-        return f"{self.summary['outcome']} after {took}: {self.summary.get('error', 'no error was kept')}"
+        return f"{self.summary['outcome']} after {took}: {self.summary.get('error', 'no error was recorded')}"
 
     @property
     def selected(self) -> str | None:
@@ -68,7 +68,7 @@ class Run:
         return dict(self.summary.get("steps", {}))
 
     def did(self) -> dict[str, str]:
-        """A clause for each step that did something. A step that found its work done already has none."""
+        """A clause for each step that did something. A step that had nothing left to do has none."""
         found = {}
         if new := self._result("ingest").get("new"):
             failed = self._result("ingest").get("failed", 0)

@@ -1,4 +1,4 @@
-"""The recordings that a report lets its reader browse: drawn fairly, with everything known of each as JSON."""
+"""The recordings that can be browsed in a report: a fair sample, with all measures of each recording as JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def sample_recordings(
     of them is a fair sample.
     """
     ((total,),) = connection.execute("SELECT count(*) FROM facts").fetchall()
-    found = SampledRecordings(total, sound="" if snippet else "No sound is in this file: it was made without.")
+    found = SampledRecordings(
+        total, sound="" if snippet else "This file has no sound, because it was made with --no-audio."
+    )
     drawn = connection.execute(
         "WITH ranked AS (SELECT recording_id, verdict, reasons, "
         "row_number() OVER (PARTITION BY verdict, reasons ORDER BY hash(recording_id), recording_id) AS rank "
@@ -110,7 +112,7 @@ def _described(
         "values": _values(row, reasons, rules),
         "lanes": lanes,
         "label": f"Timeline of {name}: " + ", ".join(f"{lane['name']} {len(lane['spans'])} spans" for lane in lanes),
-        "sound": problems or "No sound in this file.",
+        "sound": problems or "This file has no sound of this recording.",
     }
 
 

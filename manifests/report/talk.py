@@ -11,7 +11,7 @@ from manifests.report import figures
 from manifests.report.figures import COLORS
 
 MOST = 10_000
-"""Largest number of recordings in a chart. Of more, so many are drawn by the hash of their ids."""
+"""Largest number of recordings in a chart. If there are more, this number is drawn by the hash of their ids."""
 OFFSETS_S = (-3.0, 5.0, 0.1)
 """First edge, last edge and width of the bars of floor transfer offsets, in seconds."""
 RANKS = ("most talkative", "second", "third", "fourth", "fifth", "all others")
@@ -34,15 +34,16 @@ def _turn_taking(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
         edges = edges_of(OFFSETS_S)
         title = "Floor transfer offsets"
         note = (
-            "At each change of the floor, from the end of one speaker to the beginning of the next: gaps right of the "
-            f"line, overlaps left of it. The outer bars hold what lies beyond. {drawn}"
+            "Time from the end of a speaker's turn to the beginning of the next speaker's turn. Gaps are right of the "
+            f"line, and overlaps are left of it. The outermost bars include all values beyond them. {drawn}"
         )
-        yield "talk-offsets", title, note, figures.counted(edges, counts, title, "s", "changes of the floor")
+        yield "talk-offsets", title, note, figures.counted(edges, counts, title, "offset, s", "floor transfers")
     rows = _shares(connection)
     if rows:
-        title = "Shares of the speakers"
+        title = "Speaking time of each speaker"
         note = (
-            "Mean share of the speaking time of each speaker, from the most talkative one down, by how many there are."
+            "Mean share of the speaking time that each speaker has, from the most talkative speaker down, by the "
+            "number of speakers."
         )
         most = max(sum(part > 0 for part in parts) for *_, parts in rows)
         shown = [(group, count, parts[:most]) for group, count, parts in rows]
@@ -61,7 +62,7 @@ def _prosody(connection: duckdb.DuckDBPyConnection) -> Iterator[Chart]:
     for name, title, note, unit, bars in charts:
         counts, drawn = histogram(connection, f"unnest(voices).{name}", "prosody", bars)
         if counts:
-            note = f"{note} The outer bars hold what lies beyond. {drawn}"
+            note = f"{note} The outermost bars include all values beyond them. {drawn}"
             yield f"talk-{name}", title, note, figures.counted(edges_of(bars), counts, title, unit, "speakers")
 
 
@@ -90,7 +91,7 @@ def histogram(
     for verdict, bar, number in rows:
         found[verdict][bar] = number
     ((total,),) = connection.execute(f"SELECT count(*) FROM {view} WHERE status = 'ok'").fetchall()
-    return found, f"Of {MOST:,} recordings drawn from {total:,}." if total > MOST else ""
+    return found, f"Drawn at random: {MOST:,} of {total:,} recordings." if total > MOST else ""
 
 
 def _shares(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int, list[float]]]:

@@ -29,7 +29,7 @@ class Tokens:
     counts: list[tuple[str, int, int, int]]
     """Split, patch size, tokens of context and of continuation."""
     repeated: Mapping[str, int | None]
-    """By split the tokens at that patch size that repeat; None where recordings were not matched."""
+    """Repeated tokens at that patch size, by split; None if recordings were not matched."""
 
     @classmethod
     def from_ledger(cls, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any] | None) -> Tokens | None:
@@ -80,7 +80,7 @@ class Tokens:
 
     @property
     def repeated_tokens(self) -> int | None:
-        """Of all tokens those that repeat; None where recordings were not matched."""
+        """Number of repeated tokens; None if recordings were not matched."""
         known = [count for count in self.repeated.values() if count is not None]
         return sum(known) if known else None
 
@@ -103,8 +103,8 @@ class Tokens:
                 {split: [(n, sums[n]) for n in _spread(len(sums), MAX_POINTS)] for split, sums in shards.items()}
             ),
         }
-        told = {"patch": self.patch, "unit": self.unit, "over": self.over, "matched": self.repeated_tokens is not None}
-        return {"patches": patches, "rows": rows, **told}, drawn
+        section = {"patches": patches, "rows": rows, "patch": self.patch, "unit": self.unit, "over": self.over}
+        return section | {"matched": self.repeated_tokens is not None}, drawn
 
 
 def _frames_by_shard(connection: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:

@@ -9,7 +9,12 @@ from manifests.schemas.columns import FAILURE, LABELS, field
 RECORDINGS = pa.schema(
     [
         field("recording_id", pa.string(), "first 20 hex digits of the sha256 of the bytes", nullable=False),
-        field("uris", pa.list_(pa.string()), "every name under which these bytes were met, sorted", nullable=False),
+        field(
+            "uris",
+            pa.list_(pa.string()),
+            "all names (paths and URIs) under which these bytes were ingested, sorted",
+            nullable=False,
+        ),
         field("sha256", pa.string(), "sha256 of the bytes"),
         field("size_bytes", pa.int64(), "size of the file", "byte"),
         field("container", pa.string(), "container format as FFmpeg names it, or 'sphere'"),
@@ -21,18 +26,18 @@ RECORDINGS = pa.schema(
         field(
             "audio_streams",
             pa.int32(),
-            "number of audio streams in the file, such as languages of a film; the first one is read",
+            "number of audio streams in the file, such as the languages of a film; only the first one is decoded",
         ),
         field(
             "claimed_duration_s",
             pa.float64(),
-            "duration that the header claims, or that the plain samples after it add up to; null where it "
+            "duration that the header claims, or that follows from the number of uncompressed samples; null if it "
             "could only be estimated or cannot be true",
             "s",
         ),
-        field("source", pa.string(), "collection from which the recording came, as named when it was ingested"),
-        field("licence", pa.string(), "licence of the recording, as named when it was ingested"),
-        field("language_hint", pa.string(), "language that source metadata claims: recorded, not trusted"),
+        field("source", pa.string(), "collection from which the recording comes, as given when it was ingested"),
+        field("licence", pa.string(), "licence of the recording, as given when it was ingested"),
+        field("language_hint", pa.string(), "language that the metadata of the source claim; nothing verifies it"),
         LABELS,
         field("hints", pa.string(), "JSON list of the manifest entries that named this recording"),
         *FAILURE,

@@ -1,4 +1,4 @@
-"""What must hold of every row of a table: conditions in SQL by which `manifest validate` finds bad rows."""
+"""Checks of the rows of a table: SQL conditions by which `manifest validate` finds bad rows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ANNOTATE = "delete the file and annotate again"
 class RowCheck:
     """A check of every row of a table.
 
-    `duration_s` and `tracks` of the recording can be used in the conditions of every stage, whatever its own columns.
+    The conditions of every stage can use `duration_s` and `tracks` of the recording.
     """
 
     bad: str
-    """SQL condition that is true of a bad row; null counts as valid."""
+    """SQL condition that is true for a bad row. A row for which it is null is valid."""
     what: str
-    """What is wrong with such a row, as a noun phrase: "no samples"."""
+    """The error of such a row as a noun phrase, such as "no samples"."""
     remedy: str
 
 

@@ -10,8 +10,12 @@ PASSAGE = pa.struct(
     [
         field("start_s", pa.float64(), "start in the recording, in steps of a quarter of a second", "s"),
         field("end_s", pa.float64(), "end in the recording", "s"),
-        field("repeats", pa.int32(), "number of recordings that hold it, this one among them; copies count as one"),
-        field("repeated", pa.bool_(), "whether one of these stands before this recording"),
+        field(
+            "repeats",
+            pa.int32(),
+            "number of recordings that contain the passage, including this one; copies count as one",
+        ),
+        field("repeated", pa.bool_(), "whether one of these recordings was ingested before this one"),
     ]
 )
 
@@ -19,41 +23,41 @@ WINDOWS = pa.schema(
     [
         field("window_id", pa.string(), "recording id, a dash, start in ms", nullable=False),
         field("recording_id", pa.string(), "id of the recording", nullable=False),
-        field("split", pa.string(), "split drawn by duplicate group", nullable=False),
+        field("split", pa.string(), "split; duplicates of a recording are in the same split", nullable=False),
         field("start_s", pa.float64(), "start in the recording", "s", nullable=False),
         field(
             "duration_s", pa.float64(), "length of the window: its context and its continuation", "s", nullable=False
         ),
         field("context_s", pa.float64(), "length of the context with which the window begins", "s", nullable=False),
-        field("tracks", pa.int32(), "number of tracks that are encoded apart"),
+        field("tracks", pa.int32(), "number of tracks, which are encoded separately"),
         field("speech_s", pa.float64(), "time in the window in which somebody speaks on any track", "s"),
         field("speech_share", pa.float64(), "share of the window, 0 to 1, in which somebody speaks on any track"),
-        field("num_speakers", pa.int32(), "number of different speakers heard in the window"),
+        field("num_speakers", pa.int32(), "number of different speakers in the window"),
         field(
             "overlap_share",
             pa.float64(),
-            "share, 0 to 1, of the window's time with any speaker in which two or more talk at once",
+            "share, 0 to 1, of the window's speaking time in which two or more speakers talk at once",
         ),
         field("turn_count", pa.int32(), "number of turns that touch the window"),
         field(
             "repeated_share",
             pa.float64(),
-            "share of the window, 0 to 1, whose sound also lies in another kept recording that was met before it; "
-            "null where nothing was matched",
+            "share of the window, 0 to 1, whose sound also occurs in another kept recording that was ingested earlier; "
+            "null if recordings were not matched",
         ),
         field(
             "repeats",
             pa.int32(),
-            "number of recordings that hold at least half of the window's sound, this one among them: 1 where it is "
-            "heard nowhere else; null where nothing was matched",
+            "number of recordings that contain at least half of the window's sound, including this one; 1 if no other "
+            "one does; null if recordings were not matched",
         ),
         field("language", pa.string(), "language of the recording"),
         field("source", pa.string(), "source of the recording"),
         field("licence", pa.string(), "licence of the recording"),
         LABELS,
-        field("turns", pa.list_(TURN), "turns inside the window, seconds from its start"),
-        field("kept", pa.bool_(), "whether every rule holds", nullable=False),
-        field("reasons", pa.list_(pa.string()), "every rule that does not", nullable=False),
+        field("turns", pa.list_(TURN), "turns in the window; their times count from its start"),
+        field("kept", pa.bool_(), "whether the window satisfies every rule", nullable=False),
+        field("reasons", pa.list_(pa.string()), "names of all rules that the window breaks", nullable=False),
     ]
 )
 
@@ -61,32 +65,48 @@ REPEATS = [
     field(
         "repeated_share",
         pa.float64(),
-        "share of the recording, 0 to 1, whose sound also lies in another one that was met before it, whatever the "
-        "verdict on that one; null where nothing was matched",
+        "share of the recording, 0 to 1, whose sound also occurs in another one that was ingested earlier, kept or "
+        "not; null if recordings were not matched",
     ),
     field(
         "repeats",
         pa.int32(),
-        "number of recordings that hold its most repeated passage, this one among them: 1 where no other "
-        "one holds any; null where nothing was matched",
+        "number of recordings that contain its most frequent passage, including this one; 1 if it shares no passage "
+        "with another one; null if recordings were not matched",
     ),
 ]
-"""Columns of verdicts that rules for recordings can read, since they are known before any rule is applied."""
+"""Columns of verdicts that rules for recordings can use, because they are computed before any rule is applied."""
 
 VERDICTS = pa.schema(
     [
         field("recording_id", pa.string(), "id of the recording", nullable=False),
-        field("verdict", pa.string(), "kept | rejected | failed", nullable=False),
+        field("verdict", pa.string(), "'kept', 'rejected' or 'failed'", nullable=False),
         field(
-            "reasons", pa.list_(pa.string()), "every rule that fails, or stage and type of the failure", nullable=False
+            "reasons",
+            pa.list_(pa.string()),
+            "names of all rules that the recording breaks, or the stages and types of its failures",
+            nullable=False,
         ),
-        field("duration_s", pa.float64(), "decoded duration; claimed, else 0, where nothing was decoded", "s"),
-        field("windows", pa.int64(), "windows cut"),
-        field("windowed_s", pa.float64(), "sound inside windows", "s"),
-        field("remainder_s", pa.float64(), "sound of a kept recording outside any window", "s"),
-        field("duplicate_of", pa.string(), "recording with the same samples, or the same sound, that is kept instead"),
+        field(
+            "duration_s",
+            pa.float64(),
+            "duration of the decoded sound; if nothing was decoded, the claimed duration or 0",
+            "s",
+        ),
+        field("windows", pa.int64(), "number of windows that were cut from the recording"),
+        field("windowed_s", pa.float64(), "time that is in a window", "s"),
+        field("remainder_s", pa.float64(), "time of a kept recording that is in no window", "s"),
+        field(
+            "duplicate_of",
+            pa.string(),
+            "id of the recording with the same samples or the same sound that is kept instead",
+        ),
         *REPEATS,
-        field("passages", pa.list_(PASSAGE), "its stretches that other recordings hold, in order of time"),
-        field("split", pa.string(), "split drawn by duplicate group"),
+        field(
+            "passages",
+            pa.list_(PASSAGE),
+            "passages of the recording that occur in other recordings too, in order of time",
+        ),
+        field("split", pa.string(), "split; duplicates of a recording are in the same split"),
     ]
 )

@@ -1,4 +1,4 @@
-"""StageSpec: everything that the rest of speechmill has to know about an annotation stage."""
+"""StageSpec: what the rest of speechmill needs to know about an annotation stage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from manifests.schemas.row_checks import RowCheck
 class StageSpec:
     """The specification of a stage, the `SPEC` of its file in `manifests/schemas/stages/`.
 
-    The stage has the name of that file. Its class lies in the file of the same name in `pipelines/stages/`; both names
-    are the stage's in capitals: the stage `turn_shape` is the class `TurnShape` with the settings `TurnShapeConfig`.
+    The stage has the name of that file. Its class is in the file of the same name in `pipelines/stages/`, and the names
+    of the class and of its settings follow from it: the stage `turn_shape` is `TurnShape` with `TurnShapeConfig`.
     """
 
     order: int
@@ -24,14 +24,14 @@ class StageSpec:
     schema: pa.Schema
     """The columns of its rows, which begin with `BASE`. No other stage may have columns of these names."""
     headline: tuple[str, ...]
-    """Numeric columns that `manifest stats` shows when nobody asks for a certain stage."""
+    """Numeric columns that `manifest stats` shows if the user does not choose a stage."""
     checks: tuple[RowCheck, ...] = ()
     """What `manifest validate` checks in each row, besides its status."""
     cpu_hours: float = 0.0
     """CPU hours that it takes for an hour of sound, as measured in docs/studies.md; for the estimate of a dry run."""
     listed: tuple[str, ...] = ()
-    """Columns with a list that is too long for `manifest show` to print as one value."""
+    """Columns with lists that are too long for `manifest show` to print as one value."""
     bulky: tuple[str, ...] = ()
-    """Columns that rules cannot read: too large for `select` to hold for all recordings that it judges at a time."""
+    """Columns that rules cannot use, because they are too large for `select` to load for many recordings at a time."""
     optional: bool = True
     """Whether recipes choose it by a table `[annotate.NAME]`; otherwise it always runs and has no class of its own."""

@@ -61,7 +61,7 @@ def report_lake(
 
 
 def _encoder_of(lake: Lake, dataset: str) -> Encoder | None:
-    """The encoder of a dataset, set up; None where it has no decoder or cannot be loaded here."""
+    """The encoder of a dataset, set up; None if it has no decoder or cannot be loaded on this machine."""
     from pipelines.encoding.dataset import encoder_of
 
     try:

@@ -42,8 +42,8 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
     """The data that the report embeds for a recording (a row of the view `annotations`), from `start_s` on.
 
     Keys: `audio` (WebM with Opus, base64), `excerpt` (its place, picture and envelope), `mel` (ticks of the picture)
-    and `sound`, a sentence. Empty for a recording that was never decoded; `sound` alone, with the error, for one that
-    cannot be read now.
+    and `sound`, a sentence. Empty for a recording that was never decoded. If a recording cannot be read now, only
+    `sound` is returned, with the error.
     """
     if row.get("channel_relation") is None:
         return {}
@@ -53,7 +53,7 @@ def snippet(row: Mapping[str, Any], start_s: float, config: StorageConfig = DEFA
     except SpeechmillError as error:
         return {"sound": f"Its sound cannot be read now: {error}; remedy: {error.remedy}"}
     length_s = sound.shape[1] / RATE
-    tracks = f", {len(sound)} tracks: left and right" if len(sound) == 2 else ""
+    tracks = f", with {len(sound)} tracks, left and right" if len(sound) == 2 else ""
     return {
         "audio": base64.b64encode(opus(sound)).decode(),
         "excerpt": {"start_s": start_s, "duration_s": length_s, **_picture(sound), **_envelope(sound)},
@@ -115,7 +115,7 @@ class RoundTrips:
         at_rate = soxr.resample(np.ascontiguousarray(decoded.T), encoder.sample_rate, RATE).T
         by = f" by {choose_vocoder(encoder.vocoder)}" if encoder.vocoder else ""
         length_s = decoded.shape[1] / encoder.sample_rate
-        label = f"The first {length_s:.1f} s, from {encoder.name} features back to sound{by}"
+        label = f"The first {length_s:.1f} s, decoded from {encoder.name} features{by}"
         return {"decoded": base64.b64encode(opus(at_rate)).decode(), "decoded_label": label}
 
 

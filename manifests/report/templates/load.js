@@ -1,4 +1,4 @@
-// Unpacks the other scripts of this page, which are gzip in base64 to keep the file small, and runs them.
+// Unpacks and runs the other scripts of this page, which are compressed by gzip to keep the file small.
 "use strict";
 (async () => {
   try {
@@ -8,8 +8,8 @@
     script.textContent = await new Response(unpacked).text();
     document.body.append(script);
   } catch (error) {
-    const told = document.createElement("p");
-    told.textContent = `The charts and recordings of this page cannot be shown: ${error}. A browser of 2023 or later shows them.`;
-    document.querySelector("main").prepend(told);
+    const message = document.createElement("p");
+    message.textContent = `The charts and recordings of this page cannot be shown: ${error}. Use a browser of 2023 or later.`;
+    document.querySelector("main").prepend(message);
   }
 })();

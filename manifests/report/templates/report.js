@@ -1,5 +1,5 @@
-// Draws the figures, moves the thresholds and browses the recordings. Whatever is shown is set as text, never as HTML:
-// names of files are anybody's input. What Plotly renders as markup was escaped when the figures were made.
+// Draws the figures, moves the thresholds and browses the recordings. All texts are set as text and never as HTML, because
+// file names can contain anything. Texts that Plotly renders as markup were escaped when the figures were made.
 "use strict";
 const $ = (selector, root = document) => root.querySelector(selector);
 const data = JSON.parse($("#data").textContent);
@@ -11,7 +11,7 @@ const make = (tag, properties = {}, ...children) => {
 const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const CONFIG = { displayModeBar: false, responsive: true };
 
-// Numbers travel as little-endian base64, so that a threshold meets the very doubles that DuckDB saw.
+// Numbers are little-endian base64, so that thresholds are compared with the same doubles as in DuckDB.
 function unpack(text, Kind) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   return new Kind(bytes.buffer);
@@ -47,8 +47,8 @@ function applyTheme() {
 /* ---- the funnel ---- */
 const FLOW = { least: 620, height: 230, gap: 10, ribbon: 1.5, widths: [0.9, 0.9, 1.1, 1.1] };
 
-// Boxes stand in a column a depth, as high as their text and their hours need; ribbons run only between the columns, so
-// that none crosses a text. It is a tree: boxes one below the other under their parents leave no ribbon to cross another.
+// Each depth has a column of boxes, which are as high as their text and their hours need. Ribbons are drawn only between
+// columns, so none crosses a text. The boxes are a tree and stand in the order of their parents, so no ribbons cross.
 function drawFlow() {
   const flow = $("#flow"), svg = $("svg", flow), width = flow.clientWidth;
   const wide = width >= FLOW.least;
@@ -122,7 +122,8 @@ function sums(level, kept) {
     if (kept[i]) { seconds += level.duration[i]; count++; }
   }
   if (level.exact) return { hours: seconds / 3600, count };
-  // A sample speaks for the whole by its share of hours: a ratio, whose error is that of sums over drawn recordings.
+  // The share of hours that the sample keeps estimates that of the whole. It is a ratio of sums over the drawn recordings,
+  // and its standard error follows from them.
   const share = all ? seconds / all : 0, residuals = new Map();
   for (let i = 0; i < kept.length; i++) {
     const drawn = level.parent ? level.parent[i] : i;
@@ -155,7 +156,7 @@ function tally() {
   $("#tally-windows-box").hidden = !windows;
   if (windows) {
     const fresh = sums(recordings, keptRecordings.map((kept, i) => kept && !first.kept[i] ? 1 : 0));
-    if (fresh.hours > 0) $("#tally-windows-was").textContent += ` · not yet cut: the windows of ${number(fresh.hours)} h more`;
+    if (fresh.hours > 0) $("#tally-windows-was").textContent += ` · the windows of ${number(fresh.hours)} h more are not cut yet`;
   }
   const changed = rules.filter((rule) => rule.op !== rule.was.op || rule.value !== rule.was.value);
   $("#changed").hidden = !changed.length;
@@ -202,7 +203,7 @@ function addRule(card, score, rule) {
   show();
 }
 
-// The line must lie over the plot area that Plotly laid out: half a thumb beyond it on either side.
+// The slider covers the plot area of Plotly and half the width of its thumb beyond it on either side.
 function placeLines(card) {
   const size = $(".plot", card)._fullLayout?._size;
   if (!size) return;
@@ -322,7 +323,7 @@ function step(by) {
 }
 
 const toggle = () => { if (shown?.audio) $("#audio").paused ? $("#audio").play() : $("#audio").pause(); };
-function compare() { // goes on with the other of the two, at the same place
+function compare() { // continues with the other player at the same place
   if (!shown?.decoded) return;
   const [from, to] = $("#decoded").paused ? [$("#audio"), $("#decoded")] : [$("#decoded"), $("#audio")];
   to.currentTime = Math.min(from.currentTime, to.duration || 0);
@@ -343,7 +344,7 @@ function keys(event) {
 try { theme = localStorage.getItem("speechmill-theme") ?? "auto"; } catch { /* a page from disk may have no storage */ }
 $("#theme").addEventListener("click", () => {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-  try { localStorage.setItem("speechmill-theme", theme); } catch { /* then it holds until the page is closed */ }
+  try { localStorage.setItem("speechmill-theme", theme); } catch { /* then the choice lasts until the page is closed */ }
   applyTheme();
 });
 system.addEventListener("change", applyTheme);
@@ -363,7 +364,7 @@ if (samples.length) {
   for (const [audio, other] of [[$("#audio"), $("#decoded")], [$("#decoded"), $("#audio")]]) {
     audio.addEventListener("play", () => other.pause());
     audio.addEventListener("timeupdate", () => {
-      if (!shown.excerpt) return; // told late, of the recording before
+      if (!shown.excerpt) return; // a late event of the previous recording
       const at = shown.excerpt.start_s + audio.currentTime;
       Plotly.relayout("picture", { "shapes[0].x0": at, "shapes[0].x1": at });
     });

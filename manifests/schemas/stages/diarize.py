@@ -13,20 +13,20 @@ TURN_TAKING = [
         "second_speaker_share",
         pa.float64(),
         "share, 0 to 0.5, of the second most talkative speaker in the speaking time of all; null with fewer than two "
-        "speakers, as all columns about the floor are",
+        "speakers, like all columns about the floor",
     ),
     field(
         "floor_transfers_per_min",
         pa.float64(),
-        "changes of the speaker who holds the floor, per minute of recording; who is heard only within what another "
-        "one says takes no floor",
+        "changes of the speaker who holds the floor, per minute of recording; an utterance that lies entirely within "
+        "that of another speaker does not take the floor",
         "1/min",
     ),
     field("gaps_per_min", pa.float64(), "changes of the floor without overlap, per minute of recording", "1/min"),
     field(
         "overlaps_per_min",
         pa.float64(),
-        "places where two or more speakers talk at once, whoever takes the floor, per minute of recording",
+        "places where two or more speakers talk at once, whether or not the floor changes, per minute of recording",
         "1/min",
     ),
     field(
@@ -38,19 +38,21 @@ TURN_TAKING = [
     field(
         "interruptions_per_min",
         pa.float64(),
-        "changes of the floor at which the one before goes on for 0.2 to 1 s, per minute of recording; times alone do "
-        "not tell whether the speech before had come to its end",
+        "changes of the floor at which the previous speaker goes on for 0.2 to 1 s, per minute of recording; whether "
+        "that speaker had finished cannot be known from times alone",
         "1/min",
     ),
     field("overlapped_transfers", pa.float64(), "share, 0 to 1, of the changes of the floor that overlap"),
     field(
         "offset_median_s",
         pa.float64(),
-        "median of the floor transfer offsets: the gap, or below 0 the overlap, at each change of the floor; null "
-        "where it never changes",
+        "median of the floor transfer offsets: the gap at each change of the floor, or the overlap as a negative "
+        "number; null if the floor never changes",
         "s",
     ),
-    field("offset_sd_s", pa.float64(), "standard deviation of the floor transfer offsets; long lapses widen it", "s"),
+    field(
+        "offset_sd_s", pa.float64(), "standard deviation of the floor transfer offsets, which long lapses increase", "s"
+    ),
     field("offset_iqr_s", pa.float64(), "interquartile range of the floor transfer offsets", "s"),
     field("offsets_s", pa.list_(pa.float64()), "floor transfer offset of each change of the floor, in order", "s"),
 ]
@@ -58,41 +60,39 @@ TURN_TAKING = [
 DIARIZE = pa.schema(
     [
         *BASE,
-        field("turns", pa.list_(TURN), "turns of speakers in order of start, overlaps kept"),
+        field("turns", pa.list_(TURN), "turns of speakers, which may overlap, in order of their starts"),
         field(
             "method",
             pa.string(),
-            "how speakers were told apart: 'channels' where each has a track, or 'pipeline' for a diarization model",
+            "how speakers were distinguished: 'channels' if each has a track, or 'pipeline' for a diarization model",
         ),
-        field("num_speakers", pa.int32(), "number of different speakers heard"),
+        field("num_speakers", pa.int32(), "number of different speakers"),
         field(
             "speakers_confidence",
             pa.float64(),
-            "probability, 0 to 1, that the number of speakers is right: 1 where each has a track, null where none is "
-            "heard or another pipeline gives none",
+            "probability, 0 to 1, that the number of speakers is right: 1 if each has a track; null if there is no "
+            "speaker or the pipeline does not compute it",
         ),
         field(
             "speaker_confidence",
             pa.map_(pa.string(), pa.float64()),
-            "mean confidence of each speaker's turns over their time; null where turns have none",
+            "mean confidence of each speaker's turns, weighted by their length; null if turns have no confidence",
         ),
         field("speaker_s", pa.map_(pa.string(), pa.float64()), "speaking time of each speaker", "s"),
         field("overlap_s", pa.float64(), "time in which two or more speakers talk at once", "s"),
         field(
             "overlap_share",
             pa.float64(),
-            "share, 0 to 1, of the time with any speaker in which two or more talk at once",
+            "share, 0 to 1, of the speaking time in which two or more speakers talk at once",
         ),
         field(
             "turn_count",
             pa.int32(),
-            "number of turns, where turns of a speaker count as one when the pause between them is under 0.5 "
-            "s and nobody else fills it",
+            "number of turns; turns of a speaker count as one if the pause between them is under 0.5 s and nobody else "
+            "talks in it",
         ),
-        field(
-            "turns_per_min", pa.float64(), "turns per minute of recording: high where speakers change often", "1/min"
-        ),
-        field("longest_monologue_s", pa.float64(), "longest stretch in which one speaker holds the floor", "s"),
+        field("turns_per_min", pa.float64(), "turns per minute of recording; high if speakers change often", "1/min"),
+        field("longest_monologue_s", pa.float64(), "longest time for which one speaker holds the floor", "s"),
         *TURN_TAKING,
     ]
 )

@@ -14,14 +14,14 @@ FINGERPRINT = pa.schema(
         field(
             "times_ms",
             pa.list_(pa.int32()),
-            "where the loudness rises or falls most steeply, about six times a second of speech, in order of time",
+            "times at which the loudness rises or falls most steeply, about six per second of speech, in order",
             "ms",
         ),
         field(
             "landmarks",
             pa.list_(pa.int64()),
-            "63 bits that describe the second of sound around each of these times; those of copies differ in few of "
-            "them",
+            "63 bits that describe the second of sound around each of these times; the bits of copies differ in few "
+            "places",
         ),
         field("landmark_count", pa.int32(), "number of landmarks of the recording"),
     ]

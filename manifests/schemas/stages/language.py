@@ -10,19 +10,19 @@ from manifests.schemas.spec import StageSpec
 
 VOTE = pa.struct(
     [
-        field("track", pa.int32(), "analysis track"),
+        field("track", pa.int32(), "track"),
         field("start_s", pa.float64(), "start of the window", "s"),
         field("end_s", pa.float64(), "end of the window", "s"),
-        field("speech_s", pa.float64(), "speech that this vote stands for", "s"),
-        field("language", pa.string(), "language of the window in the most probable sequence, ISO 639-1"),
-        field("probability", pa.float64(), "probability of that language by this window alone"),
+        field("speech_s", pa.float64(), "length of the speech that this vote represents", "s"),
+        field("language", pa.string(), "language of the window in the most probable sequence of languages, ISO 639-1"),
+        field("probability", pa.float64(), "probability of that language from this window alone"),
     ]
 )
 
 TRACK_LANGUAGE = pa.struct(
     [
-        field("track", pa.int32(), "analysis track"),
-        field("speech_s", pa.float64(), "speech on the track", "s"),
+        field("track", pa.int32(), "track"),
+        field("speech_s", pa.float64(), "length of the speech on the track", "s"),
         field("language", pa.string(), "language with the largest share of its speech, ISO 639-1"),
         field("shares", pa.map_(pa.string(), pa.float64()), "share of its speech in each language; all sum to 1"),
     ]
@@ -39,13 +39,13 @@ LANGUAGE = pa.schema(
         field(
             "language_confidence",
             pa.float64(),
-            "mean probability, 0 to 1, of that language by each window alone, over windows weighted by their speech",
+            "mean probability, 0 to 1, of that language from each window alone, weighted by the speech of the windows",
         ),
         field(
             "language_shares", pa.map_(pa.string(), pa.float64()), "share of the speech in each language; all sum to 1"
         ),
-        field("track_languages", pa.list_(TRACK_LANGUAGE), "languages of each track with speech"),
-        field("votes", pa.list_(VOTE), "the windows that were heard, each with its language"),
+        field("track_languages", pa.list_(TRACK_LANGUAGE), "languages of each track that has speech"),
+        field("votes", pa.list_(VOTE), "the windows that were classified, each with its language"),
     ]
 )
 
@@ -57,7 +57,7 @@ SPEC = StageSpec(
     checks=(
         RowCheck(
             span_outside("votes", "duration_s"),
-            "a vote of a stretch that is empty or not inside the recording",
+            "a vote over a window that is empty or not inside the recording",
             ANNOTATE,
         ),
         RowCheck(

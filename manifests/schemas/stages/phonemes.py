@@ -10,10 +10,10 @@ from manifests.schemas.spec import StageSpec
 
 STRETCH = pa.struct(
     [
-        field("track", pa.int32(), "analysis track"),
-        field("start_s", pa.float64(), "start of the stretch", "s"),
-        field("end_s", pa.float64(), "end of the stretch", "s"),
-        field("phones", pa.list_(pa.string()), "symbols of the phones that were heard, in order of time"),
+        field("track", pa.int32(), "track"),
+        field("start_s", pa.float64(), "start of the segment", "s"),
+        field("end_s", pa.float64(), "end of the segment", "s"),
+        field("phones", pa.list_(pa.string()), "symbols of the recognised phones, in order of time"),
         field("starts_ms", pa.list_(pa.int32()), "start of each phone in the recording", "ms"),
         field("ends_ms", pa.list_(pa.int32()), "end of each phone in the recording", "ms"),
     ]
@@ -22,40 +22,40 @@ STRETCH = pa.struct(
 PHONEMES = pa.schema(
     [
         *BASE,
-        field("stretches", pa.list_(STRETCH), "the stretches of speech that voice activity found, with their phones"),
+        field("stretches", pa.list_(STRETCH), "the segments of speech of the stage vad, with their phones"),
         field(
             "recogniser",
             pa.string(),
-            "name of the phoneme recogniser with the hash of its weights and settings: phones of different ones "
-            "cannot be compared",
+            "name of the phoneme recogniser, with the hash of its weights and settings; phones of different "
+            "recognisers cannot be compared",
         ),
-        field("phones", pa.int64(), "number of phones that were heard in the speech of all tracks"),
+        field("phones", pa.int64(), "number of phones that were recognised in the speech of all tracks"),
         field("phones_per_s", pa.float64(), "phones per second of speech, over all tracks; null without speech", "1/s"),
         field(
             "phones_outside",
             pa.int64(),
-            "number of phones that were heard around the stretches of speech, and are none of theirs",
+            "number of phones that were recognised around the segments of speech and not counted",
         ),
     ]
 )
 
 SPEC = StageSpec(
     order=60,
-    summary="Which phones are spoken ([studies.md](studies.md) says what for).",
+    summary="Which phones are spoken; [studies.md](studies.md) uses them to compare collections.",
     schema=PHONEMES,
     headline=("phones_per_s",),
     checks=(
         RowCheck(
             span_outside("stretches", "duration_s"),
-            "a stretch of speech that is empty or not inside the recording",
+            "a segment of speech that is empty or not inside the recording",
             ANNOTATE,
         ),
         RowCheck(
-            unknown_track("stretches"), "a stretch of speech on a track that the recording does not have", ANNOTATE
+            unknown_track("stretches"), "a segment of speech on a track that the recording does not have", ANNOTATE
         ),
         RowCheck(
             "phones <> coalesce(list_sum(list_transform(stretches, lambda s: len(s.phones))), 0)",
-            "a number of phones that differs from its stretches",
+            "a number of phones that differs from that of its segments",
             ANNOTATE,
         ),
         RowCheck(

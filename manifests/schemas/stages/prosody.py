@@ -12,51 +12,53 @@ VOICE_COLUMNS = [
     field(
         "pitch_median_hz",
         pa.float64(),
-        "median pitch of the voiced speech; of a recording, as the other columns of prosody, the mean over its "
-        "speakers weighted by their speech",
+        "median pitch of the voiced speech; the value of a recording, here and in the columns below, is the mean "
+        "over its speakers, weighted by their speech",
         "Hz",
     ),
     field(
         "pitch_range_semitones",
         pa.float64(),
-        "range of the pitch, from its 5th to its 95th percentile, octave errors left out",
+        "range of the pitch from its 5th to its 95th percentile, without octave errors",
         "semitone",
     ),
     field(
         "pitch_sd_semitones",
         pa.float64(),
-        "standard deviation of the pitch: low where somebody speaks monotonously",
+        "standard deviation of the pitch, which is low for monotonous speech",
         "semitone",
     ),
     field("voiced_share", pa.float64(), "share of the speech, 0 to 1, that has a pitch"),
     field(
         "syllables_per_s",
         pa.float64(),
-        "speaking rate: syllable nuclei, which are voiced peaks of the level, per second of speech without pauses",
+        "speaking rate: syllable nuclei (voiced peaks of the level) per second of speech without pauses",
         "1/s",
     ),
     field(
         "pauses_per_min",
         pa.float64(),
-        "silences of 0.2 to 3 s between stretches of speech of one speaker, in which nobody else is heard, per minute "
-        "of speech and pauses",
+        "silences of 0.2 to 3 s within the speech of one speaker, in which nobody else talks, per minute of speech and "
+        "pauses",
         "1/min",
     ),
-    field("pause_median_s", pa.float64(), "median length of these pauses; null without any", "s"),
-    field("pause_share", pa.float64(), "share, 0 to 1, of these pauses in speech and pauses"),
+    field("pause_median_s", pa.float64(), "median length of these pauses; null if there are none", "s"),
+    field("pause_share", pa.float64(), "share, 0 to 1, of these pauses in the time of speech and pauses"),
     field(
         "loudness_range_lu",
         pa.float64(),
-        "from the 10th to the 95th percentile of the momentary loudness (0.4 s, EBU R128) of the speech",
+        "difference of the 95th and the 10th percentile of the momentary loudness (0.4 s, EBU R128) of the speech",
         "LU",
     ),
 ]
 
 VOICE = pa.struct(
     [
-        field("speaker", pa.string(), "speaker as in the turns of diarize; null where tracks are measured"),
-        field("track", pa.int32(), "analysis track"),
-        field("alone_s", pa.float64(), "speech in which nobody else is heard", "s"),
+        field(
+            "speaker", pa.string(), "speaker as in the turns of the stage diarize; null if tracks are measured instead"
+        ),
+        field("track", pa.int32(), "track"),
+        field("alone_s", pa.float64(), "length of the speaker's speech in which nobody else talks", "s"),
         *VOICE_COLUMNS,
     ]
 )
@@ -64,8 +66,8 @@ VOICE = pa.struct(
 PROSODY = pa.schema(
     [
         *BASE,
-        field("voices", pa.list_(VOICE), "what was measured of each speaker where nobody else is heard"),
-        field("alone_s", pa.float64(), "speech in which one speaker alone is heard, of all speakers", "s"),
+        field("voices", pa.list_(VOICE), "measures of each speaker, from speech in which nobody else talks"),
+        field("alone_s", pa.float64(), "length of the speech in which only one speaker talks, over all speakers", "s"),
         *VOICE_COLUMNS,
     ]
 )

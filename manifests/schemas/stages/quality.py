@@ -40,16 +40,18 @@ QUALITY = pa.schema(
         field(
             "snr_db",
             pa.float64(),
-            "level of the speech over the level of what is not speech; the higher, the less noise",
+            "level of the speech relative to the level of the other sound; the higher, the less noise",
             "dB",
         ),
-        field("music_likelihood", pa.float64(), "share of the recording, 0 to 1, with steady tones as music has them"),
+        field(
+            "music_likelihood", pa.float64(), "share of the recording, 0 to 1, with steady tones like those of music"
+        ),
     ]
 )
 
 SPEC = StageSpec(
     order=50,
-    summary="How well it sounds: DNSMOS, level of speech over noise, music.",
+    summary="How clean the sound is: DNSMOS scores, ratio of speech to noise, music.",
     schema=QUALITY,
     headline=(
         "dnsmos_ovrl",

@@ -21,36 +21,43 @@ SIGNAL = pa.schema(
         field(
             "decode_errors",
             pa.int32(),
-            "number of places where the file is damaged: packets that do not decode, gaps and jumps in the "
-            "times of those that do, and headers that declare less sound than follows",
+            "number of places where the file is damaged: packets that cannot be decoded, gaps and jumps in the "
+            "times of packets, and headers that declare less sound than there is",
         ),
-        field("decode_error", pa.string(), "the first damaged place, and how much sound is known to be missing in all"),
+        field(
+            "decode_error",
+            pa.string(),
+            "description of the first damaged place, with the total length of sound that is known to be missing",
+        ),
         field(
             "missing_s",
             pa.float64(),
-            "length of the sound that the times in the file show to be missing, apart from what was filled "
-            "with silence; null where decoding breaks off before the end",
+            "length of the sound that is missing by the times in the file, without what was filled with silence; "
+            "null if decoding stops before the end of the file",
             "s",
         ),
         field(
             "filled_s",
             pa.float64(),
-            "length of the silence that was put in place of missing sound; null unless the recipe asks for it "
-            "with decode.fill_gaps",
+            "length of the silence that replaces missing sound; null unless the recipe sets decode.fill_gaps",
             "s",
         ),
         field(
             "format_changes",
             pa.int32(),
-            "number of places where the sampling rate or the channels change; all that follows is converted "
-            "to the first format",
+            "number of places where the sampling rate or the channels change; the sound after them is "
+            "converted to the first format",
         ),
-        field("format_change", pa.string(), "the first change of the sampling rate or the channels, with its place"),
+        field(
+            "format_change",
+            pa.string(),
+            "description of the first change of the sampling rate or the channels, with its time",
+        ),
         field(
             "loudness_lufs",
             pa.float64(),
-            "loudness of the whole recording as people perceive it, by EBU R128 (ITU-R BS.1770-4); null where "
-            "all of it is too soft to count",
+            "loudness of the whole recording as people perceive it, by EBU R128 (ITU-R BS.1770-4); null if "
+            "all of it is below the gate of that standard",
             "LUFS",
         ),
         field("peak_dbfs", pa.float64(), "level of the loudest sample of any channel, where 0 is full scale", "dBFS"),
@@ -69,8 +76,8 @@ SIGNAL = pa.schema(
         field(
             "digital_silence_share",
             pa.float64(),
-            "share of samples, 0 to 1, that lie in runs of 10 ms or more of exact zeros in all channels, "
-            "which no microphone makes",
+            "share of samples, 0 to 1, in runs of 10 ms or more of exact zeros in all channels, which microphones do "
+            "not produce",
         ),
         field(
             "bandwidth_hz",
@@ -82,44 +89,46 @@ SIGNAL = pa.schema(
         field(
             "channel_relation",
             pa.string(),
-            "how the channels relate: mono has one; dual_mono has equal ones; room hears the same scene in "
-            "each; speakers has a person per channel; surround is a mix such as 5.1; one_sided has sound in one only",
+            "how the channels relate: 'mono' is one channel, 'dual_mono' equal channels, 'room' microphones in one "
+            "scene, 'speakers' one person per channel, 'surround' a mix such as 5.1, and 'one_sided' has sound in one "
+            "channel only",
         ),
         field(
             "channel_correlation",
             pa.float64(),
-            "how alike the channels are, 0 to 1: the largest normalised cross-correlation within 20 ms of "
+            "similarity of the channels, 0 to 1: the largest normalised cross-correlation within 20 ms of "
             "delay, median over pairs of channels; null for one channel",
         ),
         field(
             "phase_correlation",
             pa.float64(),
-            "correlation of neighbouring channels without delay, lowest of all pairs: 1 is equal, -1 opposite "
-            "phase, which vanishes when the channels are averaged; null for one channel",
+            "correlation of neighbouring channels without delay, the lowest of all pairs: 1 for equal channels, -1 for "
+            "opposite phase, in which sound cancels when the channels are averaged; null for one channel",
         ),
         field(
             "envelope_correlation",
             pa.float64(),
-            "how alike the channels rise and fall, -1 to 1: correlation of their levels in steps of 20 ms, "
-            "median over pairs; low where people take turns on channels of their own",
+            "correlation of the levels of the channels in steps of 20 ms, -1 to 1, median over pairs; low if each "
+            "speaker has a channel",
         ),
         field(
             "leakage_db",
             pa.float64(),
-            "level at which a speaker is heard in the other speaker's channel, relative to their own, while "
-            "they speak alone; null unless each speaker has a channel and is alone for a while",
+            "level of a speaker in the other speaker's channel relative to the own channel, while only that speaker "
+            "talks; null unless each speaker has a channel and sometimes talks alone",
             "dB",
         ),
         field(
             "inverted_channels",
             pa.list_(pa.int32()),
-            "channels of a room in opposite phase to the first, inverted before all are averaged",
+            "channels of a room in opposite phase to the first channel, which are inverted before channels are "
+            "averaged",
         ),
-        field("live_channel", pa.int32(), "number, from 0 on, of the loudest channel"),
+        field("live_channel", pa.int32(), "index of the loudest channel, from 0"),
         field(
             "tracks",
             pa.int32(),
-            "number of tracks that are measured apart: one per channel where each channel is a speaker, else 1",
+            "number of tracks, which are measured separately: one per channel if each channel is a speaker, else 1",
         ),
     ]
 )

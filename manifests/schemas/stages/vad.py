@@ -11,7 +11,7 @@ from manifests.schemas.spec import StageSpec
 VAD = pa.schema(
     [
         *BASE,
-        field("segments", pa.list_(SEGMENT), "stretches of speech per track, in order of track then time"),
+        field("segments", pa.list_(SEGMENT), "segments of speech, ordered by track and time"),
         field("speech_s", pa.float64(), "time in which somebody speaks on any track", "s"),
         field("speech_share", pa.float64(), "share of the recording, 0 to 1, in which somebody speaks on any track"),
         field("speech_per_track_s", pa.list_(pa.float64()), "time with speech on each track", "s"),
@@ -26,11 +26,11 @@ SPEC = StageSpec(
     checks=(
         RowCheck(
             span_outside("segments", "duration_s"),
-            "a stretch of speech that is empty or not inside the recording",
+            "a segment of speech that is empty or not inside the recording",
             ANNOTATE,
         ),
         RowCheck(
-            unknown_track("segments"), "a stretch of speech on a track that the recording does not have", ANNOTATE
+            unknown_track("segments"), "a segment of speech on a track that the recording does not have", ANNOTATE
         ),
         RowCheck(f"speech_s < 0 OR speech_s > duration_s + {SLACK_S}", "more speech than sound", ANNOTATE),
     ),
