@@ -24,8 +24,8 @@ MATCHES = pa.schema(
         field(
             "evidence",
             pa.float64(),
-            "evidence that the sound is the same: minus the base-10 logarithm of a bound on the probability that so many "
-            "landmarks agree by chance",
+            "evidence that the sound is the same: minus the base-10 logarithm of a bound on the probability that so "
+            "many landmarks agree by chance",
             nullable=False,
         ),
         field(

@@ -36,9 +36,9 @@ class IngestConfig:
     """How recordings are added to a lake: the table [ingest] of a recipe."""
 
     batch_hours: float = 20.0
-    """Claimed audio hours in a batch, the unit of annotation."""
+    """Hours of recordings in a batch, the unit of annotation, by the durations that their headers claim."""
     source: str | None = None
-    """Collection the recordings come from."""
+    """Collection that the recordings come from."""
     licence: str | None = None
     """Licence of the recordings."""
     label: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class IngestConfig:
     max_tar_header_mb: float = 1.0
     """Longest extended header in a tar, in 10^6 bytes."""
     max_tar_headers: int = 16
-    """Most extended headers before one member of a tar."""
+    """Largest number of extended headers before one member of a tar."""
 
     def __post_init__(self) -> None:
         above_0 = (
@@ -119,7 +119,7 @@ class Recipe:
     batch or shard uncommitted, finishes all others and exits with code 1, so that the same command does the rest once
     the files are back; 'fail' counts the recording as failed."""
     match: MatchConfig = field(default_factory=MatchConfig)
-    """How recordings are compared by their fingerprints, where they have them."""
+    """How recordings are compared by their fingerprints, if these are computed."""
     encoders: dict[str, EncodeConfig] = field(default_factory=dict)
     """The tables `[encode.NAME]` by name, if the recipe has such tables. The name of a dataset ends with that name."""
 
@@ -233,7 +233,7 @@ def parse(raw: dict[str, Any]) -> Recipe:
             raise RecipeError(what, "add a table [annotate.diarize], or write speakers = false")
     select: SelectConfig = build_config(SelectConfig, raw.get("select", {}), "select")
     if select.most_repeats is not None and "fingerprint" not in stages:
-        what = "select.most_repeats counts the recordings that hold a passage, which needs fingerprints"
+        what = "select.most_repeats counts the recordings in which a passage occurs, which needs fingerprints"
         raise RecipeError(what, "add a table [annotate.fingerprint], or leave most_repeats out")
     encoders = parse_encoders(raw.get("encode", {}))
     encode = next(iter(encoders.values())) if encoders else parse_encode(raw.get("encode", {}), "encode")
