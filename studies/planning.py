@@ -79,7 +79,9 @@ CONFIDENCE = click.option(
 
 @click.command()
 @click.argument("lake", type=click.Path())
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the subset: a .parquet file.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="File to write the subset to; its name ends in .parquet."
+)
 @click.option(
     "--budget", callback=whole_number, metavar="TOKENS",
     help="Largest number of tokens over all tracks, such as 300000000 or 3e8; by default as many as there are.",
@@ -118,11 +120,10 @@ def subset(
     containing: str | None,
     as_json: bool,
 ) -> None:
-    """Select windows of a dataset for a budget of tokens, and write the list.
+    """Select windows of a dataset for a budget of tokens, and write their list to a file.
 
-    The subset consists of the first shards of the dataset, the last of which may be taken in part; with --by, of
-    windows in which each group has its share. Smaller subsets are parts of larger ones. docs/studies.md says how to
-    read one.
+    The subset consists of the first shards of the dataset, and of a part of the last one. With --by, each group has its
+    share in it. A smaller subset is part of a larger one. docs/studies.md describes how to read a subset.
     """
     from manifests.look import terminal
     from manifests.subsets import About, Subset, version_of
@@ -144,22 +145,22 @@ def subset(
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="A [B]...")
-@click.option("--lake", metavar="LAKE", help="Where the datasets of subsets are now, if they have moved.")
+@click.option("--lake", metavar="LAKE", help="The lake with the datasets of subsets, if it has moved.")
 @click.option(
-    "--show", type=click.IntRange(0), default=20, show_default=True, help="How many leaks of each kind to list."
+    "--show", type=click.IntRange(0), default=20, show_default=True, help="Number of leaks of each kind to list."
 )
 @click.option(
     "--share", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True,
-    help="Share of a recording's sound that makes a leak where one on another side holds it.",
+    help="A recording is a leak if a recording on another side has at least this share of its sound.",
 )  # fmt: skip
 @WIDE
 @JSON
 def leaks(names: tuple[str, ...], lake: str | None, show: int, share: float, as_json: bool) -> None:
-    """Find recordings that are on two sides, by their bytes, names, samples and sound.
+    """Find recordings that two sides, such as training and test data, have in common.
 
-    With one argument, the sides are the splits of A; with several, each is a side. An argument is a lake (its newest
-    dataset), LAKE/datasets/NAME, LAKE/selections/NAME, a split of these (.../train), or the file of a subset. The exit
-    code is 3 if there are leaks.
+    With one argument, the sides are the splits of A. With several, each argument is a side: a lake (its newest
+    dataset), LAKE/datasets/NAME, LAKE/selections/NAME, a split of these (.../train), or the file of a subset. Bytes,
+    names, samples and sound of recordings are compared. The exit code is 3 if there are leaks.
     """
     from manifests.look import terminal
     from studies import leaks as comparing
@@ -183,16 +184,20 @@ def _show_prices(ctx: click.Context, parameter: click.Parameter, value: bool) ->
 @click.option(
     "--hours", type=click.FloatRange(min=0, max=1e12, min_open=True), required=True, help="Hours of sound to process."
 )
-@click.option("--prices", metavar="FILE", help="Your price table, TOML; by default made-up example prices.")
+@click.option(
+    "--prices", metavar="FILE", help="TOML file with your prices. The default is a table of invented example prices."
+)
 @click.option(
     "--show-prices", is_flag=True, is_eager=True, expose_value=False, callback=_show_prices,
-    help="Print the table of example prices, from which to write your own, and stop.",
+    help="Print the table of example prices as a template for your own, and exit.",
 )  # fmt: skip
-@click.option("--run", "runs", multiple=True, metavar="NAME", help="A folder in LAKE/runs whose measurements to use.")
+@click.option(
+    "--run", "runs", multiple=True, metavar="NAME", help="A folder in LAKE/runs with the measurements to use."
+)
 @click.option("--machine", metavar="NAME", help="Machine for all steps; by default the cheapest for each.")
 @click.option(
     "--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
-    help="How long each step may take, which decides the number of machines.",
+    help="Longest time for each step, from which the number of machines follows.",
 )  # fmt: skip
 @CONFIDENCE
 @WIDE
@@ -207,9 +212,9 @@ def cost(
     confidence: float,
     as_json: bool,
 ) -> None:
-    """Estimate what it takes and costs to process some hours, from a run over a sample.
+    """Estimate time, resources and cost of processing a number of hours, from a run over a sample.
 
-    LAKE holds the sample. The CPU and GPU seconds, bytes and memory are those of the newest run over it and of other
+    LAKE has the sample. The CPU and GPU seconds, bytes and memory are those of the newest run over it and of other
     runs with the same recipe. A table has the prices of machines, storage and transfer.
     """
     from manifests.look import terminal
@@ -227,8 +232,9 @@ def cost(
 @click.option("--by", metavar="COLUMN", help="Group by a column such as language, or by an SQL expression.")
 @click.option("--where", metavar="CONDITION", help="One group, by an SQL condition such as dnsmos_ovrl > 3.")
 @click.option(
-    "--view", type=click.Choice(["annotations", "windows"]), default="annotations", show_default=True,
-    help="Count the hours of recordings, or of the windows of a selection.",
+    "--view", metavar="VIEW",
+    help="Table of the pilot whose hours are counted: recordings (the default), windows, or another table with the "
+    "columns recording_id and duration_s.",
 )  # fmt: skip
 @click.option(
     "--margin", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True,
@@ -258,7 +264,7 @@ def sample(
     lake: str | None,
     by: str | None,
     where: str | None,
-    view: str,
+    view: str | None,
     margin: float,
     relative: bool,
     hours: float | None,
@@ -268,11 +274,12 @@ def sample(
     confidence: float,
     as_json: bool,
 ) -> None:
-    """Compute how many recordings to sample to know the hours of a group.
+    """Compute the number of recordings to annotate in order to estimate the hours of a group.
 
-    LAKE is a pilot, whose measurements show how recordings differ. Without it, the worst case is planned for.
+    LAKE is a pilot, whose measurements give the variance between recordings. Without it, the worst case is assumed.
     """
     from manifests.look import terminal
+    from manifests.look.mistakes import existing_view
     from manifests.look.options import open_target
     from manifests.view_columns import parts_needed
     from studies import sample as sampling
@@ -282,7 +289,9 @@ def sample(
     if lake is None:
         plan = sampling.worst_case(margin, relative, confidence, share, 60 * mean_minutes, variation, hours)
     else:
-        connection = open_target(lake, None, None, {}).connect(parts_needed(f"{by or where} duration_s FROM {view}"))
+        target = open_target(lake, None, None, {})
+        view = existing_view(target, view)
+        connection = target.connect(parts_needed(f"{by or where} duration_s FROM {view}"))
         groups = by or sampling.groups_of_condition(str(where))
         plan = sampling.from_pilot(connection, view, groups, margin, relative, confidence, hours, where)
     plan = {"confidence": confidence, "margin": margin, "relative": relative, **plan}

@@ -21,6 +21,8 @@ FEW = 30
 """With fewer recordings, the variance of a pilot is little more than a guess, and means are not normally
 distributed."""
 UNKNOWN = "unknown"
+BY_RECORDING = ("recordings", "annotations", "signal", "verdicts")
+"""Views with one row for each recording. In other views, the rows of a recording are added up."""
 
 
 def needed(
@@ -68,7 +70,7 @@ def from_pilot(
 
     Args:
         connection: The views of the lake.
-        view: 'annotations' or 'windows'.
+        view: A view with the columns recording_id and duration_s; see BY_RECORDING.
         groups: SQL expression that gives the group of a row.
         margin: Half width of the interval, as a share of all hours or, with `relative`, of the hours of the group.
         relative: See `margin`.
@@ -77,8 +79,12 @@ def from_pilot(
         only: Plan for this group only.
 
     Raises:
-        SpeechmillError: The pilot has one recording, or none of the group.
+        SpeechmillError: The view has no such columns, or the pilot has one recording, or none of the group.
     """
+    lacking = {"recording_id", "duration_s"} - set(connection.sql(f"FROM {view} LIMIT 0").columns)
+    if lacking:
+        what = f"the view {view} has no column {' and '.join(sorted(lacking))}, so hours cannot be counted in it"
+        raise SpeechmillError(what, "choose --view recordings or --view windows")
     ratios = _ratios(connection, view, groups)
     first = next(iter(ratios.values()))[0]
     unmeasured_s = ratios[UNKNOWN][0].total if UNKNOWN in ratios else 0.0
@@ -169,7 +175,7 @@ def _largest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _ratios(connection: duckdb.DuckDBPyConnection, view: str, groups: str) -> dict[str, tuple[Ratio, int]]:
     """Return the ratio of each group's seconds to all seconds, and the number of recordings with any of the group."""
-    if view == "annotations":  # a row is a recording in one group, so no table of all recordings is needed
+    if view in BY_RECORDING:  # a recording is in one group, so no table of all recordings is needed
         of_group = f"SELECT coalesce(({groups})::VARCHAR, '{UNKNOWN}') AS name, duration_s AS y FROM {view}"
         query = (
             "SELECT name, count(*) AS members, sum(y) AS y, sum(y * y) AS yy, sum(y * y) AS xy, sum(count(*)) OVER () "

@@ -1,1 +1,1 @@
-"""Simulated conversations from recordings of single speakers, in which it is known to the sample who speaks when."""
+"""Simulated conversations, in which the times at which each speaker speaks are known to the sample."""

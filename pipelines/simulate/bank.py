@@ -37,8 +37,8 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The properties of a recording whose sound the bank holds."""
+class StoredSound:
+    """The properties of a recording whose sound is in the bank."""
 
     num_samples: int
     rms: float
@@ -55,7 +55,7 @@ class Bank:
     """The voices of one side, sorted by name."""
     noises: tuple[Noise, ...]
     rms: Mapping[str, float]
-    """The root mean square of each recording, by its id, as in `Kept`."""
+    """The root mean square of each recording, by its id, as in `StoredSound`."""
 
     def read(self, recording_id: str, start: int, stop: int) -> np.ndarray:
         """Samples [start, stop) of a recording, float32 (samples,), with a root mean square of 1 over its speech."""
@@ -68,30 +68,30 @@ class Bank:
 
 
 def sound_path(folder: Path, recording_id: str, rate: int) -> Path:
-    """The file that holds the sound of a recording: mono W64 in float32, a format without a limit of length."""
+    """The file with the sound of a recording: mono W64 in float32, a format without a limit on its length."""
     return folder / f"{recording_id}-{rate}.w64"
 
 
-def keep(
+def store_sound(
     row: Mapping[str, Any], stretches: Sequence[Span] | None, folder: Path, rate: int, config: StorageConfig
-) -> Kept:
-    """Decode a recording, mixed to mono at `rate`, unless the bank holds it already.
+) -> StoredSound:
+    """Decode a recording, mixed to mono at `rate`, unless it is in the bank already.
 
     `row` is a row of the view `annotations`; the level is measured over `stretches`, or over the whole recording
     if there are none. Raises as `pipelines.audio.sound.TrackStream`.
     """
     path = sound_path(folder, row["recording_id"], rate)
-    told = path.with_suffix(".json")
-    if not told.exists():
-        kept = _write(row, stretches, path, rate, config)
-        with whole_text(told) as file:  # written last, as a sign that the sound is complete
-            file.write(to_json({"num_samples": kept.num_samples, "rms": kept.rms}))
-    return Kept(**json.loads(told.read_text()))
+    properties = path.with_suffix(".json")
+    if not properties.exists():
+        stored = _write(row, stretches, path, rate, config)
+        with whole_text(properties) as file:  # written last, as a sign that the sound is complete
+            file.write(to_json({"num_samples": stored.num_samples, "rms": stored.rms}))
+    return StoredSound(**json.loads(properties.read_text()))
 
 
 def _write(
     row: Mapping[str, Any], stretches: Sequence[Span] | None, path: Path, rate: int, config: StorageConfig
-) -> Kept:
+) -> StoredSound:
     import soundfile
 
     from pipelines.audio.reach import first_available_uri
@@ -108,11 +108,11 @@ def _write(
                     measured += stop - start
                 position += len(mono)
         stream.verify_sha256(row["sha256"])
-    return Kept(position, (energy / max(1, measured)) ** 0.5)
+    return StoredSound(position, (energy / max(1, measured)) ** 0.5)
 
 
 def _inside(stretches: Sequence[Span] | None, first: int, last: int) -> Iterator[Span]:
-    """The parts of stretches between two positions, relative to the first; the whole range without stretches."""
+    """The parts of stretches between two positions, relative to the first; without stretches, the whole range."""
     for start, stop in [(first, last)] if stretches is None else stretches:
         if start < last and stop > first:
             yield max(start, first) - first, min(stop, last) - first

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines.simulate.bank import Bank, Noise, Voice
-from pipelines.simulate.turns import Deck
+from pipelines.simulate.turns import UtterancePool
 
 BLOCK = 1 << 16
 """Samples in a block; constant, so that equal settings give equal bytes."""
@@ -45,12 +45,12 @@ def babble(bank: Bank, voices: Sequence[Voice], rng: np.random.Generator) -> Ite
 
 def _talking(bank: Bank, voice: Voice, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Utterances of one voice with random pauses, in blocks; the speech has a root mean square of 1."""
-    deck = Deck(voice.utterances, rng)
+    pool = UtterancePool(voice.utterances, rng)
     held = np.zeros(0, np.float32)
     while True:
         while len(held) < BLOCK:
             pause = np.zeros(round(rng.uniform(*BABBLE_PAUSES_S) * bank.rate), np.float32)
-            utterance = deck.deal()
+            utterance = pool.draw_next()
             held = np.concatenate([held, pause, bank.read(utterance.recording_id, *utterance.sound)])
         yield held[:BLOCK]
         held = held[BLOCK:]

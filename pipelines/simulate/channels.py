@@ -92,9 +92,9 @@ def _delay(codec: Codec, rate: int) -> int:
     from scipy.signal import correlate
 
     noise = 0.1 * np.random.default_rng(0).normal(size=(1, round(PROBE_S * rate))).astype(np.float32)
-    heard = np.concatenate(list(_aligned(rechunk([noise], BLOCK), rate, codec, 0)), axis=1)
+    output = np.concatenate(list(_aligned(rechunk([noise], BLOCK), rate, codec, 0)), axis=1)
     band = np.concatenate(list(band_passed([noise], rate, codec.band_hz)), axis=1)
-    related = correlate(heard[0], band[0])[band.shape[1] - 1 :]
+    related = correlate(output[0], band[0])[band.shape[1] - 1 :]
     return int(np.argmax(related[: round(SEARCH_S * rate)]))
 
 
@@ -110,14 +110,14 @@ def _aligned(blocks: Iterable[np.ndarray], rate: int, codec: Codec, delay: int) 
         yield np.zeros((1, delay + round(SEARCH_S * rate)), np.float32)
 
     narrow = band_passed(resampled(counted(), rate, codec.rate), codec.rate, codec.band_hz)
-    given, skip = 0, delay
+    yielded, skip = 0, delay
     out = _through(narrow, codec)
     first = next(out)
     for block in resampled((block for _, block in itertools.chain([first], out)), first[0], rate):
         block, skip = block[:, skip:], max(0, skip - block.shape[1])
         # Until the input has ended, what comes out is not longer than what went in.
-        block = block[:, : taken - given]
-        given += block.shape[1]
+        block = block[:, : taken - yielded]
+        yielded += block.shape[1]
         if block.shape[1]:
             yield block
 

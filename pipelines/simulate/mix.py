@@ -41,9 +41,9 @@ def mixed(scene: Scene, placed: Sequence[Placed], bank: Bank) -> Iterator[np.nda
 
 def speech_of(scene: Scene, placed: Sequence[Placed], bank: Bank, channel: int) -> Iterator[np.ndarray]:
     """The speech of a channel in its room, before leakage, bed and codec, in blocks of float32 (samples,)."""
-    mine = [one for one in placed if scene.speakers[one.speaker].channel == channel]
-    mine.sort(key=lambda one: one.sound_start)
-    return overlap_added(((one.sound_start, heard(scene, one, bank)) for one in mine), scene.num_samples)
+    own_speech = [one for one in placed if scene.speakers[one.speaker].channel == channel]
+    own_speech.sort(key=lambda one: one.sound_start)
+    return overlap_added(((one.sound_start, at_microphone(scene, one, bank)) for one in own_speech), scene.num_samples)
 
 
 def bed_of(scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray] | None:
@@ -61,7 +61,7 @@ def bed_of(scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray] | Non
     return (level * block for block in blocks)
 
 
-def heard(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
+def at_microphone(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
     """An utterance at the microphone, with its reverberation, float32 (samples,)."""
     from scipy.signal import fftconvolve
 
@@ -78,24 +78,24 @@ def heard(scene: Scene, placed: Placed, bank: Bank) -> np.ndarray:
 
 
 def overlap_added(events: Iterable[tuple[int, np.ndarray]], num_samples: int) -> Iterator[np.ndarray]:
-    """The sum of sounds (samples,), each of which begins at a given sample, in blocks, with `num_samples` in all.
+    """Add sounds (samples,) that begin at given samples, and yield the sum in blocks, `num_samples` in total.
 
-    Events come in order of their beginnings, and each is taken when its block is made. What lies beyond is cut off.
+    Events must be in order of their starts. Each is computed when its block is made. Sound beyond the end is cut off.
     """
-    ahead = np.zeros(BLOCK, np.float32)
+    pending = np.zeros(BLOCK, np.float32)
     waiting = iter(events)
-    following = next(waiting, None)
+    upcoming = next(waiting, None)
     for first in range(0, num_samples, BLOCK):
-        while following is not None and following[0] < first + BLOCK:
-            at, sound = following[0] - first, following[1]
-            if at + len(sound) > len(ahead):
-                ahead = np.pad(ahead, (0, at + len(sound) - len(ahead)))
-            ahead[at : at + len(sound)] += sound
-            following = next(waiting, None)
-        yield ahead[: min(BLOCK, num_samples - first)]
-        ahead = ahead[BLOCK:].copy()
-        if len(ahead) < BLOCK:
-            ahead = np.pad(ahead, (0, BLOCK - len(ahead)))
+        while upcoming is not None and upcoming[0] < first + BLOCK:
+            at, sound = upcoming[0] - first, upcoming[1]
+            if at + len(sound) > len(pending):
+                pending = np.pad(pending, (0, at + len(sound) - len(pending)))
+            pending[at : at + len(sound)] += sound
+            upcoming = next(waiting, None)
+        yield pending[: min(BLOCK, num_samples - first)]
+        pending = pending[BLOCK:].copy()
+        if len(pending) < BLOCK:
+            pending = np.pad(pending, (0, BLOCK - len(pending)))
 
 
 def gain(db: float) -> float:
@@ -107,10 +107,10 @@ def _leaking(own: Iterator[np.ndarray], other: Iterator[np.ndarray], scene: Scen
     """One side of a call, with the other side added at a lower level and with a delay."""
     assert scene.leak is not None
     level, held = np.float32(gain(-scene.leak.below_db)), np.zeros(scene.leak.late_samples, np.float32)
-    for mine, theirs in zip(own, other, strict=True):
-        held = np.concatenate([held, theirs])
-        yield mine + level * held[: len(mine)]
-        held = held[len(mine) :]
+    for block, leaking in zip(own, other, strict=True):
+        held = np.concatenate([held, leaking])
+        yield block + level * held[: len(block)]
+        held = held[len(block) :]
 
 
 def _over_bed(speech: Iterator[np.ndarray], scene: Scene, channel: int, bank: Bank) -> Iterator[np.ndarray]:
@@ -118,5 +118,5 @@ def _over_bed(speech: Iterator[np.ndarray], scene: Scene, channel: int, bank: Ba
     if bed is None:
         yield from speech
         return
-    for block, under in zip(speech, bed, strict=False):  # the bed has no end
+    for block, under in zip(speech, bed, strict=False):  # the bed is endless
         yield block + under[: len(block)]

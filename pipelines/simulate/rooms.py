@@ -34,7 +34,7 @@ class Room:
     rt60_s: float
 
     def direct_to_reverberant_db(self, distance_m: float) -> float:
-        """Level of the direct sound over the reverberation, by the critical distance 0.057 * sqrt(V / RT60) of a
+        """Level of the direct sound relative to the reverberation, by the critical distance 0.057 * sqrt(V / RT60) of a
         diffuse field (Kuttruff)."""
         critical_m = 0.057 * math.sqrt(self.volume_m3 / self.rt60_s)
         return 20 * math.log10(critical_m / distance_m)
@@ -42,8 +42,8 @@ class Room:
     def response(self, distance_m: float, rate: int, rng: np.random.Generator) -> np.ndarray:
         """The impulse response to a speaker at a distance, float32 (samples,), until it has decayed by 60 dB.
 
-        The direct sound is the first sample: sound takes no time to the microphone, so that the truth of dry speech
-        holds in the room. The energy is 1, so that a room leaves the level of speech about what it was.
+        The direct sound is the first sample, without a delay to the microphone, so that the times of dry speech are
+        valid in the room. The energy is 1, so that a room hardly changes the level of speech.
         """
         onset = round(rng.uniform(*ONSET_S) * rate)
         count = round(self.rt60_s * rate)

@@ -1,4 +1,4 @@
-"""Scenes: all that is drawn for one conversation except its utterances, from its number and the seed alone."""
+"""Scenes: everything that is drawn for a conversation except its utterances. It depends on its number and the seed."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class Scene:
         """The scene as values for JSON."""
         speakers = []
         for speaker in self.speakers:
-            told = {name: getattr(speaker, name) for name in ("voice", "share", "level_db", "channel", "distance_m")}
+            values = {name: getattr(speaker, name) for name in ("voice", "share", "level_db", "channel", "distance_m")}
             room = self.rooms[speaker.channel]
             far = room.direct_to_reverberant_db(speaker.distance_m) if room and speaker.distance_m else None
-            speakers.append(told | {"direct_to_reverberant_db": far})
+            speakers.append(values | {"direct_to_reverberant_db": far})
         bed = {
             "kind": self.bed.kind,
             "snr_db": None if self.bed.kind == "none" else self.bed.snr_db,
@@ -108,7 +108,7 @@ def conversation(settings: Settings, bank: Bank, number: int) -> tuple[Scene, Sc
     for_scene, for_turns = map(np.random.default_rng, np.random.SeedSequence(entropy).spawn(2))
     scene = _scene(settings, bank, number, for_scene)
     by_name = {voice.name: voice.utterances for voice in bank.voices}
-    said = schedule(
+    turns = schedule(
         [speaker.share for speaker in scene.speakers],
         [by_name[speaker.voice] for speaker in scene.speakers],
         scene.num_samples,
@@ -116,7 +116,7 @@ def conversation(settings: Settings, bank: Bank, number: int) -> tuple[Scene, Sc
         settings.turns,
         for_turns,
     )
-    return scene, said
+    return scene, turns
 
 
 def _scene(settings: Settings, bank: Bank, number: int, rng: np.random.Generator) -> Scene:

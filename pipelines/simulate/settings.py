@@ -16,7 +16,7 @@ ROOMS = ("dry", "small", "medium", "large")
 CODECS = ("none", "mulaw", "alaw", "gsm", "amr", "opus", "g722")
 BEDS = ("none", "pink", "babble", "files")
 Range = tuple[float, float]
-"""The least and the most value of a uniform distribution."""
+"""The smallest and the largest value of a uniform distribution."""
 RANGES: dict[str, Range] = {
     "minutes": (0.5, 1440),
     "speakers": (1, 8),
@@ -74,7 +74,7 @@ class Settings:
     test_share: float = 0.5
     """Share of the voices that are for testing."""
     split_seed: int = 0
-    """Seed of the split alone, so that no other seed moves a voice to the other side."""
+    """Seed of the split into sides. No other setting except `test_share` moves a voice to the other side."""
     minutes: Range = (1.0, 5.0)
     speakers: tuple[int, int] = (2, 2)
     channels: int = 1
@@ -136,11 +136,11 @@ def _checked(kind: type, table: Any) -> dict[str, Any]:
     """The values of a table, converted to the types of the dataclass; lists become tuples."""
     names = [one.name for one in dataclasses.fields(kind)]
     if not isinstance(table, Mapping):
-        raise ValueError(f"{table!r:.50} is no table")
+        raise ValueError(f"{table!r:.50} is not a table")
     if unknown := set(table) - set(names):
-        raise ValueError(f"there is no setting {min(unknown)!r:.50}; known are {', '.join(names)}")
+        raise ValueError(f"there is no setting {min(unknown)!r:.50}; the settings are {', '.join(names)}")
     typed.check(kind, table)
     for name, value in table.items():
         if name in RANGES and len(value) != 2:
-            raise ValueError(f"{name} must be two numbers, the least and the most")
+            raise ValueError(f"{name} must be two numbers, the smallest and the largest")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}

@@ -14,7 +14,7 @@ Span = tuple[float, float]
 
 
 def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> dict[str, Any]:
-    """The statistics of one conversation; docs/simulate.md lists them. Those without any measurement are null."""
+    """The statistics of one conversation, which docs/simulate.md lists. Those that cannot be computed are null."""
     minutes = num_samples / rate / 60
     placed = made.placed
     offsets = floor_transfer_offsets(placed, rate)
@@ -26,9 +26,9 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
     kinds = Counter(one.kind for one in placed)
     again = len(placed) - len({one.utterance for one in placed})
     return {
-        "speakers_heard": len({one.speaker for one in placed}),
+        "active_speakers": len({one.speaker for one in placed}),
         "utterances": len(placed),
-        "utterances_said_again": again,
+        "utterances_repeated": again,
         "words": sum(not cut for one in placed for _, cut in one.words()),
         "speech_s": speech_s,
         "shares": [one / total if (total := sum(speech_s)) else None for one in speech_s],
@@ -47,7 +47,7 @@ def statistics(made: Schedule, speakers: int, num_samples: int, rate: int) -> di
 def floor_transfer_offsets(placed: Iterable[Placed], rate: int) -> list[float]:
     """Seconds from the end of each utterance to the start of the next one, if that is by another speaker.
 
-    Backchannels take no floor and do not count.
+    Backchannels do not take the floor and do not count.
     """
     floor = [one for one in placed if one.kind is not Kind.BACKCHANNEL]
     return offsets_s(Utterance(one.speaker, one.start / rate, one.stop / rate) for one in floor)

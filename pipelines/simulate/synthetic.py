@@ -20,7 +20,7 @@ from pipelines.simulate.bank import Voice, sound_path
 from pipelines.simulate.speech import models, reading
 from pipelines.simulate.speech.texts import drawn
 from pipelines.simulate.speech.voices import Speaker
-from pipelines.simulate.utterances import MARGIN_S, Phone, Said, Span, Utterance, Word
+from pipelines.simulate.utterances import MARGIN_S, Phone, Span, Transcript, Utterance, Word
 from pipelines.units.engines import Engine, Group, Worker
 from runtime import espeak_ng
 from runtime.errors import SpeechmillError
@@ -30,18 +30,18 @@ from runtime.models import MODELS, find
 PACKAGES = ("onnx", "onnxruntime")
 EXTRA = "simulate-tts"
 PAUSE_S = 0.1
-"""A longer silence is a pause and not speech, as for voice activity detection in recordings."""
+"""Longer silences are pauses and not speech, as for voice activity detection in recordings."""
 SILENCE_DB, LEVEL_S = -40.0, 0.01
-"""Silence is this far below the loudest part of an utterance, where the level is measured over this time."""
+"""Silence is sound below this level relative to the loudest part of an utterance, measured over this many seconds."""
 LATE_S = 0.2
-"""A phoneme that begins up to this time after a silence, by the times of the model, is taken to end the silence."""
+"""A phoneme that begins at most this long after a silence, by the times of the model, is extended back to it."""
 VERSION = 1
-"""Version of the synthesis, beyond the weights."""
+"""Version of the synthesis, apart from the weights."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """An utterance that is to be synthesised."""
+    """An utterance to synthesise."""
 
     recording_id: str
     """A hash of everything that the sound depends on."""
@@ -63,25 +63,26 @@ def check(speakers: Sequence[Speaker]) -> None:
 def synthetic_voices(
     speakers: Sequence[Speaker], texts: tuple[str, ...], count: int, folder: Path, rate: int, workers: int
 ) -> tuple[list[Voice], dict[str, float]]:
-    """Voices with `count` utterances each, and the root mean square of each utterance's voice by recording id.
+    """Return voices with `count` utterances each, and for each recording id the root mean square of its voice.
 
-    `folder` is where the bank keeps sound; what lies there is not spoken again. Raises SpeechmillError for a text that
-    cannot be spoken.
+    `folder` is the folder of the bank's sound; utterances that are there already are not synthesised again. Raises
+    SpeechmillError for a text that cannot be synthesised.
     """
     planned = [_planned(speaker, texts, count) for speaker in speakers]
-    missing = [unit for units in planned for unit in units if not _told(folder, unit.recording_id, rate).exists()]
-    missing = list({unit.recording_id: unit for unit in missing}.values())
-    speaking = Group("speak", partial(_speaking, folder, rate))
-    for _ in Engine("local", (workers, workers)).run(missing, [speaking]):
+    units = {unit.recording_id: unit for of_voice in planned for unit in of_voice}
+    missing = [unit for name, unit in units.items() if not _properties_file(folder, name, rate).exists()]
+    synthesis = Group("speak", partial(_synthesiser, folder, rate))
+    for _ in Engine("local", (workers, workers)).run(missing, [synthesis]):
         pass
     voices: list[Voice] = []
     rms: dict[str, float] = {}
-    for speaker, units in zip(speakers, planned, strict=True):
-        told = {unit.recording_id: json.loads(_told(folder, unit.recording_id, rate).read_text()) for unit in units}
-        voices.append(Voice(speaker.name, tuple(_utterance(name, one, rate) for name, one in told.items())))
-        # One level a voice, as a recording has: a backchannel stays quieter than a question.
-        energy, measured = (sum(one[key] for one in told.values()) for key in ("energy", "measured"))
-        rms |= dict.fromkeys(told, (energy / max(1, measured)) ** 0.5)
+    for speaker, of_voice in zip(speakers, planned, strict=True):
+        names = [unit.recording_id for unit in of_voice]
+        properties = {name: json.loads(_properties_file(folder, name, rate).read_text()) for name in names}
+        voices.append(Voice(speaker.name, tuple(_utterance(name, one, rate) for name, one in properties.items())))
+        # Each voice has one level, as in a recording, so that a backchannel stays quieter than a question.
+        energy, measured = (sum(one[key] for one in properties.values()) for key in ("energy", "measured"))
+        rms |= dict.fromkeys(properties, (energy / max(1, measured)) ** 0.5)
     return voices, rms
 
 
@@ -91,17 +92,17 @@ def _planned(speaker: Speaker, texts: tuple[str, ...], count: int) -> list[Unit]
     units = []
     for words in reading.read(drawn(texts, count, rng)):
         rate, pitch = (round(float(rng.uniform(*span)), 4) for span in (speaker.rate, speaker.pitch))
-        said = [VERSION, MODELS[speaker.model].sha256, speaker.voice, rate, pitch, [asdict(word) for word in words]]
-        recording_id = hashlib.sha256(canonical(said).encode()).hexdigest()[:20]
+        inputs = [VERSION, MODELS[speaker.model].sha256, speaker.voice, rate, pitch, [asdict(word) for word in words]]
+        recording_id = hashlib.sha256(canonical(inputs).encode()).hexdigest()[:20]
         units.append(Unit(recording_id, speaker, words, rate, pitch))
     return units
 
 
-def _told(folder: Path, recording_id: str, rate: int) -> Path:
+def _properties_file(folder: Path, recording_id: str, rate: int) -> Path:
     return sound_path(folder, recording_id, rate).with_suffix(".json")
 
 
-def _speaking(folder: Path, rate: int) -> Worker:
+def _synthesiser(folder: Path, rate: int) -> Worker:
     """A worker that synthesises utterances and stores them in the bank."""
     loaded = functools.cache(models.load)
 
@@ -110,48 +111,49 @@ def _speaking(folder: Path, rate: int) -> Worker:
         made = loaded(unit.speaker.model).speak(
             unit.words, unit.speaker.style, unit.rate, unit.pitch, np.random.default_rng(seed)
         )
-        _keep(unit, made, folder, rate)
+        _store(unit, made, folder, rate)
         return unit.recording_id
 
     return speak
 
 
-def _keep(unit: Unit, made: models.Spoken, folder: Path, rate: int) -> None:
-    """Write the sound at the rate of the simulation, and then its properties."""
+def _store(unit: Unit, made: models.Spoken, folder: Path, rate: int) -> None:
+    """Write the sound at the rate of the simulation, and after it the properties."""
     import soundfile
     import soxr
 
     samples = soxr.resample(made.samples, made.sample_rate, rate)
     scale = rate / made.sample_rate
     spans = [(round(one.start * scale), min(len(samples), round(one.stop * scale))) for one in made.phones]
-    spans = heard(spans, pauses(samples, rate), round(LATE_S * rate))
+    spans = without_silences(spans, silences_in(samples, rate), round(LATE_S * rate))
     words = []
     for number, word in enumerate(unit.words):
-        mine = [span for one, span in zip(made.phones, spans, strict=True) if one.word == number]
-        words.append(Word(word.text, mine[0][0], mine[-1][1]))
+        of_word = [span for one, span in zip(made.phones, spans, strict=True) if one.word == number]
+        words.append(Word(word.text, of_word[0][0], of_word[-1][1]))
     phones = [Phone(one.symbol, *span) for one, span in zip(made.phones, spans, strict=True)]
-    said = Said(tuple(words), tuple(phones), unit.rate, unit.pitch)
+    transcript = Transcript(tuple(words), tuple(phones), unit.rate, unit.pitch)
     speech = _stretches(spans, round(PAUSE_S * rate))
     energy = sum(float(np.sum(np.square(samples[start:stop], dtype=np.float64))) for start, stop in speech)
     if not energy:
         text = " ".join(word.text for word in unit.words)
-        raise SpeechmillError(f"{unit.speaker.voice} makes no sound of {text!r:.80}", "take the line out of --texts")
+        raise SpeechmillError(f"{unit.speaker.voice} makes no sound of {text!r:.80}", "remove the line from --texts")
     path = sound_path(folder, unit.recording_id, rate)
     with whole(path) as unfinished:
         soundfile.write(unfinished, samples, rate, "FLOAT", format="W64")
-    told = {
+    properties = {
         "num_samples": len(samples),
         "speech": speech,
         "energy": energy,
         "measured": sum(stop - start for start, stop in speech),
-        "said": asdict(said),
+        "transcript": asdict(transcript),
     }
-    with whole_text(_told(folder, unit.recording_id, rate)) as file:  # written last: it says that the sound is complete
-        file.write(to_json(told))
+    # The properties are written last, as a sign that the sound is complete.
+    with whole_text(_properties_file(folder, unit.recording_id, rate)) as file:
+        file.write(to_json(properties))
 
 
-def pauses(samples: np.ndarray, rate: int) -> list[Span]:
-    """Silences of at least `PAUSE_S`, and those of any length at both ends."""
+def silences_in(samples: np.ndarray, rate: int) -> list[Span]:
+    """Return silences of at least `PAUSE_S`, and those of any length at both ends."""
     from scipy.ndimage import uniform_filter1d
 
     level = uniform_filter1d(np.square(samples, dtype=np.float64), round(LEVEL_S * rate), mode="constant")
@@ -163,10 +165,11 @@ def pauses(samples: np.ndarray, rate: int) -> list[Span]:
     return [(0, int(loud[0])), *inside, (int(loud[-1]) + 1, len(samples))]
 
 
-def heard(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[Span]:
-    """Phonemes without the silences. Models add a pause to the phoneme before it, and may be late after one.
+def without_silences(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[Span]:
+    """Remove silences from the times of phonemes.
 
-    One that begins at most `most` samples after a silence begins where that ends.
+    Models add a pause to the phoneme before it, and the phoneme after it may begin late. A phoneme that begins at most
+    `most` samples after a silence is therefore extended back to the end of the silence.
     """
     made = []
     last = 0
@@ -185,7 +188,7 @@ def heard(phones: Sequence[Span], silences: Sequence[Span], most: int) -> list[S
 
 
 def _stretches(phones: Sequence[Span], pause: int) -> list[Span]:
-    """Phonemes joined to stretches of speech, where less than a pause lies between them."""
+    """Join phonemes to stretches of speech, if the silence between them is shorter than a pause."""
     found: list[Span] = []
     for start, stop in phones:
         if found and start - found[-1][1] < pause:
@@ -195,15 +198,15 @@ def _stretches(phones: Sequence[Span], pause: int) -> list[Span]:
     return found
 
 
-def _utterance(recording_id: str, told: Mapping[str, Any], rate: int) -> Utterance:
-    speech = tuple((start, stop) for start, stop in told["speech"])
+def _utterance(recording_id: str, properties: Mapping[str, Any], rate: int) -> Utterance:
+    speech = tuple((start, stop) for start, stop in properties["speech"])
     margin = round(MARGIN_S * rate)
-    sound = max(0, speech[0][0] - margin), min(told["num_samples"], speech[-1][1] + margin)
-    known = told["said"]
-    said = Said(
-        tuple(Word(**word) for word in known["words"]),
-        tuple(Phone(**phone) for phone in known["phones"]),
-        known["rate"],
-        known["pitch"],
+    sound = max(0, speech[0][0] - margin), min(properties["num_samples"], speech[-1][1] + margin)
+    stored = properties["transcript"]
+    transcript = Transcript(
+        tuple(Word(**word) for word in stored["words"]),
+        tuple(Phone(**phone) for phone in stored["phones"]),
+        stored["rate"],
+        stored["pitch"],
     )
-    return Utterance(recording_id, sound, speech, said)
+    return Utterance(recording_id, sound, speech, transcript)

@@ -15,12 +15,12 @@ from pipelines.stages.turn_taking import BACKCHANNEL_S
 from pipelines.stages.turn_taking import INTERRUPTION_S as YIELD_S
 
 LEAST_PAUSE_S = 0.1
-"""Least time between two utterances of one speaker, in seconds."""
+"""Shortest pause between two utterances of one speaker, in seconds."""
 INTERRUPTED = (0.3, 0.8)
-"""Range of the position in an utterance at which another speaker interrupts, as shares of its length."""
+"""The range in which another speaker interrupts an utterance, as shares of its length."""
 LEAST_INTERRUPTED_S = 1.5
 HOST_BEFORE_S, HOST_AFTER_S = 0.8, 0.3
-"""Least time from the start of an utterance to a backchannel in it, and from the end of that to the end of the
+"""Shortest time from the start of an utterance to a backchannel in it, and from the end of that to the end of the
 utterance, in seconds."""
 NEEDED_BETWEEN_S = 1.0
 """Time that is reserved for each speaker who has not spoken yet, beyond the length of an utterance, in seconds."""
@@ -79,7 +79,7 @@ class Placed:
         """The words of a synthetic voice that are at least partly spoken, in samples of the conversation, and whether
         the speaker breaks off within each."""
         shift = self.start - self.utterance.first
-        for word in self.utterance.said.words if self.utterance.said else ():
+        for word in self.utterance.transcript.words if self.utterance.transcript else ():
             if word.start + shift < self.stop:
                 stop = min(word.stop + shift, self.stop)
                 yield Word(word.text, word.start + shift, stop), stop < word.stop + shift
@@ -111,30 +111,29 @@ class OffsetDistribution:
         return least_s
 
 
-class Deck:
-    """The utterances of a voice with the number of times that each was used. Those that were used least are drawn
-    from."""
+class UtterancePool:
+    """The utterances of a voice, with the number of uses of each. Utterances with the fewest uses are drawn first."""
 
-    def __init__(self, cards: Sequence[Utterance], rng: np.random.Generator) -> None:
-        self.cards, self.rng = cards, rng
-        self.said = np.zeros(len(cards), int)
-        self.places = {card: place for place, card in enumerate(cards)}
+    def __init__(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> None:
+        self.utterances, self.rng = utterances, rng
+        self.uses = np.zeros(len(utterances), int)
+        self.places = {utterance: place for place, utterance in enumerate(utterances)}
 
     def draw(self, among: np.ndarray | None = None) -> Utterance:
-        """Draw an utterance, from the indices `among` if given. It counts as used once `say` is called."""
-        said = self.said if among is None else self.said[among]
-        least = np.flatnonzero(said == said.min())
+        """Draw an utterance, from the indices `among` if given. It counts as used once `mark_used` is called."""
+        uses = self.uses if among is None else self.uses[among]
+        least = np.flatnonzero(uses == uses.min())
         drawn = int(self.rng.choice(least))
-        return self.cards[drawn if among is None else int(among[drawn])]
+        return self.utterances[drawn if among is None else int(among[drawn])]
 
-    def say(self, card: Utterance) -> None:
-        self.said[self.places[card]] += 1
+    def mark_used(self, utterance: Utterance) -> None:
+        self.uses[self.places[utterance]] += 1
 
-    def deal(self) -> Utterance:
+    def draw_next(self) -> Utterance:
         """Draw an utterance and count it as used."""
-        card = self.draw()
-        self.say(card)
-        return card
+        utterance = self.draw()
+        self.mark_used(utterance)
+        return utterance
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,14 @@ def schedule(
     turns: TurnTaking,
     rng: np.random.Generator,
 ) -> Schedule:
-    """A conversation of `num_samples` samples in which speaker i has the share `shares[i]` of the time and says
-    utterances of `voices[i]`, each of which holds at least one.
+    """Draw a conversation of `num_samples` samples.
 
-    The order of speakers is a Markov chain: with probability `turns.hold` the same one goes on after a pause, else the
-    next one is drawn, the same one included, with probabilities whose stationary distribution gives the shares of time.
-    Where the time that is left is about what those need who have not spoken, the next one is drawn from them, so that
-    everybody is heard unless the conversation is too short for that. A voice says an utterance again only after all
-    others, but for backchannels, which are drawn from the short ones.
+    Speaker i has the share `shares[i]` of the speaking time and uses utterances of `voices[i]`, which has at least one.
+    The order of speakers is a Markov chain: with probability `turns.hold` the same speaker continues after a pause.
+    Otherwise the next speaker is drawn from all, with probabilities whose stationary distribution gives the shares. If
+    the remaining time is hardly enough for those who have not spoken yet, the next speaker is one of them, so that all
+    speak unless the conversation is too short. An utterance is used again only after all others of its voice, except
+    for backchannels, which are drawn from the short ones.
     """
     scheduler = _Scheduler(shares, voices, num_samples, rate, turns, rng)
     floor = scheduler.floor()
@@ -181,7 +180,7 @@ class _Scheduler:
         rng: np.random.Generator,
     ) -> None:
         self.voices, self.num_samples, self.rate, self.turns, self.rng = voices, num_samples, rate, turns, rng
-        self.decks = [Deck(voice, rng) for voice in voices]
+        self.pools = [UtterancePool(voice, rng) for voice in voices]
         lengths = np.array([float(np.mean([one.length for one in voice])) for voice in voices])
         weights = np.asarray(shares) / lengths
         self.probabilities = weights / weights.sum()
@@ -193,53 +192,57 @@ class _Scheduler:
         self.least_pause = round(LEAST_PAUSE_S * rate)
 
     def floor(self) -> list[Placed]:
-        """Utterances that take the floor, in order; each ends later than the one before it."""
+        """Utterances that take the floor, in order. Each ends later than the previous one."""
         placed: list[Placed] = []
-        unheard = set(range(len(self.voices)))
+        not_spoken = set(range(len(self.voices)))
         ends = dict.fromkeys(range(len(self.voices)), -self.least_pause)
-        speaker = self._next(0, unheard)
+        speaker = self._next_speaker(0, not_spoken)
         while True:
-            utterance = self.decks[speaker].draw(self._brief(speaker, placed[-1].stop if placed else 0, unheard))
+            at = placed[-1].stop if placed else 0
+            utterance = self.pools[speaker].draw(self._short_enough(speaker, at, not_spoken))
             start, kind = self._place(placed, speaker, utterance, ends)
             if start + utterance.length > self.num_samples:
-                last = self._last(placed, unheard, ends)
+                last = self._last_utterance(placed, not_spoken, ends)
                 if last is None:
                     return placed
                 speaker, utterance, start = last
                 kind = Kind.TURN
-            self.decks[speaker].say(utterance)
+            self.pools[speaker].mark_used(utterance)
             placed.append(Placed(speaker, utterance, start, utterance.length, kind))
-            unheard.discard(speaker)
-            for one in placed[-2:]:  # an interruption has shortened the one before
+            not_spoken.discard(speaker)
+            for one in placed[-2:]:  # an interruption shortens the previous utterance
                 ends[one.speaker] = one.stop
             holds = self.rng.random() < self.turns.hold
-            if not holds or self._late(placed[-1].stop, unheard):
-                speaker = self._next(placed[-1].stop, unheard)
+            if not holds or self._time_is_short(placed[-1].stop, not_spoken):
+                speaker = self._next_speaker(placed[-1].stop, not_spoken)
 
-    def _late(self, at: int, unheard: Set[int]) -> bool:
-        """Whether the speakers who have not spoken may need all the time that is left after a sample."""
-        return bool(unheard) and self.num_samples - at <= sum(self.needed[one] for one in unheard)
+    def _time_is_short(self, at: int, not_spoken: Set[int]) -> bool:
+        """Whether the speakers who have not spoken yet may need all the time that remains after a sample."""
+        return bool(not_spoken) and self.num_samples - at <= sum(self.needed[one] for one in not_spoken)
 
-    def _brief(self, speaker: int, at: int, unheard: Set[int]) -> np.ndarray | None:
-        """If little time is left, the indices of the utterances that leave enough for the others who have not spoken,
-        or of the shortest one; None, which means all utterances, if there is enough time."""
-        if not self._late(at, unheard):
+    def _short_enough(self, speaker: int, at: int, not_spoken: Set[int]) -> np.ndarray | None:
+        """The indices of the utterances that a speaker can use, or None for all.
+
+        If time is short, they are the utterances that leave enough time for the others who have not spoken yet, or the
+        shortest one if there are none."""
+        if not self._time_is_short(at, not_spoken):
             return None
-        others = sum(self.least[one] for one in unheard if one != speaker)
+        others = sum(self.least[one] for one in not_spoken if one != speaker)
         lengths = self.lengths[speaker]
         fitting = np.flatnonzero(lengths + NEEDED_BETWEEN_S * self.rate <= self.num_samples - at - others)
         return fitting if len(fitting) else np.array([lengths.argmin()])
 
-    def _next(self, at: int, unheard: Set[int]) -> int:
-        """Draw the next speaker by the shares, among those who have not spoken if little time is left."""
-        among = sorted(unheard) if self._late(at, unheard) else range(len(self.voices))
+    def _next_speaker(self, at: int, not_spoken: Set[int]) -> int:
+        """Draw the next speaker by the shares; if time is short, from those who have not spoken yet."""
+        among = sorted(not_spoken) if self._time_is_short(at, not_spoken) else range(len(self.voices))
         probabilities = self.probabilities[list(among)]
         return int(self.rng.choice(list(among), p=probabilities / probabilities.sum()))
 
-    def _last(self, placed: list[Placed], unheard: Set[int], ends: dict[int, int]) -> tuple[int, Utterance, int] | None:
-        """The shortest utterance of a speaker who has not spoken and its position at the end, or None if it does not
-        fit."""
-        for speaker in sorted(unheard):
+    def _last_utterance(
+        self, placed: list[Placed], not_spoken: Set[int], ends: dict[int, int]
+    ) -> tuple[int, Utterance, int] | None:
+        """The shortest utterance of a speaker who has not spoken yet, placed at the end; None if it does not fit."""
+        for speaker in sorted(not_spoken):
             utterance = min(self.voices[speaker], key=lambda one: one.length)
             start = self.num_samples - utterance.length
             after = max(placed[-1].start, placed[-1].stop - utterance.length) + 1 if placed else 0
@@ -262,28 +265,28 @@ class _Scheduler:
         pause_s = self.turns.pause_median_s * math.exp(self.turns.pause_spread * self.rng.normal())
         return max(self.least_pause, round(pause_s * self.rate))
 
-    def _transfer(self, placed: list[Placed], length: int, free: int) -> tuple[int, Kind]:
-        """The start and the kind of the utterance of another speaker, who can start at `free` at the earliest.
+    def _transfer(self, placed: list[Placed], length: int, earliest: int) -> tuple[int, Kind]:
+        """The start and the kind of the utterance of another speaker, which can start at `earliest` or later.
 
-        Whoever is interrupted is shortened in `placed`.
+        If it interrupts the previous utterance, that is shortened in `placed`.
         """
         last = placed[-1]
         if self.rng.random() < self.turns.interruptions and last.length > LEAST_INTERRUPTED_S * self.rate:
             before = placed[-2].stop if len(placed) > 1 else 0
             start = last.start + round(self.rng.uniform(*INTERRUPTED) * last.length)
-            goes_on = min(round(self.rng.uniform(*YIELD_S) * self.rate), round(0.9 * length), last.stop - start)
-            shortened = last.until(start - last.start + goes_on)
+            overlap = min(round(self.rng.uniform(*YIELD_S) * self.rate), round(0.9 * length), last.stop - start)
+            shortened = last.until(start - last.start + overlap)
             fits = start + length <= self.num_samples
-            if fits and start >= max(free, before) and shortened.stop > start:
+            if fits and start >= max(earliest, before) and shortened.stop > start:
                 placed[-1] = shortened
                 return start, Kind.INTERRUPTION
-        # It begins after the other has begun and ends after the other has ended: else the floor would not change hands.
-        least = max(last.start, free, last.stop - length) + 1
+        # It begins and ends after the previous utterance begins and ends, because otherwise the floor would not change.
+        least = max(last.start, earliest, last.stop - length) + 1
         offset_s = self.offsets.draw(self.rng, (least - last.stop) / self.rate)
         return max(least, last.stop + round(offset_s * self.rate)), Kind.TURN
 
     def backchannels(self, floor: Sequence[Placed]) -> tuple[list[Placed], int]:
-        """Short utterances of listeners within those on the floor, and the number of those that did not fit."""
+        """Short utterances of listeners within those on the floor, and the number of backchannels that did not fit."""
         margin = round((HOST_BEFORE_S + HOST_AFTER_S + BACKCHANNEL_S[0]) * self.rate)
         hosts = [one for one in floor if one.length > margin]
         wanted = int(self.rng.poisson(self.turns.backchannels_per_min * self.num_samples / self.rate / 60))
@@ -291,31 +294,30 @@ class _Scheduler:
             return [], wanted if len(self.voices) > 1 else 0
         room = np.array([one.length - margin for one in hosts], float)
         short = [self._short(voice) for voice in self.voices]
-        said = [[(one.start, one.stop) for one in floor if one.speaker == speaker] for speaker in range(len(short))]
+        spoken = [[(one.start, one.stop) for one in floor if one.speaker == speaker] for speaker in range(len(short))]
         made: list[Placed] = []
         for _ in range(wanted):
             for _ in range(TRIES):
                 host = hosts[int(self.rng.choice(len(hosts), p=room / room.sum()))]
-                if found := self._within(host, short, said):
+                if found := self._backchannel_within(host, short, spoken):
                     made.append(found)
-                    self.decks[found.speaker].say(found.utterance)
-                    said[found.speaker].append((found.start, found.stop))
+                    self.pools[found.speaker].mark_used(found.utterance)
+                    spoken[found.speaker].append((found.start, found.stop))
                     break
         return made, wanted - len(made)
 
     def _short(self, voice: Sequence[Utterance]) -> np.ndarray | None:
-        """Indices of the utterances that are short enough for backchannels; None, which means that all may be cut, if
-        none is."""
+        """Indices of the utterances that are short enough for backchannels; None if none is, so that any is cut."""
         least, most = (limit * self.rate for limit in BACKCHANNEL_S)
         places = np.flatnonzero([least <= one.length <= most for one in voice])
         return places if len(places) else None
 
-    def _within(
-        self, host: Placed, short: Sequence[np.ndarray | None], said: Sequence[Sequence[Span]]
+    def _backchannel_within(
+        self, host: Placed, short: Sequence[np.ndarray | None], spoken: Sequence[Sequence[Span]]
     ) -> Placed | None:
-        """A backchannel of another speaker within `host`, or None where this draw of place and speaker does not fit."""
+        """A backchannel of another speaker within `host`, or None if the drawn place and speaker do not fit."""
         speaker = int(self.rng.choice([number for number in range(len(short)) if number != host.speaker]))
-        one = self.decks[speaker].draw(short[speaker])
+        one = self.pools[speaker].draw(short[speaker])
         placed = Placed(speaker, one, 0, one.length, Kind.BACKCHANNEL)
         most = round(self.rng.uniform(*BACKCHANNEL_S) * self.rate)
         if one.length > BACKCHANNEL_S[1] * self.rate:
@@ -326,6 +328,6 @@ class _Scheduler:
             return None
         placed = replace(placed, start=int(self.rng.integers(first, last + 1)))
         pause = self.least_pause
-        if any(start - pause < placed.stop and placed.start < stop + pause for start, stop in said[speaker]):
+        if any(start - pause < placed.stop and placed.start < stop + pause for start, stop in spoken[speaker]):
             return None
         return placed

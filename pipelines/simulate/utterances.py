@@ -11,10 +11,10 @@ import numpy as np
 from pipelines.stages.turn_taking import JOIN_S
 
 MARGIN_S = 0.05
-"""Sound that an utterance takes along before and after its speech, at most half of the silence there."""
+"""Sound that an utterance includes before and after its speech, at most half of the silence there."""
 LENGTH_MEDIAN_S = 2.0
 LENGTH_SPREAD = 0.7
-"""Wanted lengths of utterances are lognormal: the median, and the standard deviation of the natural logarithm."""
+"""The drawn lengths of utterances are lognormal: the median, and the standard deviation of the natural logarithm."""
 LENGTH_BOUNDS_S = (0.6, 12.0)
 Span = tuple[int, int]
 """First sample, and the one after the last."""
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Word:
-    """A word that is said, as it is written, with its marks of punctuation."""
+    """A spoken word as it is written, with its punctuation."""
 
     text: str
     start: int
@@ -31,7 +31,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Phone:
-    """A phoneme that is said, in IPA."""
+    """A spoken phoneme in IPA."""
 
     symbol: str
     start: int
@@ -39,44 +39,45 @@ class Phone:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a synthetic voice says, and how. Positions are samples of the recording."""
+class Transcript:
+    """The words and phonemes of a synthetic voice, with its speed and pitch. Positions are samples of the recording."""
 
     words: tuple[Word, ...]
     phones: tuple[Phone, ...]
     rate: float
-    """Speed that was asked for; 1 is the voice's own."""
+    """Requested speed; 1 is the voice's own."""
     pitch: float
     """Factor of its fundamental frequency."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Positions are samples of the recording, at the rate of the simulation."""
+    """An utterance. Positions are samples of the recording, at the rate of the simulation."""
 
     recording_id: str
     sound: Span
-    """What is heard: the speech with its margins."""
+    """The sound that is used: the speech with its margins."""
     speech: tuple[Span, ...]
     """Stretches of speech in order of time, not empty."""
-    said: Said | None = None
-    """Of a synthetic voice."""
+    transcript: Transcript | None = None
+    """The transcript of a synthetic voice; None for a recorded voice."""
 
     @property
     def first(self) -> int:
-        """Where its speech begins."""
+        """The sample at which its speech begins."""
         return self.speech[0][0]
 
     @property
     def length(self) -> int:
-        """Samples from the beginning of its speech to the end."""
+        """Number of samples from the beginning of its speech to the end."""
         return self.speech[-1][1] - self.first
 
 
 def utterances(recording_id: str, stretches: Sequence[Span], num_samples: int, rate: int) -> list[Utterance]:
-    """Join stretches of speech until each utterance has the length that was drawn for it, cut at silences only.
+    """Join stretches of speech to utterances, each until it reaches a length that is drawn for it.
 
-    What is drawn depends on the id of the recording alone. `stretches` are in order of time and do not overlap.
+    Utterances are cut at silences only. The lengths depend only on the id of the recording. `stretches` must be in
+    order of time and must not overlap.
     """
     seed = int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
@@ -94,7 +95,7 @@ def utterances(recording_id: str, stretches: Sequence[Span], num_samples: int, r
     made = []
     for number, group in enumerate(groups):
         start, stop = group[0][0], group[-1][1]
-        # Only the beginning and the end of the recording belong to no neighbour.
+        # Silence is shared with the neighbouring utterance, except at the beginning and the end of the recording.
         before = (start - ends[number]) // (2 if number else 1)
         after = (begins[number] - stop) // (2 if number + 1 < len(groups) else 1)
         sound = start - min(margin, before), stop + min(margin, after)

@@ -1,4 +1,4 @@
-"""A simulation from its inputs to its tables: what is made, by how many workers, and how it goes on after a kill."""
+"""A simulation from its inputs to its tables. Several workers make the missing conversations, so it can be resumed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ ABOUT = "simulation.json"
 BYTES_A_SAMPLE = 2
 
 
-def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Make the conversations 0 to `count` - 1 that are not there yet, and the tables of all of them.
+def simulate(
+    out: Path, source: Source, settings: Settings, count: int, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make those of the conversations 0 to `count` - 1 that do not exist yet, and the tables of all of them.
 
-    Returns what docs/simulate.md says of the JSON. Raises SpeechmillError where `out` holds conversations of other
-    settings or voices, where there are too few voices, and where this machine lacks a codec.
+    Returns the JSON document that docs/simulate.md describes. Raises SpeechmillError if `out` has conversations with
+    other settings or voices, if there are too few voices, or if a codec is missing on this machine.
     """
     check_codecs(settings.codecs)
     check(source.tts)
@@ -41,7 +43,7 @@ def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Ca
     missing = [number for number in range(count) if not truth_file(out, name_of(settings, number)).exists()]
     engine = Engine("local", (source.workers, source.workers))
     for done, number in enumerate(engine.run(missing, [Group("simulate", partial(_maker, out, settings, bank))]), 1):
-        tell(f"{name_of(settings, number)}: {done:,} of {len(missing):,} made")
+        report(f"{name_of(settings, number)}: {done:,} of {len(missing):,} made")
     names = [name_of(settings, number) for number in range(count)]
     write_tables(out, names)
     truths = (json.loads(truth_file(out, name).read_text()) for name in names)
@@ -56,7 +58,7 @@ def simulate(out: Path, source: Source, settings: Settings, count: int, tell: Ca
         "made_now": len(missing),
         "hours": sum(duration_s for duration_s, _ in seconds) / 3600,
         "utterances": sum(measured["utterances"] for _, measured in seconds),
-        "utterances_said_again": sum(measured["utterances_said_again"] for _, measured in seconds),
+        "utterances_repeated": sum(measured["utterances_repeated"] for _, measured in seconds),
         "words": sum(measured["words"] for _, measured in seconds),
         "backchannels_left_out": sum(measured["backchannels_left_out"] for _, measured in seconds),
     }
@@ -67,10 +69,10 @@ def name_of(settings: Settings, number: int) -> str:
     return f"{settings.side}-{settings.seed}-{number:06d}"
 
 
-def foreseen(source: Source, settings: Settings, count: int) -> dict[str, Any]:
-    """What a simulation would be made of, by the names of recordings alone: nothing is decoded and nothing is written.
+def estimate(source: Source, settings: Settings, count: int) -> dict[str, Any]:
+    """Estimate a simulation from the names of recordings, without decoding or writing anything.
 
-    What manifests say of speakers is not read, but for lakes.
+    Speakers that manifests name are not read, except from lakes.
     """
     from pipelines import sources
 
@@ -82,7 +84,7 @@ def foreseen(source: Source, settings: Settings, count: int) -> dict[str, Any]:
         rows += [{"uris": [entry.uri]} for entry in sources.entries(sounds) if entry.error is None]
     voices = {one.name for one in source.tts}
     for row in rows:
-        with contextlib.suppress(ValueError):  # of several speakers: it would be left out
+        with contextlib.suppress(ValueError):  # a recording of several speakers would be left out
             voices.add(voice_of(row, source.names, source.by))
     hours = count * sum(settings.minutes) / 2 / 60
     return {
@@ -95,7 +97,7 @@ def foreseen(source: Source, settings: Settings, count: int) -> dict[str, Any]:
 
 
 def _begin(out: Path, settings: Settings, bank: Bank) -> None:
-    """Write down what the conversations in a folder are made of, or compare that with what is there."""
+    """Record what the conversations in a folder are made from, or compare it with the existing record."""
     about = {
         "settings": dataclasses.asdict(settings),
         "voices": {voice.name: sorted({one.recording_id for one in voice.utterances}) for voice in bank.voices},
@@ -108,23 +110,23 @@ def _begin(out: Path, settings: Settings, bank: Bank) -> None:
         with whole_text(path) as file:
             file.write(pretty(about))
         return
-    there, wanted = json.loads(path.read_text()), json.loads(pretty(about))
-    changed = sorted(name for name in wanted if there.get(name) != wanted[name])
+    stored, requested = json.loads(path.read_text()), json.loads(pretty(about))
+    changed = sorted(name for name in requested if stored.get(name) != requested[name])
     if "settings" in changed:
-        given, had = wanted["settings"], there.get("settings", {})
-        changed += [f"settings.{name}" for name in given if given[name] != had.get(name)]
+        new, old = requested["settings"], stored.get("settings", {})
+        changed += [f"settings.{name}" for name in new if new[name] != old.get(name)]
         changed.remove("settings")
     if changed:
-        what = f"{out} holds conversations that were made otherwise: {', '.join(changed)}"
-        raise SpeechmillError(what, "repeat the command that began it, or name another folder")
+        what = f"{out} has conversations that were made with other inputs: {', '.join(changed)}"
+        raise SpeechmillError(what, "repeat the original command, or choose another folder")
 
 
 def _maker(out: Path, settings: Settings, bank: Bank) -> Worker:
-    """A worker that makes the conversation of a number."""
+    """A worker that makes the conversation with a given number."""
 
     def make(number: int) -> int:
-        scene, said = conversation(settings, bank, number)
-        write_conversation(out, scene, said, bank)
+        scene, schedule = conversation(settings, bank, number)
+        write_conversation(out, scene, schedule, bank)
         return number
 
     return make

@@ -1,6 +1,6 @@
-"""Writing: the FLAC file and the truth of each conversation, and the tables of all of them.
+"""Writes the FLAC file and the truth of each conversation, and the tables of all conversations.
 
-The truth of a conversation is written last, so that it says that the conversation is complete.
+The truth of a conversation is written last, as a sign that the conversation is complete.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pipelines.simulate.turns import Placed, Schedule
 
 FULL_SCALE = 32767
 COMPRESSION = 0.6
-"""Of FLAC, from 0 to 1: part of what equal bytes depend on."""
+"""Compression level of FLAC, 0 to 1. The bytes of the file depend on it."""
 TABLES = ("manifest.jsonl", "truth.rttm", "truth.uem", "truth.ctm")
 MARKS = re.compile(r"^[^\w']+|[^\w']+$")
-"""Of punctuation, which CTM leaves out."""
+"""Punctuation around a word, which CTM leaves out."""
 
 
 def sound_file(out: Path, name: str) -> Path:
@@ -40,21 +40,21 @@ def truth_file(out: Path, name: str) -> Path:
     return out / "conversations" / f"{name}.json"
 
 
-def write_conversation(out: Path, scene: Scene, said: Schedule, bank: Bank) -> None:
+def write_conversation(out: Path, scene: Scene, schedule: Schedule, bank: Bank) -> None:
     """Write the sound of a conversation, and then its truth. Neither appears before it is complete."""
-    clipped = _write_sound(sound_file(out, scene.name), scene, said.placed, bank)
+    clipped = _write_sound(sound_file(out, scene.name), scene, schedule.placed, bank)
     truth = {
         **scene.as_dict(bank),
         "clipped_samples": clipped,
-        "statistics": statistics(said, len(scene.speakers), scene.num_samples, scene.rate),
-        "utterances": [_utterance(scene, one) for one in said.placed],
+        "statistics": statistics(schedule, len(scene.speakers), scene.num_samples, scene.rate),
+        "utterances": [_utterance(scene, one) for one in schedule.placed],
     }
     with whole_text(truth_file(out, scene.name)) as file:
         file.write(pretty(truth))
 
 
 def _write_sound(path: Path, scene: Scene, placed: Sequence[Placed], bank: Bank) -> int:
-    """Write 16-bit FLAC and return how many samples were beyond full scale, and clipped."""
+    """Write 16-bit FLAC and return the number of samples that were beyond full scale and therefore clipped."""
     import soundfile
 
     clipped = 0
@@ -71,7 +71,7 @@ def _write_sound(path: Path, scene: Scene, placed: Sequence[Placed], bank: Bank)
 
 
 def _utterance(scene: Scene, placed: Placed) -> dict[str, Any]:
-    """An utterance as JSON tells it; times in seconds from the beginning of the conversation."""
+    """An utterance as JSON. Times are in seconds from the beginning of the conversation."""
     speaker = scene.speakers[placed.speaker]
     return {
         "speaker": speaker.voice,
@@ -83,25 +83,26 @@ def _utterance(scene: Scene, placed: Placed) -> dict[str, Any]:
         "speech": [[start / scene.rate, stop / scene.rate] for start, stop in placed.speech()],
         "recording_id": placed.utterance.recording_id,
         "recording_start_s": placed.utterance.first / scene.rate,
-        "said": _said(scene, placed),
+        "transcript": _transcript(scene, placed),
     }
 
 
-def _said(scene: Scene, placed: Placed) -> dict[str, Any] | None:
-    """What a synthetic voice is heard to say; None of a recorded voice, whose words nobody knows."""
-    said = placed.utterance.said
-    if said is None:
+def _transcript(scene: Scene, placed: Placed) -> dict[str, Any] | None:
+    """The words and phonemes of a synthetic voice as JSON; None for a recorded voice, whose words are unknown."""
+    transcript = placed.utterance.transcript
+    if transcript is None:
         return None
     words = list(placed.words())
+    speech = sum(stop - start for start, stop in placed.utterance.speech)
     shift = placed.start - placed.utterance.first
-    phones = [(one.symbol, one.start + shift, min(one.stop + shift, placed.stop)) for one in said.phones]
+    phones = [(one.symbol, one.start + shift, min(one.stop + shift, placed.stop)) for one in transcript.phones]
     return {
         "text": " ".join(word.text for word, cut in words if not cut),
-        "text_of_all": " ".join(word.text for word in said.words),
-        "phonemes_of_all": " ".join(one.symbol for one in said.phones),
-        "rate": said.rate,
-        "phones_per_s": len(said.phones) / (sum(stop - start for start, stop in placed.utterance.speech) / scene.rate),
-        "pitch": said.pitch,
+        "full_text": " ".join(word.text for word in transcript.words),
+        "full_phonemes": " ".join(one.symbol for one in transcript.phones),
+        "rate": transcript.rate,
+        "phones_per_s": len(transcript.phones) / (speech / scene.rate),
+        "pitch": transcript.pitch,
         "words": [
             {"word": word.text, "start_s": word.start / scene.rate, "end_s": word.stop / scene.rate, "cut": cut}
             for word, cut in words
@@ -127,42 +128,42 @@ def write_tables(out: Path, names: Iterable[str]) -> None:
 
 
 def _ctm(truth: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of NIST's CTM: recording, channel from 1 on, begin, duration, word; words that are cut are left out."""
-    heard = [
+    """Lines of NIST's CTM: recording, channel from 1, start, duration, word. Words that are cut off are left out."""
+    words = [
         (word["start_s"], one["channel"] + 1, word)
         for one in truth["utterances"]
-        for word in (one["said"] or {"words": []})["words"]
+        for word in (one["transcript"] or {"words": []})["words"]
         if not word["cut"]
     ]
-    for start_s, channel, word in sorted(heard, key=lambda one: one[:2]):
+    for start_s, channel, word in sorted(words, key=lambda one: one[:2]):
         spelled = "_".join(MARKS.sub("", word["word"]).lower().split())
         yield f"{truth['name']} {channel} {start_s:.4f} {word['end_s'] - start_s:.4f} {spelled}\n"
 
 
 def _segments(truth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Stretches of speech in order of time, as rows of `manifests.exchange.foreign.rows.SEGMENTS`."""
-    stretches = [(*span, said) for said in truth["utterances"] for span in said["speech"]]
+    stretches = [(*span, utterance) for utterance in truth["utterances"] for span in utterance["speech"]]
     stretches.sort(key=lambda stretch: (stretch[0], stretch[2]["speaker"]))
-    for number, (start_s, end_s, said) in enumerate(stretches):
+    for number, (start_s, end_s, utterance) in enumerate(stretches):
         yield {
             "segment_id": f"{truth['name']}-{number:06d}",
             "recording_id": truth["name"],
             "start_s": start_s,
             # Times of samples are multiples of the sampling period; digits beyond are the error of the difference.
             "duration_s": round(end_s - start_s, 9),
-            "channels": [said["channel"]],
-            "speaker": said["speaker"],
-            "text": _text(said["said"], start_s, end_s),
+            "channels": [utterance["channel"]],
+            "speaker": utterance["speaker"],
+            "text": _text(utterance["transcript"], start_s, end_s),
             **dict.fromkeys(("language", "rest")),
-            "custom": to_json({"kind": said["kind"], "broken_off": said["broken_off"]}),
+            "custom": to_json({"kind": utterance["kind"], "broken_off": utterance["broken_off"]}),
         }
 
 
-def _text(said: Mapping[str, Any] | None, start_s: float, end_s: float) -> str | None:
-    """Whole words that begin in a stretch of speech; None of a voice whose words nobody knows."""
-    if said is None:
+def _text(transcript: Mapping[str, Any] | None, start_s: float, end_s: float) -> str | None:
+    """The complete words that begin in a stretch of speech; None for a voice whose words are unknown."""
+    if transcript is None:
         return None
-    return " ".join(one["word"] for one in said["words"] if not one["cut"] and start_s <= one["start_s"] < end_s)
+    return " ".join(one["word"] for one in transcript["words"] if not one["cut"] and start_s <= one["start_s"] < end_s)
 
 
 def _window(truth: Mapping[str, Any], segments: list[dict[str, Any]], channels: list[int]) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def _window(truth: Mapping[str, Any], segments: list[dict[str, Any]], channels: 
 
 
 def _cut(truth: Mapping[str, Any], segments: list[dict[str, Any]]) -> dict[str, Any]:
-    """A Lhotse cut of all of a conversation; the name of its file is relative to the manifest."""
+    """A Lhotse cut of a whole conversation. The name of its file is relative to the manifest."""
     recording = {
         "recording_id": truth["name"],
         "uris": [f"conversations/{truth['name']}.flac"],

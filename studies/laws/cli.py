@@ -46,7 +46,7 @@ COLUMN_OPTIONS = (
     click.option("--run", metavar="COLUMN", help="Column that names the run; by default N and D identify it."),
     click.option("--by", metavar="COLUMN", help="Fit a law for each value of this column, such as the corpus."),
     click.option(
-        "--where", multiple=True, metavar="COLUMN=VALUE", callback=_where, help="Only use rows with this value."
+        "--where", multiple=True, metavar="COLUMN=VALUE", callback=_where, help="Use only rows with this value."
     ),
     click.option("--metric", "metrics", multiple=True, metavar="COLUMN", help="Column of a downstream metric."),
 )  # fmt: skip
@@ -94,13 +94,13 @@ def _column_options(function: Any) -> Any:
     help="Compute the ranges of N and D whose loss is within this share of the lowest.",
 )  # fmt: skip
 @click.option(
-    "--frame-rate", type=click.FloatRange(0.01, 1e6), metavar="HZ", help="Frames per second, to give D* in hours too."
+    "--frame-rate", type=click.FloatRange(0.01, 1e6), metavar="HZ", help="Frames per second, to print D* in hours too."
 )
 @click.option("--patch", type=click.IntRange(1, 1000), default=1, show_default=True, help="Frames per token.")
 @click.option("--params-are", metavar="TEXT", help="How N is counted, such as 'without embeddings'; for the record.")
 @click.option("--tokens-are", metavar="TEXT", help="How D is counted, such as 'with context'; for the record.")
 @click.option(
-    "--plots", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Write figures there."
+    "--plots", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Write figures to this folder."
 )
 @click.option(
     "--format",
@@ -108,9 +108,14 @@ def _column_options(function: Any) -> Any:
     type=click.Choice(["svg", "png"]),
     default="svg",
     show_default=True,
-    help="Of the figures.",
+    help="Format of the figures.",
 )
-@click.option("--page", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write one HTML page.")
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write an HTML page with figures and tables.",
+)
 @WIDE_TABLES
 @JSON
 def fit(table: Path, as_json: bool, plots: Path | None, kind: str, page: Path | None, **given: Any) -> None:

@@ -38,14 +38,23 @@ def require_packages(page: bool) -> None:
 def draw(fitted: Fitted) -> dict[str, tuple[str, Figure]]:
     """Draw all figures. Returns a caption and the figure by name."""
     makers: dict[str, tuple[str, Callable[[Axes, Fitted], None]]] = {
-        "isoflops": ("Loss over N at each compute budget: runs, the law (lines) and parabolas (dashed).", _isoflops),
+        "isoflops": (
+            "Loss over N at each compute budget: the runs (points), the law (lines) and the parabolas (dashed lines).",
+            _isoflops,
+        ),
         "frontier": (
-            "Optimal N and D over compute, with 95 % intervals by bootstrap; minima of parabolas.",
+            "Optimal N and D over compute with 95 % bootstrap intervals, and the minima of the parabolas (diamonds).",
             _frontier,
         ),
-        "range": ("Loss above the lowest at each budget, over the number of tokens relative to the optimum.", _range),
-        "errors": ("Measured over predicted loss by tokens per parameter; runs with large errors are red.", _errors),
-        "curvature": ("Curvature of the loss over D at the optimum of each budget.", _curvature),
+        "range": (
+            "Excess over the lowest loss at each budget, by the number of tokens relative to the optimum.",
+            _range,
+        ),
+        "errors": (
+            "Ratio of measured to predicted loss by tokens per parameter. Runs with large errors are red.",
+            _errors,
+        ),
+        "curvature": ("Second derivative of the loss by D at the optimum of each budget.", _curvature),
     }
     if not (fitted.document or {}).get("optimum"):
         makers = {name: makers[name] for name in ("isoflops", "errors")}
@@ -181,7 +190,12 @@ def _frontier(axes: Axes, fitted: Fitted) -> None:
         axes.plot([one["flops"] for one in good], [one[name] for one in good], "d", color=color, markersize=4)
     assert fitted.points is not None
     axes.axvline(float(fitted.points.flops.max()), color=SOFT, linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", yscale="log", xlabel="C, FLOP (dotted: the largest run)", ylabel="at the optimum")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="C, FLOP (dotted: the largest run)",
+        ylabel="tokens or parameters at the optimum",
+    )
     axes.legend(loc="upper left")
 
 
@@ -203,7 +217,7 @@ def _range(axes: Axes, fitted: Fitted) -> None:
         loss = fitted.law.loss(rows[index]["flops"] / FLOP_PER_PARAM_TOKEN / tokens, tokens)
         axes.plot(factors, 100 * (loss / rows[index]["loss"] - 1), color=color, label=f"{rows[index]['flops']:.1e}")
     axes.axhline(100 * rows[0]["epsilon"], color=SOFT, linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", ylim=(0, 800 * rows[0]["epsilon"]), xlabel="D over D*", ylabel="loss above the lowest, %")
+    axes.set(xscale="log", ylim=(0, 800 * rows[0]["epsilon"]), xlabel="D / D*", ylabel="excess over the lowest loss, %")
     axes.set_xticks([1 / 16, 1 / 4, 1, 4, 16], ["1/16", "1/4", "1", "4", "16"])
     axes.minorticks_off()
     axes.legend(title="FLOP", title_fontsize=8.5)

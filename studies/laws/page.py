@@ -28,9 +28,9 @@ THEMED = {
 FIGURES = {
     "isoflops": "IsoFLOPs",
     "frontier": "Frontier",
-    "range": "Room around the optimum",
+    "range": "Loss around the optimum",
     "errors": "Errors",
-    "curvature": "Curvature",
+    "curvature": "Curvature at the optimum",
 }
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
@@ -59,7 +59,7 @@ def render(read: dict[str, Any], fits: Sequence[Fitted]) -> str:
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:",
         fits=[_section(one) for one in fits],
         read=list(_reading(read)),
-        footer=f"speechmill {version()}. This page is self-contained and loads nothing.",
+        footer=f"speechmill {version()}. This page contains all that it shows and loads nothing.",
     )
 
 
@@ -163,7 +163,7 @@ def _tables(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _reading(read: dict[str, Any]) -> Iterator[str]:
     columns = ", ".join(f"{what} = {column or 'none'}" for what, column in read["columns"].items())
-    yield f"columns: {columns}"
-    yield from read["counting"]
+    yield f"Columns: {columns}."
+    yield from (f"{sentence[:1].upper()}{sentence[1:]}." for sentence in read["counting"])
     for one in read["dropped"]:
-        yield f"left out {counted(one['rows'], 'row')}: {one['reason']}"
+        yield f"Left out {counted(one['rows'], 'row')}: {one['reason']}."

@@ -1,4 +1,4 @@
-"""Warnings about a fit, which follow from its document."""
+"""Warnings about a fit, derived from its document."""
 
 from __future__ import annotations
 
@@ -18,36 +18,38 @@ WORST = 0.02
 
 def warnings(document: dict[str, Any]) -> list[str]:
     """Return the warnings, a sentence each."""
-    told: list[str] = []
+    sentences: list[str] = []
     outliers, misfits, parabolas = document["outliers"], document["misfits"], document["isoflop"]
     for what, found in (("with extreme tokens per parameter", outliers), ("with large errors", misfits)):
         if found["influence"] and (moved := judge.shifts(found["influence"])):
             changes = ", ".join(f"{NAMES[name]} by {change:+.3f}" for name, change in moved.items())
             inside = found is misfits or found["kept"]
             stay = "kept; they change" if inside else "left out; in the fit they would change"
-            told.append(f"{counted(len(found['runs']), 'run')} {what}: {stay} {changes}")
+            sentences.append(f"{counted(len(found['runs']), 'run')} {what}: {stay} {changes}")
     for one in document["unidentified"]:
-        told.append(f"{one['constant']} is not identified: {one['reason']}")
+        sentences.append(f"{one['constant']} is not identified: {one['reason']}")
     if no_optimum(document["unidentified"]):
-        told.append("N* and D* are not computed: these runs do not identify the exponent of D*")
+        sentences.append("N* and D* are not computed: these runs do not identify the exponent of D*")
     if parabolas["tokens_exponent"] is None:
-        told.append(f"there are no isoFLOP parabolas to compare with: {parabolas['refused']}")
+        sentences.append(f"there are no isoFLOP parabolas to compare with: {parabolas['refused']}")
     else:
-        told += _disagreement(document, parabolas)
-    told += _other_form(document)
+        sentences += _disagreement(document, parabolas)
+    sentences += _other_form(document)
     method = document["method"]
     for name, count in method["resamples_at_bound"].items():
         if count > WORST * method["resamples"][name]:
-            told.append(f"{count} of {method['resamples'][name]} resamples of {name} ended at a bound of the search")
+            sentences.append(
+                f"{count} of {method['resamples'][name]} resamples of {name} ended at a bound of the search"
+            )
     if method["reached"] < 2:
-        told.append(f"only 1 of {method['starts']} starts reached the best optimum: there may be a better one")
+        sentences.append(f"only 1 of {method['starts']} starts reached the best optimum: there may be a better one")
     if "refused" in document["held_out"]:
-        told.append(f"no budget was held out: {document['held_out']['refused']}")
+        sentences.append(f"no budget was held out: {document['held_out']['refused']}")
     elif document["held_out"]["runs"] < judge.LEAST_HELD:
-        told.append(
+        sentences.append(
             f"the held-out budget has only {counted(document['held_out']['runs'], 'run')}: its error is uncertain"
         )
-    return told
+    return sentences
 
 
 def _disagreement(document: dict[str, Any], parabolas: dict[str, Any]) -> list[str]:
@@ -76,8 +78,8 @@ def _other_form(document: dict[str, Any]) -> list[str]:
         return []
     gain = 1 - free["huber"]["objective"] / fixed["huber"]["objective"]
     return [
-        f"with gamma free it is {free['huber']['gamma']:.3g}, its profile interval excludes {gamma:g}, and the "
-        f"objective is {gain:.1%} lower: --gamma free shows that law"
+        f"a free gamma is {free['huber']['gamma']:.3g}, its profile interval excludes {gamma:g}, and the objective is "
+        f"{gain:.1%} lower: --gamma free prints that law"
     ]
 
 

@@ -250,7 +250,7 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
     small = {"title": "t", "whatif": {"levels": {}}, "figures": {}, "facts": [], "scores": [], "groups": []}
     small |= {"failures": [], "provenance": [], "runs": {}, "measures": []}
     whole = render(dict(small), drawn)
-    assert "30 of 43 recordings, drawn from" in whole
+    assert "A sample of 30 of 43 recordings, from every verdict" in whole
     limit = len(whole.encode()) - 5000
     told = render(dict(small), drawn, limit)
     assert len(told.encode()) <= limit

@@ -213,7 +213,7 @@ def test_too_few_voices_are_told_with_what_was_left_out(
 ) -> None:
     found = simulated(tmp_path / "out", "--side", "test", "--count", "1", "--speakers", "8")
     assert isinstance(found.exception, SpeechmillError)
-    assert "8 speakers are asked for" in str(found.exception)
+    assert "may have 8 speakers" in str(found.exception)
     assert "1 no speech" in str(found.exception)
     assert not (tmp_path / "out/simulation.json").exists()
 

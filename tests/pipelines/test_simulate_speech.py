@@ -19,9 +19,9 @@ from pipelines.simulate.settings import TurnTaking
 from pipelines.simulate.speech import models, reading
 from pipelines.simulate.speech.texts import drawn, read_texts
 from pipelines.simulate.speech.voices import KNOWN, speakers
-from pipelines.simulate.synthetic import heard, pauses, synthetic_voices
+from pipelines.simulate.synthetic import silences_in, synthetic_voices, without_silences
 from pipelines.simulate.turns import Kind, Placed, schedule
-from pipelines.simulate.utterances import MARGIN_S, Said, Utterance, Word
+from pipelines.simulate.utterances import MARGIN_S, Transcript, Utterance, Word
 from runtime.errors import OverrideError, SpeechmillError
 
 RATE = 16000
@@ -209,15 +209,15 @@ def test_pauses_are_silences_of_a_tenth_of_a_second_and_both_ends() -> None:
     samples = np.zeros(RATE, np.float32)
     for start, stop in [(1600, 4800), (5600, 8000), (12000, 14400)]:  # after 0.05 s, and after 0.25 s
         samples[start:stop] = 0.1 * rng.normal(size=stop - start)
-    found = pauses(samples, RATE)
+    found = silences_in(samples, RATE)
     assert np.array(found) == pytest.approx(np.array([(0, 1600), (8000, 12000), (14400, RATE)]), abs=100)
 
 
 def test_phonemes_lose_the_silence_that_their_model_counts_to_them() -> None:
     silences = [(0, 100), (500, 900), (1200, 1500)]
     phones = [(150, 300), (300, 850), (950, 1100), (1100, 1500)]
-    assert heard(phones, silences, 60) == [(100, 300), (300, 500), (900, 1100), (1100, 1200)]
-    assert heard([(250, 300)], silences, 60) == [(250, 300)]
+    assert without_silences(phones, silences, 60) == [(100, 300), (300, 500), (900, 1100), (1100, 1200)]
+    assert without_silences([(250, 300)], silences, 60) == [(250, 300)]
 
 
 def simulate(out: Path, *options: str) -> Result:
@@ -253,24 +253,24 @@ def test_words_and_phonemes_have_their_times_in_the_conversation(talk: tuple[Pat
     said = utterances(talk[0])
     assert {one["speaker"] for one in said} == {"piper-joe", "kokoro-jm_kumo"}
     for one in said:
-        words, phones = one["said"]["words"], one["said"]["phones"]
+        words, phones = one["transcript"]["words"], one["transcript"]["phones"]
         assert words[0]["start_s"] == phones[0][1] == one["start_s"]
         assert words[-1]["end_s"] == phones[-1][2] == one["end_s"]
         times = [time for word in words for time in (word["start_s"], word["end_s"])]
         assert times == sorted(times)
         assert [word["cut"] for word in words[:-1]] == [False] * (len(words) - 1)
-        assert one["said"]["text"] == " ".join(word["word"] for word in words if not word["cut"])
-        assert one["broken_off"] == (len(one["said"]["phonemes_of_all"].split()) > len(phones) or words[-1]["cut"])
+        assert one["transcript"]["text"] == " ".join(word["word"] for word in words if not word["cut"])
+        assert one["broken_off"] == (len(one["transcript"]["full_phonemes"].split()) > len(phones) or words[-1]["cut"])
     assert any(one["broken_off"] for one in said)
-    assert {one["said"]["rate"] for one in said if one["speaker"] == "kokoro-jm_kumo"} == {1.2}
-    assert len({one["said"]["rate"] for one in said if one["speaker"] == "piper-joe"}) > 2
-    assert sum(not word["cut"] for one in said for word in one["said"]["words"]) == talk[1]["words"]
+    assert {one["transcript"]["rate"] for one in said if one["speaker"] == "kokoro-jm_kumo"} == {1.2}
+    assert len({one["transcript"]["rate"] for one in said if one["speaker"] == "piper-joe"}) > 2
+    assert sum(not word["cut"] for one in said for word in one["transcript"]["words"]) == talk[1]["words"]
 
 
 @needs_espeak
 @needs_voices
 def test_tables_hold_the_words(talk: tuple[Path, dict[str, Any], list[str]]) -> None:
-    whole = [word for one in utterances(talk[0]) for word in one["said"]["words"] if not word["cut"]]
+    whole = [word for one in utterances(talk[0]) for word in one["transcript"]["words"] if not word["cut"]]
     lines = [line.split() for line in (talk[0] / "truth.ctm").read_text().splitlines()]
     assert len(lines) == len(whole)
     assert sorted(float(line[2]) for line in lines) == pytest.approx(
@@ -325,7 +325,7 @@ def test_other_voices_and_their_number_change_nothing_of_a_voice(tmp_path: Path)
 
 def test_an_utterance_that_breaks_off_tells_which_word_is_cut() -> None:
     words = tuple(Word(text, 1000 * number, 1000 * number + 900) for number, text in enumerate("abcd"))
-    utterance = Utterance("x", (0, 4000), ((0, 3900),), Said(words, (), 1.0, 1.0))
+    utterance = Utterance("x", (0, 4000), ((0, 3900),), Transcript(words, (), 1.0, 1.0))
     placed = Placed(0, utterance, 10_000, 2500, Kind.TURN)
     assert list(placed.words()) == [
         (Word("a", 10_000, 10_900), False),
@@ -336,7 +336,7 @@ def test_an_utterance_that_breaks_off_tells_which_word_is_cut() -> None:
 
 def test_scheduling_does_not_ask_what_is_said() -> None:
     plain = [Utterance(f"{number}", (0, 16_000), ((0, 16_000),)) for number in range(20)]
-    told = [Utterance(one.recording_id, one.sound, one.speech, Said((), (), 1.0, 1.0)) for one in plain]
+    told = [Utterance(one.recording_id, one.sound, one.speech, Transcript((), (), 1.0, 1.0)) for one in plain]
     made = [
         schedule([0.5, 0.5], [voice, voice], 60 * RATE, RATE, TurnTaking(), np.random.default_rng(0))
         for voice in (plain, told)

@@ -134,7 +134,7 @@ def test_every_utterance_is_said_before_one_is_said_again() -> None:
     placed = [one for one in made([1.0], 1).placed if one.kind is Kind.TURN]
     assert len({one.utterance for one in placed[:100]}) == 100
     found = statistics(Schedule(placed[:150], 0), 1, HOUR, RATE)
-    assert found["utterances_said_again"] == 50
+    assert found["utterances_repeated"] == 50
 
 
 @pytest.mark.parametrize("lengths_s", [(1.5, 4.5), (1, 12)])

@@ -18,6 +18,9 @@ from pipelines.commands.cli import cli
 from studies.estimate import Ratio
 from studies.sample import FEW, from_pilot, needed, worst_case
 
+WHOLE = ("recordings", "annotations")
+"""Views with the measurements of each recording."""
+
 
 class Population:
     """Recordings of very different lengths; long ones are mostly of one language, as it may well be."""
@@ -145,8 +148,14 @@ def test_the_command_plans_by_a_pilot_and_without(tmp_path: Path) -> None:
     assert found["recordings"] == max(row["recordings"] for row in found["groups"]) > FEW
     done = CliRunner().invoke(cli, [*words, "--where", "speech_share > 0.3"])
     assert [row["group"] for row in json.loads(done.stdout)["groups"]] == ["speech_share > 0.3"]
-    done = CliRunner().invoke(cli, [*words[:3], "--view", "windows", "--by", "kept"])
-    assert "draw " in done.stdout
+    for view, by in (("windows", "kept"), ("verdicts", "verdict"), ("window_verdicts", "kept")):
+        done = CliRunner().invoke(cli, [*words[:3], "--view", view, "--by", by])
+        assert "draw " in done.stdout, done.output
+    alike = [CliRunner().invoke(cli, [*words, "--view", view, "--by", "num_speakers"]).stdout for view in WHOLE]
+    assert len(set(alike)) == 1
+    for view, remedy in (("ledger", "--view recordings"), ("recording", "did you mean recordings")):
+        done = CliRunner().invoke(cli, [*words, "--view", view, "--by", "split"])
+        assert (done.exit_code, remedy in done.output) == (1, True), done.output
     assert CliRunner().invoke(cli, ["study", "sample", "--margin", "0.02"]).exit_code == 0
     assert CliRunner().invoke(cli, words).exit_code == 2
     for wrong in (["--by", "nix"], ["--where", "speech_share > 5"], ["--where", "1); DROP TABLE x; --"]):

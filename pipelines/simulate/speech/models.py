@@ -1,7 +1,7 @@
-"""Text-to-speech by the models of the registry, each phoneme with the time that the model gives it.
+"""Text-to-speech with models of the registry, with the times of the phonemes.
 
-Both models draw the durations of their symbols first and make sound of just that length. The graphs are changed in
-memory to tell the durations, and to take as inputs what they would draw or decide themselves: noise, and the pitch.
+Both models first compute the duration of each symbol and then make sound of exactly that length. Their graphs are
+changed in memory: the durations become outputs, and noise and pitch, which they would compute, become inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runtime import models
 from runtime.errors import SpeechmillError
 
 MOST_SYMBOLS = 500
-"""Of one utterance: Kokoro's styles are given for at most 510."""
+"""Largest number of symbols in an utterance. Kokoro has styles for at most 510."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance: float32 (samples,) and its phonemes in order."""
+    """A synthesised utterance: float32 (samples,) and its phonemes in order."""
 
     samples: np.ndarray
     sample_rate: int
@@ -43,18 +43,18 @@ class Spoken:
 
 
 class Piper:
-    """A Piper voice: VITS (Kim et al., 2021), which reads the IPA of espeak-ng. Of one speaker; it has no pitch to set.
+    """A Piper voice: VITS (Kim et al., 2021) with one speaker, which reads the IPA of espeak-ng. Its pitch is fixed.
 
-    The noise of durations and of sound is drawn here, with the standard deviations that the voice is shipped with.
+    The noise of durations and of sound is drawn here, with the standard deviations that come with the voice.
     """
 
     HOP_SAMPLES = 256
     DURATIONS = "/Mul_1_output_0"
-    """Frames of each symbol before they are rounded up, which makes fast speech much slower than its scale."""
+    """Output with the frames of each symbol before rounding up, which makes fast speech slower than its scale."""
     DURATION_NOISE, SOUND_NOISE = "/dp/RandomNormalLike_output_0", "/RandomNormalLike_output_0"
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds `voice.onnx` and `voice.json`."""
+        """`folder` has `voice.onnx` and `voice.json`."""
         import onnx
         from onnx import TensorProto, helper
         from onnx.utils import Extractor
@@ -68,40 +68,40 @@ class Piper:
             model.graph.node.remove(node)
             shape = ["batch", "dimension", f"length of {node.output[0]}"]
             model.graph.input.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, shape))
-        given = ["input", "input_lengths", "scales", self.DURATION_NOISE]
-        self.durations = _session(Extractor(model).extract_model(given, [self.DURATIONS]))
+        inputs = ["input", "input_lengths", "scales", self.DURATION_NOISE]
+        self.durations = _session(Extractor(model).extract_model(inputs, [self.DURATIONS]))
         self.sound = _session(model)
 
     def speak(self, words: Sequence[Word], style: str, rate: float, pitch: float, rng: np.random.Generator) -> Spoken:
-        """Say words at a speed: 1 is the voice's own, 2 twice as fast."""
+        """Synthesise words at a speed: 1 is the voice's own, 2 is twice as fast."""
         symbols = _spelled(words, self.symbols)
         ids = [self.symbols["^"], self.symbols["_"]]
         for one in symbols:
             ids += [one.code, self.symbols["_"]]
         ids.append(self.symbols["$"])
         own = self.scales["length_scale"]
-        given = {
+        inputs = {
             "input": np.array([ids]),
             "input_lengths": np.array([len(ids)]),
             "scales": np.array([self.scales["noise_scale"], own, self.scales["noise_w"]], np.float32),
             self.DURATION_NOISE: rng.standard_normal((1, 2, len(ids)), np.float32),
         }
-        exact = self.durations.run([self.DURATIONS], given)[0].ravel()
+        exact = self.durations.run([self.DURATIONS], inputs)[0].ravel()
         factor = factor_of(exact, rate) if rate != 1 else 1.0
-        given["scales"][1] = np.float32(own * factor)
-        # By the graph itself: a product at the edge of two frames is rounded as for the sound.
-        frames = np.ceil(self.durations.run([self.DURATIONS], given)[0].ravel()).astype(int)
-        given[self.SOUND_NOISE] = rng.standard_normal((1, 192, int(frames.sum())), np.float32)
-        samples = self.sound.run(["output"], given)[0].ravel()
-        # The blank after a symbol belongs to it: which of both holds a phoneme is the model's own affair.
+        inputs["scales"][1] = np.float32(own * factor)
+        # The graph computes the durations again, so that products at the edge of a frame are rounded as for the sound.
+        frames = np.ceil(self.durations.run([self.DURATIONS], inputs)[0].ravel()).astype(int)
+        inputs[self.SOUND_NOISE] = rng.standard_normal((1, 192, int(frames.sum())), np.float32)
+        samples = self.sound.run(["output"], inputs)[0].ravel()
+        # The blank after a symbol counts with it, because the model may put a phoneme into either.
         lengths = frames[2:-1].reshape(-1, 2).sum(axis=1)
         return _timed(samples, self.sample_rate, symbols, int(frames[:2].sum()), lengths, self.HOP_SAMPLES)
 
 
 def factor_of(exact: np.ndarray, rate: float) -> float:
-    """By what to multiply durations in frames, so that they are 1 / rate as long once each is rounded up to a frame.
+    """Return the factor for durations in frames with which the sum of all, each rounded up, becomes 1 / rate as long.
 
-    No symbol is shorter than a frame, so that very fast speech becomes as fast as that allows.
+    No symbol is shorter than a frame, which limits the speed.
     """
     wanted = np.ceil(exact).sum() / rate
     low, high = 0.1 / rate, 2.0 / rate
@@ -112,7 +112,7 @@ def factor_of(exact: np.ndarray, rate: float) -> float:
 
 
 class Kokoro:
-    """Kokoro-82M (StyleTTS 2; Li et al., 2023), which reads IPA in a style of a speaker. It draws no noise."""
+    """Kokoro-82M (StyleTTS 2; Li et al., 2023), which reads IPA in the style of a speaker. It uses no noise."""
 
     HOP_SAMPLES = 600
     sample_rate = 24000
@@ -120,7 +120,7 @@ class Kokoro:
     PITCH = "/encoder/Reshape_output_0"
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds `model.onnx`, `vocab.json` and `voices.npz`."""
+        """`folder` has `model.onnx`, `vocab.json` and `voices.npz`."""
         import onnx
         from onnx import TensorProto, helper
 
@@ -138,15 +138,15 @@ class Kokoro:
         self.sound = _session(model)
 
     def speak(self, words: Sequence[Word], style: str, rate: float, pitch: float, rng: np.random.Generator) -> Spoken:
-        """Say words at a speed and with the fundamental frequency times `pitch`; 1 is the voice's own."""
+        """Synthesise words at a speed, with the fundamental frequency times `pitch`; 1 is the voice's own."""
         symbols = _spelled(words, self.symbols)
-        given = {
+        inputs = {
             "tokens": np.array([[0, *(one.code for one in symbols), 0]]),
             "style": self.styles[style][len(symbols) - 1].reshape(1, -1),
             "speed": np.array([rate], np.float32),
             "pitch": np.array([pitch], np.float32),
         }
-        samples, durations = self.sound.run(["audio", self.DURATIONS], given)
+        samples, durations = self.sound.run(["audio", self.DURATIONS], inputs)
         frames = durations.ravel().astype(int)
         return _timed(samples.ravel(), self.sample_rate, symbols, int(frames[0]), frames[1:-1], self.HOP_SAMPLES)
 
@@ -155,7 +155,7 @@ Model = Piper | Kokoro
 
 
 def load(name: str) -> Model:
-    """A model of the registry by its name. Raises SpeechmillError as `runtime.models.verified`."""
+    """Load a model of the registry. Raises SpeechmillError as `runtime.models.verified`."""
     folder = models.verified(name)
     return Piper(folder) if name.startswith("piper") else Kokoro(folder)
 
@@ -170,9 +170,9 @@ class _Symbol:
 
 
 def _spelled(words: Sequence[Word], codes: Mapping[str, int]) -> list[_Symbol]:
-    """The symbols of a model for words, with the marks between them; a text without a mark at its end gets a full stop.
+    """Return the symbols of words with their punctuation. A full stop is added if there is none at the end.
 
-    Raises SpeechmillError for a phoneme that the model has no symbol for, and for a text that is too long.
+    Raises SpeechmillError for a phoneme without a symbol, and for a text that is too long.
     """
     made: list[_Symbol] = []
     for number, word in enumerate(words):
@@ -182,21 +182,21 @@ def _spelled(words: Sequence[Word], codes: Mapping[str, int]) -> list[_Symbol]:
             known = [codes[sign] for sign in phone if sign in codes]
             if not known:
                 what = f"{word.text!r:.50}: the voice has no symbol for the phoneme {phone!r}"
-                raise SpeechmillError(what, "spell the word otherwise, or take it out")
+                raise SpeechmillError(what, "change the spelling of the word, or remove it")
             made += [_Symbol(code, number, place, phone) for code in known]
         mark = word.mark or ("." if number + 1 == len(words) else "")
         if mark:
             made.append(_Symbol(codes[mark], number))
     if len(made) > MOST_SYMBOLS:
-        what = f"{' '.join(word.text for word in words)!r:.50}: {len(made)} symbols, {MOST_SYMBOLS} at most are spoken"
-        raise SpeechmillError(what, "make two utterances of it")
+        what = f"{' '.join(word.text for word in words)!r:.50}: {len(made)} symbols, more than {MOST_SYMBOLS}"
+        raise SpeechmillError(what, "split it into two utterances")
     return made
 
 
 def _timed(
     samples: np.ndarray, sample_rate: int, symbols: Sequence[_Symbol], before: int, lengths: np.ndarray, hop: int
 ) -> Spoken:
-    """Phonemes with their times from frames: `before` of them until the first symbol, then `lengths` of each."""
+    """Compute the times of phonemes from the `lengths` of symbols, in frames, after `before` frames."""
     phones: list[Timed] = []
     ends = before + np.cumsum(lengths)
     last: tuple[int, int] | None = None
@@ -205,7 +205,7 @@ def _timed(
             last = None
             continue
         start = (end - length) * hop
-        if last == (one.word, one.place):  # a phoneme of several symbols, such as a diphthong with its stress
+        if last == (one.word, one.place):  # one of several symbols of a phoneme, such as a diphthong with its stress
             start = phones.pop().start
         phones.append(Timed(one.phone, one.word, start, min(end * hop, len(samples))))
         last = one.word, one.place
@@ -213,7 +213,7 @@ def _timed(
 
 
 def _session(model: Any) -> Any:
-    """A session of one thread: its sums have one order."""
+    """An onnxruntime session with one thread, so that sums have a fixed order."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

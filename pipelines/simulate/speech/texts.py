@@ -1,4 +1,4 @@
-"""Texts for synthetic voices: one utterance a line, with alternatives as in `a {red|blue} one`."""
+"""Texts for synthetic voices: one utterance per line, with alternatives as in `a {red|blue} one`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from runtime.errors import SpeechmillError
 
 ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 MOST_BYTES, MOST_CHARACTERS = 16 << 20, 300
-"""Of a file, and of a line: an utterance is held in memory, and models take about 500 symbols."""
+"""Limits of a file and of a line. An utterance is held in memory, and models accept about 500 symbols."""
 
 
 def read_texts(path: str | None) -> tuple[str, ...]:
-    """The lines of a file, else those that ship with speechmill, without empty ones.
+    """Read the lines of a file, or by default those that ship with speechmill, without empty ones.
 
-    Raises SpeechmillError for a file that cannot be read, holds no line, or holds one that is too long.
+    Raises SpeechmillError if the file cannot be read, has no line, or has a line that is too long.
     """
     if path is None:
         return _lines(resources.files(__package__).joinpath("texts_en.txt").read_text("utf-8"), "texts_en.txt")
     file = Path(path)
     if not file.is_file() or file.stat().st_size > MOST_BYTES:
-        raise SpeechmillError(f"{path}: no file of at most {MOST_BYTES >> 20} MiB", "name a text file")
+        raise SpeechmillError(f"{path}: not a file of at most {MOST_BYTES >> 20} MiB", "give a text file")
     try:
         return _lines(file.read_text("utf-8"), path)
     except UnicodeDecodeError as error:
@@ -35,17 +35,17 @@ def _lines(text: str, name: str) -> tuple[str, ...]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > MOST_CHARACTERS:
-            what = f"{name}:{number}: {len(line)} characters, {MOST_CHARACTERS} at most are one utterance"
-            raise SpeechmillError(what, "make several lines of it")
+            what = f"{name}:{number}: {len(line)} characters, more than {MOST_CHARACTERS}"
+            raise SpeechmillError(what, "split it into several lines")
         if line.strip():
             found.append(line.strip())
     if not found:
-        raise SpeechmillError(f"{name}: no line of text", "write an utterance on each line")
+        raise SpeechmillError(f"{name}: has no line of text", "write an utterance on each line")
     return tuple(found)
 
 
 def drawn(texts: tuple[str, ...], count: int, rng: np.random.Generator) -> list[str]:
-    """So many texts in a random order, each again only after all others, with one of its alternatives each time."""
+    """Draw `count` texts, each again only after all others. Its alternatives are drawn each time."""
     order: list[int] = []
     while len(order) < count:
         order += rng.permutation(len(texts)).tolist()
