@@ -27,7 +27,7 @@ from pipelines.audio.resample import resampled
 from pipelines.audio.sound import TrackStream
 from pipelines.encoding.cutting import SharedIterator, cut_windows
 from pipelines.encoding.filling import RecordingJob, ShardFiller
-from pipelines.encoding.plan import Shard, Source, Unit
+from pipelines.encoding.planned import Shard, Source, Unit
 from pipelines.progress.usage import Meter
 from pipelines.progress.watch import UnitResult
 from pipelines.recipes.recipe import EncodeConfig

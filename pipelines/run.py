@@ -28,7 +28,8 @@ from pipelines.annotate import Annotator
 from pipelines.audio.children import prestart
 from pipelines.encode import ShardEncoder, dataset_fingerprints
 from pipelines.encoding.dataset import Dataset
-from pipelines.encoding.plan import Plan, Shard, Unit, units
+from pipelines.encoding.plan import Plan
+from pipelines.encoding.planned import Shard, Unit, units
 from pipelines.ingest import ingest
 from pipelines.inputs.packing import Ingested
 from pipelines.matching import Matching

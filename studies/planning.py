@@ -221,9 +221,10 @@ def cost(
     from manifests.look.targets import lake_of
     from studies import cost as costing
     from studies.prices import load
+    from studies.usage import sample_of
 
     table = load(prices)
-    bill = costing.cost(costing.sample_of(lake_of(lake), runs), table, hours, days, confidence, machine)
+    bill = costing.cost(sample_of(lake_of(lake), runs), table, hours, days, confidence, machine)
     terminal.as_json(bill) if as_json else costing.render(bill)
 
 

@@ -68,7 +68,7 @@ class Prices:
     currency: str
     date: str
     example: bool
-    """Whether these are the made-up prices that ship with speechmill."""
+    """Whether these are the invented prices that ship with speechmill."""
     requests: Requests = Requests()
 
 

@@ -16,7 +16,7 @@ from manifests.publish import publish
 from manifests.sums import written_sha256
 from pipelines.encode import ShardEncoder, dataset_fingerprints
 from pipelines.encoding.dataset import Dataset
-from pipelines.encoding.plan import Shard, Unit
+from pipelines.encoding.planned import Shard, Unit
 from pipelines.progress.watch import UnitResult
 from pipelines.recipes.recipe import EncodeConfig
 

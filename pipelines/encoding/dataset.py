@@ -17,7 +17,8 @@ from manifests.lake import Lake
 from manifests.shards import ShardCommit, committed
 from manifests.storage.local import is_dead, owner
 from manifests.versions import committed_numbers
-from pipelines.encoding.plan import Base, Plan, from_ranges, ranges
+from pipelines.encoding.plan import Plan
+from pipelines.encoding.planned import Base, from_ranges, ranges
 from pipelines.recipes.recipe import EncodeConfig, parse
 from runtime.errors import SpeechmillError
 

@@ -11,7 +11,7 @@ import numpy as np
 from encoders.base import Encoder, WindowSound
 from manifests.shards import ShardWriter, stored_array
 from manifests.storage import Storage
-from pipelines.encoding.plan import Source
+from pipelines.encoding.planned import Source
 from pipelines.progress.usage import Meter
 from runtime.failures import Kind, kind_of
 

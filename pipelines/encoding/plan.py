@@ -5,27 +5,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.fingerprint import canonical, fingerprint
+from manifests.fingerprint import canonical
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.shards import FOLDER, ShardCommit, ShardFiles, committed
 from manifests.tables import concat_batches
+from pipelines.encoding.planned import Base, Planned, Shard, Source
 from pipelines.recipes.recipe import EncodeConfig
 
 if TYPE_CHECKING:
     from pipelines.units.pending import Retry
-
-Base = Mapping[str, frozenset[int]]
-"""The numbers of the shards that a dataset has, by folder."""
 
 RECORDED_COLUMNS = ("window_id", "tracks", "language", "num_speakers", "repeated_share", "source", "licence", "labels")
 """Columns of a window that its shard records. If they differ in the selection, the shard is made again."""
@@ -33,104 +30,6 @@ KEPT_COLUMNS_SQL = ", ".join(RECORDED_COLUMNS).replace(
     "labels", "CASE WHEN labels IS NOT NULL THEN map_entries(labels) END"
 )
 """SQL of the same columns in the selection, where labels are a map."""
-
-
-class Source(NamedTuple):
-    """A committed shard that holds features of windows, so that these need not be encoded again."""
-
-    dataset: str
-    folder: str
-    number: int
-
-    @property
-    def files(self) -> ShardFiles:
-        return ShardFiles(self.folder, self.number)
-
-
-class Planned(NamedTuple):
-    """A recording in a shard."""
-
-    recording_id: str
-    batch: str
-    sources: tuple[Source, ...] = ()
-    """Committed shards that hold features of it."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard to make."""
-
-    folder: str
-    number: int
-    recordings: tuple[Planned, ...]
-    seconds: float
-    """Seconds of sound in its windows."""
-    elsewhere: tuple[str, ...] = ()
-    """Ids of kept windows of these recordings that are in other shards of the dataset."""
-    remake: bool = False
-    """Whether it is made again although it is committed."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.folder}-{self.number:06d}"
-
-    @property
-    def place(self) -> tuple[bool, str, int]:
-        """Its place in the order of a plan. Shards that are made again come first."""
-        return not self.remake, self.folder, self.number
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of its recordings."""
-        return [planned.recording_id for planned in self.recordings]
-
-    def has_same_windows(self, other: Shard) -> bool:
-        """Return whether a shard of another dataset has the same number and the same windows."""
-        return (self.place, self.elsewhere, self.ids) == (other.place, other.elsewhere, other.ids)
-
-    @property
-    def files(self) -> ShardFiles:
-        return ShardFiles(self.folder, self.number)
-
-    @property
-    def commit_key(self) -> str:
-        return self.files.commit
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A unit of encoding: shards of several datasets with the same windows, or a single shard."""
-
-    shards: tuple[tuple[str, Shard], ...]
-    """The shards, each with the name of its dataset."""
-    several: bool = False
-    """Whether the run makes several datasets. Their shards may have equal names but different recordings."""
-
-    @property
-    def shard(self) -> Shard:
-        """The first shard. Its recordings and windows are those of all."""
-        return self.shards[0][1]
-
-    @property
-    def name(self) -> str:
-        """The name of the shard. If there are several datasets, it ends with a hash of the recordings."""
-        return f"{self.shard.name}-{fingerprint(self.shard.ids)[:6]}" if self.several else self.shard.name
-
-
-def units(planned: Mapping[str, Iterable[Shard]]) -> Iterator[Unit]:
-    """Group the planned shards of several datasets into units of shards with the same windows."""
-    several = len(planned) > 1
-    rest = {dataset: iter(shards) for dataset, shards in planned.items()}
-    heads = {dataset: shard for dataset, shards in rest.items() if (shard := next(shards, None))}
-    while heads:
-        first = min(heads.values(), key=lambda shard: shard.place)
-        same = {dataset: shard for dataset, shard in heads.items() if shard.has_same_windows(first)}
-        yield Unit(tuple(same.items()), several)
-        for dataset in same:
-            if (shard := next(rest[dataset], None)) is None:
-                del heads[dataset]
-            else:
-                heads[dataset] = shard
 
 
 class Plan:
@@ -384,24 +283,3 @@ def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
         return f"{files.folder}/{files.shard}", table.filter(pc.equal(table["status"], "ok")).select(["recording_id"])
 
     return lake.ahead(read, committed(lake.storage, dataset))
-
-
-def ranges(base: Base) -> dict[str, list[list[int]]]:
-    """Return the numbers of a base as lists of ranges [first, last], for JSON. See `from_ranges`."""
-    listed: dict[str, list[list[int]]] = {}
-    for folder, numbers in sorted(base.items()):
-        runs = listed.setdefault(folder, [])
-        for number in sorted(numbers):
-            if runs and runs[-1][1] == number - 1:
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
-    return listed
-
-
-def from_ranges(listed: Mapping[str, list[list[int]]]) -> Base:
-    """Return the base that `ranges` has listed."""
-    return {
-        folder: frozenset(number for first, last in runs for number in range(first, last + 1))
-        for folder, runs in listed.items()
-    }

@@ -22,7 +22,7 @@ import soundfile
 from sounds import telephone_conversation
 
 from manifests.lake import Lake
-from studies import cost, prices
+from studies import cost, prices, usage
 
 PR_SET_CHILD_SUBREAPER = 36
 """Option of prctl(2) with which this process becomes the parent of orphans, so that their CPU time is counted."""
@@ -76,11 +76,11 @@ def main(minutes: float, times: float, every_stage: bool) -> None:
         conversations(folder / "sample", minutes, 1)
         hours = conversations(folder / "target", times * minutes, 2)
         mill(folder / "sample", folder / "short", overrides)
-        sample = cost.sample_of(Lake.at(str(folder / "short")))
+        sample = usage.sample_of(Lake.at(str(folder / "short")))
         bill = cost.cost(sample, prices.load(None), hours)
         taken_s = mill(folder / "target", folder / "long", overrides)
         idle_s = mill(folder / "target", folder / "long", overrides)  # nothing is left to do
-        measured = cost.sample_of(Lake.at(str(folder / "long")))
+        measured = usage.sample_of(Lake.at(str(folder / "long")))
         written = written_bytes(folder / "long")
     again = cost.cost(measured, prices.load(None), hours)
     sizes = {key: [row[key] for row in (bill["sample"], again["sample"])] for key in ("recordings", "hours")}

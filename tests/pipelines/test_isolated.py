@@ -1,32 +1,24 @@
-"""Decoding in a process that can be ended: the same sound, and no file costs more than itself."""
+"""Decoding in a child process: the sound is the same, and a file that fails or exceeds a limit fails alone."""
 
-import hashlib
-import http.server
-import logging
-import os
 import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
-import psutil
 import pytest
 import soundfile
+from decoding_children import NAMES, children, die, end_children, long_file, same, serving, sha256, slow_to_decode
 from test_cli import ROOT
 
 from manifests.lake import Lake
-from manifests.storage import StorageConfig, retry
+from manifests.storage import StorageConfig
 from pipelines.annotate import Annotator
 from pipelines.audio import children as module
 from pipelines.audio.config import DecodeConfig
@@ -48,73 +40,18 @@ from runtime.errors import (
 )
 from runtime.failures import Kind, kind_of
 
-RNG = np.random.default_rng(5)
 FACTS = ("sample_rate", "channels", "channel_layout", "decode_errors", "decode_error", "missing_s", "format_changes")
-NAMES = ("fw/jfk.flac", "lca_calls/lca_40_stereo8k.flac", "google/multi.flac")
-
-
-def children() -> list[psutil.Process]:
-    """The living processes that decode for this one."""
-    found = []
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # of one that is dead and has still to be waited for, too
-            if any("audio.child" in word for word in child.cmdline()):
-                found.append(child)
-    return found
-
-
-def until(met: Callable[[], bool]) -> None:
-    """Wait for a condition, at most 30 s."""
-    deadline = time.monotonic() + 30
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def die(child: psutil.Process, number: int) -> None:
-    """Kill it, and wait until it is dead; who started it has still to be told."""
-    child.send_signal(number)
-    until(lambda: child.status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     """Each test begins without any child."""
-    for child in module._idle:
-        child.end()
-    module._idle.clear()
-    for process in children():  # of a test that failed
-        process.kill()
-        process.wait()
+    end_children()
 
 
 @pytest.fixture
 def long(tmp_path: Path) -> str:
-    """16 blocks of noise: more than fit the shared memory at once."""
-    path = tmp_path / "long.wav"
-    soundfile.write(path, RNG.integers(-9000, 9000, (16 << 18) - 1000, dtype=np.int16), 48000)
-    return str(path)
-
-
-def sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
-    return len(one) == len(other) and all(map(np.array_equal, one, other))
-
-
-def slow_to_decode(folder: Path, size_bytes: int = 8 << 30) -> str:
-    """A second of MP3 and then zeros, which FFmpeg searches for a further frame; they take no place on the disk."""
-    path = folder / "slow.mp3"
-    with av.open(str(path), "w", format="mp3") as container:
-        stream = container.add_stream("libmp3lame", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(RNG.integers(-3000, 3000, (1, 16000), dtype=np.int16), "s16", "mono")
-        frame.sample_rate = 16000
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    os.truncate(path, size_bytes)
-    return str(path)
+    return long_file(tmp_path)
 
 
 @pytest.mark.recordings
@@ -296,127 +233,6 @@ def test_where_the_machine_gives_less_memory_than_the_recipe_the_run_stops(limit
     assert kind_of(OutOfMemoryError("")) is Kind.RUN
 
 
-def test_stopping_early_ends_the_decoding_and_keeps_the_child(long: str, conversation: Path) -> None:
-    for taken in (0, 1, 2, 7):
-        decoder = IsolatedDecoder(long)
-        list(islice(decoder, taken))
-        decoder.close()
-        assert same(list(IsolatedDecoder(str(conversation))), list(Decoder(str(conversation))))
-    assert len(children()) == 1
-
-
-def test_a_cancelled_decoding_that_does_not_end_is_killed(tmp_path: Path, conversation: Path) -> None:
-    decoder = IsolatedDecoder(slow_to_decode(tmp_path, 1 << 40))
-    until(lambda: len(children()) == 1)
-    (child,) = children()
-    until(lambda: child.cpu_times().user > 1)
-    decoder.close()
-    assert probe(str(conversation)) == probe_here(str(conversation))
-    assert [other.pid == child.pid for other in children()] == [False]
-
-
-def test_threads_decode_side_by_side(long: str, conversation: Path) -> None:
-    paths = [long, str(conversation)] * 4
-    with ThreadPoolExecutor(4) as pool:
-        heard = list(pool.map(lambda path: list(IsolatedDecoder(path)), paths))
-    for path, blocks in zip(paths, heard, strict=True):
-        assert same(blocks, list(Decoder(path)))
-    assert len(children()) <= module.MAX_IDLE
-
-
-@pytest.mark.slow
-def test_two_hundred_decodings_leave_nothing_open(tmp_path: Path, conversation: Path, long: str) -> None:
-    (tmp_path / "bad.wav").write_bytes(b"RIFF" + bytes(40))
-
-    def some(count: int) -> None:
-        for number in range(count):
-            path = (str(conversation), str(tmp_path / "bad.wav"), long)[number % 3]
-            decoder = IsolatedDecoder(path)
-            try:
-                list(islice(decoder, 2))
-                decoder.verify_sha256(sha256(path))
-            except UnreadableAudioError:
-                pass
-            decoder.close()
-            if number % 20 == 0:
-                module._idle[-1].end()  # as where it died
-
-    def open_files() -> tuple[int, int]:
-        (child,) = children()
-        probe(str(conversation))
-        return psutil.Process().num_fds(), child.num_fds()
-
-    some(3)
-    module._idle[-1].end()
-    some(3)
-    before = open_files()
-    some(200)
-    assert open_files() == before
-
-
-KEEP_DECODING = """
-import sys, time
-from pipelines.audio.isolated import IsolatedDecoder
-import psutil
-blocks = iter(IsolatedDecoder(sys.argv[1]))
-if sys.argv[2] == "waiting":
-    next(blocks)
-while not psutil.Process().children():
-    time.sleep(0.01)
-print(psutil.Process().children()[0].pid, flush=True)
-time.sleep(60) if sys.argv[2] == "waiting" else next(blocks)
-"""
-
-
-@pytest.mark.parametrize("state", ["waiting", "busy"])
-def test_a_killed_parent_leaves_no_child(state: str, long: str, tmp_path: Path) -> None:
-    path = long if state == "waiting" else slow_to_decode(tmp_path, 1 << 40)
-    words = [sys.executable, "-c", KEEP_DECODING, path, state]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        if state == "busy":
-            until(lambda: child.cpu_times().user > 1)
-        parent.kill()
-    until(lambda: not child.is_running())
-
-
-def test_a_thread_that_ends_leaves_the_child_to_the_others(conversation: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(probe, str(conversation)).result()
-    (child,) = children()
-    time.sleep(0.2)
-    assert probe(str(conversation)) == probe_here(str(conversation))
-    assert [other.pid for other in children()] == [child.pid]
-
-
-def test_ctrl_c_does_not_end_the_child(long: str) -> None:
-    decoder = IsolatedDecoder(long)
-    blocks = iter(decoder)
-    heard = [next(blocks)]
-    (child,) = children()
-    assert os.getpgid(child.pid) != os.getpgid(0)  # where a terminal sends it
-    child.send_signal(signal.SIGINT)
-    heard += blocks
-    assert same(heard, list(Decoder(long)))
-    assert child.is_running()
-    decoder.close()
-
-
-def test_a_forked_process_starts_a_child_of_its_own(conversation: Path) -> None:
-    probe(str(conversation))
-    (child,) = children()
-    reading, writing = os.pipe()
-    if (pid := os.fork()) == 0:
-        found = probe(str(conversation)) == probe_here(str(conversation))
-        os.write(writing, b"%d %d" % (found, child.pid in [other.pid for other in children()]))
-        os._exit(0)
-    os.waitpid(pid, 0)
-    assert os.read(reading, 10) == b"1 0"
-    assert probe(str(conversation)) == probe_here(str(conversation))
-    assert [other.pid for other in children()] == [child.pid]
-
-
 @pytest.mark.parametrize("taken", [0, 1, 100])
 def test_the_bytes_are_proven_after_any_block(taken: int, long: str) -> None:
     right = IsolatedDecoder(long)
@@ -469,52 +285,6 @@ def test_where_one_name_holds_other_bytes_the_sound_is_read_under_the_next(tmp_p
         assert row["pcm_sha256"] == sound.signal["pcm_sha256"]
 
 
-@contextmanager
-def serving(folder: Path, path: Path, pause_s: float = 0.0, refuse: int = 0, after_s: int = 0) -> Iterator[str]:
-    """A server of one file on loopback, that pauses before it answers or refuses the first requests."""
-    data = path.read_bytes()
-    left = refuse
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            nonlocal left
-            time.sleep(pause_s)
-            if left > 0:
-                left -= 1
-                self.send_response(503)
-                self.send_header("Retry-After", str(after_s))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/x.wav"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_what_the_storage_had_to_try_again_is_told_and_counted_here(
-    tmp_path: Path, conversation: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    logging.getLogger("speechmill").propagate = True
-    before = retry.retries()
-    with serving(tmp_path, conversation, refuse=1, after_s=6) as url:
-        claims = probe(url, StorageConfig(http_private=True))
-    assert claims == probe_here(str(conversation))
-    assert (retry.retries() - before).total() == 1
-    assert {record.levelname for record in caplog.records if "status 503" in record.getMessage()} == {"WARNING"}
-
-
 def test_a_header_that_claims_gigabytes_costs_what_the_file_holds(tmp_path: Path) -> None:
     form = (b"fmt ", 16, 1, 64, 48000, 64 * 96000, 128, 16)
     head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 2**31, b"WAVE", *form, b"data", 2**31)
@@ -524,57 +294,3 @@ def test_a_header_that_claims_gigabytes_costs_what_the_file_holds(tmp_path: Path
     (child,) = children()
     assert child.memory_info().rss < 300 << 20
     decoder.close()
-
-
-def test_headers_are_read_ahead_in_order_and_a_death_costs_none_of_them(recordings: Path) -> None:
-    paths = [str(recordings / name) for name in NAMES] * 8
-    found = []
-    with Prober() as prober:
-        for number, path in enumerate(prober.prefetch(paths, str)):
-            found.append(prober.result(path))
-            if number == 5:
-                (child,) = children()
-                child.kill()
-    assert found == [probe_here(path) for path in paths]
-
-
-def test_a_header_that_kills_twice_costs_itself(recordings: Path) -> None:
-    """Killed by hand at the second of three files that are read ahead."""
-    first, second, third = (str(recordings / name) for name in NAMES)
-    with Prober() as prober:
-        prober.request(first)
-        assert prober.result(first) == probe_here(first)
-        (child,) = children()
-        child.suspend()
-        prober.request(second)
-        prober.request(third)
-        child.kill()
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(prober.result, second)
-            until(lambda: len(children()) == 1 and children()[0].pid != child.pid)
-            children()[0].kill()
-            with pytest.raises(DecoderDiedError, match=r"stereo8k\.flac.*twice: SIGKILL"):
-                asked.result()
-        assert prober.result(third) == probe_here(third)
-
-
-def test_no_header_is_read_of_names_that_nobody_asks_for(tmp_path: Path) -> None:
-    with Prober() as prober:
-        assert list(prober.prefetch(map(str, range(100)), str)) == [str(number) for number in range(100)]
-    assert children() == []
-
-
-def test_what_ends_the_names_is_raised_after_those_before_it(conversation: Path) -> None:
-    def names() -> Iterator[str]:
-        yield from [str(conversation)] * 20
-        raise KeyError("no more")
-
-    passed = []
-
-    def read(prober: Prober) -> None:
-        for name in prober.prefetch(names(), str):
-            passed.append(prober.result(name))
-
-    with Prober() as prober, pytest.raises(KeyError, match="no more"):
-        read(prober)
-    assert passed == [probe_here(str(conversation))] * 20

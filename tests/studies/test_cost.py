@@ -18,8 +18,9 @@ from manifests.select import select
 from pipelines.commands.cli import cli
 from pipelines.progress.usage import Usage
 from runtime.errors import SpeechmillError
-from studies.cost import Amount, Sample, Step, cost, sample_of
+from studies.cost import cost
 from studies.prices import Machine, Prices, Requests, Storage, Transfer, example_table, load
+from studies.usage import Amount, Sample, Step, sample_of
 
 PRICES = Prices(
     {"plain": Machine(10, 40, 100, 2.0), "gpu": Machine(8, 32, 100, 8.0, gpus=1)},
@@ -228,5 +229,5 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert found["example_prices"]
     shown = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6"])
     assert "bound by cpu" in shown.stdout
-    assert "these prices are made-up examples" in shown.stdout
+    assert "these prices are invented examples" in shown.stdout
     assert CliRunner().invoke(cli, ["study", "cost", "--show-prices"]).stdout == example_table()
