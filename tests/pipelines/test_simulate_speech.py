@@ -118,8 +118,8 @@ def test_voices_are_named_by_model_alone_or_with_options() -> None:
     [
         (["kokoro:nobody"], "no synthetic voice"),
         (["piper:joe,rate=9"], "rate from 0.5 to 2"),
-        (["piper:joe,speed=1"], "no option"),
-        (["piper:joe,rate=1.2..0.8"], "no option"),
+        (["piper:joe,speed=1"], "not an option"),
+        (["piper:joe,rate=1.2..0.8"], "not an option"),
         (["all,pitch=0.9"], "pitch of Piper voices"),
         (["kokoro", "kokoro:jm_kumo,rate=0.9"], "twice"),
     ],

@@ -116,8 +116,8 @@ def _symbols(group: str) -> list[str]:
 
 
 def _read_run(run: Sequence[Written], spoken: dict[str, list[list[str]]]) -> Iterator[Word]:
-    if len(run) == 1 and (phones := INTERJECTIONS.get(run[0][1].lower())):
-        yield Word(run[0][0], phones, run[0][2])
+    if len(run) == 1 and (interjection := INTERJECTIONS.get(run[0][1].lower())):
+        yield Word(run[0][0], interjection, run[0][2])
         return
     alone = [_joined(spoken[core]) for _, core, _ in run]
     groups = spoken[" ".join(core for _, core, _ in run)]
