@@ -49,7 +49,7 @@ class Choice:
     @property
     def own(self) -> dict[str, str]:
         """The stages that the selection read, or that were named."""
-        return {stage: mark for stage, mark in self.stages.items() if stage not in self.others}
+        return {stage: fingerprint for stage, fingerprint in self.stages.items() if stage not in self.others}
 
     def as_dict(self) -> dict[str, Any]:
         """The choice as commands print it in JSON."""
@@ -77,10 +77,10 @@ def choose(
     selections, datasets = folders(lake, "selections"), folders(lake, "datasets")
     _check("selection", selection, selections)
     _check("dataset", dataset, datasets)
-    marks = _marks(lake)
-    for stage, mark in named.items():
-        existing = [f"{stage}-{mark}" for stage in marks for mark in marks[stage]]
-        _check(f"fingerprint of stage {stage}", f"{stage}-{mark}", existing)
+    by_stage = _fingerprints(lake)
+    for stage, fingerprint in named.items():
+        existing = [f"{stage}-{fingerprint}" for stage in by_stage for fingerprint in by_stage[stage]]
+        _check(f"fingerprint of stage {stage}", f"{stage}-{fingerprint}", existing)
     made_of = {name: _made_of(lake, name) for name in datasets}
     newest_of = 0
     if selection is None and dataset is not None and (origin := made_of[dataset]) is not None:
@@ -94,15 +94,17 @@ def choose(
     if dataset is None:
         dataset = next(iter(_by_age(lake, "datasets", [name for name in datasets if made_of[name] == selection])), None)
     own = {**(stages_read(lake, selection) if selection else {}), **named}
-    others = _others(lake, selection, own, marks)
-    several = {stage: fingerprints for stage, fingerprints in marks.items() if stage not in own and stage not in others}
+    others = _others(lake, selection, own, by_stage)
+    several = {
+        stage: fingerprints for stage, fingerprints in by_stage.items() if stage not in own and stage not in others
+    }
     if selection is None:
         for stage, fingerprints in several.items():
             raise ChoiceError(
                 f"stage {stage} was measured with several settings: {', '.join(fingerprints)}",
                 f"name one: --stage {stage}={fingerprints[0]}",
             )
-    chosen = own | {stage: mark for stage, (mark, _) in others.items()}
+    chosen = own | {stage: fingerprint for stage, (fingerprint, _) in others.items()}
     return Choice(
         {stage: chosen[stage] for stage in schemas.STAGES if stage in chosen},
         selection,
@@ -162,8 +164,8 @@ def measured_in(lake: Lake, stage: str) -> list[tuple[str, str | None]]:
     pairs: list[tuple[str, str | None]] = []
     names = _by_age(lake, "selections", folders(lake, "selections"))
     read = {name: stages_read(lake, name).get(stage) for name in names}
-    for mark in _marks(lake).get(stage, []):
-        pairs += [(mark, name) for name in names if read[name] == mark] or [(mark, None)]
+    for fingerprint in _fingerprints(lake).get(stage, []):
+        pairs += [(fingerprint, name) for name in names if read[name] == fingerprint] or [(fingerprint, None)]
     return pairs
 
 
@@ -204,26 +206,26 @@ def _by_age(lake: Lake, prefix: str, names: Iterable[str]) -> list[str]:
     return sorted(written, key=lambda name: (written[name], name), reverse=True)
 
 
-def _marks(lake: Lake) -> dict[str, list[str]]:
+def _fingerprints(lake: Lake) -> dict[str, list[str]]:
     """The fingerprints of each stage that has results in the lake."""
-    marks: dict[str, list[str]] = {}
+    by_stage: dict[str, list[str]] = {}
     for name in folders(lake, "annotations"):
-        stage, _, mark = name.rpartition("-")
+        stage, _, fingerprint = name.rpartition("-")
         if stage in schemas.STAGES:
-            marks.setdefault(stage, []).append(mark)
-    return marks
+            by_stage.setdefault(stage, []).append(fingerprint)
+    return by_stage
 
 
 def _others(
-    lake: Lake, selection: str | None, own: Mapping[str, str], marks: Mapping[str, list[str]]
+    lake: Lake, selection: str | None, own: Mapping[str, str], by_stage: Mapping[str, list[str]]
 ) -> dict[str, tuple[str, str | None]]:
     """Fingerprints of measured stages that are not in `own`, each with the newest selection that read it."""
-    missing = {stage: fingerprints for stage, fingerprints in marks.items() if stage not in own}
+    missing = {stage: fingerprints for stage, fingerprints in by_stage.items() if stage not in own}
     others: dict[str, tuple[str, str | None]] = {}
     if missing and selection is not None:
         for name in _by_age(lake, "selections", folders(lake, "selections")):
-            for stage, mark in stages_read(lake, name).items():
-                if mark in missing.get(stage, []):
-                    others.setdefault(stage, (mark, name))
-    only = {stage: (marks[0], None) for stage, marks in missing.items() if len(marks) == 1}
+            for stage, fingerprint in stages_read(lake, name).items():
+                if fingerprint in missing.get(stage, []):
+                    others.setdefault(stage, (fingerprint, name))
+    only = {stage: (fingerprints[0], None) for stage, fingerprints in missing.items() if len(fingerprints) == 1}
     return only | others

@@ -36,8 +36,8 @@ def did_you_mean(lake: Lake, written: str) -> str:
     if parent.endswith("/") or not parent:  # the root of a bucket or of a disk
         return ""
     with contextlib.suppress(OSError):  # a folder that cannot be listed gives no suggestion
-        beside = Lake.at(parent, lake.config)
-        for near in difflib.get_close_matches(name, folders(beside, ""), 5):
+        siblings = Lake.at(parent, lake.config)
+        for near in difflib.get_close_matches(name, folders(siblings, ""), 5):
             if near != name and holds_lake(Lake.at(f"{parent}/{near}", lake.config)):
                 return f"did you mean {written.rstrip('/').removesuffix(name)}{near}? "
     return ""

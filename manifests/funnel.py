@@ -55,8 +55,8 @@ class Funnel:
 
     def _add(self, what: str, verdicts: pa.ChunkedArray, rows: pa.Table) -> None:
         """Count rows with `reasons` and `duration_s`."""
-        told = pc.binary_join_element_wise(verdicts, pc.binary_join(rows["reasons"], "\n"), "\n")
-        alike = told.combine_chunks().dictionary_encode().indices.to_numpy()
+        verdicts_and_reasons = pc.binary_join_element_wise(verdicts, pc.binary_join(rows["reasons"], "\n"), "\n")
+        alike = verdicts_and_reasons.combine_chunks().dictionary_encode().indices.to_numpy()
         seconds = np.bincount(alike, rows["duration_s"].to_numpy())
         _, firsts, counts = np.unique(alike, return_index=True, return_counts=True)
         for first, count, sum_s in zip(firsts.tolist(), counts.tolist(), seconds.tolist(), strict=True):

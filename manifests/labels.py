@@ -68,7 +68,7 @@ def relabel(lake: Lake, connection: duckdb.DuckDBPyConnection, given: Mapping[st
 
     Args:
         lake: The lake of the recordings.
-        connection: The result of `pick`. Labels in its table `said` are set, too.
+        connection: The result of `pick`. Labels in its table `labelled` are set, too.
         given: New values of labels by name; None removes a label.
         asked: The request in words, which is recorded with the changes.
 
@@ -77,7 +77,7 @@ def relabel(lake: Lake, connection: duckdb.DuckDBPyConnection, given: Mapping[st
     """
     for name, value in given.items():
         checked_label(name, "any" if value is None else value)
-    for name, value in connection.execute("SELECT name, value FROM said GROUP BY ALL").fetchall():
+    for name, value in connection.execute("SELECT name, value FROM labelled GROUP BY ALL").fetchall():
         checked_label(name, value)
     connection.execute(
         "CREATE TABLE given AS SELECT unnest($names) AS name, unnest($values) AS value",
@@ -85,7 +85,7 @@ def relabel(lake: Lake, connection: duckdb.DuckDBPyConnection, given: Mapping[st
     )
     connection.execute(
         "CREATE TABLE wanted AS SELECT recording_id, name, value FROM picked, given "
-        "UNION SELECT recording_id, name, value FROM said SEMI JOIN picked USING (recording_id)"
+        "UNION SELECT recording_id, name, value FROM labelled SEMI JOIN picked USING (recording_id)"
     )
     twice = connection.execute(
         "SELECT recording_id, name FROM wanted GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"

@@ -47,9 +47,9 @@ class Lake:
         """Names of the batches that a stage has annotated, in order."""
         return self._batches(f"annotations/{stage}-{fingerprint}")
 
-    def matched(self, mark: str) -> Iterator[str]:
+    def matched(self, fingerprint: str) -> Iterator[str]:
         """Names of the batches that have matches with these settings, in order."""
-        return self._batches(f"matches/{mark}")
+        return self._batches(f"matches/{fingerprint}")
 
     def _batches(self, folder: str) -> Iterator[str]:
         """Names of the batches that have a file in a folder. Other files there are no part of the lake."""
@@ -106,9 +106,9 @@ class Lake:
         self, names: Iterable[str], key: Callable[[str], str], columns: list[str] | None = None
     ) -> Iterator[tuple[str, pa.Table]]:
         """Yield each name with the table under its key."""
-        return self.ahead(lambda name: (name, self.read(key(name), columns)), names)
+        return self.prefetch(lambda name: (name, self.read(key(name), columns)), names)
 
-    def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def prefetch(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the result of `work` for each item, in order.
 
         Threads work a few items ahead, which hides the latency of a remote storage.

@@ -79,7 +79,7 @@ def build(lake: Lake, dataset: str, encoder: str, history: Sequence[Mapping[str,
 
     def tables() -> Iterator[tuple[str, pa.Table]]:
         of_versions = (shard for shard in committed(lake.storage, dataset) if generation(history, shard) is not None)
-        for made, shard, table, added, record in lake.ahead(read, of_versions):
+        for made, shard, table, added, record in lake.prefetch(read, of_versions):
             statistics[made][shard.split].merge(added)
             records[made].append(record)
             listed[made].append(shardlist.count(shard, table))
@@ -183,8 +183,8 @@ def committed_windows(lake: Lake, dataset: str, shard: ShardFiles, commit: Shard
     frames = pc.sum(pc.multiply(pc.add(made["context_frames"], made["continuation_frames"]), made["tracks"])).as_py()
     found = {"windows": len(made), "failed": len(table) - len(made), "frames": frames or 0}
     for what, count in found.items():
-        if count != (said := getattr(commit, what)):
-            raise CorruptFileError.of(key, f"holds {count:,} {what}, {shard.commit} says {said:,}")
+        if count != (stated := getattr(commit, what)):
+            raise CorruptFileError.of(key, f"holds {count:,} {what}, {shard.commit} says {stated:,}")
     return table
 
 
@@ -250,8 +250,8 @@ def render(table: pa.Table, patch: int, by: Sequence[str] = ("split",)) -> str:
 
     lines = [line(by, "windows", "hours", "frames", "context", "continuation", *["repeated"] * matched)]
     for texts, (windows, hours, *counts) in zip(names, (row[len(by) :] for row in found), strict=True):
-        told = [f"{count:,}" for count in counts if count is not None]
-        lines.append(line(texts, f"{windows:,}", f"{hours:,.4f}", *told))
+        cells = [f"{count:,}" for count in counts if count is not None]
+        lines.append(line(texts, f"{windows:,}", f"{hours:,.4f}", *cells))
     lines.append(f"context and continuation are tokens of {counted(patch, 'frame')}")
     if matched:
         lines.append("repeated are those of both whose sound lies in a kept recording before; all others are unique")

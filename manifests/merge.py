@@ -58,7 +58,7 @@ def plan(lake: Lake, batch_hours: float) -> Plan:
     groups: list[list[str]] = []
     unlike: list[str] = []
     group_s, group_bytes, group_folders = 0.0, 0, frozenset[str]()
-    for batch, seconds, size_bytes in lake.ahead(partial(_size, lake), lake.batches()):
+    for batch, seconds, size_bytes in lake.prefetch(partial(_size, lake), lake.batches()):
         of_batch = frozenset(folder for folder, batches in derived if batch in batches)
         group_s, group_bytes = group_s + seconds, group_bytes + size_bytes
         fits = bool(groups) and group_s <= batch_hours * 3600 and group_bytes <= MAX_BYTES
@@ -126,5 +126,5 @@ def _size(lake: Lake, batch: str) -> tuple[str, float, int]:
 
 
 def _parts(folder: str) -> tuple[str, str]:
-    stage, _, mark = folder.rpartition("-")
-    return stage, mark
+    stage, _, fingerprint = folder.rpartition("-")
+    return stage, fingerprint

@@ -35,7 +35,7 @@ class PickError(ValueError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Criteria:
     """A request for recordings: they must meet all criteria, and of several ids or patterns any one."""
 
     ids: tuple[str, ...] = ()
@@ -51,11 +51,11 @@ class Wanted:
         return any(vars(self).values())
 
 
-def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
+def pick(lake: Lake, criteria: Criteria) -> duckdb.DuckDBPyConnection:
     """Find the requested recordings.
 
     Returns:
-        A connection with the views of the lake and three tables: `picked` (recording_id) has the recordings; `said`
+        A connection with the views of the lake and three tables: `picked` (recording_id) has the recordings; `labelled`
         (recording_id, name, value) has the values that the file gives them in its other columns; and `unmatched` (key)
         has the keys in the file that name no recording.
 
@@ -63,30 +63,30 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
         PickError: Nothing is requested, the lake has no recordings, or the file cannot be read. `where` raises the
             errors of `manifests.sql.ask`.
     """
-    if not wanted:
+    if not criteria:
         raise PickError("no recordings are named", "name some: ID, --uri, --source, --where or --from")
     if next(lake.batches(), None) is None:
         raise PickError(f"there are no recordings in {lake.storage.root}", "check the name of the lake")
-    connection = open_views(lake, choose(lake), parts_needed(f"{wanted.where} recordings") if wanted.where else ())
-    _load(connection, wanted.file)
+    connection = open_views(lake, choose(lake), parts_needed(f"{criteria.where} recordings") if criteria.where else ())
+    _load(connection, criteria.file)
     conditions = ["true"]
     values: dict[str, Any] = {}
-    if wanted.ids:
+    if criteria.ids:
         conditions.append("recording_id IN (SELECT unnest($ids))")
-        values["ids"] = list(wanted.ids)
-    if wanted.uris:
+        values["ids"] = list(criteria.ids)
+    if criteria.uris:
         conditions.append(
             "len(list_filter(uris, lambda u: len(list_filter($uris, lambda p: u = p OR u GLOB p)) > 0)) > 0"
         )
-        values["uris"] = list(wanted.uris)
-    if wanted.source is not None:
+        values["uris"] = list(criteria.uris)
+    if criteria.source is not None:
         conditions.append("source = $source")
-        values["source"] = wanted.source
-    if wanted.where:
+        values["source"] = criteria.source
+    if criteria.where:
         conditions.append(
-            f"recording_id IN ({read_only(connection, f'SELECT recording_id FROM recordings WHERE {wanted.where}')})"
+            f"recording_id IN ({read_only(connection, f'SELECT recording_id FROM recordings WHERE {criteria.where}')})"
         )
-    if wanted.file:
+    if criteria.file:
         conditions.append("recording_id IN (SELECT recording_id FROM matched)")
     connection.execute(
         f"CREATE TABLE picked AS SELECT DISTINCT recording_id FROM batches WHERE {' AND '.join(conditions)}", values
@@ -95,7 +95,7 @@ def pick(lake: Lake, wanted: Wanted) -> duckdb.DuckDBPyConnection:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, file: str | None) -> None:
-    """Create the tables `matched`, `said` and `unmatched` from a file; they are empty without one."""
+    """Create the tables `matched`, `labelled` and `unmatched` from a file; they are empty without one."""
     connection.execute("CREATE TABLE rows_of_file (line BIGINT, kind VARCHAR, key VARCHAR)")
     connection.execute("CREATE TABLE cells (line BIGINT, name VARCHAR, value VARCHAR)")
     numbered = enumerate(_rows(file), 1) if file else iter(())
@@ -121,7 +121,7 @@ def _load(connection: duckdb.DuckDBPyConnection, file: str | None) -> None:
         f"UNION SELECT line, recording_id FROM rows_of_file JOIN {named} ON uri GLOB key WHERE kind = 'pattern'"
     )
     connection.execute(
-        "CREATE TABLE said AS SELECT DISTINCT recording_id, name, value FROM matched JOIN cells USING (line)"
+        "CREATE TABLE labelled AS SELECT DISTINCT recording_id, name, value FROM matched JOIN cells USING (line)"
     )
     connection.execute("CREATE TABLE unmatched AS SELECT key FROM rows_of_file ANTI JOIN matched USING (line)")
 

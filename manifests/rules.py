@@ -23,7 +23,7 @@ class RuleError(ValueError):
 def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> None:
     """Try every rule on empty tables, so that a misspelt column is told before work begins. Raises RuleError."""
     empty = {stage: schemas.judged(stage).empty_table() for stage in selection.stages}
-    known = beside(schemas.RECORDINGS.empty_table(), empty)
+    known = join_columns(schemas.RECORDINGS.empty_table(), empty)
     if selection.matches is not None:
         for column in schemas.REPEATS:
             known = known.append_column(column, pa.nulls(0, column.type))
@@ -38,7 +38,7 @@ def check_rules(connection: duckdb.DuckDBPyConnection, selection: Selection) -> 
                 raise RuleError(f"rule {name} = {condition!r}: {what}; the columns are {columns}") from error
 
 
-def beside(recordings: pa.Table, stages: Mapping[str, pa.Table]) -> pa.Table:
+def join_columns(recordings: pa.Table, stages: Mapping[str, pa.Table]) -> pa.Table:
     """One row a recording with the columns of all stages, whose rows are in the order of the recordings.
 
     What signal counted wins over what a header claimed. Columns that no rule reads may be absent.

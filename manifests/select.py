@@ -24,7 +24,7 @@ from manifests.fingerprint import pretty
 from manifests.funnel import Funnel, credible_s
 from manifests.lake import Lake
 from manifests.names import DUPLICATE
-from manifests.rules import beside, broken_rules, check_rules, judge_windows
+from manifests.rules import broken_rules, check_rules, join_columns, judge_windows
 from manifests.selection import Selection
 from manifests.tables import write_parquet_bytes
 from manifests.windows import OF_RECORDING, cut, listed
@@ -48,8 +48,8 @@ class Span:
     """By recording: the one with the same samples, or the same sound, that is kept instead of it."""
     draws: Mapping[str, str] = field(default_factory=dict)
     """By recording that is kept of a group: the hash that draws the split of the group."""
-    heard: pa.Table | None = None
-    """What of these recordings repeats (`repeats.HEARD`); None where nothing was matched."""
+    repeats_of_span: pa.Table | None = None
+    """What of these recordings repeats (`repeats.REPEATS`); None where nothing was matched."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +147,19 @@ def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str], matche
         held = batches[first : first + SPAN]
         edges = [min(held, default=""), max(held, default="")]
         keepers, draws = (dict(connection.execute(sql, edges).fetchall()) for sql in (copies, drawn))
-        heard = None
+        repeats_of_span = None
         if matched:
-            heard_here = "FROM heard WHERE batch BETWEEN ? AND ? ORDER BY batch, recording_id"
-            heard = connection.sql(heard_here, params=edges).to_arrow_table().cast(repeats.HEARD)
-        yield Span(number, tuple(held), keepers, draws, heard)
+            repeats_sql = "FROM repeats WHERE batch BETWEEN ? AND ? ORDER BY batch, recording_id"
+            repeats_of_span = connection.sql(repeats_sql, params=edges).to_arrow_table().cast(repeats.REPEATS)
+        yield Span(number, tuple(held), keepers, draws, repeats_of_span)
 
 
 def _rejected(lake: Lake, selection: Selection, span: Span) -> list[str]:
     """Of the recordings that others share sound with, or that are kept of a group, those that fail or break a rule."""
-    assert span.heard is not None
-    looked_at = {*span.heard["recording_id"].to_pylist(), *span.draws}
+    assert span.repeats_of_span is not None
+    in_span = {*span.repeats_of_span["recording_id"].to_pylist(), *span.draws}
     found: list[str] = []
-    if not looked_at:
+    if not in_span:
         return found
     with duckdb.connect() as connection:
         _confine(connection)
@@ -168,7 +168,7 @@ def _rejected(lake: Lake, selection: Selection, span: Span) -> list[str]:
             ids = tables["recordings"]["recording_id"].to_pylist()
             reasons = zip(ids, *_reasons(connection, selection, tables), strict=True)
             found += [recording_id for recording_id, failed, broken in reasons if failed or broken]
-    return [recording_id for recording_id in found if recording_id in looked_at]
+    return [recording_id for recording_id in found if recording_id in in_span]
 
 
 def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
@@ -188,7 +188,7 @@ def _judge_span(lake: Lake, selection: Selection, span: Span) -> Part:
             verdicts, windows = _judge(connection, selection, tables, span)
             funnel.add(verdicts, windows)
             summing.add(tables)
-            for digest in lake.ahead(write, _files(lake, selection, batches, verdicts, windows)):
+            for digest in lake.prefetch(write, _files(lake, selection, batches, verdicts, windows)):
                 written += digest
     return Part(span.number, funnel, summing.done(), bytes(written))
 
@@ -207,13 +207,13 @@ def _some(lake: Lake, selection: Selection, names: Sequence[str]) -> Iterator[li
     however few rows it is about."""
 
     def read(name: str) -> Batch:
-        keys = {stage: lake.annotation_key(stage, mark, name) for stage, mark in selection.stages.items()}
+        keys = {stage: lake.annotation_key(stage, fingerprint, name) for stage, fingerprint in selection.stages.items()}
         annotations = {stage: lake.read(key, schemas.judged(stage).names) for stage, key in keys.items()}
         return Batch(name, lake.read(lake.recordings_key(name)), annotations)
 
     held: list[Batch] = []
     expected = 0.0
-    for batch in lake.ahead(read, names):
+    for batch in lake.prefetch(read, names):
         held.append(batch)
         seconds = pc.sum(batch.annotations["signal"]["duration_s"]).as_py() or 0.0
         expected += len(batch.recordings) + seconds / (selection.stride_s or selection.window_s)
@@ -232,12 +232,14 @@ def _tables(selection: Selection, batches: Sequence[Batch], span: Span) -> dict[
         stage: _in_order_of(recordings, pa.concat_tables(batch.annotations[stage] for batch in batches))
         for stage in selection.stages
     }
-    measured = beside(recordings, stages)
-    if span.heard is not None:
-        heard = _in_order_of(recordings, span.heard)
+    measured = join_columns(recordings, stages)
+    if span.repeats_of_span is not None:
+        repeats_of_span = _in_order_of(recordings, span.repeats_of_span)
         for name, otherwise in (("repeated_share", 0.0), ("repeats", 1)):
-            measured = measured.append_column(name, pc.fill_null(heard[name], otherwise))
-        passages = pc.coalesce(heard["passages"], pa.scalar([], heard.schema.field("passages").type))
+            measured = measured.append_column(name, pc.fill_null(repeats_of_span[name], otherwise))
+        passages = pc.coalesce(
+            repeats_of_span["passages"], pa.scalar([], repeats_of_span.schema.field("passages").type)
+        )
         measured = measured.append_column("passages", passages)
     return {"recordings": recordings, **stages, "annotations": measured}
 

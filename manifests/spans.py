@@ -46,8 +46,8 @@ def meeting(windows: Spans, spans: Spans) -> tuple[Array, Array]:
     counts = np.maximum(last - first, 0)
     window = np.repeat(np.arange(len(windows)), counts)
     span = first[window] + numbered(counts)
-    met = spans.ends_s[span] > windows.starts_s[window]
-    return window[met], span[met]
+    overlap = spans.ends_s[span] > windows.starts_s[window]
+    return window[overlap], span[overlap]
 
 
 def numbered(counts: Array) -> Array:

@@ -149,17 +149,17 @@ def _sum_block(rows: np.ndarray) -> Statistics:
     coarse = (values + magic) - magic
     values -= coarse
     uneven = values.any(axis=1)  # frames with a remainder
-    fine, beside = values[uneven] * 2.0**24, coarse[uneven] * 2.0 ** (24 - exponent)
+    fine, rest = values[uneven] * 2.0**24, coarse[uneven] * 2.0 ** (24 - exponent)
     coarse *= 2.0 ** (24 - exponent)
     total = [(one << exponent) + other for one, other in zip(_whole(coarse.sum(0)), _whole(fine.sum(0)), strict=True)]
     if rows.shape[1] > MOST_DIM:
-        parts = [np.einsum("ij,ij->j", a, b) for a, b in ((coarse, coarse), (beside, fine), (fine, fine))]
+        parts = [np.einsum("ij,ij->j", a, b) for a, b in ((coarse, coarse), (rest, fine), (fine, fine))]
         square = [(a << 2 * exponent) + (b << exponent + 1) + c for a, b, c in zip(*map(_whole, parts), strict=True)]
         return Statistics(len(rows), total, square, low.tolist(), high.tolist())
     products = Products.zero(rows.shape[1])
     products.add((coarse.T @ coarse).astype(np.int64), 2 * exponent)
     if len(fine):
-        cross = beside.T @ fine
+        cross = rest.T @ fine
         products.add((cross + cross.T).astype(np.int64), exponent)
         products.add((fine.T @ fine).astype(np.int64), 0)
     return Statistics(len(rows), total, products.diagonal(), low.tolist(), high.tolist(), products)

@@ -199,7 +199,7 @@ def _files(lake: Lake, stages: Mapping[str, str], last: str) -> tuple[dict[str, 
     written; and the numbers of later batches."""
     sizes: dict[str, list[int]] = {}
     youngest_ns, later = 0, []
-    for folder in ("recordings", *(f"annotations/{stage}-{mark}" for stage, mark in stages.items())):
+    for folder in ("recordings", *(f"annotations/{stage}-{fingerprint}" for stage, fingerprint in stages.items())):
         listed = lake.storage.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         infos = [info for info in listed if BATCH.fullmatch(info.base_name.removesuffix(".parquet"))]
         covered = [info for info in infos if info.base_name <= f"{last}.parquet"]

@@ -64,12 +64,12 @@ def _read_every_file(lake: Lake, choice: Choice) -> None:
     """Read every file that the views consist of. Raises CorruptFileError."""
     folders = ["recordings", *(f"annotations/{stage}-{fingerprint}" for stage, fingerprint in choice.stages.items())]
     folders += [f"selections/{choice.selection}"] if choice.selection else []
-    folders += [f"matches/{mark}"] if (mark := matched_by(lake, choice.selection)) else []
+    folders += [f"matches/{fingerprint}"] if (fingerprint := matched_by(lake, choice.selection)) else []
     keys = [key for folder in folders for key in lake.storage.list(folder) if BATCH_FILE.search(key)]
     if choice.dataset:
         ledger = f"datasets/{choice.dataset}/ledger.parquet"
         keys += [*committed_windows(lake, choice.dataset), *([ledger] if lake.storage.exists(ledger) else [])]
-    for _ in lake.ahead(lambda key: lake.read(key).num_rows, keys):
+    for _ in lake.prefetch(lambda key: lake.read(key).num_rows, keys):
         pass
 
 
@@ -100,12 +100,15 @@ def open_views(
     folder = root_of(connection, lake)
     base = glob.escape(folder)
     patterns = {"ingest": f"recordings/batch-{NUMBER}.parquet"}
-    patterns |= {stage: f"annotations/{stage}-{mark}/batch-{NUMBER}.parquet" for stage, mark in choice.stages.items()}
+    patterns |= {
+        stage: f"annotations/{stage}-{fingerprint}/batch-{NUMBER}.parquet"
+        for stage, fingerprint in choice.stages.items()
+    }
     if choice.selection:
         stored = {"verdicts": "verdicts", "window_verdicts": "windows"}
         patterns |= {view: f"selections/{choice.selection}/{name}-{NUMBER}.parquet" for view, name in stored.items()}
-    if mark := matched_by(lake, choice.selection):
-        patterns["matches"] = f"matches/{mark}/batch-{NUMBER}.parquet"
+    if fingerprint := matched_by(lake, choice.selection):
+        patterns["matches"] = f"matches/{fingerprint}/batch-{NUMBER}.parquet"
     if choice.dataset:
         patterns |= {"ledger": f"datasets/{choice.dataset}/ledger.parquet"}
     most = MAX_CACHED_FOOTERS
@@ -161,10 +164,10 @@ def _create_wide_views(
 def matched_by(lake: Lake, selection: str | None) -> str | None:
     """Return the fingerprint of the matches of a selection; without these, that of the only matches of the lake."""
     key = f"selections/{selection}/selection.json"
-    if selection and lake.storage.exists(key) and (mark := lake.read_json(key).get("matches")):
-        return str(mark)
-    marks = folders(lake, "matches")
-    return marks[0] if len(marks) == 1 else None
+    if selection and lake.storage.exists(key) and (fingerprint := lake.read_json(key).get("matches")):
+        return str(fingerprint)
+    fingerprints = folders(lake, "matches")
+    return fingerprints[0] if len(fingerprints) == 1 else None
 
 
 def empty_table_sql(schema: pa.Schema) -> str:
@@ -236,10 +239,10 @@ def _side_by_side(
     if not (aligned and present):
         joins = " ".join(f"LEFT JOIN {stage} USING (recording_id)" for stage in present)
         return f"SELECT {fields(present)} FROM {recordings} AS r {joins}"
-    beside = " ".join(f"POSITIONAL JOIN {stage}" for stage in present)
+    joins = " ".join(f"POSITIONAL JOIN {stage}" for stage in present)
     # Stages have no row for a recording that ingest could not read.
     return (
-        f"SELECT {fields(present)} FROM (FROM {recordings} WHERE status = 'ok') AS r {beside} "
+        f"SELECT {fields(present)} FROM (FROM {recordings} WHERE status = 'ok') AS r {joins} "
         f"UNION ALL SELECT {fields([])} FROM {recordings} AS r WHERE status <> 'ok'"
     )
 

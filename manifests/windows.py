@@ -58,7 +58,7 @@ def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | N
         for name, kind in OF_RECORDING.items()
     }
     segments, _ = flattened(known["segments"])
-    turns, told = flattened(known["turns"])
+    turns, turn_rows = flattened(known["turns"])
     durations_s, stride_s = known["duration_s"].to_numpy(), selection.stride_s or selection.window_s
     aligned = turns if selection.align == "turns" else None
     counts, starts_s = cut_starts(durations_s, selection.window_s, stride_s, selection.grid_s, aligned)
@@ -79,7 +79,7 @@ def cut(recordings: pa.Table, selection: Selection, draws: Mapping[str, str] | N
         **{name: known[name].take(rows) for name in ("tracks", "language", "source", "licence", "labels")},
         "speech_s": rounded(speech_s),
         "speech_share": rounded(speech_s / selection.window_s),
-        **_speakers(windows, turns, told, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),
+        **_speakers(windows, turns, turn_rows, known["turns"].is_null().to_numpy(zero_copy_only=False)[rows]),
         **_repeats(windows, known["passages"], selection.window_s),
         "kept": np.ones(len(rows), bool),
         "reasons": listed([], np.ones((len(rows), 0), bool)),
@@ -106,10 +106,10 @@ def cut_starts(
     if turns is None:
         counts = np.maximum(last // stride + 1, 0)
         return counts, rounded(stride * numbered(counts) * grid_s)
-    heard = np.floor(turns.starts_s / grid_s + 1e-6).astype(np.int64)
+    steps = np.floor(turns.starts_s / grid_s + 1e-6).astype(np.int64)
     edges = np.searchsorted(turns.rows, np.arange(len(last) + 1))
     chosen = [
-        _apart(heard[first:end].tolist(), stride, latest)
+        _apart(steps[first:end].tolist(), stride, latest)
         for first, end, latest in zip(edges[:-1], edges[1:], last.tolist(), strict=True)
     ]
     points = np.array([point for of_recording in chosen for point in of_recording], np.int64)
@@ -138,21 +138,21 @@ def draw_split(key: str, splits: Mapping[str, float], seed: int) -> str:
     return [name for name, share in splits.items() if share > 0][-1]
 
 
-def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array) -> dict[str, pa.Array]:
+def _speakers(windows: Spans, turns: Spans, turn_rows: pa.StructArray, unknown: Array) -> dict[str, pa.Array]:
     """Speakers, overlap and turns inside each window; null in the windows that are `unknown`, bool (windows,), since
     their recordings were not diarized."""
-    speakers = pc.struct_field(told, "speaker").dictionary_encode("encode").indices.to_numpy().astype(np.int64)
+    speakers = pc.struct_field(turn_rows, "speaker").dictionary_encode("encode").indices.to_numpy().astype(np.int64)
     # A speaker's own turns may touch or overlap: only different speakers make overlap.
     floor, depth = pieces(joined_by(speakers, turns))
     any_s, overlap_s = inside_s(windows, floor), inside_s(windows, floor.where(depth >= 2))
     window, turn = meeting(windows, turns)
     kinds = speakers.max(initial=0) + 1
-    heard = np.sort(window * kinds + speakers[turn])
-    heard = heard[np.diff(heard, prepend=-1) > 0] // kinds
+    pairs = np.sort(window * kinds + speakers[turn])
+    with_speaker = pairs[np.diff(pairs, prepend=-1) > 0] // kinds
     counts = np.bincount(window, minlength=len(windows))
     begun_s = windows.starts_s[window]
     inside = {
-        **{field.name: pc.struct_field(told, field.name).take(turn) for field in schemas.TURN},
+        **{field.name: pc.struct_field(turn_rows, field.name).take(turn) for field in schemas.TURN},
         "start_s": pa.array(rounded(np.maximum(turns.starts_s[turn], begun_s) - begun_s)),
         "end_s": pa.array(rounded(np.minimum(turns.ends_s[turn], windows.ends_s[window]) - begun_s)),
     }
@@ -164,7 +164,7 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
     )
     share = rounded(np.divide(overlap_s, any_s, out=np.zeros(len(windows)), where=any_s > 0))
     return {
-        "num_speakers": pa.array(np.bincount(heard, minlength=len(windows)), pa.int32(), mask=unknown),
+        "num_speakers": pa.array(np.bincount(with_speaker, minlength=len(windows)), pa.int32(), mask=unknown),
         "overlap_share": pa.array(share, mask=unknown),
         "turn_count": pa.array(counts, pa.int32(), mask=unknown),
         "turns": lists,
@@ -173,13 +173,13 @@ def _speakers(windows: Spans, turns: Spans, told: pa.StructArray, unknown: Array
 
 def _repeats(windows: Spans, passages: pa.ListArray, window_s: float) -> dict[str, pa.Array]:
     """How much of each window was met before, and how many recordings hold at least half of it."""
-    spans, told = flattened(passages)
-    again = pc.struct_field(told, "repeated").to_numpy(zero_copy_only=False).astype(bool)
+    spans, passage_rows = flattened(passages)
+    again = pc.struct_field(passage_rows, "repeated").to_numpy(zero_copy_only=False).astype(bool)
     share = rounded(inside_s(windows, spans.where(again)) / window_s)
     window, span = meeting(windows, spans)
     inside = np.minimum(spans.ends_s[span], windows.ends_s[window])
     inside = inside - np.maximum(spans.starts_s[span], windows.starts_s[window])
-    counts = pc.struct_field(told, "repeats").to_numpy(zero_copy_only=False).astype(np.int64)[span]
+    counts = pc.struct_field(passage_rows, "repeats").to_numpy(zero_copy_only=False).astype(np.int64)[span]
     order = np.lexsort((-counts, window))
     window, counts, inside = window[order], counts[order], inside[order]
     # By the passages that most recordings hold first: the one at which half of the window is reached tells the number.
@@ -199,8 +199,8 @@ def _repeats(windows: Spans, passages: pa.ListArray, window_s: float) -> dict[st
 
 def listed(names: Sequence[str], holds: Array) -> pa.ListArray:
     """A list for each row of bool (rows, names): the names that are true in it."""
-    told = pa.array(names, pa.string()).take(np.nonzero(holds)[1])
-    return pa.ListArray.from_arrays(_offsets(np.count_nonzero(holds, axis=1)), told)
+    broken = pa.array(names, pa.string()).take(np.nonzero(holds)[1])
+    return pa.ListArray.from_arrays(_offsets(np.count_nonzero(holds, axis=1)), broken)
 
 
 def _offsets(counts: Array) -> Array:

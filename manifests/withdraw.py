@@ -100,10 +100,10 @@ class Withdrawal:
         """Remove the matches of the recordings, on both sides."""
         ids = pa.array(sorted(self.ids), pa.string())
         forget_index(self.lake)
-        for mark in folders(self.lake, "matches"):
-            for batch in list(self.lake.matched(mark)):
+        for fingerprint in folders(self.lake, "matches"):
+            for batch in list(self.lake.matched(fingerprint)):
                 self.lake.change(
-                    matches_key(mark, batch), lambda table: _without(_without(table, ids), ids, "other_id")
+                    matches_key(fingerprint, batch), lambda table: _without(_without(table, ids), ids, "other_id")
                 )
 
     def _write_tombstones(self) -> None:
@@ -177,11 +177,11 @@ def find(
     connection.register("removed", removed)
     connection.execute("CREATE TABLE samples (recording_id VARCHAR, pcm_sha256 VARCHAR)")
     for folder in folders(lake, "annotations"):
-        stage, _, mark = folder.rpartition("-")
+        stage, _, fingerprint = folder.rpartition("-")
         if stage == "signal":
-            keys = partial(lake.annotation_key, stage, mark)
+            keys = partial(lake.annotation_key, stage, fingerprint)
             for table in concat_batches(
-                lake.read_each(lake.annotated(stage, mark), keys, ["recording_id", "pcm_sha256"])
+                lake.read_each(lake.annotated(stage, fingerprint), keys, ["recording_id", "pcm_sha256"])
             ):
                 connection.register("part", table)
                 connection.execute(

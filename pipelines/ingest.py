@@ -24,7 +24,7 @@ from pipelines.audio.files import DEFAULT, open_file, scheme, stat_file
 from pipelines.audio.parts import Part, combined_sha256, files_of, id_of
 from pipelines.audio.probing import Prober
 from pipelines.inputs.entry import Entry, InputError, Notes, failed_entry
-from pipelines.inputs.packing import MET, Ingested, Packing
+from pipelines.inputs.packing import NAMED, Ingested, Packing
 from pipelines.inputs.remembered import ProbeCache, SettledNames
 from pipelines.recipes.recipe import IngestConfig
 from pipelines.sources import entries
@@ -55,7 +55,7 @@ def ingest(
         lake: The lake.
         inputs: Files, folders, patterns, lists, manifests and archives. See `pipelines.sources`.
         config: The table [ingest] of the recipe.
-        on_row: Called with a row of MET for each name.
+        on_row: Called with a row of NAMED for each name.
         decode: The limits for reading headers.
 
     Returns:
@@ -88,7 +88,7 @@ def ingest(
             if packing.rows or settled.valid:
                 settled.save(packing)
         else:
-            result.met = result.known = len(settled.repeated_failures)
+            result.names = result.known = len(settled.repeated_failures)
         settled.count(result)
     result.left_out = dict(notes.left_out.most_common())
     if problem:
@@ -100,7 +100,7 @@ def probe_entry(entry: Entry, config: StorageConfig = DEFAULT, prober: Prober | 
     """Hash a file and read its header.
 
     Returns:
-        A row of MET. If anything is wrong with the file, it is a failed row with a remedy.
+        A row of NAMED. If anything is wrong with the file, it is a failed row with a remedy.
 
     Raises:
         Exception: The run cannot go on (`Kind.RUN`), whatever the file is.
@@ -136,7 +136,7 @@ def _printable(text: str) -> str:
 
 
 def _manifest_columns(entry: Entry) -> dict[str, Any]:
-    """Return the columns of MET that a manifest or a sidecar gives."""
+    """Return the columns of NAMED that a manifest or a sidecar gives."""
     hint = entry.hint
     return {"hint": hint and hint.text, "languages": hint and hint.languages, "labels": hint and hint.labels}
 
@@ -165,7 +165,7 @@ def _probe_all(
     on_row: Callable[[dict[str, Any]], None],
     decode: DecodeConfig,
 ) -> None:
-    """Fill the table `met` with a row for each entry.
+    """Fill the table `named` with a row for each entry.
 
     Files that an earlier run has probed, and that have the same size and modification time, are not probed again.
     Failures that the lake holds already go to `settled.repeated_failures` instead.
@@ -181,7 +181,7 @@ def _probe_all(
         if rows:
             packing.add(rows)
         if new_rows:  # stored now, so that the next ingest need not hash these files again if this one is killed
-            data = write_parquet_bytes(schemas.table(new_rows, MET))
+            data = write_parquet_bytes(schemas.table(new_rows, NAMED))
             while not lake.storage.put_if_absent(f"runs/ingest/{number:06d}.parquet", data):
                 number += 1
             number += 1
@@ -226,7 +226,7 @@ def _local_path(entry: Entry) -> str | None:
 def _cached_or_probed(
     settled: SettledNames, cache: ProbeCache, entry: Entry, prober: Prober, config: StorageConfig
 ) -> tuple[dict[str, Any], bool]:
-    """Return the row of MET of an entry, and whether it holds more than the rows of earlier runs."""
+    """Return the row of NAMED of an entry, and whether it holds more than the rows of earlier runs."""
     cached: dict[str, Any] = {}
     if entry.error is None:
         try:

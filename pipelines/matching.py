@@ -124,7 +124,7 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
         number, count = map(int, unit.split("-of-"))
         low, high = ranges(count)[number]
         read = partial(_postings_of, lake, low, high)
-        tables = list(lake.ahead(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
+        tables = list(lake.prefetch(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
         found = hits(pa.concat_tables(tables), matches.config.first, new)
         told = {kind: str(getattr(found, kind)) for kind in KINDS}
         lake.write(key, found.table.replace_schema_metadata(told))

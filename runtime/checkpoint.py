@@ -13,9 +13,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    path: Path, networks: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, told: Mapping[str, str]
+    path: Path, networks: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, metadata: Mapping[str, str]
 ) -> None:
-    """Write the weights of networks by their names, the moments of what AdamW trains of the first one, and `told`."""
+    """Write the weights of networks by name, AdamW's moments of the first network, and `metadata`."""
     from safetensors.torch import save_file
 
     held = {
@@ -24,21 +24,21 @@ def save(
         for key, value in network.state_dict().items()
     }
     held |= {f"{moment}.{name}": value.cpu().contiguous() for name, moment, value in _moments(networks, optimizer)}
-    save_file(held, path, dict(told))
+    save_file(held, path, dict(metadata))
 
 
 def load(
     path: Path, networks: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, steps: str = "steps"
 ) -> dict[str, str]:
-    """Take up what `save` wrote and give what was told; `steps` is the word that says how many steps were done."""
+    """Restore what `save` wrote, and return its metadata, whose key `steps` has the number of completed steps."""
     import torch
     from safetensors import safe_open
 
     first = next(iter(networks.values()))
     device = str(next(first.parameters()).device)
     with safe_open(path, "pt", device=device) as file:
-        told: dict[str, str] = file.metadata()
-        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        metadata: dict[str, str] = file.metadata()
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
     for name, network in networks.items():
         prefix = f"{name}."
         network.load_state_dict({key.removeprefix(prefix): held[key] for key in held if key.startswith(prefix)})
@@ -46,8 +46,8 @@ def load(
         if f"{MOMENTS[0]}.{name}" in held:
             moments = {moment: held[f"{moment}.{name}"] for moment in MOMENTS}
             where = parameter.device if optimizer.defaults.get("fused") else "cpu"
-            optimizer.state[parameter] = {"step": torch.tensor(float(told[steps]), device=where), **moments}
-    return told
+            optimizer.state[parameter] = {"step": torch.tensor(float(metadata[steps]), device=where), **moments}
+    return metadata
 
 
 def _moments(

@@ -87,7 +87,7 @@ class Side:
                     yield pa.table(batch)
             return
         tables: list[pa.Table] = []
-        for table in self.lake.ahead(self._recordings_of_shard, self.subset.rows.to_batches(1)):
+        for table in self.lake.prefetch(self._recordings_of_shard, self.subset.rows.to_batches(1)):
             tables.append(table)
             if sum(map(len, tables)) >= ROWS or len(tables) >= 1000:
                 yield pa.concat_tables(tables)

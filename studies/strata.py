@@ -154,7 +154,7 @@ def _read(lake: Lake, about: About, listed: pa.Table, names: Sequence[str], shar
         return windows_of(lake, about, shard_files, [*NEEDED, *about.by])
 
     budget = about.budget or 0
-    for place, table in enumerate(lake.ahead(read, files)):
+    for place, table in enumerate(lake.prefetch(read, files)):
         stratum = pc.fill_null(pc.index_in(_names(table, about.by), pa.array(names)), -1).to_numpy().astype(np.int32)
         tokens = window_tokens(table, about.patch, about.context).astype(np.int32)
         shard = np.full(len(table), place, np.int32)
@@ -197,4 +197,4 @@ def _rows(lake: Lake, about: About, listed: pa.Table, shards: np.ndarray, number
         columns = ["window_id", *NEEDED, "array_bytes", "repeated_share"]
         return taken(files, windows_of(lake, about, files, columns), which)
 
-    return lake.ahead(row, places.tolist())
+    return lake.prefetch(row, places.tolist())

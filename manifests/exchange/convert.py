@@ -54,7 +54,7 @@ class Form:
     """The name of the format under which readers keep its extra fields in `rest`."""
     folder: bool = False
     """Whether it is a folder of files instead of one file."""
-    beside: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
     """Suffixes of further files that it writes beside its main one."""
 
 
@@ -77,9 +77,9 @@ def convert(source: Source, form: str, out: str, overwrite: bool = False) -> Con
         if form == "nemo-diarization":
             raise ManifestError(f"{form} names its files by local paths", "write it to a local folder")
         root, _, name = out.rstrip("/").rpartition("/")
-        place = output_in_storage(open_storage(root), name, chosen.folder, chosen.beside, overwrite)
+        place = output_in_storage(open_storage(root), name, chosen.folder, chosen.suffixes, overwrite)
     else:
-        place = output_path(out, chosen.folder, chosen.beside, overwrite)
+        place = output_path(out, chosen.folder, chosen.suffixes, overwrite)
     with place as path:
         chosen.write(source, path, result)
         if not result.files:
@@ -358,7 +358,7 @@ FORMS = {
     ),
     "rttm": Form(
         _rttm, {"recordings": ("uris", *SOUND, "custom"), "segments": (*WORDS, ONE), "windows": None}, "rttm",
-        beside=(".uem",),
+        suffixes=(".uem",),
     ),
     "moshi": Form(
         _moshi, {"recordings": (ID, NAMES, "sample_rate", "num_samples", "custom"), "segments": None, "windows": None},

@@ -79,10 +79,10 @@ def open_lake(
 
 def split_key(path: str) -> tuple[str | None, str]:
     """The lake that contains a path, or None, and the key of the path in it. Raises ManifestError."""
-    scheme, mark, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
+    scheme, separator, rest = path.partition("://") if "://" in path else ("", "", os.path.abspath(path))
     parts = rest.rstrip("/").split("/")
     for end in range(len(parts), 0, -1):
-        root = scheme + mark + "/".join(parts[:end])
+        root = scheme + separator + "/".join(parts[:end])
         try:
             is_lake = root and next(Lake.at(root).batches(), None) is not None
         except ValueError as error:

@@ -274,9 +274,11 @@ class _LakeCheck:
                 into |= self.lake.read_json(f"{folder}/{name}", *keys)
             except (FileNotFoundError, CorruptFileError) as error:
                 yield Problem(f"{folder}/{name}", f"cannot be read: {error}", checks.SELECT)
-        for stage, mark in stored.get("stages", {}).items():
-            if f"{stage}-{mark}" not in choice.folders(self.lake, "annotations"):
-                yield Problem(folder, f"was made from annotations/{stage}-{mark}, which does not exist", checks.SELECT)
+        for stage, fingerprint in stored.get("stages", {}).items():
+            if f"{stage}-{fingerprint}" not in choice.folders(self.lake, "annotations"):
+                yield Problem(
+                    folder, f"was made from annotations/{stage}-{fingerprint}, which does not exist", checks.SELECT
+                )
         if not self._queried(folder, "verdicts"):
             return
         verdicts, windows = self._rows(folder, "verdicts"), self._rows(folder, "windows")

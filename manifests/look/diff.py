@@ -154,8 +154,10 @@ def _repeats(one: duckdb.DuckDBPyConnection, two: duckdb.DuckDBPyConnection) -> 
     for name, columns in {"regrouped": ["duplicate_of"], "repeats": ["repeats", "repeated_s"]}.items():
         differ = " OR ".join(f"a.{column} IS DISTINCT FROM b.{column}" for column in columns)
         source = f"FROM a JOIN b USING (recording_id) WHERE {differ}"
-        told = ", ".join(f"a.{column} AS {column}_before, b.{column} AS {column}_after" for column in columns)
+        columns_sql = ", ".join(f"a.{column} AS {column}_before, b.{column} AS {column}_after" for column in columns)
         (row,) = rows_of(both, f"SELECT count(*) AS count {source}")
-        row["examples"] = rows_of(both, f"SELECT recording_id, {told} {source} ORDER BY recording_id LIMIT {EXAMPLES}")
+        row["examples"] = rows_of(
+            both, f"SELECT recording_id, {columns_sql} {source} ORDER BY recording_id LIMIT {EXAMPLES}"
+        )
         result[name] = row
     return result

@@ -90,8 +90,8 @@ def _passages(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]
             numbered = zip(itertools.accumulate(begins), first, strict=True)
             for _, stretch in itertools.groupby(numbered, key=lambda one: one[0]):
                 for start_s, end_s, repeats in cores([one for _, one in stretch]):
-                    told = {"recording_id": row["recording_id"], "start_s": start_s, "end_s": end_s}
-                    yield told | {"repeats": repeats}
+                    place = {"recording_id": row["recording_id"], "start_s": start_s, "end_s": end_s}
+                    yield place | {"repeats": repeats}
 
 
 def cores(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, int]]:

@@ -79,9 +79,9 @@ def open_target(target: str, selection: str | None, dataset: str | None, stages:
 
 def _stages(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
-    if any(not mark for _, _, mark in pairs):
+    if any(not fingerprint for _, _, fingerprint in pairs):
         raise click.BadParameter("write --stage NAME=FINGERPRINT")
-    return {name: mark for name, _, mark in pairs}
+    return {name: fingerprint for name, _, fingerprint in pairs}
 
 
 def complete_folders(prefix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

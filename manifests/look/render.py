@@ -39,15 +39,15 @@ def _choice_lines(choice: Choice) -> Iterator[str]:
     for stage, holder in choice.others.items():
         read_by = f"the selection {holder}" if holder else "no selection"
         yield f"besides {stage}\xa0{choice.stages[stage]}, read by {read_by}"
-    for stage, marks in choice.several.items():
+    for stage, fingerprints in choice.several.items():
         yield (
-            f"not {stage}, which was measured with several settings: {', '.join(marks)}; "
-            f"--stage {stage}={marks[0]} looks at the first"
+            f"not {stage}, which was measured with several settings: {', '.join(fingerprints)}; "
+            f"--stage {stage}={fingerprints[0]} looks at the first"
         )
 
 
 def _listed(stages: Mapping[str, str]) -> str:
-    return ", ".join(f"{stage}\xa0{mark}" for stage, mark in stages.items())
+    return ", ".join(f"{stage}\xa0{fingerprint}" for stage, fingerprint in stages.items())
 
 
 def selections(rows: list[dict[str, Any]]) -> None:
@@ -101,8 +101,8 @@ def view(found: dict[str, Any]) -> None:
 
 def quantiles(found: dict[str, Any]) -> str:
     """The quantiles of a distribution in one line, which says where they are approximate."""
-    marks = [f"{float(share) * 100:g} % {terminal.number(value)}" for share, value in found["quantiles"].items()]
-    return ("quantiles: " if found["exact"] else "quantiles, nearly: ") + ", ".join(marks)
+    texts = [f"{float(share) * 100:g} % {terminal.number(value)}" for share, value in found["quantiles"].items()]
+    return ("quantiles: " if found["exact"] else "quantiles, nearly: ") + ", ".join(texts)
 
 
 def measures(rows: list[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def recording_rows(target: Target, name: str) -> dict[str, Any]:
     connection = target.connect(())
     recording_id, batch = find_recording(connection, name)
     keys = {"recording": lake.recordings_key(batch)}
-    keys |= {stage: lake.annotation_key(stage, mark, batch) for stage, mark in choice.stages.items()}
+    keys |= {stage: lake.annotation_key(stage, fingerprint, batch) for stage, fingerprint in choice.stages.items()}
     if choice.selection:
         keys["verdict"] = lake.verdicts_key(choice.selection, batch)
     result: dict[str, Any] = {}
@@ -98,8 +98,8 @@ def render(row: Mapping[str, Any]) -> None:
         why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
         terminal.echo(one_line(f"{verdict['verdict']}{why}"))
         if (verdict["repeats"] or 1) > 1:
-            told = f"{verdict['repeats']:,} recordings hold the passage of it that most hold"
-            terminal.echo(f"{told}; {verdict['repeated_share']:.1%} of it was met before")
+            repeats = f"{verdict['repeats']:,} recordings hold the passage of it that most hold"
+            terminal.echo(f"{repeats}; {verdict['repeated_share']:.1%} of it was met before")
     for number, uri in enumerate(recording["uris"]):
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}

@@ -142,7 +142,10 @@ def summary(connection: duckdb.DuckDBPyConnection, view: str, where: str = "true
 
 def overview(lake: Lake, choice: Choice, sums: Sums) -> dict[str, Any]:
     """Summary of a lake: recordings, stages with their failures, measures, selection and dataset."""
-    stages = [{"stage": stage, "fingerprint": mark} | _counts(sums, stage) for stage, mark in choice.stages.items()]
+    stages = [
+        {"stage": stage, "fingerprint": fingerprint} | _counts(sums, stage)
+        for stage, fingerprint in choice.stages.items()
+    ]
     claimed, size = (sums.of("recordings")[name] for name in MEASURES["recordings"])
     counts = _counts(sums, "recordings")
     result: dict[str, Any] = {
@@ -211,9 +214,9 @@ def _splits(lake: Lake, dataset: str) -> Rows:
     splits = ledger.filter(pc.equal(ledger["patch"], 1)).group_by("split").aggregate([(name, "sum") for name in names])
     rows = []
     for row in splits.to_pylist():
-        told = {name: row[f"{name}_sum"] for name in ("windows", "hours", "frames")}
+        sums = {name: row[f"{name}_sum"] for name in ("windows", "hours", "frames")}
         tokens, repeated = row["context_tokens_sum"] + row["continuation_tokens_sum"], None
         if row["repeated_context_tokens_sum"] is not None:
             repeated = row["repeated_context_tokens_sum"] + row["repeated_continuation_tokens_sum"]
-        rows.append({"split": row["split"]} | told | {"tokens": tokens, "repeated_tokens": repeated})
+        rows.append({"split": row["split"]} | sums | {"tokens": tokens, "repeated_tokens": repeated})
     return sorted(rows, key=lambda row: row["split"])

@@ -88,8 +88,8 @@ def resolve(
     if holder in HOLDERS and _is_lake(root):
         lake, view = Lake.at(root), HOLDERS[holder]
         if holder == "annotations":
-            view, _, mark = last.rpartition("-")
-            stages = {**(stages or {}), view: mark}
+            view, _, fingerprint = last.rpartition("-")
+            stages = {**(stages or {}), view: fingerprint}
         elif holder == "selections":
             selection = _same("selection", last, selection)
         else:

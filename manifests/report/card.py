@@ -247,7 +247,7 @@ sample. `commits/` has the sha256 of every shard."""
             for level in ("recordings", "windows")
             for name, condition in self.selection[level].items()
         ]
-        stages = [[stage, mark] for stage, mark in self.selection["stages"].items()]
+        stages = [[stage, fingerprint] for stage, fingerprint in self.selection["stages"].items()]
         used = [[use.used_by, use.name, use.sha256, use.licence] for use in self.models]
         return "\n\n".join(
             [
@@ -391,6 +391,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     """A value as one cell of a Markdown table, escaped: names of sources may contain anything."""
     text = "unknown" if value is None else " ".join(str(value).split())
-    for mark, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("[", "&#91;"), ("*", "&#42;"), ("`", "&#96;")):
-        text = text.replace(mark, shown)
+    for character, shown in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        ("|", "&#124;"),
+        ("[", "&#91;"),
+        ("*", "&#42;"),
+        ("`", "&#96;"),
+    ):
+        text = text.replace(character, shown)
     return text

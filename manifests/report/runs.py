@@ -95,7 +95,7 @@ class Run:
 def newest_runs(lake: Lake) -> list[Run]:
     """The newest MAX_READ runs, newest first."""
     names = [name for name in reversed(folders(lake, "runs")) if name[:1].isdigit()]
-    return list(lake.ahead(lambda name: Run.read(lake, name), names[:MAX_READ]))
+    return list(lake.prefetch(lambda name: Run.read(lake, name), names[:MAX_READ]))
 
 
 def runs_behind(runs: Sequence[Run], selection: str, recipe: Mapping[str, Any] | None) -> Iterator[tuple[Run, str]]:

@@ -77,7 +77,7 @@ def unreachable_error(recording: Recording, config: StorageConfig) -> Unreachabl
 
 def find_unreachable(recordings: Iterable[Recording], lake: Lake, stage: str) -> list[Failure]:
     """Return the first few recordings that are unreachable at present, as failures of `stage`."""
-    checked = lake.ahead(lambda recording: (recording, unreachable_error(recording, lake.config)), recordings)
+    checked = lake.prefetch(lambda recording: (recording, unreachable_error(recording, lake.config)), recordings)
     failed = (failed_row(recording["recording_id"], error) for recording, error in checked if error)
     return [to_failure(row, stage) for row in itertools.islice(failed, MAX_REPORTED)]
 

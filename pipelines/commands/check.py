@@ -33,7 +33,7 @@ def check_sources(lake: Lake) -> Iterator[Problem]:
         if recording["status"] == "ok"
         for uri in recording["uris"]
     )
-    for key, recording, error in lake.ahead(check, names):
+    for key, recording, error in lake.prefetch(check, names):
         if isinstance(error, UnreachableAudioError):
             lost, first = lost + 1, first or str(error)
         elif error:

@@ -18,7 +18,7 @@ from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
     from manifests.lake import Lake
-    from manifests.pick import Wanted
+    from manifests.pick import Criteria
     from manifests.withdraw import Withdrawal
     from pipelines.progress.watch import Watch
 
@@ -124,7 +124,7 @@ def label(
     into selections and datasets.
     """
     from manifests import labels as labelling
-    from manifests.pick import Wanted, pick
+    from manifests.pick import Criteria, pick
 
     found = opened(lake)
     if history:
@@ -133,10 +133,10 @@ def label(
     if not labels and not which["file"]:
         raise click.UsageError("say what to change: KEY=VALUE, or --from a file with such columns")
     with pick_errors():
-        wanted = Wanted(**which)
-        connection = pick(found, wanted)
+        criteria = Criteria(**which)
+        connection = pick(found, criteria)
         try:
-            changed = labelling.relabel(found, connection, _given(labels), _asked(labels, wanted))
+            changed = labelling.relabel(found, connection, _given(labels), _asked(labels, criteria))
         except ValueError as error:
             raise SpeechmillError(str(error), "correct the command or the file that it names") from error
     picked = _count(connection, "picked")
@@ -163,14 +163,14 @@ def _given(labels: tuple[str, ...]) -> dict[str, str | None]:
     return given
 
 
-def _asked(labels: tuple[str, ...], wanted: Wanted) -> str:
+def _asked(labels: tuple[str, ...], criteria: Criteria) -> str:
     """The request as words of the command; equal requests have equal words."""
     words = list(labels)
-    words += [word for one in wanted.ids for word in ("--id", one)]
-    words += [word for one in wanted.uris for word in ("--uri", one)]
+    words += [word for one in criteria.ids for word in ("--id", one)]
+    words += [word for one in criteria.uris for word in ("--uri", one)]
     # The folder of the file is left out, so that equal lakes have equal histories.
-    file = wanted.file and os.path.basename(wanted.file)
-    for option, value in (("--source", wanted.source), ("--where", wanted.where), ("--from", file)):
+    file = criteria.file and os.path.basename(criteria.file)
+    for option, value in (("--source", criteria.source), ("--where", criteria.where), ("--from", file)):
         words += [] if value is None else [option, value]
     return shlex.join(public_command(words))
 
@@ -235,11 +235,11 @@ def remove(
     ingest brings them back.
     """
     from manifests import withdraw
-    from manifests.pick import Wanted, pick
+    from manifests.pick import Criteria, pick
 
     found = opened(lake)
     with pick_errors():
-        connection = pick(found, Wanted(**which))
+        connection = pick(found, Criteria(**which))
         leaving = withdraw.find(found, connection, reason, keep_copies)
     unknown = set(which["ids"]) - leaving.ids - set(withdraw.tombstones(found)["recording_id"].to_pylist())
     if unknown:

@@ -72,14 +72,16 @@ class DryRun:
         found: dict[str, dict[str, Any]] = {}
         waiting_h = 0.0
         if "ingest" in names:
-            met = self.count_inputs(inputs)
-            waiting_h += met.new_hours
-            found["ingest"] = asdict(met) | {"text": met.text()}
-        marks = stage_fingerprints(self.recipe.make_stages(), self.recipe.decode)
-        batches, pending_s = estimate_work(self.lake, (unit.name for unit in Pending(self.lake, marks, self.retry)))
+            totals = self.count_inputs(inputs)
+            waiting_h += totals.new_hours
+            found["ingest"] = asdict(totals) | {"text": totals.text()}
+        fingerprints = stage_fingerprints(self.recipe.make_stages(), self.recipe.decode)
+        batches, pending_s = estimate_work(
+            self.lake, (unit.name for unit in Pending(self.lake, fingerprints, self.retry))
+        )
         waiting_h += pending_s / 3600
         if "annotate" in names:
-            took = self._estimated_time("annotate", waiting_h, marks)
+            took = self._estimated_time("annotate", waiting_h, fingerprints)
             text = f"annotate: {batches:,} batches are pending; with what is new {waiting_h:,.3f} h, {took.pop('text')}"
             found["annotate"] = {"batches": batches, "hours": waiting_h, **took, "text": text}
         run = Run(self.recipe, self.lake, Watch(self.lake.storage, "", {}, quiet=True), self.engine)
@@ -115,34 +117,36 @@ class DryRun:
 
     def count_inputs(self, inputs: Iterable[str]) -> InputCounts:
         """Read the names in the inputs, and the headers of a few new files. Bytes are not compared."""
-        met, notes = InputCounts(), Notes()
+        totals, notes = InputCounts(), Notes()
         with (
             tempfile.TemporaryDirectory(prefix="speechmill-dry-") as folder,
             duckdb.connect(f"{folder}/d") as connection,
         ):
             connection.execute("SET threads = 1; SET memory_limit = '300MB'")
-            connection.execute("CREATE TABLE met (uri VARCHAR, size BIGINT); CREATE TABLE known (uri VARCHAR)")
+            connection.execute("CREATE TABLE listed (uri VARCHAR, size BIGINT); CREATE TABLE known (uri VARCHAR)")
             for _, table in self.lake.recordings(["uris"]):
                 connection.register("batch", table)
                 connection.execute("INSERT INTO known SELECT unnest(uris) FROM batch")
             source = entries(inputs, self.lake.config, self.recipe.ingest, notes)
             while rows := list(itertools.islice(map(self._name, source), AT_ONCE)):
-                met.unreadable += sum(uri is None for uri, _ in rows)
+                totals.unreadable += sum(uri is None for uri, _ in rows)
                 uris, sizes = zip(*rows, strict=True)
                 connection.register(
                     "part", pa.table({"uri": pa.array(uris, pa.string()), "size": pa.array(sizes, pa.int64())})
                 )
-                connection.execute("INSERT INTO met FROM part WHERE uri IS NOT NULL")
-            connection.execute("CREATE TABLE fresh AS SELECT DISTINCT uri, size FROM met ANTI JOIN known USING (uri)")
-            counts = "SELECT count(DISTINCT uri) FROM met UNION ALL SELECT count(*) FROM fresh"
-            (met.names,), (met.new,) = connection.execute(counts).fetchall()
-            met.known = met.names - met.new
-            ((met.new_bytes,),) = connection.execute("SELECT coalesce(sum(size), 0)::BIGINT FROM fresh").fetchall()
+                connection.execute("INSERT INTO listed FROM part WHERE uri IS NOT NULL")
+            connection.execute(
+                "CREATE TABLE fresh AS SELECT DISTINCT uri, size FROM listed ANTI JOIN known USING (uri)"
+            )
+            counts = "SELECT count(DISTINCT uri) FROM listed UNION ALL SELECT count(*) FROM fresh"
+            (totals.names,), (totals.new,) = connection.execute(counts).fetchall()
+            totals.known = totals.names - totals.new
+            ((totals.new_bytes,),) = connection.execute("SELECT coalesce(sum(size), 0)::BIGINT FROM fresh").fetchall()
             sample = connection.execute(f"FROM fresh WHERE size > 0 ORDER BY hash(uri) LIMIT {SAMPLED}").fetchall()
-        met.left_out = dict(notes.left_out.most_common())
-        claimed_s, sampled_bytes = self._claimed_by_headers(met, sample)
-        met.new_hours = met.new_bytes * claimed_s / sampled_bytes / 3600 if sampled_bytes else 0.0
-        return met
+        totals.left_out = dict(notes.left_out.most_common())
+        claimed_s, sampled_bytes = self._claimed_by_headers(totals, sample)
+        totals.new_hours = totals.new_bytes * claimed_s / sampled_bytes / 3600 if sampled_bytes else 0.0
+        return totals
 
     def _name(self, entry: Entry) -> tuple[str | None, int | None]:
         """The name of an entry, None if it is unreadable, and its size if that takes no request."""
@@ -156,7 +160,7 @@ class DryRun:
             return None, None
         return entry.uri, stat and stat.size_bytes
 
-    def _claimed_by_headers(self, met: InputCounts, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
+    def _claimed_by_headers(self, totals: InputCounts, sample: Sequence[tuple[str, int]]) -> tuple[float, int]:
         """Seconds that the headers of these files claim, and the bytes of those that claim any."""
         claimed_s, sampled_bytes = 0.0, 0
         with Prober(self.lake.config, self.recipe.decode) as prober:
@@ -166,10 +170,14 @@ class DryRun:
                 except Exception as error:
                     if kind_of(error) is Kind.RUN:
                         raise
-                    met.unreadable += 1
+                    totals.unreadable += 1
                     continue
                 if seconds:
-                    met.headers, claimed_s, sampled_bytes = met.headers + 1, claimed_s + seconds, sampled_bytes + size
+                    totals.headers, claimed_s, sampled_bytes = (
+                        totals.headers + 1,
+                        claimed_s + seconds,
+                        sampled_bytes + size,
+                    )
         return claimed_s, sampled_bytes
 
     def _estimated_time(self, step: str, hours: float, parts: Iterable[str]) -> dict[str, Any]:

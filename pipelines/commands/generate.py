@@ -62,7 +62,7 @@ def generate(
         for name, features in made.items():
             write(folder / name / f"{number:05d}.wav", encoder.decode(features[None]), encoder.sample_rate)
     seconds = found.real.shape[1] * sound.frame_shift_s
-    told = {
+    document = {
         "run": str(run),
         "folder": str(folder),
         "clips": len(found.real),
@@ -71,8 +71,10 @@ def generate(
         "variance_ratio": float((found.generated.var((0, 1)) / found.real.var((0, 1))).mean()),
     }
     if as_json:
-        say(to_json(told, indent=1))
+        say(to_json(document, indent=1))
     else:
-        say(f"{told['clips']:,} continuations of {seconds:.2f} s: {folder}/generated, real, heard")
-        told_of = f"variance {told['variance_ratio']:.2f} times the real one, mean {told['mean_offset']:.3f} off"
-        say(f"values of features: {told_of}")
+        say(f"{document['clips']:,} continuations of {seconds:.2f} s: {folder}/generated, real, heard")
+        statistics = (
+            f"variance {document['variance_ratio']:.2f} times the real one, mean {document['mean_offset']:.3f} off"
+        )
+        say(f"values of features: {statistics}")

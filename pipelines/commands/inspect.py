@@ -218,15 +218,15 @@ def _play_with(player: str, path: Path, duration_s: float) -> None:
     """
     begun = time.monotonic()
     done = subprocess.run([player, *PLAYERS[player], str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = done.stdout.decode(errors="replace").strip()
-    if done.returncode or (said and time.monotonic() - begun < duration_s / 2):
+    output = done.stdout.decode(errors="replace").strip()
+    if done.returncode or (output and time.monotonic() - begun < duration_s / 2):
         how = f"ended with code {done.returncode}" if done.returncode else "ended before the sound did"
         raise SpeechmillError(
-            f"{player} {how}, saying: {said or 'nothing'}",
+            f"{player} {how}, saying: {output or 'nothing'}",
             "check that there is a sound device; or write a file and play it elsewhere: `speechmill manifest clip`",
         )
-    if said:
-        say(said, error=True)
+    if output:
+        say(output, error=True)
 
 
 @click.command()
@@ -307,8 +307,8 @@ def picture(
         levels = mel_levels(channel, sample_rate, rows, 1200)
         extent = (start_s, start_s + duration_s, 0, rows)
         image = panel.imshow(levels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
-        marks = range(0, rows + 1, rows // 8)
-        panel.set_yticks(marks, [f"{edges[mark]:.0f}" for mark in marks])
+        ticks = range(0, rows + 1, rows // 8)
+        panel.set_yticks(ticks, [f"{edges[row]:.0f}" for row in ticks])
         panel.set_ylabel(f"{names[number] if names else f'channel {number}'}, Hz")
         figure.colorbar(image, ax=panel, label="dB")
     panels[-1].set_xlabel("s")

@@ -97,10 +97,10 @@ def _part(settings: dict[str, Any], prefix: str) -> Part:
     from pipelines.commands.pjsd_sides import Part
 
     pairs = [value.partition("=") for value in settings["stages"]]
-    if any(not mark for _, _, mark in pairs):
+    if any(not fingerprint for _, _, fingerprint in pairs):
         raise click.BadParameter("write --stage phonemes=FINGERPRINT")
     where, windows, selection = (settings[prefix + name] for name in ("where", "windows", "selection"))
-    return Part(where or "true", windows, selection, {name: mark for name, _, mark in pairs})
+    return Part(where or "true", windows, selection, {name: fingerprint for name, _, fingerprint in pairs})
 
 
 def _side(name: str, part: Part, recipe: Recipe, root: str, settings: dict[str, Any]) -> Side:

@@ -39,5 +39,5 @@ def repeat(
 
 def is_pending(work: Run) -> bool:
     """Whether a batch lacks the results of a stage of the recipe."""
-    marks = stage_fingerprints(work.recipe.make_stages(), work.recipe.decode)
-    return next(iter(Pending(work.lake, marks)), None) is not None
+    fingerprints = stage_fingerprints(work.recipe.make_stages(), work.recipe.decode)
+    return next(iter(Pending(work.lake, fingerprints)), None) is not None

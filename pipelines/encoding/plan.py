@@ -154,7 +154,7 @@ class Plan:
             return f"{files.folder}/{files.shard}", table.select(columns)
 
         shards = (ShardFiles(folder, number) for folder in sorted(self._base) for number in sorted(self._base[folder]))
-        return self._lake.ahead(read, shards)
+        return self._lake.prefetch(read, shards)
 
     def _create_kept(self, seed: str) -> None:
         """Create the table `kept`: each recording that has windows which the selection keeps."""
@@ -282,4 +282,4 @@ def _recordings_of(lake: Lake, dataset: str) -> Iterator[tuple[str, pa.Table]]:
         table = lake.read(f"datasets/{dataset}/{files.windows}", ["recording_id", "status"])
         return f"{files.folder}/{files.shard}", table.filter(pc.equal(table["status"], "ok")).select(["recording_id"])
 
-    return lake.ahead(read, committed(lake.storage, dataset))
+    return lake.prefetch(read, committed(lake.storage, dataset))

@@ -29,18 +29,18 @@ MAX_BATCH_BYTES = 64_000_000
 OWNER = r"(?si)^(.*?\.(?:tar|jsonl|json|txt|lst)(?:\.gz)?)(?:#.*|:\d+)?$"
 UNREAD = "starts_with(recording_id, 'u')"
 """SQL that is true of rows of names whose bytes could not be read."""
-NOT_MET = ("uris", "hints", "source", "licence", "language_hint")
-MET = pa.schema(
+NOT_NAMED = ("uris", "hints", "source", "licence", "language_hint")
+NAMED = pa.schema(
     [
         pa.field("uri", pa.string()),
         pa.field("hint", pa.string()),
         pa.field("languages", pa.list_(pa.string())),
         pa.field("mtime_ns", pa.int64()),
-        *[column for column in schemas.RECORDINGS if column.name not in NOT_MET],
+        *[column for column in schemas.RECORDINGS if column.name not in NOT_NAMED],
     ]
 )
-"""The columns of the table `met`: a name that the inputs of this ingest contain. `labels` are those that a line of a
-manifest gives it, with `source` and `licence` if the recipe names these."""
+"""The columns of the table `named`, with a row for each name in the inputs of this ingest. `labels` are those of its
+line in a manifest, with `source` and `licence` if the recipe names these."""
 KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + ", ".join(
     f"{name} {'MAP(VARCHAR, VARCHAR)' if name == 'labels' else 'VARCHAR'}" for name in (*labels.COLUMNS, "labels")
 )
@@ -48,12 +48,12 @@ KNOWN = "batch VARCHAR, recording_id VARCHAR, uri VARCHAR, status VARCHAR, " + "
 
 @dataclass
 class Ingested:
-    """The counts of one ingest. All are counts of names, and `met` = `new` + `known` + `renamed` + `withdrawn`.
+    """The counts of one ingest. All are counts of names, and `names` = `new` + `known` + `renamed` + `withdrawn`.
 
     Renamed names are new names of known bytes. Withdrawn names belong to recordings that `speechmill remove` removed.
     """
 
-    met: int = 0
+    names: int = 0
     new: int = 0
     known: int = 0
     renamed: int = 0
@@ -68,7 +68,7 @@ class Ingested:
 
     def __str__(self) -> str:
         text = (
-            f"ingest: {self.met} names: {self.new} new, {self.renamed} new names of known bytes, "
+            f"ingest: {self.names} names: {self.new} new, {self.renamed} new names of known bytes, "
             f"{self.known} known; {self.failed} unreadable"
         )
         if self.withdrawn:
@@ -84,7 +84,7 @@ class Ingested:
 
 
 class Packing:
-    """The tables `met` and `known` of one ingest.
+    """The tables `named` and `known` of one ingest.
 
     They are in a database on disk, because a lake may hold many names.
     """
@@ -94,12 +94,12 @@ class Packing:
         connection.execute("SET threads = 1; SET memory_limit = '300MB'; SET preserve_insertion_order = true")
         connection.execute(f"CREATE TABLE known ({KNOWN})")
         connection.execute("CREATE TABLE replaced AS FROM known")
-        connection.register("met_schema", MET.empty_table())
-        connection.execute("CREATE TABLE met AS SELECT * FROM met_schema")
+        connection.register("named_schema", NAMED.empty_table())
+        connection.execute("CREATE TABLE named AS SELECT * FROM named_schema")
         self.number = 0
         """The number of the next batch."""
         self.rows = 0
-        """The number of rows that were added to `met`."""
+        """The number of rows that were added to `named`."""
         self.written: set[str] = set()
         """Files of recordings that this ingest has written."""
         removed = tombstones(lake)
@@ -120,39 +120,39 @@ class Packing:
         return {name for (name,) in self.connection.execute(query, {"owner": OWNER}).fetchall()}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows of MET to the table `met`."""
-        self.connection.register("part", schemas.table(rows, MET))
-        self.connection.execute("INSERT INTO met SELECT * FROM part")
+        """Add rows of NAMED to the table `named`."""
+        self.connection.register("part", schemas.table(rows, NAMED))
+        self.connection.execute("INSERT INTO named SELECT * FROM part")
         self.rows += len(rows)
 
     def is_withdrawn(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row of MET is of a recording that was withdrawn before this ingest.
+        """Return whether a row of NAMED is of a recording that was withdrawn before this ingest.
 
         Its name is not stored.
         """
         return row["recording_id"] in self._withdrawn or row.get("sha256") in self._withdrawn
 
     def _leave_out_withdrawn(self, result: Ingested) -> None:
-        """Remove withdrawn recordings from `met`, and count their names."""
+        """Remove withdrawn recordings from `named`, and count their names."""
         removed = tombstones(self.lake)  # read again, because recordings may have been withdrawn meanwhile
         self.connection.register("removed", removed)
         withdrawn = "recording_id IN (SELECT recording_id FROM removed) OR sha256 IN (SELECT unnest($files))"
         files = {"files": whole_files(removed)}
-        self.connection.execute(f"CREATE TABLE withdrawn AS SELECT * FROM met WHERE {withdrawn}", files)
+        self.connection.execute(f"CREATE TABLE withdrawn AS SELECT * FROM named WHERE {withdrawn}", files)
         count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM withdrawn)"
         ((result.withdrawn,),) = self.connection.execute(count).fetchall()
-        self.connection.execute(f"DELETE FROM met WHERE {withdrawn}", files)
+        self.connection.execute(f"DELETE FROM named WHERE {withdrawn}", files)
 
     def commit(self, result: Ingested) -> None:
-        """Write the names in `met` to the lake, and count them."""
+        """Write the names in `named` to the lake, and count them."""
         self._leave_out_withdrawn(result)
         while not self._write_new(result):
             self.load_known()  # another ingest has written a batch with this number
         self.add_names(result)
         # A name that the inputs contain twice counts once.
-        count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM met)"
-        ((met,),) = self.connection.execute(count).fetchall()
-        result.met, result.known = met + result.withdrawn, met - result.new - result.renamed
+        count = "SELECT count(*) FROM (SELECT DISTINCT recording_id, uri FROM named)"
+        ((names,),) = self.connection.execute(count).fetchall()
+        result.names, result.known = names + result.withdrawn, names - result.new - result.renamed
         result.kept = self._kept()
 
     def add_names(self, result: Ingested) -> None:
@@ -165,19 +165,19 @@ class Packing:
         self.connection.execute("CREATE TABLE finished (owner VARCHAR)")
         self.connection.executemany("INSERT INTO finished VALUES (?)", finished or [[None]])
         self.connection.execute(
-            "CREATE TABLE changes AS SELECT DISTINCT k.batch, met.recording_id, met.uri AS added FROM met "
-            "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = met.recording_id "
-            "ANTI JOIN known ON known.recording_id = met.recording_id AND known.uri = met.uri "
-            "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN met "
-            "ON known.uri = met.uri WHERE starts_with(known.recording_id, 'u') "
-            "AND known.recording_id <> met.recording_id "
+            "CREATE TABLE changes AS SELECT DISTINCT k.batch, named.recording_id, named.uri AS added FROM named "
+            "JOIN (SELECT DISTINCT batch, recording_id FROM known) AS k ON k.recording_id = named.recording_id "
+            "ANTI JOIN known ON known.recording_id = named.recording_id AND known.uri = named.uri "
+            "UNION ALL SELECT DISTINCT known.batch, known.recording_id, NULL FROM known JOIN named "
+            "ON known.uri = named.uri WHERE starts_with(known.recording_id, 'u') "
+            "AND known.recording_id <> named.recording_id "
             "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM replaced "
             # An earlier ingest was killed after it wrote a recording and before it deleted the failure.
             "UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE status <> 'ok') "
             "SEMI JOIN (FROM known WHERE status = 'ok') AS ok USING (recording_id) "
             f"UNION ALL SELECT DISTINCT batch, recording_id, NULL FROM (FROM known WHERE {UNREAD}) AS k "
             "SEMI JOIN finished ON finished.owner = regexp_extract(k.uri, $owner, 1) "
-            "ANTI JOIN met ON met.uri = k.uri",
+            "ANTI JOIN named ON named.uri = k.uri",
             {"owner": OWNER},
         )
         changed = self.connection.execute("SELECT batch, recording_id, added FROM changes ORDER BY ALL")
@@ -214,13 +214,13 @@ class Packing:
             "CREATE OR REPLACE TABLE fresh AS SELECT recording_id, min(uri) AS first_uri, max(status) AS best, "
             "list_sort(list(DISTINCT uri)) AS uris, list_sort(list_distinct(flatten(list(languages)))) AS languages, "
             "list(DISTINCT labels) FILTER (labels IS NOT NULL) AS labels, "
-            "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM met "
+            "list(DISTINCT hint ORDER BY hint) FILTER (hint IS NOT NULL) AS hints FROM named "
             "ANTI JOIN known USING (recording_id) GROUP BY recording_id"
         )
         reader = self.connection.sql(
             "SELECT m.* EXCLUDE (uri, hint, mtime_ns, languages, labels), f.uris, f.hints, f.languages, f.labels, "
             "r.uris AS old_uris "
-            "FROM fresh AS f JOIN (FROM met SELECT DISTINCT ON (recording_id, status) *) AS m "
+            "FROM fresh AS f JOIN (FROM named SELECT DISTINCT ON (recording_id, status) *) AS m "
             "ON m.recording_id = f.recording_id AND m.status = f.best "
             "LEFT JOIN (SELECT recording_id, list(uri) AS uris FROM replaced GROUP BY recording_id) AS r "
             "ON r.recording_id = f.recording_id ORDER BY f.first_uri"
@@ -240,7 +240,7 @@ class Packing:
         """Move the failures of recordings that can be read now, and have no other row, from `known` to `replaced`."""
         self.connection.execute(
             "CREATE OR REPLACE TABLE mended AS SELECT DISTINCT recording_id FROM (FROM known WHERE status <> 'ok') "
-            "SEMI JOIN (FROM met WHERE status = 'ok') AS m USING (recording_id) "
+            "SEMI JOIN (FROM named WHERE status = 'ok') AS m USING (recording_id) "
             "ANTI JOIN (FROM known WHERE status = 'ok') AS k USING (recording_id)"
         )
         self.connection.execute("INSERT INTO replaced FROM known SEMI JOIN mended USING (recording_id)")
@@ -249,23 +249,23 @@ class Packing:
     def _bound_hints(self) -> None:
         """Leave out the hints of a recording that exceed MAX_HINTS_BYTES."""
         self.connection.execute(
-            "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM met WHERE hint IS NOT NULL "
+            "CREATE OR REPLACE TABLE heavy AS SELECT recording_id FROM named WHERE hint IS NOT NULL "
             f"GROUP BY recording_id HAVING sum(strlen(hint)) > {MAX_HINTS_BYTES}"
         )
         self.connection.execute(
-            "UPDATE met SET hint = NULL WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, "
+            "UPDATE named SET hint = NULL WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, "
             "sum(strlen(hint)) OVER (PARTITION BY recording_id ORDER BY hint, rowid) AS bytes "
-            f"FROM met SEMI JOIN heavy USING (recording_id) WHERE hint IS NOT NULL) WHERE bytes > {MAX_HINTS_BYTES})"
+            f"FROM named SEMI JOIN heavy USING (recording_id) WHERE hint IS NOT NULL) WHERE bytes > {MAX_HINTS_BYTES})"
         )
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """Yield the rows of each batch, and the number of names in `met` of these recordings."""
+        """Yield the rows of each batch, and the number of names in `named` of these recordings."""
         held: list[dict[str, Any]] = []
         held_s, held_bytes, names = 0.0, 0, 0
         for part in reader:
             for row in part.to_pylist():
                 hints, languages, old_uris = row.pop("hints"), row.pop("languages"), row.pop("old_uris")
-                met = len(row["uris"])
+                uris = len(row["uris"])
                 if old_uris:
                     row["uris"] = sorted({*row["uris"], *old_uris})
                 row["hints"] = f"[{', '.join(hints)}]" if hints else None  # each hint is a JSON object
@@ -278,7 +278,7 @@ class Packing:
                     yield held, names
                     held, held_s, held_bytes, names = [], 0.0, 0, 0
                 held.append(row)
-                held_s, held_bytes, names = held_s + duration_s, held_bytes + size, names + met
+                held_s, held_bytes, names = held_s + duration_s, held_bytes + size, names + uris
         if held:
             yield held, names
 
@@ -302,20 +302,20 @@ class Packing:
         self.connection.execute("CREATE TABLE differing (recording_id VARCHAR, name VARCHAR, held VARCHAR)")
         for name in sorted({"language_hint", *self.config.constants, *self.config.labels}):
             held = name if name in labels.COLUMNS else "labels[$name]"
-            said = "list(DISTINCT labels[$name]) FILTER (labels[$name] IS NOT NULL)"
+            stated = "list(DISTINCT labels[$name]) FILTER (labels[$name] IS NOT NULL)"
             if name == "language_hint":
-                said = "list_distinct(flatten(list(languages)))"
+                stated = "list_distinct(flatten(list(languages)))"
             self.connection.execute(
                 f"INSERT INTO differing SELECT recording_id, $name, coalesce(held, '') FROM (SELECT recording_id, "
-                f"{said} AS said, CASE WHEN len(said) = 1 THEN said[1] ELSE $constant END AS given "
-                "FROM met GROUP BY recording_id) JOIN (SELECT DISTINCT ON (recording_id) recording_id, "
+                f"{stated} AS stated, CASE WHEN len(stated) = 1 THEN stated[1] ELSE $constant END AS given "
+                "FROM named GROUP BY recording_id) JOIN (SELECT DISTINCT ON (recording_id) recording_id, "
                 f"{held} AS held FROM known WHERE status = 'ok') USING (recording_id) "
                 "WHERE given IS NOT NULL AND held IS DISTINCT FROM given",
                 {"name": name, "constant": self.config.constants.get(name)},
             )
         kept: dict[str, dict[str, int]] = defaultdict(dict)
         counted = (
-            "SELECT name, held, count(*) FROM differing JOIN (SELECT DISTINCT recording_id, uri FROM met) "
+            "SELECT name, held, count(*) FROM differing JOIN (SELECT DISTINCT recording_id, uri FROM named) "
             "USING (recording_id) GROUP BY ALL ORDER BY name, count(*) DESC, held"
         )
         for name, value, count in self.connection.execute(counted).fetchall():
@@ -334,7 +334,7 @@ class Packing:
         alike = "concat(size_bytes, ' ', mtime_ns, ' ', labels::VARCHAR, ' ', coalesce(languages, [])::VARCHAR)"
         rows = self.connection.execute(
             "SELECT uri, any_value(size_bytes), any_value(mtime_ns), any_value(labels), any_value(languages), "
-            "any_value(differing) FROM (SELECT * FROM met LEFT JOIN (SELECT recording_id, "
+            "any_value(differing) FROM (SELECT * FROM named LEFT JOIN (SELECT recording_id, "
             "list([name, held] ORDER BY name) AS differing FROM differing GROUP BY recording_id) USING (recording_id) "
             "UNION ALL SELECT *, [['withdrawn', '']] FROM withdrawn) "
             f"WHERE status = 'ok' AND mtime_ns > 0 {streams} GROUP BY uri HAVING count(DISTINCT {alike}) = 1"
@@ -345,20 +345,22 @@ class Packing:
             yield uri, size_bytes, mtime_ns, (own and sorted(map(list, own.items())), languages), differing or []
 
     def failures(self, before: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """After `commit`, return a row of MET for each failure in the lake.
+        """After `commit`, return a row of NAMED for each failure in the lake.
 
         Args:
             before: The rows of failures that this ingest has not probed, by name.
         """
-        names = ", ".join(f'm."{name}"' for name in MET.names if name not in ("uri", "recording_id", "status", "hint"))
+        names = ", ".join(
+            f'm."{name}"' for name in NAMED.names if name not in ("uri", "recording_id", "status", "hint")
+        )
         reader = self.connection.sql(
             "WITH failing AS (SELECT recording_id, uri FROM (FROM known WHERE status <> 'ok') "
             "ANTI JOIN (FROM changes WHERE added IS NULL) USING (batch, recording_id) "
-            "UNION SELECT recording_id, uri FROM (FROM met WHERE status <> 'ok') ANTI JOIN "
-            "(SELECT recording_id FROM met WHERE status = 'ok' UNION "
+            "UNION SELECT recording_id, uri FROM (FROM named WHERE status <> 'ok') ANTI JOIN "
+            "(SELECT recording_id FROM named WHERE status = 'ok' UNION "
             "SELECT recording_id FROM known WHERE status = 'ok') USING (recording_id)) "
             f"SELECT f.uri, f.recording_id, 'failed' AS status, {names} FROM failing AS f LEFT JOIN "
-            "(SELECT DISTINCT ON (uri) * FROM met WHERE status <> 'ok') AS m "
+            "(SELECT DISTINCT ON (uri) * FROM named WHERE status <> 'ok') AS m "
             "ON m.uri = f.uri AND m.recording_id = f.recording_id ORDER BY f.uri"
         ).to_arrow_reader(ROWS)
         rows = [row for part in reader for row in part.to_pylist()]

@@ -29,7 +29,7 @@ from manifests.lake import Lake
 from manifests.storage import Stat, StorageConfig
 from pipelines.audio.files import stat_file
 from pipelines.inputs.entry import Entry, InputError
-from pipelines.inputs.packing import MET, OWNER, Ingested, Packing
+from pipelines.inputs.packing import NAMED, OWNER, Ingested, Packing
 from pipelines.recipes.recipe import IngestConfig
 from runtime.failures import Kind, kind_of
 
@@ -37,10 +37,10 @@ CHUNK = 1000
 """Names that are looked up together."""
 VERSION = 1
 SEEN = re.compile(r"runs/ingest/\d{6}\.parquet")
-NAMES = MET.names
+NAMES = NAMED.names
 INSERT_ROW = "INSERT INTO seen VALUES (?, ?, ?, ?, ?)"
 SETTLED = pa.schema(
-    [("high", pa.uint64()), ("low", pa.uint64()), ("said", pa.uint32()), ("differing", pa.uint16())]
+    [("high", pa.uint64()), ("low", pa.uint64()), ("labels", pa.uint32()), ("differing", pa.uint16())]
 )  # fmt: skip
 """A settled name: the hash of the name, size and time of its file (high and low half), the hash of the labels and
 languages that a manifest gives it, and the index of its differing labels in `SettledNames.differing`."""
@@ -52,7 +52,7 @@ Files = dict[str, tuple[int, int]]
 
 
 class ProbeCache:
-    """The rows of MET of all files that this run and earlier runs have hashed, with an index by name."""
+    """The rows of NAMED of all files that this run and earlier runs have hashed, with an index by name."""
 
     def __init__(self, path: str, lake: Lake) -> None:
         self._connection, self._lake, self._loaded = sqlite3.connect(path), lake, False
@@ -63,11 +63,11 @@ class ProbeCache:
 
     @staticmethod
     def keys(lake: Lake) -> Iterator[str]:
-        """Yield the files of rows of MET that earlier runs wrote."""
+        """Yield the files of rows of NAMED that earlier runs wrote."""
         return (key for key in lake.storage.list("runs/ingest") if SEEN.fullmatch(key))
 
     def find(self, uri: str, stat: Stat) -> tuple[dict[str, Any], bool]:
-        """Return the newest row of MET of a name whose file has this size and time, and whether this run made it.
+        """Return the newest row of NAMED of a name whose file has this size and time, and whether this run made it.
 
         The row is empty if there is none.
         """
@@ -114,7 +114,7 @@ class SettledNames:
     differing: list[list[list[str]]] = field(default_factory=lambda: [[]])
     """The different sets of labels whose values in the lake differ from those that this ingest gives."""
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Rows of MET of the failures in the lake, by name."""
+    """Rows of NAMED of the failures in the lake, by name."""
 
     def __post_init__(self) -> None:
         if not self.settled:
@@ -136,12 +136,12 @@ class SettledNames:
             table = lake.read(_key(config))
             failures = lake.read(_key(config, "failures"))
             about = json.loads((table.schema.metadata or {})[b"about"])
+            columns = {name: table[name].to_numpy() for name in SETTLED.names}
         except (FileNotFoundError, CorruptFileError, KeyError, ValueError):  # it is not needed for correct results
             return cls(lake, config, files)
         known = {key: stat for key, stat in files.items() if key <= about["last"] or key.startswith("removed/")}
         if about["files"] != _digest(known) or about["failures"] != _content(failures):
             return cls(lake, config, files)
-        columns = {name: table[name].to_numpy() for name in SETTLED.names}
         failed = {row["uri"]: row for row in failures.to_pylist()}
         return cls(lake, config, files, True, columns, about["differing"], failed)
 
@@ -176,7 +176,7 @@ class SettledNames:
         labels = [_labels_hash(entry.hint and (entry.hint.labels, entry.hint.languages)) for entry in entries]
         index, is_there = self._find_keys(np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2))
         same = np.zeros(len(entries), bool)
-        same[is_there] = self.settled["said"][index[is_there]] == np.array(labels, np.uint32)[is_there]
+        same[is_there] = self.settled["labels"][index[is_there]] == np.array(labels, np.uint32)[is_there]
         settled = index[same]
         self._state[settled[self._state[settled] == 0]] = 1
         self._state[index[is_there & ~same]] = 2
@@ -223,7 +223,7 @@ class SettledNames:
         """Add the settled names of this ingest to its counts, each name once."""
         counts = np.bincount(self.settled["differing"][self._state == 1], minlength=len(self.differing))
         for differing, count in zip(self.differing, counts.tolist(), strict=True):
-            result.met += count
+            result.names += count
             if differing == [[WITHDRAWN, ""]]:
                 result.withdrawn += count
                 continue
@@ -258,7 +258,7 @@ class SettledNames:
         high, low = columns["high"][order], columns["low"][order]
         first = np.ones(len(order), bool)
         first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        failures = schemas.table(packing.failures(self.failures), MET)
+        failures = schemas.table(packing.failures(self.failures), NAMED)
         about = {
             "last": max((key for key in files if key.startswith("recordings/")), default=""),
             "files": _digest(files),

@@ -71,7 +71,7 @@ def batches_to_retry(lake: Lake, fingerprints: Mapping[str, str], retry: Retry) 
                 return batch, True
         return batch, False
 
-    return (batch for batch, selected in lake.ahead(check, lake.batches()) if selected)
+    return (batch for batch, selected in lake.prefetch(check, lake.batches()) if selected)
 
 
 def estimate_work(lake: Lake, batches: Iterable[str]) -> tuple[int, float]:

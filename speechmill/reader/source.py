@@ -244,7 +244,7 @@ class _Index:
         """Read all ids. Returns them sorted, and the shard and number of each, int64 (2, windows)."""
         ids, places = [], []
         shards = range(len(self.dataset.files))
-        for shard, windows in zip(shards, self.dataset.lake.ahead(self.dataset.table, shards), strict=True):
+        for shard, windows in zip(shards, self.dataset.lake.prefetch(self.dataset.table, shards), strict=True):
             count = int(self.dataset.counts[shard])
             ids.append(windows.ids[:count])
             places.append(np.stack([np.full(count, shard), np.arange(count)]))

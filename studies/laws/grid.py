@@ -154,30 +154,30 @@ def isoflop_grid(
 
 def warnings(cells: Sequence[Cell], sound: Sound, whole: bool = True) -> list[str]:
     """Return warnings about the runs. A `whole` grid should have enough sizes at each budget."""
-    told = []
+    sentences = []
     repeated = [one for one in cells if one.epochs is not None and one.epochs > EPOCHS]
     if repeated:
         worst = max(one.epochs or 0.0 for one in repeated)
-        told.append(
+        sentences.append(
             f"{len(repeated)} of {len(cells)} runs repeat the data more than {EPOCHS:g} times, one {worst:,.1f} times; "
             f"{EPOCHS_SOURCE}"
         )
     if sound.tokens_held and sound.tokens_repeated:
         unique = sound.tokens_held - sound.tokens_repeated
-        told.append(
+        sentences.append(
             f"{sound.tokens_repeated / sound.tokens_held:.1%} of the tokens repeat sound of other recordings, so "
             f"{unique:,.4g} are unique: "
             + (f"over these, epochs are {sound.tokens_held / unique:.3g} times as many" if unique > 0 else "none")
         )
     if sound.tokens_held is None:
-        told.append("epochs are unknown, because the amount of data is: give a dataset or --hours-held")
+        sentences.append("epochs are unknown, because the amount of data is: give a dataset or --hours-held")
     if sound.share_counted < 1:
-        told.append(
+        sentences.append(
             f"D counts the continuation only; the model also reads the context, so the actual compute is "
             f"{1 / sound.share_counted:.3g} times 6 N D"
         )
     few = {one.flops for one in cells if sum(other.flops == one.flops for other in cells) < 5}
     if whole and few:
         budgets = ", ".join(f"{flops:g}" for flops in sorted(few)[:5])
-        told.append(f"fewer than 5 sizes at {budgets} FLOP: a parabola needs 5 or more")
-    return told
+        sentences.append(f"fewer than 5 sizes at {budgets} FLOP: a parabola needs 5 or more")
+    return sentences

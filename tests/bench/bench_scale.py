@@ -38,7 +38,7 @@ from manifests.statistics import Summing
 from manifests.tables import write_parquet_bytes
 from pipelines.encoding.plan import Plan
 from pipelines.ingest import PART_ROWS, ingest
-from pipelines.inputs.packing import MET
+from pipelines.inputs.packing import NAMED
 from pipelines.recipes.recipe import EncodeConfig, IngestConfig
 from pipelines.run import Uncommitted
 from pipelines.units.engines import Engine, Group
@@ -199,7 +199,7 @@ def hashed_names(lake: Lake, folder: Path) -> None:
             sha = hashlib.sha256(path.name.encode()).hexdigest()
             seen = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "claimed_duration_s": HALF_HOUR_S}
             rows.append(seen | {"uri": str(path), "recording_id": sha[:20], "sha256": sha, "status": "ok"})
-        lake.write(f"runs/ingest/{part:06d}.parquet", schemas.table(rows, MET))
+        lake.write(f"runs/ingest/{part:06d}.parquet", schemas.table(rows, NAMED))
 
 
 def run_step(step: str, root: Path) -> str:

@@ -1,7 +1,7 @@
 """What must hold of every input, however hostile.
 
-- Nothing leaves ingest: each name becomes a row, ok or failed with its reason and remedy, and as many names are met as
-  were given. The good recording beside it is ingested. What cannot be read to its end, or names nothing, may be told by
+- Nothing is lost in ingest: each name becomes a row, ok or failed with its reason and remedy, and all are counted. The
+  good recording beside it is ingested. What cannot be read to its end, or names nothing, may be told by
   an InputError besides, after that.
 - Rows fit their schemas, as text too. What is ok claims a rate and channels, and its id is the hash of its bytes.
 - Decoding ends in finite samples, at least one, or in an UnreadableAudioError; the same each time.
@@ -69,13 +69,13 @@ def judge(target: str, plan: Plan, folder: Path) -> Verdict:
             started = time.monotonic()
             lake = Lake.at(str(folder / "lake"), CONFIG)
             try:
-                met = ingest(lake, [*scene.inputs, str(good)], IngestConfig(), decode=DECODE).met
+                counted = ingest(lake, [*scene.inputs, str(good)], IngestConfig(), decode=DECODE).names
             except InputError as error:  # told at the end, when everything else is in the lake
                 if not error.remedy:
                     raise
                 verdict.told = str(error)
-                met = None
-            _check_rows(lake, scene, str(good), met, verdict)
+                counted = None
+            _check_rows(lake, scene, str(good), counted, verdict)
             for path in scene.sounds:
                 _check_decoding(path, verdict)
             verdict.seconds = time.monotonic() - started
@@ -95,7 +95,7 @@ def _place(error: Exception) -> str:
     return f"{type(error).__name__} at {Path(last.filename).name} in {last.name} ({kind_of(error).value})"
 
 
-def _check_rows(lake: Lake, scene: Scene, good: str, met: int | None, verdict: Verdict) -> None:
+def _check_rows(lake: Lake, scene: Scene, good: str, counted: int | None, verdict: Verdict) -> None:
     rows: list[dict[str, Any]] = []
     for _, table in lake.recordings():
         table.validate(full=True)
@@ -108,8 +108,10 @@ def _check_rows(lake: Lake, scene: Scene, good: str, met: int | None, verdict: V
         verdict.failed += row["status"] == "failed"
         verdict.errors += [row["error_type"]] if row["status"] == "failed" else []
     names = [name for row in rows for name in row["uris"]]
-    if met not in (None, len(names)) or len(names) != len(set(names)):
-        raise BrokenRuleError("names met are not those in the lake", f"{met} met, {len(names)} in the lake: {names}")
+    if counted not in (None, len(names)) or len(names) != len(set(names)):
+        raise BrokenRuleError(
+            "the counted names are not those in the lake", f"{counted} counted, {len(names)} in the lake: {names}"
+        )
     if not any(good in row["uris"] and row["status"] == "ok" for row in rows):
         raise BrokenRuleError("the good recording is not ingested", str(rows))
     found = len(names) - 1

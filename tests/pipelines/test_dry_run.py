@@ -60,8 +60,8 @@ def test_known_names_are_not_new(tmp_path: Path, conversation: Path) -> None:
     lake = Lake.at(str(tmp_path / "lake"))
     words = ["ingest", "demo", "--in", str(conversation), "--lake", lake.storage.root]
     assert CliRunner().invoke(cli, words).exit_code == 0
-    met = DryRun(recipe.load("demo"), lake, Engine()).count_inputs([str(conversation)])
-    assert (met.names, met.new, met.known, met.new_hours) == (1, 0, 1, 0.0)
+    totals = DryRun(recipe.load("demo"), lake, Engine()).count_inputs([str(conversation)])
+    assert (totals.names, totals.new, totals.known, totals.new_hours) == (1, 0, 1, 0.0)
 
 
 def test_a_dry_run_tells_every_mistake_of_the_run(tmp_path: Path) -> None:

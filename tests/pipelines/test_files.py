@@ -62,12 +62,12 @@ def test_a_prefix_a_pattern_an_object_and_a_list_name_recordings(bucket: str, tm
     with pytest.raises(InputError, match="no sound"):
         named("nowhere")
     lake = Lake.at(str(tmp_path / "lake"))
-    assert ingest(lake, [root], IngestConfig()) == Ingested(met=3, new=3, batches=1)
+    assert ingest(lake, [root], IngestConfig()) == Ingested(names=3, new=3, batches=1)
     for row in rows(lake):
         assert row["sha256"] == hashlib.sha256(storage.read(row["uris"][0].removeprefix(f"{root}/"))).hexdigest()
         with decode_sound(row["uris"][0], row["recording_id"], row["size_bytes"]) as decoded:
             assert decoded.signal["num_samples"] == 8000
-    assert ingest(lake, [root], IngestConfig()) == Ingested(met=3, known=3)
+    assert ingest(lake, [root], IngestConfig()) == Ingested(names=3, known=3)
 
 
 def test_members_of_tar_archives_are_recordings_with_their_hints(bucket: str, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_members_of_tar_archives_are_recordings_with_their_hints(bucket: str, tm
     open_storage(f"s3://{bucket}").put("shards/in.tar", data)
     for home in (str(tmp_path / "in.tar"), f"s3://{bucket}/shards", f"s3://{bucket}/shards/*.tar"):
         lake = Lake.at(str(tmp_path / hashlib.sha256(home.encode()).hexdigest()[:8]))
-        assert ingest(lake, [home], IngestConfig()) == Ingested(met=2, new=2, batches=1)
+        assert ingest(lake, [home], IngestConfig()) == Ingested(names=2, new=2, batches=1)
         by_name = {Member.parse(row["uris"][0]).name: row for row in rows(lake)}
         assert by_name["a/1.flac"]["language_hint"] == "fr"
         for name, row in by_name.items():
@@ -84,7 +84,7 @@ def test_members_of_tar_archives_are_recordings_with_their_hints(bucket: str, tm
             assert open_file(row["uris"][0]).read() == members[name]
             with decode_sound(row["uris"][0], row["recording_id"], row["size_bytes"]) as decoded:
                 assert decoded.signal["num_samples"] == 8000
-        assert ingest(lake, [home], IngestConfig()) == Ingested(met=2, known=2)
+        assert ingest(lake, [home], IngestConfig()) == Ingested(names=2, known=2)
         (uri,) = by_name["2.FLAC"]["uris"]
         assert [entry.uri for entry in entries([uri])] == [uri]
 

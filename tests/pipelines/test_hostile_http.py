@@ -240,7 +240,7 @@ def test_every_hostile_answer_is_a_failed_row_and_the_good_ones_beside_are_inges
     site.pages["/list.txt"] = WHOLE + b"Content-Length: %d" % len(listing) + END + listing
     lake = Lake.at(str(tmp_path / "lake"), replace(CONFIG, http_max_s=0.4, retry_s=0.15))
     result = ingest(lake, [site.url("/list.txt")], IngestConfig())
-    assert (result.met, result.failed) == (len(names), len(HOSTILE))
+    assert (result.names, result.failed) == (len(names), len(HOSTILE))
     found = [row for _, table in lake.recordings() for row in table.to_pylist()]
     rows = {uri.removeprefix(site.url("")): row for row in found for uri in row["uris"]}
     assert {path for path in names if rows[path]["status"] == "ok"} == {"/0.wav", "/z.wav"}

@@ -326,7 +326,7 @@ def test_a_list_of_urls_is_ingested_and_urls_with_secrets_are_failed_rows_withou
     site.pages["/calls/list.txt"] = f"a b.wav\nmissing.wav\n{secret}\n{password}\n".encode()
     lake = Lake.at(str(tmp_path / "lake"), CONFIG)
     result = ingest(lake, [f"{site.url}/calls/list.txt"], IngestConfig())
-    assert (result.met, result.failed) == (4, 3)
+    assert (result.names, result.failed) == (4, 3)
     (table,) = (table for _, table in lake.recordings())
     rows = {row["uris"][0].rpartition("/")[2]: row for row in table.to_pylist()}
     assert rows["a%20b.wav"]["sha256"] == hashlib.sha256(conversation.read_bytes()).hexdigest()

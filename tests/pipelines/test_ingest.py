@@ -46,7 +46,7 @@ def test_the_id_is_the_hash_of_the_bytes_and_remembers_every_name(tmp_path: Path
     sound(tmp_path / "in/c/d.flac", level=0.2)
     (tmp_path / "in/notes.md").write_text("no sound")
     result = ingest(lake, [str(tmp_path / "in")], IngestConfig(source="here", licence="CC0"))
-    assert result == Ingested(met=3, new=3, batches=1)
+    assert result == Ingested(names=3, new=3, batches=1)
     one, two = rows(lake)
     assert one["uris"] == [str(first), str(tmp_path / "in/b.wav")]
     assert one["recording_id"] == hashlib.sha256(first.read_bytes()).hexdigest()[:20]
@@ -65,11 +65,13 @@ def test_ingesting_again_adds_only_what_is_new_and_hashes_nothing_twice(
     monkeypatch.setattr(
         module, "probe_entry", lambda entry, *a, **k: looked.append(entry.uri) or probe_entry(entry, *a, **k)
     )
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, known=1)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=1, known=1)
     assert (looked, digests(lake)) == ([], before)
     sound(tmp_path / "in/b.wav", level=0.3)
     shutil.copy(tmp_path / "in/a.wav", tmp_path / "in/z.wav")
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=3, new=1, known=1, renamed=1, batches=1)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(
+        names=3, new=1, known=1, renamed=1, batches=1
+    )
     assert len(looked) == 2
     assert [len(row["uris"]) for row in rows(lake)] == [2, 1]
 
@@ -82,7 +84,7 @@ def test_what_cannot_be_read_is_a_failed_row_with_a_remedy(tmp_path: Path, lake:
     (folder / "dangling.wav").symlink_to("nowhere")
     (folder / os.fsdecode(b"latin-\xe9.wav")).write_bytes(b"x")
     result = ingest(lake, [str(folder)], IngestConfig())
-    assert (result.met, result.new, result.failed) == (5, 5, 4)
+    assert (result.names, result.new, result.failed) == (5, 5, 4)
     failed = {Path(row["uris"][0]).name: row for row in rows(lake) if row["status"] == "failed"}
     assert set(failed) == {"empty.wav", "text.mp3", "dangling.wav", "latin-\\xe9.wav"}
     assert all(row["error"] and row["remedy"] and row["error_type"].endswith("AudioError") for row in failed.values())
@@ -143,7 +145,7 @@ def test_lists_patterns_and_manifests_name_recordings(tmp_path: Path, lake: Lake
         file.write(json.dumps(cut) + "\n")
     inputs = ["list.txt", "nemo.jsonl", "cuts.jsonl.gz", "in/[4-9].wav"]
     result = ingest(lake, [str(tmp_path / name) for name in inputs], IngestConfig())
-    assert (result.met, result.failed) == (5, 0)
+    assert (result.names, result.failed) == (5, 0)
     assert [row["uris"] for row in rows(lake)] == [[str(name)] for name in names]
     assert [row["language_hint"] for row in rows(lake)] == [None, None, "de", "fr", None]
     assert json.loads(rows(lake)[3]["hints"])[0]["supervisions"][0]["text"] == "oui"
@@ -177,10 +179,10 @@ def test_of_two_ingests_at_once_the_later_takes_the_next_numbers_and_nothing_is_
             ingest(lake, [both], IngestConfig())
 
     result = ingest(lake, [str(tmp_path / "mine")], config, other)
-    assert result == Ingested(met=4, new=3, renamed=1, batches=batches)
+    assert result == Ingested(names=4, new=3, renamed=1, batches=batches)
     assert [row["uris"] for row in rows(lake)] == [[both, str(tmp_path / "mine/same.wav")], *[[name] for name in mine]]
     before = digests(lake)
-    assert ingest(lake, [str(tmp_path / "mine"), both], config) == Ingested(met=5, known=5)
+    assert ingest(lake, [str(tmp_path / "mine"), both], config) == Ingested(names=5, known=5)
     assert digests(lake) == before
 
 
@@ -204,16 +206,16 @@ def test_what_was_hashed_but_could_not_be_probed_is_probed_again_and_put_right_w
     assert (failed["uris"], failed["error_type"]) == ([str(copy), str(first)], "AttributeError")
     assert failed["remedy"]
     before = digests(lake)
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, known=2)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=2, known=2)
     assert digests(lake) == before
     monkeypatch.setattr(module.Prober, "result", result)
     monkeypatch.setattr(module, "_hash", lambda *_: pytest.fail("hashed again"))
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, new=1, known=1, batches=1)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=2, new=1, known=1, batches=1)
     assert [(row["uris"], row["status"]) for row in rows(lake)] == [
         ([str(second)], "ok"),
         ([str(copy), str(first)], "ok"),
     ]
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=2, known=2)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=2, known=2)
 
 
 def test_a_recording_named_in_many_lines_is_read_once(
@@ -225,7 +227,7 @@ def test_a_recording_named_in_many_lines_is_read_once(
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result, probed = module.Prober.result, []
     monkeypatch.setattr(module.Prober, "result", lambda prober, path: probed.append(path) or result(prober, path))
-    assert ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig()) == Ingested(met=2, new=2, failed=1, batches=1)
+    assert ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig()) == Ingested(names=2, new=2, failed=1, batches=1)
     assert len(probed) == 2
     assert [len(json.loads(row["hints"])) for row in rows(lake)] == [50, 50]
 
@@ -255,7 +257,7 @@ def test_a_killed_repair_of_a_failure_is_finished_by_the_next_ingest(
         with pytest.raises(KeyboardInterrupt):
             ingest(lake, [str(tmp_path / "in")], IngestConfig())
     assert [row["status"] for row in rows(lake)] == ["failed", "ok"]
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, known=1)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=1, known=1)
     assert [row["status"] for row in rows(lake)] == ["ok"]
 
 
@@ -305,5 +307,5 @@ def test_what_a_stopped_ingest_hashed_is_hashed_again_only_where_it_changed(
     looked.clear()
     sound(tmp_path / "in/1.wav", level=0.9)
     result = ingest(lake, [*reversed(names), names[0]], IngestConfig())
-    assert (looked, result) == ([names[4], names[1]], Ingested(met=5, new=5, batches=1))
+    assert (looked, result) == ([names[4], names[1]], Ingested(names=5, new=5, batches=1))
     assert [row["uris"] for row in rows(lake)] == [[name] for name in names]

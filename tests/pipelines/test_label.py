@@ -15,7 +15,7 @@ from test_ingest import sound
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.pick import PickError, Wanted, pick
+from manifests.pick import Criteria, PickError, pick
 from manifests.select import select
 from manifests.storage.local import LocalStorage
 from manifests.tables import write_parquet_bytes
@@ -245,7 +245,7 @@ def test_recipes_and_lines_of_manifests_give_labels(tmp_path: Path) -> None:
         ("radio", "CC BY", {"country": "IT", "show": "talk"}),
         ("radio", "CC BY", {"country": "DE"}),
     ]
-    assert ingest(lake, inputs, config) == Ingested(met=5, known=5)
+    assert ingest(lake, inputs, config) == Ingested(names=5, known=5)
 
 
 def test_known_recordings_keep_their_labels_and_an_ingest_with_others_says_so(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_known_recordings_keep_their_labels_and_an_ingest_with_others_says_so(tm
     config = IngestConfig(source="there", licence="CC0", label={"country": "FR", "show": "x"})
     found = ingest(lake, inputs, config)
     kept = {"country": {"DE": 2}, "licence": {"CC BY 4.0": 2}, "show": {"": 2}, "source": {"": 2}}
-    assert found == Ingested(met=3, new=1, known=2, batches=1, kept=kept)
+    assert found == Ingested(names=3, new=1, known=2, batches=1, kept=kept)
     assert "2 known under another licence: kept CC BY 4.0; `speechmill label` changes it" in str(found)
     assert "2 known under another source: kept none" in str(found)
     assert {name: rows(lake)[name] for name in before} == before
@@ -294,7 +294,7 @@ def test_rules_and_statistics_read_labels(tmp_path: Path) -> None:
 def test_names_that_hold_what_patterns_are_made_of_are_found_as_they_are(tmp_path: Path) -> None:
     lake = write_lake(tmp_path / "lake", [[{"id": "a[1]*b", "duration_s": 20.0}, {"id": "a1xb", "duration_s": 20.0}]])
     for pattern, expected in (("a[1]*b", {"a[1]*b", "a1xb"}), ("a[[]*", {"a[1]*b"}), ("a?xb", {"a1xb"})):
-        found = pick(lake, Wanted(uris=(pattern,))).execute("FROM picked").fetchall()
+        found = pick(lake, Criteria(uris=(pattern,))).execute("FROM picked").fetchall()
         assert {name for (name,) in found} == expected
 
 
@@ -306,5 +306,5 @@ def test_a_file_that_names_no_recordings_is_told_with_its_remedy(tmp_path: Path,
     lake = write_lake(tmp_path / "lake", BATCHES)
     (tmp_path / name).write_text(text)
     with pytest.raises(PickError, match=name) as caught:
-        pick(lake, Wanted(file=str(tmp_path / name)))
+        pick(lake, Criteria(file=str(tmp_path / name)))
     assert caught.value.remedy

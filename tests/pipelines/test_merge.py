@@ -95,7 +95,7 @@ def test_gaps_in_the_numbers_harm_nothing(tmp_path: Path) -> None:
     select(lake, rules())
     assert lake.storage.read("selections/sel/funnel.json") == funnel
     new = sound(tmp_path / "new.wav")
-    assert ingest(lake, [str(new)], IngestConfig()) == Ingested(met=1, new=1, batches=1)
+    assert ingest(lake, [str(new)], IngestConfig()) == Ingested(names=1, new=1, batches=1)
     assert [batch[-1] for batch in lake.batches()] == ["0", "2", "4", "5"]
 
 

@@ -48,13 +48,13 @@ def test_nothing_is_read_or_written_where_nothing_is_new_and_all_is_counted(tmp_
     told: list[str] = []
     with cheaply(lake):
         found = ingest(lake, inputs, IngestConfig(licence="CC0"), lambda row: told.append(row["uri"]))
-    assert found == Ingested(met=7, known=7)
+    assert found == Ingested(names=7, known=7)
     assert len(told) == 8  # c.wav is named twice
     config = IngestConfig(licence="CC BY")
     kept = {"licence": {"CC0": 3}}  # names, of two recordings
-    assert ingest(lake, inputs, config) == Ingested(met=7, known=7, kept=kept)
+    assert ingest(lake, inputs, config) == Ingested(names=7, known=7, kept=kept)
     with cheaply(lake):
-        assert ingest(lake, inputs, config) == Ingested(met=7, known=7, kept=kept)
+        assert ingest(lake, inputs, config) == Ingested(names=7, known=7, kept=kept)
 
 
 def test_what_is_new_is_found_among_what_is_settled(tmp_path: Path, lake: Lake) -> None:
@@ -65,16 +65,16 @@ def test_what_is_new_is_found_among_what_is_settled(tmp_path: Path, lake: Lake) 
         ingest(lake, inputs, IngestConfig())
     sound(tmp_path / "in/b.wav", level=0.3)
     shutil.copy(first, tmp_path / "in/c.wav")
-    assert ingest(lake, inputs, IngestConfig()) == Ingested(met=3, new=1, known=1, renamed=1, batches=1)
+    assert ingest(lake, inputs, IngestConfig()) == Ingested(names=3, new=1, known=1, renamed=1, batches=1)
     with cheaply(lake):
-        assert ingest(lake, inputs, IngestConfig()) == Ingested(met=3, known=3)
+        assert ingest(lake, inputs, IngestConfig()) == Ingested(names=3, known=3)
     sound(first, level=0.7)  # other bytes under a known name
-    assert ingest(lake, inputs, IngestConfig()) == Ingested(met=3, new=1, known=2, batches=1)
+    assert ingest(lake, inputs, IngestConfig()) == Ingested(names=3, new=1, known=2, batches=1)
     status = first.stat()
     os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # the same bytes at another time
-    assert ingest(lake, inputs, IngestConfig()) == Ingested(met=3, known=3)
+    assert ingest(lake, inputs, IngestConfig()) == Ingested(names=3, known=3)
     with cheaply(lake):
-        assert ingest(lake, inputs, IngestConfig()) == Ingested(met=3, known=3)
+        assert ingest(lake, inputs, IngestConfig()) == Ingested(names=3, known=3)
 
 
 def test_what_left_the_lake_is_taken_in_again(tmp_path: Path, lake: Lake) -> None:
@@ -82,7 +82,7 @@ def test_what_left_the_lake_is_taken_in_again(tmp_path: Path, lake: Lake) -> Non
     ingest(lake, [str(tmp_path / "in")], IngestConfig())
     before = digests(lake)
     lake.storage.delete("recordings/batch-000000.parquet")
-    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(met=1, new=1, batches=1)
+    assert ingest(lake, [str(tmp_path / "in")], IngestConfig()) == Ingested(names=1, new=1, batches=1)
     assert digests(lake) == before
 
 
@@ -103,7 +103,7 @@ def test_failures_end_when_they_end_although_all_other_names_are_settled(tmp_pat
     sound(tmp_path / "b.wav", level=0.5)
     assert ingest(lake, inputs, IngestConfig()).new == 1
     with cheaply(lake):
-        assert ingest(lake, inputs, IngestConfig()) == Ingested(met=2, known=2)
+        assert ingest(lake, inputs, IngestConfig()) == Ingested(names=2, known=2)
 
 
 def test_a_manifest_that_says_something_else_of_a_settled_name_is_heard(tmp_path: Path, lake: Lake) -> None:
@@ -115,10 +115,10 @@ def test_a_manifest_that_says_something_else_of_a_settled_name_is_heard(tmp_path
         lines = [{"audio_filepath": "a.wav", "show": show}, {"audio_filepath": "b.wav"}]
         listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
         found = ingest(lake, [str(listing)], config)
-        assert (found.met, found.kept) == (2, kept)
+        assert (found.names, found.kept) == (2, kept)
         with cheaply(lake):
             found = ingest(lake, [str(listing)], config)
-        assert (found.met, found.known, found.kept) == (2, 2, kept)
+        assert (found.names, found.known, found.kept) == (2, 2, kept)
 
 
 def test_another_ingest_beside_spoils_nothing(tmp_path: Path, lake: Lake) -> None:
@@ -130,9 +130,9 @@ def test_another_ingest_beside_spoils_nothing(tmp_path: Path, lake: Lake) -> Non
     ingest(lake, [str(theirs)], config)
     for inputs, settings in (([str(mine)], IngestConfig()), ([str(theirs)], config)):
         with cheaply(lake):
-            assert ingest(lake, inputs, settings) == Ingested(met=1, known=1)
+            assert ingest(lake, inputs, settings) == Ingested(names=1, known=1)
     shutil.copy(mine / "a.wav", theirs / "a.wav")  # the batch of mine changes
     assert ingest(lake, [str(theirs)], config).renamed == 1
-    assert ingest(lake, [str(mine)], IngestConfig()) == Ingested(met=1, known=1)
+    assert ingest(lake, [str(mine)], IngestConfig()) == Ingested(names=1, known=1)
     with cheaply(lake):
-        assert ingest(lake, [str(mine)], IngestConfig()) == Ingested(met=1, known=1)
+        assert ingest(lake, [str(mine)], IngestConfig()) == Ingested(names=1, known=1)

@@ -17,7 +17,7 @@ from test_ingest import sound
 from manifests import withdraw
 from manifests.exchange.validate import validate
 from manifests.lake import Lake
-from manifests.pick import Wanted, pick
+from manifests.pick import Criteria, pick
 from manifests.select import select
 from manifests.storage.local import LocalStorage
 from manifests.withdraw import Redaction
@@ -151,11 +151,11 @@ def test_datasets_lose_recordings_while_the_lake_still_knows_them(
     lake = selected(tmp_path / "lake", BATCHES)
     seen = []
 
-    def drop(given: Lake, wanted: frozenset[str]) -> list[str]:
-        seen.append((wanted, set(ids(given)) >= wanted, withdraw.tombstones(given)["recording_id"].to_pylist()))
+    def drop(given: Lake, criteria: frozenset[str]) -> list[str]:
+        seen.append((criteria, set(ids(given)) >= criteria, withdraw.tombstones(given)["recording_id"].to_pylist()))
         return ["set"]
 
-    leaving = withdraw.find(lake, pick(lake, Wanted(ids=(GONE[0],))))
+    leaving = withdraw.find(lake, pick(lake, Criteria(ids=(GONE[0],))))
     monkeypatch.setattr(withdraw, "drop_recordings", drop)
     leaving.commit("runs/now")
     assert seen == [(frozenset(GONE), True, list(GONE))]
@@ -212,7 +212,7 @@ def test_what_was_withdrawn_is_in_no_file_any_more_and_no_ingest_brings_it_back(
     shutil.copy(good, copy)
     before = tree(tmp_path / "lake")
     result = ingest(lake, [str(good), str(copy), str(other)], IngestConfig(source="x"))
-    assert result == Ingested(met=3, known=1, withdrawn=2)
+    assert result == Ingested(names=3, known=1, withdrawn=2)
     assert "2 withdrawn" in str(result)
     assert tree(tmp_path / "lake") == before
     assert not any(holds(lake, key, str(copy)) or holds(lake, key, str(good)) for key in lake.storage.list())
@@ -233,7 +233,7 @@ def test_parts_of_a_file_that_was_withdrawn_as_a_whole_are_left_out_too(tmp_path
     line = {"audio_filepath": str(good), "offset": 1.0, "duration": 2.0}
     (tmp_path / "m.jsonl").write_text(json.dumps(line) + "\n")
     config = IngestConfig(excerpts=True)
-    assert ingest(lake, [str(tmp_path / "m.jsonl")], config) == Ingested(met=1, withdrawn=1)
+    assert ingest(lake, [str(tmp_path / "m.jsonl")], config) == Ingested(names=1, withdrawn=1)
     other = Lake.at(str(tmp_path / "other"))
     ingest(other, [str(tmp_path / "m.jsonl")], config)
     remove(other, *ids(other))
