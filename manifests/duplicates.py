@@ -110,7 +110,7 @@ def find(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection
     _keep_best(connection, _groups(connection, lake, selection.duplicate_share, batches))
 
 
-def _read_matches(connection: duckdb.DuckDBPyConnection, lake: Lake, fingerprint: str, batches: Sequence[str]) -> None:
+def _read_matches(connection: duckdb.DuckDBPyConnection, lake: Lake, mark: str, batches: Sequence[str]) -> None:
     """Table `shared`, a row for each stretch that two recordings share.
 
     `number` and `other` are their numbers, of which the other one was met first; `low` to `high` and `other_low` to
@@ -119,7 +119,7 @@ def _read_matches(connection: duckdb.DuckDBPyConnection, lake: Lake, fingerprint
     columns = ["recording_id", "other_id", "start_s", "end_s", "other_start_s", "other_end_s", "share", "other_share"]
     typed = ", ".join(f"{name} {'VARCHAR' if name.endswith('_id') else 'DOUBLE'}" for name in columns)
     connection.execute(f"CREATE TABLE found ({typed})")
-    for part in concat_batches(lake.read_each(batches, partial(matches_key, fingerprint), columns)):
+    for part in concat_batches(lake.read_each(batches, partial(matches_key, mark), columns)):
         connection.register("matches_read", part)
         connection.execute(f"INSERT INTO found SELECT {', '.join(columns)} FROM matches_read")
     ends = ("start_s", "end_s", "other_start_s", "other_end_s")

@@ -19,13 +19,13 @@ from manifests.duplicates import STEPS_PER_S
 
 AT_ONCE = 20_000
 """Recordings with passages that are written at a time."""
-REPEATS = pa.schema(
+HEARD = pa.schema(
     [
         pa.field("batch", pa.string()),
         *(schemas.VERDICTS.field(name) for name in ("recording_id", "repeated_share", "repeats", "passages")),
     ]
 )
-"""The table `repeats`: a row for each recording that shares sound with one that is no copy of it."""
+"""The table `heard`: a row for each recording that shares sound with one that is no copy of it."""
 HELD = (
     "CREATE TABLE held AS WITH placed AS (SELECT s.*, coalesce(a.leader, s.number) AS leader, "
     "coalesce(b.leader, s.other) AS other_leader FROM shared AS s LEFT JOIN standing AS a USING (number) "
@@ -70,28 +70,28 @@ BEFORE = (
 
 
 def find(connection: duckdb.DuckDBPyConnection) -> None:
-    """Table `repeats` (REPEATS): what of each recording others hold, whatever becomes of these by any rule."""
+    """Table `heard` (HEARD): what of each recording others hold, whatever becomes of these by any rule."""
     connection.execute(HELD)
     connection.execute(COUNTED)
     connection.execute("CREATE TABLE late (leader BIGINT)")
-    _write(connection, "repeats")
+    _write(connection, "heard")
 
 
 def order(connection: duckdb.DuckDBPyConnection, rejected: Iterable[Iterable[str]]) -> None:
-    """Change `passages` in `repeats` so that recordings that are rejected stand behind all others: what is kept repeats
+    """Change `passages` in `heard` so that recordings that are rejected stand behind all others: what is kept repeats
     none of their sound. `rejected` gives their ids, some at a time."""
     for some in rejected:
         connection.register("rejected", pa.table({"recording_id": pa.array(list(some), pa.string())}))
         connection.execute("INSERT INTO late SELECT samples.rowid FROM rejected JOIN samples USING (recording_id)")
     _write(connection, "ordered")
     connection.execute(
-        "CREATE TABLE renewed AS SELECT h.* REPLACE (o.passages AS passages) FROM repeats AS h JOIN ordered AS o "
-        "USING (recording_id); DROP TABLE repeats; ALTER TABLE renewed RENAME TO repeats"
+        "CREATE TABLE renewed AS SELECT h.* REPLACE (o.passages AS passages) FROM heard AS h JOIN ordered AS o "
+        "USING (recording_id); DROP TABLE heard; ALTER TABLE renewed RENAME TO heard"
     )
 
 
 def _write(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    connection.register("none", REPEATS.empty_table())
+    connection.register("none", HEARD.empty_table())
     connection.execute(f"CREATE TABLE {table} AS FROM none")
     rows = connection.cursor().execute(
         "SELECT number, batch, recording_id, duration_s, low, high, count, repeated FROM "
@@ -99,14 +99,14 @@ def _write(connection: duckdb.DuckDBPyConnection, table: str) -> None:
         "ORDER BY number"
     )
     streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
-    repeats = _repeats_of_recordings(streamed)
-    while some := list(itertools.islice(repeats, AT_ONCE)):
-        connection.register("made", schemas.table(some, REPEATS))
+    heard = _heard(streamed)
+    while some := list(itertools.islice(heard, AT_ONCE)):
+        connection.register("made", schemas.table(some, HEARD))
         connection.execute(f"INSERT INTO {table} FROM made")
 
 
-def _repeats_of_recordings(rows: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """Rows of REPEATS, from stretches of recordings in steps of time, which may lie over one another."""
+def _heard(rows: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Rows of HEARD, from stretches of recordings in steps of time, which may lie over one another."""
     for (_, batch, recording_id, duration_s), own in itertools.groupby(rows, key=lambda row: row[:4]):
         stretches = [row[4:] for row in own]
         end = max(high for _, high, _, _ in stretches)

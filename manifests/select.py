@@ -49,7 +49,7 @@ class Span:
     draws: Mapping[str, str] = field(default_factory=dict)
     """By recording that is kept of a group: the hash that draws the split of the group."""
     repeats_of_span: pa.Table | None = None
-    """What of these recordings repeats (`repeats.REPEATS`); None where nothing was matched."""
+    """What of these recordings repeats (`repeats.HEARD`); None where nothing was matched."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def _spans(connection: duckdb.DuckDBPyConnection, batches: Sequence[str], matche
         keepers, draws = (dict(connection.execute(sql, edges).fetchall()) for sql in (copies, drawn))
         repeats_of_span = None
         if matched:
-            repeats_sql = "FROM repeats WHERE batch BETWEEN ? AND ? ORDER BY batch, recording_id"
-            repeats_of_span = connection.sql(repeats_sql, params=edges).to_arrow_table().cast(repeats.REPEATS)
+            repeats_sql = "FROM heard WHERE batch BETWEEN ? AND ? ORDER BY batch, recording_id"
+            repeats_of_span = connection.sql(repeats_sql, params=edges).to_arrow_table().cast(repeats.HEARD)
         yield Span(number, tuple(held), keepers, draws, repeats_of_span)
 
 

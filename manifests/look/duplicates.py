@@ -18,28 +18,28 @@ from manifests.selection import Selection
 from manifests.views import open_views
 
 EXAMPLES = 3
-"""Other places of a passage that are told."""
+"""Largest number of other places that are printed for a passage."""
 LEAST_S = 2.0
-"""Shorter stretches are left out: where a passage begins and ends is not known more exactly."""
+"""Shorter stretches are left out, because the ends of a passage are not known more exactly."""
 GROUPS = (
     "SELECT duplicate_of AS kept, list(recording_id ORDER BY recording_id) AS duplicates FROM verdicts "
     "WHERE duplicate_of IS NOT NULL GROUP BY ALL ORDER BY len(duplicates) DESC, kept LIMIT $1"
 )
 FIRST = "SELECT recording_id, passages FROM verdicts WHERE duplicate_of IS NULL AND len(passages) > 0"
-"""Recordings that hold passages, but for copies: these are counted as one with the recording that is kept of them."""
+"""Recordings with passages, without copies, which count as one with the recording that is kept of them."""
 PLACES = (
     "SELECT other_id AS recording_id, start_s AS low, end_s AS high, other_start_s AS start_s, other_end_s AS end_s, "
     "confidence FROM matches WHERE recording_id = $1 UNION ALL SELECT recording_id, other_start_s, other_end_s, "
     "start_s, end_s, confidence FROM matches WHERE other_id = $1"
 )
-"""Stretches that a recording shares, `low` to `high` in it, with where they lie in the other recording."""
+"""Sound that a recording has in common with others: `low` to `high` in it, and its place in the other recording."""
 
 
 def duplicates(lake: Lake, choice: Choice, show: int) -> dict[str, Any]:
-    """Groups and passages, the largest and the most frequent `show` of each. ChoiceError where nothing was matched."""
+    """Return the `show` largest groups and most frequent passages. Raises ChoiceError if recordings were not matched."""
     selection = None if choice.selection is None else Selection.stored(lake, choice.selection)
     if selection is None or selection.matches is None:
-        what = f"{lake.storage.root} has no selection that knows of shared sound"
+        what = f"{lake.storage.root} has no selection with matches of recordings"
         raise ChoiceError(what, "annotate with a recipe that has [annotate.fingerprint], and select with it")
     with open_views(lake, choice, ()) as connection:
         ((groups, copies),) = connection.execute(
@@ -68,7 +68,7 @@ def duplicates(lake: Lake, choice: Choice, show: int) -> dict[str, Any]:
 
 
 def _most_frequent(passages: Sequence[dict[str, Any]], show: int) -> list[dict[str, Any]]:
-    """Those that most recordings hold; of equal ones the longest."""
+    """Return the `show` passages that occur in the most recordings, and of equal ones the longest."""
 
     def order(one: dict[str, Any]) -> tuple[Any, ...]:
         return -one["repeats"], one["start_s"] - one["end_s"], one["recording_id"], one["start_s"]
@@ -77,7 +77,7 @@ def _most_frequent(passages: Sequence[dict[str, Any]], show: int) -> list[dict[s
 
 
 def _passages(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-    """Every passage, as the recording has it in which it was met first."""
+    """Yield every passage with its place in the recording that was ingested first."""
     for batch in connection.sql(FIRST).to_arrow_reader(10_000):
         for row in batch.to_pylist():
             first = [one for one in row["passages"] if not one["repeated"]]
@@ -97,8 +97,8 @@ def _passages(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]
 def cores(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, int]]:
     """Start, end and number of recordings of each passage in pieces that follow one another without a gap.
 
-    A passage is what more than half of the recordings hold that hold its most frequent piece, so that neither a longer
-    passage around it nor the places where some recordings cut it count as part of it.
+    A passage is the part that occurs in more than half of the recordings of its most frequent piece. A longer passage
+    around it, and places where some recordings cut it, are therefore not part of it.
 
     >>> ends = [(0.0, 8.0, 2), (8.0, 8.25, 30), (8.25, 18.0, 40), (18.0, 18.5, 3), (18.5, 30.0, 2)]
     >>> list(cores([{"start_s": start, "end_s": end, "repeats": count} for start, end, count in ends]))
@@ -122,7 +122,7 @@ def cores(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, int]
 
 
 def _places(connection: duckdb.DuckDBPyConnection, passage: dict[str, Any]) -> list[dict[str, Any]]:
-    """Some of the other recordings that hold most of a passage, and where."""
+    """Return a few other recordings that contain most of a passage, with its place in each."""
     found: dict[str, dict[str, Any]] = {}
     rows = rows_of(connection, PLACES, [passage["recording_id"]])
     for row in sorted(rows, key=lambda row: (-row["confidence"], row["recording_id"], row["start_s"])):
@@ -142,16 +142,16 @@ def _places(connection: duckdb.DuckDBPyConnection, passage: dict[str, Any]) -> l
 
 
 def render(found: dict[str, Any]) -> None:
-    """What repeats, for people."""
+    """Print the document of `duplicates`."""
     duplicates = counted(found["duplicate_count"], "duplicate")
-    terminal.echo(f"{counted(found['group_count'], 'group')} of the same sound with {duplicates}")
+    terminal.echo(f"{counted(found['group_count'], 'group')} of recordings with the same sound, with {duplicates}")
     if found["groups"]:
         rows = [[group["kept"], len(group["duplicates"]), group["duplicates"][0]] for group in found["groups"]]
         terminal.table(["kept recording_id", "duplicates", "example"], rows)
-    terminal.echo(f"{counted(found['passage_count'], 'passage')} that several recordings hold, apart from these")
+    terminal.echo(f"apart from these, {counted(found['passage_count'], 'passage')} in several recordings")
     if found["passages"]:
         rows = [[one["repeats"], *_place(one), *_place(next(iter(one["places"]), None))] for one in found["passages"]]
-        terminal.table(["recordings", "met first in", "from", "to", "example", "from", "to"], rows)
+        terminal.table(["recordings", "ingested first", "from", "to", "example", "from", "to"], rows)
 
 
 def _place(place: dict[str, Any] | None) -> list[Any]:

@@ -98,8 +98,8 @@ def render(row: Mapping[str, Any]) -> None:
         why = f": {', '.join(verdict['reasons'])}{of}" if verdict["reasons"] else ""
         terminal.echo(one_line(f"{verdict['verdict']}{why}"))
         if (verdict["repeats"] or 1) > 1:
-            repeats = f"{verdict['repeats']:,} recordings hold the passage of it that most hold"
-            terminal.echo(f"{repeats}; {verdict['repeated_share']:.1%} of it was met before")
+            repeats = f"its most frequent passage occurs in {verdict['repeats']:,} recordings"
+            terminal.echo(f"{repeats}; {verdict['repeated_share']:.1%} of it occur in recordings ingested earlier")
     for number, uri in enumerate(recording["uris"]):
         terminal.pairs({"" if number else "name": uri})
     skip = {"recording_id", "uris", "status"}

@@ -60,7 +60,7 @@ def test_groups_and_passages_are_told(lake: Lake) -> None:
     assert {place["recording_id"] for place in passage["places"]} <= {"r3", "r4", "r5", "r6"}
     assert all(any(holds(key, path) for key in documented()["duplicates"]) for path in paths(found))
     shown = CliRunner().invoke(cli, ["manifest", "duplicates", lake.storage.root])
-    assert "1 group of the same sound with 1 duplicate" in shown.output
+    assert "1 group of recordings with the same sound, with 1 duplicate" in shown.output
     assert "r2" in shown.output
 
 
