@@ -36,7 +36,7 @@ PLACES = (
 
 
 def duplicates(lake: Lake, choice: Choice, show: int) -> dict[str, Any]:
-    """Return the `show` largest groups and most frequent passages. Raises ChoiceError if recordings were not matched."""
+    """Return the `show` largest groups and most frequent passages. Raises ChoiceError if nothing was matched."""
     selection = None if choice.selection is None else Selection.stored(lake, choice.selection)
     if selection is None or selection.matches is None:
         what = f"{lake.storage.root} has no selection with matches of recordings"
