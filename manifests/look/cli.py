@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands)
 def manifest() -> None:
-    """Look into a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
+    """Inspect a lake, a stage, selection or dataset in it, a Parquet file, or a foreign manifest."""
 
 
 HEAD = {
@@ -42,7 +42,7 @@ HEAD = {
 def selections(lake: str, as_json: bool) -> None:
     """List the selections of a lake.
 
-    The newest comes first; each with what it keeps, the stages that it read and the datasets made of it.
+    The newest comes first. Each has the numbers that it keeps, the stages that it read and the datasets made from it.
     """
     from manifests.choice import selections_of
     from manifests.look import render, terminal
@@ -58,12 +58,18 @@ def selections(lake: str, as_json: bool) -> None:
 @WIDE
 @JSON
 @click.option(
-    "-n", "count", type=click.IntRange(1), default=10, show_default=True, metavar="ROWS", help="How many of each."
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    metavar="ROWS",
+    help="Number of groups and of passages.",
 )
 def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
-    """Print what repeats: groups of recordings with the same sound, and passages.
+    """Print repeated sound: groups of recordings with the same sound, and passages in several recordings.
 
-    The largest groups, and the passages that most recordings hold apart from these, with their times.
+    The largest groups come first, and the passages that occur in the most recordings apart from these groups.
     """
     from manifests.choice import choose
     from manifests.look import duplicates as repeated
@@ -83,14 +89,11 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
 @VIEW
 @WHERE
 @click.option(
-    "-n", "count", type=click.IntRange(0), default=10, show_default=True, metavar="ROWS", help="How many rows."
+    "-n", "count", type=click.IntRange(0), default=10, show_default=True, metavar="ROWS", help="Number of rows."
 )
-@click.option("--columns", metavar="A,B,...", help="Columns to show, or SQL expressions.")
+@click.option("--columns", metavar="A,B,...", help="Columns to print, or SQL expressions.")
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
-    """Print the first rows of a table.
-
-    In the order of the files, of the rows that meet --where.
-    """
+    """Print the first rows of a table that meet --where, in the order of the files."""
     from manifests.look import render, terminal
     from manifests.look.mistakes import existing_view
     from manifests.look.stats import rows_of
@@ -144,7 +147,7 @@ def _short(name: str, value: Any) -> Any:
 @WIDE
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
-    """Print everything that is known about one recording. ID is its id, the start of its id, or its name."""
+    """Print all data about one recording. ID is its id, the start of its id, or its name."""
     from manifests.look import render, terminal
     from manifests.look import show as showing
 
@@ -159,7 +162,7 @@ def show(recording: str, as_json: bool, **named: Any) -> None:
 
 BY = click.option(
     "--by", "by", multiple=True, metavar="A,B,...",
-    help="Columns by which to count, labels as labels.NAME, or SQL expressions; given several times, all together.",
+    help="Columns to group by, labels as labels.NAME, or SQL expressions. Several groupings are combined.",
 )  # fmt: skip
 
 
@@ -169,13 +172,14 @@ BY = click.option(
 @VIEW
 @WHERE
 @BY
-@click.option("--histogram", "histograms", multiple=True, metavar="COLUMN", help="Show the distribution of a column.")
+@click.option("--histogram", "histograms", multiple=True, metavar="COLUMN", help="Print the distribution of a column.")
 def stats(
     view: str | None, where: str, by: tuple[str, ...], histograms: tuple[str, ...], as_json: bool, **named: Any
 ) -> None:
     """Print counts, hours and distributions.
 
-    Of all rows or those that meet --where, by the values of columns, or as the distribution of a column.
+    They are of all rows or of those that meet --where, by the values of columns with --by, or of a column with
+    --histogram.
     """
     from manifests.look import render, terminal
     from manifests.look import stats as statistics
@@ -233,15 +237,15 @@ def _split(text: str) -> list[str]:
     type=click.Choice(["table", "csv", "json", "parquet"]),
     default="table",
     show_default=True,
-    help="Form of the result; --json is short for --format json.",
+    help="Format of the result; --json is the same as --format json.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write the result to FILE, which appears once it is whole.")
+@click.option("-o", "--output", metavar="FILE", help="Write the result to FILE. It appears when it is complete.")
 def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) -> None:
-    """Run a query in SQL.
+    """Run an SQL query in the dialect of DuckDB.
 
-    The dialect is that of DuckDB. The table `recordings` has every column of a recording, `windows` every column of a
-    window and of its recording; "SHOW TABLES" lists all tables and "DESCRIBE TABLE" the columns of one. Nothing can be
-    changed.
+    The table `recordings` has all columns of recordings, and `windows` has all columns of windows and of their
+    recordings. "SHOW TABLES" lists all tables, and "DESCRIBE TABLE" the columns of one. A query cannot change
+    anything.
     """
     from manifests.look import results
     from manifests.view_columns import parts_needed
@@ -255,7 +259,7 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
 def funnel(as_json: bool, **named: Any) -> None:
     """Print what a selection kept and rejected, and why.
 
-    Counts and hours of the recordings and windows that went in, were kept, were rejected by each rule, and failed.
+    The funnel has counts and hours of all recordings and windows, of those kept, rejected by each rule, and failed.
     """
     from manifests.funnel import Funnel
     from manifests.look import render, terminal
@@ -296,10 +300,12 @@ def _named(values: tuple[str, ...]) -> dict[str, str]:
     "rules",
     multiple=True,
     metavar="[NAME: ]CONDITION",
-    help="A rule for recordings; it takes the place of the rule of that name, if there is one.",
+    help="A rule for recordings, which replaces the rule of that name, if there is one.",
 )
-@click.option("--window-rule", "window_rules", multiple=True, metavar="[NAME: ]CONDITION", help="The same for windows.")
-@click.option("--drop", multiple=True, metavar="NAME", help="Leave out the rule of this name.")
+@click.option(
+    "--window-rule", "window_rules", multiple=True, metavar="[NAME: ]CONDITION", help="A rule for windows, likewise."
+)
+@click.option("--drop", multiple=True, metavar="NAME", help="Remove the rule of this name.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in --set select.context_s=5."
 )
@@ -308,7 +314,7 @@ def _named(values: tuple[str, ...]) -> dict[str, str]:
     type=click.IntRange(1),
     default=5000,
     show_default=True,
-    help="Cut at most about so many of the recordings that the change lets in; where there are more, estimate.",
+    help="Cut windows from about this many of the recordings that the change accepts; if there are more, estimate.",
 )
 def what_if(
     rules: tuple[str, ...],
@@ -319,7 +325,7 @@ def what_if(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Print the funnel under changed rules, beside the stored one. Nothing is written."""
+    """Print the funnel with changed rules, next to the stored one. Nothing is written."""
     from manifests.look import render, terminal
     from manifests.look import what_if as asking
     from manifests.selection import Selection

@@ -110,16 +110,16 @@ def choice_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             "--stage", "stages", multiple=True, metavar="NAME=FINGERPRINT", callback=_stages,
-            help="Results of a stage to look at, where it was measured with several settings.",
+            help="Results of a stage to read, if it was run with several settings.",
         ),
         click.option(
             "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
-            help="Dataset to look at; if not given, the newest that was made of the selection.",
+            help="Dataset to read. The default is the newest that was made from the selection.",
         ),
         click.option(
             "--selection", metavar="NAME", shell_complete=complete_folders("selections"),
-            help="Selection to look at; if not given, the one of --dataset, else the newest. "
-            "`speechmill manifest selections LAKE` lists them.",
+            help="Selection to read. The default is that of --dataset, or else the newest. "
+            "`speechmill manifest selections LAKE` lists all.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -129,7 +129,7 @@ def choice_options(function: Callable[..., None]) -> Callable[..., None]:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as docs/json.md describes it.")
 VIEW = click.option(
     "--view", metavar="VIEW",
-    help="Table to look at: recordings, windows, verdicts, vad, ...; `query LAKE \"SHOW TABLES\"` lists them.",
+    help="Table to read: recordings, windows, verdicts, vad, ...; `manifest query LAKE \"SHOW TABLES\"` lists all.",
 )  # fmt: skip
 WHERE = click.option("--where", default="true", metavar="CONDITION", help="SQL condition that rows must meet.")
 
@@ -140,7 +140,7 @@ def _widen(context: click.Context, parameter: click.Parameter, wide: bool) -> No
 
 WIDE = click.option(
     "--wide", is_flag=True, callback=_widen, expose_value=False,
-    help="Print all columns and whole values, however narrow the terminal; a pipe always gets them.",
+    help="Print all columns and whole values, also in a narrow terminal. Output to a pipe is always whole.",
 )  # fmt: skip
 
 

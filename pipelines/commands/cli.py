@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version(), prog_name="speechmill")
 def cli() -> None:
-    """Mill conversational recordings into sharded datasets, with every token accounted for."""
+    """Turn conversational recordings into sharded datasets, with every token accounted for."""
 
 
 for command in (convert, validate, inspect.clip, inspect.play, inspect.spectrogram):
@@ -71,7 +71,7 @@ for command in (
 @DRY
 @click.option(
     "--watch", "every_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="Keep running: look for new recordings every so many seconds, until Ctrl-C.",
+    help="Repeat the run every so many seconds, with new recordings, until Ctrl-C.",
 )  # fmt: skip
 def run(inputs: tuple[str, ...], dry_run: bool, every_s: float | None, **settings: Any) -> None:
     """Ingest, annotate, select and encode, as RECIPE says: a shipped name or a TOML file."""
@@ -263,7 +263,9 @@ def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
 @cli.command()
 @click.argument("lake")
 @choice_options
-@click.option("-o", "--output", metavar="FILE", help="Where to write; <name>-report.html here if not given.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="File to write. The default is <name>-report.html in the current folder."
+)
 @click.option("--samples", type=click.IntRange(0), default=40, show_default=True, help="Recordings to browse.")
 @click.option("--no-audio", is_flag=True, help="Read no sound: the report has no excerpts, waveforms or mel pictures.")
 @click.option(

@@ -32,13 +32,13 @@ def picking(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             "--from", "file", metavar="FILE",
-            help="Those that a .csv, .jsonl or .parquet names in a column recording_id, uri or pattern.",
+            help="Recordings in the column recording_id, uri or pattern of a .csv, .jsonl or .parquet file.",
         ),
-        click.option("--where", metavar="CONDITION", help="Those that meet an SQL condition over `recordings`."),
-        click.option("--source", metavar="SOURCE", help="Those of one source."),
+        click.option("--where", metavar="CONDITION", help="Recordings that meet an SQL condition over `recordings`."),
+        click.option("--source", metavar="SOURCE", help="Recordings of this source."),
         click.option(
             "--uri", "uris", multiple=True, metavar="PATTERN",
-            help="Those with a name like this; * stands for any characters.",
+            help="Recordings whose name matches this pattern; * stands for any characters.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -50,7 +50,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-        click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing."),
+        click.option("--dry-run", is_flag=True, help="Only print what would change."),
         click.argument("lake"),
     ):
         function = option(function)
@@ -107,7 +107,7 @@ def pick_errors() -> Iterator[None]:
 @picking
 @click.option(
     "--history", is_flag=False, flag_value=EVERY, metavar="[ID]",
-    help="Show the changes so far: all of them, or those of one recording.",
+    help="Print earlier changes: all, or those of one recording.",
 )  # fmt: skip
 def label(
     lake: str,
@@ -118,10 +118,10 @@ def label(
     as_json: bool,
     **which: Any,
 ) -> None:
-    """Correct source, licence, language_hint or labels of your own: country=DE, or country= to take it away.
+    """Set source, licence, language_hint or labels of your own: country=DE, or country= to remove the label.
 
-    With --from, the other columns of the file are labels too. `speechmill select` and `encode` carry what changed
-    into selections and datasets.
+    With --from, the other columns of the file are labels too. `speechmill select` and `encode` then update selections
+    and datasets.
     """
     from manifests import labels as labelling
     from manifests.pick import Criteria, pick
@@ -216,9 +216,9 @@ def _show_history(rows: list[dict[str, Any]], as_json: bool) -> None:
 @common
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @picking
-@click.option("--reason", metavar="TEXT", help="Why, kept in the tombstone.")
-@click.option("--keep-copies", is_flag=True, help="Leave other recordings with the same samples.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask on a terminal.")
+@click.option("--reason", metavar="TEXT", help="The reason, which is recorded.")
+@click.option("--keep-copies", is_flag=True, help="Keep other recordings with the same samples.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(
     lake: str,
     reason: str | None,
@@ -267,7 +267,7 @@ def remove(
 @common
 @click.option(
     "--hours", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True,
-    help="Most hours in a batch, by the headers of its recordings.",
+    help="Largest number of hours in a batch, by the headers of its recordings.",
 )  # fmt: skip
 def merge(lake: str, hours: float, dry_run: bool, quiet: bool, as_json: bool) -> None:
     """Join small batches with their neighbours, since many small files slow every query.

@@ -67,7 +67,7 @@ def _described(lake: Lake, name: str) -> dict[str, Any]:
 @datasets.command("remove")
 @click.argument("lake")
 @click.argument("name")
-@click.option("--version", type=click.IntRange(1), help="Remove this version alone, which must be the newest.")
+@click.option("--version", type=click.IntRange(1), help="Remove only this version, which must be the newest.")
 @click.option("-y", "--yes", is_flag=True, help="Remove it without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines; needs --yes.")
 def remove_dataset(lake: str, name: str, version: int | None, yes: bool, as_json: bool) -> None:

@@ -32,7 +32,7 @@ PATIENCE_S = 10.0
 
 
 @click.command()
-@click.option("--write", is_flag=True, help="Also write, read and delete a small file in each lake that is named.")
+@click.option("--write", is_flag=True, help="Also write, read and delete a small file in each PLACE that is a lake.")
 @JSON
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
 def doctor(places: tuple[str, ...], write: bool, as_json: bool) -> None:

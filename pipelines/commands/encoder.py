@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from encoders.base import Encoder
 
 SETTINGS = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the encoder, as num_mels=40."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the encoder, such as num_mels=40."
 )
 
 
 @click.group("encoder")
 def encoder_group() -> None:
-    """List, describe and train encoders, which turn sound into features, and hear their round trip."""
+    """List, describe, train and test encoders, which turn sound into features."""
 
 
 @encoder_group.command("list")
@@ -63,14 +63,17 @@ def encoder_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @encoder_group.command("roundtrip")
-@click.option("--encoder", "name", default="logmel", show_default=True, metavar="NAME", help="The encoder to hear.")
-@click.option("--recipe", metavar="RECIPE", help="Hear the encoder of a recipe, with its settings, instead.")
+@click.option("--encoder", "name", default="logmel", show_default=True, metavar="NAME", help="The encoder to test.")
+@click.option("--recipe", metavar="RECIPE", help="Use the encoder of a recipe, with its settings, instead.")
 @SETTINGS
 @click.option(
     "--vocoder", metavar="NAME", default="auto", show_default=True,
-    help="For log-mel features: hifigan, griffin-lim, or auto for the first that is installed.",
+    help="Vocoder for log-mel features: hifigan, griffin-lim, or auto for the first that is installed.",
 )  # fmt: skip
-@click.option("-o", "--output", metavar="FILE", help="Sound file to write; <name>-<encoder>.wav here if not given.")
+@click.option(
+    "-o", "--output", metavar="FILE",
+    help="Sound file to write. The default is <name>-<encoder>.wav in the current folder.",
+)  # fmt: skip
 @JSON
 @click.argument("file")
 @click.argument("start_s", metavar="[START]", type=Time(), required=False)
@@ -121,14 +124,14 @@ def encoder_roundtrip(
 
 
 @encoder_group.command("train")
-@click.option("-o", "--output", "folder", required=True, metavar="FOLDER", help="Where the model is kept.")
-@click.option("--dataset", metavar="NAME", help="A dataset of log-mel features; the newest if not given.")
+@click.option("-o", "--output", "folder", required=True, metavar="FOLDER", help="Folder of the model.")
+@click.option("--dataset", metavar="NAME", help="A dataset of log-mel features; by default the newest.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="A setting of the model (stride, dim, width) or of its training (steps, batch, beta ...).",
 )  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where it is trained.")  # fmt: skip
+              help="Device for training.")  # fmt: skip
 @JSON
 @click.argument("lake")
 def encoder_train(

@@ -45,26 +45,25 @@ def convert(
 ) -> None:
     """Write a lake or manifests in another format.
 
-    Reads a lake, what it writes itself, Lhotse, NeMo and moshi JSON lines (.jsonl, .jsonl.gz), .rttm, .uem,
-    WebDataset and Shar .tar, and folders of these. Several are read together: recordings with their supervisions.
-    Everything that a format cannot hold is reported.
+    It reads lakes, its own output, JSON lines of Lhotse, NeMo and moshi (.jsonl, .jsonl.gz), .rttm, .uem, .tar of
+    WebDataset and Shar, and folders of these. Several arguments are read together, such as recordings and their
+    supervisions. Everything that a format cannot represent is reported.
 
     \b
     lhotse               folder: recordings, supervisions, cuts .jsonl.gz
     lhotse-recordings    file: RecordingSet; no custom
     lhotse-supervisions  file: SupervisionSet
     lhotse-cuts          file: CutSet of kept windows, else of whole recordings
-    nemo                 file: an utterance a segment (else a window, else a
-                         recording); no ids, no channels, nothing of files but
-                         their paths
-    nemo-diarization     folder: manifest, .rttm and .uem a recording; no
+    nemo                 file: one line per segment (or else per window, or per
+                         recording); no ids, no channels, only paths of files
+    nemo-diarization     folder: manifest, and .rttm and .uem per recording; no
                          language, no text, no windows
-    rttm                 file of turns, .uem beside it; no language, no text,
-                         no path, one channel a turn, names without spaces
+    rttm                 file of turns, with a .uem file; no language, no text,
+                         no path, one channel per turn, names without spaces
     moshi                file: path and duration of recordings with a speaker
                          on each of two channels
-    parquet              folder: the tables, one Hugging Face dataset; all
-    csv                  folder: the tables, lists as JSON; all
+    parquet              folder: all tables, as one Hugging Face dataset
+    csv                  folder: all tables, with lists as JSON
     """
     from manifests.exchange import convert as conversion
     from manifests.exchange.relations import open_foreign, open_lake, shard_folders, split_key
@@ -112,14 +111,16 @@ def left_out(reasons: Mapping[str, tuple[int, list[str]]]) -> list[dict[str, obj
 
 @click.command()
 @SOURCES
-@click.option("--deep", is_flag=True, help="Recount shards from their bytes, and hash all recordings: slow.")
+@click.option(
+    "--deep", is_flag=True, help="Also recount shards from their bytes, and hash all recordings, which is slow."
+)
 @JSON
 def validate(sources: Sequence[str], deep: bool, as_json: bool) -> None:
-    """Check a lake or manifests for mistakes.
+    """Check a lake or manifests for errors.
 
-    Schemas, ids, references, durations, turns, and shards against their commits: of a lake, a folder of one
-    (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or manifests that are read together.
-    Exit code 3 and a line for each problem, with its file, a row and what to do.
+    It checks schemas, ids, references, durations, turns, and shards against their commits, of a lake, a folder of a
+    lake (LAKE/datasets/NAME, LAKE/selections/NAME, ...), or several manifests together. It prints a line for each
+    problem, with its file, a row and the remedy; the exit code is then 3.
     """
     from manifests.exchange import validate as checking
     from manifests.exchange.relations import open_foreign, split_key

@@ -1,4 +1,4 @@
-"""`speechmill study generate`: what a trained model says, as sound. Imports happen inside the command."""
+"""`speechmill study generate`: sound from a trained model. Imports happen inside the command."""
 
 from __future__ import annotations
 
@@ -18,32 +18,38 @@ from manifests.output import say, to_json
     "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where the sound is written.",
 )  # fmt: skip
-@click.option("--clips", type=click.IntRange(1, 10_000), default=32, show_default=True, help="How many.")
-@click.option("--split", default="validation", show_default=True, metavar="NAME", help="Whose windows are continued.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=32, show_default=True, help="Of the sampler.")
+@click.option("--clips", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Number of clips.")
+@click.option(
+    "--split", default="validation", show_default=True, metavar="NAME", help="Split whose windows are continued."
+)
+@click.option("--steps", type=click.IntRange(1, 1000), default=32, show_default=True, help="Steps of the sampler.")
 @click.option(
     "--guidance", type=click.FloatRange(0, 20), default=2.0, show_default=True,
-    help="How much more the context counts than in training; 1 is as in training.",
+    help="Weight of the context (classifier-free guidance); 1 is as in training.",
 )  # fmt: skip
 @click.option(
     "--vocoder",
     type=click.Choice(["auto", "hifigan", "griffin-lim"]),
     default="auto",
     show_default=True,
-    help="For log-mel features.",
+    help="Vocoder for log-mel features.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Of the model."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device of the model.",
 )
 @JSON
 def generate(
     run: Path, lake: str, folder: Path, split: str, clips: int, vocoder: str, as_json: bool, **given: Any
 ) -> None:
-    """Continue held-out contexts by the model in RUN, which was trained on the windows of LAKE.
+    """Continue held-out contexts with the model in RUN, which was trained on the windows of LAKE.
 
-    FOLDER/generated gets the continuations alone, FOLDER/real what really followed, decoded from features in the same
-    way, and FOLDER/heard each context with its generated continuation. `study pjsd` compares the first two.
+    FOLDER/generated has the generated continuations, FOLDER/real the real ones, decoded from features in the same way,
+    and FOLDER/heard each context with its generated continuation. `study pjsd` compares generated and real.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Hearing and seeing a stretch of a recording: `manifest clip`, `play` and `spectrogram`."""
+"""`manifest clip`, `play` and `spectrogram`: the sound of a segment of a recording."""
 
 from __future__ import annotations
 
@@ -157,10 +157,10 @@ def read_span(
 @hearing
 @click.option("-o", "--output", required=True, metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
-    """Write a stretch of a recording as a sound file.
+    """Write a segment of a recording to a sound file.
 
-    It has all channels, at the sampling rate of the recording. START and END are seconds, or 1:02:03.5; ID may be that
-    of a window, without them.
+    The file has all channels and the sampling rate of the recording. START and END are in seconds or like 1:02:03.5.
+    ID can also be the id of a window, without START and END.
     """
     from manifests.look import terminal
 
@@ -191,10 +191,9 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 @click.command()
 @hearing
 def play(recording: str, start_s: float | None, end_s: float | None, as_json: bool, **named: Any) -> None:
-    """Play a stretch of a recording.
+    """Play a segment of a recording with the first player that is installed.
 
-    With the first player that is installed. START and END are seconds, or 1:02:03.5; ID may be a window's, without
-    them.
+    START and END are in seconds or like 1:02:03.5. ID can also be the id of a window, without START and END.
     """
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is None:
@@ -231,13 +230,15 @@ def _play_with(player: str, path: Path, duration_s: float) -> None:
 
 @click.command()
 @hearing
-@click.option("-o", "--output", metavar="FILE", help="Picture to write (.png, .svg, .pdf) instead of the terminal.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write a picture (.png, .svg, .pdf) instead of drawing in the terminal."
+)
 def spectrogram(
     recording: str, start_s: float | None, end_s: float | None, output: str | None, as_json: bool, **named: Any
 ) -> None:
-    """Show the spectrogram of a stretch, on a mel scale.
+    """Draw the spectrogram of a segment of a recording, on a mel scale.
 
-    START and END are seconds, or 1:02:03.5; ID may be a window's, without them.
+    START and END are in seconds or like 1:02:03.5. ID can also be the id of a window, without START and END.
     """
     from manifests.look import terminal
 

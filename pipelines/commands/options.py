@@ -32,7 +32,7 @@ def lake_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         SET,
         click.option(
-            "--lake", required=True, metavar="FOLDER", help="Where everything is kept: a folder or s3://bucket/prefix."
+            "--lake", required=True, metavar="FOLDER", help="The lake with all results: a folder or s3://bucket/prefix."
         ),
         click.argument("recipe"),
     ):
@@ -44,8 +44,12 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the arguments of every step of a run."""
     for option in (
         click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
-        click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; without it Ray starts here."),
-        click.option("--workers", metavar="N|MIN..MAX", help="Workers: 1 by default, on Ray all that fit."),
+        click.option(
+            "--ray-address", metavar="ADDRESS", help="A running Ray cluster. By default Ray is started on this machine."
+        ),
+        click.option(
+            "--workers", metavar="N|MIN..MAX", help="Number of workers; by default 1, and on Ray as many as fit."
+        ),
         click.option("--engine", type=click.Choice(list(ENGINES)), default="local", show_default=True),
         lake_options,
     ):
@@ -59,12 +63,12 @@ INPUTS = click.option(
 )  # fmt: skip
 
 
-DRY = click.option("--dry-run", is_flag=True, help="Only estimate the work, its time and its size; write nothing.")
+DRY = click.option("--dry-run", is_flag=True, help="Only estimate the work, its time and its size, and write nothing.")
 
 EVERY = "*"
 RETRY = click.option(
     "--retry-failed", is_flag=False, flag_value=EVERY, metavar="[ERROR_TYPE]",
-    help="Also do again what failed before, or only what failed with one type of error; give it after RECIPE.",
+    help="Also process failed recordings again, or only those with this type of error. Give it after RECIPE.",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--windows", metavar="CONDITION", help="Use only the windows of A that meet this condition: --windows kept."
 )
 @click.option(
-    "--selection", metavar="NAME", help="Selection of A whose verdicts and windows are used; the newest if not given."
+    "--selection", metavar="NAME", help="Selection of A with the verdicts and windows; by default the newest."
 )
 @click.option("--b-where", metavar="CONDITION", help="SQL condition that recordings of B must meet.")
 @click.option("--b-windows", metavar="CONDITION", help="Use only the windows of B that meet this condition.")
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     "stages",
     multiple=True,
     metavar="phonemes=FINGERPRINT",
-    help="Results of the stage phonemes to use, where it ran with several settings.",
+    help="Results of the stage phonemes to use, if it was run with several settings.",
 )
 @click.option("-n", "longest", type=click.IntRange(1, 8), default=5, show_default=True, help="Longest n-grams.")
 @click.option(
     "--phones", type=click.IntRange(1), default=1_000_000, show_default=True,
-    help="Recordings are drawn from each side until they have so many phones.",
+    help="Draw recordings from each side until they have this many phones.",
 )  # fmt: skip
 @click.option("--draws", type=click.IntRange(50), default=200, show_default=True, help="Resamplings for intervals.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random draws.")
@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers that process sound.")
 @click.option(
-    "--lake", metavar="FOLDER", help="Keep the phones of sound here, in a and b; else they are deleted at the end."
+    "--lake",
+    metavar="FOLDER",
+    help="Store the phones of sound in the lakes a and b in this folder; by default they are deleted at the end.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 @JSON

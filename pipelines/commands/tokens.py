@@ -45,9 +45,9 @@ DATASET = (
     click.option(
         "--dataset",
         metavar="NAME",
-        help="A dataset by its name; if not given, the newest of RECIPE by each encoder.",
+        help="Name of a dataset. The default is the newest of RECIPE for each encoder.",
     ),
-    click.option("--version", type=click.IntRange(1), help="A version of the dataset; the newest if not given."),
+    click.option("--version", type=click.IntRange(1), help="Version of the dataset; by default the newest."),
 )
 
 
@@ -57,7 +57,7 @@ DATASET = (
 @DATASET[1]
 @click.option(
     "--by", "by", multiple=True, metavar="A,B,...", default=["split,language"], show_default=True,
-    help="Columns to count by, of split, language, num_speakers, source and labels.NAME: all of them together.",
+    help="Columns to group by: split, language, num_speakers, source and labels.NAME.",
 )  # fmt: skip
 def tokens_show(
     recipe: str,
