@@ -172,10 +172,10 @@ def render(bill: Mapping[str, Any]) -> None:
     for step in bill["steps"]:
         others = ", ".join(f"{what} {100 * share:.0f} %" for what, share in step["busy"].items())
         memory = step["worker_memory_gib"]  # 0 for the step of the commands, whose memory is not measured
-        workers = f"{step['workers_a_machine']:,} workers a machine of {memory:.1f} GiB each; " if memory else ""
+        workers = f"{step['workers_a_machine']:,} workers per machine with {memory:.1f} GiB each; " if memory else ""
         terminal.echo(
             f"{step['step']}: {step['machines']:,} x {step['machine']} for {step['days']:,.1f} days, "
-            f"{_interval(step['machine_hours'])} machine hours; bound by {step['bound_by']} ({others}); "
+            f"{_interval(step['machine_hours'])} machine hours; limited by {step['bound_by']} ({others}); "
             f"{workers}{_interval(step['money'])} {currency}"
         )
     for row in bill["storage"]:

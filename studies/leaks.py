@@ -16,7 +16,7 @@ from manifests.choice import Choice, ChoiceError, choose
 from manifests.lake import Lake
 from manifests.look import terminal
 from manifests.look.targets import lake_of
-from manifests.output import one_line
+from manifests.output import counted, one_line
 from manifests.selection import Selection
 from manifests.shards import ShardFiles
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
@@ -29,20 +29,20 @@ KEYS = {
     "name": "SELECT recording_id, unnest(uris) AS key FROM recordings",
     "samples": "SELECT recording_id, pcm_sha256 AS key FROM signal WHERE pcm_sha256 IS NOT NULL",
 }
-"""SQL over the views of a lake that gives the keys of each kind by which its recordings are compared with others."""
+"""SQL over the views of a lake that returns the keys by which its recordings are compared with others, by kind."""
 KINDS = {
-    "recording": "the same recording",
-    "name": "recordings of one name",
-    "samples": "recordings of equal samples",
-    "sound": "recordings that share sound",
+    "recording": "recordings",
+    "name": "recordings with a common name",
+    "samples": "recordings with equal samples",
+    "sound": "recordings with common sound",
 }
 SHARE = 0.2
-"""Of a recording: so much of its sound in one on another side is a leak."""
+"""The share of a recording's sound that is a leak if a recording on another side has it."""
 PAIRS = (
     "SELECT recording_id, other_id, least(1, sum(share)) AS share, least(1, sum(other_share)) AS other_share "
     "FROM matches GROUP BY ALL HAVING greatest(least(1, sum(share)), least(1, sum(other_share))) >= {share!r}"
 )
-"""SQL of the pairs of recordings of a lake that share so much sound, with the share of each that the other holds."""
+"""SQL of the pairs of recordings of a lake with that much common sound, with the share of each that the other has."""
 
 
 @dataclass(frozen=True)
@@ -385,6 +385,9 @@ def render(document: Mapping[str, Any]) -> None:
         if count > len(of_kind):
             terminal.echo(f"  and {count - len(of_kind):,} more; --show lists more of them")
     if document["unmatched"]:
-        terminal.echo(f"{document['unmatched']:,} sides have no matches: their recordings were not compared by sound")
+        terminal.echo(
+            f"{counted(document['unmatched'], 'side')} without matches: recordings were not compared by sound"
+        )
     if document["unhashed"]:
-        terminal.echo(f"{document['unhashed']:,} recordings have no hash of their samples, which were not compared")
+        unhashed = counted(document["unhashed"], "recording")
+        terminal.echo(f"{unhashed} without a hash of the samples, which were not compared")

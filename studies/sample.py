@@ -92,7 +92,7 @@ def from_pilot(
     population = math.inf if hours is None else max(1.0, hours * 3600 / mean_s)
     wanted = {name: ratio for name, ratio in ratios.items() if only in (None, name)}
     if first.count < 2 or not wanted:
-        what = "the pilot has a single recording" if first.count < 2 else f"no recording of the pilot is in {only}"
+        what = "the pilot has a single recording" if first.count < 2 else f"no recording of the pilot meets {only}"
         raise SpeechmillError(what, "annotate more recordings, or leave out LAKE to plan for the worst case")
     rows = []
     for name, (ratio, members) in wanted.items():
@@ -210,24 +210,17 @@ def render(plan: Mapping[str, Any]) -> None:
     if pilot:
         terminal.echo(f"pilot: {pilot['recordings']:,} recordings, {pilot['hours']:,.2f} h", dim=True)
         if pilot["unmeasured_hours"]:
-            terminal.echo(f"{pilot['unmeasured_hours']:,.2f} h of it were not measured: they are the group {UNKNOWN}")
+            terminal.echo(f"{pilot['unmeasured_hours']:,.2f} h of it have no value; they are the group {UNKNOWN}")
     columns = ["group", "pilot_recordings", "share", "share_low", "share_high", "half_width", "recordings", "hours"]
     terminal.table(
         [name.replace("_", " ") for name in columns], [[row[name] for name in columns] for row in plan["groups"]]
     )
     population = "" if plan["population"] is None else f" of {plan['population']:,}"
-    result = (
-        f"the share of the hours of {plan['decided_by']} is then known to within its half width, and so are those of "
-        "the others"
-        if len(plan["groups"]) > 1
-        else "its share of the hours is then known to within its half width"
-    )
+    share = "the share of each group" if len(plan["groups"]) > 1 else "the share of the group"
     terminal.echo(
         f"draw {plan['recordings']:,} recordings{population} at random, about {plan['sample_hours']:,.2f} h: with "
-        f"{100 * plan['confidence']:g} % confidence {result}",
+        f"{100 * plan['confidence']:g} % confidence, {share} in the hours is then known to within its half width",
         bold=True,
     )
     if any(row["is_guess"] for row in plan["groups"]):
-        terminal.echo(
-            f"if a group or the rest has fewer than {FEW} recordings in the pilot, its sample size is a guess"
-        )
+        terminal.echo(f"the size is a guess where a group, or the rest, has fewer than {FEW} recordings in the pilot")

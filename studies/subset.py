@@ -12,6 +12,7 @@ from manifests import shardlist
 from manifests.choice import ChoiceError
 from manifests.lake import Lake
 from manifests.look import terminal
+from manifests.output import counted
 from manifests.subsets import About, Subset, prefix
 from studies.strata import Stratum, stratified
 
@@ -72,20 +73,24 @@ def render(document: Mapping[str, Any]) -> None:
     kind = "tokens" if document["context"] else "tokens of continuations"
     terminal.echo(
         f"datasets/{document['dataset']}, version {document['version']}, {', '.join(document['splits'])}: "
-        f"{tokens:,} {kind} of {patch} frame{'s' * (patch > 1)} in {document['windows']:,} windows of "
-        f"{document['shards']:,} shards, of which {document['shards_taken_in_part']:,} are taken in part"
+        f"{tokens:,} {kind} of {counted(patch, 'frame')} in {counted(document['windows'], 'window')} of "
+        f"{counted(document['shards'], 'shard')}, {document['shards_taken_in_part']:,} of them in part"
     )
     if document["repeated_tokens"] is not None:
         unique = tokens - document["repeated_tokens"]
-        terminal.echo(f"{unique:,} of them are unique, {document['repeated_tokens']:,} repeat sound that came before")
+        terminal.echo(
+            f"{unique:,} of them are unique, {document['repeated_tokens']:,} repeat sound of earlier recordings"
+        )
     if document["next_window_tokens"] is not None:
         terminal.echo(
-            f"{document['short_by']:,} tokens are left of the budget of {document['budget']:,}: "
-            f"the next window has {document['next_window_tokens']:,}"
+            f"{document['short_by']:,} tokens of the budget of {document['budget']:,} are left, "
+            f"because the next window has {document['next_window_tokens']:,}"
         )
     if document["strata"]:
         rows = [
             [row["name"], row["windows"], row["tokens"], row["tokens"] / tokens, row["share"], row["held"]]
             for row in document["strata"]
         ]
-        terminal.table([" ".join(document["by"]), "windows", "tokens", "share", "wanted", "dataset"], rows)
+        terminal.table(
+            [" ".join(document["by"]), "windows", "tokens", "share", "intended share", "tokens in dataset"], rows
+        )

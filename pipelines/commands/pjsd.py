@@ -74,7 +74,7 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
     one, other = (_part(settings, prefix) for prefix in ("", "b_"))
     if b is None:
         if one.where == "true" and one.windows is None:
-            raise click.UsageError("name B, or a part of A by --where or --windows")
+            raise click.UsageError("give B, or choose a part of A with --where or --windows")
         b, other = a, dataclasses.replace(other, selection=other.selection or one.selection)
     with use_storage_config(recipe.storage), ExitStack() as stack:
         root = settings["lake"] or stack.enter_context(tempfile.TemporaryDirectory(prefix="speechmill-pjsd-"))

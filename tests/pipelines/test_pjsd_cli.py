@@ -146,7 +146,7 @@ def test_tables_for_people_say_what_was_compared(lake: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["LAKE"], "name B, or a part of A"),
+        (["LAKE"], "give B, or choose a part of A"),
         (["LAKE", "--where", "nothing = 1"], "nothing"),
         (["LAKE", "--where", "EXISTS (FROM query('SELECT 1'))"], "cannot be used in FROM"),
         (["LAKE", "--where", "recording_id = 'x'"], "none of the 0 recordings"),

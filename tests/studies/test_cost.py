@@ -228,6 +228,6 @@ def test_a_real_sample_is_billed(tmp_path: Path) -> None:
     assert [row["count"] for row in found["requests"]] == [0, 0]  # the lake lies on a disk
     assert found["example_prices"]
     shown = CliRunner().invoke(cli, ["study", "cost", str(tmp_path / "lake"), "--hours", "7e6"])
-    assert "bound by cpu" in shown.stdout
+    assert "limited by cpu" in shown.stdout
     assert "these prices are invented examples" in shown.stdout
     assert CliRunner().invoke(cli, ["study", "cost", "--show-prices"]).stdout == example_table()
