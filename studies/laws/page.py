@@ -53,7 +53,7 @@ def render(read: dict[str, Any], fits: Sequence[Fitted]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template.render(
         title=Path(read["path"]).name,
-        lead=f"{counted(read['rows'], 'row')}; " + "; ".join(read["counting"]) + ".",
+        lead=f"The table has {counted(read['rows'], 'row')}.",
         css=css,
         script=script,
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:",
@@ -131,9 +131,9 @@ def _tables(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     head = ["form and method", *(TITLES.get(name, name) for name in document["intervals"])]
     yield {"caption": "Other methods", "head": head, "rows": rows}
     if document["optimum"]:
-        share = f"{document['optimum'][0]['epsilon']:.3g}"
+        share = f"{100 * document['optimum'][0]['epsilon']:.3g} %"
         yield {
-            "caption": f"Optimum by compute; ranges within a share of {share} of the lowest loss",
+            "caption": f"Optimum by compute, and ranges in which the loss is at most {share} above the lowest",
             "head": ["FLOP", "N*", "D*", "D*/N*", "interval", "loss", "range of D", "range of N", "hours"],
             "rows": [
                 [
