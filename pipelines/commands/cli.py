@@ -11,7 +11,7 @@ import click
 
 from manifests.look.cli import manifest
 from manifests.look.options import JSON, WIDE, choice_options
-from manifests.output import say
+from manifests.output import counted, say
 from manifests.version import version
 from pipelines.commands import curate, inspect
 from pipelines.commands.completion import completion
@@ -183,7 +183,9 @@ def do_ingest(work: Run, output: Output, inputs: tuple[str, ...]) -> Ingested:
 
 def do_annotate(work: Run, output: Output) -> None:
     for step in work.annotate():
-        text = f"{step.name}: {step.recordings} recordings, {step.done_s / 3600:.3f} h, {step.failed} failed"
+        text = (
+            f"{step.name}: {counted(step.recordings, 'recording')}, {step.done_s / 3600:.3f} h, {step.failed:,} failed"
+        )
         reasons = [f"  {count:,} {reason}" for reason, count in step.reasons.most_common(5)]
         output.show(step.name, step.summary(), "\n".join([text, *reasons]))
 

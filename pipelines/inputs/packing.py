@@ -14,6 +14,7 @@ import pyarrow as pa
 from manifests import labels, schemas
 from manifests.lake import Lake
 from manifests.merge import counted_s
+from manifests.output import counted
 from manifests.tables import concat_batches, write_parquet_bytes
 from manifests.withdraw import tombstones, whole_files
 from pipelines.inputs.entry import Notes
@@ -68,17 +69,17 @@ class Ingested:
 
     def __str__(self) -> str:
         text = (
-            f"ingest: {self.names} names: {self.new} new, {self.renamed} new names of known bytes, "
-            f"{self.known} known; {self.failed} unreadable"
+            f"ingest: {counted(self.names, 'name')}: {self.new:,} new, {self.renamed:,} new names of known bytes, "
+            f"{self.known:,} known; {self.failed:,} unreadable"
         )
         if self.withdrawn:
-            text += f"; {self.withdrawn} withdrawn, which were not taken in"
+            text += f"; {self.withdrawn:,} withdrawn, which were not ingested"
         if self.left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(self.left_out.items())[:8])
             text += f"; left out {sum(self.left_out.values()):,}: {reasons}"
         for name, counts in self.kept.items():
             values = ", ".join(value or "none" for value in list(counts)[:3]) + ", ..." * (len(counts) > 3)
-            text += f"\n  {sum(counts.values()):,} known under another {name}: kept {values}"
+            text += f"\n  {sum(counts.values()):,} known with another {name}, which is kept: {values}"
             text += "; `speechmill label` changes it"
         return text
 

@@ -260,8 +260,8 @@ def test_known_recordings_keep_their_labels_and_an_ingest_with_others_says_so(tm
     found = ingest(lake, inputs, config)
     kept = {"country": {"DE": 2}, "licence": {"CC BY 4.0": 2}, "show": {"": 2}, "source": {"": 2}}
     assert found == Ingested(names=3, new=1, known=2, batches=1, kept=kept)
-    assert "2 known under another licence: kept CC BY 4.0; `speechmill label` changes it" in str(found)
-    assert "2 known under another source: kept none" in str(found)
+    assert "2 known with another licence, which is kept: CC BY 4.0; `speechmill label` changes it" in str(found)
+    assert "2 known with another source, which is kept: none" in str(found)
     assert {name: rows(lake)[name] for name in before} == before
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": "in/a.wav", "lang": "de"}) + "\n")
     assert ingest(lake, [str(tmp_path / "m.jsonl")], IngestConfig()).kept == {"language_hint": {"": 1}}

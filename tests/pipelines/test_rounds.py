@@ -37,7 +37,7 @@ def test_a_watching_run_mills_what_comes_and_rests_otherwise(tmp_path: Path) -> 
             time.sleep(0.02)
 
     wait_for(3)
-    assert rounds()[1].startswith("ingest: 1 names: 0 new, 0 new names of known bytes, 1 known")
+    assert rounds()[1].startswith("ingest: 1 name: 0 new, 0 new names of known bytes, 1 known")
     assert told.read_text().count("annotate: ") == 1  # there was nothing to do in the second round
     shutil.move(late, tmp_path / "in/01.wav")
     wait_for(len(rounds()) + 2)
