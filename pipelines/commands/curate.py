@@ -27,7 +27,7 @@ SHOWN = 20
 """Number of changes that `label` prints; --json has all."""
 
 
-def picking(function: Callable[..., None]) -> Callable[..., None]:
+def criteria_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name recordings."""
     for option in (
         click.option(
@@ -104,7 +104,7 @@ def pick_errors() -> Iterator[None]:
 @common
 @click.argument("labels", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="The recording with this id.")
-@picking
+@criteria_options
 @click.option(
     "--history", is_flag=False, flag_value=EVERY, metavar="[ID]",
     help="Print earlier changes: all, or those of one recording.",
@@ -215,7 +215,7 @@ def _show_history(rows: list[dict[str, Any]], as_json: bool) -> None:
 @click.command()
 @common
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@picking
+@criteria_options
 @click.option("--reason", metavar="TEXT", help="The reason, which is recorded.")
 @click.option("--keep-copies", is_flag=True, help="Keep other recordings with the same samples.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")

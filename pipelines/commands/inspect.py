@@ -55,7 +55,7 @@ class Time(click.ParamType):
         return seconds
 
 
-def hearing(function: Callable[..., None]) -> Callable[..., None]:
+def segment_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the arguments that name a stretch of a recording: an id with START and END, or the id of a window."""
     function = click.argument("end_s", metavar="[END]", type=Time(), required=False)(function)
     function = click.argument("start_s", metavar="[START]", type=Time(), required=False)(function)
@@ -154,7 +154,7 @@ def read_span(
 
 
 @click.command()
-@hearing
+@segment_options
 @click.option("-o", "--output", required=True, metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")
 def clip(recording: str, start_s: float | None, end_s: float | None, output: str, as_json: bool, **named: Any) -> None:
     """Write a segment of a recording to a sound file.
@@ -189,7 +189,7 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 
 
 @click.command()
-@hearing
+@segment_options
 def play(recording: str, start_s: float | None, end_s: float | None, as_json: bool, **named: Any) -> None:
     """Play a segment of a recording with the first player that is installed.
 
@@ -229,7 +229,7 @@ def _play_with(player: str, path: Path, duration_s: float) -> None:
 
 
 @click.command()
-@hearing
+@segment_options
 @click.option(
     "-o", "--output", metavar="FILE", help="Write a picture (.png, .svg, .pdf) instead of drawing in the terminal."
 )

@@ -9,9 +9,9 @@ from pipelines.commands.cli import cli
 LAKE = {"RECIPE", "--lake", "--set", "-q", "--quiet", "--json"}
 STEP = LAKE | {"--engine", "--workers", "--ray-address", "[-- BEAM OPTIONS]"}
 CHOICE = {"--selection", "--dataset", "--stage"}
-LOOKING = CHOICE | {"TARGET", "--json", "--recipe"}
-TABLES = LOOKING | {"--wide"}
-HEARING = LOOKING | {"ID", "[START]", "[END]"}
+TARGETED = CHOICE | {"TARGET", "--json", "--recipe"}
+TABLES = TARGETED | {"--wide"}
+SEGMENT = TARGETED | {"ID", "[START]", "[END]"}
 PICKING = {"LAKE", "--uri", "--source", "--where", "--from", "--dry-run", "--json", "-q", "--quiet", "--recipe"}
 TRAINING = {
     "LAKE", "-o", "--output", "--dataset", "--also", "--model", "--patch", "--depth", "--set", "--device", "--json",
@@ -147,14 +147,14 @@ SURFACE = {
     "manifest show": TABLES | {"ID"},
     "manifest stats": TABLES | {"--view", "--where", "--by", "--histogram"},
     "manifest query": TABLES | {"SQL", "--format", "-o", "--output"},
-    "manifest funnel": LOOKING,
+    "manifest funnel": TARGETED,
     "manifest what-if": TABLES | {"--rule", "--window-rule", "--drop", "--set", "--sample"},
     "manifest diff": CHOICE | {"ONE", "TWO", "--json", "--wide", "--recipe"},
     "manifest duplicates": CHOICE | {"LAKE", "-n", "--json", "--wide", "--recipe"},
     "manifest selections": {"LAKE", "--json", "--wide", "--recipe"},
-    "manifest clip": HEARING | {"-o", "--output"},
-    "manifest play": HEARING,
-    "manifest spectrogram": HEARING | {"-o", "--output"},
+    "manifest clip": SEGMENT | {"-o", "--output"},
+    "manifest play": SEGMENT,
+    "manifest spectrogram": SEGMENT | {"-o", "--output"},
     "manifest convert": CHOICE | {"LAKE_OR_FILE...", "--to", "-o", "--out", "--overwrite", "--json", "--recipe"},
     "study train": TRAINING | {"--flops", "--params", "--seed"},
     "study sweep": TRAINING | {"PLAN", "--seeds", "--workers"},
