@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,37 +17,72 @@ from studies.planning import whole_number
 if TYPE_CHECKING:
     from studies.slm.sweep import Given
 
-DATA = (
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The values of the options that `train` and `sweep` have in common."""
+
+    dataset: str | None
+    also: str | None
+    model: str
+    patch: int
+    depth: int
+    overrides: tuple[str, ...]
+    device: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of a run by name. Raises SpeechmillError for a `--set` that is wrong."""
+        return _settings(self.overrides, model=self.model, patch=self.patch)
+
+    def corpus(self, lake: str) -> Given:
+        """The data of a lake that the options choose."""
+        from studies.slm.sweep import Given
+        from studies.slm.train import Settings
+
+        held = self.settings.get("held_windows", Settings.held_windows)
+        return Given(lake, self.dataset, self.patch, self.device, held, self.also)
+
+
+TRAINING = (
     click.option(
         "--dataset", metavar="NAME", shell_complete=complete_folders("datasets"),
-        help="Dataset of LAKE; the newest if not given.",
+        help="Dataset of LAKE; by default the newest.",
     ),
-    click.option("--also", metavar="LAKE", help="A lake whose split test is measured beside the split validation."),
+    click.option("--also", metavar="LAKE", help="Another lake, whose split test is evaluated too."),
     click.option(
         "--model", type=click.Choice(["diffusion", "ar"]), default="diffusion", show_default=True,
-        help="Continuous diffusion, or its discrete autoregressive rival.",
+        help="Continuous diffusion model, or discrete autoregressive model.",
     ),
-    click.option("--patch", type=click.IntRange(1, 6), default=4, show_default=True, help="Frames in a token."),
+    click.option("--patch", type=click.IntRange(1, 6), default=4, show_default=True, help="Frames per token."),
     click.option(
         "--depth", type=click.IntRange(1, 1000), default=2, show_default=True,
-        help="Blocks of a model of which the size alone is given.",
+        help="Blocks of a model, if only its size is given.",
     ),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as learning_rate=0.004."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting: learning_rate=0.004."),
     click.option(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-        help="Where it is trained.",
+        help="Device for training.",
     ),
 )  # fmt: skip
 OUT = click.option(
     "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-    help="Where it is kept; the same command goes on there.",
+    help="Folder of the results, in which the same command continues an interrupted training.",
 )  # fmt: skip
 
 
-def _data(function: Any) -> Any:
-    for option in reversed(DATA):
-        function = option(function)
-    return function
+def training_options(function: Any) -> Any:
+    """Add the options that both commands have. The command gets them as the argument `training`."""
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        common = {field.name: values.pop(field.name) for field in dataclasses.fields(Training)}
+        return function(training=Training(**common), **values)
+
+    decorated: Any = command
+    for option in reversed(TRAINING):
+        decorated = option(decorated)
+    return decorated
 
 
 def _needs_torch() -> None:
@@ -66,7 +102,7 @@ def _truth(word: str) -> bool:
 
 
 def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
-    """Settings by options and by `--set`, each of the type of its field."""
+    """Settings from options and from `--set`, each of the type of its field."""
     from studies.slm.train import Settings
 
     known = {field.name: field for field in dataclasses.fields(Settings)}
@@ -82,14 +118,6 @@ def _settings(overrides: tuple[str, ...], **named: Any) -> dict[str, Any]:
         except ValueError as error:
             raise SpeechmillError(f"--set {text}: {error}", "correct the value") from error
     return named
-
-
-def _corpus(lake: str, dataset: str | None, also: str | None, device: str, settings: dict[str, Any]) -> Given:
-    from studies.slm.sweep import Given
-    from studies.slm.train import Settings
-
-    held = settings.get("held_windows", Settings.held_windows)
-    return Given(lake, dataset, settings["patch"], device, held, also)
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -108,36 +136,22 @@ def _line(result: dict[str, Any]) -> str:
 @click.option("--flops", callback=whole_number, required=True, metavar="FLOP", help="Compute, C = 6 N D.")
 @click.option("--params", callback=whole_number, required=True, metavar="N", help="Parameters of the blocks.")
 @click.option("--seed", type=click.IntRange(0, 2**20), default=0, show_default=True)
-@_data
+@training_options
 @JSON
-def train(
-    lake: str,
-    folder: Path,
-    flops: int,
-    params: int,
-    seed: int,
-    dataset: str | None,
-    also: str | None,
-    model: str,
-    patch: int,
-    depth: int,
-    overrides: tuple[str, ...],
-    device: str,
-    as_json: bool,
-) -> None:
+def train(lake: str, folder: Path, flops: int, params: int, seed: int, training: Training, as_json: bool) -> None:
     """Train one speech model on the windows of LAKE.
 
-    Compute and size are given; tokens D = C / 6 N, steps, batch and schedule follow. docs/trainer.md tells of it.
+    The tokens D = C / 6 N, steps, batch and schedule follow from compute and size. docs/trainer.md has details.
     """
     _needs_torch()
     from manifests.look import terminal
     from studies.slm import sweep as sweeping
     from studies.slm.train import Trainer, locked
 
-    settings = _settings(overrides, model=model, patch=patch)
-    (job,) = sweeping.jobs([{"flops": float(flops), "params": float(params)}], [seed], depth, **settings)
+    run = {"flops": float(flops), "params": float(params)}
+    (job,) = sweeping.jobs([run], [seed], training.depth, **training.settings)
     with locked(folder):
-        trainer = Trainer(_corpus(lake, dataset, also, device, settings).open(), job.settings, folder)
+        trainer = Trainer(training.corpus(lake).open(), job.settings, folder)
         if trainer.done and not as_json:
             terminal.echo(f"goes on after step {trainer.done:,} of {trainer.steps:,}")
         result = trainer.run()
@@ -148,39 +162,24 @@ def train(
 @click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("lake", type=click.Path())
 @OUT
-@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs of each size.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Number of runs of each size.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True,
-    help="Runs side by side: one a core, or several on one card.",
+    help="Number of runs at the same time: one per core, or several on one GPU.",
 )  # fmt: skip
-@_data
+@training_options
 @JSON
-def sweep(
-    plan: Path,
-    lake: str,
-    folder: Path,
-    seeds: int,
-    workers: int,
-    dataset: str | None,
-    also: str | None,
-    model: str,
-    patch: int,
-    depth: int,
-    overrides: tuple[str, ...],
-    device: str,
-    as_json: bool,
-) -> None:
+def sweep(plan: Path, lake: str, folder: Path, seeds: int, workers: int, training: Training, as_json: bool) -> None:
     """Train all runs of PLAN, which `study plan --csv` wrote, on the windows of LAKE.
 
-    What is done already is not done again. FOLDER/runs.csv has a row for each run, for `study fit`.
+    Finished runs are not repeated. FOLDER/runs.csv has a row for each run, for `study fit`.
     """
     _needs_torch()
     from manifests.look import terminal
     from studies.slm import sweep as sweeping
 
-    settings = _settings(overrides, model=model, patch=patch)
-    todo = sweeping.jobs(sweeping.cells(plan), range(seeds), depth, **settings)
-    given = _corpus(lake, dataset, also, device, settings)
+    todo = sweeping.jobs(sweeping.cells(plan), range(seeds), training.depth, **training.settings)
+    given = training.corpus(lake)
 
     def tell(name: str, result: dict[str, Any]) -> None:
         if not as_json:
