@@ -190,16 +190,16 @@ def stats(
     target = open_target(**named)
     found: dict[str, Any] = {"choice": target.described}
     keys = [column for text in by for column in _split(text)]
-    view = existing_view(target, view)
+    table = existing_view(target, view)
     if keys or histograms or view or where != "true" or target.view != "recordings":
-        # The measures of windows are their own: those of recordings would count a recording once for each window.
-        columns = "duration_s" if keys or histograms or view == "windows" else "*"
-        sql = " ".join([*keys, *histograms, where, columns, f"FROM {view}"])
-        connection = target.connect(parts_needed(sql) if view in WIDE_VIEWS else ())
+        # For windows, only the duration is summarised: measures of recordings would count once for each window.
+        columns = "duration_s" if keys or histograms or table == "windows" else "*"
+        sql = " ".join([*keys, *histograms, where, columns, f"FROM {table}"])
+        connection = target.connect(parts_needed(sql) if table in WIDE_VIEWS else ())
         if keys:
-            found["groups"] = statistics.grouped(connection, view, keys, where)
+            found["groups"] = statistics.grouped(connection, table, keys, where)
         if histograms:
-            found["histograms"] = [statistics.histogram(connection, view, name, where) for name in histograms]
+            found["histograms"] = [statistics.histogram(connection, table, name, where) for name in histograms]
         if not keys and not histograms:
             views = [view] if view else target.views
             found["views"] = [statistics.summary(connection, name, where) for name in views]
