@@ -272,10 +272,10 @@ def test_the_command_line_ends_with_3_for_problems_and_0_without(lake: Lake, tmp
     ("wrong", "told"),
     [
         ({}, ""),
-        ({"phones": 3}, "a number of phones that differs from its stretches"),
+        ({"phones": 3}, "a number of phones that differs from that of its segments"),
         ({"starts_ms": [10]}, "phones without times"),
-        ({"end_s": 900.0}, "a stretch of speech that is empty or not inside the recording"),
-        ({"track": 7}, "a stretch of speech on a track that the recording does not have"),
+        ({"end_s": 900.0}, "a segment of speech that is empty or not inside the recording"),
+        ({"track": 7}, "a segment of speech on a track that the recording does not have"),
     ],
 )
 def test_phonemes_must_fit_their_recording(lake: Lake, wrong: Row, told: str) -> None:
