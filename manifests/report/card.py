@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import safetensors.numpy
 
 from manifests import schemas
 from manifests.choice import Choice
@@ -20,6 +21,7 @@ from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.ledger import REPEATED
 from manifests.products import MOST_DIM
+from manifests.report import quantised
 from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
 from manifests.versions import Version, versions
@@ -210,23 +212,30 @@ class Card:
 
     def _reading(self) -> str:
         folder = self.folders[0].folder if self.folders else "train"
+        dtype = self.plan.get("dtype", "float16")
         return f"""## Reading
 
 ```python
-lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
+lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): {dtype}, (frames, dim) or (tracks, frames, dim)
 webdataset.WebDataset("{folder}/latents.000000.tar").decode()
 datasets.load_dataset("webdataset", data_files="{folder}/latents.*.tar")
 datasets.load_dataset("parquet", data_files="windows/*.parquet")  # which window is in which shard
 ```
 
-Windows with two tracks, a speaker on each, lie in folders of their own, `<split>.2tracks`, so that all arrays of a
-folder have one number of axes.
+{self._int8()}Windows with two tracks, a speaker on each, lie in folders of their own, `<split>.2tracks`, so that
+all arrays of a folder have one number of axes.
 
 Features are not normalised; `stats.safetensors` has mean, variance, least and greatest value of each dimension, the
 number of frames, and for encoders of up to {MOST_DIM:,} values the covariance, its eigenvalues from the largest on and
 its eigenvectors (columns): `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white. {self._default_split()}
 `<split>.mean` and so on are those of each split. `fields.json` lists the shards of this version, for
 object stores too, in an order of which any prefix is a fair sample. `commits/` has the sha256 of every shard."""
+
+    def _int8(self) -> str:
+        if self.plan.get("dtype") != "int8":
+            return ""
+        stored = self.lake.storage.read(f"{self.prefix}/{self.version.folder}/stats.safetensors")
+        return quantised.section(safetensors.numpy.load(stored))
 
     def _default_split(self) -> str:
         if not self.splits:
