@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +22,7 @@ from manifests.choice import folders
 from manifests.lake import Lake
 from manifests.ledger import committed_windows
 from manifests.publish import publish
-from manifests.shards import ShardCommit, ShardFiles, ShardWriter, committed, stored_array
+from manifests.shards import ShardCommit, ShardFiles, ShardWriter, committed, stored_window
 from manifests.versions import versions
 
 STAGING = "runs/amending"
@@ -125,8 +124,7 @@ def _filter(lake: Lake, dataset: str, files: ShardFiles, commit: ShardCommit, ro
                     writer.fail(row, row["error"])
                     continue
                 key = row["window_id"]
-                array = stored_array(lake.storage, dataset, row)
-                stored: np.ndarray = array[0] if manifests[key]["temporal_dim"] == 0 else array
+                stored = stored_window(lake.storage, dataset, row)
                 writer.add_stored(row, cuts[key], stored, manifests[key])
         replace_shard(lake, dataset, writer.finish(), folder)
     finally:

@@ -1,7 +1,8 @@
 """Shards: files that Lhotse Shar, WebDataset, Hugging Face datasets and wids can all read.
 
 `cuts.NNNNNN.jsonl.gz` holds one Lhotse cut on each line. `latents.NNNNNN.tar` holds two members for each cut, in the
-same order: `<id>.npy` (float16) and `<id>.json`, Lhotse's TemporalArray manifest. Their folder may hold no other file.
+same order: `<id>.npy` (float16, or int8 as `stored.py` describes) and `<id>.json`, Lhotse's TemporalArray manifest.
+Their folder may hold no other file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from manifests.cuts import cut_of
 from manifests.fingerprint import pretty
 from manifests.statistics import Statistics, Summing
 from manifests.storage import Storage
+from manifests.stored import Stored
 from manifests.tables import write_parquet_bytes
 
 
@@ -131,6 +133,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, files: ShardFiles, fingerprints: Mapping[str, str]) -> None:
         self.folder, self.files, self.fingerprints = folder, files, dict(fingerprints)
+        self.dtype = dtype_of(fingerprints)
         for name in self.files.parts:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         self._cuts_file = (folder / self.files.cuts).open("wb")
@@ -178,7 +181,7 @@ class ShardWriter:
         self,
         window: Mapping[str, Any],
         recording: Mapping[str, Any],
-        features: np.ndarray,
+        features: np.ndarray | Stored,
         frame_shift_s: float,
     ) -> None:
         """Add a window.
@@ -186,22 +189,22 @@ class ShardWriter:
         Args:
             window: A row of WINDOWS.
             recording: The RECORDINGS and SIGNAL columns of its recording.
-            features: float (tracks, frames, dim); those of one track are stored as (frames, dim).
+            features: float (tracks, frames, dim), which are converted to the dtype of the shard; or as another shard
+                of this dtype stores them.
             frame_shift_s: The time between two frames, in seconds.
 
         Raises:
-            ValueError: A value is too large for float16.
+            ValueError: A value is not finite, or too large for float16.
         """
-        tracks, frames, _ = features.shape
-        with np.errstate(over="ignore"):
-            stored = features.astype(np.float16)
-        if not np.isfinite(stored).all():
-            raise ValueError(f"window {window['window_id']}: features that float16 cannot hold")
-        temporal_dim = 1
-        if tracks == 1:
-            stored, temporal_dim = stored[0], 0
-        array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(stored.shape)}
-        manifest = {"array": array, "temporal_dim": temporal_dim, "frame_shift": frame_shift_s}
+        try:
+            stored = features if isinstance(features, Stored) else Stored.of(features, self.dtype)
+        except ValueError as error:
+            raise ValueError(f"window {window['window_id']}: {error}") from error
+        tracks, frames, _ = stored.shape
+        shape = stored.array.shape
+        # Lhotse has no place for scales and offsets, but leaves the path of an array of a shard as it is.
+        array = {"storage_type": "shar", "storage_path": stored.text, "storage_key": "", "shape": list(shape)}
+        manifest = {"array": array, "temporal_dim": len(shape) - 2, "frame_shift": frame_shift_s}
         # Lhotse refuses an array that begins after its cut, so the start of the cut is written, up to half a frame off.
         manifest["start"] = window["start_s"]
         context = round(window["context_s"] / frame_shift_s)
@@ -210,25 +213,23 @@ class ShardWriter:
         self.add_stored(row, cut_of(window, recording, tracks), stored, manifest)
 
     def add_stored(
-        self, row: Mapping[str, Any], cut: Mapping[str, Any], stored: np.ndarray, manifest: Mapping[str, Any]
+        self, row: Mapping[str, Any], cut: Mapping[str, Any], stored: Stored, manifest: Mapping[str, Any]
     ) -> None:
         """Add a window in the form in which a shard stores it.
 
         Args:
             row: Its row of SHARD_WINDOWS.
             cut: Its Lhotse cut.
-            stored: Its float16 array, (frames, dim) or (tracks, frames, dim).
+            stored: Its features.
             manifest: The TemporalArray manifest of the array.
         """
         pending, key = self._pending(), row["window_id"]
-        data = io.BytesIO()
-        np.save(data, stored, allow_pickle=False)
-        npy = data.getvalue()
+        npy = stored.to_bytes()
         offset = self._member(f"{key}.npy", npy)
         self._member(f"{key}.json", json.dumps(manifest, sort_keys=True).encode())
         pending.cuts.append(json.dumps(cut, ensure_ascii=False, sort_keys=True).encode() + b"\n")
         pending.summing.add(stored)
-        pending.frames += stored.size // stored.shape[-1]
+        pending.frames += stored.shape[0] * stored.shape[1]
         place = {"array_offset": offset, "array_bytes": len(npy), "array_crc32": zlib.crc32(npy)}
         pending.rows.append({**row, **self._place, **place})
 
@@ -278,8 +279,22 @@ class ShardWriter:
         )
 
 
+def dtype_of(fingerprints: Mapping[str, str]) -> str:
+    """Return the dtype of the features of a dataset, from what it is made by."""
+    return fingerprints.get("dtype", "float16")
+
+
 def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.ndarray:
-    """Read the features of a window (a row of SHARD_WINDOWS) of a committed shard: float16 (tracks, frames, dim).
+    """Read the features of a window of a committed shard: float16, or float32 if int8 is stored, (tracks, frames, dim).
+
+    Arguments and errors are those of `stored_window`.
+    """
+    array = stored_window(storage, dataset, row).values()
+    return array[None] if array.ndim == 2 else array
+
+
+def stored_window(storage: Storage, dataset: str, row: Mapping[str, Any]) -> Stored:
+    """Read the features of a window (a row of SHARD_WINDOWS) of a committed shard as they are stored.
 
     Raises CorruptFileError if the archive is missing, or has other bytes at that place than were written.
     """
@@ -292,8 +307,7 @@ def stored_array(storage: Storage, dataset: str, row: Mapping[str, Any]) -> np.n
         raise CorruptFileError.of(key, "missing, though its shard is committed") from error
     if zlib.crc32(data) != row["array_crc32"]:
         raise CorruptFileError.of(key, f"the features of {row['window_id']} are not those that were written")
-    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    return array[None] if array.ndim == 2 else array
+    return Stored.parse(data)
 
 
 COPIED = (

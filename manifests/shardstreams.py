@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import tarfile
@@ -12,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
-import numpy as np
+from manifests.stored import Stored
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 """What a window id may be: WebDataset splits names of members at a dot, and a slash breaks Lhotse."""
@@ -49,11 +48,10 @@ def read_cuts(stream: HashingReader) -> Iterator[dict[str, Any]]:
             yield cut
 
 
-def read_arrays(stream: HashingReader) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
-    """Yield the windows of a `latents.NNNNNN.tar`, in order: id, array and manifest of each.
+def read_arrays(stream: HashingReader) -> Iterator[tuple[str, Stored, dict[str, Any]]]:
+    """Yield the windows of a `latents.NNNNNN.tar`, in order: id, features and manifest of each.
 
-    Arrays are float16, (frames, dim) or (tracks, frames, dim). Raises one of DAMAGE for a file that is damaged or holds
-    other members.
+    Raises one of DAMAGE for a file that is damaged or holds other members.
     """
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
         members = iter(tar)
@@ -61,14 +59,15 @@ def read_arrays(stream: HashingReader) -> Iterator[tuple[str, np.ndarray, dict[s
             key, dot, kind = member.name.partition(".")
             if not KEY.fullmatch(key) or dot + kind != ".npy":
                 raise ValueError(f"there is a member {member.name} where <window id>.npy belongs")
-            array = np.load(io.BytesIO(_contents(tar, member)), allow_pickle=False)
-            if array.dtype != np.float16 or array.ndim not in (2, 3) or not np.isfinite(array).all():
-                raise ValueError(f"{member.name} is {array.dtype} {array.shape}, not finite float16 of 2 or 3 axes")
+            try:
+                stored = Stored.parse(_contents(tar, member))
+            except ValueError as error:
+                raise ValueError(f"{member.name} is {error}") from error
             second = next(members, None)
             if second is None or second.name != f"{key}.json":
                 follower = second.name if second else "the end"
                 raise ValueError(f"{member.name} is followed by {follower}, not by {key}.json")
-            yield key, array, json.loads(_contents(tar, second))
+            yield key, stored, json.loads(_contents(tar, second))
 
 
 def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

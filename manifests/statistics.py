@@ -1,18 +1,20 @@
 """Statistics of features from exact sums, which merge to the same numbers in any order of shards.
 
-A float16 value is an integer multiple of 2^-24, and a product of two is one of 2^-48. Sums are integers in these units.
+A stored value is an integer multiple of 2^-24, and a product of two is one of 2^-48. Sums are integers in these units.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from manifests.products import MOST_DIM, Products
+from manifests.stored import Stored
 
 BLOCK = 2048
 """Frames whose products are summed by one call of BLAS."""
@@ -34,10 +36,15 @@ class Statistics:
     high: list[float] = field(default_factory=list)
     products: Products | None = None
     """None without any frame, and for encoders with more than MOST_DIM values per frame."""
+    error_square: list[int] = field(default_factory=list)
+    """The sum of the squared errors of each value that int8 has made, in units of 2^-48; empty for float16."""
+    error_high: list[float] = field(default_factory=list)
+    """The largest of these errors of each value."""
 
     def without_products(self) -> dict[str, Any]:
-        """All fields except the products, as JSON stores them."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "products"}
+        """All fields except the products, as JSON stores them. The errors of int8 are left out if there are none."""
+        stored = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "products"}
+        return {name: value for name, value in stored.items() if value or not name.startswith("error_")}
 
     def merge(self, other: Statistics) -> None:
         """Add the sums over other frames."""
@@ -47,11 +54,14 @@ class Statistics:
             self.total, self.square = list(other.total), list(other.square)
             self.low, self.high = list(other.low), list(other.high)
             self.products = other.products and other.products.copy()
+            self.error_square, self.error_high = list(other.error_square), list(other.error_high)
         else:
             self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
             self.square = [a + b for a, b in zip(self.square, other.square, strict=True)]
             self.low = list(map(min, self.low, other.low))
             self.high = list(map(max, self.high, other.high))
+            self.error_square = [a + b for a, b in zip(self.error_square, other.error_square, strict=True)]
+            self.error_high = list(map(max, self.error_high, other.error_high))
             if self.products and other.products:
                 self.products.merge(other.products)
             else:
@@ -64,11 +74,15 @@ class Statistics:
         They are mean, variance (population), min and max, float64 (dim,), and count, int64 (1,). With products they
         are also covariance (population), float64 (dim, dim), its eigenvalues, float64 (dim,) in descending order, and
         its eigenvectors, the columns of a float64 (dim, dim). `(x - mean) @ eigenvectors / sqrt(eigenvalues)` is white.
+        If int8 is stored, int8_rms and int8_max, float64 (dim,), are the root mean square and the maximum of its error.
         """
         count = max(1, self.count)
         mean = [value / (count << 24) for value in self.total]
         variance = [(s * count - t * t) / (count * count << 48) for s, t in zip(self.square, self.total, strict=True)]
         named = {"mean": mean, "variance": variance, "min": self.low, "max": self.high}
+        if self.error_square:
+            named["int8_rms"] = [math.sqrt(value / (count << 48)) for value in self.error_square]
+            named["int8_max"] = self.error_high
         arrays = {name: np.array(values, np.float64) for name, values in named.items()}
         arrays["count"] = np.array([self.count], np.int64)
         if self.products:
@@ -100,21 +114,33 @@ class Summing:
         self._sums = Statistics()
         self._waiting: list[np.ndarray] = []
         self._frames = 0
+        self._error_square: list[int] = []
+        self._error_high: list[float] = []
 
-    def add(self, features: np.ndarray) -> None:
-        """Add frames: finite float16 (..., dim), which the caller must not change afterwards."""
-        self._wait(features.reshape(-1, features.shape[-1]))
+    def add(self, stored: Stored) -> None:
+        """Add the frames of a window, whose array the caller must not change afterwards."""
+        if stored.int8 is not None:
+            self._add_errors(stored.squared_errors(), stored.largest_errors())
+        values = stored.values()
+        self._wait(values.reshape(-1, values.shape[-1]))
 
     def take(self, other: Summing) -> None:
         """Add everything that was added to another Summing, which must not be used any more."""
         self._sums.merge(other._sums)
+        self._add_errors(other._error_square, other._error_high)
         for rows in other._waiting:
             self._wait(rows)
 
     def statistics(self) -> Statistics:
         """The statistics of everything that was added so far."""
         self._sum(0)
-        return self._sums
+        return replace(self._sums, error_square=self._error_square, error_high=self._error_high)
+
+    def _add_errors(self, square: list[int], high: list[float]) -> None:
+        if self._error_square and square:
+            square = [a + b for a, b in zip(self._error_square, square, strict=True)]
+            high = list(map(max, self._error_high, high))
+        self._error_square, self._error_high = square or self._error_square, high or self._error_high
 
     def _wait(self, rows: np.ndarray) -> None:
         self._waiting.append(rows)
@@ -133,7 +159,7 @@ class Summing:
 
 
 def _sum_block(rows: np.ndarray) -> Statistics:
-    """The sums over up to BLOCK frames, float16 (frames, dim).
+    """The sums over up to BLOCK frames, float16 or float32 (frames, dim).
 
     Each value is split into a coarse part, rounded to BITS bits below the largest value, and a remainder, which is
     mostly zero. BLAS sums the products of these parts in any order without rounding.
@@ -142,7 +168,7 @@ def _sum_block(rows: np.ndarray) -> Statistics:
     values = rows.astype(np.float64)
     low, high = values.min(0), values.max(0)
     # Every value is below 2^(exponent + BITS) units, and the remainder is at most half of 2^exponent. The exponent is
-    # at most 19, since float16 ends at 2^16.
+    # at most 20, since values end at 2^17.
     _, bits = np.frexp(max(high.max(), -low.min()))
     exponent = max(0, int(bits) + 24 - BITS)
     magic = 1.5 * 2.0 ** (52 + exponent - 24)  # adding it rounds to multiples of 2^exponent units

@@ -14,7 +14,6 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from manifests import shardlist
@@ -24,14 +23,15 @@ from manifests.lake import Lake
 from manifests.ledger import GROUP
 from manifests.products import Products
 from manifests.recount import Recount, by_version, folders
-from manifests.shards import ShardCommit, ShardFiles, folder_of
+from manifests.shards import ShardCommit, ShardFiles, dtype_of, folder_of
 from manifests.shardstreams import DAMAGE, HashingReader, read_arrays, read_cuts
 from manifests.statistics import Statistics, Summing
+from manifests.stored import Stored
 from manifests.versions import fields, generation, versions
 
 WINDOWS = r"windows/(\w[^/]*)-(\d{6,})\.parquet"
 PRODUCTS = WINDOWS.replace("windows", "products", 1)
-ARRAY = {"storage_type": "shar", "storage_path": "", "storage_key": ""}
+ARRAY = {"storage_type": "shar", "storage_key": ""}
 
 Progress = Callable[[str, int], None]
 Item = TypeVar("Item")
@@ -219,24 +219,25 @@ class _Verifier:
         commit: ShardCommit,
         recount: Recount,
     ) -> None:
-        summing, windows, frames = Summing(), 0, 0
+        summing, windows, frames, dtype = Summing(), 0, 0, dtype_of(commit.fingerprints)
         cuts = self._read(names["cuts"], read_cuts(streams["cuts"]))
         arrays = self._read(names["tar"], read_arrays(streams["tar"]))
-        for cut, stored, row in zip_longest(cuts, arrays, rows):
+        for cut, member, row in zip_longest(cuts, arrays, rows):
             ids = {
                 names["cuts"]: cut and cut.get("id"),
-                names["tar"]: stored and stored[0],
+                names["tar"]: member and member[0],
                 names["windows"]: row and row["window_id"],
             }
             if len(set(ids.values())) > 1:
                 each = ", ".join(f"{name.rsplit('/', 1)[1]} has {key or 'no more'}" for name, key in ids.items())
                 what = ValueError(f"the files of the shard differ in window {windows}: {each}")
                 raise self._damaged(names["tar"], what)
-            _, array, manifest = stored
-            self._window(names, cut, array, manifest, row)
-            tracks = 1 if array.ndim == 2 else array.shape[0]
-            windows, frames = windows + 1, frames + tracks * array.shape[-2]
-            summing.add(array)
+            _, stored, manifest = member
+            self._compare(names["tar"], f"{row['window_id']}: dtype", stored.array.dtype.name, dtype, "its commit")
+            self._window(names, cut, stored, manifest, row)
+            tracks, frames_each, _ = stored.shape
+            windows, frames = windows + 1, frames + tracks * frames_each
+            summing.add(stored)
             recount.add(_group(row["split"], cut.get("custom") or {}), row, tracks)
         self._compare(names["commit"], "windows", commit.windows, windows, "its shard")
         self._compare(names["commit"], "frames", commit.frames, frames, "its shard")
@@ -261,13 +262,16 @@ class _Verifier:
         self,
         names: dict[str, str],
         cut: dict[str, Any],
-        array: np.ndarray,
+        stored: Stored,
         manifest: dict[str, Any],
         row: dict[str, Any],
     ) -> None:
         """Check one window: its manifest against its array, its array against the table, and its cut against both."""
-        key = row["window_id"]
-        expected = {"array": ARRAY | {"shape": list(array.shape)}, "temporal_dim": array.ndim - 2}
+        key, array = row["window_id"], stored.array
+        if (problem := stored.problem()) is not None:
+            self.problem(names["tar"], f"{key}: {problem}")
+        of_array = ARRAY | {"storage_path": stored.text, "shape": list(array.shape)}
+        expected = {"array": of_array, "temporal_dim": array.ndim - 2}
         expected |= {"frame_shift": manifest.get("frame_shift"), "start": cut.get("start")}
         if manifest != expected:
             self.problem(names["tar"], f"{key}.json is {manifest}, but its array and its cut say {expected}")

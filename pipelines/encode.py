@@ -346,9 +346,11 @@ def dataset_fingerprints(config: EncodeConfig, selection: str, signal: str) -> d
         signal: The fingerprint of the signal stage.
     """
     encoder = config.load()
+    dtype = {} if config.dtype == "float16" else {"dtype": config.dtype}
     return {
         "encoder": f"{encoder.name}-{encoder.fingerprint}",
         "selection": selection,
         "signal": signal,
         "plan": fingerprint({"shard_mb": config.shard_mb, "seed": config.seed}),
+        **dtype,
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import safetensors.numpy
 
 from manifests import schemas
 from manifests.choice import Choice
@@ -20,6 +21,7 @@ from manifests.fingerprint import pretty
 from manifests.lake import Lake
 from manifests.ledger import REPEATED
 from manifests.products import MOST_DIM
+from manifests.report import quantised
 from manifests.shards import ShardFiles
 from manifests.version import version as speechmill_version
 from manifests.versions import Version, versions
@@ -212,16 +214,17 @@ class Card:
 
     def _reading(self) -> str:
         folder = self.folders[0].folder if self.folders else "train"
+        dtype = self.plan.get("dtype", "float16")
         return f"""## Reading
 
 ```python
-lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): float16, (frames, dim) or (tracks, frames, dim)
+lhotse.CutSet.from_shar(in_dir="{folder}")  # cut.load_latents(): {dtype}, (frames, dim) or (tracks, frames, dim)
 webdataset.WebDataset("{folder}/latents.000000.tar").decode()
 datasets.load_dataset("webdataset", data_files="{folder}/latents.*.tar")
 datasets.load_dataset("parquet", data_files="windows/*.parquet")  # the shard of each window
 ```
 
-Windows with two tracks, one speaker on each, are in separate folders, `<split>.2tracks`, so that all arrays of a folder
+{self._int8()}Windows with two tracks, one speaker on each, are in separate folders, `<split>.2tracks`, so that all arrays of a folder
 have the same number of axes.
 
 Features are not normalised. `stats.safetensors` has the mean, variance, minimum and maximum of each dimension and the
@@ -231,6 +234,12 @@ descending order and its eigenvectors (as columns): `(x - mean) @ eigenvectors /
 
 `fields.json` lists the shards of this version, also for object stores, in an order in which any prefix is a fair
 sample. `commits/` has the sha256 of every shard."""
+
+    def _int8(self) -> str:
+        if self.plan.get("dtype") != "int8":
+            return ""
+        stored = self.lake.storage.read(f"{self.prefix}/{self.version.folder}/stats.safetensors")
+        return quantised.section(safetensors.numpy.load(stored))
 
     def _default_split(self) -> str:
         if not self.splits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -35,6 +35,8 @@ JUMP_BACK_S = 1.0
 """The same if a frame starts this much too early. FLAC numbers its frames, so it has no clock that could be reset."""
 FEW_PACKETS = 10
 """If more consecutive packets than this fail to decode, up to the end, the length of the missing sound is unknown."""
+CONVERTED_SAMPLES = 1 << 14
+"""Frames with this number of samples are converted at a time."""
 SILENCE_SAMPLES = 1 << 16
 """The longest block of inserted silence, so that memory stays bounded."""
 
@@ -266,17 +268,28 @@ class Decoder:
         self._broken = True
 
     def _samples(self, frames: Iterable[av.AudioFrame], format_: Format) -> Iterator[np.ndarray]:
-        """Yield the samples of frames of one format, with silence in gaps if these are filled."""
+        """Yield the samples of frames of one format, with silence in gaps if these are filled.
+
+        Many frames are converted at once, since a frame of some codecs has only a few hundred samples.
+        """
+        held: list[av.AudioFrame] = []
+        held_samples = 0
         for frame in frames:
             if not self._has_samples:
                 self.channel_layout = frame.layout.name
             self._track_time(frame.time)
-            if self.decode.fill_gaps:
+            gap = self.decode.fill_gaps and self.missing_s > self._gap_s
+            if held and (gap or held_samples >= CONVERTED_SAMPLES or frame.format.name != held[0].format.name):
+                yield to_float(held)
+                held, held_samples = [], 0
+            if gap:
                 yield from self._silence(*format_)
-            block = to_float(frame)
-            self._count += block.shape[1]
+            held.append(frame)
+            held_samples += frame.samples
+            self._count += frame.samples
             self._has_samples = True
-            yield block
+        if held:
+            yield to_float(held)
 
     def _track_time(self, time_s: float | None) -> None:
         """Measure how much sound is missing before `time_s`, since Ogg and PyAV drop damaged parts without an error."""
@@ -308,8 +321,6 @@ class Decoder:
 
     def _silence(self, rate: int, channels: int) -> Iterator[np.ndarray]:
         """Yield silence for the sound that is missing before the current frame."""
-        if self.missing_s <= self._gap_s:
-            return
         left = round(self.missing_s * rate)
         self.filled_s += left / rate
         self.missing_s -= left / rate
@@ -351,15 +362,21 @@ def remixed(block: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(mean, channels, axis=0)
 
 
-def to_float(frame: av.AudioFrame) -> np.ndarray:
-    """Convert a frame to float32 (channels, samples), full scale 1."""
-    channels, kind = frame.layout.nb_channels, frame.format.name.removesuffix("p")
+def to_float(frames: Sequence[av.AudioFrame]) -> np.ndarray:
+    """Convert frames of one sample format to one block, float32 (channels, samples), full scale 1."""
+    first = frames[0]
+    channels, kind = first.layout.nb_channels, first.format.name.removesuffix("p")
     dtype, scale = DTYPE[kind], FULL_SCALE[kind]
-    if frame.format.is_planar:
-        # Not frame.to_ndarray(): PyAV 18.1 lists a ninth plane for 8 channels and reads past the end of memory.
-        array = np.stack([np.frombuffer(memoryview(frame.planes[c]), dtype, frame.samples) for c in range(channels)])
+
+    # Not frame.to_ndarray(): PyAV 18.1 lists a ninth plane for 8 channels and reads past the end of memory.
+    def plane(number: int, width: int) -> np.ndarray:
+        parts = [np.frombuffer(memoryview(frame.planes[number]), dtype, frame.samples * width) for frame in frames]
+        return np.concatenate(parts)
+
+    if first.format.is_planar:
+        array = np.stack([plane(channel, 1) for channel in range(channels)])
     else:
-        array = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels).reshape(-1, channels).T
+        array = plane(0, channels).reshape(-1, channels).T
     if kind == "dbl":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # values beyond float32 become infinite
@@ -367,5 +384,5 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
     samples = array.astype(np.float32)
     if kind == "u8":
         samples -= np.float32(128)
-    samples /= np.float32(scale)
+    samples *= np.float32(1 / scale)  # exact, since it is a power of two
     return samples

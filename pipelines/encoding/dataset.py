@@ -34,7 +34,7 @@ class Dataset:
     lake: Lake
     recipe: str
     made_by: Mapping[str, str]
-    """Fingerprints of the encoder, the selection, the signal stage and the plan."""
+    """Fingerprints of the encoder, the selection, the signal stage and the plan, and the dtype unless it is float16."""
     name: str
 
     @classmethod
@@ -63,11 +63,15 @@ class Dataset:
         return f"datasets/{self.name}"
 
     def with_same_features(self) -> list[str]:
-        """Return other datasets that have the same features of the same windows: equal encoder and signal stage."""
+        """Return other datasets that have the same features of the same windows, stored in the same way."""
         names = []
         for name in folders(self.lake, "datasets"):
             _, by = _made_by(self.lake, name)
-            if name != self.name and by and all(by.get(key) == self.made_by[key] for key in ("encoder", "signal")):
+            if (
+                name != self.name
+                and by
+                and all(by.get(key) == self.made_by.get(key) for key in ("encoder", "dtype", "signal"))
+            ):
                 names.append(name)
         return names
 

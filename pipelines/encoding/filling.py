@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoders.base import Encoder, WindowSound
-from manifests.shards import ShardWriter, stored_array
+from manifests.shards import ShardWriter, stored_window
 from manifests.storage import Storage
+from manifests.stored import Stored
 from pipelines.encoding.planned import Source
 from pipelines.progress.usage import Meter
 from runtime.failures import Kind, kind_of
@@ -140,7 +141,7 @@ class ShardFiller:
             self._current = None
             self._on_written(item.job.recording_id)
 
-    def _write(self, job: RecordingJob, window: Window, features: np.ndarray | Exception | None) -> None:
+    def _write(self, job: RecordingJob, window: Window, features: np.ndarray | Stored | Exception | None) -> None:
         try:
             if isinstance(features, Exception):
                 raise features
@@ -149,7 +150,7 @@ class ShardFiller:
                 if row["status"] != "ok":
                     self._writer.fail(window, row["error"])
                     return
-                features = stored_array(self._storage, source.dataset, row)
+                features = stored_window(self._storage, source.dataset, row)
             self._writer.add(window, job.recording, features, 1 / self._encoder.frame_rate)
             self.encoded_s[job.recording_id] += window["duration_s"]
         except Exception as error:  # it fails this window only

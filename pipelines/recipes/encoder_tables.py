@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import encoders
 from manifests.names import checked_name
+from manifests.stored import DTYPES
 from pipelines.recipes.tables import build_config, check_keys
 from runtime.errors import MissingExtraError, RecipeError
 
@@ -35,7 +38,12 @@ class EncodeConfig:
     """Whether every window must begin at the beginning of a frame. Otherwise it gets the nearest frames, at most half a
     frame off. Frames of encoders at 44.1 kHz begin at no round number of seconds."""
 
+    dtype: str = "float16"
+    """How features are stored: float16; or int8, in half the space, with a scale and an offset per value and window."""
+
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"encode.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.shard_mb <= 0 or not 1 <= self.patch <= 6:
             raise ValueError("encode.shard_mb must be above 0 and encode.patch from 1 to 6")
 
@@ -53,9 +61,9 @@ class EncodeConfig:
 
     @property
     def bytes_per_s(self) -> float:
-        """Bytes of float16 features for a second of sound on one track."""
+        """Bytes of features for a second of sound on one track."""
         encoder = self.load()
-        return encoder.frame_rate * encoder.dim * 2
+        return encoder.frame_rate * encoder.dim * np.dtype(self.dtype).itemsize
 
 
 def parse_encoders(table: Any) -> dict[str, EncodeConfig]:
@@ -89,7 +97,7 @@ def parse_encoders(table: Any) -> dict[str, EncodeConfig]:
             checked_name(name, "the table of an encoder")
         except ValueError as error:
             raise RecipeError(str(error), "give the table [encode.NAME] such a name") from error
-        own_keys = {key: inner[key] for key in ("encoder", "on_grid") if key in inner}
+        own_keys = {key: inner[key] for key in ("encoder", "on_grid", "dtype") if key in inner}
         settings = {key: value for key, value in inner.items() if key not in own_keys}
         configs[name] = parse_encode({"encoder": name, **common, **own_keys, "settings": settings}, f"encode.{name}")
     return configs

@@ -146,4 +146,4 @@ def _through(blocks: Iterable[np.ndarray], codec: Codec) -> Iterator[tuple[int, 
             frame.sample_rate = codec.rate
         for packet in encoder.encode(frame):
             for decoded in decoder.decode(packet):
-                yield decoded.sample_rate, to_float(decoded)
+                yield decoded.sample_rate, to_float([decoded])

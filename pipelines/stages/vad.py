@@ -51,7 +51,7 @@ class Vad(Stage):
     recording."""
 
     name = "vad"
-    version = 2
+    version = 3
     packages = ("silero_vad", "torch")
     schema = VAD
     config: VadConfig

@@ -21,6 +21,7 @@ from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.shardlist import PATCHES
 from manifests.shards import ShardFiles
+from manifests.stored import Stored
 from manifests.subsets import About, Subset, prefix, version_of, windows_of
 
 GAP_BYTES = 64 << 10
@@ -206,15 +207,15 @@ class OpenedDataset:
                 raise CorruptFileError.of(key, f"{what}: the shard was changed after the subset was made")
         return ShardWindows(files, table)
 
-    def arrays(self, windows: ShardWindows, numbers: Sequence[int]) -> list[np.ndarray]:
-        """Read the features of some windows of a shard: read-only arrays, each float16 (tracks, frames, dim).
+    def arrays(self, windows: ShardWindows, numbers: Sequence[int]) -> list[Stored]:
+        """Read the features of some windows of a shard, as they are stored: read-only arrays.
 
         Adjacent windows are read by one request.
 
         Raises:
             CorruptFileError: An array has another checksum than when it was written. The message names the window.
         """
-        arrays: list[np.ndarray] = []
+        arrays: list[Stored] = []
         for part in _neighbours(windows, numbers):
             begin = int(windows.offsets[part[0]])
             end = int(windows.offsets[part[-1]] + windows.sizes[part[-1]])
@@ -229,7 +230,7 @@ class OpenedDataset:
                 if zlib.crc32(npy) != windows.crcs[number]:
                     what = f"the features of {windows.ids[number].decode()} are not those that were written"
                     raise CorruptFileError.of(key, what)
-                arrays.append(_array(npy))
+                arrays.append(Stored.view(npy, _parsed))
         return arrays
 
 
@@ -259,13 +260,5 @@ def _parsed(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
     """Return the dtype and shape in the header of a .npy file. Cached, because NumPy parses headers slowly."""
     np.lib.format.read_magic(file := io.BytesIO(header))
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    assert (fortran, dtype) == (False, np.float16), "shards hold float16 in C order"
+    assert not fortran, "shards hold arrays in C order"
     return dtype, shape
-
-
-def _array(npy: memoryview) -> np.ndarray:
-    """Return the array in a .npy file, (tracks, frames, dim), without copying it."""
-    begin = 10 + int.from_bytes(npy[8:10], "little")
-    dtype, shape = _parsed(bytes(npy[:begin]))
-    array = np.frombuffer(npy, dtype, offset=begin).reshape(shape)
-    return array[None] if array.ndim == 2 else array

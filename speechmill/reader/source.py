@@ -11,6 +11,7 @@ import numpy as np
 from manifests.corrupt import CorruptFileError
 from manifests.lake import Lake
 from manifests.storage import StorageConfig
+from manifests.stored import Stored
 from manifests.subsets import Subset
 from speechmill.reader.dataset import Choice, OpenedDataset, Row, ShardWindows
 from speechmill.reader.order import Run
@@ -26,10 +27,10 @@ SAMPLE_COLUMNS = (
 
 
 class Window(NamedTuple):
-    """A window as it is stored: its table row, and its float16 features (tracks, frames, dim)."""
+    """A window as it is stored: its table row, and its features."""
 
     row: Row
-    features: np.ndarray
+    features: Stored
 
 
 class Source:
@@ -88,7 +89,7 @@ class Source:
                 of that split.
             whiten: With `normalise`, rotate features onto the principal axes, in the order of their variance, before
                 dividing by the standard deviation along each. The covariance is then the identity.
-            dtype: Type of the tensors. Features are stored as float16.
+            dtype: Type of the tensors. Features are stored as float16, or as int8 with scales, which are applied.
             beside: Other sources whose features are read together with these.
             config: Options of the storage.
 
@@ -175,7 +176,8 @@ class Source:
         """Return context and continuation of a window, (tracks, tokens, patch * dim) each. They are copies."""
         import torch
 
-        row, stored = window
+        row, stored = window.row, window.features.values()
+        stored = stored[None] if stored.ndim == 2 else stored
         tracks, frames, dim = stored.shape
         context, k = row["context_frames"], self.patch
         if (tracks, frames) != (row["tracks"], context + row["continuation_frames"]):

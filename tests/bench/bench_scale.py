@@ -35,6 +35,7 @@ from manifests.select import select
 from manifests.selection import Selection
 from manifests.shards import ShardCommit, ShardFiles
 from manifests.statistics import Summing
+from manifests.stored import Stored
 from manifests.tables import write_parquet_bytes
 from pipelines.encoding.plan import Plan
 from pipelines.ingest import PART_ROWS, ingest
@@ -112,7 +113,7 @@ class Writer:
     def commits(self, count: int) -> None:
         """Write the commit records of shards whose window tables `link` writes."""
         summing = Summing()
-        summing.add(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16))
+        summing.add(Stored(np.random.default_rng(0).normal(size=(1000, 80)).astype(np.float16)))
         statistics = summing.statistics()
         assert statistics.products is not None
 

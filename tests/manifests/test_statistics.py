@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from manifests.products import MOST_DIM, Products
 from manifests.statistics import BLOCK, Statistics, Summing, different, statistics_file
+from manifests.stored import Stored
 
 FEATURES = hnp.arrays(
     np.float16,
@@ -23,7 +24,7 @@ FEATURES = hnp.arrays(
 def summed(parts: Sequence[np.ndarray]) -> Statistics:
     summing = Summing()
     for part in parts:
-        summing.add(part)
+        summing.add(Stored(part))
     return summing.statistics()
 
 
