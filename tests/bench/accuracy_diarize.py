@@ -2,8 +2,8 @@
 
 Each FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate`
 wrote. With --cache, the output of the models is kept in a folder, so that the same command takes seconds the next time,
-whatever was changed in clustering. With --save, the results are kept in a file, and --against FILE prints a table of the
-results in that file and the new ones.
+whatever was changed in clustering. With --save, the results are kept in a file, and --against FILE prints a table
+of the results in that file and the new ones.
 """
 
 import dataclasses
