@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.stages.clustering import log_odds
 
-WEIGHTS = (0.47, -0.14, -0.12, -0.64)
+WEIGHTS = (0.27, 0.05, -0.12, -0.68)
 """Weights of a logistic regression: constant; mean confidence of the turns; log odds that the two most similar speakers
 are one; logarithm of the number of speakers."""
 SIDE_WEIGHTS = (4.14, 2.09, 0.48, -0.99)

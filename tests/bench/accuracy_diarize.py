@@ -257,7 +257,7 @@ def main(
     counts = [
         (one.row["speakers_confidence"], float(one.found == one.recording.speakers), 1.0)
         for one in results
-        if one.row["speakers_confidence"] is not None and one.row["method"] == "pipeline"
+        if one.row["speakers_confidence"] is not None
     ]
     turns = list(itertools.chain.from_iterable(map(judged_turns, results)))
     calibration({"confidence of turns": turns, "confidence of the number of speakers": counts}, plot)

@@ -109,7 +109,7 @@ def test_chunks_are_diarized_as_well_as_the_whole(stage: Diarize, vad: Vad, reco
     for row in (whole, chunked):
         check(row, duration_s)
     assert whole["num_speakers"] == 2
-    assert chunked["num_speakers"] in (2, 3)  # in chunks of a minute a few seconds may seem to be a third speaker's
+    assert chunked["num_speakers"] == 2
     assert len(lengths) == 5
     assert max(lengths) <= 1.2 * 60
     assert error_rate(whole, reference, duration_s) < 0.09

@@ -62,14 +62,14 @@ DIARIZE = pa.schema(
         field(
             "method",
             pa.string(),
-            "how speakers were told apart: 'channels' where each has a track, or 'pipeline' for a diarization model",
+            "'channels' where each channel is one side of a conversation and is processed by itself, otherwise 'pipeline'",
         ),
         field("num_speakers", pa.int32(), "number of different speakers heard"),
         field(
             "speakers_confidence",
             pa.float64(),
-            "probability, 0 to 1, that the number of speakers is right: 1 where each has a track, null where none is "
-            "heard or another pipeline gives none",
+            "probability, 0 to 1, that the number of speakers is right, on all sides where each channel is one; null "
+            "where none is heard or another pipeline gives none",
         ),
         field(
             "speaker_confidence",
