@@ -46,7 +46,8 @@ TINY: dict[str, str] = {
 }
 """Arguments with which each benchmark is tiny. OUT stands for a folder."""
 ELSEWHERE = {
-    "bench_gpu.py", "study_slm.py", "peers/curator_vad.py", "analysed.py", "judged.py", "peers/chromaprint.py",
+    "bench_gpu.py", "study_slm.py", "peers/curator_vad.py", "analysed.py", "compared.py", "judged.py",
+    "peers/chromaprint.py",
 }  # fmt: skip
 """The first two have tests of their own, the third needs the environment of NeMo Curator, others are imported."""
 SLOW = {

@@ -224,8 +224,8 @@ datasets.load_dataset("webdataset", data_files="{folder}/latents.*.tar")
 datasets.load_dataset("parquet", data_files="windows/*.parquet")  # the shard of each window
 ```
 
-{self._int8()}Windows with two tracks, one speaker on each, are in separate folders, `<split>.2tracks`, so that all arrays of a folder
-have the same number of axes.
+{self._int8()}Windows with two tracks, one speaker on each, are in separate folders, `<split>.2tracks`, so that all
+arrays of a folder have the same number of axes.
 
 Features are not normalised. `stats.safetensors` has the mean, variance, minimum and maximum of each dimension and the
 number of frames. For encoders of up to {MOST_DIM:,} dimensions it also has the covariance, its eigenvalues in

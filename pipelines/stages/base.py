@@ -110,7 +110,7 @@ class Stage:
         """The chunks that `annotate_chunk` is called for, in seconds, in order of time."""
         raise NotImplementedError
 
-    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
+    def annotate_chunk(self, sound: Sound, rows: Mapping[str, Row], chunk: Span) -> Row:
         """Measure one chunk and return plain values that JSON can hold. No other part of `sound` is read."""
         raise NotImplementedError
 

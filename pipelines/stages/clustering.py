@@ -16,14 +16,17 @@ from scipy import sparse
 
 from pipelines.stages.stretches import Stretches, seconds
 
-SAME = 0.8
-"""Mean cosine of the embeddings of two long stretches of one speaker."""
 OTHER = 0.05
 """Mean cosine of the embeddings of two speakers."""
 SPREAD = 0.15
 """Standard deviation of both cosines."""
-BRIEF_S = 0.35
-"""Length in seconds at which half of the variance of an embedding is noise, so that cosines shrink accordingly."""
+BRIEF_S = 0.44
+"""Variance of an embedding of one second that comes from its brevity, relative to the variance between speakers. It is
+inversely proportional to the length."""
+VARIED = 0.25
+"""The same of a long stretch, from what is said and how, so that the mean cosine of two long stretches is 0.8."""
+STRETCH_S = 4.0
+"""Most seconds of a stretch that are embedded. Of more speech, the stretches vary independently."""
 RELIABLE_S = 0.7
 """Only stretches with this much speech of one voice alone are clustered; shorter ones are assigned to the clusters."""
 ONE_VOICE = 2.0
@@ -63,17 +66,27 @@ class Speakers:
 def log_odds(cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.ndarray:
     """Log odds that two embeddings, of `one_s` and `other_s` seconds of speech, are of one speaker, by their cosine.
 
-    Cosines are modelled as normal, with the mean OTHER for two speakers, and for one speaker the mean SAME, which is
-    reduced for short stretches. As both have the same standard deviation, the log odds are linear in the cosine.
+    Cosines are modelled as normal, with the mean OTHER for two speakers, and for one speaker a mean that grows with the
+    lengths, up to 1 for centroids of many stretches. As both have the same standard deviation, the log odds are linear
+    in the cosine.
 
     >>> float(log_odds(0.8, 10.0, 10.0).round(1)), float(log_odds(0.05, 10.0, 10.0).round(1))
-    (12.5, -11.6)
+    (12.4, -15.1)
+    >>> float(log_odds(0.45, 4.0, 4.0).round(1)), float(log_odds(0.45, 300.0, 300.0).round(1))
+    (1.7, -3.1)
     >>> float(log_odds(0.4, 0.5, 0.5).round(1))
     2.6
     """
-    same = SAME / np.sqrt((1 + BRIEF_S / np.asarray(one_s)) * (1 + BRIEF_S / np.asarray(other_s)))
+    same = 1 / np.sqrt((1 + _variance(one_s)) * (1 + _variance(other_s)))
     odds: np.ndarray = (same - OTHER) * (2 * np.asarray(cosine) - same - OTHER) / (2 * SPREAD**2)
     return odds
+
+
+def _variance(length_s: np.ndarray) -> np.ndarray:
+    """Variance of the embedding of so much speech of one speaker, relative to the variance between speakers."""
+    length_s = np.asarray(length_s)
+    variance: np.ndarray = BRIEF_S / length_s + VARIED * np.minimum(1.0, STRETCH_S / length_s)
+    return variance
 
 
 def cluster(

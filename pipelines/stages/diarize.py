@@ -1,18 +1,19 @@
 """Diarization: which speaker speaks when.
 
-Where each channel is a speaker, turns come from voice activity. Otherwise a diarization model processes the recording
-in chunks, and the speakers of the chunks are linked.
+A diarization model processes the recording in chunks, and the speakers of the chunks are linked. Where each channel is
+one side of a conversation, each is processed by itself, and its turns cover what voice activity found there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,16 +22,23 @@ from manifests.schemas import DIARIZE
 from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
 from pipelines.stages.clustering import log_odds
 from pipelines.stages.confidence import of_count
-from pipelines.stages.diarizers import Diarizer
+from pipelines.stages.diarizers import ChunkTurns, Diarizer
 from pipelines.stages.linking import centroid, chunk_edges, link
 from pipelines.stages.sortformer import EXTRA, PACKAGES, is_sortformer
 from pipelines.stages.turns import summary
 from runtime import models
 from runtime.batches import PRECISIONS, resolve_device
 from runtime.errors import MissingExtraError, SpeechmillError
+from runtime.memory import release
+
+if TYPE_CHECKING:
+    from pipelines.stages.built_in import BuiltIn
 
 BUILT_IN = ("pyannote-segmentation-3.0", "campplus")
 """Models of the registry that the built-in pipeline loads."""
+RELEASED_S = 60.0
+"""After a chunk of this length, freed memory is given back to the system. After shorter ones that would take a
+noticeable share of their time."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,9 @@ class DiarizeConfig:
     one_speaker_prior: float = 1.0
     """Prior log odds that two groups of speech are of one speaker: a larger value finds fewer speakers. Built-in
     pipeline only."""
+    side_prior: float = 10.0
+    """Added to it where each channel is one side of a conversation, since most sides are one person. Built-in pipeline
+    only: with another one, each side is taken for one speaker."""
     min_speaker_s: float = 1.5
     """Least speech of a speaker in a recording, in seconds; what somebody says who speaks less is assigned to the other
     speakers. Built-in pipeline, and linking of chunks."""
@@ -84,6 +95,8 @@ class DiarizeConfig:
             raise ValueError(f"window_step_s must be above 0 and at most 10, not {self.window_step_s}")
         if not -20 <= self.one_speaker_prior <= 20:
             raise ValueError(f"one_speaker_prior must lie in [-20, 20], not {self.one_speaker_prior}")
+        if not -20 <= self.side_prior <= 20:
+            raise ValueError(f"side_prior must lie in [-20, 20], not {self.side_prior}")
         if self.min_speaker_s < 0:
             raise ValueError(f"min_speaker_s must be at least 0, not {self.min_speaker_s}")
         if not 0 <= self.min_speaker_share < 1:
@@ -108,13 +121,13 @@ class DiarizeConfig:
 class Diarize(Stage):
     """Rows of `manifests.schemas.DIARIZE`; speakers are named SPEAKER_00, SPEAKER_01, ... by order of first speaking.
 
-    Where each channel is a speaker, turns are the segments that voice activity found there. Otherwise a diarizer
-    (`pipelines.stages.diarizers`) processes each chunk alone, so that time is linear in the duration and memory bounded
-    by a chunk, and `pipelines.stages.linking` links the speakers of the chunks. Chunks without speech are skipped.
+    A diarizer (`pipelines.stages.diarizers`) processes each chunk of each track alone, so that time is linear in the
+    duration and memory bounded by a chunk, and `pipelines.stages.linking` links the speakers of the chunks of a track.
+    Chunks without speech are skipped. Speakers of different tracks are different people.
     """
 
     name = "diarize"
-    version = 4
+    version = 5
     needs = ("vad",)
     schema = DIARIZE
     piecewise = True
@@ -151,7 +164,7 @@ class Diarize(Stage):
         named, revision = self.config.pipeline, self.config.revision
         return f"{named}@{revision}" if named and revision else named
 
-    @cached_property
+    @functools.cached_property
     def _is_sortformer(self) -> bool:
         """Whether the recipe names a Sortformer, which processes each recording as a whole."""
         try:
@@ -182,7 +195,7 @@ class Diarize(Stage):
     def _loaded_pipeline(self) -> Diarizer:
         """The built-in pipeline, or one of pyannote.audio. MissingExtraError where packages are missing."""
         try:
-            from pipelines.stages.built_in import BuiltIn
+            from pipelines.stages.built_in import BuiltIn, Limits
             from pipelines.stages.pyannote_pipeline import Pyannote
         except ImportError as error:
             raise MissingExtraError(f"diarize needs pyannote.audio: {error}", install(["diarize"])) from error
@@ -190,20 +203,14 @@ class Diarize(Stage):
         how_to_run = config.device, config.precision, config.batch_size, config.threads
         if self._named is not None:
             return Pyannote(self._named, config.trust, config.max_speakers, *how_to_run)
-        return BuiltIn(
-            config.window_step_s,
-            config.one_speaker_prior,
-            config.min_speaker_s,
-            config.min_speaker_share,
-            config.max_speakers,
-            *how_to_run,
-        )
+        limits = Limits(config.one_speaker_prior, config.min_speaker_s, config.min_speaker_share, config.max_speakers)
+        return BuiltIn(config.window_step_s, limits, *how_to_run)
 
     def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
-        return self.join(sound, rows, [self.annotate_chunk(sound, chunk) for chunk in self.chunks(sound, rows)])
+        return self.join(sound, rows, [self.annotate_chunk(sound, rows, chunk) for chunk in self.chunks(sound, rows)])
 
     def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
-        if sound.tracks > 1:
+        if sound.tracks > 1 and self._named is not None:
             return []
         speech = [(segment["start_s"], segment["end_s"]) for segment in rows["vad"]["segments"]]
         duration_s = sound.num_samples / sound.sample_rate
@@ -214,36 +221,56 @@ class Diarize(Stage):
             if any(first < end and last > start for first, last in speech)
         ]
 
-    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
-        """The fields of `pipelines.stages.diarizers.ChunkTurns`, with times in seconds from the start of the chunk."""
+    def annotate_chunk(self, sound: Sound, rows: Mapping[str, Row], chunk: Span) -> Row:
+        """The fields of `pipelines.stages.diarizers.ChunkTurns` of each track, with times from the start of the
+        chunk."""
+        found = [self._track_turns(sound, track, rows, chunk) for track in range(sound.tracks)]
+        if chunk[1] - chunk[0] >= RELEASED_S:
+            release()
+        return {"tracks": [dataclasses.asdict(turns) for turns in found]}
+
+    def _track_turns(self, sound: Sound, track: int, rows: Mapping[str, Row], chunk: Span) -> ChunkTurns:
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
 
         def read(start: int, stop: int) -> np.ndarray:
-            return sound.read(first + start, first + stop)[0]
+            return sound.read(first + start, first + stop)[track]
 
-        return dataclasses.asdict(self.diarizer(read, last - first, sound.recording_id))
+        if sound.tracks == 1:
+            return self.diarizer(read, last - first, sound.recording_id)
+        side: BuiltIn = self.diarizer  # type: ignore[assignment]  # no other one has chunks of several tracks
+        return side.of_side(read, last - first, speech_within(rows["vad"], track, chunk), self.config.side_prior)
 
     def join(self, sound: Outline, rows: Mapping[str, Row], results: Sequence[Row]) -> Row:
-        if sound.tracks > 1:
-            segments = rows["vad"]["segments"]
-            turns = _turns(
-                [(f"track {row['track']}", row["track"], row["start_s"], row["end_s"], None) for row in segments]
-            )
-            method, certain = "channels", 1.0 if turns else None
-        else:
-            method = "pipeline"
-            starts = [start for start, _ in self.chunks(sound, rows)]
-            turns, certain = self._linked(starts, results)
+        starts_s = [start for start, _ in self.chunks(sound, rows)]
+        spoken: list[tuple[Any, ...]] = []
+        certain: list[float | None] = []
+        for track in range(sound.tracks):
+            if sound.tracks > 1 and self._named is not None:
+                mine = [row for row in rows["vad"]["segments"] if row["track"] == track]
+                spoken += [(f"track {track}", track, row["start_s"], row["end_s"], None) for row in mine]
+                certain.append(None)
+                continue
+            chunks = [chunk["tracks"][track] for chunk in results]
+            linked, certainty = self._linked(starts_s, chunks, sound.tracks > 1)
+            spoken += [(f"track {track} person {person}", track, *rest) for person, *rest in linked]
+            certain += [certainty] if linked else []
+        turns = _turns(spoken)
+        known = [value for value in certain if value is not None]
         return {
             "turns": turns,
-            "method": method,
-            "speakers_confidence": certain,
+            "method": "pipeline" if sound.tracks == 1 else "channels",
+            "speakers_confidence": math.prod(known) if turns and len(known) == len(certain) else None,
             "speaker_confidence": _mean_confidence(turns),
             **summary(turns, sound.num_samples / sound.sample_rate),
         }
 
-    def _linked(self, starts_s: Sequence[float], results: Sequence[Row]) -> tuple[list[dict[str, Any]], float | None]:
-        """Link the speakers of chunks that start at `starts_s`: rows of turns, and `speakers_confidence`."""
+    def _linked(
+        self, starts_s: Sequence[float], results: Sequence[Row], is_side: bool
+    ) -> tuple[list[tuple[int, float, float, float | None]], float | None]:
+        """Link the speakers of a track from its chunks, which start at `starts_s`.
+
+        Returns person, start, end and confidence of each turn, and the probability that the number of persons is right.
+        """
         config = self.config
         # Each speaker of each chunk is one element of `vectors`, `chunk_of` and `lengths_s`.
         spoken: list[tuple[int, float, float, float | None]] = []
@@ -269,21 +296,36 @@ class Diarize(Stage):
         table, weights = np.array(vectors), np.array(lengths_s)
         if len(results) > 1 and vectors:
             limits = config.min_speaker_s, config.min_speaker_share, config.max_speakers
-            persons = link(table, chunk_of, lengths_s, self._odds, *limits)
-        rows = _turns([(f"person {persons[speaker]}", 0, *rest) for speaker, *rest in spoken])
+            persons = link(
+                table,
+                chunk_of,
+                lengths_s,
+                functools.partial(self._odds, self.config.side_prior if is_side else 0.0),
+                *limits,
+            )
+        turns = [(persons[speaker], *rest) for speaker, *rest in spoken]
         if self._named is not None or not persons:
-            return rows, None
+            return turns, None
         groups = [np.flatnonzero(np.array(persons) == person) for person in sorted(set(persons))]
         centroids = np.stack([centroid(table, weights, group) for group in groups])
         total_s = sum(end - start for _, start, end, _ in spoken)
         mean = sum((end - start) * (confidence or 0.0) for _, start, end, confidence in spoken) / total_s
-        return rows, of_count(mean, centroids, np.array([weights[group].sum() for group in groups]))
+        spoken_s = np.array([weights[group].sum() for group in groups])
+        return turns, of_count(mean, centroids, spoken_s, is_side)
 
-    def _odds(self, cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.ndarray:
+    def _odds(self, more_prior: float, cosine: np.ndarray, one_s: np.ndarray, other_s: np.ndarray) -> np.ndarray:
         """Log odds, or another measure that is above zero where speakers of two chunks are to be linked."""
         if self._named is None:
-            return log_odds(cosine, one_s, other_s) + self.config.one_speaker_prior
+            return log_odds(cosine, one_s, other_s) + self.config.one_speaker_prior + more_prior
         return cosine - 1 + self.config.link_threshold
+
+
+def speech_within(vad: Row, track: int, chunk: Span) -> list[Span]:
+    """The speech of a track within a chunk, in seconds from the start of the chunk."""
+    start_s, end_s = chunk
+    mine = [(row["start_s"], row["end_s"]) for row in vad["segments"] if row["track"] == track]
+    inside = [(max(first, start_s), min(last, end_s)) for first, last in mine if first < end_s and last > start_s]
+    return [(first - start_s, last - start_s) for first, last in inside]
 
 
 def _mean_confidence(turns: Sequence[Row]) -> dict[str, float | None]:

@@ -95,7 +95,7 @@ class Prosody(Stage):
         self.tracker = PitchTracker(config.model, config.pitch_floor_hz, config.pitch_ceiling_hz, config.confidence)
 
     def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
-        return self.join(sound, rows, [self.annotate_chunk(sound, chunk) for chunk in self.chunks(sound, rows)])
+        return self.join(sound, rows, [self.annotate_chunk(sound, rows, chunk) for chunk in self.chunks(sound, rows)])
 
     def chunks(self, sound: Outline, rows: Mapping[str, Row]) -> list[Span]:
         speech = [(row["start_s"], row["end_s"]) for row in rows["vad"]["segments"]]
@@ -106,7 +106,7 @@ class Prosody(Stage):
             if any(first < end and last > start for first, last in speech)
         ]
 
-    def annotate_chunk(self, sound: Sound, chunk: Span) -> Row:
+    def annotate_chunk(self, sound: Sound, rows: Mapping[str, Row], chunk: Span) -> Row:
         """The frames of each track, packed as text."""
         first, last = (round(edge * sound.sample_rate) for edge in chunk)
         samples = sound.read(first, last)

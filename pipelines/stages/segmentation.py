@@ -27,17 +27,31 @@ class Segmentation:
         self.model = load_segmentation().to(device)
         batch_calls(self.model, "diarize, segmentation", batch_size, precision, threads)
 
-    def __call__(self, samples: np.ndarray) -> Windows:
-        """Segment float32 (samples,) at 16 kHz. The last window ends with the sound; shorter sound is padded."""
+    def __call__(self, samples: np.ndarray, spoken: np.ndarray | None = None) -> Windows:
+        """Segment float32 (samples,) at 16 kHz. The last window ends with the sound; shorter sound is padded.
+
+        Where `spoken`, bool (frames,), is given, no voice speaks in the other frames. Windows without such a frame are
+        not computed. It may be shorter than the windows, and ends in silence then.
+        """
         frames = max(FRAMES, 1 + (len(samples) - FRAME_WIDTH) // FRAME_STEP)
         starts = list(range(0, frames - FRAMES + 1, self.step))
         if starts[-1] + FRAMES < frames:
             starts.append(frames - FRAMES)
+        if spoken is None:
+            spoken = np.ones(frames, bool)
+        spoken = np.pad(spoken, (0, max(0, starts[-1] + FRAMES - len(spoken))))
+        inside = np.stack([spoken[start : start + FRAMES] for start in starts])
         padded = np.pad(samples, (0, max(0, starts[-1] * FRAME_STEP + WINDOW_SAMPLES - len(samples))))
-        cut = np.stack([padded[start * FRAME_STEP : start * FRAME_STEP + WINDOW_SAMPLES] for start in starts])
-        # The output of the model is logarithms of probabilities.
-        classes = self.model(torch.from_numpy(cut)[:, None].to(self.device)).exp().cpu().numpy()
-        assert classes.shape[1:] == (FRAMES, len(POWERSET))
+        classes = np.zeros((len(starts), FRAMES, len(POWERSET)), np.float32)
+        classes[:, :, 0] = 1.0
+        computed = np.flatnonzero(inside.any(axis=1))
+        if len(computed):
+            first = np.array(starts)[computed] * FRAME_STEP
+            cut = np.stack([padded[start : start + WINDOW_SAMPLES] for start in first.tolist()])
+            # The output of the model is logarithms of probabilities.
+            found = self.model(torch.from_numpy(cut)[:, None].to(self.device)).exp().cpu().numpy()
+            assert found.shape[1:] == (FRAMES, len(POWERSET))
+            classes[computed] = np.where(inside[computed, :, None], found, classes[computed])
         return Windows(np.array(starts, np.int64), classes, len(samples))
 
 

@@ -133,13 +133,18 @@ def stretches_of(windows: Windows) -> Stretches:
 
 
 def speakers_active(
-    windows: Windows, stretches: Stretches, labels: np.ndarray, certainty: np.ndarray
+    windows: Windows,
+    stretches: Stretches,
+    labels: np.ndarray,
+    certainty: np.ndarray,
+    spoken: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each speaker speaks, bool, and the probability of it, float: both (num_frames, speakers).
 
     `labels` is the speaker of each stretch and `certainty` the probability that this is right. The number of speakers
     at once comes from the average over windows, and the most active speakers of a frame are taken. Where there is a
-    second voice but no second active speaker, the speaker is taken who is active nearest in time.
+    second voice but no second active speaker, the speaker is taken who is active nearest in time. Where `spoken`, bool
+    (frames,), is given, somebody speaks in exactly these frames.
     """
     count = int(labels.max(initial=-1)) + 1
     activity = windows.activity
@@ -155,6 +160,8 @@ def speakers_active(
             np.maximum(place, weight * voice, out=place)
     mean, probability = (windows.averaged(part, CENTRAL) for part in by_window)
     any_voice = windows.averaged(1 - windows.classes[:, :, 0])
+    if spoken is not None:
+        any_voice = np.pad(spoken, (0, max(0, len(any_voice) - len(spoken))))[: len(any_voice)].astype(float)
     two_voices = windows.averaged(windows.classes[:, :, POWERSET.sum(axis=1) > 1].sum(axis=2))
     speaking = (any_voice > 0.5).astype(int) + ((any_voice > 0.5) & (two_voices > 0.5))
     rank = np.where(mean < INACTIVE, INACTIVE / (1 + _distance_s(mean)) - INACTIVE, mean)
@@ -164,8 +171,8 @@ def speakers_active(
     for place_of in range(min(2, count)):
         here = speaking > place_of
         active[every[here], order[here, place_of]] = True
-    # The last window may be longer than the sound.
-    active[max(1, 1 + (windows.num_samples - FRAME_WIDTH) // FRAME_STEP) :] = False
+    if spoken is None:  # the last window may be longer than the sound
+        active[max(1, 1 + (windows.num_samples - FRAME_WIDTH) // FRAME_STEP) :] = False
     return active, probability
 
 

@@ -1,4 +1,7 @@
-"""Voice activity detection: the network of Silero runs over each track in bounded memory; segments equal upstream's."""
+"""Voice activity detection: the network of Silero runs over each track in bounded memory; segments equal upstream's.
+
+Where each track is a speaker's, speech that is only the leakage of another track is left out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from manifests.install import install
 from manifests.schemas import VAD
 from manifests.windows import covered_s
 from pipelines.stages.base import Row, Sound, Stage
+from pipelines.stages.leakage import leaked
 from runtime import models
 from runtime.batches import reproducible
 from runtime.errors import MissingExtraError
@@ -47,8 +51,8 @@ class VadConfig:
 
 
 class Vad(Stage):
-    """Rows of `manifests.schemas.VAD`. Each track is processed alone; the state of the model is kept through the
-    recording."""
+    """Rows of `manifests.schemas.VAD`. The network processes each track alone, and its state is kept through the
+    recording. Where a track is no louder than what leaks into it from the others, its probability of speech is 0."""
 
     name = "vad"
     version = 3
@@ -74,26 +78,34 @@ class Vad(Stage):
         self.network = Silero(path)
 
     def annotate(self, sound: Sound, rows: Mapping[str, Row]) -> Row:
+        from pipelines.stages.silero import FRAME
+
         duration_s = sound.num_samples / sound.sample_rate
         segments: list[dict[str, Any]] = []
-        per_track_s = []
-        for track, probabilities in enumerate(self.probabilities(sound)):
+        per_track_s, leaked_s = [], []
+        probabilities, powers = self.measured(sound)
+        for track, (probability, is_leaked) in enumerate(zip(probabilities, leaked(powers), strict=True)):
             mine = [
                 {"track": track, "start_s": span["start"] / 16000, "end_s": span["end"] / 16000}
-                for span in self._segments(probabilities, sound.num_samples)
+                for span in self._segments(np.where(is_leaked, 0.0, probability), sound.num_samples)
             ]
             segments += mine
             per_track_s.append(sum(segment["end_s"] - segment["start_s"] for segment in mine))
+            leaked_s.append(int((is_leaked & (probability >= self.config.threshold)).sum()) * FRAME / 16000)
         speech_s = covered_s([(segment["start_s"], segment["end_s"]) for segment in segments])
         return {
             "segments": segments,
             "speech_s": speech_s,
             "speech_share": speech_s / duration_s if duration_s else 0.0,
             "speech_per_track_s": per_track_s,
+            "leaked_per_track_s": leaked_s,
         }
 
-    def probabilities(self, sound: Sound) -> np.ndarray:
-        """Probability of speech in each 32 ms frame, float32 (tracks, frames); the last frame is padded with zeros."""
+    def measured(self, sound: Sound) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of speech and mean square of each frame of 32 ms, both float32 (tracks, frames).
+
+        The last frame is padded with zeros.
+        """
         import torch
 
         from pipelines.stages.silero import CONTEXT, FRAME
@@ -101,7 +113,7 @@ class Vad(Stage):
         assert sound.sample_rate == 16000
         state = None
         context = np.zeros((sound.tracks, CONTEXT), np.float32)
-        blocks = [np.zeros((sound.tracks, 0), np.float32)]
+        blocks = [np.zeros((2, sound.tracks, 0), np.float32)]
         step = self.config.block_frames * FRAME
         # One thread on any machine, so that results do not depend on where a unit ran.
         with torch.inference_mode(), reproducible(threads=1):
@@ -111,8 +123,10 @@ class Vad(Stage):
                 samples = np.concatenate([context, block, np.zeros((sound.tracks, missing), np.float32)], axis=1)
                 context = samples[:, -CONTEXT:]
                 probabilities, state = self.network(torch.from_numpy(samples), state)
-                blocks.append(probabilities.numpy())
-        return np.concatenate(blocks, axis=1)
+                powers = np.square(samples[:, CONTEXT:]).reshape(sound.tracks, -1, FRAME).mean(axis=2)
+                blocks.append(np.stack([probabilities.numpy(), powers]))
+        together = np.concatenate(blocks, axis=2)
+        return together[0], together[1]
 
     def _segments(self, probabilities: np.ndarray, num_samples: int) -> list[dict[str, int]]:
         config = self.config

@@ -252,7 +252,7 @@ class PieceWorker:
                 for number in missing:
                     attempt.begin_recording(f"{recording.recording_id}-{number}")
                     with meter.part(self.stage.name, self.stage.resources.gpus):
-                        chunk_result = self.stage.annotate_chunk(sound, recording.chunks[number])
+                        chunk_result = self.stage.annotate_chunk(sound, recording.known, recording.chunks[number])
                     results.put(number, chunk_result)
                     meter.observe(_duration_s(recording.chunks[number]))
                     yield _duration_s(recording.chunks[number])

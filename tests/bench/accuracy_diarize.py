@@ -2,7 +2,8 @@
 
 Each FOLDER holds an index.tsv with a column `reference`, as the test recordings do, or is what `speechmill simulate`
 wrote. With --cache, the output of the models is kept in a folder, so that the same command takes seconds the next time,
-whatever was changed in clustering.
+whatever was changed in clustering. With --save, the results are kept in a file, and --against FILE prints a table
+of the results in that file and the new ones.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the root before tests
 import click
 import numpy as np
 from analysed import Analysed, analysed, annotation, diarized
+from compared import Measured, compare, load, save
 from judged import Judged, is_judged, judged
 from pyannote.core import Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
@@ -64,6 +66,13 @@ def result(recording: Judged, output: Analysed, row: dict[str, Any]) -> Result:
             parts = DiarizationErrorRate(collar=collar)(recording.reference, hypothesis, uem=scored, detailed=True)
             errors[number] = [parts[name] for name in (*PARTS, "total")]
     return Result(recording, duration_s, output.cpu_s, row, len(hypothesis.labels()), errors)
+
+
+def measured(one: Result) -> Measured:
+    """What --save keeps of a result."""
+    recording = one.recording
+    name = "/".join(recording.path.parts[-3:])
+    return Measured(name, one.duration_s, recording.speakers, one.found, one.errors, recording.conditions)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -216,9 +225,11 @@ def diarize_all(recordings: Iterable[Judged], config: DiarizeConfig, cache: Path
 @click.option("--most", type=int, help="most recordings of each folder")
 @click.option("--sweep", "sweeping", is_flag=True, help="error over a range of each setting instead")
 @click.option("--plot", type=click.Path(path_type=Path), help="file for the curves of calibration, or of --sweep")
+@click.option("--save", "saved", type=click.Path(path_type=Path), help="file that keeps the results")
+@click.option("--against", type=click.Path(path_type=Path, exists=True), help="file with the results of an earlier run")
 def main(
     folders: tuple[Path, ...], cache: Path | None, settings: tuple[str, ...], only: str, most: int | None,
-    sweeping: bool, plot: Path | None,
+    sweeping: bool, plot: Path | None, saved: Path | None, against: Path | None,
 ) -> None:  # fmt: skip
     """Diarize the recordings of FOLDERS whose number of speakers is known; by default the test recordings."""
     recordings: list[Judged] = []
@@ -237,11 +248,16 @@ def main(
         return
     results = list(diarize_all(recordings, config, cache))
     table(results)
+    kept = [measured(one) for one in results]
+    if saved is not None:
+        save(saved, kept)
+    if against is not None:
+        print(f"\nbefore ({against.name}) and now, errors without collar in %:\n\n{compare(load(against), kept)}")
     confusion_matrix(results)
     counts = [
         (one.row["speakers_confidence"], float(one.found == one.recording.speakers), 1.0)
         for one in results
-        if one.row["speakers_confidence"] is not None and one.row["method"] == "pipeline"
+        if one.row["speakers_confidence"] is not None
     ]
     turns = list(itertools.chain.from_iterable(map(judged_turns, results)))
     calibration({"confidence of turns": turns, "confidence of the number of speakers": counts}, plot)

@@ -21,7 +21,8 @@ from manifests.fingerprint import fingerprint
 from pipelines.audio.signal import ChannelMeter
 from pipelines.audio.sound import tracks_of
 from pipelines.stages.built_in import BuiltIn
-from pipelines.stages.diarize import Diarize
+from pipelines.stages.diarize import Diarize, speech_within
+from pipelines.stages.diarizers import ChunkTurns
 from pipelines.stages.speakers import Compensation
 from pipelines.stages.stretches import Windows, stretches_of
 from pipelines.stages.vad import Vad
@@ -31,10 +32,11 @@ COMPENSATION = Compensation.packaged()
 
 @dataclass
 class Chunk:
-    """The output of the models for one chunk of a recording."""
+    """The output of the models for one track of a chunk of a recording."""
 
     start_s: float
     end_s: float
+    track: int
     windows: Windows
     raw: np.ndarray
     """Unit speaker embeddings of the stretches, before compensation; NaN where a stretch has none."""
@@ -68,7 +70,12 @@ def analysed(stage: Diarize, vad: Vad, path: Path, cache: Path | None) -> Analys
     """The output of the models for a file, from the cache if it is there."""
     name = hashlib.sha256(path.read_bytes()).hexdigest()[:20]
     key = fingerprint(
-        {"step": stage.config.window_step_s, "chunk": stage.config.chunk_s, "models": stage.model_hashes()}
+        {
+            "step": stage.config.window_step_s,
+            "chunk": stage.config.chunk_s,
+            "models": stage.model_hashes(),
+            "vad": vad.fingerprint({}),
+        }
     )
     file = None if cache is None else cache / f"{name}-{key[:12]}.npz"
     if file is not None and file.is_file():
@@ -83,8 +90,11 @@ def analysed(stage: Diarize, vad: Vad, path: Path, cache: Path | None) -> Analys
     begun = time.process_time()
     for start_s, end_s in stage.chunks(sound, known):
         first, last = (round(edge * sound.sample_rate) for edge in (start_s, end_s))
-        windows, _, raw = diarizer.analyse(sound.samples[0, first:last])
-        chunks.append(Chunk(start_s, end_s, windows, raw))
+        for track in range(sound.tracks):
+            speech = None if sound.tracks == 1 else speech_within(row, track, (start_s, end_s))
+            if speech != []:
+                windows, _, raw = diarizer.analyse(sound.samples[track, first:last], speech)
+                chunks.append(Chunk(start_s, end_s, track, windows, raw))
     found = Analysed(row, sound.tracks, sound.num_samples, chunks, time.process_time() - begun)
     if file is not None:
         _write(file, found)
@@ -105,12 +115,16 @@ def diarized(stage: Diarize, output: Analysed) -> dict[str, Any]:
     """The row of the stage, from the output of the models."""
     diarizer = stage.diarizer
     assert isinstance(diarizer, BuiltIn)
-    chunks = [
-        dataclasses.asdict(
-            diarizer.decide(chunk.windows, stretches_of(chunk.windows), chunk.vectors, chunk.windows.num_samples)
-        )
-        for chunk in output.chunks
-    ]
+    found: dict[tuple[float, float], list[ChunkTurns]] = {}
+    for chunk in output.chunks:
+        tracks = found.setdefault((chunk.start_s, chunk.end_s), [ChunkTurns([], {}) for _ in range(output.tracks)])
+        given = chunk.windows, stretches_of(chunk.windows), chunk.vectors
+        if output.tracks == 1:
+            tracks[0] = diarizer.decide(*given, chunk.windows.num_samples)
+        else:
+            speech = speech_within(output.vad, chunk.track, (chunk.start_s, chunk.end_s))
+            tracks[chunk.track] = diarizer.decide_side(*given, speech, stage.config.side_prior)
+    chunks = [{"tracks": [dataclasses.asdict(turns) for turns in tracks]} for tracks in found.values()]
     return stage.join(_Outline("", output.num_samples, output.tracks), {"vad": output.vad}, chunks)
 
 
@@ -125,7 +139,7 @@ def annotation(row: dict[str, Any]) -> Annotation:
 def _write(file: Path, found: Analysed) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"vad": found.vad, "tracks": found.tracks, "num_samples": found.num_samples, "cpu_s": found.cpu_s}
-    about["chunks"] = [[chunk.start_s, chunk.end_s, chunk.windows.num_samples] for chunk in found.chunks]
+    about["chunks"] = [[chunk.start_s, chunk.end_s, chunk.track, chunk.windows.num_samples] for chunk in found.chunks]
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for number, chunk in enumerate(found.chunks):
         arrays |= {
@@ -143,8 +157,8 @@ def _read(file: Path) -> Analysed:
     with np.load(file, allow_pickle=False) as saved:
         about = json.loads(saved["about"].tobytes())
         chunks = [
-            Chunk(start_s, end_s, Windows(saved[f"starts{n}"], saved[f"classes{n}"], count), saved[f"raw{n}"])
-            for n, (start_s, end_s, count) in enumerate(about["chunks"])
+            Chunk(start_s, end_s, track, Windows(saved[f"starts{n}"], saved[f"classes{n}"], count), saved[f"raw{n}"])
+            for n, (start_s, end_s, track, count) in enumerate(about["chunks"])
         ]
     for chunk in chunks:
         if len(stretches_of(chunk.windows).first) != len(chunk.raw):

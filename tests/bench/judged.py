@@ -22,6 +22,8 @@ class Judged:
     reference: Annotation | None
     conditions: dict[str, str]
     """The value of each condition by which results are grouped."""
+    sides: list[int] | None = None
+    """The number of speakers of each channel, where this is known."""
 
 
 def judged(folder: Path) -> Iterator[Judged]:
@@ -46,7 +48,11 @@ def _simulated(folder: Path) -> Iterator[Judged]:
         if truth["channels"] == 1:
             conditions |= {"codec": truth["codec"] or "none", "room": rooms, "bed": truth["bed"]["kind"]}
             conditions |= {"room and band": f"{'dry' if rooms == 'dry' else 'room'}, {band}"}
-        yield Judged(path, speakers, reference, conditions)
+        pairs = {(utterance["channel"], utterance["speaker"]) for utterance in truth["utterances"]}
+        sides = [sum(channel == side for channel, _ in pairs) for side in range(truth["channels"])]
+        if len(sides) > 1:
+            conditions["speakers of both sides"] = " and ".join(map(str, sorted(sides)))
+        yield Judged(path, speakers, reference, conditions, sides)
 
 
 def _indexed(folder: Path) -> Iterator[Judged]:

@@ -222,7 +222,7 @@ def test_pieces_wait_for_a_recording_that_went_away_and_are_retried(
     assert lake.storage.read(key) == found
     assert PieceWorker(lake, stage, marks, retry=retry).process(piece).recordings == 0
 
-    def lacking(sound, chunk):
+    def lacking(sound, rows, chunk):
         raise MemoryError
 
     lake.storage.delete(key)

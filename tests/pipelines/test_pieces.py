@@ -108,11 +108,11 @@ def test_a_worker_that_dies_half_way_loses_the_chunk_at_hand_alone(
     lake, annotator = made(tmp_path, long, vad, stage, PIECE_S)
     worker, heard = PieceWorker(lake, stage, annotator.fingerprints), []
 
-    def hear(sound, chunk):
+    def hear(sound, rows, chunk):
         heard.append(chunk)
         if len(heard) == 3:
             raise KeyboardInterrupt
-        return Diarize.annotate_chunk(stage, sound, chunk)
+        return Diarize.annotate_chunk(stage, sound, rows, chunk)
 
     monkeypatch.setattr(stage, "annotate_chunk", hear)
     with pytest.raises(KeyboardInterrupt):
@@ -129,10 +129,10 @@ def test_a_chunk_that_fails_costs_its_recording_and_says_so(
 ) -> None:
     lake, annotator = made(tmp_path, long, vad, stage, PIECE_S)
 
-    def hear(sound, chunk):
+    def hear(sound, rows, chunk):
         if chunk[0] > 20:
             raise FloatingPointError("not this one")
-        return Diarize.annotate_chunk(stage, sound, chunk)
+        return Diarize.annotate_chunk(stage, sound, rows, chunk)
 
     monkeypatch.setattr(stage, "annotate_chunk", hear)
     dones = [PieceWorker(lake, stage, annotator.fingerprints).process(Piece(BATCH, number, 2)) for number in range(2)]
@@ -156,7 +156,7 @@ def test_a_span_is_the_same_bits_as_the_whole(long: Path) -> None:
 
 def test_what_was_heard_survives_json(stage: Diarize, conversation: Path) -> None:
     with decode_sound(str(conversation), "r") as sound:
-        heard = stage.annotate_chunk(sound, (0.0, 30.0))
+        (heard,) = stage.annotate_chunk(sound, {}, (0.0, 30.0))["tracks"]
     again = json.loads(json.dumps(heard))
     assert again["embeddings"] == heard["embeddings"]
     assert [tuple(turn) for turn in again["turns"]] == heard["turns"]

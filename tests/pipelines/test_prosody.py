@@ -200,7 +200,7 @@ def test_chunks_change_next_to_nothing_and_are_heard_by_themselves(heard: tuple[
 
     told = []
     for span in spans:
-        told.append(json.loads(json.dumps(parts.annotate_chunk(Alone(sound.samples), span))))
+        told.append(json.loads(json.dumps(parts.annotate_chunk(Alone(sound.samples), rows, span))))
     row, expected = parts.join(sound, rows, told), whole.annotate(sound, rows)
     assert row["alone_s"] == expected["alone_s"]
     for name in NAMES:

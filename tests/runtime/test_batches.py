@@ -34,9 +34,14 @@ def sound(conversation: Path) -> ArraySound:
     return ArraySound.from_file(conversation)
 
 
+def of_one_track(chunk: dict) -> dict:
+    (track,) = chunk["tracks"]
+    return track
+
+
 @pytest.fixture(scope="module")
 def heard(sound: ArraySound) -> dict:
-    return stage().annotate_chunk(sound, (0.0, 30.0))
+    return of_one_track(stage().annotate_chunk(sound, {}, (0.0, 30.0)))
 
 
 def holding(model: torch.nn.Module, rows: int) -> list[int]:
@@ -64,7 +69,7 @@ def test_diarization_goes_on_with_half_the_batch_and_hears_the_same(
     for module in (segmentation, speakers):
         monkeypatch.setattr(module, "batch_calls", small)
     with caplog.at_level(logging.WARNING):
-        found = stage().annotate_chunk(sound, (0.0, 30.0))
+        found = of_one_track(stage().annotate_chunk(sound, {}, (0.0, 30.0)))
     assert sizes["diarize, segmentation"] == [6, 3, 3]
     ended = sizes["diarize, embedding"].index(1)
     assert max(sizes["diarize, embedding"]) > 1
@@ -167,9 +172,9 @@ def test_recordings_diarized_at_once_share_calls_and_are_heard_as_alone(
         monkeypatch.setattr(module, "batch_calls", counted)
     made = stage()
     spans = ((0.0, 30.0), (2.0, 24.0), (5.0, 30.0))
-    alone = [made.annotate_chunk(sound, span) for span in spans]
+    alone = [made.annotate_chunk(sound, {}, span) for span in spans]
     calls = {name: len(found) for name, found in sizes.items()}
-    shared = run_batched([functools.partial(made.annotate_chunk, sound, span) for span in spans])
+    shared = run_batched([functools.partial(made.annotate_chunk, sound, {}, span) for span in spans])
     assert sum(sizes["diarize, segmentation"][: calls["diarize, segmentation"]]) == sum(
         sizes["diarize, segmentation"][calls["diarize, segmentation"] :]
     )

@@ -64,14 +64,14 @@ DIARIZE = pa.schema(
         field(
             "method",
             pa.string(),
-            "how speakers were distinguished: 'channels' if each has a track, or 'pipeline' for a diarization model",
+            "'channels' if each channel is one side of a conversation and is processed separately, else 'pipeline'",
         ),
         field("num_speakers", pa.int32(), "number of different speakers"),
         field(
             "speakers_confidence",
             pa.float64(),
-            "probability, 0 to 1, that the number of speakers is right: 1 if each has a track; null if there is no "
-            "speaker or the pipeline does not compute it",
+            "probability, 0 to 1, that the number of speakers is right, over all sides if each channel is one; null if "
+            "there is no speaker or the pipeline does not compute it",
         ),
         field(
             "speaker_confidence",

@@ -15,6 +15,12 @@ VAD = pa.schema(
         field("speech_s", pa.float64(), "time in which somebody speaks on any track", "s"),
         field("speech_share", pa.float64(), "share of the recording, 0 to 1, in which somebody speaks on any track"),
         field("speech_per_track_s", pa.list_(pa.float64()), "time with speech on each track", "s"),
+        field(
+            "leaked_per_track_s",
+            pa.list_(pa.float64()),
+            "time on each track with speech that is only the leakage of another track, which is in no stretch",
+            "s",
+        ),
     ]
 )
 
