@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from manifests.lake import Lake
 from manifests.matches import Matches
 from manifests.matches.collect import Collector
-from manifests.matches.index import build, number_of, read_range, segment_key, segments
-from manifests.matches.join import hits, ranges
+from manifests.matches.index import build, number_of, ranges, read_range, segment_key, segments
+from manifests.matches.join import hits
 from pipelines.progress.watch import UnitResult
 
-POSTINGS = 20_000_000
-"""Postings in a range of keys, about; joining so many takes 1.5 GB of memory."""
+POSTINGS = 2_000_000
+"""Postings in a range of keys, about; joining so many takes 250 MB of memory."""
 KINDS = ("keys", "crowded", "left_out")
 """The counts of `manifests.matches.join.Hits` that are kept in the metadata of files of hits."""
 
@@ -122,10 +122,11 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
         if lake.storage.exists(key):
             return UnitResult(unit)
         number, count = map(int, unit.split("-of-"))
-        low, high = ranges(count)[number]
+        config = matches.config
+        low, high = ranges(count, config.key_bits)[number]
         read = partial(_postings_of, lake, low, high)
         tables = list(lake.ahead(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
-        found = hits(pa.concat_tables(tables), matches.config.first, new)
+        found = hits(pa.concat_tables(tables), config.key_bits, config.first, new)
         told = {kind: str(getattr(found, kind)) for kind in KINDS}
         lake.write(key, found.table.replace_schema_metadata(told))
         return UnitResult(unit)
@@ -134,7 +135,7 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
 
 
 def _postings_of(lake: Lake, low: int, high: int, key: str) -> pa.Table:
-    return read_range(lake, key, "key", low, high)
+    return read_range(lake, key, "code", low, high)
 
 
 def collector(matching: Matching) -> Callable[[str], UnitResult]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,10 @@ object stores too, in an order of which any prefix is a fair sample. `commits/` 
             yield f"The licence of {unknown:,.3f} h is unknown."
         yield "Languages, speakers, turns and scores are estimates of the models above, not annotations by people."
         yield "Speaker labels hold inside one recording; nobody was identified, and nothing was made anonymous."
-        yield "Recordings with equal samples are kept once; other copies of the same sound are not found."
+        if self.selection.get("matches"):
+            yield "Recordings with the same sound are kept once; short or noisy copies may have been missed."
+        else:
+            yield "Recordings with equal samples are kept once; other copies of the same sound are not found."
         yield "Splits are drawn by recording: the same speaker may be heard in several."
         yield "Nobody has listened to all of it: offensive or private speech may be in it."
 
