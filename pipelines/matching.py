@@ -22,8 +22,10 @@ from manifests.matches.index import build, number_of, ranges, read_range, segmen
 from manifests.matches.join import hits
 from pipelines.progress.watch import UnitResult
 
-POSTINGS = 2_000_000
-"""Postings in a range of keys, about; joining so many takes 250 MB of memory."""
+POSTINGS, MOST_POSTINGS = 2_000_000, 20_000_000
+"""Least and largest number of postings in a range of keys, about. Joining 2 million takes 250 MB of memory."""
+OF_FILE = 1 << 16
+"""Postings of each file of the index in a range, if that is more: fewer could not be read from it at once."""
 KINDS = ("keys", "crowded", "left_out")
 """The counts of `manifests.matches.join.Hits` that are kept in the metadata of files of hits."""
 
@@ -59,9 +61,10 @@ class Matching:
         return [of_file[0] for key, of_file in wanted.items() if key not in there]
 
     def joins(self) -> list[str]:
-        """Units of the second step, which needs the whole index: ranges of keys with about POSTINGS postings each."""
-        postings = sum(self._postings(segment_key(self.matches, of_file)) for of_file in segments(self.batches))
-        count = max(1, math.ceil(postings / POSTINGS))
+        """Units of the second step, which needs the whole index: ranges of keys."""
+        files = [segment_key(self.matches, of_file) for of_file in segments(self.batches)]
+        in_range = max(POSTINGS, min(MOST_POSTINGS, OF_FILE * len(files)))
+        count = max(1, math.ceil(sum(map(self._postings, files)) / in_range))
         return [f"{number}-of-{count}" for number in range(count)]
 
     def _postings(self, key: str) -> int:

@@ -22,6 +22,8 @@ from manifests.spans import Array
 
 BATCHES = 10
 """Batches in a file of the index. With batches of 20 hours it has 9 million postings."""
+PARTS = 16
+"""Parts in which a file is sorted."""
 ROW_BITS = 20
 """Bits of a recording's number that hold its row; so a batch must have fewer than 2^20 recordings."""
 TABLES = 2
@@ -97,18 +99,20 @@ def segment_key(matches: Matches, batches: Sequence[str]) -> str:
 def build(matches: Matches, batches: Sequence[str]) -> pa.Table:
     """The postings of batches, sorted by key; those of equal keys by recording, then by time."""
     key_bits = matches.config.key_bits
-    found = [(np.zeros((TABLES, 0), np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))]
     for batch, table in _fingerprints(matches, batches):
         rows, times_ms, landmarks = flattened(table)
-        found.append((codes(landmarks, key_bits), ordinal(batch, rows), times_ms))
-    code = np.concatenate([one[0] for one in found], axis=1).ravel()
-    recordings, times_ms = (np.concatenate([one[at] for one in found]) for at in (1, 2))
-    count = len(recordings)
-    order = np.argsort(keys_of(code, key_bits), kind="stable")
-    columns = {"code": code[order], "recording": recordings[order % max(1, count)]}
-    # All postings of the first table precede those of the second. Equal keys are of one table, in which postings are in
-    # the order of recordings and times, and the sort is stable.
-    return pa.table(columns | {"time_ms": times_ms[order % max(1, count)]})
+        found.append((ordinal(batch, rows), times_ms, landmarks))
+    recording, time_ms, landmarks = map(np.concatenate, zip(*found, strict=True))
+    code, parts = codes(landmarks, key_bits), []
+    for low, high in ranges(PARTS, key_bits):  # one after the other, since sorting takes several times the memory
+        # Equal keys are of one table, in which postings are in the order of recordings and times; the sort is stable.
+        tables, places = np.nonzero((code >= low) & (code <= high - 1))
+        order = np.argsort(keys_of(code[tables, places], key_bits), kind="stable")
+        tables, places = tables[order], places[order]
+        columns = {"code": code[tables, places], "recording": recording[places], "time_ms": time_ms[places]}
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
 
 
 def _fingerprints(matches: Matches, batches: Iterable[str]) -> Iterator[tuple[str, pa.Table]]:

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from manifests.matches.index import BITS, ROW_BITS, keys_of
 
-ALIKE_BITS = 11
+ALIKE_BITS = 9
 """Most bits outside the key in which two landmarks of a hit differ."""
-MOST_COMPARED = 64
+MOST_COMPARED = 256
 """Most recordings with the same key that a landmark is compared to."""
 
 

@@ -60,7 +60,7 @@ def heard(samples: np.ndarray) -> Marks:
     return Marks(*landmarks(ArraySound(samples)))
 
 
-def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28, among_new: bool = True) -> Pairs:
+def pairs(known: list[Marks], new: list[Marks], key_bits: int = 22, among_new: bool = True) -> Pairs:
     """Stretches that new recordings share with known ones, and with each other, by both numbers.
 
     They are found as in a lake, where known recordings were met before new ones.

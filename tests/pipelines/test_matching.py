@@ -85,6 +85,7 @@ def test_a_killed_run_is_finished_to_the_same_bytes(tmp_path: Path, whole: Match
 
 def test_workers_and_ranges_leave_no_trace(tmp_path: Path, whole: Matches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "POSTINGS", 9000)
+    monkeypatch.setattr(work, "OF_FILE", 1)
     lake = written(tmp_path)
     assert len(work.Matching.of(match(lake, until="join")).joins()) > 4
     assert contents(match(lake, engine=Engine("local", (2, 2)))) == contents(whole)
