@@ -70,8 +70,13 @@ class Group:
         return min(left, key=lambda member: (-member.bytes_per_s, member.number))
 
     def everyone(self) -> list[Member]:
-        """Its own members, then those of its parts."""
-        return [*self.members, *(member for part in self.parts for member in part.everyone())]
+        """Its own members, then those of its parts, of their parts and so on, to any depth."""
+        found, left = list[Member](), [self]
+        while left:
+            group = left.pop()
+            found += group.members
+            left += reversed(group.parts)
+        return found
 
 
 def find(connection: duckdb.DuckDBPyConnection, lake: Lake, selection: Selection, batches: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -16,9 +15,12 @@ import pyarrow as pa
 
 from manifests import schemas
 from manifests.duplicates import STEPS_PER_S
+from manifests.spans import Array
 
-AT_ONCE = 20_000
-"""Recordings with passages that are written at a time."""
+AT_ONCE = 100_000
+"""Stretches that are read at a time."""
+STEPS_AT_ONCE = 4_000_000
+"""Steps of time that are counted at a time, unless one recording has more; they take 70 MB."""
 HEARD = pa.schema(
     [
         pa.field("batch", pa.string()),
@@ -26,6 +28,8 @@ HEARD = pa.schema(
     ]
 )
 """The table `heard`: a row for each recording that shares sound with one that is no copy of it."""
+NUMBERED = pa.schema([pa.field("number", pa.int64()), *list(HEARD)[2:]])
+"""The same with the numbers of recordings instead of their names."""
 HELD = (
     "CREATE TABLE held AS WITH placed AS (SELECT s.*, coalesce(a.leader, s.number) AS leader, "
     "coalesce(b.leader, s.other) AS other_leader FROM shared AS s LEFT JOIN standing AS a USING (number) "
@@ -91,45 +95,86 @@ def order(connection: duckdb.DuckDBPyConnection, rejected: Iterable[Iterable[str
 
 
 def _write(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    connection.register("none", HEARD.empty_table())
-    connection.execute(f"CREATE TABLE {table} AS FROM none")
-    rows = connection.cursor().execute(
-        "SELECT number, batch, recording_id, duration_s, low, high, count, repeated FROM "
+    connection.register("none", NUMBERED.empty_table())
+    connection.execute("CREATE TABLE numbered AS FROM none")
+    rows = connection.cursor().sql(
+        "SELECT number, duration_s, low, high, count, repeated FROM "
         f"(SELECT *, false AS repeated FROM counted UNION ALL ({BEFORE})) JOIN samples ON samples.rowid = number "
         "ORDER BY number"
     )
-    streamed = itertools.chain.from_iterable(iter(lambda: rows.fetchmany(10_000), []))
-    heard = _heard(streamed)
-    while some := list(itertools.islice(heard, AT_ONCE)):
-        connection.register("made", schemas.table(some, HEARD))
-        connection.execute(f"INSERT INTO {table} FROM made")
+    for some in _by_recording(rows.to_arrow_reader(AT_ONCE)):
+        connection.register("made", _heard(some))
+        connection.execute("INSERT INTO numbered FROM made")
+    connection.execute(
+        f"CREATE TABLE {table} AS SELECT batch, recording_id, repeated_share, repeats, passages FROM numbered "
+        "JOIN samples ON samples.rowid = number; DROP TABLE numbered"
+    )
 
 
-def _heard(rows: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """Rows of HEARD, from stretches of recordings in steps of time, which may lie over one another."""
-    for (_, batch, recording_id, duration_s), own in itertools.groupby(rows, key=lambda row: row[:4]):
-        stretches = [row[4:] for row in own]
-        end = max(high for _, high, _, _ in stretches)
-        counts, repeated = np.ones(end + 1, np.int64), np.zeros(end + 1, bool)
-        for low, high, count, again in stretches:
-            counts[low:high] = np.maximum(counts[low:high], count)
-            repeated[low:high] |= again
-        edges = np.flatnonzero((np.diff(counts, prepend=1) != 0) | np.diff(repeated, prepend=False))
-        passages = [
-            {
-                "start_s": low / STEPS_PER_S,
-                "end_s": high / STEPS_PER_S,
-                "repeats": int(counts[low]),
-                "repeated": bool(repeated[low]),
-            }
-            for low, high in itertools.pairwise(edges.tolist())
-            if counts[low] > 1
-        ]
-        repeated_s = np.count_nonzero(repeated) / STEPS_PER_S
-        yield {
-            "batch": batch,
-            "recording_id": recording_id,
-            "repeated_share": min(1.0, round(repeated_s / duration_s, 6)) if duration_s else 0.0,
-            "repeats": int(counts.max()),
-            "passages": passages,
-        }
+def _by_recording(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Rows in the order of recordings, regrouped so that all rows of a recording are in one table. A table has at most
+    about AT_ONCE rows and, unless it is of one recording, STEPS_AT_ONCE steps."""
+    held = pa.table({})
+    for part in parts:
+        held = pa.concat_tables([held, pa.Table.from_batches([part])]) if len(held) else pa.Table.from_batches([part])
+        number = held["number"].to_numpy()
+        whole = int(np.searchsorted(number, number[-1]))  # the last recording may have more rows in the next part
+        yield from _small_enough(held.slice(0, whole))
+        held = held.slice(whole)
+    yield from _small_enough(held)
+
+
+def _small_enough(rows: pa.Table) -> Iterator[pa.Table]:
+    if not len(rows):
+        return
+    begins, lengths = _recordings(rows)
+    chunk = np.cumsum(lengths) // STEPS_AT_ONCE
+    edges = np.append(begins[np.flatnonzero(np.diff(chunk, prepend=-1))], len(rows))
+    yield from (rows.slice(low, high - low) for low, high in itertools.pairwise(edges.tolist()))
+
+
+def _recordings(rows: pa.Table) -> tuple[Array, Array]:
+    """The first row of each recording, and one step more than the last of its passages has."""
+    begins = np.flatnonzero(np.diff(rows["number"].to_numpy(), prepend=-1))
+    return begins, np.maximum.reduceat(rows["high"].to_numpy().astype(np.int64), begins) + 1
+
+
+def _heard(rows: pa.Table) -> pa.Table:
+    """Rows of NUMBERED, from stretches of recordings in steps of time, which may overlap. The steps of all these
+    recordings follow one another in arrays, where each recording ends with a step in which nothing repeats."""
+    number, duration_s, low, high, count, repeated = (rows[name].to_numpy() for name in rows.column_names)
+    begins, lengths = _recordings(rows)
+    starts = np.cumsum(lengths) - lengths
+    base = np.repeat(starts, np.diff(begins, append=len(rows)))
+    counts, change = np.ones(lengths.sum(), np.int64), np.zeros(lengths.sum(), np.int64)
+    order = np.argsort(count, kind="stable")  # larger counts replace smaller ones
+    for one_low, one_high, one in zip(
+        *((low + base)[order].tolist(), (high + base)[order].tolist(), count[order].tolist()), strict=True
+    ):
+        counts[one_low:one_high] = one
+    np.add.at(change, (low + base)[repeated], 1)
+    np.add.at(change, (high + base)[repeated], -1)
+    again = np.cumsum(change) > 0
+    starting = np.zeros(len(counts), bool)
+    starting[starts] = True
+    edges = np.flatnonzero(starting | (np.diff(counts, prepend=1) != 0) | np.diff(again, prepend=False))
+    chosen = counts[edges] > 1
+    first, last = edges[chosen], np.append(edges[1:], len(counts))[chosen]
+    owner = np.searchsorted(starts, first, "right") - 1
+    passages = pa.StructArray.from_arrays(
+        [
+            pa.array((first - starts[owner]) / STEPS_PER_S),
+            pa.array((last - starts[owner]) / STEPS_PER_S),
+            pa.array(counts[first], pa.int32()),
+            pa.array(again[first]),
+        ],
+        fields=list(NUMBERED.field("passages").type.value_type),
+    )
+    repeated_s = np.add.reduceat(again.astype(np.int64), starts) / STEPS_PER_S
+    shares = [
+        min(1.0, round(heard_s / length_s, 6)) if length_s else 0.0
+        for heard_s, length_s in zip(repeated_s.tolist(), duration_s[begins].tolist(), strict=True)
+    ]
+    offsets = np.searchsorted(owner, np.arange(len(starts) + 1)).astype(np.int32)
+    columns = [number[begins], shares, np.maximum.reduceat(counts, starts).astype(np.int32)]
+    return pa.table([*columns, pa.ListArray.from_arrays(offsets, passages, NUMBERED.field("passages").type)], NUMBERED)

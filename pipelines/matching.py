@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 from manifests.lake import Lake
 from manifests.matches import Matches
 from manifests.matches.collect import Collector
-from manifests.matches.index import build, number_of, read_range, segment_key, segments
-from manifests.matches.join import hits, ranges
+from manifests.matches.index import build, number_of, ranges, read_range, segment_key, segments
+from manifests.matches.join import hits
 from pipelines.progress.watch import UnitResult
 
-POSTINGS = 20_000_000
-"""Postings in a range of keys, about; joining so many takes 1.5 GB of memory."""
+POSTINGS, MOST_POSTINGS = 2_000_000, 20_000_000
+"""Least and largest number of postings in a range of keys, about. Joining 2 million takes 250 MB of memory."""
+OF_FILE = 1 << 16
+"""Postings of each file of the index in a range, if that is more: fewer could not be read from it at once."""
 KINDS = ("keys", "crowded", "left_out")
 """The counts of `manifests.matches.join.Hits` that are kept in the metadata of files of hits."""
 
@@ -59,9 +61,10 @@ class Matching:
         return [of_file[0] for key, of_file in wanted.items() if key not in there]
 
     def joins(self) -> list[str]:
-        """Units of the second step, which needs the whole index: ranges of keys with about POSTINGS postings each."""
-        postings = sum(self._postings(segment_key(self.matches, of_file)) for of_file in segments(self.batches))
-        count = max(1, math.ceil(postings / POSTINGS))
+        """Units of the second step, which needs the whole index: ranges of keys."""
+        files = [segment_key(self.matches, of_file) for of_file in segments(self.batches)]
+        in_range = max(POSTINGS, min(MOST_POSTINGS, OF_FILE * len(files)))
+        count = max(1, math.ceil(sum(map(self._postings, files)) / in_range))
         return [f"{number}-of-{count}" for number in range(count)]
 
     def _postings(self, key: str) -> int:
@@ -122,10 +125,11 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
         if lake.storage.exists(key):
             return UnitResult(unit)
         number, count = map(int, unit.split("-of-"))
-        low, high = ranges(count)[number]
+        config = matches.config
+        low, high = ranges(count, config.key_bits)[number]
         read = partial(_postings_of, lake, low, high)
         tables = list(lake.prefetch(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
-        found = hits(pa.concat_tables(tables), matches.config.first, new)
+        found = hits(pa.concat_tables(tables), config.key_bits, config.first, new)
         told = {kind: str(getattr(found, kind)) for kind in KINDS}
         lake.write(key, found.table.replace_schema_metadata(told))
         return UnitResult(unit)
@@ -134,7 +138,7 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
 
 
 def _postings_of(lake: Lake, low: int, high: int, key: str) -> pa.Table:
-    return read_range(lake, key, "key", low, high)
+    return read_range(lake, key, "code", low, high)
 
 
 def collector(matching: Matching) -> Callable[[str], UnitResult]:

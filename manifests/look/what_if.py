@@ -31,6 +31,8 @@ from manifests.windows import OF_RECORDING, cut
 SAMPLE = 5000
 CLUSTERS = 20
 """Smallest number of batches in a sample: the error of an estimate from fewer is hardly known."""
+FIXED = {"name", "stages", "matches", "duplicate_share"}
+"""Fields of a selection that cannot be changed here: groups of duplicates are those of the stored selection."""
 GEOMETRY = ("context_s", "continuation_s", "stride_s", "grid_s", "align")
 
 
@@ -285,7 +287,7 @@ def change(
 
 def settings(overrides: Sequence[str]) -> dict[str, Any]:
     """Parse settings of a selection, such as 'select.context_s=5'. Raises ChoiceError for an unknown one."""
-    known = {known.name for known in fields(Selection)} - {"name", "stages"}
+    known = {known.name for known in fields(Selection)} - FIXED
     tables: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")

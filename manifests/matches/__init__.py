@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass, field
 from manifests.fingerprint import fingerprint
 from manifests.lake import Lake
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class MatchConfig:
     """What decides which matches are found."""
 
-    key_bits: int = 28
+    key_bits: int = 22
     """Bits in a key. Each landmark has two keys, and two recordings are compared where they have a key in common. Fewer
-    bits find shorter and noisier copies, but more recordings then have a key in common by chance, and each of these is
-    looked at. About the binary logarithm of the number of landmarks, 6.5 a second, is right: 28 up to some 10,000
-    hours, 32 up to 200,000."""
+    bits find shorter and noisier copies, but more recordings then have a key in common by chance. A landmark is
+    compared to at most 256 recordings with its key, so 2^`key_bits` should be at least a hundredth of the number of
+    landmarks, 6.5 a second: 22 up to 20,000 hours, 26 up to 300,000, 30 up to 5 million."""
     least_hits: int = 1
     """Keys that two recordings must have in common, in the same order and at about the same distance, to be looked at.
     2 takes less time in a large lake and finds less of short and noisy excerpts."""

@@ -40,6 +40,33 @@ class Fingerprints:
         return Marks(self.times_ms[part], self.bits[part])
 
 
+class Crowds:
+    """Counts, for each landmark of a batch, the earlier recordings in which it was already found.
+
+    Hits of landmarks that `first` earlier recordings contain are not followed. The bits of a passage that many
+    recordings contain differ a little in each, so its landmarks have many keys, and each of these keys leads to other
+    recordings. Without this limit, a recording with such a passage would be aligned with hundreds of others.
+    """
+
+    def __init__(self, fingerprints: Fingerprints, first: int) -> None:
+        self.fingerprints = fingerprints
+        self.first = first
+        self._found_in = np.zeros(len(fingerprints.times_ms), np.int32)
+
+    def open(self, row: int, times_ms: Array) -> Array:
+        """Return which landmarks at these times of a recording fewer than `first` earlier recordings contain, bool."""
+        return self._found_in[self._places(row, times_ms)] < self.first
+
+    def add(self, row: int, stretch: Stretch) -> None:
+        """Count the landmarks of a stretch."""
+        low, high = self._places(row, np.array([stretch.start_ms, stretch.end_ms + 1]))
+        self._found_in[low:high] += 1
+
+    def _places(self, row: int, times_ms: Array) -> Array:
+        low, high = self.fingerprints.edges[row : row + 2]
+        return np.asarray(low + np.searchsorted(self.fingerprints.times_ms[low:high], times_ms))
+
+
 class Collector:
     """Makes the matches of batches from files of hits, and keeps the fingerprints of the last few batches."""
 
@@ -67,15 +94,18 @@ class Collector:
         order = np.lexsort((earlier_ms, later_ms, later, earlier))
         later, earlier, later_ms, earlier_ms = (values[order] for values in (later, earlier, later_ms, earlier_ms))
         edges = np.flatnonzero(np.append(True, (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])))
-        rows = []
+        rows, crowds = [], Crowds(self.fingerprints(batch), self.matches.config.first)
         for first, last in zip(edges, np.append(edges[1:], len(later)), strict=True):
             row, (other_batch, other_row) = int(later[first] - low), self._place(int(earlier[first]))
-            if last - first < self.matches.config.least_hits:
+            own_ms, other_ms = later_ms[first:last], earlier_ms[first:last]
+            open_hits = crowds.open(row, own_ms)
+            if np.count_nonzero(open_hits) < self.matches.config.least_hits:
                 continue
             own, others = self.fingerprints(batch), self.fingerprints(other_batch)
             one, other = own.marks(row), others.marks(other_row)
             least = self.matches.config.least_hits
-            for stretch in stretches(one, other, later_ms[first:last], earlier_ms[first:last], least):
+            for stretch in stretches(one, other, own_ms[open_hits], other_ms[open_hits], least):
+                crowds.add(row, stretch)
                 told = {"recording_id": own.ids[row], "other_id": others.ids[other_row]}
                 rows.append((row, int(earlier[first]), told | _told(stretch, one, other)))
         yield from (told for _, _, told in sorted(rows, key=lambda found: found[:2]))

@@ -1,20 +1,25 @@
 """Hits: pairs of recordings that have a key in common, with the time at which each has it.
 
-Of all recordings with one key, the earliest few are compared to all others, and the others are not compared to each
-other. So the number of hits grows in proportion to the number of recordings, even for a jingle that all of them have,
-and recordings that are added later change no hits between earlier ones.
+Two landmarks with the same key make a hit if their other bits are alike. Each is compared to the landmarks of the
+earliest recordings with its key until it has made hits with a few recordings, and to no others. So the number of hits
+grows in proportion to the number of recordings, even for a jingle that all of them have, and recordings that are added
+later change no hits between earlier ones.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from manifests.matches.index import ROW_BITS
+from manifests.matches.index import BITS, ROW_BITS, keys_of
+
+ALIKE_BITS = 9
+"""Most bits outside the key in which two landmarks of a hit differ."""
+MOST_COMPARED = 256
+"""Most recordings with the same key that a landmark is compared to."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +36,46 @@ class Hits:
     """Pairs of recordings with the same key that were not compared by it, summed over all keys."""
 
 
-def hits(postings: pa.Table, first: int, new: Collection[int]) -> Hits:
-    """The hits of recordings in the batches with the numbers `new` with earlier recordings.
+def hits(postings: pa.Table, key_bits: int, first: int, new: Collection[int]) -> Hits:
+    """The hits of recordings in the batches with the numbers `new`, each with up to `first` earlier recordings by key.
 
-    `postings` (key, recording, time_ms) are in the order of recordings. All times at which a later recording has a key
-    are paired with the first time at which the earlier one has it.
+    `postings` (code, recording, time_ms) of a key are in the order of recordings. Each posting of a later recording is
+    compared to the first one that an earlier recording has with the same key.
     """
-    order = np.argsort(postings["key"].to_numpy(), kind="stable")
-    key, recording, time_ms = (postings[name].to_numpy()[order] for name in ("key", "recording", "time_ms"))
+    code, recording, time_ms = (postings[name].to_numpy() for name in ("code", "recording", "time_ms"))
+    order = np.argsort(keys_of(code, key_bits), kind="stable")
+    code, recording, time_ms = code[order], recording[order], time_ms[order]
+    key = keys_of(code, key_bits)
     begins = np.append(True, key[1:] != key[:-1])[: len(key)]
     leads = begins | np.append(True, recording[1:] != recording[:-1])[: len(key)]  # a recording's first with the key
+    leading = np.flatnonzero(leads)
     number = np.cumsum(leads) - 1  # of the recording among the leading postings of all keys
-    base = number[begins][np.cumsum(begins) - 1] if len(key) else number  # of the key's first recording
+    of_key = np.cumsum(begins) - 1
+    base = number[begins][of_key] if len(key) else number  # of the key's first recording
     rank = number - base
-    wanted = np.minimum(rank, first)
-    wanted[~np.isin(recording >> ROW_BITS, np.fromiter(new, np.int64))] = 0
-    rows = np.repeat(np.arange(len(key)), wanted)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
-    earlier = np.flatnonzero(leads)[base[rows] + within]
+    others = code & np.uint64((1 << BITS - key_bits) - 1)
+    there = np.isin(recording >> ROW_BITS, np.fromiter(new, np.int64)) & (rank > 0)
+    places = np.flatnonzero(there)
+    made, compared = np.zeros(len(key), np.int32), np.zeros(len(key), np.int32)
+    later, earlier = [places[:0]], [places[:0]]
+    for turn in range(MOST_COMPARED):
+        places = places[(rank[places] > turn) & (made[places] < first)]
+        if not len(places):
+            break
+        partners = leading[base[places] + turn]
+        alike = np.bitwise_count(others[places] ^ others[partners]) <= ALIKE_BITS
+        compared[places] += 1
+        made[places] += alike
+        later.append(places[alike])
+        earlier.append(partners[alike])
+    one, other = np.concatenate(later), np.concatenate(earlier)
     found = pa.table(
         {
-            "later": recording[rows], "earlier": recording[earlier],
-            "later_ms": time_ms[rows], "earlier_ms": time_ms[earlier],
+            "later": recording[one], "earlier": recording[other],
+            "later_ms": time_ms[one], "earlier_ms": time_ms[other],
         }
     )  # fmt: skip
     found = found.take(np.lexsort((found["later_ms"], found["earlier"], found["later"])))
-    lasting = leads & (wanted > 0)
-    most = np.maximum.reduceat(rank, np.flatnonzero(begins)) if len(key) else rank
-    return Hits(found, len(most), int(np.count_nonzero(most > first)), int((rank - wanted)[lasting].sum()))
-
-
-def ranges(count: int) -> Sequence[tuple[int, int]]:
-    """`count` adjacent ranges of keys, [low, high), that together cover 0 to 2^63."""
-    edges = [2**63 * number // count for number in range(count + 1)]
-    return list(itertools.pairwise(edges))
+    missed = there & leads & (rank > compared)
+    crowded = len(np.unique(of_key[missed]))
+    return Hits(found, int(np.count_nonzero(begins)), crowded, int((rank - compared)[missed].sum()))

@@ -278,7 +278,9 @@ sample. `commits/` has the sha256 of every shard."""
             yield f"The licence of {unknown:,.3f} h is unknown."
         yield "Languages, speakers, turns and scores are estimates of the models above, not annotations by people."
         yield "Speaker labels are valid within one recording. Speakers were not identified, and nothing was anonymised."
-        if not self._repeated():
+        if self.selection.get("matches"):
+            yield "Recordings with the same sound are kept once; short or noisy copies may have been missed."
+        else:
             yield "Recordings with equal samples are kept once; other copies of the same sound were not detected."
         yield "Splits are drawn by recording, so the same speaker may occur in several splits."
         yield "Nobody has listened to the whole dataset; it may contain offensive or private speech."

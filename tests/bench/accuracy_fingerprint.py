@@ -26,7 +26,7 @@ from copies import COPIES
 from sounds import ArraySound, recordings_or_packaged
 
 from manifests.matches.align import Marks, Stretch, stretches
-from manifests.matches.index import ROW_BITS, keys
+from manifests.matches.index import ROW_BITS, codes
 from manifests.matches.join import hits
 from pipelines.stages.landmarks import landmarks
 
@@ -60,21 +60,21 @@ def heard(samples: np.ndarray) -> Marks:
     return Marks(*landmarks(ArraySound(samples)))
 
 
-def pairs(known: list[Marks], new: list[Marks], key_bits: int = 28, among_new: bool = True) -> Pairs:
+def pairs(known: list[Marks], new: list[Marks], key_bits: int = 22, among_new: bool = True) -> Pairs:
     """Stretches that new recordings share with known ones, and with each other, by both numbers.
 
     They are found as in a lake, where known recordings were met before new ones.
     """
     every = [*known, *new]
     numbers = [number + ((number >= len(known)) << ROW_BITS) for number in range(len(every))]
-    made = [keys(marks.bits, key_bits) for marks in every]
+    made = [codes(marks.bits, key_bits) for marks in every]
     recording = np.concatenate([np.full(len(marks), n, np.int64) for marks, n in zip(every, numbers, strict=True)])
     table = {
-        "key": np.concatenate(made, axis=1).ravel(),
+        "code": np.concatenate(made, axis=1).ravel(),
         "recording": np.tile(recording, 2),
         "time_ms": np.tile(np.concatenate([marks.times_ms for marks in every]), 2),
     }
-    found = hits(pa.table(table), 8, [1]).table
+    found = hits(pa.table(table), key_bits, 8, [1]).table
     later, earlier, later_ms, earlier_ms = (found[name].to_numpy() for name in found.column_names)
     edges = np.flatnonzero(np.append(True, (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])))
     shared: Pairs = {}

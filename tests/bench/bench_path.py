@@ -108,17 +108,17 @@ def steps_of(lake: Lake, paths: list[Path], overrides: tuple[str, ...]) -> dict[
 
 @click.command()
 @click.option("--minutes", default=60.0, show_default=True, help="Length of the sound.")
-@click.option("--every-stage", is_flag=True, help="Also run diarization, language and quality; about 20 times as slow.")
+@click.option("--every-stage", is_flag=True, help="Also run the other default stages; about 20 times as slow.")
 @click.option("--fingerprint", is_flag=True, help="Also compute and match fingerprints.")
 def main(minutes: float, every_stage: bool, fingerprint: bool) -> None:
     stages = ["vad", "diarize", "language", "quality"] if every_stage else ["vad"]
-    stages += ["fingerprint"] if fingerprint else []
+    stages += ["fingerprint"] if fingerprint or every_stage else []
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy {np.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths, seconds = conversation(folder, minutes)
         parts = parts_of(paths, stages)
-        overrides = (() if every_stage else FAST) + (FINGERPRINT if fingerprint else ())
+        overrides = () if every_stage else FAST + (FINGERPRINT if fingerprint else ())
         # A first run loads the libraries, which were loaded for the parts too.
         steps_of(Lake.at(str(folder / "warm-up")), paths[:1], overrides)
         steps = steps_of(Lake.at(str(folder / "lake")), paths, overrides)

@@ -70,7 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="recordings")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each, at 6.5 landmarks a second")
     parser.add_argument("--every", type=int, default=20, help="every n-th recording is a copy")
-    parser.add_argument("--key-bits", type=int, default=32, help="bits of a key of the index")
+    parser.add_argument("--key-bits", type=int, default=22, help="bits of a key of the index")
     given = parser.parse_args()
     print(f"recordings of {given.seconds} s, key_bits {given.key_bits}")
     print("| recordings | CPU s | wall s | peak MB | fingerprints MB | index MB | planted pairs found | wrong pairs |")

@@ -38,3 +38,14 @@ def test_a_part_of_a_copy_belongs_to_the_group_of_its_whole() -> None:
     links = [(1, 0, 1.0, 1.0), (2, 1, 0.95, 0.1), (3, 2, 1.0, 1.0), (4, 0, 0.3, 1.0)]
     assert groups(members, links) == {4: {0, 1, 2, 3, 4}}
     assert groups(members, links[:3]) == {0: {0, 1, 2, 3}}
+
+
+def test_a_long_chain_of_parts_and_many_copies_are_one_group_each() -> None:
+    count = 3000
+    chain = [member(number, 100.0 + number) for number in range(count)]
+    of_next = [(number + 1, number, 0.5, 1.0) for number in range(count - 1)]
+    everyone = set(range(count))
+    assert groups(chain, of_next) == {count - 1: everyone}
+    copies = [member(number) for number in range(count)]
+    of_first = [(number, first, 1.0, 1.0) for number in range(1, count) for first in range(min(number, 8))]
+    assert groups(copies, of_first) == {0: everyone}

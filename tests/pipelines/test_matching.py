@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.lake import Lake
-from manifests.matches import Matches
+from manifests.matches import Matches, join
 from manifests.matches.align import Marks, improbable, stretches
-from manifests.matches.index import keys
-from manifests.matches.join import hits
+from manifests.matches.index import codes, keys_of, ranges
+from manifests.matches.join import ALIKE_BITS, Hits, hits
 from pipelines import matching as work
 from pipelines.units.engines import Engine
 
@@ -85,6 +85,7 @@ def test_a_killed_run_is_finished_to_the_same_bytes(tmp_path: Path, whole: Match
 
 def test_workers_and_ranges_leave_no_trace(tmp_path: Path, whole: Matches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "POSTINGS", 9000)
+    monkeypatch.setattr(work, "OF_FILE", 1)
     lake = written(tmp_path)
     assert len(work.Matching.of(match(lake, until="join")).joins()) > 4
     assert contents(match(lake, engine=Engine("local", (2, 2)))) == contents(whole)
@@ -96,22 +97,61 @@ def test_batches_wait_for_fingerprints_of_those_before_them(tmp_path: Path) -> N
     assert list(Matches(lake, "f").batches()) == ["batch-000000", "batch-000001"]
 
 
+def postings(recording: list[int], others: list[int]) -> pa.Table:
+    """Postings of one key of 28 bits, with these other bits."""
+    code = np.array([(3 << 35) + bits for bits in others], np.uint64)
+    times_ms = np.arange(len(code), dtype=np.int32)
+    return pa.table({"code": code, "recording": np.array(recording, np.int64), "time_ms": times_ms})
+
+
+def rows_of(found: Hits) -> list[tuple[int, ...]]:
+    return [tuple(row.values()) for row in found.table.to_pylist()]
+
+
 def test_of_recordings_with_one_key_the_first_are_compared_to_all_others() -> None:
-    recording = np.array([5, 5, 6, 7, 7, 9], np.int64)
-    postings = pa.table({"key": np.full(6, 3), "recording": recording, "time_ms": np.arange(6, dtype=np.int32)})
-    made = hits(postings, 2, [0])
-    rows = [tuple(row.values()) for row in made.table.to_pylist()]
-    assert rows == [(6, 5, 2, 0), (7, 5, 3, 0), (7, 5, 4, 0), (7, 6, 3, 2), (7, 6, 4, 2), (9, 5, 5, 0), (9, 6, 5, 2)]
+    given = postings([5, 5, 6, 7, 7, 9], [0] * 6)
+    made = hits(given, 28, 2, [0])
+    expected = [(6, 5, 2, 0), (7, 5, 3, 0), (7, 5, 4, 0), (7, 6, 3, 2), (7, 6, 4, 2), (9, 5, 5, 0), (9, 6, 5, 2)]
+    assert rows_of(made) == expected
     assert (made.keys, made.crowded, made.left_out) == (1, 1, 1)
-    assert len(hits(postings, 2, [1]).table) == len(hits(postings.slice(0, 0), 2, [0]).table) == 0
+    assert len(hits(given, 28, 2, [1]).table) == len(hits(given.slice(0, 0), 28, 2, [0]).table) == 0
+
+
+def test_landmarks_with_one_key_but_other_bits_do_not_count_as_recordings_that_have_it() -> None:
+    unlike = (1 << ALIKE_BITS + 1) - 1
+    given = postings([1, 2, 3, 4, 5], [unlike, 0, unlike, 1 << 30, 0])
+    assert rows_of(hits(given, 28, 1, [0])) == [(3, 1, 2, 0), (4, 2, 3, 1), (5, 2, 4, 1)]
+
+
+def test_a_landmark_is_compared_to_a_limited_number_of_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "MOST_COMPARED", 3)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**35, 40)  # chance seldom makes two of these alike
+    made = hits(postings(list(range(40)), bits.tolist()), 28, 8, [0])
+    assert (made.keys, made.crowded) == (1, 1)
+    assert made.left_out == sum(max(0, rank - 3) for rank in range(40))
 
 
 def test_keys_differ_by_table_and_spread_over_all_ranges() -> None:
     bits = np.random.default_rng(0).integers(0, 2**63, 4000, np.int64)
-    first, second = keys(bits, 28)
-    assert not set(first.tolist()) & set(second.tolist())
-    for table in (first, second):
-        assert np.bincount(table >> 60, minlength=8).min() > 350
+    made = codes(bits, 28)
+    first, second = (set(keys_of(of_table, 28).tolist()) for of_table in made)
+    assert not first & second
+    whole = ranges(8, 28)
+    assert (whole[0][0], whole[-1][1]) == (0, 2**64)
+    for of_table in made:
+        assert len(set(of_table.tolist())) == len(bits)
+        counts = [sum(low <= code < high for code in of_table.tolist()) for low, high in whole]
+        assert min(counts) > 350
+
+
+def test_codes_differ_in_as_many_bits_as_landmarks_with_the_same_key() -> None:
+    one = np.random.default_rng(0).integers(0, 2**63, 1, np.int64)
+    for flipped in range(63):
+        made = codes(np.append(one, one ^ (1 << flipped)), 28)
+        same = [of_table for of_table in made if len(set(keys_of(of_table, 28).tolist())) == 1]
+        assert same
+        assert all(np.bitwise_count(of_table[0] ^ of_table[1]) == 1 for of_table in same)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.985, 1.0, 1.015]), st.integers(0, 40_000))

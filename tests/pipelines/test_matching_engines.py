@@ -23,7 +23,7 @@ from pathlib import Path
 from pipelines import matching
 from pipelines.commands.cli import main
 
-matching.POSTINGS = 1000  # so that keys are joined in several units
+matching.POSTINGS, matching.OF_FILE = 1000, 1  # so that keys are joined in several units
 lake, files = Path(sys.argv.pop(1)), sys.argv.pop(1)
 
 def kill_when_there():

@@ -37,7 +37,7 @@ def test_every_shipped_recipe_is_listed_with_what_it_is_for() -> None:
         assert row["what"].endswith("."), row["name"]
         assert row["name"] in recipe("list").stdout
     (demo,) = (row for row in rows if row["name"] == "demo")
-    assert demo["stages"] == ["signal", "vad", "diarize", "language", "quality"]
+    assert demo["stages"] == ["signal", "vad", "diarize", "language", "quality", "fingerprint"]
     assert demo["encoders"] == ["logmel"]
 
 
