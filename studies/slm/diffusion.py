@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from studies.slm.model import MMDiT, Shape
 
@@ -55,10 +56,10 @@ class Diffusion(nn.Module):
     def errors(self, context: Tensor, continuation: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Weighted squared error of v of each token, the mean over its values, (batch, tokens)."""
         alpha, sigma = scales(level)
-        off = self.clean(context, alpha * continuation + sigma * noise, level) - continuation
+        found = self.clean(context, alpha * continuation + sigma * noise, level)
         # |v - v'|^2 = |x - x'|^2 / sigma^2, so the weight of |x - x'|^2 is min(SNR, 5).
         weight = torch.exp(-2 * level).clamp(max=SNR_MOST)[:, None]
-        return weight * off.square().mean(-1)
+        return weight * F.mse_loss(found, continuation, reduction="none").mean(-1)
 
     def loss(self, context: Tensor, continuation: Tensor, random: torch.Generator) -> Tensor:
         """The mean over a batch, with noise drawn on the CPU, so that it is the same on any device.

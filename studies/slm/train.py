@@ -145,7 +145,7 @@ class Corpus:
         if self.memory is None:
             raise SpeechmillError("the codebook wants a dataset that fits into memory", "name a smaller one")
         rows = self.memory.continuation[: 2 * ar.FITTED_TOKENS // self.memory.continuation.shape[1]]
-        return ar.codebook(self.sound.normal(rows).flatten(0, 1))
+        return ar.codebook(rows.flatten(0, 1))
 
 
 class Trainer:
@@ -204,8 +204,7 @@ class Trainer:
         settings, rate = self.settings, self.settings.rate(self.done, self.steps)
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = rate * factor
-        batch = self.windows.batch(self.done, settings.rows_a_step, settings.seed)
-        context, continuation = map(self.corpus.sound.normal, batch)
+        context, continuation = self.windows.batch(self.done, settings.rows_a_step, settings.seed)
         random = torch.Generator().manual_seed((settings.seed << 40) + self.done)
         with torch.autocast(self.corpus.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             found = loss(context, continuation, random)

@@ -25,6 +25,7 @@ from synthetic_datasets import add_shards, spread
 from manifests.lake import Lake
 from pipelines.commands.cli import cli
 from runtime.errors import SpeechmillError
+from speechmill.reader import Loader, Reader
 from studies.slm import ar, data, diffusion, sweep
 from studies.slm.model import Shape
 from studies.slm.train import COLUMNS, Corpus, Settings, Trainer, evaluated
@@ -107,10 +108,10 @@ def test_streamed_windows_are_those_in_memory_and_a_stream_goes_on_where_it_was(
 def test_features_are_those_of_the_shards_again(corpus: Corpus) -> None:
     memory = corpus.memory
     assert memory is not None
-    normal = corpus.sound.normal(memory.context[:5])
-    back = corpus.sound.features(normal)
-    np.testing.assert_allclose(back, memory.context[:5].float().reshape(5, -1, DIM), atol=1e-5)
-    everything = corpus.sound.normal(torch.cat([memory.context, memory.continuation], 1)).reshape(-1, DIM)
+    context = next(iter(Loader(Reader(corpus.sound.source("train"), shuffle=False, rank=0, world_size=1), 5)))["context"]
+    raw = context[:, 0].float()
+    np.testing.assert_allclose(corpus.sound.features(corpus.sound.normal(raw)), raw.reshape(5, -1, DIM), atol=1e-5)
+    everything = torch.cat([memory.context, memory.continuation], 1).reshape(-1, DIM)
     assert everything.std(0, correction=0).tolist() == pytest.approx([1] * DIM, abs=1e-3)
 
 
@@ -170,7 +171,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
 
 
 def test_the_discrete_rival_learns_by_the_same_harness(corpus: Corpus, tmp_path: Path) -> None:
-    corpus.__dict__["centres"] = ar.codebook(corpus.sound.normal(corpus.memory.continuation).flatten(0, 1), 16)  # type: ignore[union-attr]
+    corpus.__dict__["centres"] = ar.codebook(corpus.memory.continuation.flatten(0, 1), 16)  # type: ignore[union-attr]
     trainer = Trainer(corpus, Settings(1e9, 32, 1, model="ar", **TINY, learning_rate=0.02), tmp_path / "run")
     result = trainer.run()
     assert result["loss"] < 0.9 * np.log(16)
