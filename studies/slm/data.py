@@ -108,9 +108,7 @@ class Memory:
         shapes = {(a.shape[1:], b.shape[1:]) for a, b in parts}
         if len(shapes) > 1:
             raise SpeechmillError("windows differ in length between shards", "select windows of one length")
-        self.context, self.continuation = (
-            sound.normal(torch.cat(one).to(device)) for one in zip(*parts, strict=True)
-        )
+        self.context, self.continuation = (sound.normal(torch.cat(one).to(device)) for one in zip(*parts, strict=True))
         tokens = len(self.context) * self.tokens_a_row
         read = sum(one["context_tokens"] + one["continuation_tokens"] for one in _splits(reader))
         if not tokens == read == source.tokens:

@@ -31,6 +31,16 @@ def scales(level: Tensor) -> tuple[Tensor, Tensor]:
     return alpha, torch.sigmoid(2 * level).sqrt()[:, None, None]
 
 
+def principal(tokens: Tensor) -> Tensor:
+    """Principal components of tokens (n, token), the largest first, as rows of a linear map (token, token).
+
+    Each is divided by what its standard deviation is among noisy tokens with as much noise as signal.
+    """
+    tokens = tokens.double()
+    variance, components = torch.linalg.eigh(tokens.T @ tokens / len(tokens))
+    return (components / (variance + 1).sqrt()).T.flip(0).float()
+
+
 def grid() -> Tensor:
     """The fixed noise levels of held-out windows, (GRID,)."""
     middles = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
@@ -45,6 +55,13 @@ class Diffusion(nn.Module):
     def __init__(self, shape: Shape, token: int, predict: Predict = "x") -> None:
         super().__init__()
         self.network, self.predict, self.levels = MMDiT(shape, token), predict, GRID
+
+    @torch.no_grad()
+    def begin(self, components: Tensor) -> None:
+        """Let the network see these components (token, token) of tokens instead of directions that are drawn."""
+        count = min(self.network.shape.width, len(components))
+        for one in (self.network.context_in, self.network.noisy_in):
+            one.weight[:count] = components[:count]
 
     def clean(self, context: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The clean continuation as the network sees it in a noisy one."""

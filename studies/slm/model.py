@@ -50,7 +50,7 @@ class Shape:
     @property
     def head(self) -> int:
         """Values of an attention head."""
-        return math.gcd(self.width, 64 if self.width >= 256 else 16)
+        return math.gcd(self.width, 64 if self.width >= 256 else 8)
 
     @classmethod
     def of(cls, params: float, depth: int, streams: int = 2) -> Shape:

@@ -108,7 +108,9 @@ def test_streamed_windows_are_those_in_memory_and_a_stream_goes_on_where_it_was(
 def test_features_are_those_of_the_shards_again(corpus: Corpus) -> None:
     memory = corpus.memory
     assert memory is not None
-    context = next(iter(Loader(Reader(corpus.sound.source("train"), shuffle=False, rank=0, world_size=1), 5)))["context"]
+    context = next(iter(Loader(Reader(corpus.sound.source("train"), shuffle=False, rank=0, world_size=1), 5)))[
+        "context"
+    ]
     raw = context[:, 0].float()
     np.testing.assert_allclose(corpus.sound.features(corpus.sound.normal(raw)), raw.reshape(5, -1, DIM), atol=1e-5)
     everything = torch.cat([memory.context, memory.continuation], 1).reshape(-1, DIM)
