@@ -185,6 +185,19 @@ def memory(sound: Sound, device: str) -> Memory | None:
     return Memory(sound, "train", device)
 
 
+def first(sound: Sound, count: int) -> Tensor:
+    """Tokens of continuations, (n, token), of as many of the first windows of the split train as have `count` tokens.
+
+    The first shards are a fair sample of all.
+    """
+    found: list[Tensor] = []
+    for batch in Loader(Reader(sound.source("train"), shuffle=False, rank=0, world_size=1), READ_AT_ONCE):
+        found.extend(rows_of(batch)[1])
+        if len(found) * len(found[0]) > count:
+            break
+    return sound.normal(torch.cat(found[: count // len(found[0]) + 1]))
+
+
 @dataclass(frozen=True)
 class Held:
     """Windows that no network learns from, always the same ones."""

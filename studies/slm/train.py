@@ -142,10 +142,7 @@ class Corpus:
     @functools.cached_property
     def tokens(self) -> Tensor:
         """Tokens of the first windows of the split train, (n, token), to which what is not learned is fitted."""
-        rows = FITTED_TOKENS // self.held[""].continuation.shape[1] + 1
-        if self.memory is not None:
-            return self.memory.continuation[:rows].flatten(0, 1)
-        return data.Stream(self.sound, self.device, rows, 0, {}).batch(0, rows, 0)[1].flatten(0, 1)
+        return data.first(self.sound, FITTED_TOKENS).to(self.device)
 
     @functools.cached_property
     def components(self) -> Tensor:
