@@ -9,7 +9,6 @@ from torch.nn import functional as F  # noqa: N812 (its usual name)
 from studies.slm.model import Causal, Shape
 
 VOCABULARY = 256
-FITTED_TOKENS = 50_000
 ROUNDS = 20
 
 
@@ -18,11 +17,10 @@ def codebook(tokens: Tensor, size: int = VOCABULARY, seed: int = 0) -> Tensor:
 
     A centre that no token is nearest to stays where it is.
     """
-    random = torch.Generator().manual_seed(seed)
-    tokens = tokens[torch.randperm(len(tokens), generator=random)[:FITTED_TOKENS].to(tokens.device)].float()
     if len(tokens) < size:
         raise ValueError(f"{len(tokens)} tokens are too few for a codebook of {size}")
-    centres = tokens[:size].clone()
+    drawn = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:size]
+    centres = tokens[drawn.to(tokens.device)]
     for _ in range(ROUNDS):
         nearest = indices(tokens, centres)
         counts = torch.bincount(nearest, minlength=size)[:, None]

@@ -185,7 +185,12 @@ def sweep(plan: Path, lake: str, folder: Path, seeds: int, workers: int, trainin
         if not as_json:
             terminal.echo(f"{name}: {_line(result)}")
 
-    rows = sweeping.sweep(given, todo, folder, workers, tell)
+    def expect(seconds: float) -> None:
+        if not as_json:
+            many = f" of each of {workers} workers" if workers > 1 else ""
+            terminal.echo(f"expected: {seconds:,.0f} s of computing, {seconds / workers / 60:,.1f} min{many}")
+
+    rows = sweeping.sweep(given, todo, folder, workers, tell, expect)
     if as_json:
         terminal.as_json({"table": str(folder / sweeping.TABLE), "runs": rows})
     else:

@@ -100,7 +100,7 @@ def rows_of(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class Memory:
-    """The windows of a split, read once, on the device. Which of them a step is given follows from its number alone."""
+    """The windows of a split, read once, as networks take them. What a step is given follows from its number alone."""
 
     def __init__(self, sound: Sound, split: str, device: str) -> None:
         reader = Reader(source := sound.source(split), shuffle=False, rank=0, world_size=1)
@@ -108,7 +108,7 @@ class Memory:
         shapes = {(a.shape[1:], b.shape[1:]) for a, b in parts}
         if len(shapes) > 1:
             raise SpeechmillError("windows differ in length between shards", "select windows of one length")
-        self.context, self.continuation = (torch.cat(one).to(device) for one in zip(*parts, strict=True))
+        self.context, self.continuation = (sound.normal(torch.cat(one).to(device)) for one in zip(*parts, strict=True))
         tokens = len(self.context) * self.tokens_a_row
         read = sum(one["context_tokens"] + one["continuation_tokens"] for one in _splits(reader))
         if not tokens == read == source.tokens:
@@ -148,7 +148,7 @@ class Stream:
     """The windows of the split train where it is too large for memory, in the reader's order, epoch after epoch."""
 
     def __init__(self, sound: Sound, device: str, rows: int, seed: int, state: dict[str, Any]) -> None:
-        self.source, self.device = sound.source("train"), device
+        self.sound, self.source, self.device = sound, sound.source("train"), device
         self.ledger_tokens = self.source.tokens
         reader = Reader(self.source, seed=seed, rank=0, world_size=1)
         self._loader = Loader(reader, rows, drop_last=True, num_workers=0)
@@ -165,7 +165,7 @@ class Stream:
     def batch(self, step: int, rows: int, seed: int) -> tuple[Tensor, Tensor]:
         """The next rows."""
         context, continuation = next(self._batches)
-        return context.to(self.device), continuation.to(self.device)
+        return self.sound.normal(context.to(self.device)), self.sound.normal(continuation.to(self.device))
 
     def state(self) -> dict[str, Any]:
         """Where the reader is."""
@@ -180,9 +180,22 @@ class Stream:
 def memory(sound: Sound, device: str) -> Memory | None:
     """The windows of the split train, None where they do not fit into memory."""
     source = sound.source("train")
-    if source.dataset.windows * source.dataset.window_bytes > MEMORY_BYTES:
+    if 2 * source.dataset.windows * source.dataset.window_bytes > MEMORY_BYTES:  # float16 in shards, float32 here
         return None
     return Memory(sound, "train", device)
+
+
+def first(sound: Sound, count: int) -> Tensor:
+    """Tokens of continuations, (n, token), of as many of the first windows of the split train as have `count` tokens.
+
+    The first shards are a fair sample of all.
+    """
+    found: list[Tensor] = []
+    for batch in Loader(Reader(sound.source("train"), shuffle=False, rank=0, world_size=1), READ_AT_ONCE):
+        found.extend(rows_of(batch)[1])
+        if len(found) * len(found[0]) > count:
+            break
+    return sound.normal(torch.cat(found[: count // len(found[0]) + 1]))
 
 
 @dataclass(frozen=True)

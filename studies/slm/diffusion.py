@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from studies.slm.model import MMDiT, Shape
 
@@ -30,6 +31,16 @@ def scales(level: Tensor) -> tuple[Tensor, Tensor]:
     return alpha, torch.sigmoid(2 * level).sqrt()[:, None, None]
 
 
+def principal(tokens: Tensor) -> Tensor:
+    """Principal components of tokens (n, token), the largest first, as rows of a linear map (token, token).
+
+    Each is divided by what its standard deviation is among noisy tokens with as much noise as signal.
+    """
+    tokens = tokens.double()
+    variance, components = torch.linalg.eigh(tokens.T @ tokens / len(tokens))
+    return (components / (variance + 1).sqrt()).T.flip(0).float()
+
+
 def grid() -> Tensor:
     """The fixed noise levels of held-out windows, (GRID,)."""
     middles = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
@@ -45,6 +56,13 @@ class Diffusion(nn.Module):
         super().__init__()
         self.network, self.predict, self.levels = MMDiT(shape, token), predict, GRID
 
+    @torch.no_grad()
+    def begin(self, components: Tensor) -> None:
+        """Let the network see these components (token, token) of tokens instead of directions that are drawn."""
+        count = min(self.network.shape.width, len(components))
+        for one in (self.network.context_in, self.network.noisy_in):
+            one.weight[:count] = components[:count]
+
     def clean(self, context: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The clean continuation as the network sees it in a noisy one."""
         found = self.network(context, noisy, level).float()
@@ -55,10 +73,10 @@ class Diffusion(nn.Module):
     def errors(self, context: Tensor, continuation: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Weighted squared error of v of each token, the mean over its values, (batch, tokens)."""
         alpha, sigma = scales(level)
-        off = self.clean(context, alpha * continuation + sigma * noise, level) - continuation
+        found = self.clean(context, alpha * continuation + sigma * noise, level)
         # |v - v'|^2 = |x - x'|^2 / sigma^2, so the weight of |x - x'|^2 is min(SNR, 5).
         weight = torch.exp(-2 * level).clamp(max=SNR_MOST)[:, None]
-        return weight * off.square().mean(-1)
+        return weight * F.mse_loss(found, continuation, reduction="none").mean(-1)
 
     def loss(self, context: Tensor, continuation: Tensor, random: torch.Generator) -> Tensor:
         """The mean over a batch, with noise drawn on the CPU, so that it is the same on any device.

@@ -50,7 +50,7 @@ class Shape:
     @property
     def head(self) -> int:
         """Values of an attention head."""
-        return math.gcd(self.width, 64 if self.width >= 256 else 16)
+        return math.gcd(self.width, 64 if self.width >= 256 else 8)
 
     @classmethod
     def of(cls, params: float, depth: int, streams: int = 2) -> Shape:
@@ -59,13 +59,18 @@ class Shape:
         return cls(rounded(math.sqrt(params / each / depth)), depth, streams)
 
 
-def rotated(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) of (batch, heads, tokens, head) at positions (tokens,)."""
-    half = x.shape[-1] // 2
-    speeds = 1e4 ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
+def rotation(head: int, positions: Tensor) -> Tensor:
+    """Cosines and sines of rotary position embedding (Su et al. 2021) at positions (tokens,): (2, tokens, head / 2)."""
+    half = head // 2
+    speeds = 1e4 ** -(torch.arange(half, device=positions.device, dtype=torch.float32) / half)
     angles = positions.to(torch.float32)[:, None] * speeds
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Queries or keys (..., tokens, head), rotated."""
+    cos, sin = rotation.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
@@ -90,7 +95,7 @@ class Stream(nn.Module):
         """Shift, scale and gate of the attention, and of the MLP."""
         if self.modulation is None or level is None:
             return 0.0, 0.0, 1.0, 0.0, 0.0, 1.0
-        parts: Sequence[Tensor] = self.modulation(F.silu(level))[:, None].chunk(6, dim=-1)
+        parts: Sequence[Tensor] = self.modulation(level)[:, None].chunk(6, dim=-1)
         return parts
 
 
@@ -103,7 +108,7 @@ class Block(nn.Module):
         self.streams = nn.ModuleList(Stream(shape) for _ in range(shape.streams))
         self.branch = math.sqrt(BASE_DEPTH / shape.depth)  # what each block adds, so that depth changes no variance
 
-    def forward(self, xs: list[Tensor], positions: Tensor, level: Tensor | None, causal: bool) -> list[Tensor]:
+    def forward(self, xs: list[Tensor], rotation: Tensor, level: Tensor | None, causal: bool) -> list[Tensor]:
         width, head = self.shape.width, self.shape.head
         streams = cast("list[Stream]", self.streams)
         modulations = [stream.modulated(level) for stream in streams]
@@ -111,9 +116,9 @@ class Block(nn.Module):
         for stream, x, (shift, scale, *_) in zip(streams, xs, modulations, strict=True):
             qkv = stream.qkv(F.layer_norm(x, (width,)) * (1 + scale) + shift)
             parts.append(qkv.unflatten(-1, (3, width // head, head)).permute(2, 0, 3, 1, 4))
-        q, k, v = torch.cat(parts, dim=3)
-        q, k = (rotated(F.layer_norm(one, (head,)), positions) for one in (q, k))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=2 / math.sqrt(head))
+        qkv = torch.cat(parts, dim=3) if len(parts) > 1 else parts[0]
+        q, k = rotated(F.layer_norm(qkv[:2], (head,)), rotation)
+        attended = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=causal, scale=2 / math.sqrt(head))
         joined = attended.transpose(1, 2).flatten(2).split([x.shape[1] for x in xs], dim=1)
         made = []
         for stream, x, a, found in zip(streams, xs, joined, modulations, strict=True):
@@ -143,15 +148,15 @@ class MMDiT(nn.Module):
     def forward(self, context: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """(batch, tokens, token) of both and ln(sigma / alpha), (batch,), to (batch, tokens, token)."""
         # Time goes on from the context into the continuation.
-        positions = torch.arange(-context.shape[1], noisy.shape[1], device=noisy.device)
+        turn = rotation(self.shape.head, torch.arange(-context.shape[1], noisy.shape[1], device=noisy.device))
         speeds = torch.linspace(0, math.log(64), FREQUENCIES, device=level.device).exp() / 8
         angles = level.float()[:, None] * speeds
         told = F.silu(self.level_in(torch.cat([angles.cos(), angles.sin()], dim=-1)))
-        told = told + self.level_mlp(told)
+        told = F.silu(told + self.level_mlp(told))
         xs = [self.context_in(context), self.noisy_in(noisy)]
         for block in self.blocks:
-            xs = block(xs, positions, told, False)
-        shift, scale = self.last(F.silu(told))[:, None].chunk(2, dim=-1)
+            xs = block(xs, turn, told, False)
+        shift, scale = self.last(told)[:, None].chunk(2, dim=-1)
         found: Tensor = self.head(F.layer_norm(xs[1], (self.shape.width,)) * (1 + scale) + shift)
         return found + self.skip(told)[:, None] * noisy
 
@@ -170,9 +175,9 @@ class Causal(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 (batch, tokens) to (batch, tokens, vocabulary)."""
         xs = [self.token_in(tokens)]
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        turn = rotation(self.shape.head, torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
-            xs = block(xs, positions, None, True)
+            xs = block(xs, turn, None, True)
         found: Tensor = self.head(F.layer_norm(xs[0], (self.shape.width,)))
         return found
 

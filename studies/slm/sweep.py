@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -87,11 +88,17 @@ def jobs(plan: Sequence[dict[str, float]], seeds: Sequence[int], depth: int, **s
 
 
 def sweep(
-    given: Given, todo: Sequence[Job], folder: Path, workers: int, tell: Callable[[str, dict[str, Any]], None]
+    given: Given,
+    todo: Sequence[Job],
+    folder: Path,
+    workers: int,
+    tell: Callable[[str, dict[str, Any]], None],
+    expect: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Do what of the jobs is not done, and write `runs.csv` after each; gives its rows.
 
-    With several workers each is a process, and all share the device. The largest runs come first.
+    With several workers each is a process, and all share the device. The largest runs come first. `expect` is told
+    first how many seconds of one worker all runs will take.
     """
     with locked(folder):
         sound = data.Sound.opened(given.lake, given.dataset, given.patch)
@@ -100,10 +107,32 @@ def sweep(
         missing = [job for job in todo if not (folder / RUNS / job.name / RESULT).is_file()]
         missing.sort(key=lambda job: -job.settings.flops)
         rows = table(todo, folder)
-        for name, result in _done(given, missing, folder, min(workers, len(missing))):
+        corpus = given.open() if missing else None
+        if expect and corpus:
+            expect(estimate(corpus, missing, folder))
+        if workers > 1:
+            corpus = None  # each worker opens its own
+        for name, result in _done(given, corpus, missing, folder, min(workers, len(missing))):
             tell(name, result)
             rows = table(todo, folder)
     return rows
+
+
+def estimate(corpus: Corpus, missing: Sequence[Job], folder: Path) -> float:
+    """Seconds that the steps of all runs take which are not done yet, by a few steps of each shape and batch.
+
+    They are seconds of CPU time where the device is the CPU, because other programs do not add to those.
+    """
+    clock = time.process_time if corpus.device == "cpu" else time.perf_counter
+    a_step: dict[tuple[Any, ...], float] = {}
+    total = 0.0
+    for job in missing:
+        trainer = Trainer(corpus, job.settings, folder / RUNS / job.name)
+        kind = job.settings.shape, job.settings.rows_a_step
+        if kind not in a_step:
+            a_step[kind] = trainer.seconds_a_step(clock)
+        total += a_step[kind] * (trainer.steps - trainer.done)
+    return total
 
 
 def table(todo: Sequence[Job], folder: Path) -> list[dict[str, Any]]:
@@ -122,12 +151,12 @@ def table(todo: Sequence[Job], folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _done(given: Given, missing: Sequence[Job], folder: Path, workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _done(
+    given: Given, corpus: Corpus | None, missing: Sequence[Job], folder: Path, workers: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     if workers <= 1:
-        corpus = given.open() if missing else None
         for job in missing:
-            assert corpus is not None
-            yield job.name, Trainer(corpus, job.settings, folder / RUNS / job.name).run()
+            yield job.name, Trainer(corpus or given.open(), job.settings, folder / RUNS / job.name).run()
         return
     apart = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, apart, _begin, (given, os.getpid())) as pool:

@@ -10,7 +10,6 @@ import dataclasses
 import fcntl
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from runtime import checkpoint
 from runtime.batches import reproducible, resolve_device
 from runtime.errors import SpeechmillError
 from studies.slm import ar, data
-from studies.slm.diffusion import Diffusion, Predict
+from studies.slm.diffusion import Diffusion, Predict, principal
 from studies.slm.model import Shape, groups
 
 SETTINGS, CHECKPOINT, WEIGHTS, CURVES, RESULT = (
@@ -36,10 +35,12 @@ SETTINGS, CHECKPOINT, WEIGHTS, CURVES, RESULT = (
 )  # fmt: skip
 """In the folder of a run; the last one says that it is done."""
 WARMUP = 0.1
-"""Share of the steps over which the learning rate rises; along a cosine it then falls to zero."""
+"""Share of the steps over which the learning rate rises; it then falls to zero along a line."""
 EMA_POWER = 16.97
 """Of the average of weights (Karras et al. 2024): its width is 5 % of the run, however long that is."""
 CLIP = 1.0
+FITTED_TOKENS = 50_000
+"""To which the codebook and the principal components are fitted."""
 EVALUATED_AT_ONCE = 64
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
 """Of dense bfloat16, by a part of the card's name, as makers state it."""
@@ -109,8 +110,7 @@ class Settings:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step."""
         done = (step + 0.5) / steps
-        falling = 0.5 * (1 + math.cos(math.pi * max(0.0, done - WARMUP) / (1 - WARMUP)))
-        return self.learning_rate * min(1.0, done / WARMUP) * falling
+        return self.learning_rate * min(done / WARMUP, (1 - done) / (1 - WARMUP))
 
 
 class Corpus:
@@ -140,12 +140,19 @@ class Corpus:
         return data.memory(self.sound, self.device)
 
     @functools.cached_property
+    def tokens(self) -> Tensor:
+        """Tokens of the first windows of the split train, (n, token), to which what is not learned is fitted."""
+        return data.first(self.sound, FITTED_TOKENS).to(self.device)
+
+    @functools.cached_property
+    def components(self) -> Tensor:
+        """Principal components of tokens, where the diffusion model begins."""
+        return principal(self.tokens)
+
+    @functools.cached_property
     def centres(self) -> Tensor:
-        """The codebook of the discrete model, of windows of the split train."""
-        if self.memory is None:
-            raise SpeechmillError("the codebook wants a dataset that fits into memory", "name a smaller one")
-        rows = self.memory.continuation[: 2 * ar.FITTED_TOKENS // self.memory.continuation.shape[1]]
-        return ar.codebook(self.sound.normal(rows).flatten(0, 1))
+        """The codebook of the discrete model."""
+        return ar.codebook(self.tokens)
 
 
 class Trainer:
@@ -204,8 +211,7 @@ class Trainer:
         settings, rate = self.settings, self.settings.rate(self.done, self.steps)
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = rate * factor
-        batch = self.windows.batch(self.done, settings.rows_a_step, settings.seed)
-        context, continuation = map(self.corpus.sound.normal, batch)
+        context, continuation = self.windows.batch(self.done, settings.rows_a_step, settings.seed)
         random = torch.Generator().manual_seed((settings.seed << 40) + self.done)
         with torch.autocast(self.corpus.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             found = loss(context, continuation, random)
@@ -220,6 +226,16 @@ class Trainer:
         tokens = self.done * settings.rows_a_step * self.windows.tokens_a_row
         row = {"step": self.done, "tokens": tokens, "learning_rate": rate, "loss": found.detach()}
         return row | {"held": None, "held_by_level": None}
+
+    def seconds_a_step(self, clock: Callable[[], float], steps: int = 4) -> float:
+        """What one step takes, the median of a few, all of which are undone by making the trainer anew."""
+        took = []
+        with reproducible(1, self.corpus.device):
+            for _ in range(steps):
+                begun = clock()
+                float(self._step(self.objective.loss)["loss"])  # waits for the device
+                took.append(clock() - begun)
+        return sorted(took)[steps // 2 - 1]
 
     def measure(self) -> dict[str, Any]:
         """Losses of everything that is held out, by the averaged weights."""
@@ -315,7 +331,9 @@ def made(corpus: Corpus, settings: Settings) -> Diffusion | ar.Discrete:
     torch.manual_seed(settings.seed)
     if settings.model == "ar":
         return ar.Discrete(settings.shape, corpus.centres).to(corpus.device)
-    return Diffusion(settings.shape, corpus.sound.token, settings.predict).to(corpus.device)
+    objective = Diffusion(settings.shape, corpus.sound.token, settings.predict)
+    objective.begin(corpus.components)
+    return objective.to(corpus.device)
 
 
 @torch.no_grad()

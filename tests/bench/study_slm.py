@@ -15,8 +15,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs/trainer.md"
 SMALL = {
-    "COUNT": "90", "UTTERANCES": "60", "BUDGETS": "3e9..2.4e10:4", "SIZES": "1296,2304,5184,9216,20736,36864",
-    "RATIO": "1..3000", "CLIPS": "16",
+    "COUNT": "40", "UTTERANCES": "30", "BUDGETS": "1e10..4e10:3", "SIZES": "5184,9216,20736,36864,82944,147456",
+    "RATIO": "0.2..200", "CLIPS": "8",
 }  # fmt: skip
 
 

@@ -25,9 +25,10 @@ from synthetic_datasets import add_shards, spread
 from manifests.lake import Lake
 from pipelines.commands.cli import cli
 from runtime.errors import SpeechmillError
+from speechmill.reader import Loader, Reader
 from studies.slm import ar, data, diffusion, sweep
-from studies.slm.model import Shape
-from studies.slm.train import COLUMNS, Corpus, Settings, Trainer, evaluated
+from studies.slm.model import MMDiT, Shape
+from studies.slm.train import COLUMNS, Corpus, Settings, Trainer, evaluated, made
 
 ROOT = Path(__file__).parents[2]
 DIM, PATCH = 4, 2
@@ -107,10 +108,12 @@ def test_streamed_windows_are_those_in_memory_and_a_stream_goes_on_where_it_was(
 def test_features_are_those_of_the_shards_again(corpus: Corpus) -> None:
     memory = corpus.memory
     assert memory is not None
-    normal = corpus.sound.normal(memory.context[:5])
-    back = corpus.sound.features(normal)
-    np.testing.assert_allclose(back, memory.context[:5].float().reshape(5, -1, DIM), atol=1e-5)
-    everything = corpus.sound.normal(torch.cat([memory.context, memory.continuation], 1)).reshape(-1, DIM)
+    context = next(iter(Loader(Reader(corpus.sound.source("train"), shuffle=False, rank=0, world_size=1), 5)))[
+        "context"
+    ]
+    raw = context[:, 0].float()
+    np.testing.assert_allclose(corpus.sound.features(corpus.sound.normal(raw)), raw.reshape(5, -1, DIM), atol=1e-5)
+    everything = torch.cat([memory.context, memory.continuation], 1).reshape(-1, DIM)
     assert everything.std(0, correction=0).tolist() == pytest.approx([1] * DIM, abs=1e-3)
 
 
@@ -122,6 +125,27 @@ def test_a_held_out_window_is_measured_the_same_in_any_batch(corpus: Corpus) -> 
     parts = [objective.held(held.context[n : n + 4], held.continuation[n : n + 4], n) for n in range(0, 16, 4)]
     torch.testing.assert_close(whole, torch.cat(parts, 1))
     assert evaluated(objective, held)["loss"] == pytest.approx(whole.double().mean().item(), rel=1e-6)
+
+
+def test_a_network_begins_at_principal_components(corpus: Corpus) -> None:
+    random = torch.Generator().manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(8, generator=random), dim=0)
+    tokens = 3 * torch.randn(4000, 1, generator=random) * direction + 0.1 * torch.randn(4000, 8, generator=random)
+    found = diffusion.principal(tokens)
+    assert abs(found[0] @ direction).item() == pytest.approx(1 / np.sqrt(9 + 1), rel=0.05)
+    assert (found[1:] @ direction).abs().max() < 0.05
+    assert found[1:].norm(dim=1).tolist() == pytest.approx([1 / np.sqrt(0.01 + 1)] * 7, rel=0.01)
+    for width in (4, 16):  # narrower and wider than a token
+        network = made(corpus, Settings(1e9, width, 1, **TINY)).network
+        assert isinstance(network, MMDiT)
+        for one in (network.context_in, network.noisy_in):
+            assert torch.equal(one.weight[:8], corpus.components[:width])
+
+
+def test_what_is_fitted_before_training_is_fitted_to_the_first_windows(corpus: Corpus) -> None:
+    assert corpus.memory is not None
+    assert torch.equal(data.first(corpus.sound, 95), corpus.memory.continuation[:10].flatten(0, 1))
+    assert torch.equal(corpus.tokens, corpus.memory.continuation.flatten(0, 1))  # it has fewer than are wanted
 
 
 @pytest.mark.parametrize("predict", ["x", "v"])
@@ -170,7 +194,7 @@ def test_a_run_learns_and_what_it_gives_goes_on_like_its_context(corpus: Corpus,
 
 
 def test_the_discrete_rival_learns_by_the_same_harness(corpus: Corpus, tmp_path: Path) -> None:
-    corpus.__dict__["centres"] = ar.codebook(corpus.sound.normal(corpus.memory.continuation).flatten(0, 1), 16)  # type: ignore[union-attr]
+    corpus.__dict__["centres"] = ar.codebook(corpus.memory.continuation.flatten(0, 1), 16)  # type: ignore[union-attr]
     trainer = Trainer(corpus, Settings(1e9, 32, 1, model="ar", **TINY, learning_rate=0.02), tmp_path / "run")
     result = trainer.run()
     assert result["loss"] < 0.9 * np.log(16)
@@ -189,7 +213,8 @@ def test_a_sweep_twice_gives_equal_tables_that_a_fit_reads(lake: Path, tmp_path:
     words = ["sweep", str(tmp_path / "plan.csv"), str(lake), "--seeds", "2", "--depth", "1", *SET, "--set", "rows=128"]
     tables = []
     for name in ("one", "other"):
-        run(*words, "-o", str(tmp_path / name))
+        told = run(*words, "-o", str(tmp_path / name))
+        assert re.match(r"expected: [\d,]+ s of computing, [\d.,]+ min\n", told)
         tables.append((tmp_path / name / "runs.csv").read_bytes())
     assert tables[0] == tables[1]
     with (tmp_path / "one/runs.csv").open() as file:
@@ -201,7 +226,7 @@ def test_a_sweep_twice_gives_equal_tables_that_a_fit_reads(lake: Path, tmp_path:
     assert table.columns == {"params": "params", "tokens": "tokens", "loss": "loss", "flops": "flops"}
     assert table.groups[""].evaluations.tolist() == [2, 2, 2]  # two seeds of each point
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "one/runs").rglob("*")}
-    run(*words, "-o", str(tmp_path / "one"))
+    assert "expected: " not in run(*words, "-o", str(tmp_path / "one"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "one/runs").rglob("*")} == before
     with pytest.raises(SpeechmillError, match=r"trained otherwise: learning_rate = 0\.008"):
         run(*words, "-o", str(tmp_path / "one"), "--set", "learning_rate=0.1")  # also where all is done
