@@ -14,7 +14,7 @@ from lakes import rules, write_lake
 
 from manifests.choice import choose
 from manifests.lake import Lake
-from manifests.report import card, figures, flow, measures, page, provenance, runs, samples, thresholds
+from manifests.report import figures, flow, hub, measures, page, provenance, runs, samples, thresholds
 from manifests.report.figures import bins
 from manifests.report.page import render
 from manifests.report.report import Report
@@ -258,6 +258,6 @@ def test_recordings_beyond_the_budget_are_left_out_and_counted(lake: Lake) -> No
 
 
 def test_examples_in_docstrings_hold() -> None:
-    for module in (card, flow, page, runs):
+    for module in (hub, flow, page, runs):
         outcome = doctest.testmod(module)
         assert (outcome.failed, outcome.attempted > 0) == (0, True)

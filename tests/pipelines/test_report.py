@@ -14,7 +14,7 @@ from forked import speechmill
 
 from manifests import schemas
 from manifests.lake import Lake
-from manifests.report.card import hub_licence
+from manifests.report.hub import hub_licence
 from pipelines.commands.report import report_lake
 from runtime.errors import SpeechmillError
 
