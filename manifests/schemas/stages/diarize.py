@@ -62,7 +62,7 @@ DIARIZE = pa.schema(
         field(
             "method",
             pa.string(),
-            "'channels' where each channel is one side of a conversation and is processed by itself, otherwise 'pipeline'",
+            "'channels' where each channel is a side of a conversation, processed by itself, otherwise 'pipeline'",
         ),
         field("num_speakers", pa.int32(), "number of different speakers heard"),
         field(
