@@ -56,8 +56,8 @@ def link(
     than `REVISED_S` is joined to another one if their log odds are positive, even in the same chunk. Persons who speak
     less than `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the nearest
     centroid, even in the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker without a
-    usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is cubic in the number of
-    speakers of all chunks, some hundred in ten hours.
+    usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is
+    cubic in the number of speakers of all chunks, some hundred in ten hours.
 
     >>> def odds(cosine, one_s, other_s):
     ...     return cosine - 0.8
