@@ -10,6 +10,9 @@ import numpy as np
 
 from pipelines.stages.clustering import joined
 
+REVISED_S = 10.0
+"""A chunk may divide one speaker into two. Of a person who speaks less than this, the embedding may tell so later."""
+
 
 def chunk_edges(duration_s: float, chunk_s: float, speech: Sequence[tuple[float, float]]) -> list[float]:
     """Edges in seconds, from 0 to the duration, of the fewest equal chunks of at most about `chunk_s`.
@@ -49,11 +52,12 @@ def link(
     `speech_s` how long each spoke. Persons are joined by `pipelines.stages.clustering.joined` with the `odds` of cosine
     and lengths; two speakers of one chunk are never joined in this way.
 
-    In a short chunk a speaker may be split where in the whole recording they would not. So persons who speak less than
-    `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the nearest centroid, even in
-    the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker without a usable centroid (NaN
-    or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is cubic in the number of
-    speakers of all chunks, some hundred in ten hours.
+    In a short chunk a speaker may be split where in the whole recording they would not. So a person who speaks less
+    than `REVISED_S` is joined to another one if their log odds are positive, even in the same chunk. Persons who speak
+    less than `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the nearest
+    centroid, even in the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker without a
+    usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is
+    cubic in the number of speakers of all chunks, some hundred in ten hours.
 
     >>> def odds(cosine, one_s, other_s):
     ...     return cosine - 0.8
@@ -73,6 +77,13 @@ def link(
     least_s = max(min_speech_s, min_share * float(lengths_s.sum()))
     ranked = sorted(range(len(groups)), key=lambda group: -spoken_s[group])
     persons = [group for group in ranked if spoken_s[group] >= least_s][:max_speakers] or ranked[:1]
+    for person in reversed(persons[1:]):
+        others = [other for other in persons if other != person]
+        if spoken_s[person] < REVISED_S:
+            means = np.stack([centroid(vectors, lengths_s, groups[other]) for other in others])
+            cosines = means @ centroid(vectors, lengths_s, groups[person])
+            if odds(cosines, np.array([spoken_s[other] for other in others]), np.array(spoken_s[person])).max() > 0:
+                persons = others
     members = [groups[person].tolist() for person in persons] or [[]]
     centroids = np.stack([centroid(vectors, lengths_s, groups[person]) for person in persons] or [vectors[0]])
     for group in sorted(set(range(len(groups))) - set(persons)):

@@ -311,6 +311,14 @@ def test_linking_keeps_two_speakers_of_a_chunk_apart_and_gives_fragments_away() 
     assert link(np.zeros((0, 2)), [], [], odds) == []
 
 
+def test_a_brief_fragment_of_a_speaker_joins_them_even_within_one_chunk() -> None:
+    vectors = np.eye(4)[[0, 1, 0, 2, 3]]
+    vectors[3] = [0.5, 0.0, 0.85, 0.0]
+    chunks = [0, 0, 1, 1, 1]
+    assert link(vectors, chunks, [20.0, 20.0, 20.0, 2.0, 2.0], log_odds) == [0, 1, 0, 0, 2]
+    assert link(vectors, chunks, [20.0, 20.0, 20.0, 20.0, 2.0], log_odds) == [0, 1, 0, 2, 3]
+
+
 def test_the_fingerprint_moves_with_configuration_and_with_what_is_read() -> None:
     one = Diarize(DiarizeConfig()).fingerprint({"vad": "a"})
     assert one == Diarize(DiarizeConfig()).fingerprint({"vad": "a"})
