@@ -33,7 +33,7 @@ def test_a_recording_is_compared_to_few_others_by_a_jingle_whatever_its_keys_are
         write_fingerprints(lake, number // 30, named)
     rows = found(match(lake))
     by_recording = {name: [row["other_id"] for row in rows if row["recording_id"] == name] for name, _ in named}
-    assert all(FIRST <= len(others) <= FIRST + 4 for others in by_recording.values())
+    assert all(FIRST <= len(others) < 2 * FIRST for others in by_recording.values())
     assert all("r000" in others for others in by_recording.values())
 
 
@@ -87,7 +87,7 @@ def test_a_lake_that_grew_knows_the_same_repeats_as_one_that_was_made_at_once(tm
     made = jingles(24)
     made[9] = made[4].changed(rng, 0.05)  # a copy
     made[14] = drawn(rng, 12).with_inside(made[2], 5000)  # contains an earlier recording
-    batches = [
+    batches: list[list[dict[str, Any]]] = [
         [{"id": f"r{at:03d}", "duration_s": float(made[at].times_ms[-1]) / 1000 + 0.5, "speech": [(0, 5)]}
          for at in range(start, start + 6)]
         for start in range(0, 24, 6)
