@@ -15,7 +15,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs/trainer.md"
 SMALL = {
-    "COUNT": "40", "UTTERANCES": "30", "BUDGETS": "1e10..4e10:3", "SIZES": "5184,9216,20736,36864,82944,147456",
+    "COUNT": "40", "UTTERANCES": "30", "BUDGETS": "1e10..4e10:4", "SIZES": "5184,9216,20736,36864,82944,147456",
     "RATIO": "0.2..200", "CLIPS": "8",
 }  # fmt: skip
 
