@@ -106,20 +106,23 @@ def torchaudio_logmel(config: LogMelConfig) -> Transform:
     return transform
 
 
-def best_time_s(transform: Transform, sound: np.ndarray, repeats: int) -> float:
-    transform(sound)  # compiles, caches, warms up
-    times = []
+def cpu_times_s(transforms: dict[str, Transform], sound: np.ndarray, repeats: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of each run. The transforms take turns, so that a busy machine slows all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in transforms}
     for _ in range(repeats):
-        start = time.perf_counter()
-        transform(sound)
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for name, transform in transforms.items():
+            start = time.process_time()
+            transform(sound)
+            taken[name].append(time.process_time() - start)
+    return taken
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the sound, s")
-    parser.add_argument("--repeats", type=int, default=5, help="runs, of which the fastest is printed")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns; printed are the fastest, the median and the median of the ratios"
+    )
     arguments = parser.parse_args()
     config = LogMelConfig()
     num_frames = int(arguments.seconds * config.sample_rate) // config.hop_samples
@@ -131,26 +134,30 @@ def main() -> None:
     for package in ("numpy", "scipy", "librosa", "torch", "torchaudio"):
         with contextlib.suppress(ModuleNotFoundError):
             versions.append(f"{package} {importlib.import_module(package).__version__}")
-    candidates = {"encoders.logmel": ours, "librosa": librosa_logmel, "torchaudio": torchaudio_logmel}
+    makers = {"encoders.logmel": ours, "librosa": librosa_logmel, "torchaudio": torchaudio_logmel}
     with one_thread() as means:
         print(f"hardware  {cpu_name()}, {os.cpu_count()} cores, one thread ({means}); {platform.platform()}")
         print(f"versions  {', '.join(versions)}")
-        print(f"input     {seconds:.1f} s of white noise at {config.sample_rate} Hz, best of {arguments.repeats}")
-        print(f"{'':18}{'s':>9}{'x real time':>13}{'frames/s':>11}{'us/frame':>10}{'ours is':>10}{'max |diff|':>12}")
-        base_s, reference = 0.0, np.empty(0)
-        for name, make in candidates.items():
+        print(f"input     {seconds:.1f} s of white noise at {config.sample_rate} Hz, {arguments.repeats} turns")
+        print(
+            f"{'CPU time':18}{'s':>9}{'x real time':>13}{'median':>9}{'us/frame':>10}{'ours is':>10}{'max |diff|':>12}"
+        )
+        transforms, features = {}, {}
+        for name, make in makers.items():
             try:
-                transform = make(config)
-                features = transform(sound)[:num_frames]
+                transforms[name] = make(config)
+                features[name] = transforms[name](sound)[:num_frames]  # compiles, caches, warms up
             except ModuleNotFoundError as error:
                 print(f"{name:18}not installed ({error.name})")
-                continue
-            taken_s = best_time_s(transform, sound, arguments.repeats)
-            if name == "encoders.logmel":
-                base_s, reference = taken_s, features
+                transforms.pop(name, None)
+        taken = cpu_times_s(transforms, sound, arguments.repeats)
+        first = next(iter(transforms))
+        for name, times in taken.items():
+            ratio = np.median(np.divide(times, taken[first]))
             print(
-                f"{name:18}{taken_s:9.4f}{seconds / taken_s:13.0f}{num_frames / taken_s:11.0f}"
-                f"{taken_s / num_frames * 1e6:10.2f}{taken_s / base_s:9.2f}x{np.abs(features - reference).max():12.1e}"
+                f"{name:18}{min(times):9.4f}{seconds / min(times):13.0f}{seconds / np.median(times):9.0f}"
+                f"{min(times) / num_frames * 1e6:10.2f}{ratio:9.2f}x"
+                f"{np.abs(features[name] - features[first]).max():12.1e}"
             )
 
 
