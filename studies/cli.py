@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from manifests.look.options import Commands
+from manifests.commands.options import Commands
 from studies import planning
 from studies.laws import cli as laws
 from studies.laws import plan_cli

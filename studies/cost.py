@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.look import terminal
+from manifests.commands import terminal
 from runtime.errors import SpeechmillError
 from studies.estimate import quantile
 from studies.prices import Machine, Prices

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.choice import Choice, ChoiceError, choose
+from manifests.commands import terminal
+from manifests.commands.targets import lake_of
 from manifests.lake import Lake
-from manifests.look import terminal
-from manifests.look.targets import lake_of
 from manifests.output import counted, one_line
 from manifests.selection import Selection
 from manifests.shards import ShardFiles

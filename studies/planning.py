@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifests.look.options import JSON, WIDE, complete_folders
+from manifests.commands.options import JSON, WIDE, complete_folders
 from runtime.errors import SpeechmillError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _weights(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 def _lake(name: str, dataset: str | None) -> tuple[Lake, str]:
     """Open a lake. Returns it with the name of `dataset` or, by default, of its newest dataset."""
     from manifests.choice import choose
-    from manifests.look.targets import lake_of
+    from manifests.commands.targets import lake_of
 
     lake = lake_of(name)
     chosen = dataset or choose(lake).dataset
@@ -125,7 +125,7 @@ def subset(
     The subset consists of the first shards of the dataset, and of a part of the last one. With --by, each group has its
     share in it. A smaller subset is part of a larger one. docs/studies.md describes how to read a subset.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from manifests.subsets import About, Subset, version_of
     from studies import subset as cutting
 
@@ -162,7 +162,7 @@ def leaks(names: tuple[str, ...], lake: str | None, show: int, share: float, as_
     dataset), LAKE/datasets/NAME, LAKE/selections/NAME, a split of these (.../train), or the file of a subset. Bytes,
     names, samples and sound of recordings are compared. The exit code is 3 if there are leaks.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies import leaks as comparing
 
     document = comparing.leaks(comparing.sides(names, lake), show, share)
@@ -217,8 +217,8 @@ def cost(
     LAKE has the sample. The CPU and GPU seconds, bytes and memory are those of the newest run over it and of other
     runs with the same recipe. A table has the prices of machines, storage and transfer.
     """
-    from manifests.look import terminal
-    from manifests.look.targets import lake_of
+    from manifests.commands import terminal
+    from manifests.commands.targets import lake_of
     from studies import cost as costing
     from studies.prices import load
     from studies.usage import sample_of
@@ -279,9 +279,9 @@ def sample(
 
     LAKE is a pilot, whose measurements give the variance between recordings. Without it, the worst case is assumed.
     """
-    from manifests.look import terminal
-    from manifests.look.mistakes import existing_view
-    from manifests.look.options import open_target
+    from manifests.commands import terminal
+    from manifests.commands.mistakes import existing_view
+    from manifests.commands.options import open_target
     from manifests.view_columns import parts_needed
     from studies import sample as sampling
 

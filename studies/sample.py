@@ -12,8 +12,8 @@ from typing import Any
 
 import duckdb
 
-from manifests.look import terminal
-from manifests.look.stats import Rows, rows_of
+from manifests.commands import terminal
+from manifests.commands.stats import Rows, rows_of
 from runtime.errors import SpeechmillError
 from studies.estimate import Ratio, quantile
 

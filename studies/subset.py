@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from manifests import shardlist
 from manifests.choice import ChoiceError
+from manifests.commands import terminal
 from manifests.lake import Lake
-from manifests.look import terminal
 from manifests.output import counted
 from manifests.subsets import About, Subset, prefix
 from studies.strata import Stratum, stratified

@@ -7,9 +7,9 @@ from typing import Any
 import duckdb
 
 from manifests.choice import Choice
+from manifests.commands.duplicates import duplicates
+from manifests.commands.terminal import clock
 from manifests.lake import Lake
-from manifests.look.duplicates import duplicates
-from manifests.look.terminal import clock
 from manifests.output import counted
 from manifests.report.samples import Snippet
 

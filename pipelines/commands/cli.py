@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.cli import manifest
-from manifests.look.options import JSON, WIDE, choice_options
+from manifests.commands.cli import manifest
+from manifests.commands.options import JSON, WIDE, choice_options
 from manifests.output import counted, say
 from manifests.version import version
 from pipelines.commands import curate, inspect
@@ -254,8 +254,8 @@ def diff(one: str, two: str, as_json: bool, **named: Any) -> None:
     Compares two lakes, two selections or two recipes (shipped ones by name). --selection, --dataset and --stage apply
     to both; LAKE/selections/NAME names a selection of one.
     """
-    from manifests.look import diff as differing
-    from manifests.look import render, terminal
+    from manifests.commands import diff as differing
+    from manifests.commands import render, terminal
     from pipelines.recipes.recipe import path_of
 
     found = differing.diff(*(str(path_of(name) or name) for name in (one, two)), **named)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import user_errors
+from manifests.commands.options import user_errors
 from manifests.output import printable, say, to_json
 from pipelines.progress.console import public_command
 from runtime.errors import SpeechmillError

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
+from manifests.commands.options import JSON
 from manifests.install import install, requirements
-from manifests.look.options import JSON
 from manifests.output import counted, say, to_json
 from manifests.storage import StorageConfig, default_config, open_storage
 from manifests.version import version

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON
+from manifests.commands.options import JSON
 from manifests.output import say, to_json
 from pipelines.commands.inspect import Time
 from runtime.errors import SpeechmillError

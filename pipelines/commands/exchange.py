@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifests.look.options import JSON, choice_options
+from manifests.commands.options import JSON, choice_options
 from manifests.output import one_line, say, to_json
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from manifests.look.options import JSON
+from manifests.commands.options import JSON
 from manifests.output import say, to_json
 
 

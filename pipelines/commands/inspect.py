@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.commands.options import open_target, target_options
 from manifests.install import install
-from manifests.look.options import open_target, target_options
 from manifests.output import counted, say
 from manifests.whole import whole
 from runtime.errors import MissingExtraError, SpeechmillError
@@ -93,7 +93,7 @@ def stretch(recording: str, start_s: float | None, end_s: float | None, done: st
     Where the recording ends before END, a line on standard error says so; `done` is the verb of the command in it
     ("wrote").
     """
-    from manifests.look.show import recording_rows
+    from manifests.commands.show import recording_rows
 
     target = open_target(**named)
     recording_id, dash, start_ms = recording.rpartition("-")
@@ -162,7 +162,7 @@ def clip(recording: str, start_s: float | None, end_s: float | None, output: str
     The file has all channels and the sampling rate of the recording. START and END are in seconds or like 1:02:03.5.
     ID can also be the id of a window, without START and END.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
 
     found = stretch(recording, start_s, end_s, "wrote", named)
     write(Path(output), found.samples, found.sample_rate)
@@ -205,7 +205,7 @@ def play(recording: str, start_s: float | None, end_s: float | None, as_json: bo
         write(path, found.samples, found.sample_rate)
         _play_with(player, path, found.duration_s)
     if as_json:
-        from manifests.look import terminal
+        from manifests.commands import terminal
 
         terminal.as_json({**found.described(), "player": player})
 
@@ -240,7 +240,7 @@ def spectrogram(
 
     START and END are in seconds or like 1:02:03.5. ID can also be the id of a window, without START and END.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
 
     found = stretch(recording, start_s, end_s, "showing", named)
     top_hz = found.sample_rate / 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from manifests.look.cli import JSON
+from manifests.commands.cli import JSON
 from manifests.output import say, to_json
 from runtime.errors import SpeechmillError
 

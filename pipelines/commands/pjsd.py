@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON
+from manifests.commands.options import JSON
 from manifests.output import say
 from runtime.errors import SpeechmillError
 
@@ -87,7 +87,7 @@ def pjsd(a: str, b: str | None, as_json: bool, **settings: Any) -> None:
         sides[0].corpus, sides[1].corpus, range(1, settings["longest"] + 1), settings["draws"], settings["seed"]
     )
     if as_json:
-        from manifests.look import terminal
+        from manifests.commands import terminal
 
         described = {name: side.as_dict() for name, side in zip("ab", sides, strict=True)}
         terminal.as_json({"unit": "bit", **described, "orders": [dataclasses.asdict(order) for order in orders]})
@@ -134,7 +134,7 @@ def _check_alike(a: Side, b: Side) -> None:
 
 
 def _show(sides: list[Side], orders: list[Order]) -> None:
-    from manifests.look import terminal
+    from manifests.commands import terminal
 
     say(f"pJSD in bits between n-grams of phones, by {sides[0].recogniser}; intervals hold 95 %")
     for letter, side in zip("AB", sides, strict=True):

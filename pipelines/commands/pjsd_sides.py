@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from manifests.choice import ChoiceError
-from manifests.look.targets import Target, resolve
+from manifests.commands.targets import Target, resolve
 from manifests.sql import read_only
 from manifests.windows import union
 from runtime.errors import SpeechmillError

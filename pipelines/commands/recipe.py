@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from manifests.look.options import JSON
+from manifests.commands.options import JSON
 from manifests.names import checked_name
 from manifests.output import say, to_json
 from runtime.errors import MissingExtraError, SpeechmillError, UnknownRecipeError

@@ -229,7 +229,7 @@ def is_lake(name: str) -> bool:
 
 def rows_of(lake: str) -> list[dict[str, Any]]:
     """The rows of the view `annotations`, with the type of the error of those that failed."""
-    from manifests.look.targets import resolve
+    from manifests.commands.targets import resolve
 
     target = resolve(lake)
     views = ["recordings", *(stage for stage in ("signal", "vad") if stage in target.choice.stages)]

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from manifests.look.options import JSON
-from manifests.look.options import WIDE as WIDE_TABLES
+from manifests.commands.options import JSON
+from manifests.commands.options import WIDE as WIDE_TABLES
 
 
 class Gamma(click.ParamType):
@@ -124,7 +124,7 @@ def fit(table: Path, as_json: bool, plots: Path | None, kind: str, page: Path | 
     TABLE has a row for each run, with its parameters N, tokens D and final loss L. The law is
     L = E + (A/N^alpha + B/D^beta)^gamma, C = 6 N D. docs/studies.md has formulas, rules and defaults.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.laws import text
     from studies.laws.command import fit_table
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON
-from manifests.look.options import WIDE as WIDE_TABLES
+from manifests.commands.options import JSON
+from manifests.commands.options import WIDE as WIDE_TABLES
 
 if TYPE_CHECKING:
     from studies.laws.grid import Cell, Sound
@@ -157,7 +157,7 @@ def plan(
     C = 6 N D. For each run, the plan gives the tokens per parameter, steps, hours of sound, gigabytes of features and
     epochs over a dataset. docs/studies.md has formulas, rules and defaults.
     """
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.laws import grid
 
     if from_fit and spend is None:
@@ -248,7 +248,7 @@ def _write_csv(path: Path, rows: Any) -> None:
 
 
 def _print_plan(document: dict[str, Any], sound: Sound) -> None:
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.laws.text import digits
 
     kinds = "context and continuation" if document["counts_context"] else "the continuation only"
@@ -276,7 +276,7 @@ def _print_plan(document: dict[str, Any], sound: Sound) -> None:
 
 
 def _print_next_runs(found: dict[str, Any]) -> None:
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.laws.text import digits
 
     usual = found["usual_grid"]

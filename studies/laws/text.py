@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manifests.look import terminal
+from manifests.commands import terminal
 from manifests.output import counted
 
 TITLES = {"tokens_exponent": "exponent of D*"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON, complete_folders
+from manifests.commands.options import JSON, complete_folders
 from runtime.errors import SpeechmillError
 from studies.planning import whole_number
 
@@ -144,7 +144,7 @@ def train(lake: str, folder: Path, flops: int, params: int, seed: int, training:
     The tokens D = C / 6 N, steps, batch and schedule follow from compute and size. docs/trainer.md has details.
     """
     _needs_torch()
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.slm import sweep as sweeping
     from studies.slm.train import Trainer, locked
 
@@ -175,7 +175,7 @@ def sweep(plan: Path, lake: str, folder: Path, seeds: int, workers: int, trainin
     Finished runs are not repeated. FOLDER/runs.csv has a row for each run, for `study fit`.
     """
     _needs_torch()
-    from manifests.look import terminal
+    from manifests.commands import terminal
     from studies.slm import sweep as sweeping
 
     todo = sweeping.jobs(sweeping.cells(plan), range(seeds), training.depth, **training.settings)

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from manifests import schemas
 from manifests.choice import choose
+from manifests.commands.what_if import what_if
 from manifests.lake import Lake
-from manifests.look.what_if import what_if
 from manifests.select import AT_ONCE, select
 from manifests.selection import Selection
 from manifests.sums import Sums
@@ -129,8 +129,8 @@ QUESTIONS = {
 def ask_duckdb(name: str, root: str) -> None:
     """Answer a question with plain SQL over views that are joined by id, without our command line."""
     from manifests import views
-    from manifests.look import show, stats
-    from manifests.look.what_if import change
+    from manifests.commands import show, stats
+    from manifests.commands.what_if import change
 
     views._stages_aligned = lambda connection, files, stages: False
     views._verdicts_aligned = lambda connection, files: False

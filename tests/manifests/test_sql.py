@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from lakes import rules, write_lake
 
 from manifests.choice import choose
+from manifests.commands.what_if import what_if
 from manifests.lake import Lake
-from manifests.look.what_if import what_if
 from manifests.report.report import Report
 from manifests.rules import RuleError
 from manifests.select import select

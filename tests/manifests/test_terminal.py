@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from lakes import rules, write_lake
 
 from manifests import ledger
+from manifests.commands import terminal
 from manifests.lake import Lake
-from manifests.look import terminal
 from manifests.select import select
 from pipelines.commands.cli import cli
 

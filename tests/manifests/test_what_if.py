@@ -10,9 +10,9 @@ import pytest
 from lakes import rules, write_lake
 
 from manifests.choice import ChoiceError, choose
+from manifests.commands.what_if import change, settings, what_if
 from manifests.funnel import Funnel
 from manifests.lake import Lake
-from manifests.look.what_if import change, settings, what_if
 from manifests.rules import RuleError
 from manifests.select import select
 from manifests.selection import Selection
@@ -132,7 +132,7 @@ def test_a_sample_reads_few_batches_and_its_error_is_as_large_as_it_says(
         opened.extend(given[3] if len(given) > 3 else [])
         return open_views(*given)
 
-    monkeypatch.setattr("manifests.look.what_if.open_views", watched)
+    monkeypatch.setattr("manifests.commands.what_if.open_views", watched)
     ratios = []
     for seed in range(6):
         opened.clear()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.terminal import WIDE as WIDE_META
+from manifests.commands.terminal import WIDE as WIDE_META
 from manifests.output import one_line
 
 if TYPE_CHECKING:
-    from manifests.look.targets import Target
+    from manifests.commands.targets import Target
 
 
-class LookError(click.ClickException):
+class ManifestCommandError(click.ClickException):
     """An error in what the user asked for. It is shown with its remedy, and the exit code is 1."""
 
     def __init__(self, message: str, remedy: str) -> None:
@@ -29,30 +29,30 @@ class LookError(click.ClickException):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors in names, rules and SQL that the user gave into LookError."""
+    """Turn errors in names, rules and SQL that the user gave into ManifestCommandError."""
     import duckdb
 
     from manifests.choice import ChoiceError
+    from manifests.commands import mistakes
     from manifests.corrupt import damaged
     from manifests.exchange.foreign.rows import ManifestError
-    from manifests.look import mistakes
     from manifests.rules import RuleError
     from manifests.sql import NotReadingError
 
     try:
         yield
     except (ChoiceError, ManifestError, NotReadingError) as error:
-        raise LookError(str(error), error.remedy) from error
+        raise ManifestCommandError(str(error), error.remedy) from error
     except RuleError as error:
-        raise LookError(*mistakes.explain_rule(error, _target())) from error
+        raise ManifestCommandError(*mistakes.explain_rule(error, _target())) from error
     except duckdb.Error as error:
         if damage := damaged(error):
             raise damage from error
-        raise LookError(*mistakes.explain_sql(error, _target())) from error
+        raise ManifestCommandError(*mistakes.explain_sql(error, _target())) from error
 
 
 class Commands(click.Group):
-    """A group of commands whose user errors become LookError."""
+    """A group of commands whose user errors become ManifestCommandError."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with user_errors():
@@ -70,7 +70,7 @@ def _target() -> Target | None:
 
 def open_target(target: str, selection: str | None, dataset: str | None, stages: Mapping[str, str], **_: Any) -> Target:
     """The Target that the options of a command name; it is kept for error messages."""
-    from manifests.look.targets import resolve
+    from manifests.commands.targets import resolve
 
     resolved = resolve(target, selection, dataset, stages)
     click.get_current_context().meta[TARGET] = resolved

@@ -14,8 +14,8 @@ from typing import IO, Any
 import duckdb
 
 from manifests.choice import ChoiceError
-from manifests.look import render, terminal
-from manifests.look.targets import Target
+from manifests.commands import render, terminal
+from manifests.commands.targets import Target
 from manifests.output import one_line, to_json
 from manifests.sql import ask, read_only
 from manifests.whole import whole, whole_text

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from manifests.choice import ChoiceError
-from manifests.look.stats import rows_of
-from manifests.look.targets import Target, resolve
+from manifests.commands.stats import rows_of
+from manifests.commands.targets import Target, resolve
 
 EXAMPLES = 5
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.look.options import JSON, VIEW, WHERE, WIDE, Commands, choice_options, open_target, target_options
+from manifests.commands.options import JSON, VIEW, WHERE, WIDE, Commands, choice_options, open_target, target_options
 from manifests.output import counted, say
 
 if TYPE_CHECKING:
-    from manifests.look.targets import Target
+    from manifests.commands.targets import Target
 
 
 @click.group(cls=Commands)
@@ -45,8 +45,8 @@ def selections(lake: str, as_json: bool) -> None:
     The newest comes first. Each has the numbers that it keeps, the stages that it read and the datasets made from it.
     """
     from manifests.choice import selections_of
-    from manifests.look import render, terminal
-    from manifests.look.targets import lake_of
+    from manifests.commands import render, terminal
+    from manifests.commands.targets import lake_of
 
     found = selections_of(lake_of(lake))
     terminal.as_json({"selections": found}) if as_json else render.selections(found)
@@ -72,10 +72,10 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
     The largest groups come first, and the passages that occur in the most recordings apart from these groups.
     """
     from manifests.choice import choose
-    from manifests.look import duplicates as repeated
-    from manifests.look import terminal
-    from manifests.look.options import user_errors
-    from manifests.look.targets import lake_of
+    from manifests.commands import duplicates as repeated
+    from manifests.commands import terminal
+    from manifests.commands.options import user_errors
+    from manifests.commands.targets import lake_of
 
     with user_errors():
         found = lake_of(lake)
@@ -94,9 +94,9 @@ def duplicates(lake: str, count: int, as_json: bool, **named: Any) -> None:
 @click.option("--columns", metavar="A,B,...", help="Columns to print, or SQL expressions.")
 def head(view: str | None, where: str, count: int, columns: str | None, as_json: bool, **named: Any) -> None:
     """Print the first rows of a table that meet --where, in the order of the files."""
-    from manifests.look import render, terminal
-    from manifests.look.mistakes import existing_view
-    from manifests.look.stats import rows_of
+    from manifests.commands import render, terminal
+    from manifests.commands.mistakes import existing_view
+    from manifests.commands.stats import rows_of
     from manifests.view_columns import columns_of_views, parts_needed
 
     target = open_target(**named)
@@ -134,7 +134,7 @@ def _first_and_all(target: Target, few: int = 20) -> Iterator[list[str] | None]:
 
 def _short(name: str, value: Any) -> Any:
     """A value for the table: on a terminal, URIs are shortened to the first file name."""
-    from manifests.look import terminal
+    from manifests.commands import terminal
 
     if name == "uris" and value and terminal.width() is not None:
         more = f" +{len(value) - 1}" if len(value) > 1 else ""
@@ -148,8 +148,8 @@ def _short(name: str, value: Any) -> Any:
 @click.argument("recording", metavar="ID")
 def show(recording: str, as_json: bool, **named: Any) -> None:
     """Print all data about one recording. ID is its id, the start of its id, or its name."""
-    from manifests.look import render, terminal
-    from manifests.look import show as showing
+    from manifests.commands import render, terminal
+    from manifests.commands import show as showing
 
     target = open_target(**named)
     rows = showing.recording_rows(target, recording)
@@ -181,9 +181,9 @@ def stats(
     They are of all rows or of those that meet --where, by the values of columns with --by, or of a column with
     --histogram.
     """
-    from manifests.look import render, terminal
-    from manifests.look import stats as statistics
-    from manifests.look.mistakes import existing_view
+    from manifests.commands import render, terminal
+    from manifests.commands import stats as statistics
+    from manifests.commands.mistakes import existing_view
     from manifests.sums import summed
     from manifests.view_columns import WIDE_VIEWS, parts_needed
 
@@ -247,7 +247,7 @@ def query(sql: str, kind: str, output: str | None, as_json: bool, **named: Any) 
     recordings. "SHOW TABLES" lists all tables, and "DESCRIBE TABLE" the columns of one. A query cannot change
     anything.
     """
-    from manifests.look import results
+    from manifests.commands import results
     from manifests.view_columns import parts_needed
 
     target = open_target(**named)
@@ -261,8 +261,8 @@ def funnel(as_json: bool, **named: Any) -> None:
 
     The funnel has counts and hours of all recordings and windows, of those kept, rejected by each rule, and failed.
     """
+    from manifests.commands import render, terminal
     from manifests.funnel import Funnel
-    from manifests.look import render, terminal
 
     target, name = selected(named)
     stored = target.lake.read_json(f"selections/{name}/funnel.json", "recordings", "windows")  # type: ignore[union-attr]
@@ -326,8 +326,8 @@ def what_if(
     **named: Any,
 ) -> None:
     """Print the funnel with changed rules, next to the stored one. Nothing is written."""
-    from manifests.look import render, terminal
-    from manifests.look import what_if as asking
+    from manifests.commands import render, terminal
+    from manifests.commands import what_if as asking
     from manifests.selection import Selection
 
     target, name = selected(named)

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from manifests import schemas
 from manifests.choice import ChoiceError
+from manifests.commands import terminal
+from manifests.commands.stats import rows_of
+from manifests.commands.targets import Target
 from manifests.lake import Lake
-from manifests.look import terminal
-from manifests.look.stats import rows_of
-from manifests.look.targets import Target
 from manifests.output import one_line
 from manifests.windows import union
 

@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 
 from manifests.choice import Choice, ChoiceError
+from manifests.commands import terminal
+from manifests.commands.stats import rows_of
 from manifests.lake import Lake
-from manifests.look import terminal
-from manifests.look.stats import rows_of
 from manifests.output import counted
 from manifests.selection import Selection
 from manifests.views import open_views

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from manifests.choice import Choice
-from manifests.look import terminal
-from manifests.look.targets import Target
+from manifests.commands import terminal
+from manifests.commands.targets import Target
 from manifests.output import counted
 
 

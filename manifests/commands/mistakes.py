@@ -10,8 +10,8 @@ import duckdb
 
 from manifests import schemas
 from manifests.choice import ChoiceError, measured_in
+from manifests.commands.targets import Target
 from manifests.exchange.foreign.rows import TABLES
-from manifests.look.targets import Target
 from manifests.rules import RuleError
 from manifests.view_columns import annotation_columns, columns_of_views
 
