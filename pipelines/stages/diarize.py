@@ -23,7 +23,7 @@ from pipelines.stages.base import Outline, Resources, Row, Sound, Span, Stage
 from pipelines.stages.clustering import log_odds
 from pipelines.stages.confidence import of_count
 from pipelines.stages.diarizers import ChunkTurns, Diarizer
-from pipelines.stages.linking import centroid, chunk_edges, link
+from pipelines.stages.linking import REVISED_S, centroid, chunk_edges, link
 from pipelines.stages.sortformer import EXTRA, PACKAGES, is_sortformer
 from pipelines.stages.turns import summary
 from runtime import models
@@ -295,13 +295,17 @@ class Diarize(Stage):
         persons = list(range(len(chunk_of)))
         table, weights = np.array(vectors), np.array(lengths_s)
         if len(results) > 1 and vectors:
-            limits = config.min_speaker_s, config.min_speaker_share, config.max_speakers
+            side_prior = config.side_prior if is_side else 0.0
             persons = link(
                 table,
                 chunk_of,
                 lengths_s,
-                functools.partial(self._odds, self.config.side_prior if is_side else 0.0),
-                *limits,
+                functools.partial(self._odds, side_prior),
+                config.min_speaker_s,
+                config.min_speaker_share,
+                config.max_speakers,
+                # The prior of a side would join all who speak briefly, though a chunk told them apart in spite of it.
+                revised_s=0.0 if is_side else REVISED_S,
             )
         turns = [(persons[speaker], *rest) for speaker, *rest in spoken]
         if self._named is not None or not persons:

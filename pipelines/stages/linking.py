@@ -45,6 +45,7 @@ def link(
     min_speech_s: float = 0.0,
     min_share: float = 0.0,
     max_speakers: int | None = None,
+    revised_s: float = REVISED_S,
 ) -> list[int]:
     """Group the speakers of chunks into persons, and return the person of each, numbered by first appearance.
 
@@ -53,11 +54,11 @@ def link(
     and lengths; two speakers of one chunk are never joined in this way.
 
     In a short chunk a speaker may be split where in the whole recording they would not. So a person who speaks less
-    than `REVISED_S` is joined to another one if their log odds are positive, even in the same chunk. Persons who speak
-    less than `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the nearest
-    centroid, even in the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker without a
-    usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier. Time is
-    cubic in the number of speakers of all chunks, some hundred in ten hours.
+    than `revised_s` is joined to another one if their log odds are positive, even in the same chunk. Persons
+    who speak less than `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the
+    nearest centroid, even in the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker
+    without a usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier.
+    Time is cubic in the number of speakers of all chunks, some hundred in ten hours.
 
     >>> def odds(cosine, one_s, other_s):
     ...     return cosine - 0.8
@@ -79,7 +80,7 @@ def link(
     persons = [group for group in ranked if spoken_s[group] >= least_s][:max_speakers] or ranked[:1]
     for person in reversed(persons[1:]):
         others = [other for other in persons if other != person]
-        if spoken_s[person] < REVISED_S:
+        if spoken_s[person] < revised_s:
             means = np.stack([centroid(vectors, lengths_s, groups[other]) for other in others])
             cosines = means @ centroid(vectors, lengths_s, groups[person])
             if odds(cosines, np.array([spoken_s[other] for other in others]), np.array(spoken_s[person])).max() > 0:

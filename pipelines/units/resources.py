@@ -16,9 +16,9 @@ from pipelines.units.engines import Engine
 from runtime.errors import SpeechmillError
 
 WORKER_GIB = 1.0
-"""Memory of a worker that runs voice activity detection only."""
+"""Memory of a worker that runs voice activity detection only, and no further model."""
 STAGE_GIB = 0.5
-"""Memory that each further stage adds to a worker."""
+"""Memory that each further model adds to a worker."""
 ROW_BYTES_PER_S = 50.0
 """The least size of all annotations of a second of sound."""
 GO_ON = "; or go on without this check: --set storage.check_room=false"
@@ -75,7 +75,7 @@ def notes(recipe: Recipe, engine: Engine, measures: bool) -> Iterator[str]:
             f"{workers} workers share the {cores} cores of this machine, which takes more memory and no less time than "
             f"--workers {cores}"
         )
-    needed = workers * (WORKER_GIB + STAGE_GIB * len(recipe.stages.keys() - {"vad"}) * measures)
+    needed = workers * (WORKER_GIB + STAGE_GIB * len(recipe.stages.keys() - {"vad", "fingerprint"}) * measures)
     free = free_memory_gib()
     if needed > free:
         fit = max(1, int(workers * free / needed))

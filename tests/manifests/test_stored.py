@@ -46,8 +46,8 @@ def test_an_error_is_at_most_half_a_step_and_no_float_is_rounded(features: np.nd
     np.testing.assert_array_equal(exact * 2**24, np.rint(exact * 2**24))
     errors = np.abs(features.reshape(exact.shape) - exact)
     assert (errors <= scale / 2).all()
-    np.testing.assert_allclose(errors.max(axis=-2, keepdims=True), largest, rtol=1e-6)
-    np.testing.assert_allclose(np.sqrt(np.square(errors).mean(axis=-2, keepdims=True)), rms, rtol=1e-6)
+    np.testing.assert_allclose(errors.max(axis=-2, keepdims=True), largest, rtol=1e-6, atol=1e-44)
+    np.testing.assert_allclose(np.sqrt(np.square(errors).mean(axis=-2, keepdims=True)), rms, rtol=1e-6, atol=1e-44)
     assert stored.problem() is None
     again = Stored.parse(stored.to_bytes())
     np.testing.assert_array_equal(again.array, stored.array)

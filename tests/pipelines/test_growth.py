@@ -203,7 +203,7 @@ def test_statistics_are_those_of_train_and_of_each_split(tmp_path: Path, sound: 
             assert stored[f"{prefix}count"] == [len(frames)]
             np.testing.assert_allclose(stored[f"{prefix}mean"], frames.mean(0), rtol=1e-12)
             np.testing.assert_allclose(stored[f"{prefix}variance"], frames.var(0), rtol=1e-9)
-    assert "those of the split `train` alone" in (root / "datasets/cheap/README.md").read_text()
+    assert "those of the split `train`;" in (root / "datasets/cheap/README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_card_ledger_tokens_report_and_croissant_say_the_same_numbers(tmp_path: 
     ):
         told[split] = tuple(int(count.replace(",", "")) for count in (windows, *counts))
     assert told == expected
-    assert f"A token is {'one frame' if patch == 1 else '2 frames'} here" in card
+    assert f"A token is {'one frame' if patch == 1 else '2 frames'} " in card
     lake = Lake.at(str(root))
     views = open_views(lake, choose(lake))
     tokens = Tokens.from_ledger(views, lake.read_json("datasets/cheap/recipe.json"))

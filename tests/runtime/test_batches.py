@@ -172,9 +172,10 @@ def test_recordings_diarized_at_once_share_calls_and_are_heard_as_alone(
         monkeypatch.setattr(module, "batch_calls", counted)
     made = stage()
     spans = ((0.0, 30.0), (2.0, 24.0), (5.0, 30.0))
-    alone = [made.annotate_chunk(sound, {}, span) for span in spans]
+    alone = [of_one_track(made.annotate_chunk(sound, {}, span)) for span in spans]
     calls = {name: len(found) for name, found in sizes.items()}
-    shared = run_batched([functools.partial(made.annotate_chunk, sound, {}, span) for span in spans])
+    jobs = [functools.partial(made.annotate_chunk, sound, {}, span) for span in spans]
+    shared = [of_one_track(chunk) for chunk in run_batched(jobs)]
     assert sum(sizes["diarize, segmentation"][: calls["diarize, segmentation"]]) == sum(
         sizes["diarize, segmentation"][calls["diarize, segmentation"] :]
     )

@@ -64,7 +64,8 @@ DIARIZE = pa.schema(
         field(
             "method",
             pa.string(),
-            "'channels' if each channel is one side of a conversation and is processed separately, else 'pipeline'",
+            "how speakers were found: 'channels' if each channel is one side of a conversation and is processed "
+            "separately, else 'pipeline'",
         ),
         field("num_speakers", pa.int32(), "number of different speakers"),
         field(
