@@ -29,10 +29,11 @@ settings.load_profile("speechmill")
 
 LONGEST = (
     "test_month", "test_engines", "test_fuzz", "test_clusters", "test_ray", "test_bench_gpu", "test_latents",
-    "test_commit", "test_restart", "test_s3_run", "test_report", "test_growth", "test_diarize", "test_shares",
-    "test_isolated", "test_cli", "test_pjsd_cli", "test_merge", "test_remove", "test_select_plainly",
-    "test_report_roundtrips", "test_audio_parts", "test_rounds", "test_logmel", "test_several", "test_label",
-    "test_hostile_http", "test_recipes",
+    "test_growth", "test_report", "test_s3_run", "test_commit", "test_restart", "test_faults", "test_several",
+    "test_extras", "test_round_trips", "test_neural", "test_pieces", "test_archives", "test_simulate_speech",
+    "test_select_plainly", "test_language", "test_verify", "test_vocoders", "test_cli", "test_reader", "test_corrupt",
+    "test_isolated", "test_pjsd_cli", "test_listings", "test_vae", "test_diarize", "test_slm", "test_batches",
+    "test_encoder_cli", "test_shares", "test_report_roundtrips", "test_bench", "test_scan", "test_merge", "test_remove",
 )  # fmt: skip
 """The slowest test files, the slowest first. Short files then run last, so that all workers end at about the same
 time."""
