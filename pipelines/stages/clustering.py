@@ -35,6 +35,8 @@ TWO_VOICES = 3.0
 """Log odds that they are of two speakers where it gives them to two voices."""
 SHARED = 4.0
 """Log odds that stretches of two windows are of one speaker where they cover the same time."""
+ENOUGH_S = 10.0
+"""Whoever speaks this long is a speaker in a recording of any length."""
 LEAST, MOST = -8.0, 6.0
 """Bounds of the sum of the log odds from windows for two groups, since the errors of windows are not independent."""
 LEAST_SHARED = 6
@@ -89,6 +91,18 @@ def _variance(length_s: np.ndarray) -> np.ndarray:
     return variance
 
 
+def least_speech_s(min_speaker_s: float, min_share: float, total_s: float) -> float:
+    """Return how long somebody must speak to be a speaker, of `total_s` of speech, in seconds.
+
+    The evidence for a further speaker is weak if it is a few seconds in many minutes. Whoever speaks `ENOUGH_S` is a
+    speaker in a recording of any length.
+
+    >>> least_speech_s(1.5, 0.02, 60.0), least_speech_s(1.5, 0.02, 200.0), least_speech_s(1.5, 0.02, 36000.0)
+    (1.5, 4.0, 10.0)
+    """
+    return max(min_speaker_s, min(min_share * total_s, ENOUGH_S))
+
+
 def cluster(
     stretches: Stretches,
     vectors: np.ndarray,
@@ -100,9 +114,9 @@ def cluster(
     """Cluster stretches by their unit `vectors` (stretches, dimension), which are NaN where there is no embedding.
 
     `prior` is the log odds that two groups are of one speaker before anything is known of them. Groups that speak for
-    less than `min_speaker_s`, or than `min_speaker_share` of all speech, are no speakers, and neither are those beyond
-    the `max_speakers` that speak most. Their stretches, and all that were too short to be clustered, are assigned to
-    the remaining speakers. The group that speaks most is always a speaker.
+    less than `least_speech_s` are no speakers, and neither are those beyond the `max_speakers` that speak most. Their
+    stretches, and all that were too short to be clustered, are assigned to the remaining speakers. The group that
+    speaks most is always a speaker.
     """
     count = len(stretches.first)
     if not count:
@@ -121,7 +135,7 @@ def cluster(
     members = [reliable[group] for group in groups]
     spoken_s = np.array([_spoken_s(stretches, group) for group in members])
     ranked = np.argsort(-spoken_s, kind="stable")
-    least_s = max(min_speaker_s, min_speaker_share * spoken_s.sum())
+    least_s = least_speech_s(min_speaker_s, min_speaker_share, float(spoken_s.sum()))
     kept = [int(group) for group in ranked if spoken_s[group] >= least_s][:max_speakers] or [int(ranked[0])]
     members = [members[group] for group in kept]
     speech_s = np.maximum([alone_s[group].sum() for group in members], 1e-3)

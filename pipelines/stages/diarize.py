@@ -64,8 +64,9 @@ class DiarizeConfig:
     min_speaker_s: float = 1.5
     """Least speech of a speaker in a recording, in seconds; what somebody says who speaks less is assigned to the other
     speakers. Built-in pipeline, and linking of chunks."""
-    min_speaker_share: float = 0.005
-    """The same as a share of all speech in the recording; the larger of the two limits counts."""
+    min_speaker_share: float = 0.02
+    """The same as a share of all speech in the recording; the larger of the two limits counts. Whoever speaks 10 s is a
+    speaker, whatever the share."""
     max_speakers: int | None = None
     """The most speakers that a recording may have; unlimited if not given. Not for a Sortformer."""
     chunk_s: float = 600.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipelines.stages.clustering import joined
+from pipelines.stages.clustering import joined, least_speech_s
 
 REVISED_S = 10.0
 """A chunk may divide one speaker into two. Of a person who speaks less than this, the embedding may tell so later."""
@@ -54,11 +54,11 @@ def link(
     and lengths; two speakers of one chunk are never joined in this way.
 
     In a short chunk a speaker may be split where in the whole recording they would not. So a person who speaks less
-    than `revised_s` is joined to another one if their log odds are positive, even in the same chunk. Persons
-    who speak less than `min_speech_s`, or than `min_share` of all speech, are then joined to the person with the
-    nearest centroid, even in the same chunk, and so are those beyond the `max_speakers` who speak most. A speaker
-    without a usable centroid (NaN or zero: too little speech) is joined to whoever speaks most. Ties go to the earlier.
-    Time is cubic in the number of speakers of all chunks, some hundred in ten hours.
+    than `revised_s` is joined to another one if their log odds are positive, even in the same chunk. Persons who speak
+    less than `least_speech_s` are then joined to the person with the nearest centroid, even in the same chunk, and so
+    are those beyond the `max_speakers` who speak most. A speaker without a usable centroid (NaN or zero: too little
+    speech) is joined to whoever speaks most. Ties go to the earlier. Time is cubic in the number of speakers of all
+    chunks, some hundred in ten hours.
 
     >>> def odds(cosine, one_s, other_s):
     ...     return cosine - 0.8
@@ -75,7 +75,7 @@ def link(
     apart = where[:, None] == where[None, :]
     groups = [usable[group] for group in joined(vectors[usable], lengths_s[usable], odds, np.zeros(apart.shape), apart)]
     spoken_s = [float(lengths_s[group].sum()) for group in groups]
-    least_s = max(min_speech_s, min_share * float(lengths_s.sum()))
+    least_s = least_speech_s(min_speech_s, min_share, float(lengths_s.sum()))
     ranked = sorted(range(len(groups)), key=lambda group: -spoken_s[group])
     persons = [group for group in ranked if spoken_s[group] >= least_s][:max_speakers] or ranked[:1]
     for person in reversed(persons[1:]):
