@@ -140,8 +140,8 @@ def _quantised(features: np.ndarray) -> Stored:
     whole = np.rint((features - offset) / step)
     errors = np.abs(features - (whole * step + offset))
     rms = np.sqrt(np.square(errors).mean(axis=-2, keepdims=True))
-    told = np.stack([step, offset, rms, errors.max(axis=-2, keepdims=True)]).astype(np.float32)
-    return Stored(whole.astype(np.int8), told)
+    parameters = np.stack([step, offset, rms, errors.max(axis=-2, keepdims=True)]).astype(np.float32)
+    return Stored(whole.astype(np.int8), parameters)
 
 
 def _shape(array: np.ndarray) -> tuple[int, ...]:

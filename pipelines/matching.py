@@ -79,12 +79,12 @@ class Matching:
         """The files of hits that the second step wrote."""
         return sorted(self.matches.lake.storage.list(self.folder))
 
-    def forget(self) -> None:
+    def delete_hits(self) -> None:
         """Delete the hits, which nothing needs once all matches are written."""
         for key in list(self.matches.lake.storage.list(self.matches.scratch)):
             self.matches.lake.storage.delete(key)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """A sentence for the log that says how many pairs of recordings were not compared."""
         counts = self.counts()
         return (
@@ -97,9 +97,9 @@ class Matching:
         found = dict.fromkeys(KINDS, 0)
         for key in self.files():
             with self.matches.lake.storage.filesystem().open_input_file(key) as file:
-                told = pq.read_schema(file).metadata or {}
+                metadata = pq.read_schema(file).metadata or {}
             for kind in KINDS:
-                found[kind] += int(told.get(kind.encode(), 0))
+                found[kind] += int(metadata.get(kind.encode(), 0))
         return found
 
 
@@ -130,8 +130,8 @@ def joiner(matching: Matching) -> Callable[[str], UnitResult]:
         read = partial(_postings_of, lake, low, high)
         tables = list(lake.prefetch(read, [segment_key(matches, of_file) for of_file in segments(matching.batches)]))
         found = hits(pa.concat_tables(tables), config.key_bits, config.first, new)
-        told = {kind: str(getattr(found, kind)) for kind in KINDS}
-        lake.write(key, found.table.replace_schema_metadata(told))
+        counts = {kind: str(getattr(found, kind)) for kind in KINDS}
+        lake.write(key, found.table.replace_schema_metadata(counts))
         return UnitResult(unit)
 
     return work

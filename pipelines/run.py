@@ -137,8 +137,8 @@ class Run:
             for name, units_of, make in matching.STEPS:
                 if units := units_of(matching):
                     self._run_units(step, units, [Group(f"match-{name}", partial(make, matching))])
-            LOG.info("%s", matching.told())
-            matching.forget()
+            LOG.info("%s", matching.describe())
+            matching.delete_hits()
         yield step
 
     def matching(self) -> Matching | None:

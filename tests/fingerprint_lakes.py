@@ -80,7 +80,7 @@ def match(
             return matches
         if units := units_of(matching):
             list(engine.run(units, [Group(name, Made(make, matching))]))
-    matching.forget()
+    matching.delete_hits()
     return matches
 
 

@@ -106,9 +106,9 @@ class Collector:
             least = self.matches.config.least_hits
             for stretch in stretches(one, other, own_ms[open_hits], other_ms[open_hits], least):
                 crowds.add(row, stretch)
-                told = {"recording_id": own.ids[row], "other_id": others.ids[other_row]}
-                rows.append((row, int(earlier[first]), told | _told(stretch, one, other)))
-        yield from (told for _, _, told in sorted(rows, key=lambda found: found[:2]))
+                match = {"recording_id": own.ids[row], "other_id": others.ids[other_row]}
+                rows.append((row, int(earlier[first]), match | _match_fields(stretch, one, other)))
+        yield from (match for _, _, match in sorted(rows, key=lambda found: found[:2]))
 
     def _place(self, number: int) -> tuple[str, int]:
         return f"batch-{number >> ROW_BITS:06d}", number & ((1 << ROW_BITS) - 1)
@@ -125,7 +125,7 @@ class Collector:
         return self._held[batch]
 
 
-def _told(stretch: Stretch, one: Marks, other: Marks) -> dict[str, Any]:
+def _match_fields(stretch: Stretch, one: Marks, other: Marks) -> dict[str, Any]:
     """The columns of MATCHES for a stretch, apart from the ids of both recordings."""
     spans = (stretch.start_ms, stretch.end_ms), (stretch.other_start_ms, stretch.other_end_ms)
     shares = [

@@ -141,8 +141,8 @@ def read_range(lake: Lake, key: str, column: str, low: int, high: int) -> pa.Tab
             at = file.schema_arrow.get_field_index(column)
             groups = []
             for group in range(file.num_row_groups):
-                told = file.metadata.row_group(group).column(at).statistics
-                if told is None or (told.max >= low and told.min <= high - 1):
+                statistics = file.metadata.row_group(group).column(at).statistics
+                if statistics is None or (statistics.max >= low and statistics.min <= high - 1):
                     groups.append(group)
             table = file.read_row_groups(groups, use_threads=False)
     except pa.ArrowException as error:

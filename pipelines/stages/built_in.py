@@ -35,7 +35,7 @@ Speech = Sequence[tuple[float, float]]
 
 
 class Limits(NamedTuple):
-    """What clustering is told: see `pipelines.stages.clustering.cluster`."""
+    """Arguments of `pipelines.stages.clustering.cluster`."""
 
     prior: float
     min_speaker_s: float
